@@ -1,0 +1,1 @@
+"""The pipelines, their compilation, where they run, and the `rlhf` command."""

@@ -1,0 +1,22 @@
+"""Every environment variable that this project reads, with its default beside it."""
+
+import os
+from pathlib import Path
+
+#: Where converted base models are kept between runs.
+CACHE_DIR = Path(
+    os.environ.get("RLHF_CACHE_DIR", "")
+    or Path(os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache") / "rlhf-pipelines"
+)
+
+#: Where the local model registry lives.
+REGISTRY_DIR = Path(
+    os.environ.get("RLHF_REGISTRY_DIR", "")
+    or Path(os.environ.get("XDG_DATA_HOME", "") or Path.home() / ".local" / "share") / "rlhf-pipelines" / "models"
+)
+
+#: "events" makes a step print its progress as machine-readable lines, which `rlhf run` draws; "lines" as sparse text.
+PROGRESS = os.environ.get("RLHF_PROGRESS", "lines")
+
+#: Seconds between two progress lines of a step when PROGRESS is "lines".
+PROGRESS_SECONDS = float(os.environ.get("RLHF_PROGRESS_SECONDS", "15"))

@@ -1,0 +1,37 @@
+"""What can go wrong, as people meet it.
+
+RlhfError                  anything this project raises on purpose
+├── UserError              the person who started the run can mend it; exit status 2
+│   ├── ParameterError     a parameter's value cannot be used
+│   ├── DataError          a dataset cannot be used
+│   └── ModelError         a base model, reward model or registered model cannot be used
+└── RunError               the run failed for a reason outside its inputs (disk, memory, a service); exit status 1
+"""
+
+
+class RlhfError(Exception):
+    """Base of every error raised on purpose. The message is complete: what is wrong, where, and what to do."""
+
+    exit_status = 1
+
+
+class UserError(RlhfError):
+    """The inputs cannot be used as they are."""
+
+    exit_status = 2
+
+
+class ParameterError(UserError):
+    """A parameter's value cannot be used."""
+
+
+class DataError(UserError):
+    """A dataset cannot be used."""
+
+
+class ModelError(UserError):
+    """A base model, reward model or registered model cannot be used."""
+
+
+class RunError(RlhfError):
+    """The run failed for a reason outside its inputs."""

@@ -1,0 +1,151 @@
+"""How a running step tells where it is, when it will end, and why it failed.
+
+A step prints either sparse text lines (a container's log) or, when `rlhf run` started it, one JSON event a line, behind
+the marker `@rlhf `, which the command draws live. Events: `start`, `progress`, `message`, `end`, `error`.
+"""
+
+import json
+import logging
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rlhf_tuning import environment
+from rlhf_tuning.errors import RlhfError, RunError
+
+EVENT_MARKER = "@rlhf "
+
+logger = logging.getLogger(__name__)
+
+
+def emit(event: str, **fields: object) -> None:
+    """Print one event for the command that started this step; nothing when nobody listens."""
+    if environment.PROGRESS == "events":
+        print(EVENT_MARKER + json.dumps({"event": event, **fields}, ensure_ascii=True), flush=True)
+
+
+def say(message: str) -> None:
+    """Tell the person who watches the run one thing worth knowing."""
+    if environment.PROGRESS == "events":
+        emit("message", text=message)
+    else:
+        print(message, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return `seconds` as people read them, such as `45 s`, `3 min 05 s` or `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Progress of one long loop: how far, the newest metrics, and an estimate of the time left.
+
+    Args:
+        label: What is counted, such as `reward model training`.
+        total: How many units the loop has.
+        unit: The word for one of them.
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "step") -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self._started = time.monotonic()
+        self._first: tuple[int, float] | None = None
+        self._last_line = 0.0
+        self.update(0)
+
+    def update(self, done: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Report that `done` of `total` units are finished, with the newest metrics."""
+        now = time.monotonic()
+        if done > 0 and self._first is None:
+            self._first = (done, now)
+        left = self._seconds_left(done, now)
+        shown = dict(metrics or {})
+        if environment.PROGRESS == "events":
+            emit(
+                "progress",
+                label=self.label,
+                done=done,
+                total=self.total,
+                unit=self.unit,
+                seconds_left=left,
+                metrics=shown,
+            )
+            return
+        if done in (0, self.total) or now - self._last_line >= environment.PROGRESS_SECONDS:
+            self._last_line = now
+            values = " ".join(f"{name} {value:.3g}" for name, value in shown.items())
+            remaining = f", {duration(left)} left" if left is not None and done < self.total else ""
+            print(f"{self.label}: {self.unit} {done}/{self.total} {values}".rstrip() + remaining, flush=True)
+
+    def _seconds_left(self, done: int, now: float) -> float | None:
+        """Estimate from the pace since the first unit, which alone carries the warm-up."""
+        if self._first is None or done <= 0:
+            return None
+        first_done, first_time = self._first
+        if done == first_done:
+            pace = (first_time - self._started) / first_done
+        else:
+            pace = (now - first_time) / (done - first_done)
+        return max(0.0, pace * (self.total - done))
+
+
+@contextmanager
+def running_step(name: str) -> Iterator[None]:
+    """Run a component's body: set up its log, and turn an error that a person can act on into one clear message.
+
+    Args:
+        name: The step's display name.
+
+    Raises:
+        SystemExit: With status 2 for an error in the inputs and 1 for any other error raised on purpose.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    emit("start", step=name)
+    started = time.monotonic()
+    try:
+        yield
+    except RlhfError as error:
+        _fail(name, error)
+    except MemoryError:
+        _fail(name, RunError("Out of memory. Lower batch_size or the sequence lengths, or use a larger machine."))
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            emit("error", step=name, text=f"{type(error).__name__}: {error}", status=1)
+            raise
+        _fail(
+            name,
+            RunError(
+                f"{_DISK_ERRORS[error.errno]}: {error.filename or error}. Free some space or choose another --pipeline-root."
+            ),
+        )
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        emit("error", step=name, text=f"{type(error).__name__}: {error}", status=1)
+        raise
+    emit("end", step=name, seconds=round(time.monotonic() - started, 1))
+
+
+_DISK_ERRORS = {
+    13: "No permission to write",
+    28: "No space left on the disk",
+    30: "The file system is read-only",
+    122: "Disk quota exceeded",
+}
+
+
+def _fail(name: str, error: RlhfError) -> None:
+    logger.debug("%s", traceback.format_exc())
+    emit("error", step=name, text=str(error), status=error.exit_status)
+    print(f"ERROR in step {name}: {error}", flush=True)
+    raise SystemExit(error.exit_status)
