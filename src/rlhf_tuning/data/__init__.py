@@ -1,0 +1,10 @@
+"""Datasets: where they come from, what a row may be, and the canonical rows that every later step reads.
+
+sources    where the bytes come from (files, folders, globs, Cloud Storage), as numbered lines
+strict_json, fields, vertex_*, formats
+           what a row may be: one file and one line of the table in `formats` for each format
+rows       the one canonical form
+reader     sources and formats together: rows with their locations; what is wrong goes to `problems`
+check      reads every row of every dataset before money is spent
+importer   writes the canonical rows that training and evaluation read
+"""

@@ -1,0 +1,1 @@
+"""The embedded sample task: its house style, a program that scores answers by it, and the data made from both."""

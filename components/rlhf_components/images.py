@@ -1,0 +1,9 @@
+"""The container images, tagged with the package version."""
+
+from rlhf_tuning import __version__
+
+#: Data import, validation, upload: no torch.
+LIGHT_IMAGE = f"rlhf-pipelines/light:{__version__}"
+
+#: Training, inference, evaluation.
+TRAINER_IMAGE = f"rlhf-pipelines/trainer:{__version__}"

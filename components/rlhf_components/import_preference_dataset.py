@@ -1,0 +1,46 @@
+"""Import Preference Dataset: preferences in one canonical form, with a part held out."""
+
+from kfp import dsl
+
+from rlhf_components.images import LIGHT_IMAGE
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def import_preference_dataset(
+    preferences: dsl.Output[dsl.Dataset],
+    eval_preferences: dsl.Output[dsl.Dataset],
+    preference_dataset: str,
+    eval_dataset: str,
+    instruction: str,
+    preference_fingerprint: str,
+    eval_fingerprint: str,
+    seed: int = 0,
+):  # type: ignore[no-untyped-def]
+    """Write the preferences to learn from and those to measure on.
+
+    Args:
+        preferences: Canonical rows to learn from.
+        eval_preferences: Canonical rows to measure on: the evaluation dataset's where it holds preferences, else a part
+            held out by prompt.
+        preference_dataset: Human preferences.
+        eval_dataset: Evaluation rows; empty for a held-out split.
+        instruction: Put before every text prompt; the default context of chat rows.
+        preference_fingerprint: From Validate Inputs.
+        eval_fingerprint: From Validate Inputs.
+        seed: Of the held-out split.
+    """
+    from rlhf_tuning.data.importer import import_preferences
+    from rlhf_tuning.step import running_step, say
+
+    with running_step("Import Preference Dataset"):
+        summary = import_preferences(
+            preference_dataset=preference_dataset,
+            eval_dataset=eval_dataset,
+            instruction=instruction,
+            preferences_path=preferences.path,
+            eval_preferences_path=eval_preferences.path,
+            seed=seed,
+        )
+        say(f"{summary.rows:,} preferences to learn from, {summary.eval_rows:,} held out")
+        preferences.metadata.update(rows=summary.rows, fingerprint=preference_fingerprint)
+        eval_preferences.metadata.update(rows=summary.eval_rows, fingerprint=eval_fingerprint)

@@ -1,0 +1,48 @@
+"""Import Prompt Dataset: prompts in one canonical form, with a part held out."""
+
+from kfp import dsl
+
+from rlhf_components.images import LIGHT_IMAGE
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def import_prompt_dataset(
+    prompts: dsl.Output[dsl.Dataset],
+    evaluation_prompts: dsl.Output[dsl.Dataset],
+    prompt_dataset: str,
+    eval_dataset: str,
+    instruction: str,
+    prompt_fingerprint: str,
+    eval_fingerprint: str,
+    eval_prompts: int = 200,
+    seed: int = 0,
+):  # type: ignore[no-untyped-def]
+    """Write the prompts to learn on and those to evaluate on.
+
+    Args:
+        prompts: Canonical rows to learn on.
+        evaluation_prompts: Canonical rows to evaluate on: the evaluation dataset's, else a part held out.
+        prompt_dataset: Prompts without labels.
+        eval_dataset: Evaluation rows; empty for a held-out split.
+        instruction: Put before every text prompt; the default context of chat rows.
+        prompt_fingerprint: From Validate Inputs.
+        eval_fingerprint: From Validate Inputs.
+        eval_prompts: Most prompts to hold out when there is no evaluation dataset; 0 for none.
+        seed: Of the held-out split.
+    """
+    from rlhf_tuning.data.importer import import_prompts
+    from rlhf_tuning.step import running_step, say
+
+    with running_step("Import Prompt Dataset"):
+        summary = import_prompts(
+            prompt_dataset=prompt_dataset,
+            eval_dataset=eval_dataset,
+            instruction=instruction,
+            prompts_path=prompts.path,
+            eval_prompts_path=evaluation_prompts.path,
+            eval_prompts=eval_prompts,
+            seed=seed,
+        )
+        say(f"{summary.rows:,} prompts to learn on, {summary.eval_rows:,} to evaluate on")
+        prompts.metadata.update(rows=summary.rows, fingerprint=prompt_fingerprint)
+        evaluation_prompts.metadata.update(rows=summary.eval_rows, fingerprint=eval_fingerprint)

@@ -1,0 +1,62 @@
+"""Perform Inference: the answers of one model to a set of prompts."""
+
+from typing import Optional
+
+from kfp import dsl
+
+from rlhf_components.images import TRAINER_IMAGE
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def infer(
+    prompts: dsl.Input[dsl.Dataset],
+    predictions: dsl.Output[dsl.Dataset],
+    large_model_reference: str,
+    large_model_fingerprint: str,
+    model: Optional[dsl.Input[dsl.Model]] = None,
+    prompt_sequence_length: int = 512,
+    target_sequence_length: int = 64,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+    seed: int = 0,
+    dtype: str = "auto",
+):  # type: ignore[no-untyped-def]
+    """Answer every prompt with one model.
+
+    Args:
+        prompts: Canonical prompt rows.
+        predictions: JSON lines: prompt, prediction, tokens, ended, token_ids.
+        large_model_reference: The model that answers, or the base of the one that does.
+        large_model_fingerprint: From Preprocess Inputs.
+        model: A tuned model; without it the base answers.
+        prompt_sequence_length: Most tokens of a prompt.
+        target_sequence_length: Most tokens of an answer.
+        temperature: Of the samples.
+        batch_size: Prompts a batch.
+        seed: Of the samples.
+        dtype: auto, float32 or bfloat16.
+    """
+    from rlhf_tuning.inference import InferenceConfig, write_predictions
+    from rlhf_tuning.step import running_step
+
+    which = "tuned model" if model else "base model"
+    with running_step(f"Perform Inference ({which})"):
+        config = InferenceConfig(
+            large_model_reference=model.path if model else large_model_reference,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            temperature=temperature,
+            batch_size=batch_size,
+            seed=seed,
+            dtype=dtype,
+        )
+        rows = write_predictions(
+            config, prompts_path=prompts.path, predictions_path=predictions.path, label=f"answers of the {which}"
+        )
+        predictions.metadata.update(
+            prompt_rows=rows,
+            model=which,
+            base_model=large_model_reference,
+            base_model_fingerprint=large_model_fingerprint,
+            prompt_fingerprint=prompts.metadata.get("fingerprint", ""),
+        )

@@ -1,0 +1,92 @@
+"""Reinforcer: phase 2."""
+
+from kfp import dsl
+
+from rlhf_components.images import TRAINER_IMAGE
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def train_policy(
+    prompts: dsl.Input[dsl.Dataset],
+    reward_model: dsl.Input[dsl.Model],
+    adapter: dsl.Output[dsl.Model],
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    tensorboard: dsl.Output[dsl.Artifact],
+    large_model_reference: str,
+    large_model_fingerprint: str,
+    prompt_sequence_length: int = 512,
+    target_sequence_length: int = 64,
+    reinforcement_learning_rate_multiplier: float = 1.0,
+    reinforcement_learning_train_steps: int = 1000,
+    kl_coeff: float = 0.1,
+    rl_algorithm: str = "rloo",
+    lora_dim: int = 16,
+    batch_size: int = 64,
+    num_generations: int = 4,
+    temperature: float = 1.0,
+    seed: int = 0,
+    dtype: str = "auto",
+):  # type: ignore[no-untyped-def]
+    """Raise the probability of answers that the reward model scores highly, near the base model.
+
+    Args:
+        prompts: Canonical prompt rows.
+        reward_model: What the reward model trainer left.
+        adapter: The policy's LoRA adapter and its metrics.
+        model: The tuned model, merged, as plain transformers loads it.
+        metrics: The mean of the last tenth of the steps.
+        tensorboard: Event files; tags reward and kl_loss as the Vertex job had them.
+        large_model_reference: Base model.
+        large_model_fingerprint: From Preprocess Inputs.
+        prompt_sequence_length: Most tokens of a prompt.
+        target_sequence_length: Most tokens of an answer.
+        reinforcement_learning_rate_multiplier: Times the base learning rate.
+        reinforcement_learning_train_steps: Optimizer steps.
+        kl_coeff: Reward given up for each nat of KL to the base model over an answer; 0 for no reference pass.
+        rl_algorithm: rloo or grpo.
+        lora_dim: Rank of the LoRA adapter; 0 for full fine-tuning.
+        batch_size: Prompts a step.
+        num_generations: Answers sampled to each prompt.
+        temperature: Of the samples.
+        seed: Of the adapter, the order of the prompts and the samples.
+        dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+    """
+    from rlhf_tuning import reinforcement as phase
+    from rlhf_tuning.step import running_step
+
+    with running_step("Reinforcer"):
+        config = phase.ReinforcementConfig(
+            large_model_reference=large_model_reference,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
+            reinforcement_learning_train_steps=reinforcement_learning_train_steps,
+            kl_coeff=kl_coeff,
+            rl_algorithm=rl_algorithm,
+            lora_dim=lora_dim,
+            batch_size=batch_size,
+            num_generations=num_generations,
+            temperature=temperature,
+            seed=seed,
+            dtype=dtype,
+        )
+        final = phase.train_policy(
+            config,
+            prompts_path=prompts.path,
+            reward_model_dir=reward_model.path,
+            adapter_dir=adapter.path,
+            model_dir=model.path,
+            tensorboard_dir=tensorboard.path,
+        )
+        for name, value in final.items():
+            metrics.log_metric(name, value)
+        made_from = {
+            "base_model": large_model_reference,
+            "base_model_fingerprint": large_model_fingerprint,
+            "prompt_rows": prompts.metadata.get("rows", 0),
+            "prompt_fingerprint": prompts.metadata.get("fingerprint", ""),
+            "seed": seed,
+        }
+        adapter.metadata.update(made_from)
+        model.metadata.update(made_from)

@@ -1,0 +1,75 @@
+"""Reward Model Trainer: phase 1."""
+
+from kfp import dsl
+
+from rlhf_components.images import TRAINER_IMAGE
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def train_reward_model(
+    preferences: dsl.Input[dsl.Dataset],
+    eval_preferences: dsl.Input[dsl.Dataset],
+    reward_model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    tensorboard: dsl.Output[dsl.Artifact],
+    large_model_reference: str,
+    large_model_fingerprint: str,
+    prompt_sequence_length: int = 512,
+    target_sequence_length: int = 64,
+    reward_model_learning_rate_multiplier: float = 1.0,
+    reward_model_train_steps: int = 1000,
+    reward_lora_dim: int = 16,
+    batch_size: int = 64,
+    seed: int = 0,
+    dtype: str = "auto",
+):  # type: ignore[no-untyped-def]
+    """Learn from preferences a model that scores answers as the people did.
+
+    Args:
+        preferences: Canonical preference rows to learn from.
+        eval_preferences: Canonical preference rows to measure on.
+        reward_model: The adapter with its score head, or the whole model; with its metrics and its evaluation.
+        metrics: Held-out accuracy with its interval, beside what "the longer answer wins" gets.
+        tensorboard: Event files; tag rank_loss as the Vertex job had it.
+        large_model_reference: Base model of the reward model.
+        large_model_fingerprint: From Preprocess Inputs.
+        prompt_sequence_length: Most tokens of a prompt.
+        target_sequence_length: Most tokens of an answer.
+        reward_model_learning_rate_multiplier: Times the base learning rate.
+        reward_model_train_steps: Optimizer steps.
+        reward_lora_dim: Rank of the LoRA adapter; 0 for full fine-tuning.
+        batch_size: Preferences a step.
+        seed: Of the head, the adapter and the order of the rows.
+        dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+    """
+    from rlhf_tuning import reward_model as phase
+    from rlhf_tuning.step import running_step
+
+    with running_step("Reward Model Trainer"):
+        config = phase.RewardModelConfig(
+            large_model_reference=large_model_reference,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
+            reward_model_train_steps=reward_model_train_steps,
+            reward_lora_dim=reward_lora_dim,
+            batch_size=batch_size,
+            seed=seed,
+            dtype=dtype,
+        )
+        evaluation = phase.train_reward_model(
+            config,
+            preferences_path=preferences.path,
+            eval_preferences_path=eval_preferences.path,
+            output_dir=reward_model.path,
+            tensorboard_dir=tensorboard.path,
+        )
+        for name, value in evaluation.items():
+            metrics.log_metric(name, value)
+        reward_model.metadata.update(
+            base_model=large_model_reference,
+            base_model_fingerprint=large_model_fingerprint,
+            preference_rows=preferences.metadata.get("rows", 0),
+            preference_fingerprint=preferences.metadata.get("fingerprint", ""),
+            seed=seed,
+        )

@@ -1,0 +1,66 @@
+"""Upload and Deploy Tuned Model: a version in the local model registry."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from rlhf_components.images import LIGHT_IMAGE
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def upload_model(
+    model: dsl.Input[dsl.Model],
+    adapter: dsl.Input[dsl.Model],
+    reward_model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    large_model_reference: str,
+    large_model_fingerprint: str,
+    prompt_fingerprint: str,
+    preference_fingerprint: str,
+    eval_fingerprint: str,
+    model_display_name: str = "",
+    instruction: str = "",
+    registry_dir: str = "",
+) -> NamedTuple("Outputs", [("model_resource_name", str), ("endpoint_resource_name", str)]):  # type: ignore[valid-type]  # noqa: UP014
+    """Register the tuned model as a new version, with a manifest of what made it.
+
+    Args:
+        model: The tuned model, merged.
+        adapter: The policy's adapter and the settings of phase 2.
+        reward_model: The reward model and the settings of phase 1.
+        evaluation: The comparison with the base model.
+        large_model_reference: Base model.
+        large_model_fingerprint: From Preprocess Inputs.
+        prompt_fingerprint: From Validate Inputs.
+        preference_fingerprint: From Validate Inputs.
+        eval_fingerprint: From Validate Inputs.
+        model_display_name: Name in the registry; made from the base model's name when empty.
+        instruction: The instruction that the model was tuned with, put before prompts again when it is called.
+        registry_dir: Folder of the registry; its default place when empty.
+
+    Returns:
+        model_resource_name: models/NAME@VERSION.
+        endpoint_resource_name: Empty: the local registry has no endpoints; `rlhf predict` calls the model.
+    """
+    from rlhf_tuning.step import running_step, say
+    from rlhf_tuning.upload import upload_to_local_registry
+
+    with running_step("Upload and Deploy Tuned Model"):
+        version = upload_to_local_registry(
+            model_dir=model.path,
+            adapter_dir=adapter.path,
+            reward_model_dir=reward_model.path,
+            evaluation_path=evaluation.path,
+            large_model_reference=large_model_reference,
+            fingerprints={
+                "large_model": large_model_fingerprint,
+                "prompts": prompt_fingerprint,
+                "preferences": preference_fingerprint,
+                "evaluation": eval_fingerprint,
+            },
+            model_display_name=model_display_name,
+            instruction=instruction,
+            registry_dir=registry_dir,
+        )
+        say(f"Registered {version.resource_name}")
+    return (version.resource_name, "")

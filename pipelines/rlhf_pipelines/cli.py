@@ -1,0 +1,265 @@
+"""The `rlhf` command. It answers at once: whatever is heavy to import is imported by the commands that need it."""
+
+import argparse
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, Parameter, closest
+from rlhf_tuning import __version__
+from rlhf_tuning.errors import RlhfError
+
+_PARAMETER_PREFIX = "parameter:"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0 done, 1 failed, 2 wrong inputs, 130 interrupted."""
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return status
+    except RlhfError as error:
+        return _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    except Exception as error:
+        return _fail(f"unexpected {type(error).__name__}: {error}\nDetails for a bug report: {_save_traceback()}", 1)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="rlhf",
+        description="Tune open language models with human preferences.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rlhf {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for add in (_add_run, _add_models, _add_predict, _add_compile):
+        add(commands)
+    return parser
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _command(
+    commands: _Commands, name: str, summary: str, function: Callable[[argparse.Namespace], int], description: str = ""
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description or f"{summary[0].upper()}{summary[1:]}.",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(function=function)
+    return parser
+
+
+def _add_run(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "run",
+        "run a pipeline on this machine",
+        _run_pipeline,
+        "Run a pipeline on this machine. Finished steps are kept: the same command continues a stopped run.\n\n"
+        "examples:\n"
+        "  rlhf run --sample\n"
+        "  rlhf run --parameter-values values.json --kl-coeff 0.05\n"
+        "  rlhf run --pipeline reward_model_pipeline --preference-dataset prefs.jsonl \\\n"
+        "           --large-model-reference Qwen/Qwen2.5-0.5B-Instruct",
+    )
+    parser.usage = "rlhf run [--sample] [--parameter-values FILE] [--PARAMETER VALUE ...] [option ...]"
+    parser.add_argument("--pipeline", choices=list(PIPELINES), default="rlhf_pipeline", help="default: rlhf_pipeline")
+    parser.add_argument(
+        "--parameter-values", "--parameter_values", metavar="FILE", type=Path, help="JSON or YAML file of parameters"
+    )
+    parser.add_argument("--sample", action="store_true", help="use the embedded sample data and a small base model")
+    parser.add_argument(
+        "--pipeline-root",
+        "--pipeline_root",
+        metavar="DIR",
+        type=Path,
+        default=Path("runs"),
+        help="folder for everything the run leaves behind; default: ./runs",
+    )
+    parser.add_argument("--no-cache", action="store_true", help="run every step, also those that finished before")
+    parser.add_argument(
+        "--runner", choices=["subprocess"], default="subprocess", help="how steps run; default: subprocess"
+    )
+    group = parser.add_argument_group("pipeline parameters", "They override the file and the sample.")
+    for parameter in PARAMETERS.values():
+        _add_parameter(group, parameter)
+
+
+def _add_parameter(group: argparse._ArgumentGroup, parameter: Parameter) -> None:
+    dashed, plain = f"--{parameter.name.replace('_', '-')}", f"--{parameter.name}"
+    default = "" if parameter.default in (None, "") else f"; default: {str(parameter.default).replace('True', 'true')}"
+    is_switch = parameter.type is bool
+    # Help shows one spelling; the other, as in parameter_values, works just as well.
+    group.add_argument(
+        dashed,
+        dest=_PARAMETER_PREFIX + parameter.name,
+        metavar={str: "TEXT", int: "N", float: "X", bool: "true|false"}[parameter.type],
+        nargs="?" if is_switch else None,
+        const="true" if is_switch else None,
+        default=argparse.SUPPRESS,
+        help=f"{parameter.description}{default}".replace("%", "%%"),
+    )
+    if plain != dashed:
+        group.add_argument(
+            plain,
+            dest=_PARAMETER_PREFIX + parameter.name,
+            nargs="?" if is_switch else None,
+            const="true" if is_switch else None,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
+
+
+def _add_models(commands: _Commands) -> None:
+    parser = _command(commands, "models", "list the models in the local registry", _list_models)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_registry_dir(parser)
+
+
+def _add_predict(commands: _Commands) -> None:
+    parser = _command(commands, "predict", "ask a model of the local registry", _predict)
+    parser.add_argument("--model", required=True, metavar="NAME[@ALIAS|@VERSION]", help="as `rlhf models` lists it")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to ask; - reads it from standard input")
+    parser.add_argument(
+        "--max-tokens", type=int, default=128, metavar="N", help="most tokens of the answer; default: 128"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, metavar="X", help="0 takes the likeliest token each time; default: 0"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling; default: 0")
+    _add_registry_dir(parser)
+
+
+def _add_compile(commands: _Commands) -> None:
+    parser = _command(commands, "compile", "write the pipelines as YAML for Kubeflow and Vertex", _compile)
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("compiled"),
+        metavar="DIR",
+        help="folder for the YAML; default: ./compiled",
+    )
+
+
+def _add_registry_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--registry-dir",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder of the registry; its usual place when absent",
+    )
+
+
+def _run(arguments: Sequence[str]) -> int:
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    if unknown:
+        names = [f"--{name.replace('_', '-')}" for name in PARAMETERS] if options.command == "run" else []
+        hints = "".join(closest(word.split("=")[0], names) for word in unknown if word.startswith("--"))
+        return _fail(f"unrecognized arguments: {' '.join(unknown)}.{hints} See rlhf {options.command} --help.", 2)
+    function: Callable[[argparse.Namespace], int] = options.function
+    return function(options)
+
+
+def _run_pipeline(options: argparse.Namespace) -> int:
+    from rlhf_pipelines.display import choose_display
+    from rlhf_pipelines.parameter_values import gather_values
+    from rlhf_pipelines.parameters import check_parameters
+    from rlhf_pipelines.run_command import LocalRun, run_locally
+
+    sample_dir: Path | None = None
+    if options.sample:
+        from rlhf_tuning.sample.house_style import SAMPLE_DIR
+
+        sample_dir = SAMPLE_DIR
+    flags = {
+        name.removeprefix(_PARAMETER_PREFIX): value
+        for name, value in vars(options).items()
+        if name.startswith(_PARAMETER_PREFIX)
+    }
+    values = gather_values(options.pipeline, sample_dir=sample_dir, file=options.parameter_values, flags=flags)
+    run = LocalRun(
+        name=options.pipeline,
+        target=f"rlhf_pipelines.{options.pipeline}:{options.pipeline}",
+        arguments=check_parameters(options.pipeline, values),
+        pipeline_root=options.pipeline_root,
+        caching=not options.no_cache,
+    )
+    return run_locally(run, choose_display(sys.stdout, os.environ))
+
+
+def _list_models(options: argparse.Namespace) -> int:
+    from rlhf_pipelines.model_list import as_json, as_table
+    from rlhf_tuning.registry import list_models
+
+    models = list_models(options.registry_dir)
+    print(as_json(models) if options.json else as_table(models))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    try:
+        from rlhf_tuning.generation import predict
+    except ModuleNotFoundError as error:
+        return _fail(
+            f"rlhf predict needs the package {error.name}, which is not installed. Install it with: "
+            "pip install 'rlhf-pipelines[train]'",
+            2,
+        )
+    prompt = sys.stdin.read().strip() if options.prompt == "-" else options.prompt
+    answer = predict(
+        options.model,
+        prompt,
+        registry_dir=options.registry_dir,
+        target_sequence_length=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+    print(answer)
+    return 0
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from rlhf_pipelines.compile import compile_all
+
+    for path in compile_all(options.output_dir):
+        print(path)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stdout.flush()
+    print(f"rlhf: {message}", file=sys.stderr)
+    return status
+
+
+def _save_traceback() -> str:
+    with tempfile.NamedTemporaryFile("w", prefix="rlhf-error-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        traceback.print_exc(file=file)
+    return file.name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Bulk inference with any model: a base model, or the folder of a tuned one."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from rlhf_components.import_prompt_dataset import import_prompt_dataset
+from rlhf_components.infer import infer
+from rlhf_components.preprocess_inputs import preprocess_inputs
+from rlhf_components.validate_inputs import validate_inputs
+
+
+class InferOutputs(NamedTuple):
+    """The answers."""
+
+    predictions: dsl.Dataset
+
+
+@dsl.pipeline(
+    name="infer-pipeline",
+    display_name="Bulk inference",
+    description="Answers every prompt of a dataset with one model.",
+)
+def infer_pipeline(
+    prompt_dataset: str,
+    large_model_reference: str,
+    prompt_sequence_length: int = 512,
+    target_sequence_length: int = 64,
+    instruction: str = "",
+    batch_size: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+    dtype: str = "auto",
+) -> InferOutputs:
+    """Answer every prompt of a dataset with one model.
+
+    Args:
+        prompt_dataset: JSONL of prompts: a path, a gs:// path, or a glob.
+        large_model_reference: The model: a hub id, a folder (a tuned model's too), a gs:// folder, or an alias.
+        prompt_sequence_length: Most tokens of a prompt, up to 8192.
+        target_sequence_length: Most tokens of an answer, up to 1024.
+        instruction: Put before every prompt; the default context of chat rows.
+        batch_size: Prompts answered at once.
+        temperature: Sampling temperature.
+        seed: Of the samples.
+        dtype: auto, float32 or bfloat16.
+
+    Returns:
+        predictions: JSON lines, one a prompt: prompt, prediction, tokens, ended, token_ids.
+    """
+    inputs = (
+        validate_inputs(prompt_dataset=prompt_dataset, preference_dataset="", eval_dataset="", instruction=instruction)
+        .set_display_name("Validate Inputs")
+        .set_caching_options(False)
+    )
+    models = (
+        preprocess_inputs(large_model_reference=large_model_reference, reward_model_reference="")
+        .set_display_name("Preprocess Inputs")
+        .set_caching_options(False)
+        .after(inputs)
+    )
+    data = import_prompt_dataset(
+        prompt_dataset=prompt_dataset,
+        eval_dataset="",
+        instruction=instruction,
+        prompt_fingerprint=inputs.outputs["prompt_fingerprint"],
+        eval_fingerprint="",
+        eval_prompts=0,
+        seed=seed,
+    ).set_display_name("Import Prompt Dataset")
+    answers = infer(
+        prompts=data.outputs["prompts"],
+        large_model_reference=large_model_reference,
+        large_model_fingerprint=models.outputs["large_model_fingerprint"],
+        prompt_sequence_length=prompt_sequence_length,
+        target_sequence_length=target_sequence_length,
+        temperature=temperature,
+        batch_size=batch_size,
+        seed=seed,
+        dtype=dtype,
+    ).set_display_name("Perform Inference")
+    return InferOutputs(predictions=answers.outputs["predictions"])

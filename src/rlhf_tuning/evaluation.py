@@ -1,0 +1,188 @@
+"""Is the tuned model better than the base model? Answers to held-out prompts, compared pair by pair.
+
+Each prompt is answered once by either model. Two judges compare the answers: the reward model of phase 1, and, where a
+`scorer` is named, a program that knows the true quality; what they say is summed up in `comparison`. KL is estimated on the tuned model's own answers: the sum over an answer's tokens of
+log policy - log reference, at the temperature they were sampled at.
+"""
+
+import gc
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlhf_tuning import base_model, reward_model, step
+from rlhf_tuning.comparison import AnswerPair, ScoredAnswer, summarize, summary_text
+from rlhf_tuning.errors import DataError
+from rlhf_tuning.inference import read_predictions
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.sample import house_style
+from rlhf_tuning.text_format import TextFormat
+
+#: `scorer` to the program that scores (prompt, answer). To add one: a function, a line here, its name in
+#: `limits.CHOICES`.
+SCORERS: dict[str, Callable[[str, str], float]] = {"house_style": house_style.score}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Settings of the evaluation, named as the pipeline's parameters are."""
+
+    large_model_reference: str
+    prompt_sequence_length: int = 512
+    target_sequence_length: int = 64
+    temperature: float = 1.0
+    scorer: str = ""
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_limits(
+            **{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)}
+        )
+
+
+def evaluate_policy(
+    config: EvaluationConfig,
+    *,
+    tuned_model_dir: str,
+    reward_model_dir: str,
+    base_predictions_path: str,
+    tuned_predictions_path: str,
+) -> list[AnswerPair]:
+    """Judge the answers of both models, and measure how far the tuned one has moved.
+
+    One model is in memory at a time.
+
+    Args:
+        config: The base model and how the answers were sampled.
+        tuned_model_dir: The tuned model, merged.
+        reward_model_dir: What phase 1 saved.
+        base_predictions_path: The base model's answers.
+        tuned_predictions_path: The tuned model's answers to the same prompts, in the same order.
+
+    Raises:
+        DataError: If the two files answer different prompts.
+        ModelError: If a model cannot be loaded.
+    """
+    base_rows = list(read_predictions(base_predictions_path))
+    tuned_rows = list(read_predictions(tuned_predictions_path))
+    if [row["prompt"] for row in base_rows] != [row["prompt"] for row in tuned_rows]:
+        raise DataError(
+            f"{base_predictions_path} and {tuned_predictions_path} answer different prompts, so they cannot be compared."
+        )
+    conversations = [row["prompt"] for row in base_rows]
+    judge = reward_model.load_reward_model(reward_model_dir, dtype=config.dtype)
+    progress = step.Progress("scoring answers", 2 * len(conversations), "answer")
+    rewards = judge.score(
+        conversations * 2,
+        [row["prediction"] for row in base_rows + tuned_rows],
+        on_progress=progress.update,
+    )
+    del judge
+    gc.collect()
+    kl = _kl_per_answer(config, tuned_model_dir, tuned_rows)
+    count = len(base_rows)
+    return [
+        AnswerPair(
+            prompt=conversations[index],
+            base=_scored(base_rows[index], rewards[index], config.scorer),
+            tuned=_scored(tuned_rows[index], rewards[count + index], config.scorer, kl=kl[index]),
+        )
+        for index in range(count)
+    ]
+
+
+def _scored(row: dict[str, Any], reward: float, scorer: str, kl: float | None = None) -> ScoredAnswer:
+    text = row["prediction"]
+    true_score = SCORERS[scorer](row["prompt"][-1]["content"], text) if scorer else None
+    return ScoredAnswer(
+        text=text, tokens=row["tokens"], ended=row["ended"], reward=reward, true_score=true_score, kl=kl
+    )
+
+
+def scorer_name(scorer: str) -> str:
+    """Return how people read a scorer's name."""
+    return scorer.replace("_", " ") or "true score"
+
+
+def write_evaluation(config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str) -> dict[str, float]:
+    """Write the headline numbers and every answer with its scores as JSON, and return the numbers."""
+    metrics = summarize(pairs, scorer_name=scorer_name(config.scorer)).metrics()
+    text = json.dumps({"metrics": metrics, "answers": [asdict(pair) for pair in pairs]}, ensure_ascii=False, indent=1)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+    return metrics
+
+
+def write_summary(config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str) -> None:
+    """Write what a person reads at the end of a run: the verdict, a table, three pairs of answers."""
+    text = summary_text(pairs, scorer_name=scorer_name(config.scorer), width=110)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _kl_per_answer(config: EvaluationConfig, tuned_model_dir: str, rows: Sequence[dict[str, Any]]) -> list[float]:
+    text_format = TextFormat(
+        base_model.load_tokenizer(config.large_model_reference),
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+    progress = step.Progress("KL to the base model", 2 * len(rows), "answer")
+    sums: list[list[float]] = []
+    for reference in (tuned_model_dir, config.large_model_reference):
+        model = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype(config.dtype)).eval()
+        sums.append(
+            answer_log_probabilities(
+                model,
+                [text_format.prompt_ids(row["prompt"]) for row in rows],
+                [row["token_ids"] for row in rows],
+                temperature=config.temperature,
+                on_progress=lambda done, before=len(sums) * len(rows): progress.update(before + done),
+            )
+        )
+        del model
+        gc.collect()
+    return [policy - base for policy, base in zip(*sums, strict=True)]
+
+
+@torch.no_grad()
+def answer_log_probabilities(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    temperature: float = 1.0,
+    batch_size: int = 8,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[float]:
+    """Return log p(answer | prompt) in nats for each pair of token sequences, summed over the answer's tokens."""
+    device = next(model.parameters()).device
+    totals: list[float] = []
+    for start in range(0, len(prompts), batch_size):
+        pairs = list(zip(prompts[start : start + batch_size], answers[start : start + batch_size], strict=True))
+        longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
+        keep = max(len(answer) for _, answer in pairs)
+        # Right-aligned, so that every answer lies within the last `keep` columns.
+        input_ids = torch.zeros((len(pairs), longest), dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        answer_mask = torch.zeros_like(input_ids)
+        for row, (prompt, answer) in enumerate(pairs):
+            ids = torch.tensor([*prompt, *answer])
+            input_ids[row, longest - len(ids) :] = ids
+            attention_mask[row, longest - len(ids) :] = 1
+            answer_mask[row, longest - len(answer) :] = 1
+        input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        logits = model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=keep + 1,
+        ).logits[:, :-1]  # (rows, keep, vocabulary)
+        log_probabilities = torch.log_softmax(logits.float() / temperature, dim=-1)
+        chosen = log_probabilities.gather(-1, input_ids[:, -keep:, None])[..., 0]  # (rows, keep)
+        totals += (chosen * answer_mask[:, -keep:].to(device)).sum(dim=1).tolist()
+        on_progress(len(totals))
+    return totals

@@ -1,0 +1,160 @@
+"""Answers from a causal language model: in batches for evaluation and bulk inference, and one at a time for a person."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from rlhf_tuning import base_model, registry
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.text_format import Conversation, TextFormat, Turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One generated answer. `tokens` counts the end-of-sequence token; `ended` says whether there was one."""
+
+    text: str
+    tokens: int
+    ended: bool
+    ids: tuple[int, ...]
+
+
+def left_padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return `input_ids` and `attention_mask`, each of shape (sequences, longest), padded on the left."""
+    longest = max(len(ids) for ids in sequences)
+    input_ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros((len(sequences), longest), dtype=torch.long)
+    for row, ids in enumerate(sequences):
+        input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.long)
+        attention_mask[row, longest - len(ids) :] = 1
+    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Return every token that ends an answer: the tokenizer's, and those that the model itself names."""
+    named = model.generation_config.eos_token_id
+    ids = [named] if isinstance(named, int) else list(named or [])
+    return sorted({tokenizer.eos_token_id, *ids})
+
+
+def generate_answers(
+    model: Any,
+    text_format: TextFormat,
+    conversations: Sequence[Conversation],
+    *,
+    temperature: float,
+    batch_size: int,
+    seed: int,
+    on_progress: Callable[[int], None] = lambda done: None,
+    adapter: AbstractContextManager[None] | None = None,
+) -> list[Answer]:
+    """Sample one answer to each conversation; temperature 0 takes the likeliest token each time.
+
+    Batches hold prompts of similar length, longest first, so that little is padded and running out of memory shows
+    at once. The same model, prompts, batch size and seed give the same answers. Nothing but the temperature shapes the
+    distribution (no top-k, top-p or repetition penalty), so that KL can be read off these samples.
+
+    Args:
+        model: A causal language model on its device.
+        text_format: Renders the prompts; its `target_sequence_length` bounds the answers.
+        conversations: The prompts.
+        temperature: Divides the logits.
+        batch_size: Prompts a batch.
+        seed: Of the samples.
+        on_progress: Called with the number of answers finished.
+        adapter: Entered around generation, to switch adapters.
+    """
+    prompts = [text_format.prompt_ids(conversation) for conversation in conversations]
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    ends = end_token_ids(model, text_format.tokenizer)
+    config = GenerationConfig(
+        max_new_tokens=text_format.target_sequence_length,
+        do_sample=temperature > 0,
+        temperature=temperature if temperature > 0 else None,
+        top_k=0 if temperature > 0 else None,
+        top_p=1.0 if temperature > 0 else None,
+        eos_token_id=ends,
+        pad_token_id=text_format.tokenizer.pad_token_id,
+    )
+    answers: dict[int, Answer] = {}
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(), torch.no_grad(), adapter or nullcontext():
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            inputs = left_padded([prompts[row] for row in rows], text_format.tokenizer.pad_token_id, device)
+            output = _without_shaping(model).generate(**inputs, generation_config=config)
+            for row, ids in zip(rows, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+                answers[row] = _answer(ids, ends, text_format)
+            on_progress(len(answers))
+    model.train(was_training)
+    return [answers[row] for row in range(len(prompts))]
+
+
+def _without_shaping(model: Any) -> Any:
+    """Drop sampling habits that a hub model ships with, which `generate` would otherwise mix into ours."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+    )
+    return model
+
+
+def _answer(ids: list[int], ends: Sequence[int], text_format: TextFormat) -> Answer:
+    end = next((position for position, token in enumerate(ids) if token in ends), None)
+    kept = ids if end is None else ids[: end + 1]
+    return Answer(
+        text=text_format.answer_text(kept if end is None else kept[:-1]),
+        tokens=len(kept),
+        ended=end is not None,
+        ids=tuple(kept),
+    )
+
+
+def predict(
+    model: str,
+    prompt: str,
+    *,
+    registry_dir: Path | None = None,
+    target_sequence_length: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """Return a registered model's answer to one prompt, rendered just as in training.
+
+    Args:
+        model: `NAME`, `NAME@alias` or `NAME@version` in the local registry.
+        prompt: What to ask. The instruction that the model was tuned with is put before it, as in training.
+        registry_dir: Where the registry lives; its default place when None.
+        target_sequence_length: Most tokens of the answer.
+        temperature: 0 takes the likeliest token each time.
+        seed: Of the sample, where the temperature is above 0.
+
+    Raises:
+        ModelError: If the registry has no such model.
+    """
+    check_limits(target_sequence_length=target_sequence_length)
+    version = registry.resolve_model(model, registry_dir)
+    reference = str(version.path / "model")
+    tokenizer = base_model.load_tokenizer(reference)
+    text_format = TextFormat(
+        tokenizer,
+        prompt_sequence_length=8192,
+        target_sequence_length=target_sequence_length,
+    )
+    parameters = version.manifest.get("parameters", {})
+    instruction = parameters.get("instruction", "") if isinstance(parameters, dict) else ""
+    content = f"{instruction}\n\n{prompt}" if instruction else prompt
+    network = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype("auto"))
+    conversation: Conversation = [Turn(role="user", content=content)]
+    (answer,) = generate_answers(
+        network, text_format, [conversation], temperature=temperature, batch_size=1, seed=seed
+    )
+    return answer.text

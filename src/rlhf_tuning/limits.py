@@ -1,0 +1,74 @@
+"""The values that parameters may have, in one table, for the command, the pipelines and the library alike."""
+
+import math
+from typing import NamedTuple
+
+from rlhf_tuning.errors import ParameterError
+
+
+class Limit(NamedTuple):
+    """Lowest and highest value allowed; `open_low` excludes the lowest itself."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+
+    def __str__(self) -> str:
+        low = f"greater than {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        return low if math.isinf(self.high) else f"{low} and at most {self.high:g}"
+
+    def allows(self, value: float) -> bool:
+        """Say whether `value` lies within the limit; NaN and infinities never do."""
+        if not math.isfinite(value):
+            return False
+        return (value > self.low if self.open_low else value >= self.low) and value <= self.high
+
+
+#: Numbers. The upper limits of the sequence lengths are those of the Vertex job.
+LIMITS: dict[str, Limit] = {
+    "prompt_sequence_length": Limit(1, 8192),
+    "target_sequence_length": Limit(1, 1024),
+    "reward_model_learning_rate_multiplier": Limit(0, open_low=True),
+    "reinforcement_learning_rate_multiplier": Limit(0, open_low=True),
+    "reward_model_train_steps": Limit(1),
+    "reinforcement_learning_train_steps": Limit(1),
+    "kl_coeff": Limit(0),
+    "lora_dim": Limit(0),
+    "reward_lora_dim": Limit(0),
+    "batch_size": Limit(1),
+    "num_generations": Limit(2),
+    "temperature": Limit(0, open_low=True),
+    "seed": Limit(0, 2**32 - 1),
+    "eval_prompts": Limit(1),
+}
+
+#: Names.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "rl_algorithm": ("rloo", "grpo"),
+    "dtype": ("auto", "float32", "bfloat16"),
+    "scorer": ("", "house_style"),
+}
+
+
+def problem_with(name: str, value: object) -> str:
+    """Return what is wrong with a parameter's value, or an empty string."""
+    if name in CHOICES and value not in CHOICES[name]:
+        accepted = ", ".join(repr(choice) for choice in CHOICES[name])
+        return f"{name} is {value!r}; it must be one of {accepted}."
+    if name in LIMITS:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"{name} is {value!r}; it must be a number {LIMITS[name]}."
+        if not LIMITS[name].allows(value):
+            return f"{name} is {value}; it must be {LIMITS[name]}."
+    return ""
+
+
+def check_limits(**values: object) -> None:
+    """Check each named value.
+
+    Raises:
+        ParameterError: Naming every value that is not allowed, and what is.
+    """
+    problems = [problem for name, value in values.items() if (problem := problem_with(name, value))]
+    if problems:
+        raise ParameterError("\n".join(problems))

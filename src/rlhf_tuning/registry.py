@@ -1,0 +1,312 @@
+"""A model registry in a folder: numbered versions that never change, and aliases that move.
+
+    REGISTRY_DIR/NAME/versions/3/model/          the model that plain transformers loads
+                                 adapter/        its LoRA adapter, when there is one
+                                 manifest.json   what the caller said about it
+                                 version.json    when it was registered and the digest of every file
+    REGISTRY_DIR/NAME/aliases.json               {"default": 3}
+
+A version appears whole or not at all: it is put together beside the others and renamed into place. Large files are hard
+links where the file system has them, so a version costs no space. A program that writes into the original would then
+change the version too, so `resolve_model` checks that every file is still the one registered.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rlhf_tuning import environment
+from rlhf_tuning.errors import ModelError
+
+DEFAULT_ALIAS = "default"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# Below this size a copy costs nothing, and is safe from whatever happens to the original.
+_LINK_FROM_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion:
+    """One registered version of a model. `path` holds `model/` and, when there is one, `adapter/`."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    path: Path
+    manifest: dict[str, object]
+    created: str
+
+    @property
+    def resource_name(self) -> str:
+        """Return the name by which pipelines and commands refer to this version."""
+        return f"models/{self.name}@{self.version}"
+
+
+def register_model(
+    *,
+    model_dir: str,
+    adapter_dir: str,
+    name: str,
+    manifest: Mapping[str, object],
+    aliases: Sequence[str] = (DEFAULT_ALIAS,),
+    registry_dir: Path | None = None,
+) -> ModelVersion:
+    """Add a version of model `name`, point `aliases` at it, and return it.
+
+    The same content registered twice is one version: its aliases move to it and its first manifest stays.
+
+    Args:
+        model_dir: Folder with the model; its files are linked or copied.
+        adapter_dir: Folder with the adapter; empty when there is none.
+        name: Letters, digits, `-`, `_` and `.`.
+        manifest: What made the model, as JSON values. `content_fingerprint`, when given, says which models are the
+            same; otherwise the digest of all files does.
+        aliases: Names that are to mean this version from now on.
+        registry_dir: The registry; `RLHF_REGISTRY_DIR` when absent.
+
+    Raises:
+        ModelError: If a name or alias is not allowed, a folder is missing or empty, or the manifest is not JSON.
+    """
+    _check_name(name, "Model name")
+    for alias in aliases:
+        _check_name(alias, "Alias")
+        if alias.isdecimal():
+            raise ModelError(f"Alias '{alias}' is a number, which means a version. Use a name such as 'champion'.")
+    manifest_text = _manifest_text(manifest)
+    sources = _source_files(Path(model_dir), "model")
+    if adapter_dir:
+        sources |= _source_files(Path(adapter_dir), "adapter")
+    files = {target: _digest(source) for target, source in sources.items()}
+    fingerprint = str(manifest.get("content_fingerprint") or _combined_digest(files))
+
+    folder = _root(registry_dir) / name
+    versions = folder / "versions"
+    versions.mkdir(parents=True, exist_ok=True)
+    version = _same_content(versions, fingerprint)
+    if version is None:
+        staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=versions))
+        try:
+            for target, source in sources.items():
+                _place(source, staging / target)
+            (staging / "manifest.json").write_text(manifest_text, encoding="utf-8")
+            record = {
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "fingerprint": fingerprint,
+                "files": {
+                    target: {"sha256": digest, "mtime_ns": (staging / target).stat().st_mtime_ns}
+                    for target, digest in files.items()
+                },
+            }
+            (staging / "version.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            staging.chmod(0o755)
+            with _locked(folder):
+                # Another process may have registered the same content while this one copied.
+                version = _same_content(versions, fingerprint) or _publish(staging, versions)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    with _locked(folder):
+        _write_aliases(folder, {**_read_aliases(folder), **dict.fromkeys(aliases, version)})
+    return _load(folder, version, _read_aliases(folder))
+
+
+def list_models(registry_dir: Path | None = None) -> list[ModelVersion]:
+    """Return every version of every model, by name and then by number."""
+    found = []
+    for folder in _model_folders(_root(registry_dir)):
+        aliases = _read_aliases(folder)
+        found += [_load(folder, number, aliases) for number in _version_numbers(folder / "versions")]
+    return found
+
+
+def resolve_model(spec: str, registry_dir: Path | None = None) -> ModelVersion:
+    """Return the version that `spec` means.
+
+    Args:
+        spec: `NAME` (its alias `default`), `NAME@ALIAS` or `NAME@VERSION`; a leading `models/` is allowed.
+        registry_dir: The registry; `RLHF_REGISTRY_DIR` when absent.
+
+    Raises:
+        ModelError: If there is no such model, alias or version, or its files were changed after it was registered.
+    """
+    root = _root(registry_dir)
+    name, at, reference = spec.removeprefix("models/").partition("@")
+    _check_name(name, "Model name")
+    if at:
+        _check_name(reference, "Alias or version")
+    folders = {folder.name: folder for folder in _model_folders(root)}
+    if name not in folders:
+        names = ", ".join(sorted(folders)) or "none yet"
+        raise ModelError(f"No model '{name}' in the registry {root}. Models there: {names}.")
+    folder = folders[name]
+    aliases, numbers = _read_aliases(folder), _version_numbers(folder / "versions")
+    reference = reference or DEFAULT_ALIAS
+    number = int(reference) if reference.isdecimal() else aliases.get(reference)
+    if number not in numbers:
+        kind = "version" if reference.isdecimal() else "alias"
+        listed = ", ".join(map(str, numbers))
+        named = ", ".join(f"{alias} (version {target})" for alias, target in sorted(aliases.items())) or "none"
+        raise ModelError(f"Model '{name}' has no {kind} '{reference}'. Versions: {listed}. Aliases: {named}.")
+    changed = _changed_files(folder / "versions" / str(number))
+    if changed:
+        raise ModelError(
+            f"{name}@{number} is damaged: changed or removed after it was registered: {', '.join(changed)} "
+            f"in {folder / 'versions' / str(number)}. Register the model again."
+        )
+    return _load(folder, number, aliases)
+
+
+def _root(registry_dir: Path | None) -> Path:
+    return Path(registry_dir) if registry_dir is not None else environment.REGISTRY_DIR
+
+
+def _check_name(name: str, what: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ModelError(
+            f"{what} {name!r} is not allowed: use 1 to 128 letters, digits, '-', '_' and '.', "
+            "starting with a letter or digit."
+        )
+
+
+def _manifest_text(manifest: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(dict(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"The model's manifest cannot be written as JSON: {error}.") from error
+
+
+def _source_files(source_dir: Path, kind: str) -> dict[str, Path]:
+    """Return each file's place in the version, such as `model/config.json`, and where it is now."""
+    if not source_dir.is_dir():
+        raise ModelError(f"The {kind} folder {source_dir} does not exist.")
+    # Downloaded models are folders of links into a cache, hence the resolving.
+    files = {
+        f"{kind}/{path.relative_to(source_dir).as_posix()}": path.resolve()
+        for path in sorted(source_dir.rglob("*"))
+        if path.is_file()
+    }
+    if not files:
+        raise ModelError(f"The {kind} folder {source_dir} is empty.")
+    return files
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _combined_digest(files: Mapping[str, str]) -> str:
+    lines = "".join(f"{digest}  {target}\n" for target, digest in sorted(files.items()))
+    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _place(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_size >= _LINK_FROM_BYTES:
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass  # another file system, or one without hard links
+    shutil.copy2(source, target)
+
+
+def _publish(staging: Path, versions: Path) -> int:
+    """Rename `staging` to the next free number. A rename onto a version that exists fails, whoever made it."""
+    number = max(_version_numbers(versions), default=0) + 1
+    while True:
+        try:
+            staging.rename(versions / str(number))
+        except OSError:
+            if not (versions / str(number)).exists():
+                raise
+            number += 1
+        else:
+            return number
+
+
+def _same_content(versions: Path, fingerprint: str) -> int | None:
+    """Return the newest undamaged version with this content."""
+    for number in reversed(_version_numbers(versions)):
+        folder = versions / str(number)
+        if _read_json(folder / "version.json").get("fingerprint") == fingerprint and not _changed_files(folder):
+            return number
+    return None
+
+
+def _changed_files(version_dir: Path) -> list[str]:
+    """Return the files that are not what was registered. An unchanged time of writing saves reading the file."""
+    changed = []
+    for target, known in _read_json(version_dir / "version.json")["files"].items():
+        path = version_dir / target
+        if not path.is_file() or (path.stat().st_mtime_ns != known["mtime_ns"] and _digest(path) != known["sha256"]):
+            changed.append(target)
+    return changed
+
+
+def _model_folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    folders = [path for path in sorted(root.iterdir()) if _NAME.fullmatch(path.name)]
+    return [folder for folder in folders if _version_numbers(folder / "versions")]
+
+
+def _version_numbers(versions: Path) -> list[int]:
+    if not versions.is_dir():
+        return []
+    return sorted(int(path.name) for path in versions.iterdir() if path.name.isdecimal())
+
+
+def _load(folder: Path, version: int, aliases: Mapping[str, int]) -> ModelVersion:
+    path = folder / "versions" / str(version)
+    return ModelVersion(
+        name=folder.name,
+        version=version,
+        aliases=tuple(sorted(alias for alias, target in aliases.items() if target == version)),
+        path=path,
+        manifest=_read_json(path / "manifest.json"),
+        created=str(_read_json(path / "version.json").get("created", "")),
+    )
+
+
+def _read_aliases(folder: Path) -> dict[str, int]:
+    path = folder / "aliases.json"
+    return _read_json(path) if path.exists() else {}
+
+
+def _write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
+    descriptor, staging = tempfile.mkstemp(prefix=".aliases-", dir=folder)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(json.dumps(dict(sorted(aliases.items())), indent=2) + "\n")
+        Path(staging).chmod(0o644)
+        Path(staging).replace(folder / "aliases.json")
+    finally:
+        Path(staging).unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise ModelError(f"The registry is damaged: {path} is missing or not JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"The registry is damaged: {path} does not hold a JSON object.")
+    return value
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time change `folder`; the lock ends with the process, however it ends."""
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,264 @@
+"""Phase 2: sample answers from the policy, score them with the reward model, raise the probability of good ones.
+
+The policy's LoRA, the reference (the same weights with the adapter off) and the reward model (its own adapter and head)
+share one copy of the base weights; full fine-tuning and a reward model of another base load their own.
+
+`kl_coeff` has one meaning for every algorithm: the reward given up for each nat of KL(policy || reference) over a whole
+answer. The objective is E[score - kl_coeff * KL]. With 0 no reference pass is made and no KL is known. Answers are
+sampled at `temperature` without top-k or top-p, since KL is read off these samples.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from rlhf_tuning import base_model, reward_model, step
+from rlhf_tuning.algorithms import load_algorithm
+from rlhf_tuning.data.importer import read_canonical
+from rlhf_tuning.errors import DataError
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.text_format import TextFormat
+from rlhf_tuning.training_log import TrainingLog, micro_batch
+
+#: Multiplied by `reinforcement_learning_rate_multiplier`.
+BASE_LEARNING_RATE = 1e-4
+#: Full fine-tuning moves every weight, so each moves less.
+FULL_BASE_LEARNING_RATE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforcementConfig:
+    """Settings of phase 2, named as the pipeline's parameters are.
+
+    `batch_size` counts prompts; each step samples `num_generations` answers to every one. `lora_dim` 0 means full
+    fine-tuning.
+    """
+
+    large_model_reference: str
+    reinforcement_learning_train_steps: int = 1000
+    reinforcement_learning_rate_multiplier: float = 1.0
+    rl_algorithm: str = "rloo"
+    kl_coeff: float = 0.1
+    lora_dim: int = 16
+    batch_size: int = 64
+    num_generations: int = 4
+    temperature: float = 1.0
+    prompt_sequence_length: int = 512
+    target_sequence_length: int = 64
+    seed: int = 0
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_limits(
+            **{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)}
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate."""
+        base = BASE_LEARNING_RATE if self.lora_dim else FULL_BASE_LEARNING_RATE
+        return base * self.reinforcement_learning_rate_multiplier
+
+
+def train_policy(
+    config: ReinforcementConfig,
+    *,
+    prompts_path: str,
+    reward_model_dir: str,
+    adapter_dir: str,
+    model_dir: str,
+    tensorboard_dir: str,
+) -> dict[str, float]:
+    """Tune the policy for exactly `reinforcement_learning_train_steps` steps and save it.
+
+    Args:
+        config: The settings.
+        prompts_path: Canonical prompt rows.
+        reward_model_dir: What phase 1 saved.
+        adapter_dir: Gets the policy's LoRA adapter (with full fine-tuning only `metrics.jsonl`), and `metrics.jsonl`.
+        model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
+        tensorboard_dir: Gets event files.
+
+    Returns:
+        The mean of the last tenth of the steps, by metric.
+
+    Raises:
+        DataError: If there is no prompt.
+        ModelError: If the base or the reward model cannot be loaded.
+    """
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    # 1. Encode the prompts.
+    tokenizer = base_model.load_tokenizer(config.large_model_reference)
+    text_format = TextFormat(
+        tokenizer,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+    conversations = [row["prompt"] for row in read_canonical(prompts_path)]
+    if not conversations:
+        raise DataError(f"{prompts_path} holds no prompt to learn from.")
+    rows = [{"prompt": text_format.prompt_ids(prompt), "row": row} for row, prompt in enumerate(conversations)]
+
+    # 2. Load the policy.
+    lora = config.lora_dim > 0
+    compute = base_model.choose_dtype(config.dtype)
+    torch.manual_seed(config.seed)
+    policy = base_model.load_causal_lm(config.large_model_reference, dtype=compute if lora else torch.float32)
+
+    # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
+    samples = config.batch_size * config.num_generations
+    per_device = micro_batch(samples, most=16)
+    algorithm = load_algorithm(config.rl_algorithm)
+    scorer = _AnswerScorer(conversations)
+    with TemporaryDirectory(prefix="policy-trainer-") as scratch:
+        arguments = algorithm.build_arguments(
+            kl_coeff=config.kl_coeff,
+            output_dir=scratch,
+            max_steps=config.reinforcement_learning_train_steps,
+            # One update for each batch of samples: the policy that learns is the policy that sampled.
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=samples // per_device,
+            steps_per_generation=samples // per_device,
+            num_generations=config.num_generations,
+            max_completion_length=config.target_sequence_length,
+            temperature=config.temperature,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=config.reinforcement_learning_train_steps // 20,
+            bf16=compute == torch.bfloat16,
+            activation_checkpointing=torch.cuda.is_available(),
+            seed=config.seed,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),
+        )
+        log = TrainingLog(
+            label="reinforcement learning",
+            total_steps=config.reinforcement_learning_train_steps,
+            metrics_path=Path(adapter_dir) / "metrics.jsonl",
+            tensorboard_dir=Path(tensorboard_dir),
+            select=_policy_metrics(samples),
+            vertex_tags={"reward": "reward", "kl": "kl_loss"},
+        )
+        trainer = _with_exact_prompts(algorithm.trainer_class())(
+            model=policy,
+            args=arguments,
+            reward_funcs=scorer,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[log],
+            peft_config=LoraConfig(
+                task_type="CAUSAL_LM",
+                r=config.lora_dim,
+                lora_alpha=2 * config.lora_dim,
+                lora_dropout=0.0,
+                target_modules="all-linear",
+            )
+            if lora
+            else None,
+        )
+        _drop_printing(trainer)
+
+        # 4. Train, with the reward model on the policy's own base weights where it has the same base.
+        scorer.reward_model = _reward_model_for(trainer.model, config, reward_model_dir)
+        trainer.train()
+        log.close()
+
+    # 5. Save.
+    _save(trainer.model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
+    return _last_tenth(log.history)
+
+
+class _AnswerScorer:
+    """TRL's reward function: scores each answer's text as evaluation and serving would."""
+
+    __name__ = "reward_model"  # TRL reads the name of the metric here
+
+    def __init__(self, conversations: Sequence[Any]) -> None:
+        self._conversations = conversations
+        self.reward_model: reward_model.RewardModel
+
+    def __call__(self, completions: Sequence[str], row: Sequence[int], **columns: Any) -> list[float]:
+        prompts = [self._conversations[index] for index in row]
+        return self.reward_model.score(prompts, [answer.strip() for answer in completions])
+
+
+def _with_exact_prompts(trainer_class: Any) -> Any:
+    """Make a TRL trainer take prompts as the tokens that `text_format` made, instead of tokenising text itself."""
+
+    class ExactPromptsTrainer(trainer_class):  # type: ignore[misc]
+        def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+            return prompts, None, {}
+
+    return ExactPromptsTrainer
+
+
+def _reward_model_for(policy: Any, config: ReinforcementConfig, directory: str) -> reward_model.RewardModel:
+    metadata = reward_model.read_metadata(directory)
+    same_base = metadata["base_model"] == config.large_model_reference
+    if same_base and config.lora_dim > 0 and int(metadata["reward_lora_dim"]) > 0:
+        return reward_model.share_trunk(policy, directory)
+    step.say("The reward model does not share the policy's base weights, so a second model is loaded")
+    return reward_model.load_reward_model(directory, dtype=config.dtype)
+
+
+def _policy_metrics(samples: int) -> Any:
+    def select(logs: Mapping[str, float], seconds: float) -> dict[str, float]:
+        length = logs["completions/mean_length"]
+        metrics = {"reward": logs["reward"], "loss": logs["loss"]}
+        if "kl" in logs:
+            metrics |= {"kl": logs["kl"] * length, "kl_per_token": logs["kl"]}
+        return metrics | {
+            "entropy": logs["entropy"],
+            "answer_tokens": length,
+            "ended": 1.0 - logs["completions/clipped_ratio"],
+            "reward_std": logs["reward_std"],
+            "learning_rate": logs["learning_rate"],
+            "tokens_per_second": samples * length / seconds,
+            "seconds_per_step": seconds,
+        }
+
+    return select
+
+
+def _drop_printing(trainer: Any) -> None:
+    """The Trainer's own callback prints a dictionary at every step; `TrainingLog` says it once, in words."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def _save(model: Any, tokenizer: Any, config: ReinforcementConfig, *, adapter_dir: str, model_dir: str) -> None:
+    """Save the adapter, and the tuned model as plain transformers loads it.
+
+    The adapter is merged into the base weights as they are stored, not into the bfloat16 copy that was trained on, which
+    would round away a good part of what was learnt.
+    """
+    from peft import PeftModel
+
+    Path(adapter_dir).mkdir(parents=True, exist_ok=True)
+    if config.lora_dim > 0:
+        model.save_pretrained(adapter_dir, selected_adapters=["default"])
+        base = base_model.load_causal_lm(config.large_model_reference, dtype="auto")
+        model = PeftModel.from_pretrained(base, adapter_dir).merge_and_unload()
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(model_dir)
+    tokenizer.save_pretrained(model_dir)
+    settings = json.dumps(asdict(config), indent=2) + "\n"
+    (Path(adapter_dir) / "reinforcement.json").write_text(settings, encoding="utf-8")
+
+
+def _last_tenth(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    tail = history[-max(1, len(history) // 10) :]
+    names = [name for name in tail[-1] if name not in ("step", "seconds")]
+    return {name: sum(record[name] for record in tail) / len(tail) for name in names}

@@ -1,0 +1,482 @@
+"""Phase 1: learn from human preferences a model that scores answers as the people did.
+
+The model is the base with a score head: the hidden state at the last token of prompt + answer + end-of-sequence, times
+a weight vector. It is trained with the Bradley-Terry loss, -log sigmoid(score(chosen) - score(rejected)), by TRL's
+RewardTrainer (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155).
+
+What differs from the paper and from stock TRL:
+
+- The score head starts small, N(0, 1 / (d + 1)), as in Stiennon et al. 2020 (https://arxiv.org/abs/2009.01325), and is
+  applied in float32: in bfloat16 two answers often got the very same score.
+- After training the scores are centred: the mean score of the base model's own answers to training prompts is stored
+  as an offset, so that 0 means "as good as the base model's mean answer".
+- Text is encoded by `text_format` and reaches the trainer as token ids.
+"""
+
+import json
+import math
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlhf_tuning import base_model, generation, statistics, step
+from rlhf_tuning.data.importer import read_canonical
+from rlhf_tuning.errors import ModelError
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.text_format import Conversation, TextFormat
+from rlhf_tuning.training_log import TrainingLog, micro_batch
+
+#: Multiplied by `reward_model_learning_rate_multiplier`.
+BASE_LEARNING_RATE = 1e-4
+#: Full fine-tuning moves every weight, so each moves less.
+FULL_BASE_LEARNING_RATE = 1e-5
+
+#: The Vertex job evaluated on no more rows than this.
+MOST_EVAL_ROWS = 5_000
+
+_METADATA = "reward_model.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelConfig:
+    """Settings of phase 1, named as the pipeline's parameters are.
+
+    `reward_lora_dim` 0 means full fine-tuning. `centring_prompts` is how many training prompts the base model answers to
+    find the zero of the scores; 0 leaves the scores as they are.
+    """
+
+    large_model_reference: str
+    reward_model_train_steps: int = 1000
+    reward_model_learning_rate_multiplier: float = 1.0
+    reward_lora_dim: int = 16
+    batch_size: int = 64
+    prompt_sequence_length: int = 512
+    target_sequence_length: int = 64
+    seed: int = 0
+    dtype: str = "auto"
+    centring_prompts: int = 64
+
+    def __post_init__(self) -> None:
+        check_limits(
+            **{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)}
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate."""
+        base = BASE_LEARNING_RATE if self.reward_lora_dim else FULL_BASE_LEARNING_RATE
+        return base * self.reward_model_learning_rate_multiplier
+
+
+class ScoreHead(nn.Linear):
+    """A score head that works in float32 whatever the precision around it; (..., d) to (..., 1)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the score at every position."""
+        with torch.autocast(input.device.type, enabled=False):
+            return nn.functional.linear(input.float(), self.weight.float())
+
+
+class RewardModel:
+    """Scores answers. Holds the trunk of a language model and a score head; the trunk may be shared with a policy.
+
+    Args:
+        trunk: Maps `input_ids` and `attention_mask` to an output with `last_hidden_state` (batch, length, d).
+        head: The score head's weight, shape (1, d).
+        offset: Subtracted from every score.
+        text_format: Encodes what is scored.
+        active: Entered around each pass over the trunk, to switch adapters.
+    """
+
+    def __init__(
+        self,
+        trunk: Any,
+        head: torch.Tensor,
+        *,
+        offset: float,
+        text_format: TextFormat,
+        active: Callable[[], Any],
+    ) -> None:
+        self._trunk, self._head, self.offset, self.text_format, self._active = trunk, head.float(), offset, text_format, active
+
+    def score(
+        self,
+        conversations: Sequence[Conversation],
+        answers: Sequence[str],
+        *,
+        batch_size: int = 16,
+        on_progress: Callable[[int], None] = lambda done: None,
+    ) -> list[float]:
+        """Return the centred score of each answer to its prompt."""
+        rows = [self.text_format.scored_ids(*pair) for pair in zip(conversations, answers, strict=True)]
+        return self.score_ids(rows, batch_size=batch_size, on_progress=on_progress)
+
+    @torch.no_grad()
+    def score_ids(
+        self,
+        rows: Sequence[Sequence[int]],
+        *,
+        batch_size: int = 16,
+        on_progress: Callable[[int], None] = lambda done: None,
+    ) -> list[float]:
+        """Return the centred score of each token sequence, read at its last token."""
+        scores = [0.0] * len(rows)
+        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+        pad_id = self.text_format.tokenizer.pad_token_id
+        for start in range(0, len(rows), batch_size):
+            batch = order[start : start + batch_size]
+            # Padding on the left puts every last token in the last column, and real positions are counted by the mask.
+            inputs = generation.left_padded([rows[row] for row in batch], pad_id, self._head.device)
+            positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+            with self._active():
+                hidden = self._trunk(**inputs, position_ids=positions, use_cache=False).last_hidden_state[:, -1]
+            values = nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset  # (batch,)
+            for row, value in zip(batch, values.tolist(), strict=True):
+                scores[row] = value
+            on_progress(min(start + batch_size, len(rows)))
+        return scores
+
+
+@contextmanager
+def adapter_active(model: Any, name: str) -> Iterator[None]:
+    """Switch a PeftModel to one of its adapters and to evaluation mode, and back afterwards."""
+    before, training = model.active_adapter, model.training
+    model.eval()
+    model.set_adapter(name)
+    try:
+        yield
+    finally:
+        model.set_adapter(before)
+        model.train(training)
+
+
+def train_reward_model(
+    config: RewardModelConfig,
+    *,
+    preferences_path: str,
+    eval_preferences_path: str,
+    output_dir: str,
+    tensorboard_dir: str,
+) -> dict[str, float]:
+    """Train a reward model for exactly `reward_model_train_steps` steps, centre it, measure it and save it.
+
+    Args:
+        config: The settings.
+        preferences_path: Canonical preference rows to learn from.
+        eval_preferences_path: Canonical preference rows to measure on, none of them learnt from.
+        output_dir: Gets the adapter with its score head (or the whole model), `reward_model.json`, `metrics.jsonl` and
+            `evaluation.json`.
+        tensorboard_dir: Gets event files.
+
+    Returns:
+        The evaluation, as in `evaluation.json`; see `evaluate_reward_model`.
+
+    Raises:
+        ModelError: If the base model cannot be loaded.
+    """
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import RewardConfig, RewardTrainer
+
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    # 1. Encode the preferences.
+    tokenizer = base_model.load_tokenizer(config.large_model_reference)
+    text_format = _text_format(tokenizer, config)
+    preferences = list(read_canonical(preferences_path))
+    rows: list[dict[str, Any]] = [
+        {
+            "chosen_ids": text_format.scored_ids(row["prompt"], row["chosen"]),
+            "rejected_ids": text_format.scored_ids(row["prompt"], row["rejected"]),
+        }
+        for row in preferences
+    ]
+    for row in rows:
+        row["length"] = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+    # 2. Build the model: the base with a fresh score head.
+    torch.manual_seed(config.seed)
+    lora = config.reward_lora_dim > 0
+    compute = base_model.choose_dtype(config.dtype)
+    model = base_model.load_sequence_classifier(
+        config.large_model_reference, dtype=compute if lora else torch.float32
+    )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.score = _fresh_head(model)
+
+    # 3. Train.
+    per_device = micro_batch(config.batch_size, most=8)
+    with tempfile.TemporaryDirectory(prefix="reward-trainer-") as scratch:
+        arguments = RewardConfig(
+            output_dir=scratch,
+            max_steps=config.reward_model_train_steps,
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=config.batch_size // per_device,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=config.reward_model_train_steps // 20,
+            bf16=compute == torch.bfloat16,
+            activation_checkpointing=torch.cuda.is_available(),
+            max_length=None,
+            # Pairs of similar length share a batch, so that less is padded.
+            train_sampling_strategy="group_by_length",
+            length_column_name="length",
+            remove_unused_columns=False,
+            seed=config.seed,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),
+        )
+        log = TrainingLog(
+            label="reward model",
+            total_steps=config.reward_model_train_steps,
+            metrics_path=folder / "metrics.jsonl",
+            tensorboard_dir=Path(tensorboard_dir),
+            select=_reward_metrics,
+            vertex_tags={"loss": "rank_loss"},
+        )
+        trainer = RewardTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[log],
+            peft_config=LoraConfig(
+                task_type="SEQ_CLS",
+                r=config.reward_lora_dim,
+                lora_alpha=2 * config.reward_lora_dim,
+                lora_dropout=0.0,
+                target_modules="all-linear",
+                modules_to_save=["score"],
+            )
+            if lora
+            else None,
+        )
+        _keep_trained_weights_in_float32(trainer.model)
+        _drop_printing(trainer)
+        trainer.train()
+        log.close()
+    trained = trainer.model.eval()
+
+    # 4. Centre the scores on the base model's own answers.
+    reward_model = _wrap(trained, offset=0.0, text_format=text_format)
+    offset = 0.0
+    if config.centring_prompts:
+        offset = _base_mean_score(reward_model, config, preferences)
+        reward_model.offset = offset
+
+    # 5. Save, then measure.
+    trained.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    metadata = {
+        "base_model": config.large_model_reference,
+        "reward_lora_dim": config.reward_lora_dim,
+        "offset": offset,
+        "prompt_sequence_length": config.prompt_sequence_length,
+        "target_sequence_length": config.target_sequence_length,
+    }
+    (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    evaluation = evaluate_reward_model(reward_model, list(read_canonical(eval_preferences_path)))
+    evaluation |= {"steps": config.reward_model_train_steps, "final_loss": _mean_tail(log.history, "loss")}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
+    step.say(
+        f"Reward model: agrees with {evaluation['accuracy']:.1%} of {evaluation['n']} held-out preferences "
+        f"[{evaluation['accuracy_low']:.1%}, {evaluation['accuracy_high']:.1%}]; "
+        f"'the longer answer wins' agrees with {evaluation['longer_wins_accuracy']:.1%}"
+    )
+    return evaluation
+
+
+def load_reward_model(directory: str, *, dtype: str = "auto") -> RewardModel:
+    """Load a saved reward model on its own base model; it gives the scores that it gave when it was saved.
+
+    Raises:
+        ModelError: If the folder holds no reward model of this project.
+    """
+    from peft import PeftModel
+
+    metadata = read_metadata(directory)
+    lora = int(metadata["reward_lora_dim"]) > 0
+    source = str(metadata["base_model"]) if lora else directory
+    weights_dtype = base_model.choose_dtype(dtype) if lora else torch.float32
+    model = base_model.load_sequence_classifier(source, dtype=weights_dtype)
+    if lora:
+        model.score = _fresh_head(model)
+        model = PeftModel.from_pretrained(model, directory)
+    return _wrap(model.eval(), offset=float(metadata["offset"]), text_format=saved_text_format(directory))
+
+
+def read_metadata(directory: str) -> dict[str, Any]:
+    """Return what a saved reward model says of itself.
+
+    Raises:
+        ModelError: If the folder holds no reward model of this project.
+    """
+    path = Path(directory) / _METADATA
+    if not path.is_file():
+        raise ModelError(f"{directory} holds no reward model: {_METADATA} is missing. Train one with reward_model_pipeline.")
+    metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return metadata
+
+
+def saved_text_format(directory: str) -> TextFormat:
+    """Return the text format that a saved reward model was trained with."""
+    metadata = read_metadata(directory)
+    return TextFormat(
+        base_model.load_tokenizer(directory),
+        prompt_sequence_length=int(metadata["prompt_sequence_length"]),
+        target_sequence_length=int(metadata["target_sequence_length"]),
+    )
+
+
+def share_trunk(policy: Any, directory: str, *, adapter_name: str = "reward") -> RewardModel:
+    """Load a reward adapter into a policy's PeftModel, so that one copy of the base weights serves both.
+
+    Args:
+        policy: A PeftModel over the very base model that the reward adapter was trained on.
+        directory: The saved reward model; it must be an adapter.
+        adapter_name: What to call it inside the PeftModel.
+    """
+    from safetensors.torch import load_file
+
+    metadata = read_metadata(directory)
+    active = policy.active_adapter
+    policy.load_adapter(directory, adapter_name=adapter_name, is_trainable=False)
+    policy.set_adapter(active)
+    saved = load_file(Path(directory) / "adapter_model.safetensors")
+    (head,) = (tensor for name, tensor in saved.items() if name.endswith("score.weight"))
+    return RewardModel(
+        policy.get_base_model().base_model,
+        head.to(base_model.device()),
+        offset=float(metadata["offset"]),
+        text_format=saved_text_format(directory),
+        active=lambda: adapter_active(policy, adapter_name),
+    )
+
+
+def evaluate_reward_model(reward_model: RewardModel, preferences: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Score both answers of each preference and return how often the preferred one scores higher.
+
+    Equal scores count half. Beside the accuracy stand its 95% Wilson interval, the accuracy where the shorter answer was
+    preferred (a model that has only learnt length scores 0 there), and what "the longer answer wins" would have got.
+
+    Args:
+        reward_model: The model to measure.
+        preferences: Canonical rows; the first `MOST_EVAL_ROWS` are used.
+    """
+    rows = list(preferences[:MOST_EVAL_ROWS])
+    prompts = [row["prompt"] for row in rows]
+    progress = step.Progress("reward model evaluation", 2 * len(rows), "answer")
+    both = reward_model.score(
+        prompts + prompts,
+        [row["chosen"] for row in rows] + [row["rejected"] for row in rows],
+        on_progress=progress.update,
+    )
+    chosen, rejected = both[: len(rows)], both[len(rows) :]
+    points = [_point(a, b) for a, b in zip(chosen, rejected, strict=True)]
+    lengths = [
+        (len(reward_model.text_format.answer_ids(row["chosen"])), len(reward_model.text_format.answer_ids(row["rejected"])))
+        for row in rows
+    ]
+    shorter = [point for point, (a, b) in zip(points, lengths, strict=True) if a < b]
+    longer_wins = [_point(a, b) for a, b in lengths]
+    result: dict[str, Any] = {"n": len(rows)}
+    for name, values in (("accuracy", points), ("shorter_preferred_accuracy", shorter), ("longer_wins_accuracy", longer_wins)):
+        if values:
+            interval = statistics.wilson_interval(sum(values), len(values))
+            result |= {name: sum(values) / len(values), f"{name}_low": interval.low, f"{name}_high": interval.high}
+    result["shorter_preferred_n"] = len(shorter)
+    result["mean_margin"] = sum(a - b for a, b in zip(chosen, rejected, strict=True)) / max(1, len(rows))
+    return result
+
+
+def _point(first: float, second: float) -> float:
+    return 0.5 if math.isclose(first, second, rel_tol=0, abs_tol=1e-9) else float(first > second)
+
+
+def _text_format(tokenizer: Any, config: RewardModelConfig) -> TextFormat:
+    return TextFormat(
+        tokenizer,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+
+
+def _fresh_head(model: Any) -> ScoreHead:
+    size = model.score.weight.shape[1]
+    head = ScoreHead(size, 1, bias=False)
+    nn.init.normal_(head.weight, std=1 / math.sqrt(size + 1))
+    return head.to(model.score.weight.device)
+
+
+def _keep_trained_weights_in_float32(model: Any) -> None:
+    """A step of 1e-4 is smaller than what bfloat16 can resolve, so weights that learn are kept in float32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _drop_printing(trainer: Any) -> None:
+    """The Trainer's own callback prints a dictionary at every step; `TrainingLog` says it once, in words."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def _wrap(model: Any, *, offset: float, text_format: TextFormat) -> RewardModel:
+    classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = classifier.score
+    weight = head.modules_to_save["default"].weight if hasattr(head, "modules_to_save") else head.weight
+    return RewardModel(
+        classifier.base_model, weight.detach(), offset=offset, text_format=text_format, active=_nothing
+    )
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _base_mean_score(reward_model: RewardModel, config: RewardModelConfig, preferences: Sequence[dict[str, Any]]) -> float:
+    """Return the mean score of the base model's sampled answers to training prompts."""
+    prompts = [row["prompt"] for row in preferences]
+    chosen = random.Random(config.seed).sample(prompts, k=min(config.centring_prompts, len(prompts)))
+    progress = step.Progress("centring on the base model's answers", len(chosen), "answer")
+    base = base_model.load_causal_lm(config.large_model_reference, dtype=base_model.choose_dtype(config.dtype))
+    answers = generation.generate_answers(
+        base,
+        reward_model.text_format,
+        chosen,
+        temperature=1.0,
+        batch_size=32,
+        seed=config.seed,
+        on_progress=progress.update,
+    )
+    scores = reward_model.score(chosen, [answer.text for answer in answers])
+    return sum(scores) / len(scores)
+
+
+def _reward_metrics(logs: Any, seconds: float) -> dict[str, float]:
+    return {
+        "loss": logs["loss"],
+        "accuracy": logs["accuracy"],
+        "margin": logs["margin"],
+        "mean_reward": logs["mean_reward"],
+        "learning_rate": logs["learning_rate"],
+        "seconds_per_step": seconds,
+    }
+
+
+def _mean_tail(history: Sequence[dict[str, float]], name: str, tail: int = 10) -> float:
+    values = [record[name] for record in history[-tail:]]
+    return sum(values) / max(1, len(values))

@@ -1,0 +1,86 @@
+"""Gathers what a run left behind into its report."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from rlhf_tuning.comparison import AnswerPair
+from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, write_report
+from rlhf_tuning.training_log import read_metrics
+
+#: Whose versions decide what a run gives.
+PACKAGES = ("rlhf-pipelines", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the version of every package that decides what a run gives."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def data_sources(
+    reward_model: Mapping[str, object], model: Mapping[str, object], predictions: Mapping[str, object]
+) -> list[DataSource]:
+    """Return the datasets of a run, as the metadata of its artifacts names them."""
+    named = (
+        ("preferences", reward_model, "preference"),
+        ("prompts", model, "prompt"),
+        ("evaluation prompts", predictions, "prompt"),
+    )
+    return [
+        DataSource(
+            name=name,
+            rows=int(str(metadata.get(f"{kind}_rows", "0")).removesuffix(".0")),  # kfp hands numbers on as floats
+            fingerprint=str(metadata.get(f"{kind}_fingerprint", "")),
+        )
+        for name, metadata, kind in named
+    ]
+
+
+def write_run_report(
+    pairs: Sequence[AnswerPair],
+    *,
+    scorer_name: str,
+    reward_model_dir: str,
+    adapter_dir: str,
+    data: Sequence[DataSource],
+    path: str,
+) -> None:
+    """Write the report of a whole run.
+
+    Args:
+        pairs: The answers of both models.
+        scorer_name: What gave the true score.
+        reward_model_dir: What phase 1 left.
+        adapter_dir: What phase 2 left.
+        data: The datasets and their fingerprints.
+        path: The file to write.
+    """
+    reward_settings = json.loads((Path(reward_model_dir) / "reward_model.json").read_text(encoding="utf-8"))
+    measured = json.loads((Path(reward_model_dir) / "evaluation.json").read_text(encoding="utf-8"))
+    settings = json.loads((Path(adapter_dir) / "reinforcement.json").read_text(encoding="utf-8"))
+    part = RewardModelPart(
+        history=read_metrics(Path(reward_model_dir) / "metrics.jsonl"),
+        accuracy=Proportion(share=measured["accuracy"], n=measured["n"]),
+        shorter_preferred=Proportion(
+            share=measured["shorter_preferred_accuracy"], n=measured["shorter_preferred_n"]
+        )
+        if measured["shorter_preferred_n"]
+        else None,
+        longer_wins=Proportion(share=measured["longer_wins_accuracy"], n=measured["n"]),
+    )
+    write_report(
+        RunReport(
+            title=f"RLHF of {Path(settings['large_model_reference']).name}",
+            base_model=settings["large_model_reference"],
+            pairs=pairs,
+            scorer_name=scorer_name,
+            reward_model=part,
+            reinforcement=read_metrics(Path(adapter_dir) / "metrics.jsonl"),
+            data=data,
+            parameters={**reward_settings, **settings},
+            versions=package_versions(),
+            seed=settings["seed"],
+        ),
+        path,
+    )

@@ -1,0 +1,122 @@
+"""The house style of the sample task, and a program that scores an answer by it.
+
+A fictional company lets and shows small places: cottages, inns, orchards, tea rooms. A good description
+
+- says the place's name, once or twice;
+- gives concrete things to see, hear, smell, taste or feel, that the prompt did not already give;
+- is one or two finished sentences, about 12 to 45 words;
+- is plain: no hype, no lists, headings or markup, no talk about the answer itself ("Sure, here is ..."), no repetition.
+
+The score is the sum of `breakdown`, never below that of an empty answer (-3); a very good answer reaches 2.5. Each rule
+gives partial credit, so that a small improvement shows. It is what the sample's preferences were labelled with, and
+it measures the true quality of a tuned model beside the learnt reward.
+"""
+
+import re
+from pathlib import Path
+
+#: The folder of prompts.jsonl, preferences.jsonl and eval_prompts.jsonl.
+SAMPLE_DIR = Path(__file__).parent
+
+EMPTY_SCORE = -3.0
+
+_SENSES = """
+amber bloom blossom blue bright brown candle candlelight copper crimson dappled dark dim dusk dusky ember firelight
+flame flower fog foggy gleam glimmer glint glow glowing golden gray green grey lamplight leafy mist misty moonlight
+mossy orange pale pebble petal pink purple red reflection ripple scarlet shade shaded shadow shady shimmer shimmering
+silver sparkle sparkling starlight sunlight sunlit sunrise sunset violet wave white yellow birdsong bell buzz chatter
+chime chirp clatter creak creaky crackle crackling cricket drip echo footstep gull hum humming hush laughter lapping
+loud murmur music patter quiet rattle roar rumble rustle rustling silence silent singing song sound splash tick trickle
+whisper whispering whistle aroma aromatic baking coffee earthy fragrance fragrant fresh herb incense jasmine lavender
+mint musty perfume resin rosemary scent scented smell smoke smoky thyme woodsmoke apple berries berry bitter bread
+butter cake caramel cherry chocolate cider cinnamon cream creamy crisp delicious flavor flavour honey juicy lemon pear
+plum ripe salt salty savory spice spicy stew sugar sweet taste tart tea vanilla breeze breezy chill chilly cold cool
+damp dew dewy dusty feather fluffy frost frosty gritty heat hot icy polished rain rough sand sandy silky smooth snow
+snowy soft softness steam sun sunny velvet warm warmth wet wind windy wool woolen woollen
+"""
+#: Words of the five senses: sight, sound, smell, taste, touch. A plural counts as its singular.
+SENSE_WORDS = frozenset(_SENSES.split())
+
+_HYPE = re.compile(
+    r"\b(amazing(?:ly)?|award-winning|beautiful(?:ly)?|best|breath-?taking(?:ly)?|bustling|captivating|charming|dream|"
+    r"elegant|enchanting|escape|exceptional|exclusive|exquisite|extraordinary|fantastic|finest|gem|gorgeous|haven|"
+    r"heart of|iconic|idyllic|incredibl[ey]|luxur(?:y|ious|iously)|magical|magnificent|majestic|mesmerizing|"
+    r"must-see|must-visit|nestled|oasis|one-of-a-kind|paradise|perfect(?:ly)?|picturesque|premier|prestigious|pristine|renowned|"
+    r"serene|spectacular|state-of-the-art|stunning(?:ly)?|testament|timeless|top-notch|tranquil|ultimate|unforgettable|"
+    r"unique|unmatched|unparalleled|vibrant|welcome to|wonderful|wonderland|world-class|world-renowned)\b",
+    re.IGNORECASE,
+)
+
+_CHATTER = re.compile(
+    r"^(sure|certainly|of course|okay)\b|\b(here is|here's|here are|i'd be happy|i'm happy|as an ai|let me|i can help|"
+    r"i hope|feel free|(?:description|listing) (?:for|of))\b|\[[^\]]*\]",
+    re.IGNORECASE,
+)
+
+_MARKUP = re.compile(r"^\s*(?:[-*•#>]|\d+[.)])\s|\*\*|__|\n|^[^.!?\n]{1,60}:\s", re.MULTILINE)
+
+_SMALL = """
+a about above across after all along among an and are around as at be been before behind below beneath beside between
+but by can could do down each every for from had has have her here his i if in inside into is it its just many may more
+most near no not of off on one or our out outside over past so some than that the their them then there these they this
+through to under until up was we were what when where which while who will with within without would you your
+"""
+_SMALL_WORDS = frozenset(_SMALL.split())
+
+
+def score(prompt: str, answer: str) -> float:
+    """Return how well an answer follows the house style; higher is better."""
+    return max(EMPTY_SCORE, sum(breakdown(prompt, answer).values()))
+
+
+def breakdown(prompt: str, answer: str) -> dict[str, float]:
+    """Return what each rule adds or takes away. An answer without words has the one entry `empty`."""
+    text = answer.strip().replace("’", "'")
+    words = _words(text)
+    if not words:
+        return {"empty": EMPTY_SCORE}
+    place = place_name(prompt)
+    mentions = len(re.findall(rf"\b{re.escape(place)}\b", text, re.IGNORECASE)) if place else 1
+    # Words of the prompt are not the answer's own observations: "Amber Creek" is no colour.
+    seen = set(map(_singular, _words(prompt)))
+    senses = [word for word in map(_singular, words) if word in SENSE_WORDS and word not in seen]
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    repeated = 1 - len(set(triples)) / len(triples) if triples else 0.0
+    return {
+        "place": min(mentions, 1) - 0.3 * max(0, mentions - 2),
+        # A sense word needs company: six words of text for each one that counts.
+        "senses": 0.5 * min(len(set(senses)), 3, len(words) / 6),
+        "stuffing": -4.0 * max(0.0, len(senses) / len(words) - 0.25),
+        "sentences": -0.35 * min(max(0, len(_sentences(text)) - 2), 3),
+        "finished": 0.0 if re.search(r"[.!?][\"')”]*$", text) else -0.8,
+        "length": -1.0 * max(0, 12 - len(words)) / 12 - min(1.0, max(0, len(words) - 45) / 15),
+        "hype": -0.25 * min(len(_HYPE.findall(text)), 5),
+        "chatter": -0.6 if _CHATTER.search(text) else 0.0,
+        "markup": -0.6 if _MARKUP.search(text) else 0.0,
+        "repetition": -3.0 * repeated,
+        # Lists of words are no prose: sentences need their small words.
+        "prose": -6.0 * max(0.0, 0.25 - sum(word in _SMALL_WORDS for word in words) / len(words)),
+    }
+
+
+def place_name(prompt: str) -> str:
+    """Return the place that a prompt asks about: its first run of capitalised words after the first word, or ''."""
+    question = prompt.strip().split("\n\n")[-1].partition(" ")[2]
+    match = re.search(r"[A-Z][\w'-]*(?: [A-Z][\w'-]*)*", question)
+    return match.group() if match else ""
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+(?:['-][a-z]+)*", text.lower().replace("’", "'"))
+
+
+def _singular(word: str) -> str:
+    if word in SENSE_WORDS or not word.endswith("s"):
+        return word
+    stem = word.removesuffix("s")
+    return stem if stem in SENSE_WORDS else stem.removesuffix("e") if stem.removesuffix("e") in SENSE_WORDS else word
+
+
+def _sentences(text: str) -> list[str]:
+    """Split at full stops, exclamation and question marks and at line ends; an unfinished rest counts too."""
+    return [part for part in re.split(r"(?<=[.!?])[\"')”]*\s+|\n+", text) if re.search(r"\w", part)]

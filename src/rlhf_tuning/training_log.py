@@ -1,0 +1,88 @@
+"""What a training loop reports while it runs: progress lines, a metrics file, and TensorBoard events.
+
+TensorBoard tags follow the Vertex job where it had one (`rank_loss`, `reward`, `kl_loss`), beside this project's own
+names, so that dashboards made for it keep working.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from transformers import TrainerCallback
+
+from rlhf_tuning.step import Progress
+
+#: Our metric to the tag that the Vertex job wrote for it.
+VERTEX_TAGS = {"loss": "rank_loss", "reward": "reward", "kl": "kl_loss"}
+
+
+class TrainingLog(TrainerCallback):  # type: ignore[misc]
+    """Turns a Trainer's logs into this project's metrics, and writes them down at every step.
+
+    Args:
+        label: What is trained, for the progress line.
+        total_steps: How many optimizer steps there will be.
+        metrics_path: JSON lines, one a step: `step`, `seconds` since the start, and the metrics.
+        tensorboard_dir: Where event files go.
+        select: Takes one Trainer log and the seconds that the step took, and returns our metrics in the order to show.
+        vertex_tags: Which of the metrics are written under the Vertex job's tags as well.
+    """
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        total_steps: int,
+        metrics_path: Path,
+        tensorboard_dir: Path,
+        select: Callable[[Mapping[str, float], float], dict[str, float]],
+        vertex_tags: Mapping[str, str],
+    ) -> None:
+        self._progress = Progress(label, total_steps)
+        self._select = select
+        self._vertex_tags = vertex_tags
+        metrics_path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = metrics_path.open("w", encoding="utf-8")
+        self._writer = SummaryWriter(str(tensorboard_dir))
+        self._started = self._step_started = time.monotonic()
+        self.history: list[dict[str, float]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock after the set-up, which is not part of the first step."""
+        self._started = self._step_started = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kw: Any) -> None:
+        """Write one step's metrics down and show them."""
+        if logs is None or "loss" not in logs:  # the Trainer's closing summary is not a step
+            return
+        now = time.monotonic()
+        metrics = self._select(logs, now - self._step_started)
+        self._step_started = now
+        record = {"step": state.global_step, "seconds": round(now - self._started, 3), **metrics}
+        self.history.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, state.global_step)
+            tag = self._vertex_tags.get(name)
+            if tag is not None and tag != name:
+                self._writer.add_scalar(tag, value, state.global_step)
+        self._progress.update(state.global_step, metrics)
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._file.close()
+        self._writer.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """Return the records of a metrics file."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def micro_batch(batch_size: int, most: int) -> int:
+    """Return the largest divisor of `batch_size` that is at most `most`: what one forward and backward pass holds."""
+    return max(size for size in range(1, min(batch_size, most) + 1) if batch_size % size == 0)

@@ -1,0 +1,69 @@
+"""From what a run left behind to a version in the local model registry."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from rlhf_tuning import __version__, registry
+
+#: Settings of the two phases, by the file that each leaves in its artifact.
+_PHASE_1, _PHASE_2 = "reward_model.json", "reinforcement.json"
+
+
+def upload_to_local_registry(
+    *,
+    model_dir: str,
+    adapter_dir: str,
+    reward_model_dir: str,
+    evaluation_path: str,
+    large_model_reference: str,
+    fingerprints: Mapping[str, str],
+    model_display_name: str,
+    instruction: str,
+    registry_dir: str,
+) -> registry.ModelVersion:
+    """Register a tuned model with a manifest of what made it, and point the alias `default` to it.
+
+    Args:
+        model_dir: The tuned model, merged.
+        adapter_dir: The policy's adapter and the settings of phase 2.
+        reward_model_dir: The reward model and the settings of phase 1.
+        evaluation_path: The comparison with the base model.
+        large_model_reference: Base model.
+        fingerprints: Of the base model and of the datasets' content.
+        model_display_name: Name in the registry; made from the base model's name when empty.
+        instruction: That the model was tuned with.
+        registry_dir: Folder of the registry; its default place when empty.
+
+    Raises:
+        ModelError: If the name cannot be used.
+    """
+    reward_model = _json(Path(reward_model_dir) / _PHASE_1)
+    manifest = {
+        "base_model": large_model_reference,
+        "fingerprints": dict(fingerprints),
+        "parameters": {**_json(Path(adapter_dir) / _PHASE_2), "instruction": instruction},
+        "reward_model": reward_model,
+        "reward_model_evaluation": _json(Path(reward_model_dir) / "evaluation.json"),
+        "evaluation": _json(Path(evaluation_path))["metrics"],
+        "versions": {"rlhf-pipelines": __version__},
+    }
+    return registry.register_model(
+        model_dir=model_dir,
+        adapter_dir=adapter_dir,
+        name=model_display_name or generated_name(large_model_reference),
+        manifest=manifest,
+        registry_dir=Path(registry_dir).expanduser() if registry_dir else None,
+    )
+
+
+def generated_name(large_model_reference: str) -> str:
+    """Return a registry name made from a base model's, such as `smollm2-135m-instruct-rlhf`."""
+    last = large_model_reference.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._") + "-rlhf"
+
+
+def _json(path: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,209 @@
+"""The whole job through kfp's local runner, on a tiny real model: it learns, resumes, and says what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_tuning.registry import list_models
+
+pytestmark = pytest.mark.slow
+
+GOOD, BAD = "salt and gulls and salt", "0 1 2 3 4 5"
+
+
+def rlhf(*arguments, cwd, check=True):
+    """Run the command as a person would."""
+    result = subprocess.run(
+        [sys.executable, "-m", "rlhf_pipelines.cli", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    output = result.stdout + result.stderr
+    assert "Traceback" not in output, output
+    if check:
+        assert result.returncode == 0, output
+    return result.returncode, output
+
+
+@pytest.fixture(scope="module")
+def job(tiny_model, tmp_path_factory):
+    """A folder with data, and the parameter values of a short job on it."""
+    folder = tmp_path_factory.mktemp("job")
+    rows = [
+        {
+            "input_text": f"Create {number}.",
+            "candidate_0": GOOD if number % 2 else BAD,
+            "candidate_1": BAD if number % 2 else GOOD,
+            "choice": (number + 1) % 2,
+        }
+        for number in range(60)
+    ]
+    files = {
+        "preferences.jsonl": rows,
+        "prompts.jsonl": [{"input_text": f"Create {number}, please."} for number in range(40)],
+        "eval.jsonl": [{"input_text": f"Create {number} now."} for number in range(30)],
+    }
+    for name, content in files.items():
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
+    values = {
+        "preference_dataset": str(folder / "preferences.jsonl"),
+        "prompt_dataset": str(folder / "prompts.jsonl"),
+        "eval_dataset": str(folder / "eval.jsonl"),
+        "large_model_reference": str(tiny_model),
+        "model_display_name": "tiny",
+        "prompt_sequence_length": 48,
+        "target_sequence_length": 12,
+        "reward_model_train_steps": 25,
+        "reward_model_learning_rate_multiplier": 50.0,
+        "reinforcement_learning_train_steps": 20,
+        "reinforcement_learning_rate_multiplier": 200.0,
+        "kl_coeff": 0.01,
+        "batch_size": 8,
+        "reward_lora_dim": 8,
+        "lora_dim": 8,
+        "scorer": "house_style",
+        "registry_dir": str(folder / "registry"),
+        "dtype": "float32",
+    }
+    (folder / "values.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(job):
+    _, output = rlhf("run", "--parameter-values", "values.json", "--pipeline-root", "runs", cwd=job)
+    return job, output
+
+
+def artifact(folder: Path, pattern: str) -> Path:
+    (found,) = (folder / "runs").glob(pattern)
+    return found
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_both_phases_learn(finished):
+    job, _ = finished
+    reward_model = records(artifact(job, "*/train-reward-model/reward_model/metrics.jsonl"))
+    policy = records(artifact(job, "*/train-policy/adapter/metrics.jsonl"))
+    assert len(reward_model) == 25
+    assert len(policy) == 20
+    assert reward_model[-1]["loss"] < 0.5 * reward_model[0]["loss"]
+    first, last = (sum(record["reward"] for record in part) / 5 for part in (policy[:5], policy[-5:]))
+    assert last > first + 0.5 * policy[0]["reward_std"]
+
+
+def test_the_tuned_model_differs_from_the_base_and_beats_it_by_reward(finished, tiny_model):
+    import torch
+
+    from rlhf_tuning import base_model
+
+    job, _ = finished
+    (version,) = list_models(job / "registry")
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32).state_dict()
+    tuned = base_model.load_causal_lm(str(version.path / "model"), dtype=torch.float32).state_dict()
+    assert any(not torch.equal(base[name], tuned[name]) for name in base)
+    assert version.manifest["evaluation"]["difference_reward_low"] > 0
+    assert version.manifest["evaluation"]["eval_prompts"] == 30
+
+
+def test_the_run_ends_with_the_comparison_the_report_and_the_command_that_calls_the_model(finished):
+    job, output = finished
+    assert "Win rate by reward" in output
+    assert "rlhf predict --model tiny" in output
+    report = artifact(job, "*/evaluate/report")
+    assert str(report) in output or report.name in output
+    assert report.read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_the_manifest_says_what_made_the_model(finished):
+    job, _ = finished
+    (version,) = list_models(job / "registry")
+    manifest = version.manifest
+    assert all(manifest["fingerprints"][name] for name in ("large_model", "prompts", "preferences", "evaluation"))
+    assert manifest["parameters"]["seed"] == 0
+    assert manifest["parameters"]["reinforcement_learning_train_steps"] == 20
+    assert manifest["reward_model"]["reward_lora_dim"] == 8
+
+
+def test_the_tuned_model_answers(finished):
+    job, _ = finished
+    _, output = rlhf(
+        "predict", "--model", "tiny", "--prompt", "Create 1.", "--registry-dir", job / "registry", cwd=job
+    )
+    assert output.strip()
+
+
+def test_running_again_continues_after_the_finished_steps_until_the_content_changes(finished):
+    job, _ = finished
+    _, output = rlhf("run", "--parameter-values", "values.json", "--pipeline-root", "runs", cwd=job)
+    assert "Reward Model Trainer: cached" in output
+    assert "Reinforcer: cached" in output
+    assert len(list_models(job / "registry")) == 1
+    # Other prompts behind the same path: phase 1 stays, phase 2 is done again.
+    prompts = job / "prompts.jsonl"
+    prompts.write_text(prompts.read_text() + json.dumps({"input_text": "Create 41, please."}) + "\n")
+    _, output = rlhf("run", "--parameter-values", "values.json", "--pipeline-root", "runs", cwd=job)
+    assert "Reward Model Trainer: cached" in output
+    assert "Reinforcer: cached" not in output
+    assert len(list_models(job / "registry")) == 2
+
+
+def test_a_reward_model_alone(job, tiny_model):
+    _, output = rlhf(
+        *("run", "--pipeline", "reward_model_pipeline", "--preference-dataset", "preferences.jsonl"),
+        *("--large-model-reference", tiny_model, "--reward-model-train-steps", 2, "--batch-size", 4),
+        *("--pipeline-root", "reward_runs"),
+        cwd=job,
+    )
+    assert "held-out preferences" in output
+
+
+def test_bulk_inference_answers_every_prompt(job, tiny_model):
+    rlhf(
+        *("run", "--pipeline", "infer_pipeline", "--prompt-dataset", "eval.jsonl"),
+        *("--large-model-reference", tiny_model, "--target-sequence-length", 8, "--pipeline-root", "infer_runs"),
+        cwd=job,
+    )
+    (predictions,) = (job / "infer_runs").glob("*/infer/predictions")
+    rows = records(predictions)
+    assert [row["prompt"][-1]["content"] for row in rows] == [f"Create {number} now." for number in range(30)]
+    assert all(row["tokens"] <= 8 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preference_dataset": "missing.jsonl"}, "missing.jsonl"),
+        ({"prompt_dataset": "empty.jsonl"}, "empty.jsonl"),
+        ({"preference_dataset": "bad.jsonl"}, "bad.jsonl:2"),
+        ({"large_model_reference": "./no-such-model"}, "no such folder"),
+        ({"large_model_reference": "text-bison@001"}, "retired"),
+        ({"reward_model_train_steps": 0}, "reward_model_train_steps"),
+        ({"target_sequence_length": 2000}, "target_sequence_length"),
+        ({"rl_algorithm": "ppo"}, "rl_algorithm"),
+        ({"accelerator_type": "TPU"}, "TPU"),
+    ],
+)
+def test_a_mistake_gets_one_clear_message_before_anything_is_trained(job, change, message):
+    (job / "empty.jsonl").write_text("")
+    rows = (job / "preferences.jsonl").read_text().splitlines()
+    bad = json.loads(rows[1]) | {"choice": 2}
+    (job / "bad.jsonl").write_text("\n".join([rows[0], json.dumps(bad), *rows[2:]]) + "\n")
+    values = json.loads((job / "values.json").read_text()) | change
+    (job / "changed.json").write_text(json.dumps(values))
+    status, output = rlhf(
+        "run", "--parameter-values", "changed.json", "--pipeline-root", "bad_runs", cwd=job, check=False
+    )
+    assert status == 2, output
+    assert message in output
+    assert "Reward Model Trainer: started" not in output

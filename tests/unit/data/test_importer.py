@@ -1,0 +1,239 @@
+import gzip
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_tuning.data import importer
+from rlhf_tuning.data.importer import ImportSummary, import_preferences, import_prompts, read_canonical
+from rlhf_tuning.errors import DataError, ParameterError
+
+WriteRows = Callable[[str, Sequence[Mapping[str, object]]], str]
+
+
+def prompts(count: int, prefix: str = "Describe place") -> list[dict[str, object]]:
+    return [{"input_text": f"{prefix} {number}."} for number in range(count)]
+
+
+def preferences(count: int, prefix: str = "Describe place", each: int = 1) -> list[dict[str, object]]:
+    return [
+        {
+            "input_text": f"{prefix} {number // each}.",
+            "candidate_0": f"Long answer {number}.",
+            "candidate_1": f"Short {number}.",
+            "choice": number % 2,
+        }
+        for number in range(count)
+    ]
+
+
+def run_prompts(tmp_path: Path, prompt_dataset: str, **more: Any) -> tuple[ImportSummary, list[str], list[str]]:
+    out, eval_out = tmp_path / "out" / "prompts.jsonl", tmp_path / "out" / "eval.jsonl"
+    settings: dict[str, Any] = {"eval_dataset": "", "instruction": "", **more}
+    summary = import_prompts(
+        prompt_dataset=prompt_dataset, prompts_path=str(out), eval_prompts_path=str(eval_out), **settings
+    )
+    return summary, contents(out), contents(eval_out)
+
+
+def run_preferences(tmp_path: Path, preference_dataset: str, **more: Any) -> tuple[ImportSummary, Path, Path]:
+    out, eval_out = tmp_path / "out" / "preferences.jsonl", tmp_path / "out" / "eval.jsonl"
+    settings: dict[str, Any] = {"eval_dataset": "", "instruction": "", **more}
+    summary = import_preferences(
+        preference_dataset=preference_dataset,
+        preferences_path=str(out),
+        eval_preferences_path=str(eval_out),
+        **settings,
+    )
+    return summary, out, eval_out
+
+
+def contents(path: Path) -> list[str]:
+    return [row["prompt"][-1]["content"] for row in read_canonical(path)]
+
+
+def test_holds_out_a_tenth_of_the_prompts_and_keeps_the_rest_in_order(tmp_path: Path, write_rows: WriteRows) -> None:
+    rows = prompts(100)
+    summary, training, evaluation = run_prompts(tmp_path, write_rows("p.jsonl", rows))
+    assert (summary.rows, summary.eval_rows, summary.files) == (90, 10, 1) == (len(training), len(evaluation), 1)
+    assert set(training) | set(evaluation) == {row["input_text"] for row in rows}
+    assert training == [row["input_text"] for row in rows if row["input_text"] not in evaluation]
+
+
+def test_holds_out_at_most_the_prompts_asked_for(tmp_path: Path, write_rows: WriteRows) -> None:
+    summary, _, evaluation = run_prompts(tmp_path, write_rows("p.jsonl", prompts(100)), eval_prompts=3)
+    assert summary.eval_rows == len(evaluation) == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_duplicates_stay_in_training_unless_held_out_and_evaluation_has_each_once(
+    tmp_path: Path, write_rows: WriteRows, seed: int
+) -> None:
+    rows = prompts(40) * 3
+    random.Random(seed).shuffle(rows)
+    summary, training, evaluation = run_prompts(tmp_path, write_rows("p.jsonl", rows), seed=seed)
+    assert summary.eval_rows == len(evaluation) == len(set(evaluation)) == 4
+    assert summary.rows == len(training) == 108
+    assert not set(training) & set(evaluation)
+
+
+def test_the_held_out_prompts_and_the_fingerprint_do_not_depend_on_order_and_files(
+    tmp_path: Path, write_rows: WriteRows
+) -> None:
+    rows = prompts(60)
+    one_summary, _, one = run_prompts(tmp_path, write_rows("one.jsonl", rows))
+    random.Random(1).shuffle(rows)
+    write_rows("many/z.jsonl", rows[:25])
+    write_rows("many/a.jsonl", rows[25:])
+    many_summary, _, many = run_prompts(tmp_path, str(tmp_path / "many"))
+    assert sorted(one) == sorted(many)
+    assert one_summary.fingerprint == many_summary.fingerprint
+    assert many_summary.files == 2
+    _, _, other = run_prompts(tmp_path, str(tmp_path / "many"), seed=1)
+    assert sorted(other) != sorted(one)
+
+
+def test_writes_canonical_rows_byte_for_byte(tmp_path: Path, write_rows: WriteRows) -> None:
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress('{"input_text": "Où ?\\u2028"}\r\n'.encode()))
+    run_prompts(
+        tmp_path,
+        str(tmp_path / "p.jsonl.gz"),
+        eval_dataset=write_rows("e.jsonl", [{"messages": [{"author": "user", "content": "b"}]}]),
+        instruction="Sois bref.",
+    )
+    assert (tmp_path / "out" / "prompts.jsonl").read_bytes().decode() == (
+        '{"prompt": [{"role": "user", "content": "Sois bref.\\n\\nOù ?\u2028"}]}\n'
+    )
+    assert json.loads((tmp_path / "out" / "eval.jsonl").read_bytes()) == {
+        "prompt": [{"role": "system", "content": "Sois bref."}, {"role": "user", "content": "b"}]
+    }
+
+
+def test_an_evaluation_dataset_replaces_the_held_out_prompts(tmp_path: Path, write_rows: WriteRows) -> None:
+    eval_dataset = write_rows("e.jsonl", [*prompts(3, "Other"), *prompts(1, "Other")])
+    summary, training, evaluation = run_prompts(tmp_path, write_rows("p.jsonl", prompts(1)), eval_dataset=eval_dataset)
+    assert (summary.rows, summary.eval_rows) == (1, 4)
+    assert training == ["Describe place 0."]
+    assert evaluation == ["Other 0.", "Other 1.", "Other 2.", "Other 0."]
+
+
+def test_evaluation_preferences_give_each_of_their_prompts_once(tmp_path: Path, write_rows: WriteRows) -> None:
+    eval_dataset = write_rows("e.jsonl", preferences(6, "Other", each=2))
+    summary, _, evaluation = run_prompts(tmp_path, write_rows("p.jsonl", prompts(5)), eval_dataset=eval_dataset)
+    assert evaluation == ["Other 0.", "Other 1.", "Other 2."]
+    assert summary.eval_rows == 3
+
+
+def test_refuses_evaluation_prompts_that_are_also_prompts(tmp_path: Path, write_rows: WriteRows) -> None:
+    eval_dataset = write_rows("e.jsonl", [*prompts(1, "Other"), *prompts(2)])
+    with pytest.raises(DataError, match="eval_prompt_in_training") as caught:
+        run_prompts(tmp_path, write_rows("p.jsonl", prompts(5)), eval_dataset=eval_dataset)
+    assert "e.jsonl:2: found the prompt of" in str(caught.value)
+    assert "e.jsonl:3: found the prompt of" in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_one_distinct_prompt_cannot_be_split(tmp_path: Path, write_rows: WriteRows, count: int) -> None:
+    with pytest.raises(DataError, match=r"too_few_rows.*\n.*at least two different prompts, or an eval_dataset"):
+        run_prompts(tmp_path, write_rows("p.jsonl", prompts(1) * count))
+
+
+def test_two_prompts_are_enough_to_split(tmp_path: Path, write_rows: WriteRows) -> None:
+    summary, _, _ = run_prompts(tmp_path, write_rows("p.jsonl", prompts(2)))
+    assert (summary.rows, summary.eval_rows) == (1, 1)
+
+
+def test_bad_rows_write_nothing_and_leave_earlier_outputs(tmp_path: Path, write_rows: WriteRows) -> None:
+    run_prompts(tmp_path, write_rows("p.jsonl", prompts(10)))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(DataError, match="wrong_type"):
+        run_prompts(tmp_path, write_rows("bad.jsonl", [*prompts(20), {"input_text": 1}]))
+    with pytest.raises(DataError, match="unknown_format"):
+        run_preferences(tmp_path, write_rows("bad.jsonl", [*preferences(20), {}]))
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"eval_prompts": 0}, "eval_prompts"), ({"seed": -1}, "seed"), ({"instruction": "\0"}, "instr")],
+)
+def test_refuses_settings_out_of_range(
+    tmp_path: Path, write_rows: WriteRows, settings: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(ParameterError, match=name):
+        run_prompts(tmp_path, write_rows("p.jsonl", prompts(10)), **settings)
+
+
+def test_refuses_a_seed_out_of_range_for_preferences(tmp_path: Path, write_rows: WriteRows) -> None:
+    with pytest.raises(ParameterError, match="seed"):
+        run_preferences(tmp_path, write_rows("p.jsonl", preferences(10)), seed=2**32)
+
+
+def test_holds_out_a_tenth_of_the_preferences_and_splits_no_prompt(tmp_path: Path, write_rows: WriteRows) -> None:
+    summary, out, eval_out = run_preferences(tmp_path, write_rows("p.jsonl", preferences(200, each=2)))
+    training, evaluation = contents(out), contents(eval_out)
+    assert (summary.rows, summary.eval_rows) == (180, 20) == (len(training), len(evaluation))
+    assert not set(training) & set(evaluation)
+
+
+def test_holds_out_no_more_preferences_than_the_maximum(
+    tmp_path: Path, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importer, "MAX_EVAL_PREFERENCES", 4)
+    summary, _, _ = run_preferences(tmp_path, write_rows("p.jsonl", preferences(100)))
+    assert summary.eval_rows == 4
+
+
+def test_the_chosen_answer_is_the_one_that_choice_points_at(tmp_path: Path, write_rows: WriteRows) -> None:
+    _, out, eval_out = run_preferences(tmp_path, write_rows("p.jsonl", preferences(50)))
+    for row in [*read_canonical(out), *read_canonical(eval_out)]:
+        assert list(row) == ["prompt", "chosen", "rejected"]
+        number = int(row["chosen"].rstrip(".").split()[-1])
+        assert row["chosen"].startswith("Short" if number % 2 else "Long")
+        assert row["rejected"].startswith("Long" if number % 2 else "Short")
+
+
+def test_evaluation_preferences_are_used_as_they_are(tmp_path: Path, write_rows: WriteRows) -> None:
+    eval_dataset = write_rows("e.jsonl", preferences(3, "Other"))
+    dataset = write_rows("p.jsonl", preferences(20))
+    summary, out, eval_out = run_preferences(tmp_path, dataset, eval_dataset=eval_dataset)
+    assert (summary.rows, summary.eval_rows) == (20, 3)
+    assert contents(out) == [row["input_text"] for row in preferences(20)]
+    assert contents(eval_out) == ["Other 0.", "Other 1.", "Other 2."]
+
+
+def test_evaluation_prompts_without_preferences_leave_the_split_as_it_is(tmp_path: Path, write_rows: WriteRows) -> None:
+    dataset = write_rows("p.jsonl", preferences(20))
+    with_prompts, _, _ = run_preferences(tmp_path, dataset, eval_dataset=write_rows("e.jsonl", prompts(3, "Other")))
+    assert (with_prompts.rows, with_prompts.eval_rows) == (18, 2)
+
+
+def test_one_prompt_with_many_preferences_cannot_be_split(tmp_path: Path, write_rows: WriteRows) -> None:
+    with pytest.raises(DataError, match=r"too_few_rows.*\n.*an eval_dataset with preference fields"):
+        run_preferences(tmp_path, write_rows("p.jsonl", preferences(5, each=5)))
+
+
+def test_mixed_evaluation_rows_are_refused(tmp_path: Path, write_rows: WriteRows) -> None:
+    eval_dataset = write_rows("e.jsonl", [*preferences(2, "Other"), *prompts(1, "Other")])
+    with pytest.raises(DataError, match=r"eval_dataset cannot be used(.*\n)*mixed_rows"):
+        run_preferences(tmp_path, write_rows("p.jsonl", preferences(20)), eval_dataset=eval_dataset)
+
+
+def test_the_instruction_changes_the_fingerprint(tmp_path: Path, write_rows: WriteRows) -> None:
+    dataset = write_rows("p.jsonl", preferences(20))
+    plain, _, _ = run_preferences(tmp_path, dataset)
+    instructed, _, _ = run_preferences(tmp_path, dataset, instruction="Be kind.")
+    blank, _, _ = run_preferences(tmp_path, dataset, instruction=" ")
+    assert plain.fingerprint != instructed.fingerprint
+    assert plain.fingerprint == blank.fingerprint
+
+
+def test_reading_what_no_import_wrote_names_the_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": []}\n{"input_text": "a"}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:2 is no imported row"):
+        list(read_canonical(tmp_path / "a.jsonl"))
+    with pytest.raises(DataError, match="does not exist"):
+        list(read_canonical(str(tmp_path / "missing.jsonl")))

@@ -1,0 +1,85 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+import rlhf_tuning.data
+from rlhf_tuning.data.problems import CODES, SHOWN_OF_EACH, Fault, Problem, Problems, describe, shorten
+from rlhf_tuning.errors import DataError
+
+
+def problem(code: str = "wrong_type", line: int = 3) -> Problem:
+    return Problem(code, "prompt_dataset", "a.jsonl", line, "choice", '"1" (a string)', "0 or 1")
+
+
+def test_shows_location_field_found_and_accepted() -> None:
+    assert str(problem()) == 'a.jsonl:3: choice: found "1" (a string); accepted: 0 or 1'
+
+
+def test_a_problem_of_no_single_line_is_located_at_its_file() -> None:
+    assert problem(line=0).location == "a.jsonl"
+
+
+def test_counts_all_and_shows_the_first_of_each_kind() -> None:
+    problems = Problems()
+    for line in range(1, 1001):
+        problems.add(problem(line=line))
+    problems.add(problem("blank_line", 7))
+    message = problems.render()
+    assert message.startswith("prompt_dataset cannot be used: 1,001 problems.")
+    assert "wrong_type (1,000): a field of the wrong type" in message
+    assert message.count("a.jsonl:") == SHOWN_OF_EACH + 1
+    assert f"a.jsonl:{SHOWN_OF_EACH}:" in message
+    assert f"a.jsonl:{SHOWN_OF_EACH + 1}:" not in message
+    assert f"and {1000 - SHOWN_OF_EACH} more" in message
+    assert message.endswith("Mend the dataset and run again.")
+    assert message.index("blank_line (1)") < message.index("wrong_type")
+
+
+def test_names_every_dataset_that_has_a_problem() -> None:
+    problems = Problems()
+    problems.add(problem())
+    problems.add_faults([Fault("not_a_number", "", "NaN", "numbers")], parameter="eval_dataset", file="e", line=1)
+    assert problems.render().startswith("eval_dataset and prompt_dataset cannot be used: 2 problems.")
+
+
+def test_raises_only_when_there_is_a_problem() -> None:
+    problems = Problems()
+    problems.raise_if_any()
+    problems.add(problem())
+    with pytest.raises(DataError, match="wrong_type"):
+        problems.raise_if_any()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "null"),
+        (True, "true (a boolean)"),
+        (1.0, "1.0 (a number)"),
+        ("1", '"1" (a string)'),
+        ([1, 2], "an array of 2"),
+        ({}, "an object with 0 fields"),
+        ({"a": 1}, "an object with 1 field"),
+        ("a\nb\ud800é", '"a\\nb\\ud800\\u00e9" (a string)'),
+        (object(), "object"),
+    ],
+)
+def test_describes_a_value_with_its_type_on_one_line(value: object, shown: str) -> None:
+    assert describe(value) == shown
+
+
+def test_shortens_what_is_long() -> None:
+    assert len(describe("x" * 10_000)) < 120
+    assert shorten("abcdef", 4) == "abc…"
+    assert shorten("abcd", 4) == "abcd"
+
+
+def test_every_code_that_the_library_uses_has_a_meaning_and_no_other_has() -> None:
+    used = set()
+    for file in Path(rlhf_tuning.data.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Fault", "Problem"):
+                first = node.args[0]
+                used |= {first.value} if isinstance(first, ast.Constant) else set()
+    assert used == set(CODES)

@@ -1,0 +1,186 @@
+import json
+
+import pytest
+import torch
+
+from rlhf_tuning import base_model, reinforcement, reward_model
+from rlhf_tuning.errors import ParameterError
+
+#: An answer is as good as it has letters "a", to a reward model that we make by hand.
+PROMPTS = [[{"role": "user", "content": f"Create {number}."}] for number in range(12)]
+
+
+@pytest.fixture(scope="module")
+def prompts_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def reward_dirs(tiny_model, tiny_plain_model, tmp_path_factory):
+    """Reward models, trained briefly: LoRA on the policy's base, all weights, and LoRA on another base."""
+    folder = tmp_path_factory.mktemp("rewards")
+    rows = [
+        {"prompt": prompt, "chosen": "salt and gulls " * (1 + index % 3), "rejected": "0 1 2 3 " * (1 + index % 2)}
+        for index, prompt in enumerate(PROMPTS)
+    ]
+    data = folder / "preferences.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    directories = {}
+    for name, base, dim in (("shared", tiny_model, 8), ("full", tiny_model, 0), ("other", tiny_plain_model, 8)):
+        config = reward_model.RewardModelConfig(
+            large_model_reference=str(base),
+            reward_model_train_steps=25,
+            reward_model_learning_rate_multiplier=50.0 if dim else 300.0,
+            reward_lora_dim=dim,
+            batch_size=6,
+            prompt_sequence_length=32,
+            target_sequence_length=16,
+            dtype="float32",
+        )
+        directories[name] = str(folder / name)
+        reward_model.train_reward_model(
+            config,
+            preferences_path=str(data),
+            eval_preferences_path=str(data),
+            output_dir=directories[name],
+            tensorboard_dir=str(folder / "tensorboard"),
+        )
+    return directories
+
+
+def tune(tiny_model, prompts_path, reward_dir, folder, **settings):
+    config = reinforcement.ReinforcementConfig(
+        large_model_reference=str(tiny_model),
+        **{
+            "reinforcement_learning_train_steps": 3,
+            "reinforcement_learning_rate_multiplier": 100.0,
+            "batch_size": 4,
+            "num_generations": 4,
+            "lora_dim": 8,
+            "prompt_sequence_length": 32,
+            "target_sequence_length": 12,
+            "kl_coeff": 0.01,
+            "dtype": "float32",
+        }
+        | settings,
+    )
+    final = reinforcement.train_policy(
+        config,
+        prompts_path=prompts_path,
+        reward_model_dir=reward_dir,
+        adapter_dir=str(folder / "adapter"),
+        model_dir=str(folder / "model"),
+        tensorboard_dir=str(folder / "tensorboard"),
+    )
+    lines = (folder / "adapter" / "metrics.jsonl").read_text().splitlines()
+    return final, [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("rl_algorithm", ["rloo", "grpo"])
+def test_reward_rises(tiny_model, prompts_path, reward_dirs, tmp_path, rl_algorithm):
+    _, metrics = tune(
+        tiny_model,
+        prompts_path,
+        reward_dirs["shared"],
+        tmp_path,
+        rl_algorithm=rl_algorithm,
+        reinforcement_learning_train_steps=20,
+        batch_size=8,
+    )
+    assert [record["step"] for record in metrics] == list(range(1, 21))
+    first, last = (sum(record["reward"] for record in part) / 5 for part in (metrics[:5], metrics[-5:]))
+    assert last > first + 0.5 * metrics[0]["reward_std"]
+    expected = {"reward", "kl", "entropy", "answer_tokens", "ended", "learning_rate", "tokens_per_second"}
+    assert expected <= set(metrics[0])
+    assert metrics[-1]["kl"] > metrics[0]["kl"]
+
+
+def test_the_merged_model_loads_in_plain_transformers_and_is_the_adapter_on_the_base(
+    tiny_model, prompts_path, reward_dirs, tmp_path
+):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(tmp_path / "adapter"))
+    ids = torch.tensor([AutoTokenizer.from_pretrained(tmp_path / "model")("The harbour smells")["input_ids"]])
+    assert torch.allclose(merged(ids).logits, tuned(ids).logits, atol=1e-5)
+    assert not torch.allclose(merged(ids).logits, base(ids).logits, atol=1e-3)
+    assert merged.dtype == base.dtype
+    assert not (tmp_path / "adapter" / "reward").exists()
+
+
+def test_no_reference_pass_and_no_kl_when_kl_coeff_is_zero(tiny_model, prompts_path, reward_dirs, tmp_path):
+    _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, kl_coeff=0.0)
+    assert all("kl" not in record for record in metrics)
+
+
+@pytest.mark.parametrize("reward", ["full", "other"])
+def test_a_reward_model_that_shares_no_base_works_too(tiny_model, prompts_path, reward_dirs, tmp_path, reward):
+    final, _ = tune(tiny_model, prompts_path, reward_dirs[reward], tmp_path)
+    assert final["reward_std"] > 0
+
+
+def test_full_fine_tuning_moves_the_weights(tiny_model, prompts_path, reward_dirs, tmp_path):
+    _, metrics = tune(
+        tiny_model,
+        prompts_path,
+        reward_dirs["shared"],
+        tmp_path,
+        lora_dim=0,
+        reinforcement_learning_rate_multiplier=1000.0,
+    )
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32).state_dict()
+    tuned = base_model.load_causal_lm(str(tmp_path / "model"), dtype=torch.float32).state_dict()
+    assert any(not torch.equal(base[name], tuned[name]) for name in base)
+    assert metrics[-1]["kl"] != 0
+
+
+def test_the_policy_is_prompted_with_the_tokens_that_the_text_format_makes(
+    tiny_model, prompts_path, reward_dirs, tmp_path, monkeypatch
+):
+    from rlhf_tuning.text_format import TextFormat
+
+    seen = []
+    original = reward_model.RewardModel.score
+    monkeypatch.setattr(
+        reward_model.RewardModel,
+        "score",
+        lambda self, prompts, answers, **options: seen.extend(prompts) or original(self, prompts, answers, **options),
+    )
+    given = []
+    from trl import RLOOTrainer
+
+    generate = RLOOTrainer._generate_single_turn
+    monkeypatch.setattr(
+        RLOOTrainer,
+        "_generate_single_turn",
+        lambda self, prompt_ids, *rest: given.extend(prompt_ids) or generate(self, prompt_ids, *rest),
+    )
+    tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, reinforcement_learning_train_steps=1)
+    text_format = TextFormat(
+        base_model.load_tokenizer(str(tiny_model)), prompt_sequence_length=32, target_sequence_length=12
+    )
+    assert given == [text_format.prompt_ids(prompt) for prompt in seen]
+    assert len(given) == 16
+
+
+def test_the_same_seed_gives_the_same_policy(tiny_model, prompts_path, reward_dirs, tmp_path):
+    first, _ = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "a")
+    again, _ = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "b")
+    other, _ = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "c", seed=1)
+    assert first["reward"] == again["reward"]
+    assert first["reward"] != other["reward"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("reinforcement_learning_train_steps", 0), ("rl_algorithm", "ppo"), ("kl_coeff", -0.1), ("num_generations", 1)],
+)
+def test_rejects_settings_beyond_their_limits(name, value):
+    with pytest.raises(ParameterError, match=name):
+        reinforcement.ReinforcementConfig(large_model_reference="x", **{name: value})

@@ -1,0 +1,158 @@
+import json
+import random
+
+import pytest
+import torch
+
+from rlhf_tuning import reward_model
+from rlhf_tuning.data.importer import read_canonical
+from rlhf_tuning.errors import ModelError, ParameterError
+
+GOOD, BAD = "A Tranquil Oasis of Natural Beauty.", "Enjoy some fun in the sun at Gulf Shores."
+
+
+def preference(number, rng):
+    """Good answers are preferred whatever their length."""
+    good, bad = GOOD, BAD
+    if rng.random() < 0.5:
+        good += " The harbour smells of salt."
+    return {"prompt": [{"role": "user", "content": f"Create {number}."}], "chosen": good, "rejected": bad}
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("preferences")
+    rng = random.Random(0)
+    for name, count in (("train", 64), ("eval", 24)):
+        with (folder / f"{name}.jsonl").open("w") as stream:
+            stream.writelines(json.dumps(preference(number, rng)) + "\n" for number in range(count))
+    return folder
+
+
+def train(preferences, tiny_model, folder, **settings):
+    config = reward_model.RewardModelConfig(
+        large_model_reference=str(tiny_model),
+        **{
+            "reward_model_train_steps": 30,
+            "reward_model_learning_rate_multiplier": 50.0,
+            "batch_size": 8,
+            "prompt_sequence_length": 64,
+            "target_sequence_length": 64,
+            "dtype": "float32",
+            "centring_prompts": 8,
+        }
+        | settings,
+    )
+    return reward_model.train_reward_model(
+        config,
+        preferences_path=str(preferences / "train.jsonl"),
+        eval_preferences_path=str(preferences / "eval.jsonl"),
+        output_dir=str(folder / "reward_model"),
+        tensorboard_dir=str(folder / "tensorboard"),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(preferences, tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, train(preferences, tiny_model, folder)
+
+
+def test_learns_what_people_prefer(trained):
+    folder, evaluation = trained
+    metrics = [json.loads(line) for line in (folder / "reward_model" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in metrics] == list(range(1, 31))
+    assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
+    assert evaluation["accuracy"] > 0.9
+    assert evaluation["accuracy_low"] < evaluation["accuracy"] <= evaluation["accuracy_high"]
+    assert evaluation["n"] == 24
+
+
+def test_reports_the_baseline_that_only_looks_at_length(trained, preferences, tiny_model):
+    _, evaluation = trained
+    text_format = reward_model.saved_text_format(str(trained[0] / "reward_model"))
+    rows = list(read_canonical(preferences / "eval.jsonl"))
+    longer = [len(text_format.answer_ids(row["chosen"])) > len(text_format.answer_ids(row["rejected"])) for row in rows]
+    assert evaluation["longer_wins_accuracy"] == pytest.approx(sum(longer) / len(longer))
+    assert evaluation["shorter_preferred_n"] == len(longer) - sum(longer)
+
+
+def test_a_reloaded_reward_model_gives_the_same_scores(trained, preferences):
+    folder, evaluation = trained
+    again = reward_model.load_reward_model(str(folder / "reward_model"), dtype="float32")
+    measured = reward_model.evaluate_reward_model(again, list(read_canonical(preferences / "eval.jsonl")))
+    assert measured["mean_margin"] == pytest.approx(evaluation["mean_margin"], abs=1e-5)
+
+
+def test_scores_do_not_depend_on_padding_or_batch(trained):
+    model = reward_model.load_reward_model(str(trained[0] / "reward_model"), dtype="float32")
+    prompts = [[{"role": "user", "content": "Create 1."}], [{"role": "user", "content": "Create a description. " * 5}]]
+    together = model.score(prompts, [GOOD, BAD])
+    alone = model.score(prompts[:1], [GOOD]) + model.score(prompts[1:], [BAD])
+    assert together == pytest.approx(alone, abs=1e-4)
+
+
+def test_the_mean_answer_of_the_base_model_scores_zero(trained, tiny_model):
+    from rlhf_tuning import base_model, generation
+
+    folder, _ = trained
+    model = reward_model.load_reward_model(str(folder / "reward_model"), dtype="float32")
+    prompts = [[{"role": "user", "content": f"Create {number}."}] for number in range(64)]
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    answers = generation.generate_answers(base, model.text_format, prompts, temperature=1.0, batch_size=32, seed=5)
+    scores = torch.tensor(model.score(prompts, [answer.text for answer in answers]))
+    uncentred = scores + model.offset
+    assert abs(scores.mean()) < max(3 * scores.std() / 8, 0.05)
+    assert abs(scores.mean()) < abs(uncentred.mean()) or abs(uncentred.mean()) < 0.05
+
+
+def test_a_shared_trunk_scores_like_the_reward_model_alone(trained, tiny_model):
+    from peft import LoraConfig, get_peft_model
+
+    from rlhf_tuning import base_model
+
+    directory = str(trained[0] / "reward_model")
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    policy = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    trainable = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    prompt = [[{"role": "user", "content": "Create 1."}]] * 2
+    with policy.disable_adapter():
+        before = policy(torch.tensor([[5, 6, 7]])).logits
+    shared = reward_model.share_trunk(policy, directory)
+    alone = reward_model.load_reward_model(directory, dtype="float32")
+    assert shared.score(prompt, [GOOD, BAD]) == pytest.approx(alone.score(prompt, [GOOD, BAD]), abs=1e-5)
+    assert [name for name, parameter in policy.named_parameters() if parameter.requires_grad] == trainable
+    with policy.disable_adapter():
+        assert torch.equal(policy(torch.tensor([[5, 6, 7]])).logits, before)
+
+
+def test_full_fine_tuning_learns_and_reloads(preferences, tiny_model, tmp_path):
+    evaluation = train(
+        preferences, tiny_model, tmp_path, reward_lora_dim=0, reward_model_learning_rate_multiplier=300.0
+    )
+    assert evaluation["accuracy"] > 0.9
+    again = reward_model.load_reward_model(str(tmp_path / "reward_model"), dtype="float32")
+    measured = reward_model.evaluate_reward_model(again, list(read_canonical(preferences / "eval.jsonl")))
+    assert measured["mean_margin"] == pytest.approx(evaluation["mean_margin"], abs=1e-5)
+
+
+def test_writes_tensorboard_events_under_the_tags_of_the_vertex_job(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained[0] / "tensorboard"))
+    events.Reload()
+    assert {"rank_loss", "loss", "accuracy", "mean_reward"} <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("rank_loss")) == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("reward_model_train_steps", 0), ("target_sequence_length", 1025), ("reward_lora_dim", -1)]
+)
+def test_rejects_settings_beyond_their_limits(name, value):
+    with pytest.raises(ParameterError, match=name):
+        reward_model.RewardModelConfig(large_model_reference="x", **{name: value})
+
+
+def test_a_folder_that_holds_no_reward_model_is_named(tmp_path):
+    with pytest.raises(ModelError, match="holds no reward model"):
+        reward_model.load_reward_model(str(tmp_path))

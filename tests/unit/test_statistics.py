@@ -1,0 +1,200 @@
+import math
+import random
+
+import pytest
+
+from rlhf_tuning.statistics import (
+    mean_interval,
+    paired_difference,
+    student_t_quantile,
+    wilson_interval,
+    win_rate,
+)
+
+
+def trinomial(wins: int, ties: int, losses: int, win: float, tie: float) -> float:
+    """The exact chance of an outcome, by logarithms so that large counts do not overflow."""
+    n = wins + ties + losses
+    chance = math.lgamma(n + 1) - sum(math.lgamma(count + 1) for count in (wins, ties, losses))
+    for count, share in ((wins, win), (ties, tie), (losses, 1 - win - tie)):
+        if count:
+            chance += count * math.log(share) if share > 0 else -math.inf
+    return math.exp(chance)
+
+
+@pytest.mark.parametrize("n", [30, 100, 200])
+@pytest.mark.parametrize("rate", [0.5, 0.6, 0.75])
+@pytest.mark.parametrize("tie", [0.0, 0.1, 0.4])
+def test_win_rate_interval_covers_the_truth_as_often_as_it_says(n: int, rate: float, tie: float) -> None:
+    """Coverage summed exactly over every outcome, not sampled, so the bounds need no allowance for chance."""
+    win = rate - tie / 2
+    covered = total = 0.0
+    for wins in range(n + 1):
+        for ties in range(n + 1 - wins) if tie else [0]:
+            chance = trinomial(wins, ties, n - wins - ties, win, tie)
+            if chance > 1e-7:
+                total += chance
+                interval = win_rate(wins, ties, n - wins - ties)
+                covered += chance * (interval.low <= rate <= interval.high)
+    assert total == pytest.approx(1, abs=1e-3)
+    assert 0.93 <= covered / total <= 0.975
+
+
+def test_half_counted_wilson_would_cover_too_much_with_ties() -> None:
+    """Why the win rate is not Wilson's interval of wins + ties / 2."""
+    rng = random.Random(0)
+    trials = 2000
+    covered = 0
+    for _ in range(trials):
+        scores = rng.choices([1.0, 0.5, 0.0], weights=[0.2, 0.6, 0.2], k=100)
+        low, high = wilson_interval(sum(scores), 100)
+        covered += low <= 0.5 <= high
+    assert covered / trials > 0.99
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 7), (7, 0), (3, 4), (120, 80), (1, 0)])
+def test_win_rate_without_ties_is_wilson(wins: int, losses: int) -> None:
+    estimate = win_rate(wins, 0, losses)
+    assert (estimate.low, estimate.high) == pytest.approx(wilson_interval(wins, wins + losses), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [((1, 13, 7), (-0.517, -0.026)), ((6, 139, 16), (-0.124, -0.0054))],
+)
+def test_win_rate_matches_published_intervals(counts: tuple[int, int, int], expected: tuple[float, float]) -> None:
+    """Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33:2850: differences of paired proportions."""
+    estimate = win_rate(*counts)
+    assert (2 * estimate.low - 1, 2 * estimate.high - 1) == pytest.approx(expected, abs=5e-4)
+
+
+def test_win_rate_is_symmetric() -> None:
+    forward, back = win_rate(31, 9, 14), win_rate(14, 9, 31)
+    assert forward.rate == pytest.approx(1 - back.rate)
+    assert (forward.low, forward.high) == pytest.approx((1 - back.high, 1 - back.low))
+
+
+def test_ties_alone_give_an_interval_around_one_half() -> None:
+    estimate = win_rate(0, 20, 0)
+    assert estimate.rate == 0.5
+    half_width = 0.5 * 1.959964**2 / (20 + 1.959964**2)
+    assert (estimate.low, estimate.high) == pytest.approx((0.5 - half_width, 0.5 + half_width), abs=1e-6)
+
+
+@pytest.mark.parametrize("counts", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (5, 0, 0), (0, 0, 5)])
+def test_win_rate_interval_stays_within_0_and_1_and_holds_the_rate(counts: tuple[int, int, int]) -> None:
+    estimate = win_rate(*counts)
+    assert 0 <= estimate.low <= estimate.rate <= estimate.high <= 1
+    assert estimate.high - estimate.low > 0.3
+
+
+def test_rejects_a_win_rate_of_nothing() -> None:
+    with pytest.raises(ValueError, match="at least one comparison"):
+        win_rate(0, 0, 0)
+
+
+def test_rejects_negative_counts() -> None:
+    with pytest.raises(ValueError, match="0 or more"):
+        win_rate(3, -1, 2)
+
+
+def test_wilson_interval_matches_published_values() -> None:
+    """Newcombe 1998, Statistics in Medicine 17:857, table I, method 3."""
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+def test_a_proportion_of_no_trials_may_be_anything() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_wilson_interval_widens_with_confidence() -> None:
+    narrow, wide = wilson_interval(30, 50, confidence=0.8), wilson_interval(30, 50, confidence=0.99)
+    assert wide.low < narrow.low < 0.6 < narrow.high < wide.high
+
+
+@pytest.mark.parametrize(("successes", "n"), [(-1, 5), (6, 5), (0, -1), (math.nan, 5)])
+def test_rejects_impossible_proportions(successes: float, n: int) -> None:
+    with pytest.raises(ValueError, match="between 0 and n"):
+        wilson_interval(successes, n)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, math.nan])
+def test_rejects_impossible_confidence(confidence: float) -> None:
+    with pytest.raises(ValueError, match="confidence"):
+        wilson_interval(1, 2, confidence)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [
+        (1, 12.7062),
+        (2, 4.30265),
+        (3, 3.18245),
+        (5, 2.57058),
+        (10, 2.22814),
+        (29, 2.04523),
+        (30, 2.04227),
+        (99, 1.98422),
+    ],
+)
+def test_student_t_quantile_matches_the_tables(degrees: int, expected: float) -> None:
+    assert student_t_quantile(0.975, degrees) == pytest.approx(expected, rel=3e-6)
+    assert student_t_quantile(0.025, degrees) == pytest.approx(-expected, rel=3e-6)
+
+
+def test_student_t_median_is_zero() -> None:
+    assert student_t_quantile(0.5, 4) == pytest.approx(0, abs=1e-12)
+
+
+def test_mean_interval_by_hand() -> None:
+    """Values 1, 2, 3, 4: mean 2.5, deviation 1.290994, t with 3 degrees 3.182446."""
+    estimate = mean_interval([1, 2, 3, 4])
+    half = 3.182446 * 1.290994 / 2
+    assert estimate == pytest.approx((2.5, 2.5 - half, 2.5 + half, 4), abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [3, 12, 60])
+def test_mean_interval_covers_the_truth_as_often_as_it_says(n: int) -> None:
+    rng = random.Random(1)
+    trials = 4000
+    covered = 0
+    for _ in range(trials):
+        estimate = mean_interval([rng.gauss(0.3, 2) for _ in range(n)])
+        covered += estimate.low <= 0.3 <= estimate.high
+    assert 0.935 <= covered / trials <= 0.965
+
+
+def test_one_value_says_nothing_of_its_spread() -> None:
+    assert mean_interval([4.0]) == (4.0, -math.inf, math.inf, 1)
+
+
+def test_equal_values_have_no_spread() -> None:
+    assert mean_interval([2.0, 2.0, 2.0]) == (2.0, 2.0, 2.0, 3)
+
+
+def test_rejects_a_mean_of_nothing() -> None:
+    with pytest.raises(ValueError, match="at least one value"):
+        mean_interval([])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_rejects_values_that_are_not_finite(bad: float) -> None:
+    with pytest.raises(ValueError, match="position 1"):
+        mean_interval([1.0, bad])
+
+
+def test_pairing_takes_out_what_the_two_share() -> None:
+    before = [1.0, 50.0, -20.0, 7.0]
+    after = [2.0, 51.5, -19.5, 8.0]
+    estimate = paired_difference(before, after)
+    assert estimate.mean == pytest.approx(1.0)
+    assert 0 < estimate.low < estimate.high < 2
+    assert estimate.n == 4
+
+
+def test_rejects_pairs_of_unequal_length() -> None:
+    with pytest.raises(ValueError, match="2 and 1"):
+        paired_difference([1.0, 2.0], [1.0])
