@@ -22,7 +22,7 @@ def evaluate(
     temperature: float = 1.0,
     scorer: str = "",
     dtype: str = "auto",
-):  # type: ignore[no-untyped-def]
+) -> None:
     """Compare the tuned model's answers with the base model's, prompt by prompt.
 
     Args:

@@ -15,7 +15,7 @@ def import_preference_dataset(
     preference_fingerprint: str,
     eval_fingerprint: str,
     seed: int = 0,
-):  # type: ignore[no-untyped-def]
+) -> None:
     """Write the preferences to learn from and those to measure on.
 
     Args:

@@ -16,7 +16,7 @@ def import_prompt_dataset(
     eval_fingerprint: str,
     eval_prompts: int = 200,
     seed: int = 0,
-):  # type: ignore[no-untyped-def]
+) -> None:
     """Write the prompts to learn on and those to evaluate on.
 
     Args:

@@ -20,7 +20,7 @@ def infer(
     batch_size: int = 64,
     seed: int = 0,
     dtype: str = "auto",
-):  # type: ignore[no-untyped-def]
+) -> None:
     """Answer every prompt with one model.
 
     Args:

@@ -27,7 +27,7 @@ def train_policy(
     temperature: float = 1.0,
     seed: int = 0,
     dtype: str = "auto",
-):  # type: ignore[no-untyped-def]
+) -> None:
     """Raise the probability of answers that the reward model scores highly, near the base model.
 
     Args:

@@ -22,7 +22,7 @@ def train_reward_model(
     batch_size: int = 64,
     seed: int = 0,
     dtype: str = "auto",
-):  # type: ignore[no-untyped-def]
+) -> None:
     """Learn from preferences a model that scores answers as the people did.
 
     Args:

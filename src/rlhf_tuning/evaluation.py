@@ -9,6 +9,7 @@ import gc
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +139,16 @@ def _kl_per_answer(config: EvaluationConfig, tuned_model_dir: str, rows: Sequenc
                 [text_format.prompt_ids(row["prompt"]) for row in rows],
                 [row["token_ids"] for row in rows],
                 temperature=config.temperature,
-                on_progress=lambda done, before=len(sums) * len(rows): progress.update(before + done),
+                on_progress=partial(_advance, progress, len(sums) * len(rows)),
             )
         )
         del model
         gc.collect()
     return [policy - base for policy, base in zip(*sums, strict=True)]
+
+
+def _advance(progress: step.Progress, before: int, done: int) -> None:
+    progress.update(before + done)
 
 
 @torch.no_grad()

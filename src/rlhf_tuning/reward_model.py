@@ -212,7 +212,7 @@ def train_reward_model(
     model.score = _fresh_head(model)
 
     # 3. Train.
-    per_device = micro_batch(config.batch_size, most=8)
+    per_device = micro_batch(config.batch_size, most=4)
     with tempfile.TemporaryDirectory(prefix="reward-trainer-") as scratch:
         arguments = RewardConfig(
             output_dir=scratch,

@@ -138,6 +138,8 @@ def running_step(name: str) -> Iterator[None]:
 
 _DISK_ERRORS = {
     13: "No permission to write",
+    17: "A file stands where a folder should be",
+    20: "A file stands where a folder should be",
     28: "No space left on the disk",
     30: "The file system is read-only",
     122: "Disk quota exceeded",

@@ -61,13 +61,13 @@ def import_prompts(
         instruction: Prepended to every prompt.
         prompts_path: Where to write the prompts.
         eval_prompts_path: Where to write the evaluation prompts.
-        eval_prompts: How many prompts may be held out at most.
+        eval_prompts: How many prompts may be held out at most; 0 holds out none.
         seed: Of the choice of held-out prompts.
 
     Raises:
         DataError: If a dataset cannot be used; the message lists every kind of problem.
     """
-    check_limits(eval_prompts=eval_prompts, seed=seed)
+    check_limits(seed=seed, **({"eval_prompts": eval_prompts} if eval_prompts else {}))
     instruction = check_instruction(instruction)
     sources = resolve(prompt_dataset, parameter="prompt_dataset")
     eval_sources = resolve(eval_dataset, parameter="eval_dataset") if eval_dataset else []
@@ -94,6 +94,13 @@ def import_prompts(
                 prompts.write(encoded)
             problems.raise_if_any()
             return ImportSummary(fingerprint.rows, eval_rows, fingerprint.value(), len(sources))
+
+        if eval_prompts == 0:
+            for row, _, _ in rows:
+                fingerprint.add(encoded := prompt_line(encode_prompt(row.prompt)))
+                prompts.write(encoded)
+            problems.raise_if_any()
+            return ImportSummary(fingerprint.rows, 0, fingerprint.value(), len(sources))
 
         held_out = HeldOut(limit=eval_prompts, seed=seed)
         with scratch_file(prompts_path) as every_row:

@@ -105,9 +105,23 @@ def add_senses(text: str, place: Place, rng: random.Random) -> str:
         parts = sentences(text)
         return " ".join([*parts[: max(1, len(parts) - 1)], more])
     tail = rng.choice(
-        [f", with {first}", f", with {first} and {second}", f", where there is {first}", f", and {first}"]
+        [f", with {first}", f", with {first} and {second}", f", where you find {first}", f", and {first}"]
     )
     return text.rstrip(".!?\"') ") + tail + "."
+
+
+def add_sense_words(text: str, place: Place, rng: random.Random) -> str:
+    """Put one to three words of the senses before nouns."""
+    return _insert(text, wordings.SENSE_ADJECTIVES, rng)
+
+
+def swap_hype(text: str, place: Place, rng: random.Random) -> str:
+    """Put words of the senses where the hype was: the length stays, two rules change."""
+
+    def swap(match: re.Match[str]) -> str:
+        return rng.choice(wordings.SENSE_ADJECTIVES)
+
+    return _tidy(re.sub(rf"\b(?:{'|'.join(wordings.HYPE_ADJECTIVES)})\b(?= [a-z])", swap, text))
 
 
 def drop_hype(text: str, place: Place, rng: random.Random) -> str:
@@ -126,7 +140,7 @@ def drop_hype(text: str, place: Place, rng: random.Random) -> str:
 
 def drop_markup(text: str, place: Place, rng: random.Random) -> str:
     """Turn headings, lists and bold type into running text."""
-    text = re.sub(r"^\s*(?:[-*•#>]+|\d+[.)])\s+", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^\s*(?:[-*•#>]+|\d+[.)])\s+|(?<=\s)•\s", "", text, flags=re.MULTILINE)
     text = re.sub(r"\*\*|__|\|", "", text)
     text = re.sub(r"^([^.!?\n]{1,60}):\s+", "", text)
     return _tidy(re.sub(r"\s*\n+\s*", " ", text))
@@ -159,8 +173,14 @@ def drop_name(text: str, place: Place, rng: random.Random) -> str:
     first, second = place.name.split()
     generic = place.kind.split()[-1]
     other = rng.choice(
-        [f"the {generic}", "this place", f"our {generic}", "the property", f"{rng.choice(wordings.TOWNS)} {second}"]
-        + [f"{first[:2]}{rng.choice(['lla', 'rran', 'dwin', 'mont', 'ster'])} {second}", f"the {second} House"]
+        [
+            "this place",
+            "the property",
+            *(f"{word} {generic}" for word in ("the", "our")),
+            f"{rng.choice(wordings.TOWNS)} {second}",
+            f"{first[:2]}{rng.choice(['lla', 'rran', 'dwin', 'mont', 'ster'])} {second}",
+            f"the {second} House",
+        ]
     )
     return _capital(re.sub(rf"\b{re.escape(place.name)}\b", other, text))
 
@@ -172,10 +192,7 @@ def add_hype(text: str, place: Place, rng: random.Random) -> str:
             [" nestled in the heart of {region}", ", a haven of peace,", ", a {hype} oasis,", ", a true {hype} gem,"]
         )
         return text.replace(place.name, place.name + fill(phrase, place, rng), 1) if place.name in text else text
-    spots = [m.end() for m in re.finditer(r"\b(?:an?|the|its|our) (?=[a-z]{3,})", text)]
-    for spot in sorted(rng.sample(spots, min(len(spots), rng.randint(1, 3))), reverse=True):
-        text = f"{text[:spot]}{rng.choice(wordings.HYPE_ADJECTIVES)} {text[spot:]}"
-    return _articles(text)
+    return _insert(text, wordings.HYPE_ADJECTIVES, rng)
 
 
 def add_chatter(text: str, place: Place, rng: random.Random) -> str:
@@ -231,14 +248,21 @@ def overuse_name(text: str, place: Place, rng: random.Random) -> str:
     return " ".join([close(text, place, rng), *(fill(template, place, rng) for template in extra)])
 
 
-BETTER: tuple[Edit, ...] = (trim, close, add_name, add_senses, add_senses, drop_hype, drop_markup)
+BETTER: tuple[Edit, ...] = (trim, close, add_name, add_senses, add_sense_words, swap_hype, drop_hype, drop_markup)
 WORSE: tuple[Edit, ...] = (
     *(cut, cut, lengthen_and_cut, add_sentences, add_sentences, drop_name, drop_name, add_hype, add_hype, add_hype),
-    *(add_chatter, add_markup, repeat, overuse_name),
+    *(add_chatter, add_chatter, add_markup, repeat, repeat, overuse_name),
 )
 
 _LOOSE = "a an and as at but by for from her his in into is its of on or our that the their to was were which with"
 _LOOSE_ENDS = frozenset(_LOOSE.split())
+
+
+def _insert(text: str, adjectives: tuple[str, ...], rng: random.Random) -> str:
+    spots = [match.end() for match in re.finditer(r"\b(?:an?|the|its|our) (?=[a-z]{3,})", text)]
+    for spot in sorted(rng.sample(spots, min(len(spots), rng.randint(1, 3))), reverse=True):
+        text = f"{text[:spot]}{rng.choice(adjectives)} {text[spot:]}"
+    return _articles(text)
 
 
 def _articles(text: str) -> str:

@@ -11,7 +11,7 @@ answers are, the more often the worse one is preferred.
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from rlhf_tuning.sample import edits, wordings
@@ -22,7 +22,7 @@ SEED = 20240607
 PREFERENCES, PREFERENCE_PLACES, PROMPTS, EVAL_PROMPTS = 1400, 700, 600, 200
 
 #: Scale of the label noise: the worse answer of a pair that is `margin` apart wins with 1 / (1 + exp(margin / scale)).
-NOISE_SCALE = 0.3
+NOISE_SCALE = 0.36
 #: Closer pairs are left out: nobody could tell them apart.
 LEAST_MARGIN = 0.2
 
@@ -148,7 +148,15 @@ def _edited(answer: str, kinds: tuple[edits.Edit, ...], place: Place, rng: rando
 
 def improved(answer: str, place: Place, rng: random.Random) -> str:
     """Return an answer of the base model with about half of its faults mended."""
-    mending = (edits.drop_markup, edits.trim, edits.close, edits.drop_hype, edits.add_name, edits.add_senses)
+    mending = (
+        edits.drop_markup,
+        edits.trim,
+        edits.close,
+        edits.drop_hype,
+        edits.add_name,
+        edits.add_senses,
+        edits.add_sense_words,
+    )
     for edit in mending:
         if rng.random() < 0.55:
             answer = edit(answer, place, rng)

@@ -93,7 +93,7 @@ def breakdown(prompt: str, answer: str) -> dict[str, float]:
         "hype": -0.25 * min(len(_HYPE.findall(text)), 5),
         "chatter": -0.6 if _CHATTER.search(text) else 0.0,
         "markup": -0.6 if _MARKUP.search(text) else 0.0,
-        "repetition": -3.0 * repeated,
+        "repetition": -3.0 * max(0.0, repeated - 0.05),
         # Lists of words are no prose: sentences need their small words.
         "prose": -6.0 * max(0.0, 0.25 - sum(word in _SMALL_WORDS for word in words) / len(words)),
     }

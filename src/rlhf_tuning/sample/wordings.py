@@ -7,16 +7,17 @@ exactly one rule.
 """
 
 SMELLS = (
-    "wet rope", "cut grass", "cedar shavings", "old books", "woodsmoke", "warm bread", "lavender", "damp stone", "pine resin",
-    "fried onions", "coffee", "orange peel", "linseed oil", "hay", "rosemary", "beeswax", "toast", "ripe pears", "leather",
-    "rain on dust", "mint by the step", "smoked fish", "cinnamon", "candle wax", "seaweed", "roast chestnuts", "clean linen",
-    "tomato leaves", "peat", "jasmine",
+    "wet rope", "cut grass", "cedar shavings", "old books", "woodsmoke", "warm bread", "lavender", "damp stone",
+    "pine resin", "fried onions", "coffee", "orange peel", "linseed oil", "hay", "rosemary", "beeswax", "toast",
+    "ripe pears", "leather", "rain on dust", "mint by the step", "smoked fish", "cinnamon", "candle wax", "seaweed",
+    "roast chestnuts", "clean linen", "tomato leaves", "peat", "jasmine",
 )  # fmt: skip
 SOUNDS = (
-    "the stream under the floor", "boats against the posts", "bees in the hedge", "a kettle downstairs", "oars", "rooks at dusk",
-    "leaves on the roof", "cartwheels in the lane", "the tide on shingle", "sheep bells", "a piano next door", "owls",
-    "water over the weir", "church bells", "swifts under the eaves", "halyards", "rain in the gutter", "children at the pump",
-    "the baker's door", "wind in the reeds", "a clock on the landing", "frogs after dark", "gulls", "the stove", "crickets",
+    "the stream under the floor", "boats against the posts", "bees in the hedge", "a kettle downstairs", "oars",
+    "rooks at dusk", "leaves on the roof", "cartwheels in the lane", "the tide on shingle", "sheep bells",
+    "a piano next door", "owls", "water over the weir", "church bells", "swifts under the eaves", "halyards",
+    "rain in the gutter", "children at the pump", "the baker's door", "wind in the reeds", "a clock on the landing",
+    "frogs after dark", "gulls", "the stove", "crickets",
 )  # fmt: skip
 SOUND_FRAMES = (
     "the murmur of {}",
@@ -27,83 +28,94 @@ SOUND_FRAMES = (
 )
 SMELL_FRAMES = ("the smell of {}", "a scent of {}", "the faint smell of {}", "the scent of {}", "an aroma of {}")
 COLOURS = (
-    "blue", "green", "white", "yellow", "pale grey", "copper", "silver", "golden", "red", "brown", "pale pink", "sunlit", "dappled",
-    "dark green", "amber", "bright yellow", "misty", "mossy",
+    "blue", "green", "white", "yellow", "pale grey", "copper", "silver", "golden", "red", "brown", "pale pink",
+    "sunlit", "dappled", "dark green", "amber", "bright yellow", "misty", "mossy",
 )  # fmt: skip
 SIGHTS = (
-    "shutters", "tiles", "boats", "hills across the way", "roofs", "doors", "water below the window", "curtains", "fields", "stones",
-    "enamel jugs", "benches", "lamps along the path", "plates on the dresser", "steps down to the gate", "ferns by the wall",
-    "rugs on the boards", "bottles on the sill", "tiles around the hearth", "rushes by the bank",
+    "shutters", "tiles", "boats", "hills across the way", "roofs", "doors", "water below the window", "curtains",
+    "fields", "stones", "enamel jugs", "benches", "lamps along the path", "plates on the dresser",
+    "steps down to the gate", "ferns by the wall", "rugs on the boards", "bottles on the sill",
+    "tiles around the hearth", "rushes by the bank",
 )  # fmt: skip
 TOUCHES = (
-    "cool stone underfoot", "warm boards under bare feet", "a rough oak table", "soft wool blankets", "smooth river stones",
-    "cold brass handles", "a damp breeze off the water", "polished handrails", "a velvet armchair", "crisp cotton sheets",
-    "the warmth of a tiled stove", "a cool draught from the cellar", "sandy steps", "dew on the garden chairs", "a warm brick wall",
-    "rough wool rugs", "soft moss on the sills", "steam from the bath", "the chill of the well", "smooth worn steps",
+    "cool stone underfoot", "warm boards under bare feet", "a rough oak table", "soft wool blankets",
+    "smooth river stones", "cold brass handles", "a damp breeze off the water", "polished handrails",
+    "a velvet armchair", "crisp cotton sheets", "the warmth of a tiled stove", "a cool draught from the cellar",
+    "sandy steps", "dew on the garden chairs", "a warm brick wall", "rough wool rugs", "soft moss on the sills",
+    "steam from the bath", "the chill of the well", "smooth worn steps",
 )  # fmt: skip
 
 SENSES = (
-    "honey on dark bread", "tart apple cake at four", "tea with lemon", "sweet cider from the jug", "bitter chocolate by the bed",
-    "ripe plums in a blue bowl", "salty butter on toast", "a crackling fire", "sunlight on the floorboards", "creaky stairs",
-    "moonlight on the whitewash", "bread still warm from the oven", "bright geraniums at the door", "lamplight on the stairs",
-    "a ticking clock and quiet rooms", "the first cold air of the morning", "pears stewed with vanilla", "smoky tea by the stove",
-    "rain on a tin roof", "a cool pantry full of plum jam", "spice from the kitchen", "long shadows across the yard",
+    "honey on dark bread", "tart apple cake at four", "tea with lemon", "sweet cider from the jug",
+    "bitter chocolate by the bed", "ripe plums in a blue bowl", "salty butter on toast", "a crackling fire",
+    "sunlight on the floorboards", "creaky stairs", "moonlight on the whitewash", "bread still warm from the oven",
+    "bright geraniums at the door", "lamplight on the stairs", "a ticking clock and quiet rooms",
+    "the first cold air of the morning", "pears stewed with vanilla", "smoky tea by the stove", "rain on a tin roof",
+    "a cool pantry full of plum jam", "spice from the kitchen", "long shadows across the yard",
 )  # fmt: skip
 
 SETTING_SENSES = {
     "sea": (
-        "salt on the window panes", "gulls over the grey slipway", "the roar of the shingle at night", "silver herring on ice",
-        "a breeze that tastes of salt", "wet sand at the door", "white sails beyond the wall", "fog that smells of kelp",
-        "sun on the tarred boards", "the rattle of masts", "warm sand between the stones", "lemon and fried sprats",
-        "blue paint worn smooth by hands", "waves lapping under the boards", "the red lamp of the pier", "cold spray on the steps",
-        "dune grass that rustles all night", "a bright strip of sea", "copper light on the harbour wall", "salty air in the curtains",
+        "salt on the window panes", "gulls over the grey slipway", "the roar of the shingle at night",
+        "silver herring on ice", "a breeze that tastes of salt", "wet sand at the door", "white sails beyond the wall",
+        "fog that smells of kelp", "sun on the tarred boards", "the rattle of masts", "warm sand between the stones",
+        "lemon and fried sprats", "blue paint worn smooth by hands", "waves lapping under the boards",
+        "the red lamp of the pier", "cold spray on the steps", "dune grass that rustles all night",
+        "a bright strip of sea", "copper light on the harbour wall", "salty air in the curtains",
     ),
     "water": (
-        "the green light under the willows", "mist over the water at six", "ripples on the ceiling", "the splash of a trout",
-        "cold water off the jetty", "damp reeds and woodsmoke", "the creak of the mill wheel", "dragonflies, blue and quick",
-        "soft mud and mint along the bank", "the trickle of the mill race", "silver rings where fish rise", "a chill from the river",
-        "smoke from the stern chimney", "a kingfisher, brighter than glass, over dark water", "wet moss on the stones",
-        "the murmur of the weir through the wall", "tea on the sunny deck", "the drip of oars", "pale fog between the alders",
-        "warm planks at the landing stage",
+        "the green light under the willows", "mist over the water at six", "ripples on the ceiling",
+        "the splash of a trout", "cold water off the jetty", "damp reeds and woodsmoke", "the creak of the mill wheel",
+        "dragonflies, blue and quick", "soft mud and mint along the bank", "the trickle of the mill race",
+        "silver rings where fish rise", "a chill from the river", "smoke from the stern chimney",
+        "a kingfisher, brighter than glass, over dark water", "wet moss on the stones",
+        "the murmur of the weir through the wall", "tea on the sunny deck", "the drip of oars",
+        "pale fog between the alders", "warm planks at the landing stage",
     ),
     "farm": (
-        "apples in wet grass", "the sweet smell of the press", "warm eggs in a wool cap", "rows of dusty lavender", "golden stubble",
-        "the buzz of the hives", "bitter greens and soft cheese", "thyme crushed underfoot", "red fruit against the brick",
-        "mud, hay and coffee at six", "crisp pears from the tree", "the clatter of milk cans", "honey in the comb",
-        "sun on the cold frames", "white blossom in the lane", "a cool barn with dark rafters", "tart cider drawn from the wood",
-        "rough bark and ripe plums", "the hum of the dairy", "the earthy smell of the potato shed",
+        "apples in wet grass", "the sweet smell of the press", "warm eggs in a wool cap", "rows of dusty lavender",
+        "golden stubble", "the buzz of the hives", "bitter greens and soft cheese", "thyme crushed underfoot",
+        "red fruit against the brick", "mud, hay and coffee at six", "crisp pears from the tree",
+        "the clatter of milk cans", "honey in the comb", "sun on the cold frames", "white blossom in the lane",
+        "a cool barn with dark rafters", "tart cider drawn from the wood", "rough bark and ripe plums",
+        "the hum of the dairy", "the earthy smell of the potato shed",
     ),
     "hills": (
-        "cold mornings and pine smoke", "frost on the latch", "a crackling larch fire", "the hush of fresh snow", "mist in the trees",
-        "soup that tastes of thyme", "wet bracken and brown leaves", "a chilly spring by the door", "wool socks on the warm rail",
-        "wind that whistles in the chimney", "blue ridges, one behind another", "the rustle of the beeches", "starlight on the slates",
-        "damp moss and resin", "berries by the path, sharp and sweet", "the rumble of the beck after rain", "soft larch needles",
+        "cold mornings and pine smoke", "frost on the latch", "a crackling larch fire", "the hush of fresh snow",
+        "mist in the trees", "soup that tastes of thyme", "wet bracken and brown leaves", "a chilly spring by the door",
+        "wool socks on the warm rail", "wind that whistles in the chimney", "blue ridges, one behind another",
+        "the rustle of the beeches", "starlight on the slates", "damp moss and resin",
+        "berries by the path, sharp and sweet", "the rumble of the beck after rain", "soft larch needles",
         "a bright stove and dim corners", "rough granite, warm by noon", "the echo of bells from the pasture",
     ),
     "town": (
-        "warm rolls at seven", "footsteps on the wet cobbles", "yellow light on the landing", "dust and vanilla between the shelves",
-        "the whistle of the kettle", "cinnamon on the stairs", "a quiet courtyard of green pots", "the smell of ink and old paper",
-        "the chatter of the market below", "sun on the brass numbers", "soft chairs by a dark bookcase", "butter and burnt sugar",
-        "a copper pan that ticks as it cools", "laughter from the street", "cool tiles in the hall", "a red lamp over the door",
-        "the hum of the last tram", "orange tea in thin cups", "velvet curtains, a little dusty", "rain on the skylight",
+        "warm rolls at seven", "footsteps on the wet cobbles", "yellow light on the landing",
+        "dust and vanilla between the shelves", "the whistle of the kettle", "cinnamon on the stairs",
+        "a quiet courtyard of green pots", "the smell of ink and old paper", "the chatter of the market below",
+        "sun on the brass numbers", "soft chairs by a dark bookcase", "butter and burnt sugar",
+        "a copper pan that ticks as it cools", "laughter from the street", "cool tiles in the hall",
+        "a red lamp over the door", "the hum of the last tram", "orange tea in thin cups",
+        "velvet curtains, a little dusty", "rain on the skylight",
     ),
 }  # fmt: skip
 
 PLAIN = (
-    "two bedrooms and a desk", "a table for six", "a shelf of maps", "a room for boots", "parking for three cars", "a bus to the station",
-    "a good supply of towels", "a small office", "a rack for bicycles", "a second bathroom", "space for a cot", "an hour's walk to the shops",
-    "a shared kitchen", "a reading corner", "a lift to the third floor", "a list of local guides", "a family of owners", "a cupboard of games",
-    "an old sign by the gate", "a notebook for guests", "a key for each visitor", "a laundry in the next building", "long opening hours",
-    "a choice of rooms", "a meeting place for walkers", "a number of narrow beds", "a store for luggage", "a plan of the grounds",
-    "a weekly market nearby", "a car park at the back", "three floors and an attic", "a set of rules on the wall", "helpful staff",
-    "a history that goes back to 1926", "a range of local products", "several places to sit", "a gate that opens at nine",
-    "the usual facilities", "a small collection of tools", "rooms of different sizes", "a bookable hall", "a discount for long stays",
-    "a desk with a telephone", "an entrance on the north side", "a view of the road", "plenty of storage", "a caretaker called Mr. Hobb",
-    "a door that needs a push", "a timetable in the hall", "the company of other guests",
+    "two bedrooms and a desk", "a table for six", "a shelf of maps", "a room for boots", "parking for three cars",
+    "a bus to the station", "a good supply of towels", "a small office", "a rack for bicycles", "a second bathroom",
+    "space for a cot", "an hour's walk to the shops", "a shared kitchen", "a reading corner",
+    "a lift to the third floor", "a list of local guides", "a family of owners", "a cupboard of games",
+    "an old sign by the gate", "a notebook for guests", "a key for each visitor", "a laundry in the next building",
+    "long opening hours", "a choice of rooms", "a meeting place for walkers", "a number of narrow beds",
+    "a store for luggage", "a plan of the grounds", "a weekly market nearby", "a car park at the back",
+    "three floors and an attic", "a set of rules on the wall", "helpful staff", "a history that goes back to 1926",
+    "a range of local products", "several places to sit", "a gate that opens at nine", "the usual facilities",
+    "a small collection of tools", "rooms of different sizes", "a bookable hall", "a discount for long stays",
+    "a desk with a telephone", "an entrance on the north side", "a view of the road", "plenty of storage",
+    "a caretaker called Mr. Hobb", "a door that needs a push", "a timetable in the hall", "the company of other guests",
 )  # fmt: skip
 
 FIRST_SENTENCES = (
-    "At {name} there is {d}, {d}, and {d}.",
+    "At {name} we keep {d}, {d}, and {d}.",
     "At {name} you wake to {d} and fall asleep with {d}.",
     "{name} is {kind} with {d} and {d}.",
     "{name} is {kind} in {region}, with {d}, {d}, and {d}.",
@@ -112,32 +124,32 @@ FIRST_SENTENCES = (
     "Mornings at {name} mean {d}, and evenings bring {d}.",
     "Behind the front door of {name} you find {d}, then {d}.",
     "Most guests of {name} remember {d} and {d}.",
-    "There is {d} at {name}, and at the end of the day there is {d}.",
-    "The first thing you notice at {name} is {d}, and after that {d}.",
+    "Look for {d} at {name}, and at the end of the day for {d}.",
+    "You first notice {d} at {name}, and after that {d}.",
     "In {region}, down a narrow lane, {name} offers {d} and {d}.",
     "Come to {name} for {d} and {d}, and leave your plans at the gate.",
     "{name} keeps things simple, with {d}, {d}, and {d}.",
     "Walk up to {name} and you meet {d}, with {d} a few steps on.",
     "On a slow day {name} gives you {d}, and on a busy one {d}.",
-    "Along the path to {name} there is {d}, and inside there is {d}.",
+    "Along the path to {name} you pass {d}, and inside you find {d}.",
     "{name} sits at the end of the road, where you find {d} and {d}.",
     "Every room at {name} has its share of {d}, and the hall has {d}.",
     "We built {name} around {d}, and the rest followed, down to {d}.",
 )
 
 SECOND_SENTENCES = (
-    "Later in the day there is {d}.",
+    "Later in the day we look forward to {d}.",
     "In the evening you notice {d} and {d}.",
     "Stay a second night for {d}.",
     "Out at the back you find {d}, and beyond it {d}.",
-    "On Sundays there is {d}.",
-    "Upstairs there is {d}, with {d} next to it.",
+    "On Sundays we add {d}.",
+    "Upstairs you have {d}, with {d} close by.",
     "People come back for {d}.",
-    "By the window there is {d}.",
-    "Before you leave, there is {d}.",
+    "Sit by the window for {d}.",
+    "Before you leave, look out for {d}.",
     "You will find {d} on the way in and {d} on the way out.",
     "Ask at the desk about {d}.",
-    "For the rest of the day there is {d}.",
+    "The rest of the day is for {d}.",
 )
 
 FILLERS = (
@@ -189,17 +201,25 @@ HYPE_MORE = (
     "Its unique charm and vibrant community make it a must-visit for travelers of all ages.",
 )
 
+SENSE_ADJECTIVES = (
+    "warm", "cool", "quiet", "soft", "bright", "golden", "sunlit", "misty", "green", "blue", "white", "silver", "smoky",
+    "salty", "fragrant", "mossy", "shady", "dusty", "crisp", "silent", "rough", "smooth", "creaky", "sweet", "sandy",
+    "copper", "pale", "dappled", "leafy", "breezy", "earthy", "cold",
+)  # fmt: skip
+
 HYPE_ADJECTIVES = (
-    "stunning", "breathtaking", "picturesque", "luxurious", "charming", "vibrant", "serene", "unique", "beautiful", "majestic",
-    "exquisite", "idyllic", "magnificent", "captivating", "tranquil", "world-class", "exceptional", "unparalleled", "enchanting",
-    "perfect", "amazing", "elegant", "magical", "spectacular", "iconic", "gorgeous", "wonderful", "bustling",
+    "stunning", "breathtaking", "picturesque", "luxurious", "charming", "vibrant", "serene", "unique", "beautiful",
+    "majestic", "exquisite", "idyllic", "magnificent", "captivating", "tranquil", "world-class", "exceptional",
+    "unparalleled", "enchanting", "perfect", "amazing", "elegant", "magical", "spectacular", "iconic", "gorgeous",
+    "wonderful", "bustling",
 )  # fmt: skip
 
 CHATTER_BEFORE = (
     "Here's a short description of {name}:", "Here is a description for {name}:", "Sure, here is a description:",
-    "Sure! Here's a possible description:", "Certainly, here is a short listing for {name}.", "Here's a description you could use:",
-    "I'd be happy to help you with that.", "Let me describe {name} for you.", "Here's a draft for your website:",
-    "Okay, here is a possible text for {name}.", "Here is a brief description of {name}, {kind}:",
+    "Sure! Here's a possible description:", "Certainly, here is a short listing for {name}.",
+    "Here's a description you could use:", "I'd be happy to help you with that.", "Let me describe {name} for you.",
+    "Here's a draft for your website:", "Okay, here is a possible text for {name}.",
+    "Here is a brief description of {name}, {kind}:",
 )  # fmt: skip
 CHATTER_AFTER = (
     "I hope this helps!", "Feel free to change any of the details.", "Let me know if you need another version.",
@@ -218,13 +238,13 @@ OFF_TOPIC = (
 )
 
 STUBS = (
-    "A nice place.", "{name}.", "{name} is great.", "A place to stay in {region}.", "It is {kind}.", "{name} is {kind}.",
-    "Visit {name} today!", "{name} is {kind} in {region}.", "Book now.", "You will like {name}.",
+    "A nice place.", "{name}.", "{name} is great.", "A place to stay in {region}.", "It is {kind}.",
+    "{name} is {kind}.", "Visit {name} today!", "{name} is {kind} in {region}.", "Book now.", "You will like {name}.",
 )  # fmt: skip
 
 LABELS = ("Location", "Size", "Features", "Rooms", "Price", "Contact", "Highlights", "Access")
 
 TOWNS = (
-    "Alderbrook", "Wenton", "Marshgate", "Corley", "Stennick", "Harrowby", "Tolland", "Brackwater", "Ostwick", "Penmarrow",
-    "Fenwold", "Kelling", "Ravenscar", "Sutterby", "Thornleigh", "Aldwick",
+    "Alderbrook", "Wenton", "Marshgate", "Corley", "Stennick", "Harrowby", "Tolland", "Brackwater", "Ostwick",
+    "Penmarrow", "Fenwold", "Kelling", "Ravenscar", "Sutterby", "Thornleigh", "Aldwick",
 )  # fmt: skip

@@ -156,9 +156,15 @@ def test_bad_rows_write_nothing_and_leave_earlier_outputs(tmp_path: Path, write_
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
+def test_holds_out_nothing_when_no_evaluation_prompts_are_asked_for(tmp_path, write_rows):
+    summary, rows, evaluation = run_prompts(tmp_path, write_rows("p.jsonl", prompts(100)), eval_prompts=0)
+    assert (summary.rows, summary.eval_rows) == (100, 0)
+    assert (len(rows), len(evaluation)) == (100, 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "name"),
-    [({"eval_prompts": 0}, "eval_prompts"), ({"seed": -1}, "seed"), ({"instruction": "\0"}, "instr")],
+    [({"eval_prompts": -1}, "eval_prompts"), ({"seed": -1}, "seed"), ({"instruction": "\0"}, "instr")],
 )
 def test_refuses_settings_out_of_range(
     tmp_path: Path, write_rows: WriteRows, settings: dict[str, Any], name: str

@@ -1,0 +1,56 @@
+# `make` lists the targets. Everything is installed into $(VENV), nothing outside the project but the caches of pip
+# and of the base model (~/.cache/rlhf-pipelines).
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PIP_FLAGS ?=
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt $(PIP_FLAGS)
+RUNS ?= runs
+SEEDS ?= 0 1 2
+
+.DEFAULT_GOAL := help
+.PHONY: help tune test check compile benchmark constraints clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (about a quarter of an hour on 2 cores)
+	$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS)
+
+test: $(VENV)/.dev  ## Run every test that can run on this machine
+	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -m "slow and not docker and not gpu"
+
+check: $(VENV)/.dev  ## Lint, check formatting and types, and hold the compiled pipelines current
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -q tests/pipelines/test_compile.py
+
+compile: $(VENV)/.dev  ## Compile the pipelines into pipelines/compiled
+	$(VENV)/bin/rlhf compile --output-dir pipelines/compiled
+
+benchmark: $(VENV)/.train  ## Does tuning work? The sample job for three seeds (about 40 minutes on 2 cores)
+	$(VENV)/bin/python benchmarks/sample_seeds.py --seeds $(SEEDS)
+
+constraints: $(VENV)/.dev  ## Write constraints.txt from what is installed in $(VENV)
+	$(VENV)/bin/python -m pip list --format freeze --exclude-editable \
+	  | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(pip|setuptools|rlhf-pipelines)==' > constraints.new
+	(head -n 1 constraints.txt; cat constraints.new) > constraints.txt.new
+	mv constraints.txt.new constraints.txt && rm constraints.new
+
+clean:  ## Remove the virtual environment
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 2; }
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+# One environment for all: `test` adds the development tools to what `tune` installs.
+$(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing torch, transformers, trl and kfp into $(VENV) (minutes; about 2 GB, more with a CUDA build of torch)"
+	$(PIP) --editable '.[train]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(PIP) --editable '.[train,dev]'
+	@touch $@
