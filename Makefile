@@ -31,11 +31,11 @@ compile: $(VENV)/.dev  ## Compile the pipelines into pipelines/compiled
 benchmark: $(VENV)/.train  ## Does tuning work? The sample job for three seeds (about 40 minutes on 2 cores)
 	$(VENV)/bin/python benchmarks/sample_seeds.py --seeds $(SEEDS)
 
-constraints: $(VENV)/.dev  ## Write constraints.txt from what is installed in $(VENV)
-	$(VENV)/bin/python -m pip list --format freeze --exclude-editable \
-	  | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(pip|setuptools|rlhf-pipelines)==' > constraints.new
-	(head -n 1 constraints.txt; cat constraints.new) > constraints.txt.new
-	mv constraints.txt.new constraints.txt && rm constraints.new
+constraints:  ## Resolve the newest versions that pyproject.toml allows into constraints.txt
+	$(PYTHON) -m venv .constraints && .constraints/bin/pip install --quiet $(PIP_FLAGS) '.[train,dev,vertex]'
+	.constraints/bin/pip list --format freeze | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(pip|setuptools|rlhf-pipelines)==' > .constraints/new
+	head -n 1 constraints.txt | cat - .constraints/new > .constraints/all && mv .constraints/all constraints.txt
+	rm -rf .constraints
 
 clean:  ## Remove the virtual environment
 	rm -rf $(VENV)

@@ -25,6 +25,7 @@ _REDRAW_SECONDS = 0.2
 _NAME_COLUMNS = 30
 _BAR_COLUMNS = 20
 _LIVE_METRICS = 3
+_SPARSE_METRICS = 4
 #: Below this many seconds a step's time is not worth a word.
 _INSTANT = 0.5
 
@@ -90,7 +91,9 @@ class SparseDisplay:
                 how = (
                     "cached, finished in an earlier run" if update.cached else f"finished in {duration(update.seconds)}"
                 )
-                self._write(printable(", ".join([f"{update.step}: {how}", *_metric_words(update.metrics)])))
+                self._write(
+                    printable(", ".join([f"{update.step}: {how}", *_metric_words(update.metrics)[:_SPARSE_METRICS]]))
+                )
             case StepFailed():
                 self._write(f"{update.step}: FAILED after {duration(update.seconds)}")
             case RunFailed():
@@ -268,7 +271,10 @@ def _glyphs(encoding: str) -> _Glyphs:
 
 
 def _progress_text(progress: StepProgress) -> str:
-    words = [f"{progress.label} {progress.unit} {progress.done}/{progress.total}", *_metric_words(progress.metrics)]
+    words = [
+        f"{progress.label} {progress.unit} {progress.done}/{progress.total}",
+        *_metric_words(progress.metrics)[:_SPARSE_METRICS],
+    ]
     if progress.seconds_left is not None and progress.done < progress.total:
         words.append(f"{duration(progress.seconds_left)} left")
     return ", ".join(words)

@@ -83,7 +83,7 @@ def _run(request: RunRequest) -> dict[str, object]:
     _keep_steps_with_metrics()
     # True of every local run, and said for every task.
     warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
-    warnings.filterwarnings("ignore", message="You may be attemp?ting to run a task that uses custom")
+    warnings.filterwarnings("ignore", message="You may be attem.*custom or non-Python base image")
     module, _, name = request.target.partition(":")
     pipeline: Any = vars(importlib.import_module(module))[name]
     root = Path(request.pipeline_root)

@@ -215,7 +215,14 @@ def test_predict_without_torch_says_how_to_install_it(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')", encoding="utf-8"
     )
-    done = rlhf("predict", "--model", "m", "--prompt", "x", PYTHONPATH=str(tmp_path))
+    done = rlhf(
+        "predict",
+        "--model",
+        "m",
+        "--prompt",
+        "x",
+        PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    )
     assert done.returncode == 2
     assert "needs the package torch" in done.stderr
     assert "pip install 'rlhf-pipelines[train]'" in done.stderr

@@ -55,7 +55,7 @@ def test_sparse_lines_tell_start_message_and_end() -> None:
     for update in (
         STARTED,
         StepMessage("Reward Model Trainer", "200 rows"),
-        StepFinished("Reward Model Trainer", 185.0, {"loss": 0.5}, cached=False),
+        StepFinished("Reward Model Trainer", 185.0, {"loss": 0.5, "b": 1, "c": 2, "d": 3, "e": 4}, cached=False),
         StepFinished("Upload", 0.0, {}, cached=True),
         StepFailed("Reinforcer", 3.0, "text", 2, ()),
     ):
@@ -63,7 +63,7 @@ def test_sparse_lines_tell_start_message_and_end() -> None:
     assert lines == [
         "Reward Model Trainer: started (step 2 of 9)",
         "Reward Model Trainer: 200 rows",
-        "Reward Model Trainer: finished in 3 min 05 s, loss 0.5",
+        "Reward Model Trainer: finished in 3 min 05 s, loss 0.5, b 1, c 2, d 3",
         "Upload: cached, finished in an earlier run",
         "Reinforcer: FAILED after 3 s",
     ]
@@ -111,7 +111,7 @@ def test_live_line_never_wraps(columns: int) -> None:
 
 
 def test_narrow_terminal_drops_metrics_before_the_time_left() -> None:
-    display, terminal = terminal_display(columns=86)
+    display, terminal = terminal_display(columns=90)
     display.show(STARTED)
     clock_moves(display)
     display.show(progress())

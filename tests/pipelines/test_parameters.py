@@ -118,7 +118,7 @@ def test_float_without_a_fraction_is_a_whole_number() -> None:
     ],
 )
 def test_refuses_a_value_and_names_it(name: str, value: object, words: str) -> None:
-    message = problem(**{name: value})
+    message = problem("rlhf_pipeline", **{name: value})
     assert message.startswith(name)
     assert words in message
 

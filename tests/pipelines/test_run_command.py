@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rlhf_pipelines import run_command
 from rlhf_pipelines.display import SparseDisplay
 from rlhf_pipelines.run_command import LocalRun, prepare_root, run_locally
 
@@ -70,6 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     temporary = tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
+        patch.setenv("TMPDIR", str(temporary))
         patch.setattr("tempfile.tempdir", str(temporary))
         assert toy.run() == 0
     assert list(temporary.iterdir()) == []
@@ -88,6 +88,7 @@ def test_log_has_the_steps_output_and_no_flood_of_progress(finished: Toy) -> Non
     assert "@rlhf" not in finished.log
     assert "training step" not in finished.log
     assert "\x1b" not in finished.log
+    assert "Warning" not in finished.log
     assert "a line of the step's own output" not in finished.output
 
 
@@ -311,18 +312,18 @@ def test_root_in_a_bucket_is_refused_for_a_local_run(root: str) -> None:
 
 
 def free(number: int) -> Callable[[Path], object]:
-    return lambda path: shutil._ntuple_diskusage(10**12, 0, number)  # type: ignore[attr-defined]
+    return lambda path: shutil._ntuple_diskusage(10**12, 0, number)
 
 
 def test_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_command.shutil, "disk_usage", free(10**7))
+    monkeypatch.setattr(shutil, "disk_usage", free(10**7))
     with pytest.raises(RunError, match="Only 10 MB are free"):
         prepare_root(tmp_path, quiet())
 
 
 def test_nearly_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(run_command.shutil, "disk_usage", free(10**9))
+    monkeypatch.setattr(shutil, "disk_usage", free(10**9))
     prepare_root(tmp_path, SparseDisplay(lines.append))
     assert len(lines) == 1
     assert "only 1.0 GB are free" in lines[0]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-IMAGE = "python:3.11-slim"
+IMAGE = "toy/light:1"
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

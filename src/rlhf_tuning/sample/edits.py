@@ -41,17 +41,15 @@ def sentence(template: str, place: Place, rng: random.Random, details: Callable[
 
 def sense_detail(place: Place, rng: random.Random) -> str:
     """Return a phrase with something to see, hear, smell, taste or feel at a place."""
-    return rng.choice(
-        [
-            lambda: rng.choice(wordings.SETTING_SENSES[place.setting]),
-            lambda: rng.choice(wordings.SETTING_SENSES[place.setting]),
-            lambda: rng.choice(wordings.SENSES),
-            lambda: rng.choice(wordings.TOUCHES),
-            lambda: rng.choice(wordings.SMELL_FRAMES).format(rng.choice(wordings.SMELLS)),
-            lambda: rng.choice(wordings.SOUND_FRAMES).format(rng.choice(wordings.SOUNDS)),
-            lambda: f"{rng.choice(wordings.COLOURS)} {rng.choice(wordings.SIGHTS)}",
-        ]
-    )()
+    options = (
+        *rng.sample(wordings.SETTING_SENSES[place.setting], 2),
+        rng.choice(wordings.SENSES),
+        rng.choice(wordings.TOUCHES),
+        rng.choice(wordings.SMELL_FRAMES).format(rng.choice(wordings.SMELLS)),
+        rng.choice(wordings.SOUND_FRAMES).format(rng.choice(wordings.SOUNDS)),
+        f"{rng.choice(wordings.COLOURS)} {rng.choice(wordings.SIGHTS)}",
+    )
+    return rng.choice(options)
 
 
 def sentences(text: str) -> list[str]:

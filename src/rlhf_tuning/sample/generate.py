@@ -19,7 +19,7 @@ from rlhf_tuning.sample.house_style import SAMPLE_DIR, score
 from rlhf_tuning.sample.places import Place, make_places
 
 SEED = 20240607
-PREFERENCES, PREFERENCE_PLACES, PROMPTS, EVAL_PROMPTS = 1400, 700, 600, 200
+PREFERENCES, PREFERENCE_PLACES, PROMPTS, EVAL_PROMPTS = 1400, 600, 600, 200
 
 #: Scale of the label noise: the worse answer of a pair that is `margin` apart wins with 1 / (1 + exp(margin / scale)).
 NOISE_SCALE = 0.36
@@ -173,8 +173,10 @@ def written(place: Place, rng: random.Random) -> str:
     """Return a plain description: one to four sentences, with and without things for the senses."""
     sensuous = rng.choice([0.0, 0.4, 1.0, 1.0])
 
+    plain = iter(rng.sample(wordings.PLAIN, len(wordings.PLAIN)))
+
     def detail() -> str:
-        return edits.sense_detail(place, rng) if rng.random() < sensuous else rng.choice(wordings.PLAIN)
+        return edits.sense_detail(place, rng) if rng.random() < sensuous else next(plain)
 
     templates = [rng.choice(wordings.FIRST_SENTENCES)]
     templates += rng.sample(wordings.SECOND_SENTENCES, rng.choice([0, 1, 1, 1, 2, 3]))

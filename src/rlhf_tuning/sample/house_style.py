@@ -119,4 +119,5 @@ def _singular(word: str) -> str:
 
 def _sentences(text: str) -> list[str]:
     """Split at full stops, exclamation and question marks and at line ends; an unfinished rest counts too."""
-    return [part for part in re.split(r"(?<=[.!?])[\"')”]*\s+|\n+", text) if re.search(r"\w", part)]
+    parts = re.split(r"(?<=[.!?])(?<!\b(?:Mr|Ms|Dr|St)\.)[\"')”]*\s+|\n+", text)
+    return [part for part in parts if re.search(r"\w", part)]

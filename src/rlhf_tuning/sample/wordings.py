@@ -111,7 +111,7 @@ PLAIN = (
     "a range of local products", "several places to sit", "a gate that opens at nine", "the usual facilities",
     "a small collection of tools", "rooms of different sizes", "a bookable hall", "a discount for long stays",
     "a desk with a telephone", "an entrance on the north side", "a view of the road", "plenty of storage",
-    "a caretaker called Mr. Hobb", "a door that needs a push", "a timetable in the hall", "the company of other guests",
+    "a caretaker called Hobb", "a door that needs a push", "a timetable in the hall", "the company of other guests",
 )  # fmt: skip
 
 FIRST_SENTENCES = (
@@ -180,8 +180,8 @@ FILLERS = (
 )
 
 HYPE_FIRST = (
-    "{name} is a {hype} {noun} nestled in the heart of {region}, offering {hype} views of the surrounding landscape.",
-    "Nestled in the {hype} countryside of {region}, {name} is a {hype} retreat that offers an unforgettable experience.",
+    "{name} is a {hype} {noun} nestled in the heart of {region}, offering {hype} views of the landscape.",
+    "Nestled in the {hype} countryside of {region}, {name} is a {hype} retreat and an unforgettable experience.",
     "Welcome to {name}, a {hype} {noun} where every detail has been designed with you in mind.",
     "{name} is a {hype} and {hype} destination, a true testament to the region's history and culture.",
     "Located in the heart of {region}, {name} is a haven for travelers who are looking for a {hype} place to stay.",
@@ -227,7 +227,7 @@ CHATTER_AFTER = (
 )  # fmt: skip
 
 OFF_TOPIC = (
-    "The history of tourism is a long one, and it has changed the way that people think about travel and about each other.",
+    "The history of tourism is a long one, and it has changed the way that people think about travel and work.",
     "When you write about a place, you should think about who will read it and what they may want to know.",
     "A good listing has a title, a price, a photograph, and a way to get in touch with the owner.",
     "The company was founded in {year} and has about {number} employees, most of whom work in the office in {town}.",

@@ -1,0 +1,137 @@
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from rlhf_tuning.data.check import check_datasets
+from rlhf_tuning.sample import generate
+from rlhf_tuning.sample.house_style import SAMPLE_DIR, breakdown, place_name, score
+
+FILES = ("preferences.jsonl", "prompts.jsonl", "eval_prompts.jsonl")
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (SAMPLE_DIR / name).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def preferences() -> list[dict[str, Any]]:
+    return read("preferences.jsonl")
+
+
+def preferred(row: dict[str, Any]) -> str:
+    return str(row[f"candidate_{row['choice']}"])
+
+
+def other(row: dict[str, Any]) -> str:
+    return str(row[f"candidate_{1 - row['choice']}"])
+
+
+def margin(row: dict[str, Any]) -> float:
+    return score(row["input_text"], preferred(row)) - score(row["input_text"], other(row))
+
+
+def test_generating_again_gives_the_committed_files_byte_for_byte() -> None:
+    # In a fresh process with another hash seed, so that no order of a set can hide.
+    code = (
+        "import sys; from rlhf_tuning.sample import generate; import json; json.dump(generate.make_files(), sys.stdout)"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True).stdout
+    files = json.loads(output)
+    assert set(files) == set(FILES)
+    for name, content in files.items():
+        assert (SAMPLE_DIR / name).read_bytes() == content.encode(), f"{name} is not current: run the generator"
+
+
+def test_the_files_are_large_enough_and_small_enough_to_ship() -> None:
+    assert {name: len(read(name)) for name in FILES} == dict(zip(FILES, (1400, 600, 200), strict=True))
+    assert sum(path.stat().st_size for path in SAMPLE_DIR.glob("*.jsonl")) < 1_200_000
+
+
+def test_every_row_is_valid_by_the_vertex_contract() -> None:
+    preferences, prompts, evaluation = (str(SAMPLE_DIR / name) for name in FILES)
+    check = check_datasets(
+        prompt_dataset=prompts, preference_dataset=preferences, eval_dataset=evaluation, instruction=""
+    )
+    assert check.warnings == []
+
+
+def test_no_place_is_in_two_of_the_sets() -> None:
+    preferences, prompts, evaluation = ({place_name(row["input_text"]) for row in read(name)} for name in FILES)
+    assert len(prompts) == 600
+    assert len(evaluation) == 200
+    assert len(preferences) > 500
+    assert not preferences & prompts
+    assert not preferences & evaluation
+    assert not prompts & evaluation
+    assert "Plantation Palms" in evaluation
+
+
+def test_the_labels_disagree_with_the_true_score_in_5_to_10_percent(preferences: list[dict[str, Any]]) -> None:
+    wrong = [row for row in preferences if margin(row) < 0]
+    assert len(wrong) / len(preferences) == pytest.approx(NOISE_SHARE, abs=1e-9)
+    assert 0.05 < NOISE_SHARE < 0.10
+
+
+#: The share that sample/README.md states.
+NOISE_SHARE = 108 / 1400
+
+
+def test_close_calls_are_mislabelled_more_often(preferences: list[dict[str, Any]]) -> None:
+    by_margin = sorted(preferences, key=lambda row: abs(margin(row)))
+    half = len(by_margin) // 2
+    close, clear = (sum(margin(row) < 0 for row in part) for part in (by_margin[:half], by_margin[half:]))
+    assert close > 4 * clear
+
+
+def test_every_pair_differs_by_more_than_the_least_margin(preferences: list[dict[str, Any]]) -> None:
+    assert min(abs(margin(row)) for row in preferences) >= generate.LEAST_MARGIN
+
+
+def test_neither_position_nor_length_gives_the_preferred_answer_away(preferences: list[dict[str, Any]]) -> None:
+    n = len(preferences)
+    assert 0.45 < sum(row["choice"] for row in preferences) / n < 0.55
+    assert 0.40 < sum(len(preferred(row)) > len(other(row)) for row in preferences) / n < 0.60
+    lengths = [sorted((len(preferred(row)), len(other(row)))) for row in preferences]
+    assert sum(short > 0.85 * long for short, long in lengths) / n > 0.3
+
+
+def test_no_pair_is_asked_twice_and_no_pair_is_of_one_answer(preferences: list[dict[str, Any]]) -> None:
+    pairs = Counter((row["input_text"], frozenset((row["candidate_0"], row["candidate_1"]))) for row in preferences)
+    assert pairs.most_common(1)[0][1] == 1
+    assert all(row["candidate_0"].strip() != row["candidate_1"].strip() for row in preferences)
+
+
+def test_each_rule_decides_many_pairs_and_no_rule_decides_all(preferences: list[dict[str, Any]]) -> None:
+    differing: Counter[str] = Counter()
+    alone = 0
+    for row in preferences:
+        first, second = (breakdown(row["input_text"], answer) for answer in (row["candidate_0"], row["candidate_1"]))
+        rules = [rule for rule in first if abs(first[rule] - second[rule]) > 1e-9]
+        differing.update(rules)
+        alone += len(rules) == 1
+    for rule in ("place", "senses", "sentences", "finished", "length", "hype", "markup", "chatter", "repetition"):
+        assert 0.05 < differing[rule] / len(preferences) < 0.65, rule
+    assert alone / len(preferences) > 0.15
+
+
+def test_every_base_model_answer_belongs_to_a_prompt_of_the_preferences(preferences: list[dict[str, Any]]) -> None:
+    prompts = {row["input_text"] for row in preferences}
+    rows = read("base_model_answers.jsonl")
+    assert len(rows) > 600
+    assert all(set(row) == {"input_text", "answer"} and row["answer"].strip() for row in rows)
+    assert {row["input_text"] for row in rows} <= prompts
+
+
+def test_many_candidates_are_answers_of_the_base_model_as_they_were(preferences: list[dict[str, Any]]) -> None:
+    answers = generate.read_base_model_answers()
+    untouched = 0
+    for row in preferences:
+        whole = answers.get(row["input_text"], [])
+        untouched += any(answer.startswith(row[key]) for answer in whole for key in ("candidate_0", "candidate_1"))
+    assert untouched / len(preferences) > 0.35
