@@ -49,7 +49,9 @@ def table(results: dict[int, dict[str, object]]) -> list[str]:
     ]
     for seed, result in results.items():
         found, judge = result["evaluation"], result["reward_model_evaluation"]
-        assert isinstance(found, dict) and isinstance(judge, dict) and isinstance(result["seconds"], float)
+        assert isinstance(found, dict)
+        assert isinstance(judge, dict)
+        assert isinstance(result["seconds"], float)
         cells = [
             str(seed),
             f"{interval(judge, 'accuracy', '.3f')} ({judge['n']})",
@@ -78,8 +80,10 @@ def main() -> None:
         results[seed] = run_seed(seed, folder / f"seed-{seed}", extra)
         print(f"seed {seed}: {results[seed]['seconds']:.0f} s", flush=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"\nrlhf-pipelines {__version__}, Python {platform.python_version()}, {os.cpu_count()} cores ({cpu_name()}), "
-          f"peak memory of the largest process {peak:.1f} GiB\n")
+    print(
+        f"\nrlhf-pipelines {__version__}, Python {platform.python_version()}, {os.cpu_count()} cores ({cpu_name()}), "
+        f"peak memory of the largest process {peak:.1f} GiB\n"
+    )
     print("\n".join(table(results)))
     (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 

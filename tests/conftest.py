@@ -1,7 +1,6 @@
 """Tiny real models: two layers, a tokenizer of a few hundred tokens, made on the spot, no network."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +94,8 @@ def tiny_plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def quiet_progress(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quiet_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps under test print sparse lines, whatever the shell has set."""
     from rlhf_tuning import environment
 
     monkeypatch.setattr(environment, "PROGRESS", "lines")
-    yield

@@ -21,7 +21,7 @@ def upload_model(
     model_display_name: str = "",
     instruction: str = "",
     registry_dir: str = "",
-) -> NamedTuple("Outputs", [("model_resource_name", str), ("endpoint_resource_name", str)]):  # type: ignore[valid-type]  # noqa: UP014
+) -> NamedTuple("Outputs", [("model_resource_name", str), ("endpoint_resource_name", str)]):  # type: ignore[valid-type]
     """Register the tuned model as a new version, with a manifest of what made it.
 
     Args:

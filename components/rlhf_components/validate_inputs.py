@@ -14,7 +14,7 @@ def validate_inputs(
     eval_dataset: str,
     instruction: str,
     accelerator_type: str = "GPU",
-) -> NamedTuple("Outputs", [("prompt_fingerprint", str), ("preference_fingerprint", str), ("eval_fingerprint", str)]):  # type: ignore[valid-type]  # noqa: UP014
+) -> NamedTuple("Outputs", [("prompt_fingerprint", str), ("preference_fingerprint", str), ("eval_fingerprint", str)]):  # type: ignore[valid-type]
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
 
     Never cached: the content behind a path may change. Its fingerprints are arguments of every later step, so that those
@@ -33,12 +33,11 @@ def validate_inputs(
         eval_fingerprint: Fingerprint of the evaluation rows' content.
     """
     from rlhf_tuning.data.check import check_datasets
-    from rlhf_tuning.errors import ParameterError
+    from rlhf_tuning.limits import check_limits
     from rlhf_tuning.step import running_step, say
 
     with running_step("Validate Inputs"):
-        if accelerator_type != "GPU":
-            raise ParameterError(f"accelerator_type is {accelerator_type!r}; only 'GPU' is supported.")
+        check_limits(accelerator_type=accelerator_type)
         check = check_datasets(
             prompt_dataset=prompt_dataset,
             preference_dataset=preference_dataset,

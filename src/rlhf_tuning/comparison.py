@@ -261,9 +261,9 @@ def number(value: float, *, sign: bool = False) -> str:
     if not math.isfinite(value):
         return "?"
     size = abs(value)
-    if size >= 1e6 or 0 < size < 1e-3:
+    if size >= 1e6 or 0 < size < 5e-3:
         return f"{value:+.2g}" if sign else f"{value:.2g}"
-    digits = 0 if size >= 1000 else 1 if size >= 20 else 2 if size >= 0.1 or size == 0 else 4
+    digits = 0 if size >= 1000 else 1 if size >= 20 else 2 if size >= 0.1 or size == 0 else 3
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 

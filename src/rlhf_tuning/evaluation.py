@@ -1,8 +1,9 @@
 """Is the tuned model better than the base model? Answers to held-out prompts, compared pair by pair.
 
 Each prompt is answered once by either model. Two judges compare the answers: the reward model of phase 1, and, where a
-`scorer` is named, a program that knows the true quality; what they say is summed up in `comparison`. KL is estimated on the tuned model's own answers: the sum over an answer's tokens of
-log policy - log reference, at the temperature they were sampled at.
+`scorer` is named, a program that knows the true quality; what they say is summed up in `comparison`. KL is estimated on
+the tuned model's own answers: the sum over an answer's tokens of log policy - log reference, at the temperature they were
+sampled at.
 """
 
 import gc
@@ -40,9 +41,7 @@ class EvaluationConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        check_limits(
-            **{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)}
-        )
+        check_limits(**{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)})
 
 
 def evaluate_policy(

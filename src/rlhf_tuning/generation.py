@@ -154,7 +154,5 @@ def predict(
     content = f"{instruction}\n\n{prompt}" if instruction else prompt
     network = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype("auto"))
     conversation: Conversation = [Turn(role="user", content=content)]
-    (answer,) = generate_answers(
-        network, text_format, [conversation], temperature=temperature, batch_size=1, seed=seed
-    )
+    (answer,) = generate_answers(network, text_format, [conversation], temperature=temperature, batch_size=1, seed=seed)
     return answer.text

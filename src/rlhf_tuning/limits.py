@@ -47,11 +47,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rl_algorithm": ("rloo", "grpo"),
     "dtype": ("auto", "float32", "bfloat16"),
     "scorer": ("", "house_style"),
+    "accelerator_type": ("GPU",),
 }
 
 
 def problem_with(name: str, value: object) -> str:
     """Return what is wrong with a parameter's value, or an empty string."""
+    if name == "accelerator_type" and value == "TPU":
+        return "accelerator_type is 'TPU', which is not supported yet. Use 'GPU'; a run without one takes the CPU."
     if name in CHOICES and value not in CHOICES[name]:
         accepted = ", ".join(repr(choice) for choice in CHOICES[name])
         return f"{name} is {value!r}; it must be one of {accepted}."

@@ -38,7 +38,11 @@ ALIASES: dict[str, PackagedModel] = {
 }
 
 #: Names of the Vertex job's own base models, none of which can be had any more.
-_RETIRED = re.compile(r"^(text-bison|chat-bison|text-unicorn|codechat-bison|t5-|flan-t5)", re.IGNORECASE)
+_RETIRED = re.compile(
+    r"(?:publishers/google/models/)?"
+    r"(?:(?:text|chat|code|codechat)-(?:bison|unicorn|gecko)|palm|bison|unicorn|gecko|otter|elephant|(?:flan-)?t5[-_])[^/]*",
+    re.IGNORECASE,
+)
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
@@ -63,6 +67,17 @@ def local_folder(reference: str) -> Path | None:
     return None
 
 
+def problem_with_name(reference: str, *, parameter: str) -> str:
+    """Return why a reference cannot be used, as far as its name tells, or an empty string."""
+    if not _RETIRED.fullmatch(reference.strip()):
+        return ""
+    return (
+        f"{parameter} is {reference!r}, a base model of the retired Vertex job, which can no longer be had. Use an open "
+        "causal language model: a Hugging Face hub id such as HuggingFaceTB/SmolLM2-1.7B-Instruct, a local folder, a "
+        f"gs:// folder, or one of: {_aliases()}."
+    )
+
+
 def resolve_reference(reference: str, *, parameter: str = "large_model_reference") -> ResolvedModel:
     """Check that a model exists before anything is spent on it, and say which one exactly it is.
 
@@ -71,12 +86,8 @@ def resolve_reference(reference: str, *, parameter: str = "large_model_reference
     """
     if not reference.strip():
         raise ModelError(f"{parameter} is empty. Give a Hugging Face hub id, a local folder, or one of: {_aliases()}.")
-    if _RETIRED.match(reference):
-        raise ModelError(
-            f"{parameter} is {reference!r}, a base model of the retired Vertex RLHF job, which nobody serves any more. "
-            f"Use an open model instead: a Hugging Face hub id such as 'HuggingFaceTB/SmolLM2-1.7B-Instruct', a folder, "
-            f"or one of: {_aliases()}."
-        )
+    if problem := problem_with_name(reference, parameter=parameter):
+        raise ModelError(problem)
     if reference in ALIASES:
         return ResolvedModel(reference=reference, fingerprint=f"sha256:{ALIASES[reference].gguf_sha256}")
     folder = local_folder(reference)
@@ -101,7 +112,9 @@ def _folder_fingerprint(folder: Path, reference: str, parameter: str) -> str:
             f"weights, a Hugging Face hub id, or one of: {_aliases()}."
         )
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{parameter} is {reference!r}, a folder without config.json, so it holds no transformers model.")
+        raise ModelError(
+            f"{parameter} is {reference!r}, a folder without config.json, so it holds no transformers model."
+        )
     if not list(folder.glob("*.safetensors")):
         raise ModelError(
             f"{parameter} is {reference!r}, a folder without *.safetensors weights. Other formats can run code when they "

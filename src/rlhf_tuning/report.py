@@ -222,7 +222,9 @@ def _verdict(summary: Summary) -> str:
     picture = ""
     if measured:
         rows = [_win_row(wins) for wins in measured]
-        picture = interval_plot("Win rate of the tuned model, with its 95% interval", rows, reference_label="no better")
+        picture = interval_plot(
+            "Win rate of the tuned model, with its 95% interval", rows, reference_label="no difference"
+        )
     state = summary.outcome or "unclear"
     return (
         f'<section class="card verdict {state}" aria-label="Verdict"><p class="headline">{headline}</p>'
@@ -314,8 +316,8 @@ def _reward_model(part: RewardModelPart | None) -> str:
         return ""
     measured = [
         ("All held-out preferences", part.accuracy),
-        ("Where the shorter answer was preferred", part.shorter_preferred),
-        ("For comparison: “the longer answer wins”", part.longer_wins),
+        ("Shorter answer preferred", part.shorter_preferred),
+        ("Rule “the longer answer wins”", part.longer_wins),
     ]
     rows = [
         IntervalRow(

@@ -64,9 +64,7 @@ class RewardModelConfig:
     centring_prompts: int = 64
 
     def __post_init__(self) -> None:
-        check_limits(
-            **{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)}
-        )
+        check_limits(**{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)})
 
     @property
     def learning_rate(self) -> float:
@@ -104,7 +102,8 @@ class RewardModel:
         text_format: TextFormat,
         active: Callable[[], Any],
     ) -> None:
-        self._trunk, self._head, self.offset, self.text_format, self._active = trunk, head.float(), offset, text_format, active
+        self.offset, self.text_format = offset, text_format
+        self._trunk, self._head, self._active = trunk, head.float(), active
 
     def score(
         self,
@@ -205,9 +204,7 @@ def train_reward_model(
     torch.manual_seed(config.seed)
     lora = config.reward_lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
-    model = base_model.load_sequence_classifier(
-        config.large_model_reference, dtype=compute if lora else torch.float32
-    )
+    model = base_model.load_sequence_classifier(config.large_model_reference, dtype=compute if lora else torch.float32)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.score = _fresh_head(model)
 
@@ -324,7 +321,9 @@ def read_metadata(directory: str) -> dict[str, Any]:
     """
     path = Path(directory) / _METADATA
     if not path.is_file():
-        raise ModelError(f"{directory} holds no reward model: {_METADATA} is missing. Train one with reward_model_pipeline.")
+        raise ModelError(
+            f"{directory} holds no reward model: {_METADATA} is missing. Train one with reward_model_pipeline."
+        )
     metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return metadata
 
@@ -385,13 +384,20 @@ def evaluate_reward_model(reward_model: RewardModel, preferences: Sequence[dict[
     chosen, rejected = both[: len(rows)], both[len(rows) :]
     points = [_point(a, b) for a, b in zip(chosen, rejected, strict=True)]
     lengths = [
-        (len(reward_model.text_format.answer_ids(row["chosen"])), len(reward_model.text_format.answer_ids(row["rejected"])))
+        (
+            len(reward_model.text_format.answer_ids(row["chosen"])),
+            len(reward_model.text_format.answer_ids(row["rejected"])),
+        )
         for row in rows
     ]
     shorter = [point for point, (a, b) in zip(points, lengths, strict=True) if a < b]
     longer_wins = [_point(a, b) for a, b in lengths]
     result: dict[str, Any] = {"n": len(rows)}
-    for name, values in (("accuracy", points), ("shorter_preferred_accuracy", shorter), ("longer_wins_accuracy", longer_wins)):
+    for name, values in (
+        ("accuracy", points),
+        ("shorter_preferred_accuracy", shorter),
+        ("longer_wins_accuracy", longer_wins),
+    ):
         if values:
             interval = statistics.wilson_interval(sum(values), len(values))
             result |= {name: sum(values) / len(values), f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -437,9 +443,7 @@ def _wrap(model: Any, *, offset: float, text_format: TextFormat) -> RewardModel:
     classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = classifier.score
     weight = head.modules_to_save["default"].weight if hasattr(head, "modules_to_save") else head.weight
-    return RewardModel(
-        classifier.base_model, weight.detach(), offset=offset, text_format=text_format, active=_nothing
-    )
+    return RewardModel(classifier.base_model, weight.detach(), offset=offset, text_format=text_format, active=_nothing)
 
 
 @contextmanager
@@ -447,7 +451,9 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _base_mean_score(reward_model: RewardModel, config: RewardModelConfig, preferences: Sequence[dict[str, Any]]) -> float:
+def _base_mean_score(
+    reward_model: RewardModel, config: RewardModelConfig, preferences: Sequence[dict[str, Any]]
+) -> float:
     """Return the mean score of the base model's sampled answers to training prompts."""
     prompts = [row["prompt"] for row in preferences]
     chosen = random.Random(config.seed).sample(prompts, k=min(config.centring_prompts, len(prompts)))

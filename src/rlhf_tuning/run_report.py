@@ -62,9 +62,7 @@ def write_run_report(
     part = RewardModelPart(
         history=read_metrics(Path(reward_model_dir) / "metrics.jsonl"),
         accuracy=Proportion(share=measured["accuracy"], n=measured["n"]),
-        shorter_preferred=Proportion(
-            share=measured["shorter_preferred_accuracy"], n=measured["shorter_preferred_n"]
-        )
+        shorter_preferred=Proportion(share=measured["shorter_preferred_accuracy"], n=measured["shorter_preferred_n"])
         if measured["shorter_preferred_n"]
         else None,
         longer_wins=Proportion(share=measured["longer_wins_accuracy"], n=measured["n"]),

@@ -91,10 +91,8 @@ class Progress:
             return None
         first_done, first_time = self._first
         if done == first_done:
-            pace = (first_time - self._started) / first_done
-        else:
-            pace = (now - first_time) / (done - first_done)
-        return max(0.0, pace * (self.total - done))
+            return (first_time - self._started) / first_done * (self.total - done)
+        return max(0.0, (now - first_time) / (done - first_done) * (self.total - done))
 
 
 @contextmanager

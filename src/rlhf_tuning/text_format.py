@@ -79,9 +79,7 @@ class TextFormat:
         if not any(marker in turn["content"] for marker in self._markers for turn in turns):
             return self._encode_template(self.prompt_text(turns))
         # Rare: render the template around placeholders, and encode each content as characters.
-        hidden = [
-            Turn(role=turn["role"], content=_PLACEHOLDER.format(index)) for index, turn in enumerate(turns)
-        ]
+        hidden = [Turn(role=turn["role"], content=_PLACEHOLDER.format(index)) for index, turn in enumerate(turns)]
         rest = self.prompt_text(hidden)
         ids: list[int] = []
         for index, turn in enumerate(turns):

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rlhf_pipelines import cli, run_command
-from rlhf_pipelines.parameters import PARAMETERS
 
 import rlhf_tuning
+from rlhf_pipelines import cli, run_command
+from rlhf_pipelines.parameters import PARAMETERS
 from rlhf_tuning import registry
 from rlhf_tuning.errors import ModelError
 

@@ -35,7 +35,10 @@ VERTEX_CONTRACT = {
 def signature(name):
     parameters = inspect.signature(load_pipeline(name).pipeline_func).parameters.values()
     return {
-        parameter.name: (parameter.annotation, ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        parameter.name: (
+            parameter.annotation,
+            ... if parameter.default is inspect.Parameter.empty else parameter.default,
+        )
         for parameter in parameters
     }
 

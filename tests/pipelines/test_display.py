@@ -2,6 +2,7 @@ import io
 from collections.abc import Callable
 
 import pytest
+
 from rlhf_pipelines.display import Display, SparseDisplay, TerminalDisplay, choose_display, printable
 from rlhf_pipelines.run_events import StepFailed, StepFinished, StepMessage, StepProgress, StepStarted
 

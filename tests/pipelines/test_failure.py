@@ -1,4 +1,5 @@
 import pytest
+
 from rlhf_pipelines.failure import count_memory_kills, explain_death
 
 TRACEBACK = [

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 from rlhf_pipelines.model_list import as_json, as_table
-
 from rlhf_tuning.registry import ModelVersion
 
 

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
+
 from rlhf_pipelines.parameter_values import gather_values, read_values
 from rlhf_pipelines.parameters import PIPELINES, check_parameters
-
 from rlhf_tuning.errors import ParameterError
 
 

@@ -2,8 +2,8 @@ import json
 import math
 
 import pytest
-from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, Value, check_parameters, parse_text
 
+from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, Value, check_parameters, parse_text
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import CHOICES, LIMITS
 

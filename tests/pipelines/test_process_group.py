@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
 from rlhf_pipelines.process_group import Ended, run_in_group
 
 

@@ -119,9 +119,10 @@ def test_the_tuned_model_differs_from_the_base_and_beats_it_by_reward(finished, 
 def test_the_run_ends_with_the_comparison_the_report_and_the_command_that_calls_the_model(finished):
     job, output = finished
     assert "Win rate by reward" in output
-    assert "rlhf predict --model tiny" in output
+    assert "rlhf predict --model tiny@1" in output
     report = artifact(job, "*/evaluate/report")
-    assert str(report) in output or report.name in output
+    assert "Report: ./runs/report.html" in output
+    assert (job / "runs" / "report.html").read_bytes() == report.read_bytes()
     assert report.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
@@ -137,9 +138,7 @@ def test_the_manifest_says_what_made_the_model(finished):
 
 def test_the_tuned_model_answers(finished):
     job, _ = finished
-    _, output = rlhf(
-        "predict", "--model", "tiny", "--prompt", "Create 1.", "--registry-dir", job / "registry", cwd=job
-    )
+    _, output = rlhf("predict", "--model", "tiny", "--prompt", "Create 1.", "--registry-dir", job / "registry", cwd=job)
     assert output.strip()
 
 

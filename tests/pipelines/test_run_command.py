@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from rlhf_pipelines.display import SparseDisplay
 from rlhf_pipelines.run_command import LocalRun, prepare_root, run_locally
-
 from rlhf_tuning.errors import ParameterError, RunError
 
 FOLDER = Path(__file__).parent

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from rlhf_pipelines.run_events import (
     RunFailed,
     RunFollower,

@@ -75,9 +75,7 @@ def test_a_plain_dialogue_names_who_speaks():
 
 
 def test_a_long_dialogue_loses_its_oldest_turns_first(tiny_model):
-    text_format = TextFormat(
-        load_tokenizer(str(tiny_model)), prompt_sequence_length=40, target_sequence_length=8
-    )
+    text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=40, target_sequence_length=8)
     turns = [{"role": "system", "content": "Be brief."}]
     for number in range(9):
         turns += [*user(f"Question {number}?"), {"role": "assistant", "content": f"Answer {number}."}]
@@ -92,9 +90,7 @@ def test_a_long_dialogue_loses_its_oldest_turns_first(tiny_model):
 
 
 def test_a_long_turn_loses_its_beginning_and_keeps_the_template(tiny_model):
-    text_format = TextFormat(
-        load_tokenizer(str(tiny_model)), prompt_sequence_length=30, target_sequence_length=8
-    )
+    text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=30, target_sequence_length=8)
     ids = text_format.prompt_ids(user("The harbour smells of salt. " * 40 + "What now?"))
     text = text_format.tokenizer.decode(ids)
     assert len(ids) <= 30
