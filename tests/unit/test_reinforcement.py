@@ -114,6 +114,55 @@ def test_the_merged_model_loads_in_plain_transformers_and_is_the_adapter_on_the_
     assert not (tmp_path / "adapter" / "reward").exists()
 
 
+@pytest.mark.parametrize("rl_algorithm", ["rloo", "grpo"])
+def test_a_larger_kl_coeff_keeps_the_policy_nearer(tiny_model, prompts_path, reward_dirs, tmp_path, rl_algorithm):
+    final = {}
+    for kl_coeff in (0.01, 3.0):
+        folder = tmp_path / str(kl_coeff)
+        settings = {"rl_algorithm": rl_algorithm, "kl_coeff": kl_coeff, "reinforcement_learning_train_steps": 12}
+        final[kl_coeff] = tune(tiny_model, prompts_path, reward_dirs["shared"], folder, **settings)[0]["kl"]
+    assert final[3.0] < 0.5 * final[0.01]
+
+
+def test_kl_coeff_means_the_same_in_every_algorithm(tmp_path):
+    """Reward per nat over a whole answer: RLOO's own meaning, and GRPO's with losses summed and not scaled."""
+    from rlhf_tuning.algorithms import load_algorithm
+
+    settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none"}
+    rloo = load_algorithm("rloo").build_arguments(kl_coeff=0.3, **settings)
+    grpo = load_algorithm("grpo").build_arguments(kl_coeff=0.3, **settings)
+    assert (rloo.beta, rloo.normalize_advantages) == (0.3, False)
+    assert (grpo.beta, grpo.loss_type, grpo.scale_rewards) == (0.3, "dr_grpo", "none")
+
+
+def test_samples_are_drawn_at_the_temperature_alone(tmp_path):
+    from rlhf_tuning.algorithms import load_algorithm
+
+    for name in ("rloo", "grpo"):
+        arguments = load_algorithm(name).build_arguments(
+            kl_coeff=0.1, output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none"
+        )
+        assert (arguments.top_p, arguments.top_k, arguments.min_p, arguments.repetition_penalty) == (1.0, 0, None, 1.0)
+
+
+def test_policy_reference_and_reward_model_hold_one_copy_of_the_base(tiny_model, prompts_path, reward_dirs, tmp_path):
+    from peft import PeftModel
+    from transformers import Trainer
+
+    seen = []
+    train = Trainer.train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train", lambda self: seen.append(self) or train(self))
+        tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, reinforcement_learning_train_steps=1)
+    (trainer,) = seen
+    assert isinstance(trainer.model, PeftModel)
+    assert trainer.ref_model is None
+    assert set(trainer.model.peft_config) == {"default", "reward"}
+    own = sum(value.numel() for name, value in trainer.model.named_parameters() if "lora_" not in name)
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    assert own == sum(value.numel() for value in base.parameters())
+
+
 def test_no_reference_pass_and_no_kl_when_kl_coeff_is_zero(tiny_model, prompts_path, reward_dirs, tmp_path):
     _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, kl_coeff=0.0)
     assert all("kl" not in record for record in metrics)

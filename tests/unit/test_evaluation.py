@@ -1,0 +1,78 @@
+import json
+
+import pytest
+import torch
+
+from rlhf_tuning import base_model, evaluation
+from rlhf_tuning.comparison import AnswerPair, ScoredAnswer
+from rlhf_tuning.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return base_model.load_causal_lm(str(tiny_model), dtype=torch.float32).eval()
+
+
+def test_log_probabilities_are_the_sum_over_the_answer_s_tokens(model):
+    prompts, answers = [[5, 6, 7], [8]], [[20, 21], [30, 31, 32]]
+    expected = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        total, ids = 0.0, list(prompt)
+        for token in answer:
+            with torch.no_grad():
+                total += torch.log_softmax(model(torch.tensor([ids])).logits[0, -1], dim=-1)[token].item()
+            ids.append(token)
+        expected.append(total)
+    assert evaluation.answer_log_probabilities(model, prompts, answers) == pytest.approx(expected, abs=1e-4)
+
+
+def test_log_probabilities_are_those_at_the_sampling_temperature(model):
+    with torch.no_grad():
+        logits = model(torch.tensor([[5, 6]])).logits[0, -1]
+    expected = torch.log_softmax(logits / 2.0, dim=-1)[9].item()
+    found = evaluation.answer_log_probabilities(model, [[5, 6]], [[9]], temperature=2.0)
+    assert found == pytest.approx([expected], abs=1e-4)
+
+
+def test_answers_to_different_prompts_are_not_compared(tmp_path):
+    rows = [{"prompt": [{"role": "user", "content": text}], "prediction": "a"} for text in ("x", "y")]
+    for name, row in zip(("base", "tuned"), rows, strict=True):
+        (tmp_path / name).write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="different prompts"):
+        evaluation.evaluate_policy(
+            evaluation.EvaluationConfig(large_model_reference="unused"),
+            tuned_model_dir="unused",
+            reward_model_dir="unused",
+            base_predictions_path=str(tmp_path / "base"),
+            tuned_predictions_path=str(tmp_path / "tuned"),
+        )
+
+
+def pairs():
+    return [
+        AnswerPair(
+            prompt=[{"role": "user", "content": f"Create {number}."}],
+            base=ScoredAnswer(text="base", tokens=9, ended=False, reward=0.0, true_score=0.0),
+            tuned=ScoredAnswer(text="tuned", tokens=5, ended=True, reward=1.0, true_score=1.0, kl=0.5),
+        )
+        for number in range(20)
+    ]
+
+
+def test_the_evaluation_file_holds_the_numbers_and_every_answer(tmp_path):
+    config = evaluation.EvaluationConfig(large_model_reference="unused", scorer="house_style")
+    metrics = evaluation.write_evaluation(config, pairs(), str(tmp_path / "evaluation"))
+    written = json.loads((tmp_path / "evaluation").read_text())
+    assert written["metrics"] == metrics
+    assert metrics["true_win_rate"] == 1.0
+    assert metrics["eval_prompts"] == 20
+    assert metrics["tuned_kl_per_answer"] == 0.5
+    assert len(written["answers"]) == 20
+
+
+def test_the_summary_names_the_scorer_and_shows_three_pairs(tmp_path):
+    config = evaluation.EvaluationConfig(large_model_reference="unused", scorer="house_style")
+    evaluation.write_summary(config, pairs(), str(tmp_path / "summary"))
+    text = (tmp_path / "summary").read_text()
+    assert "house style" in text
+    assert all(f"Create {number}." in text for number in range(3))

@@ -1,0 +1,50 @@
+import math
+
+import pytest
+
+from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.limits import LIMITS, check_limits, problem_with
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("reward_model_train_steps", 0),
+        ("reward_model_train_steps", -1),
+        ("prompt_sequence_length", 8193),
+        ("target_sequence_length", 1025),
+        ("kl_coeff", -0.01),
+        ("reinforcement_learning_rate_multiplier", 0),
+        ("temperature", 0.0),
+        ("num_generations", 1),
+        ("lora_dim", -1),
+        ("kl_coeff", math.nan),
+        ("kl_coeff", math.inf),
+        ("batch_size", True),
+        ("batch_size", "8"),
+        ("rl_algorithm", "ppo"),
+        ("dtype", "float16"),
+        ("scorer", "vibes"),
+        ("accelerator_type", "TPU"),
+    ],
+)
+def test_a_value_beyond_its_limit_is_named_with_what_is_accepted(name, value):
+    problem = problem_with(name, value)
+    assert name in problem
+    assert str(value) in problem
+    assert "must be" in problem or "Use 'GPU'" in problem
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_lowest_allowed_value_is_allowed(name):
+    limit = LIMITS[name]
+    lowest = limit.low + 1e-6 if limit.open_low else limit.low
+    assert problem_with(name, lowest) == ""
+
+
+def test_every_problem_is_named_at_once():
+    with pytest.raises(ParameterError) as caught:
+        check_limits(batch_size=0, kl_coeff=-1.0, seed=3)
+    assert "batch_size" in str(caught.value)
+    assert "kl_coeff" in str(caught.value)
+    assert "seed" not in str(caught.value)

@@ -1,0 +1,198 @@
+"""Training, scoring, evaluation and serving must encode the same prompt and answer as the same tokens."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import rlhf_tuning
+from rlhf_tuning import base_model, evaluation, generation, registry, reinforcement, reward_model
+from rlhf_tuning.text_format import TextFormat
+
+QUESTION, ANSWER = "Create a description for Plantation Palms.", "A Tranquil Oasis of Natural Beauty."
+PROMPT = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.fixture(params=["tiny_model", "tiny_plain_model"])
+def model_folder(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def expected(model_folder):
+    """The tokens of the prompt, and of prompt and answer."""
+    text_format = TextFormat(
+        base_model.load_tokenizer(str(model_folder)), prompt_sequence_length=64, target_sequence_length=32
+    )
+    return text_format.prompt_ids(PROMPT), text_format.scored_ids(PROMPT, ANSWER)
+
+
+@pytest.fixture
+def reward_dir(model_folder, tmp_path, monkeypatch):
+    """A reward model of one step, and the rows that its trainer was given."""
+    import trl
+
+    given = []
+    original = trl.RewardTrainer.__init__
+
+    def spy(self, *arguments, train_dataset, **options):
+        given.extend(train_dataset)
+        original(self, *arguments, train_dataset=train_dataset, **options)
+
+    monkeypatch.setattr(trl.RewardTrainer, "__init__", spy)
+    row = {"prompt": PROMPT, "chosen": ANSWER, "rejected": "No."}
+    data = tmp_path / "preferences.jsonl"
+    data.write_text((json.dumps(row) + "\n") * 2)
+    config = reward_model.RewardModelConfig(
+        large_model_reference=str(model_folder),
+        reward_model_train_steps=1,
+        batch_size=2,
+        prompt_sequence_length=64,
+        target_sequence_length=32,
+        dtype="float32",
+        centring_prompts=0,
+    )
+    reward_model.train_reward_model(
+        config,
+        preferences_path=str(data),
+        eval_preferences_path=str(data),
+        output_dir=str(tmp_path / "reward"),
+        tensorboard_dir=str(tmp_path / "tensorboard"),
+    )
+    return str(tmp_path / "reward"), given
+
+
+def test_reward_training(reward_dir, expected):
+    _, given = reward_dir
+    assert given[0]["chosen_ids"] == expected[1]
+
+
+def test_scoring_during_reinforcement(reward_dir, model_folder, expected, monkeypatch):
+    scored = []
+    monkeypatch.setattr(
+        reward_model.RewardModel,
+        "score_ids",
+        lambda self, rows, **options: scored.extend(rows) or [0.0] * len(rows),
+    )
+    scorer = reinforcement._AnswerScorer([PROMPT])
+    scorer.reward_model = reward_model.load_reward_model(reward_dir[0], dtype="float32")
+    # TRL hands over the text that it decoded from the policy's tokens, special tokens left out.
+    tokenizer = base_model.load_tokenizer(str(model_folder))
+    sampled = expected[1][len(expected[0]) :]
+    scorer(completions=tokenizer.batch_decode([sampled], skip_special_tokens=True), row=[0])
+    assert scored == [expected[1]]
+
+
+def test_scoring_during_evaluation(reward_dir, model_folder, expected, monkeypatch, tmp_path):
+    scored, prompted = [], []
+    monkeypatch.setattr(
+        reward_model.RewardModel,
+        "score_ids",
+        lambda self, rows, **options: scored.extend(rows) or [0.0] * len(rows),
+    )
+    monkeypatch.setattr(
+        evaluation,
+        "answer_log_probabilities",
+        lambda model, prompts, answers, **options: prompted.extend(prompts) or [0.0] * len(prompts),
+    )
+    row = {"prompt": PROMPT, "prediction": ANSWER, "tokens": 9, "ended": True, "token_ids": [5]}
+    predictions = tmp_path / "predictions.jsonl"
+    predictions.write_text(json.dumps(row) + "\n")
+    config = evaluation.EvaluationConfig(
+        large_model_reference=str(model_folder),
+        prompt_sequence_length=64,
+        target_sequence_length=32,
+        dtype="float32",
+    )
+    evaluation.evaluate_policy(
+        config,
+        tuned_model_dir=str(model_folder),
+        reward_model_dir=reward_dir[0],
+        base_predictions_path=str(predictions),
+        tuned_predictions_path=str(predictions),
+    )
+    assert scored == [expected[1], expected[1]]
+    assert prompted == [expected[0], expected[0]]
+
+
+def test_serving(model_folder, expected, monkeypatch, tmp_path):
+    version = registry.register_model(
+        model_dir=str(model_folder), adapter_dir="", name="tiny", manifest={}, registry_dir=tmp_path
+    )
+    prompted = []
+    padded = generation.left_padded
+    monkeypatch.setattr(
+        generation,
+        "left_padded",
+        lambda sequences, *rest: prompted.extend(sequences) or padded(sequences, *rest),
+    )
+    generation.predict(version.name, QUESTION, registry_dir=tmp_path, target_sequence_length=4)
+    assert prompted == [expected[0]]
+
+
+def test_a_served_model_puts_the_instruction_where_the_importer_put_it(tiny_model, monkeypatch, tmp_path):
+    from rlhf_tuning.data.importer import import_prompts, read_canonical
+
+    instruction = "Write one sentence."
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"input_text": QUESTION}) + "\n")
+    import_prompts(
+        prompt_dataset=str(tmp_path / "prompts.jsonl"),
+        eval_dataset="",
+        instruction=instruction,
+        prompts_path=str(tmp_path / "rows"),
+        eval_prompts_path=str(tmp_path / "eval"),
+        eval_prompts=0,
+    )
+    registry.register_model(
+        model_dir=str(tiny_model),
+        adapter_dir="",
+        name="tiny",
+        manifest={"parameters": {"instruction": instruction}},
+        registry_dir=tmp_path / "registry",
+    )
+    asked = []
+    generate = generation.generate_answers
+    monkeypatch.setattr(
+        generation,
+        "generate_answers",
+        lambda model, text_format, conversations, **options: (
+            asked.extend(conversations) or generate(model, text_format, conversations, **options)
+        ),
+    )
+    generation.predict("tiny", QUESTION, registry_dir=tmp_path / "registry", target_sequence_length=4)
+    (row,) = read_canonical(tmp_path / "rows")
+    assert asked == [row["prompt"]]
+
+
+def test_the_score_is_read_at_the_last_real_token_whichever_side_is_padded(reward_dir, expected):
+    """RewardTrainer pads on the right and finds the last token by the padding token; scoring pads on the left."""
+    directory, _ = reward_dir
+    ours = reward_model.load_reward_model(directory, dtype="float32")
+    rows = [expected[1], ours.text_format.scored_ids(PROMPT, "No.")]
+    from peft import PeftModel
+
+    metadata = reward_model.read_metadata(directory)
+    classifier = base_model.load_sequence_classifier(metadata["base_model"], dtype=torch.float32)
+    classifier.config.pad_token_id = ours.text_format.tokenizer.pad_token_id
+    classifier = PeftModel.from_pretrained(classifier, directory).eval()
+    longest = max(map(len, rows))
+    input_ids = torch.tensor([row + [classifier.config.pad_token_id] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    with torch.no_grad():
+        right = classifier(input_ids=input_ids, attention_mask=mask).logits[:, 0] - ours.offset
+    assert ours.score_ids(rows) == pytest.approx(right.tolist(), abs=1e-5)
+
+
+def test_no_other_module_renders_or_tokenises_a_prompt():
+    """Only `text_format` may call a tokenizer on text or render a chat template."""
+    found = []
+    for path in Path(rlhf_tuning.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("apply_chat_template", "tokenizer", "encode_plus", "batch_encode_plus", "processing_class"):
+                found.append(path.name)
+    assert set(found) == {"text_format.py"}

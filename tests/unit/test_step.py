@@ -1,0 +1,90 @@
+import errno
+import json
+
+import pytest
+
+from rlhf_tuning import environment
+from rlhf_tuning.errors import DataError, RunError
+from rlhf_tuning.step import EVENT_MARKER, Progress, duration, running_step, say
+
+
+@pytest.fixture
+def events(monkeypatch, capsys):
+    """Make steps print events, and return those printed so far."""
+    monkeypatch.setattr(environment, "PROGRESS", "events")
+
+    def printed():
+        lines = capsys.readouterr().out.splitlines()
+        return [json.loads(line.removeprefix(EVENT_MARKER)) for line in lines if line.startswith(EVENT_MARKER)]
+
+    return printed
+
+
+def test_a_finished_step_tells_its_start_and_its_end(events):
+    with running_step("Reinforcer"):
+        say("Half way")
+    kinds = [event["event"] for event in events()]
+    assert kinds == ["start", "message", "end"]
+
+
+@pytest.mark.parametrize(("error", "status"), [(DataError("row 3 is bad"), 2), (RunError("no luck"), 1)])
+def test_an_error_on_purpose_becomes_one_message_and_its_exit_status(events, error, status):
+    with pytest.raises(SystemExit) as caught, running_step("Reinforcer"):
+        raise error
+    assert caught.value.code == status
+    (event,) = [event for event in events() if event["event"] == "error"]
+    assert event["text"] == str(error)
+    assert event["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "No space left"), (errno.EACCES, "No permission"), (errno.EROFS, "read-only")]
+)
+def test_a_full_or_closed_disk_is_said_in_words(events, number, words):
+    with pytest.raises(SystemExit) as caught, running_step("Reinforcer"):
+        raise OSError(number, "system words", "/data/model")
+    assert caught.value.code == 1
+    (event,) = [event for event in events() if event["event"] == "error"]
+    assert words in event["text"]
+    assert "/data/model" in event["text"]
+
+
+def test_an_error_nobody_expected_keeps_its_traceback_and_is_named(events):
+    with pytest.raises(ZeroDivisionError), running_step("Reinforcer"):
+        print(1 / 0)
+    (event,) = [event for event in events() if event["event"] == "error"]
+    assert "ZeroDivisionError" in event["text"]
+    assert event["status"] == 1
+
+
+def test_lack_of_memory_says_what_to_lower(events):
+    with pytest.raises(SystemExit), running_step("Reinforcer"):
+        raise MemoryError
+    assert "batch_size" in events()[-1]["text"]
+
+
+def test_progress_counts_and_estimates_from_the_pace_after_the_first_unit(events, monkeypatch):
+    clock = iter([0.0, 0.0, 100.0, 102.0, 104.0])
+    monkeypatch.setattr("rlhf_tuning.step.time.monotonic", lambda: next(clock))
+    progress = Progress("training", 10)
+    for done in (1, 2, 3):
+        progress.update(done, {"loss": 0.5})
+    found = events()
+    assert [event["done"] for event in found] == [0, 1, 2, 3]
+    # The first unit took 100 seconds of warm-up; the others take two each.
+    assert found[-1]["seconds_left"] == pytest.approx(14.0)
+    assert found[-1]["metrics"] == {"loss": 0.5}
+
+
+def test_a_log_gets_sparse_lines(capsys):
+    progress = Progress("training", 1000)
+    for done in range(1, 1001):
+        progress.update(done)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 5
+    assert lines[-1].startswith("training: step 1000/1000")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (99, "99 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
+def test_durations_are_as_people_read_them(seconds, text):
+    assert duration(seconds) == text

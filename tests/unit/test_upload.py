@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from rlhf_tuning.registry import list_models
+from rlhf_tuning.upload import generated_name, upload_to_local_registry
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("smollm2-135m-instruct", "smollm2-135m-instruct-rlhf"),
+        ("Qwen/Qwen2.5-0.5B-Instruct", "qwen2.5-0.5b-instruct-rlhf"),
+        ("/models/My Model/", "my-model-rlhf"),
+    ],
+)
+def test_a_name_is_made_from_the_base_model_s(reference, name):
+    assert generated_name(reference) == name
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What a run leaves behind, as far as the upload reads it."""
+    files = {
+        "model/config.json": {},
+        "adapter/reinforcement.json": {"seed": 3, "kl_coeff": 0.1},
+        "reward/reward_model.json": {"offset": 0.5},
+        "reward/evaluation.json": {"accuracy": 0.7},
+        "evaluation": {"metrics": {"reward_win_rate": 0.8}, "answers": []},
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    return tmp_path
+
+
+def upload(run, **settings):
+    return upload_to_local_registry(
+        model_dir=str(run / "model"),
+        adapter_dir=str(run / "adapter"),
+        reward_model_dir=str(run / "reward"),
+        evaluation_path=str(run / "evaluation"),
+        large_model_reference="base",
+        fingerprints={"prompts": "abc"},
+        model_display_name="palms",
+        instruction="Be brief.",
+        registry_dir=str(run / "registry"),
+        **settings,
+    )
+
+
+def test_the_manifest_holds_what_made_the_model(run):
+    version = upload(run)
+    assert version.resource_name == "models/palms@1"
+    assert version.manifest["parameters"] == {"seed": 3, "kl_coeff": 0.1, "instruction": "Be brief."}
+    assert version.manifest["fingerprints"] == {"prompts": "abc"}
+    assert version.manifest["evaluation"] == {"reward_win_rate": 0.8}
+    assert version.manifest["reward_model_evaluation"] == {"accuracy": 0.7}
+    assert "rlhf-pipelines" in version.manifest["versions"]
+
+
+def test_uploading_the_same_twice_makes_one_version(run):
+    assert upload(run).version == upload(run).version == 1
+    assert len(list_models(run / "registry")) == 1
