@@ -11,9 +11,10 @@ from rlhf_components.images import LIGHT_IMAGE
 def preprocess_inputs(
     large_model_reference: str,
     reward_model_reference: str,
-) -> NamedTuple(
-    "Outputs", [("large_model_fingerprint", str), ("reward_model_reference", str), ("reward_model_fingerprint", str)]
-):  # type: ignore[valid-type]
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Outputs",
+    [("large_model_fingerprint", str), ("reward_model_reference", str), ("reward_model_fingerprint", str)],
+):
     """Check that the base models exist, and fingerprint them.
 
     Never cached: the weights behind a path or a hub id may change.

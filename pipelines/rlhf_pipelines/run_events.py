@@ -160,8 +160,9 @@ class RunFollower:
         elif kind == "message":
             return StepMessage(running.step, str(event["text"]))
         elif kind == "progress":
-            if metrics := _typed(dict, event["metrics"]):
-                running.metrics = {str(name): float(value) for name, value in metrics.items()}
+            metrics = {str(name): float(value) for name, value in _typed(dict, event["metrics"]).items()}
+            # Another loop of the step may have none; the step ends with the newest that there were.
+            running.metrics = metrics or running.metrics
             left = event["seconds_left"]
             return StepProgress(
                 step=running.step,
@@ -170,7 +171,7 @@ class RunFollower:
                 total=_typed(int, event["total"]),
                 unit=str(event["unit"]),
                 seconds_left=float(left) if isinstance(left, int | float) else None,
-                metrics=running.metrics,
+                metrics=metrics,
             )
         return None
 

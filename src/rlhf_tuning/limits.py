@@ -57,7 +57,7 @@ def problem_with(name: str, value: object) -> str:
         return "accelerator_type is 'TPU', which is not supported yet. Use 'GPU'; a run without one takes the CPU."
     if name in CHOICES and value not in CHOICES[name]:
         accepted = ", ".join(repr(choice) for choice in CHOICES[name])
-        return f"{name} is {value!r}; it must be one of {accepted}."
+        return f"{name} is {value!r}; it must be {'one of ' if len(CHOICES[name]) > 1 else ''}{accepted}."
     if name in LIMITS:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"{name} is {value!r}; it must be a number {LIMITS[name]}."

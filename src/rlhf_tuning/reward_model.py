@@ -61,7 +61,7 @@ class RewardModelConfig:
     target_sequence_length: int = 64
     seed: int = 0
     dtype: str = "auto"
-    centring_prompts: int = 64
+    centring_prompts: int = 128
 
     def __post_init__(self) -> None:
         check_limits(**{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)})
@@ -440,9 +440,14 @@ def _drop_printing(trainer: Any) -> None:
 
 
 def _wrap(model: Any, *, offset: float, text_format: TextFormat) -> RewardModel:
-    classifier = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = classifier.score
-    weight = head.modules_to_save["default"].weight if hasattr(head, "modules_to_save") else head.weight
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        classifier = model.get_base_model()
+        weight = classifier.score.modules_to_save["default"].weight
+    else:
+        classifier = model
+        weight = classifier.score.weight
     return RewardModel(classifier.base_model, weight.detach(), offset=offset, text_format=text_format, active=_nothing)
 
 
