@@ -23,6 +23,7 @@ from rlhf_tuning.data.importer import read_canonical
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import TextFormat
+from rlhf_tuning.trainer_settings import drop_printing, one_device, shared_settings
 from rlhf_tuning.training_log import TrainingLog, micro_batch
 
 #: Multiplied by `reinforcement_learning_rate_multiplier`.
@@ -116,10 +117,16 @@ def train_policy(
     algorithm = load_algorithm(config.rl_algorithm)
     scorer = _AnswerScorer(conversations)
     with TemporaryDirectory(prefix="policy-trainer-") as scratch:
-        arguments = algorithm.build_arguments(
-            kl_coeff=config.kl_coeff,
+        settings = shared_settings(
             output_dir=scratch,
-            max_steps=config.reinforcement_learning_train_steps,
+            steps=config.reinforcement_learning_train_steps,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            compute=compute,
+        )
+        arguments = algorithm.build_arguments(
+            **settings,
+            kl_coeff=config.kl_coeff,
             # One update for each batch of samples: the policy that learns is the policy that sampled.
             per_device_train_batch_size=per_device,
             gradient_accumulation_steps=samples // per_device,
@@ -127,18 +134,7 @@ def train_policy(
             num_generations=config.num_generations,
             max_completion_length=config.target_sequence_length,
             temperature=config.temperature,
-            learning_rate=config.learning_rate,
             lr_scheduler_type="constant_with_warmup",
-            warmup_steps=config.reinforcement_learning_train_steps // 20,
-            bf16=compute == torch.bfloat16,
-            activation_checkpointing=torch.cuda.is_available(),
-            seed=config.seed,
-            logging_steps=1,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            use_cpu=not torch.cuda.is_available(),
         )
         log = TrainingLog(
             label="reinforcement learning",
@@ -150,7 +146,7 @@ def train_policy(
         )
         trainer = _with_exact_prompts(algorithm.trainer_class())(
             model=policy,
-            args=arguments,
+            args=one_device(arguments),
             reward_funcs=scorer,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
@@ -165,7 +161,7 @@ def train_policy(
             if lora
             else None,
         )
-        _drop_printing(trainer)
+        drop_printing(trainer)
 
         # 4. Train, with the reward model on the policy's own base weights where it has the same base.
         scorer.reward_model = _reward_model_for(trainer.model, config, reward_model_dir)
@@ -227,13 +223,6 @@ def _policy_metrics(samples: int) -> Any:
         }
 
     return select
-
-
-def _drop_printing(trainer: Any) -> None:
-    """The Trainer's own callback prints a dictionary at every step; `TrainingLog` says it once, in words."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
 
 
 def _save(model: Any, tokenizer: Any, config: ReinforcementConfig, *, adapter_dir: str, model_dir: str) -> None:

@@ -186,18 +186,18 @@ def _content_policy(template: str) -> str:
 
 
 def _text(value: str, most_bytes: int = _TEXT_BYTES, *, marks: bool = True) -> str:
-    """Escape text from outside, cut to at most `most_bytes`, with direction marks made visible."""
-    kept = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:most_bytes])
-    while len(escape(kept).encode()) > most_bytes:
-        kept = kept[: min(len(kept) - 1, len(kept) * most_bytes // len(escape(kept).encode()))]
-    left_out = len(value) - len(kept)
+    """Escape text from outside, cut so that its HTML takes at most `most_bytes`, with direction marks made visible."""
 
     def mark(match: re.Match[str]) -> str:
         name = f"U+{ord(match[0]):04X}"
         return f'<span class="mark">{name}</span>' if marks else name
 
+    kept = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:most_bytes])
     shown = _DIRECTION_MARKS.sub(mark, escape(kept))
-    if left_out:
+    while (size := len(shown.encode())) > most_bytes:
+        kept = kept[: min(len(kept) - 1, len(kept) * most_bytes // size)]
+        shown = _DIRECTION_MARKS.sub(mark, escape(kept))
+    if left_out := len(value) - len(kept):
         rest = f"… ({left_out:,} more characters)"
         shown += f' <span class="soft">{rest}</span>' if marks else rest
     return shown

@@ -31,6 +31,7 @@ from rlhf_tuning.data.importer import read_canonical
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, TextFormat
+from rlhf_tuning.trainer_settings import drop_printing, one_device, shared_settings
 from rlhf_tuning.training_log import TrainingLog, micro_batch
 
 #: Multiplied by `reward_model_learning_rate_multiplier`.
@@ -211,28 +212,23 @@ def train_reward_model(
     # 3. Train.
     per_device = micro_batch(config.batch_size, most=4)
     with tempfile.TemporaryDirectory(prefix="reward-trainer-") as scratch:
-        arguments = RewardConfig(
+        settings = shared_settings(
             output_dir=scratch,
-            max_steps=config.reward_model_train_steps,
+            steps=config.reward_model_train_steps,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            compute=compute,
+        )
+        arguments = RewardConfig(
+            **settings,
             per_device_train_batch_size=per_device,
             gradient_accumulation_steps=config.batch_size // per_device,
-            learning_rate=config.learning_rate,
             lr_scheduler_type="linear",
-            warmup_steps=config.reward_model_train_steps // 20,
-            bf16=compute == torch.bfloat16,
-            activation_checkpointing=torch.cuda.is_available(),
             max_length=None,
             # Pairs of similar length share a batch, so that less is padded.
             train_sampling_strategy="group_by_length",
             length_column_name="length",
             remove_unused_columns=False,
-            seed=config.seed,
-            logging_steps=1,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            use_cpu=not torch.cuda.is_available(),
         )
         log = TrainingLog(
             label="reward model",
@@ -244,7 +240,7 @@ def train_reward_model(
         )
         trainer = RewardTrainer(
             model=model,
-            args=arguments,
+            args=one_device(arguments),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[log],
@@ -260,7 +256,7 @@ def train_reward_model(
             else None,
         )
         _keep_trained_weights_in_float32(trainer.model)
-        _drop_printing(trainer)
+        drop_printing(trainer)
         trainer.train()
         log.close()
     trained = trainer.model.eval()
@@ -430,13 +426,6 @@ def _keep_trained_weights_in_float32(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def _drop_printing(trainer: Any) -> None:
-    """The Trainer's own callback prints a dictionary at every step; `TrainingLog` says it once, in words."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
 
 
 def _wrap(model: Any, *, offset: float, text_format: TextFormat) -> RewardModel:

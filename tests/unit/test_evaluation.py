@@ -6,6 +6,7 @@ import torch
 from rlhf_tuning import base_model, evaluation
 from rlhf_tuning.comparison import AnswerPair, ScoredAnswer
 from rlhf_tuning.errors import DataError
+from rlhf_tuning.limits import CHOICES
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,7 @@ def test_the_summary_names_the_scorer_and_shows_three_pairs(tmp_path):
     text = (tmp_path / "summary").read_text()
     assert "house style" in text
     assert all(f"Create {number}." in text for number in range(3))
+
+
+def test_every_scorer_may_be_named():
+    assert set(evaluation.SCORERS) | {""} == set(CHOICES["scorer"])

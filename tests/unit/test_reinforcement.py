@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from rlhf_tuning import base_model, reinforcement, reward_model
+from rlhf_tuning.algorithms import ALGORITHMS, load_algorithm
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.limits import CHOICES
+from rlhf_tuning.trainer_settings import shared_settings
 
-#: An answer is as good as it has letters "a", to a reward model that we make by hand.
 PROMPTS = [[{"role": "user", "content": f"Create {number}."}] for number in range(12)]
 
 
@@ -124,25 +126,28 @@ def test_a_larger_kl_coeff_keeps_the_policy_nearer(tiny_model, prompts_path, rew
     assert final[3.0] < 0.5 * final[0.01]
 
 
-def test_kl_coeff_means_the_same_in_every_algorithm(tmp_path):
-    """Reward per nat over a whole answer: RLOO's own meaning, and GRPO's with losses summed and not scaled."""
-    from rlhf_tuning.algorithms import load_algorithm
+@pytest.fixture
+def arguments(tmp_path):
+    """TRL's configuration for each algorithm."""
+    settings = shared_settings(output_dir=str(tmp_path), steps=1, learning_rate=1e-4, seed=0, compute=torch.float32)
+    return {name: load_algorithm(name).build_arguments(kl_coeff=0.3, **settings) for name in ALGORITHMS}
 
-    settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none"}
-    rloo = load_algorithm("rloo").build_arguments(kl_coeff=0.3, **settings)
-    grpo = load_algorithm("grpo").build_arguments(kl_coeff=0.3, **settings)
+
+def test_kl_coeff_means_the_same_in_every_algorithm(arguments):
+    """Reward per nat over a whole answer: RLOO's own meaning, and GRPO's with losses summed and not scaled."""
+    rloo, grpo = arguments["rloo"], arguments["grpo"]
     assert (rloo.beta, rloo.normalize_advantages) == (0.3, False)
     assert (grpo.beta, grpo.loss_type, grpo.scale_rewards) == (0.3, "dr_grpo", "none")
 
 
-def test_samples_are_drawn_at_the_temperature_alone(tmp_path):
-    from rlhf_tuning.algorithms import load_algorithm
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_samples_are_drawn_at_the_temperature_alone(arguments, name):
+    found = arguments[name]
+    assert (found.top_p, found.top_k, found.min_p, found.repetition_penalty) == (1.0, 0, None, 1.0)
 
-    for name in ("rloo", "grpo"):
-        arguments = load_algorithm(name).build_arguments(
-            kl_coeff=0.1, output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none"
-        )
-        assert (arguments.top_p, arguments.top_k, arguments.min_p, arguments.repetition_penalty) == (1.0, 0, None, 1.0)
+
+def test_every_algorithm_may_be_named():
+    assert set(ALGORITHMS) == set(CHOICES["rl_algorithm"])
 
 
 def test_policy_reference_and_reward_model_hold_one_copy_of_the_base(tiny_model, prompts_path, reward_dirs, tmp_path):

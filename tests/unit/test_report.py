@@ -15,7 +15,15 @@ import pytest
 from rlhf_tuning.comparison import AnswerPair, ScoredAnswer
 from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, render_report, write_report
 
-PLACES = ["Plantation Palms", "Gulf Shores", "Harbour House", "The Old Mill", "Cedar Ridge", "Villa Azul", "Fern Hollow"]
+PLACES = [
+    "Plantation Palms",
+    "Gulf Shores",
+    "Harbour House",
+    "The Old Mill",
+    "Cedar Ridge",
+    "Villa Azul",
+    "Fern Hollow",
+]
 VOID = {"meta", "br", "input", "link", "img"}
 
 
@@ -112,3 +120,283 @@ def realistic_report(n: int = 200, gain: float = 0.35) -> RunReport:
         files={"Merged model": "runs/palms-style/model", "Predictions": "runs/palms-style/predictions.jsonl"},
         command='rlhf predict --model palms-style@3 --prompt "Create a description for Fern Hollow."',
     )
+
+
+class Page(HTMLParser):
+    """What a browser would take the page to be: tags in balance, attributes, and the text outside style and script."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data
+
+    def count(self, tag: str, kind: str = "") -> int:
+        return sum(name == tag and (not kind or kind in (held.get("class") or "").split()) for name, held in self.tags)
+
+
+def one_pair(prompt: str = "Ask", base: str = "Base says.", tuned: str = "Tuned says.", **scores: float) -> AnswerPair:
+    return AnswerPair(
+        prompt=[{"role": "user", "content": prompt}],
+        base=ScoredAnswer(text=base, tokens=3, ended=True, reward=0.0, true_score=0.0),
+        tuned=ScoredAnswer(text=tuned, tokens=3, ended=True, reward=scores.get("reward", 1.0), true_score=1.0),
+    )
+
+
+def without_scores(pairs: Sequence[AnswerPair], *names: str) -> list[AnswerPair]:
+    empty = dict.fromkeys(names)
+    return [
+        replace(pair, tuned=replace(pair.tuned, **empty), base=pair.base and replace(pair.base, **empty))  # type: ignore[arg-type]
+        for pair in pairs
+    ]
+
+
+def test_a_full_report_has_every_part() -> None:
+    page = Page(render_report(realistic_report()))
+    assert "The tuned model is better than the base model." in page.text
+    for part in (
+        "Base against tuned",
+        "KL from the base model, nats per token",
+        "Reinforcement learning",
+        "Reward model",
+        "the longer answer wins",
+        "Answers side by side",
+        "sha256:" + "4f" * 32,
+        "reinforcement_learning_train_steps",
+        "2.13.0",
+        "rlhf predict --model palms-style@3",
+    ):
+        assert part in page.text, part
+    # Two interval plots, three histograms, six curves of RL and two of the reward model.
+    assert page.count("svg") == 13
+    assert page.count("article", "pair") == 200
+
+
+def test_the_verdict_comes_before_everything_else() -> None:
+    text = Page(render_report(realistic_report())).text
+    assert text.index("The tuned model is better") < text.index("Base against tuned") < text.index("Mean reward")
+
+
+def test_says_plainly_when_no_difference_is_shown() -> None:
+    page = Page(render_report(realistic_report(60, gain=0.0)))
+    assert "No difference shown beyond chance." in page.text
+    assert "the interval includes 50%" in page.text
+    assert page.count("section", "unclear") == 1
+
+
+def test_says_plainly_when_the_tuned_model_is_worse() -> None:
+    page = Page(render_report(realistic_report(100, gain=-0.4)))
+    assert "The tuned model is worse than the base model." in page.text
+    assert page.count("section", "worse") == 1
+
+
+def test_fetches_nothing_and_runs_only_its_own_script() -> None:
+    html = render_report(realistic_report(5))
+    page = Page(html)
+    assert not re.search(r"(?:src|href|action|srcset)=(?!\"#)", html.split("<body>")[1])
+    assert "url(" not in html
+    assert "@import" not in html
+    policy = next(held["content"] for tag, held in page.tags if tag == "meta" and "http-equiv" in held)
+    assert policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for kind in ("style", "script"):
+        (content,) = re.findall(f"<{kind}>(.*?)</{kind}>", html, re.DOTALL)
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'" in policy
+    # The policy would silently drop style attributes, so there must be none.
+    assert not any("style" in held for _, held in page.tags)
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script></style></svg></main><img src=x onerror=alert(1)>",
+    '" onmouseover="alert(1)" x=\'',
+    "&lt;b&gt; &amp; $body ${policy} $$ %s {0}",
+    "line\u2028separator\u2029end",
+    "<!-- --!> <![CDATA[ ]]>",
+    "smile 😀👩‍👩‍👧 done",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_from_outside_stays_text(text: str) -> None:
+    pair = replace(one_pair(text, f"base {text}", f"tuned {text}"))
+    report = replace(
+        realistic_report(0),
+        title=text,
+        created=text,
+        base_model=text,
+        tuned_model=text,
+        scorer_name=text,
+        pairs=[pair, replace(pair, prompt=[{"role": text, "content": text}, {"role": "user", "content": text}])],
+        data=[DataSource(name=text, rows=1, fingerprint=text, path=text)],
+        parameters={text: text, "nested": {text: [text]}},
+        versions={text: text},
+        files={text: text},
+        command=text,
+    )
+    html = render_report(report)
+    page = Page(html)
+    plain = Page(render_report(replace(report, title="x"))).tags
+    assert page.text.count(text) >= 15
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in Page(render_report(realistic_report(5))).tags} | {"br"}
+    assert page.count("script") == page.count("style") == 1
+    assert not any(name.startswith("on") for _, held in plain for name in held)
+
+
+def test_direction_marks_cannot_disguise_an_answer() -> None:
+    html = render_report(replace(realistic_report(0), pairs=[one_pair(tuned="safe \u202egpj.exe\u2066 end")]))
+    assert "\u202e" not in html
+    assert "\u2066" not in html
+    assert "safe U+202Egpj.exeU+2066 end" in Page(html).text
+    assert 'dir="auto"' in html
+
+
+def test_characters_that_html_cannot_hold_are_replaced(tmp_path: Path) -> None:
+    report = replace(
+        realistic_report(0),
+        pairs=[one_pair(tuned="a\x00b\x1b[31mc\ud800d\x85e")],
+        title="t\ud800",
+        scorer_name="s\udfff",
+    )
+    write_report(report, str(tmp_path / "report.html"))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "a\ufffdb\ufffd[31mc\ufffdd\ufffde" in text
+    assert "\x00" not in text
+
+
+def test_a_very_long_answer_is_cut_and_says_so() -> None:
+    page = Page(render_report(replace(realistic_report(0), pairs=[one_pair(tuned="word " * 2000)])))
+    assert "more characters)" in page.text
+    assert page.text.count("word ") >= 1500
+    page = Page(render_report(replace(realistic_report(0), pairs=[one_pair(tuned="word " * 1000)])))
+    assert "more characters)" not in page.text
+
+
+@pytest.mark.parametrize("text", ["x" * 10_000, "'" * 10_000, "😀" * 10_000, "\u202e" * 10_000])
+def test_stays_below_3_mb_and_shows_at_least_50_answers(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "report.html"
+    write_report(replace(realistic_report(0), pairs=[one_pair(text, text + "a", text)] * 3000), str(path))
+    assert path.stat().st_size < 3_000_000
+    page = Page(path.read_text(encoding="utf-8"))
+    assert 50 <= page.count("article", "pair") < 3000
+    assert "of 3,000; all of them are in the predictions file." in page.text
+
+
+def test_many_turns_do_not_fill_the_page() -> None:
+    turns = [{"role": "user", "content": "y" * 5000}] * 500
+    html = render_report(replace(realistic_report(0), pairs=[replace(one_pair(), prompt=turns)]))
+    assert len(html) < 200_000
+    assert "(460 more turns)" in html
+
+
+def test_all_answers_are_shown_when_there_are_few() -> None:
+    assert Page(render_report(realistic_report(120))).count("article", "pair") == 120
+
+
+def test_filters_count_wins_ties_and_losses() -> None:
+    pairs = [one_pair(tuned="Better.", reward=2.0)] * 3 + [one_pair(base="Same.", tuned="Same.")] * 2
+    page = Page(render_report(replace(realistic_report(0), pairs=pairs)))
+    assert "All 5" in page.text
+    assert "Won 3" in page.text
+    assert "Tied 2" in page.text
+    assert "Lost 0" in page.text
+    assert page.count("article", "win") == 3
+    assert page.count("article", "tie") == 2
+
+
+def test_answers_are_judged_by_reward_without_a_scorer() -> None:
+    report = realistic_report(50)
+    page = Page(render_report(replace(report, pairs=without_scores(report.pairs, "true_score"))))
+    assert "house style" not in page.text.replace("palms-style", "")
+    assert "Won, tied and lost by reward" in page.text
+    assert "no independent judge" in page.text
+
+
+def test_answers_without_any_scores_get_no_verdict() -> None:
+    report = realistic_report(20)
+    page = Page(render_report(replace(report, pairs=without_scores(report.pairs, "true_score", "reward", "kl"))))
+    assert "No verdict." in page.text
+    assert "KL from the base model, nats per token" not in page.text
+    assert page.count("article", "pair") == 20
+
+
+def test_one_model_alone_still_gives_a_report() -> None:
+    pairs = [replace(pair, base=None) for pair in without_scores(fake_pairs(12), "true_score", "kl", "reward")]
+    page = Page(render_report(RunReport(title="inference", pairs=pairs)))
+    assert "One model answered 12 prompts." in page.text
+    assert "Base" not in page.text.replace("Base model", "")
+    assert page.count("article", "pair") == 12
+
+
+def test_an_empty_run_still_gives_a_report() -> None:
+    page = Page(render_report(RunReport(title="nothing")))
+    assert "No answers were compared." in page.text
+    assert page.count("svg") == 0
+
+
+def test_a_run_without_a_reference_has_no_kl_curve_and_says_why() -> None:
+    history = [{name: value for name, value in record.items() if name != "kl"} for record in fake_reinforcement(20)]
+    page = Page(render_report(replace(realistic_report(0), reinforcement=history)))
+    assert "No KL curve: the reference model was not used" in page.text
+    assert "KL from the base model" not in page.text
+
+
+def test_a_reward_model_without_a_shorter_case_leaves_it_out() -> None:
+    part = RewardModelPart(accuracy=Proportion(share=0.7, n=40), shorter_preferred=Proportion(share=0.0, n=0))
+    page = Page(render_report(RunReport(title="reward model", reward_model=part)))
+    assert "All held-out preferences: 70%" in page.text
+    assert "Shorter answer preferred" not in page.text
+    assert page.count("svg") == 1
+
+
+def test_values_that_are_not_finite_do_not_break_the_page() -> None:
+    history = [{"step": step, "reward": math.nan if step == 2 else float(step), "kl": math.inf} for step in range(1, 5)]
+    html = render_report(RunReport(title="odd", reinforcement=history))
+    assert Page(html).count("svg") == 2
+    assert "nan" not in html.split("<body>")[1].split("<script>")[0]
+
+
+def test_a_failed_write_keeps_the_earlier_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "report.html"
+    write_report(realistic_report(3), str(path))
+    before = path.read_bytes()
+
+    def full_disk(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_report(realistic_report(4), str(path))
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["report.html"]
+
+
+def test_the_same_run_gives_the_same_report() -> None:
+    assert render_report(realistic_report(30)) == render_report(realistic_report(30))
+
+
+def test_parameters_read_as_json() -> None:
+    values: dict[str, object] = {"flag": True, "none": None, "rate": 1e-5, "list": [1, "ä"]}
+    text = Page(render_report(RunReport(title="t", parameters=values, seed=7))).text
+    for value in values.values():
+        assert json.dumps(value, ensure_ascii=False) in text
+    assert "seed7" in text

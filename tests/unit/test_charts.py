@@ -1,0 +1,119 @@
+import math
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from rlhf_tuning.charts import IntervalRow, histogram_pair, interval_plot, line_chart, nice_ticks
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter("text")]
+
+
+def test_ticks_are_round_and_enclose_the_values() -> None:
+    assert nice_ticks(0.13, 0.87) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert nice_ticks(-3, 12) == [-5, 0, 5, 10, 15]
+    assert nice_ticks(0, 3, whole=True, about=20) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, -2e-7, 1e9])
+def test_ticks_around_one_value_have_room(value: float) -> None:
+    ticks = nice_ticks(value, value)
+    assert ticks[0] < value < ticks[-1]
+
+
+def test_a_line_passes_through_its_points() -> None:
+    svg = line_chart("Reward", [(0, 0.0), (50, 1.0), (100, 0.5)])
+    path = re.search(r'class="line" d="M([^"]+)"', svg)
+    assert path
+    (x0, y0), (x1, y1), (x2, y2) = [tuple(map(float, point.split())) for point in path[1].split("L")]
+    assert x1 == pytest.approx((x0 + x2) / 2)
+    assert y2 == pytest.approx((y0 + y1) / 2)
+    assert y1 < y0
+
+
+def test_a_line_chart_names_its_axes_and_points() -> None:
+    svg = line_chart("Reward <b>", [(1, 0.25), (2, 0.75)], x_label="step")
+    assert texts(svg)[0] == "Reward <b>"
+    assert "step" in texts(svg)
+    assert "<title>step 2: 0.75</title>" in svg
+
+
+def test_shares_run_from_0_to_100_percent() -> None:
+    labels = texts(line_chart("Ended", [(1, 0.4), (2, 0.6)], share=True))
+    assert [label for label in labels if label.endswith("%")] == ["0%", "25%", "50%", "75%", "100%"]
+
+
+def test_small_values_are_written_short() -> None:
+    labels = texts(line_chart("Learning rate", [(1, 1e-4), (2, 5e-5)]))
+    assert "1e−4" in labels
+
+
+def test_smoothing_needs_enough_points() -> None:
+    assert "average" not in line_chart("x", [(step, float(step)) for step in range(11)])
+    assert "average" in line_chart("x", [(step, float(step)) for step in range(12)])
+    assert "average" not in line_chart("x", [(step, float(step)) for step in range(12)], smooth=False)
+
+
+def test_a_long_run_is_thinned() -> None:
+    svg = line_chart("x", [(step, math.sin(step / 500)) for step in range(10_000)])
+    assert svg.count("<circle") <= 200
+    assert len(svg) < 60_000
+
+
+def test_a_single_point_is_a_dot() -> None:
+    svg = line_chart("x", [(3, 2.0)])
+    assert 'class="dot"' in svg
+    assert "<path" not in svg
+
+
+@pytest.mark.parametrize("points", [[], [(1.0, math.nan)], [(math.inf, 1.0)]])
+def test_no_finite_value_draws_no_line(points: list[tuple[float, float]]) -> None:
+    svg = line_chart("x", points)
+    assert "no values" in svg
+    assert "nan" not in svg
+    ElementTree.fromstring(svg)
+
+
+def test_histograms_count_every_value_once() -> None:
+    base, tuned = [0.1, 0.2, 0.2, 0.3, 1.0], [0.3, 0.9, 1.0]
+    svg = histogram_pair("Score", [("base", "base", base), ("tuned", "tuned", tuned)], x_label="score")
+    counted = [tuple(map(int, pair)) for pair in re.findall(r": base (\d+), tuned (\d+)</title>", svg)]
+    assert sum(a for a, _ in counted) == 5
+    assert sum(b for _, b in counted) == 3
+
+
+def test_a_value_at_a_round_edge_falls_in_the_bin_above_it() -> None:
+    """0.3 / 0.1 is 2.9999999999999996, which would put 0.3 with the values below it."""
+    values = [0.0, 0.3, 0.3, 2.0]
+    svg = histogram_pair("Score", [("base", "base", values)], x_label="score")
+    assert "<title>0.3 to 0.4: base 2</title>" in svg
+
+
+def test_whole_numbers_get_bins_no_narrower_than_one() -> None:
+    svg = histogram_pair("Length", [("base", "base", [3, 4, 4, 5])], x_label="tokens", whole=True)
+    assert re.findall(r"<title>(\S+): base (\d+)</title>", svg) == [("3", "1"), ("4", "2"), ("5", "1")]
+
+
+def test_histograms_of_equal_or_absent_values_are_drawn() -> None:
+    for values in ([2.0, 2.0], []):
+        ElementTree.fromstring(histogram_pair("x", [("base", "base", values)], x_label="y"))
+
+
+def test_an_interval_is_marked_by_its_side_of_the_reference() -> None:
+    rows = [IntervalRow("a", 0.8, 0.7, 0.9), IntervalRow("b", 0.5, 0.4, 0.6), IntervalRow("c", 0.2, 0.1, 0.3)]
+    svg = interval_plot("Wins", rows)
+    assert re.findall(r'class="interval (\w+)"', svg) == ["better", "unclear", "worse"]
+    assert "<title>a: 80.0% [70.0%, 90.0%]</title>" in svg
+
+
+def test_labels_are_escaped() -> None:
+    hostile = "</svg><script>\"'&"
+    for svg in (
+        line_chart(hostile, [(1, 1.0), (2, 2.0)], x_label=hostile),
+        histogram_pair(hostile, [(hostile, "base", [1.0, 2.0])], x_label=hostile),
+        interval_plot(hostile, [IntervalRow(hostile, 0.5, 0.4, 0.6, hostile)], reference_label=hostile),
+    ):
+        assert hostile in texts(svg)
+        assert "<script" not in svg
