@@ -7,6 +7,7 @@ ground. Every label is escaped; nothing is drawn for values that are not finite.
 import math
 from collections.abc import Callable, Sequence
 from html import escape
+from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
@@ -171,7 +172,7 @@ def interval_plot(
     return _framed(title, *parts, width=width, height=bottom + 24)
 
 
-def nice_ticks(low: float, high: float, *, whole: bool = False, about: int = 4) -> list[float]:
+def nice_ticks(low: float, high: float, *, whole: bool = False, about: float = 4) -> list[float]:
     """Return round numbers from at or below `low` to at or above `high`, in steps of 1, 2 or 5 times a power of ten."""
     if high <= low:
         margin = abs(low) / 10 or 1.0
@@ -273,6 +274,14 @@ def _moving_average(values: Sequence[float]) -> list[float]:
 
 
 def _bins(values: Sequence[float], whole: bool) -> tuple[float, float, int]:
-    """Return where bins of round width start, their width, and how many there are: about 20."""
-    ticks = nice_ticks(min(values), max(values), whole=whole, about=20)
+    """Return where bins of round width start, their width, and how many there are.
+
+    Few values get few bins, and scores in steps of 0.1 get no bins of 0.05, half of which would stand empty.
+    """
+    distinct = sorted({round(value, 9) for value in values})
+    about = min(20.0, max(5.0, 1.5 * math.sqrt(len(values))))
+    if 1 < len(distinct) <= 30:
+        gap = min(second - first for first, second in pairwise(distinct))
+        about = min(about, max(5.0, (distinct[-1] - distinct[0]) / gap))
+    ticks = nice_ticks(min(values), max(values), whole=whole, about=about)
     return ticks[0], ticks[1] - ticks[0], max(1, len(ticks) - 1) + (max(values) >= ticks[-1])

@@ -147,18 +147,18 @@ def summarize(pairs: Sequence[AnswerPair], *, scorer_name: str = "true score") -
         _mean_row("true_score", f"Mean {scorer_name}", pairs, lambda answer: answer.true_score),
         Row(
             name="kl_per_token",
-            label="KL from the base model, nats per token",
+            label="KL from base, nats per token",
             tuned=_mean(
                 [pair.tuned.kl / pair.tuned.tokens for pair in pairs if pair.tuned.kl is not None and pair.tuned.tokens]
             ),
         ),
         Row(
             name="kl_per_answer",
-            label="KL from the base model, nats per answer",
+            label="KL from base, nats per answer",
             tuned=_mean([pair.tuned.kl for pair in pairs if pair.tuned.kl is not None]),
         ),
         _mean_row("tokens", "Answer length, tokens", pairs, lambda answer: float(answer.tokens)),
-        _share_row("ended", "Answers that ended by themselves", pairs, lambda answer: answer.ended),
+        _share_row("ended", "Answers that ended", pairs, lambda answer: answer.ended),
         _share_row("empty", "Empty answers", pairs, lambda answer: not answer.text.strip()),
     ]
     return Summary(
@@ -211,7 +211,7 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
         )
     elif summary.reward and summary.reward.outcome == "better" and summary.true_score.outcome != "better":
         sentences.append(
-            f"Reward rose but {summary.true_score.measure} did not: "
+            f"Reward rose but {summary.true_score.measure} is not shown to have: "
             "the model may have learnt to please the reward model only."
         )
     ended = next(row.tuned for row in summary.rows if row.name == "ended")
@@ -244,8 +244,8 @@ def summary_text(
         lines += textwrap.wrap(sentence, width, initial_indent="  ", subsequent_indent="  ")
     if summary.rows:
         lines += ["", *_table(summary)]
-    for number, pair in enumerate(pairs[:samples], 1):
-        lines += ["", *_side_by_side(number, pair, width)]
+    for index, pair in enumerate(pairs[:samples], 1):
+        lines += ["", *_side_by_side(index, pair, width, scorer_name)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -256,11 +256,17 @@ def percent(share: float) -> str:
     return f"{share:.0%}"
 
 
-def number(value: float, *, sign: bool = False) -> str:
-    """Return a number with about three significant digits."""
+def number(value: float, *, sign: bool = False, like: float = 0.0) -> str:
+    """Return a number with about three significant digits.
+
+    Args:
+        value: The number.
+        sign: Whether to write a plus.
+        like: A larger number shown beside it, whose number of decimals it takes.
+    """
     if not math.isfinite(value):
         return "?"
-    size = abs(value)
+    size = max(abs(value), abs(like))
     if size >= 1e6 or 0 < size < 5e-3:
         return f"{value:+.2g}" if sign else f"{value:.2g}"
     digits = 0 if size >= 1000 else 1 if size >= 20 else 2 if size >= 0.1 or size == 0 else 3
@@ -330,7 +336,7 @@ def show(row: Row, estimate: MeanEstimate | None, *, sign: bool = False) -> str:
         return "–"
     if row.share:
         return f"{100 * estimate.mean:+.0f} points" if sign else percent(estimate.mean)
-    return number(estimate.mean, sign=sign)
+    return number(estimate.mean, sign=sign, like=_largest(estimate))
 
 
 def show_interval(row: Row, estimate: MeanEstimate | None, *, sign: bool = False) -> str:
@@ -340,8 +346,12 @@ def show_interval(row: Row, estimate: MeanEstimate | None, *, sign: bool = False
     if row.share:
         ends = [f"{100 * end:+.0f}" if sign else percent(end) for end in (estimate.low, estimate.high)]
     else:
-        ends = [number(end, sign=sign) for end in (estimate.low, estimate.high)]
+        ends = [number(end, sign=sign, like=_largest(estimate)) for end in (estimate.low, estimate.high)]
     return f"[{ends[0]}, {ends[1]}]"
+
+
+def _largest(estimate: MeanEstimate) -> float:
+    return max(abs(value) for value in estimate[:3] if math.isfinite(value))
 
 
 def _table(summary: Summary) -> list[str]:
@@ -372,7 +382,7 @@ def _table(summary: Summary) -> list[str]:
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
-def _side_by_side(index: int, pair: AnswerPair, width: int, *, most_lines: int = 12) -> list[str]:
+def _side_by_side(index: int, pair: AnswerPair, width: int, scorer_name: str, *, most_lines: int = 12) -> list[str]:
     content = "\n".join(str(turn.get("content", "")) for turn in pair.prompt if turn.get("role") != "system")
     prompt = textwrap.shorten(_plain(content), 3 * width, placeholder=" …")
     lines = textwrap.wrap(f"{index}. {prompt}", width, subsequent_indent="   ")
@@ -380,7 +390,7 @@ def _side_by_side(index: int, pair: AnswerPair, width: int, *, most_lines: int =
     column = (width - 3 - 3 * (len(answers) - 1)) // len(answers)
     blocks = []
     for side, answer in answers:
-        scores = [("reward", answer.reward), ("true score", answer.true_score)]
+        scores = [("reward", answer.reward), (scorer_name, answer.true_score)]
         scored = ", ".join(f"{label} {number(value)}" for label, value in scores if value is not None)
         text = textwrap.wrap(_plain(answer.text) or "(empty)", column) or ["(empty)"]
         if len(text) > most_lines:

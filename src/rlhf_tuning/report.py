@@ -222,9 +222,10 @@ def _verdict(summary: Summary) -> str:
     picture = ""
     if measured:
         rows = [_win_row(wins) for wins in measured]
-        picture = interval_plot(
+        plot = interval_plot(
             "Win rate of the tuned model, with its 95% interval", rows, reference_label="no difference"
         )
+        picture = f'<div class="intervals">{plot}</div>'
     state = summary.outcome or "unclear"
     return (
         f'<section class="card verdict {state}" aria-label="Verdict"><p class="headline">{headline}</p>'
@@ -331,7 +332,7 @@ def _reward_model(part: RewardModelPart | None) -> str:
     ]
     plot = interval_plot("Agreement with people, with its 95% interval", rows, reference_label="chance") if rows else ""
     curves = _grid(_curves(part.history, _REWARD_MODEL_CHARTS))
-    said = f'<div class="card gap"><div class="narrow">{plot}</div></div>' if plot else ""
+    said = f'<div class="card gap"><div class="intervals">{plot}</div></div>' if plot else ""
     return said + curves
 
 
@@ -357,7 +358,7 @@ def _answers(report: RunReport, summary: Summary) -> str:
     filters = [("all", f"All {len(shown):,}")]
     if any(counts.values()):
         by = report.scorer_name if measure == "true_score" else "reward"
-        notes.append(f"Won, tied and lost by {_text(by)}, as the tuned model.")
+        notes.append(f"Won, tied, lost: what the tuned model's answer did, by {_text(by)}.")
         filters += [(name, f"{word} {counts[name]:,}") for name, word in _OUTCOME_WORDS.items()]
     picks = "".join(
         f'<input class="pick" type="radio" name="pick" id="{name}"{" checked" if name == "all" else ""}>'

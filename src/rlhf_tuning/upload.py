@@ -32,15 +32,14 @@ def upload_to_local_registry(
         evaluation_path: The comparison with the base model.
         large_model_reference: Base model.
         fingerprints: Of the base model and of the datasets' content.
-        model_display_name: Name in the registry; made from the base model's name when empty.
+        model_display_name: Any text; the name in the registry is made from it, or from the base model's when it is empty.
         instruction: That the model was tuned with.
         registry_dir: Folder of the registry; its default place when empty.
 
-    Raises:
-        ModelError: If the name cannot be used.
     """
     reward_model = _json(Path(reward_model_dir) / _PHASE_1)
     manifest = {
+        "display_name": model_display_name,
         "base_model": large_model_reference,
         "fingerprints": dict(fingerprints),
         "parameters": {**_json(Path(adapter_dir) / _PHASE_2), "instruction": instruction},
@@ -52,7 +51,7 @@ def upload_to_local_registry(
     return registry.register_model(
         model_dir=model_dir,
         adapter_dir=adapter_dir,
-        name=model_display_name or generated_name(large_model_reference),
+        name=registry_name(model_display_name) or generated_name(large_model_reference),
         manifest=manifest,
         registry_dir=Path(registry_dir).expanduser() if registry_dir else None,
     )
@@ -61,7 +60,12 @@ def upload_to_local_registry(
 def generated_name(large_model_reference: str) -> str:
     """Return a registry name made from a base model's, such as `smollm2-135m-instruct-rlhf`."""
     last = large_model_reference.rstrip("/").rsplit("/", 1)[-1]
-    return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._") + "-rlhf"
+    return (registry_name(last.lower()) or "model") + "-rlhf"
+
+
+def registry_name(display_name: str) -> str:
+    """Return a display name as the registry can have it: `My model (v2)` becomes `My-model-v2`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", display_name).strip("-._")[:100]
 
 
 def _json(path: Path) -> dict[str, object]:

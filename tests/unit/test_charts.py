@@ -84,11 +84,17 @@ def test_histograms_count_every_value_once() -> None:
     assert sum(b for _, b in counted) == 3
 
 
-def test_a_value_at_a_round_edge_falls_in_the_bin_above_it() -> None:
+def test_scores_in_steps_get_one_bin_a_step() -> None:
     """0.3 / 0.1 is 2.9999999999999996, which would put 0.3 with the values below it."""
-    values = [0.0, 0.3, 0.3, 2.0]
+    values = [step / 10 for step in range(11)] * 20
     svg = histogram_pair("Score", [("base", "base", values)], x_label="score")
-    assert "<title>0.3 to 0.4: base 2</title>" in svg
+    assert re.findall(r"base (\d+)</title>", svg) == ["20"] * 11
+    assert "<title>0.3 to 0.4: base 20</title>" in svg
+
+
+def test_few_values_get_few_bins() -> None:
+    values = [math.sqrt(n) for n in range(8)]
+    assert len(re.findall(r"base \d+</title>", histogram_pair("x", [("base", "base", values)], x_label="x"))) <= 7
 
 
 def test_whole_numbers_get_bins_no_narrower_than_one() -> None:

@@ -174,7 +174,7 @@ def test_a_full_report_has_every_part() -> None:
     assert "The tuned model is better than the base model." in page.text
     for part in (
         "Base against tuned",
-        "KL from the base model, nats per token",
+        "KL from base, nats per token",
         "Reinforcement learning",
         "Reward model",
         "the longer answer wins",
@@ -327,7 +327,7 @@ def test_answers_are_judged_by_reward_without_a_scorer() -> None:
     report = realistic_report(50)
     page = Page(render_report(replace(report, pairs=without_scores(report.pairs, "true_score"))))
     assert "house style" not in page.text.replace("palms-style", "")
-    assert "Won, tied and lost by reward" in page.text
+    assert "answer did, by reward." in page.text
     assert "no independent judge" in page.text
 
 
@@ -335,7 +335,7 @@ def test_answers_without_any_scores_get_no_verdict() -> None:
     report = realistic_report(20)
     page = Page(render_report(replace(report, pairs=without_scores(report.pairs, "true_score", "reward", "kl"))))
     assert "No verdict." in page.text
-    assert "KL from the base model, nats per token" not in page.text
+    assert "KL from base, nats per token" not in page.text
     assert page.count("article", "pair") == 20
 
 
