@@ -15,7 +15,7 @@ help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (about a quarter of an hour on 2 cores)
-	$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS)
+	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS)
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
 	$(VENV)/bin/python -m pytest -q
@@ -28,7 +28,7 @@ check: $(VENV)/.dev  ## Lint, check formatting and types, and hold the compiled 
 compile: $(VENV)/.dev  ## Compile the pipelines into pipelines/compiled
 	$(VENV)/bin/rlhf compile --output-dir pipelines/compiled
 
-benchmark: $(VENV)/.train  ## Does tuning work? The sample job for three seeds (about 40 minutes on 2 cores)
+benchmark: $(VENV)/.train  ## Does tuning work? The sample job for three seeds (about 36 minutes on 2 cores)
 	$(VENV)/bin/python benchmarks/sample_seeds.py --seeds $(SEEDS)
 
 constraints:  ## Resolve the newest versions that pyproject.toml allows into constraints.txt
@@ -42,15 +42,15 @@ clean:  ## Remove the virtual environment
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 2; }
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
 
 # One environment for all: `test` adds the development tools to what `tune` installs.
 $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing torch, transformers, trl and kfp into $(VENV) (minutes; about 2 GB, more with a CUDA build of torch)"
-	$(PIP) --editable '.[train]'
+	@$(PIP) --editable '.[train]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(PIP) --editable '.[train,dev]'
+	@$(PIP) --editable '.[train,dev]'
 	@touch $@
