@@ -1,6 +1,7 @@
 """Tiny real models: two layers, a tokenizer of a few hundred tokens, made on the spot, no network."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,11 @@ import pytest
 
 # Tiny models gain nothing from a second thread, and lose much where several tests share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that started the tests in the background has Ctrl-C ignored, in every process below; here it must work.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

@@ -229,7 +229,8 @@ def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, display: Display) ->
         for name, artifact in artifacts.items():
             if Path(artifact["path"]).exists():
                 display.say(f"  {name}: {shown(Path(artifact['path']))}")
-    display.say("\n".join(["", *_next_steps(outputs, run)]).rstrip())
+    if lines := _next_steps(outputs, run):
+        display.say("\n".join(["", *lines]))
 
 
 def _next_steps(outputs: Mapping[str, Any], run: LocalRun) -> list[str]:

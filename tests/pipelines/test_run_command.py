@@ -79,7 +79,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 def test_run_shows_its_steps_and_ends_with_the_summary(finished: Toy) -> None:
     assert "Prepare Data: 4 characters" in finished.shown
     assert any(line.startswith("Toy Trainer: finished in") and "loss 0.05" in line for line in finished.shown)
-    assert finished.output.endswith("\n\nBase   0.1\nTuned  PLUM")
+    assert "\n\nBase   0.1\nTuned  PLUM\n\nModel:  " in finished.output
     assert "Finished in" in finished.output
 
 
@@ -109,7 +109,13 @@ def test_second_run_uses_the_finished_steps_and_shows_the_summary_again(toy: Toy
     assert [line for line in toy.shown if "cached" in line] == [
         f"{step}: cached, finished in an earlier run" for step in ("Prepare Data", "Toy Trainer", "Report Results")
     ]
-    assert toy.output.endswith("Tuned  PLUM")
+    assert "\nTuned  PLUM\n" in toy.output
+
+
+def test_run_ends_with_where_the_model_is_and_the_command_that_calls_it(finished: Toy) -> None:
+    model, call = finished.output.splitlines()[-2:]
+    assert model.endswith(str(Path("plum", "versions", "1", "model")))
+    assert call == "Call:   rlhf predict --model plum@1 --prompt 'Create a description for Plantation Palms.'"
 
 
 def test_every_step_runs_again_without_the_cache(toy: Toy) -> None:
