@@ -73,7 +73,7 @@ def make_model(folder: Path, *, chat_template: str | None, seed: int = 0) -> Pat
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=512,
+            max_position_embeddings=1024,
             # Wider than usual, so that the untrained model is not uniform and can be moved in a few steps.
             initializer_range=0.15,
             eos_token_id=tokenizer.eos_token_id,

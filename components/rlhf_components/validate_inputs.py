@@ -14,6 +14,23 @@ def validate_inputs(
     eval_dataset: str,
     instruction: str,
     accelerator_type: str = "GPU",
+    prompt_sequence_length: int = 512,
+    target_sequence_length: int = 64,
+    reward_model_learning_rate_multiplier: float = 1.0,
+    reinforcement_learning_rate_multiplier: float = 1.0,
+    reward_model_train_steps: int = 1000,
+    reinforcement_learning_train_steps: int = 1000,
+    kl_coeff: float = 0.1,
+    rl_algorithm: str = "rloo",
+    lora_dim: int = 16,
+    reward_lora_dim: int = 16,
+    batch_size: int = 64,
+    num_generations: int = 4,
+    temperature: float = 1.0,
+    seed: int = 0,
+    eval_prompts: int = 200,
+    scorer: str = "",
+    dtype: str = "auto",
 ) -> NamedTuple("Outputs", [("prompt_fingerprint", str), ("preference_fingerprint", str), ("eval_fingerprint", str)]):  # type: ignore[valid-type]
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
 
@@ -26,6 +43,23 @@ def validate_inputs(
         eval_dataset: Evaluation rows; empty for a held-out split.
         instruction: Put before every text prompt; the default context of chat rows.
         accelerator_type: Only GPU is supported.
+        prompt_sequence_length: Most tokens of a prompt.
+        target_sequence_length: Most tokens of an answer.
+        reward_model_learning_rate_multiplier: Times the base learning rate of phase 1.
+        reinforcement_learning_rate_multiplier: Times the base learning rate of phase 2.
+        reward_model_train_steps: Optimizer steps of phase 1.
+        reinforcement_learning_train_steps: Optimizer steps of phase 2.
+        kl_coeff: Strength of the KL penalty.
+        rl_algorithm: rloo or grpo.
+        lora_dim: LoRA rank of the policy.
+        reward_lora_dim: LoRA rank of the reward model.
+        batch_size: Rows a step.
+        num_generations: Answers sampled to each prompt.
+        temperature: Of the samples.
+        seed: Of every random choice.
+        eval_prompts: Most prompts to hold out.
+        scorer: A program that knows the true quality.
+        dtype: auto, float32 or bfloat16.
 
     Returns:
         prompt_fingerprint: Fingerprint of the prompts' content.
@@ -37,7 +71,26 @@ def validate_inputs(
     from rlhf_tuning.step import running_step, say
 
     with running_step("Validate Inputs"):
-        check_limits(accelerator_type=accelerator_type)
+        check_limits(
+            accelerator_type=accelerator_type,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
+            reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
+            reward_model_train_steps=reward_model_train_steps,
+            reinforcement_learning_train_steps=reinforcement_learning_train_steps,
+            kl_coeff=kl_coeff,
+            rl_algorithm=rl_algorithm,
+            lora_dim=lora_dim,
+            reward_lora_dim=reward_lora_dim,
+            batch_size=batch_size,
+            num_generations=num_generations,
+            temperature=temperature,
+            seed=seed,
+            eval_prompts=eval_prompts,
+            scorer=scorer,
+            dtype=dtype,
+        )
         check = check_datasets(
             prompt_dataset=prompt_dataset,
             preference_dataset=preference_dataset,

@@ -49,7 +49,18 @@ def infer_pipeline(
         predictions: JSON lines, one a prompt: prompt, prediction, tokens, ended, token_ids.
     """
     inputs = (
-        validate_inputs(prompt_dataset=prompt_dataset, preference_dataset="", eval_dataset="", instruction=instruction)
+        validate_inputs(
+            prompt_dataset=prompt_dataset,
+            preference_dataset="",
+            eval_dataset="",
+            instruction=instruction,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            batch_size=batch_size,
+            temperature=temperature,
+            seed=seed,
+            dtype=dtype,
+        )
         .set_display_name("Validate Inputs")
         .set_caching_options(False)
     )

@@ -79,7 +79,9 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("temperature", float, 1.0, "sampling temperature"),
         Parameter("seed", int, 0, "seed of every random choice"),
         Parameter("reward_model_reference", str, "", "base of the reward model; the policy's own when empty"),
-        Parameter("eval_prompts", int, 200, "most prompts to evaluate on"),
+        Parameter(
+            "eval_prompts", int, 200, "most prompts to hold out, a tenth at the most, when there is no eval_dataset"
+        ),
         Parameter("scorer", str, "", "program that scores answers in the evaluation, such as house_style"),
         Parameter("dtype", str, "auto", "number format of the weights: auto, float32 or bfloat16"),
         Parameter("registry_dir", str, "", "folder of the local model registry; its usual place when empty"),

@@ -63,6 +63,14 @@ def reward_model_pipeline(
             preference_dataset=preference_dataset,
             eval_dataset=eval_dataset,
             instruction=instruction,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
+            reward_model_train_steps=reward_model_train_steps,
+            reward_lora_dim=reward_lora_dim,
+            batch_size=batch_size,
+            seed=seed,
+            dtype=dtype,
         )
         .set_display_name("Validate Inputs")
         .set_caching_options(False)

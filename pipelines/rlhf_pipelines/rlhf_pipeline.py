@@ -89,7 +89,7 @@ def rlhf_pipeline(
         temperature: Sampling temperature, in training and evaluation.
         seed: Of every random choice.
         reward_model_reference: Base of the reward model; the policy's own when empty.
-        eval_prompts: Most prompts to hold out for evaluation when there is no evaluation dataset.
+        eval_prompts: Most prompts to hold out, a tenth at the most, when there is no evaluation dataset.
         scorer: Program that knows the true quality of an answer, such as house_style for the sample.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
         registry_dir: Folder of the local model registry; its usual place when empty.
@@ -107,6 +107,23 @@ def rlhf_pipeline(
             eval_dataset=eval_dataset,
             instruction=instruction,
             accelerator_type=accelerator_type,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
+            reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
+            reward_model_train_steps=reward_model_train_steps,
+            reinforcement_learning_train_steps=reinforcement_learning_train_steps,
+            kl_coeff=kl_coeff,
+            rl_algorithm=rl_algorithm,
+            lora_dim=lora_dim,
+            reward_lora_dim=reward_lora_dim,
+            batch_size=batch_size,
+            num_generations=num_generations,
+            temperature=temperature,
+            seed=seed,
+            eval_prompts=eval_prompts,
+            scorer=scorer,
+            dtype=dtype,
         )
         .set_display_name("Validate Inputs")
         .set_caching_options(False)
@@ -191,20 +208,25 @@ def rlhf_pipeline(
         scorer=scorer,
         dtype=dtype,
     ).set_display_name("Evaluate Tuned Model")
-    upload = upload_model(
-        model=phase_2.outputs["model"],
-        adapter=phase_2.outputs["adapter"],
-        reward_model=phase_1.outputs["reward_model"],
-        evaluation=comparison.outputs["evaluation"],
-        large_model_reference=large_model_reference,
-        large_model_fingerprint=models.outputs["large_model_fingerprint"],
-        prompt_fingerprint=inputs.outputs["prompt_fingerprint"],
-        preference_fingerprint=inputs.outputs["preference_fingerprint"],
-        eval_fingerprint=inputs.outputs["eval_fingerprint"],
-        model_display_name=model_display_name,
-        instruction=instruction,
-        registry_dir=registry_dir,
-    ).set_display_name("Upload and Deploy Tuned Model")
+    # Not cached: a registry may have lost what an earlier run put there. The same content makes one version.
+    upload = (
+        upload_model(
+            model=phase_2.outputs["model"],
+            adapter=phase_2.outputs["adapter"],
+            reward_model=phase_1.outputs["reward_model"],
+            evaluation=comparison.outputs["evaluation"],
+            large_model_reference=large_model_reference,
+            large_model_fingerprint=models.outputs["large_model_fingerprint"],
+            prompt_fingerprint=inputs.outputs["prompt_fingerprint"],
+            preference_fingerprint=inputs.outputs["preference_fingerprint"],
+            eval_fingerprint=inputs.outputs["eval_fingerprint"],
+            model_display_name=model_display_name,
+            instruction=instruction,
+            registry_dir=registry_dir,
+        )
+        .set_display_name("Upload and Deploy Tuned Model")
+        .set_caching_options(False)
+    )
     return RlhfOutputs(
         model_resource_name=upload.outputs["model_resource_name"],
         endpoint_resource_name=upload.outputs["endpoint_resource_name"],

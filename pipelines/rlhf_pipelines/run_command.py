@@ -61,6 +61,7 @@ def run_locally(run: LocalRun, display: Display) -> int:
         RunError: If its disk is full.
     """
     root = prepare_root(run.pipeline_root, display)
+    prepare_registry(str(run.arguments.get("registry_dir", "")))
     started = time.monotonic()
     with RunLog(root) as log, _temporary_folder() as temporary:
         log.begin(run.name, __version__, run.arguments)
@@ -76,6 +77,8 @@ def run_locally(run: LocalRun, display: Display) -> int:
         watch = _Watch(display, log)
         try:
             ended = _run_request(request, temporary, watch)
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise RunError(f"The run stopped: {error.strerror or error} ({shown(log.path)}).") from error
         finally:
@@ -118,6 +121,21 @@ def prepare_root(pipeline_root: Path, display: Display) -> Path:
             f"Warning: only {free / 1e9:.1f} GB are free on the disk of {root}; a run usually needs 2 GB or more."
         )
     return root
+
+
+def prepare_registry(registry_dir: str) -> None:
+    """Check that a named registry can be written to, now rather than when the model is there."""
+    if not registry_dir:
+        return
+    folder = Path(registry_dir).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ParameterError(
+            f"registry_dir is {registry_dir!r}, which cannot be written to: {error.strerror}. Choose another folder."
+        ) from None
 
 
 class _Watch:

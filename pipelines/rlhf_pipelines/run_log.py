@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -32,7 +33,8 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()
 
     def begin(self, pipeline: str, version: str, arguments: Mapping[str, object]) -> None:
         """Write what is run."""
@@ -43,7 +45,7 @@ class RunLog:
         """Write a line that the run's process printed."""
         text = plain(line).rstrip()
         if text:
-            print(text, file=self._file, flush=True)
+            self._write(text)
 
     def show(self, update: Update) -> None:
         """Write an update, unless it is progress that comes too soon after the last."""
@@ -51,7 +53,12 @@ class RunLog:
 
     def note(self, line: str) -> None:
         """Write a line of our own, with the time."""
-        print(f"{self._now()} {line}", file=self._file, flush=True)
+        self._write(f"{self._now()} {line}")
+
+    def _write(self, text: str) -> None:
+        # A full disk must not hide what the run has to say of it on the terminal.
+        with suppress(OSError):
+            print(text, file=self._file, flush=True)
 
 
 def _unused(folder: Path, stem: str) -> Path:

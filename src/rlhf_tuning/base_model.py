@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.utils import logging as transformers_logging
 
 from rlhf_tuning import environment, step
-from rlhf_tuning.errors import ModelError
+from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.model_reference import ALIASES, PackagedModel, local_folder
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,21 @@ def load_sequence_classifier(reference: str, *, dtype: torch.dtype) -> Any:
         ModelError: If the weights cannot be loaded.
     """
     return _load(AutoModelForSequenceClassification, reference, dtype=dtype, num_labels=1)
+
+
+def check_context(model: Any, *, prompt_sequence_length: int, target_sequence_length: int) -> None:
+    """Refuse sequences that are longer than the positions a model was made for.
+
+    Raises:
+        ParameterError: Naming both lengths and the model's limit.
+    """
+    limit = model.config.get_text_config().to_dict().get("max_position_embeddings")
+    # The end-of-sequence token comes on top.
+    if isinstance(limit, int) and prompt_sequence_length + target_sequence_length + 1 > limit:
+        raise ParameterError(
+            f"prompt_sequence_length {prompt_sequence_length} and target_sequence_length {target_sequence_length} are more "
+            f"than the {limit} positions of the base model. Lower them, or choose a model with a longer context."
+        )
 
 
 def _load(kind: Any, reference: str, *, dtype: torch.dtype | str, **options: Any) -> Any:

@@ -131,7 +131,7 @@ def predict(
 
     Args:
         model: `NAME`, `NAME@alias` or `NAME@version` in the local registry.
-        prompt: What to ask. The instruction that the model was tuned with is put before it, as in training.
+        prompt: What to ask. The instruction that the model was tuned with is put where it stood in training.
         registry_dir: Where the registry lives; its default place when None.
         target_sequence_length: Most tokens of the answer.
         temperature: 0 takes the likeliest token each time.
@@ -140,7 +140,9 @@ def predict(
     Raises:
         ModelError: If the registry has no such model.
     """
-    check_limits(target_sequence_length=target_sequence_length)
+    check_limits(target_sequence_length=target_sequence_length, seed=seed)
+    if temperature != 0:
+        check_limits(temperature=temperature)
     version = registry.resolve_model(model, registry_dir)
     reference = str(version.path / "model")
     tokenizer = base_model.load_tokenizer(reference)
@@ -149,10 +151,24 @@ def predict(
         prompt_sequence_length=8192,
         target_sequence_length=target_sequence_length,
     )
-    parameters = version.manifest.get("parameters", {})
-    instruction = parameters.get("instruction", "") if isinstance(parameters, dict) else ""
-    content = f"{instruction}\n\n{prompt}" if instruction else prompt
     network = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype("auto"))
-    conversation: Conversation = [Turn(role="user", content=content)]
+    conversation = instructed(prompt, version.manifest.get("parameters"))
     (answer,) = generate_answers(network, text_format, [conversation], temperature=temperature, batch_size=1, seed=seed)
     return answer.text
+
+
+def instructed(prompt: str, parameters: object) -> Conversation:
+    """Return a prompt with the instruction that a model was tuned with, where its training rows had it.
+
+    Args:
+        prompt: What to ask.
+        parameters: Of the model's manifest: `instruction`, and `instruction_role`, which is `system` for chat rows and
+            `user` for text rows.
+    """
+    settings = parameters if isinstance(parameters, dict) else {}
+    instruction = settings.get("instruction", "")
+    if not instruction:
+        return [Turn(role="user", content=prompt)]
+    if settings.get("instruction_role") == "system":
+        return [Turn(role="system", content=instruction), Turn(role="user", content=prompt)]
+    return [Turn(role="user", content=f"{instruction}\n\n{prompt}")]

@@ -49,6 +49,11 @@ def write_predictions(config: InferenceConfig, *, prompts_path: str, predictions
     conversations = [row["prompt"] for row in read_canonical(prompts_path)]
     tokenizer = base_model.load_tokenizer(config.large_model_reference)
     model = base_model.load_causal_lm(config.large_model_reference, dtype=base_model.choose_dtype(config.dtype))
+    base_model.check_context(
+        model,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
     progress = step.Progress(label, len(conversations), "answer")
     answers = generate_answers(
         model,

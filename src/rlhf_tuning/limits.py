@@ -15,7 +15,7 @@ class Limit(NamedTuple):
 
     def __str__(self) -> str:
         low = f"greater than {self.low:g}" if self.open_low else f"at least {self.low:g}"
-        return low if math.isinf(self.high) else f"{low} and at most {self.high:g}"
+        return low if math.isinf(self.high) else f"{low} and at most {self.high:.0f}"
 
     def allows(self, value: float) -> bool:
         """Say whether `value` lies within the limit; NaN and infinities never do."""

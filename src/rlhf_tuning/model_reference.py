@@ -69,7 +69,7 @@ def local_folder(reference: str) -> Path | None:
 
 def problem_with_name(reference: str, *, parameter: str) -> str:
     """Return why a reference cannot be used, as far as its name tells, or an empty string."""
-    if not _RETIRED.fullmatch(reference.strip()):
+    if not _RETIRED.fullmatch(reference.strip()) or Path(reference).expanduser().is_dir():
         return ""
     return (
         f"{parameter} is {reference!r}, a base model of the retired Vertex job, which can no longer be had. Use an open "

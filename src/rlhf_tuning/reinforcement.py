@@ -110,6 +110,11 @@ def train_policy(
     compute = base_model.choose_dtype(config.dtype)
     torch.manual_seed(config.seed)
     policy = base_model.load_causal_lm(config.large_model_reference, dtype=compute if lora else torch.float32)
+    base_model.check_context(
+        policy,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
 
     # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
     samples = config.batch_size * config.num_generations

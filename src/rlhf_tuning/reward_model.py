@@ -206,6 +206,11 @@ def train_reward_model(
     lora = config.reward_lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
     model = base_model.load_sequence_classifier(config.large_model_reference, dtype=compute if lora else torch.float32)
+    base_model.check_context(
+        model,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
     model.config.pad_token_id = tokenizer.pad_token_id
     model.score = _fresh_head(model)
 

@@ -4,6 +4,7 @@ A step prints either sparse text lines (a container's log) or, when `rlhf run` s
 the marker `@rlhf `, which the command draws live. Events: `start`, `progress`, `message`, `end`, `error`.
 """
 
+import errno
 import json
 import logging
 import sys
@@ -120,12 +121,7 @@ def running_step(name: str) -> Iterator[None]:
         if error.errno not in _DISK_ERRORS:
             emit("error", step=name, text=f"{type(error).__name__}: {error}", status=1)
             raise
-        _fail(
-            name,
-            RunError(
-                f"{_DISK_ERRORS[error.errno]}: {error.filename or error}. Free some space or choose another --pipeline-root."
-            ),
-        )
+        _fail(name, RunError(_DISK_ERRORS[error.errno].format(error.filename or error)))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -135,12 +131,12 @@ def running_step(name: str) -> Iterator[None]:
 
 
 _DISK_ERRORS = {
-    13: "No permission to write",
-    17: "A file stands where a folder should be",
-    20: "A file stands where a folder should be",
-    28: "No space left on the disk",
-    30: "The file system is read-only",
-    122: "Disk quota exceeded",
+    errno.EACCES: "No permission to use {}. Change its owner or its mode, or choose another folder.",
+    errno.EEXIST: "A file stands where a folder should be: {}. Move it, or choose another folder.",
+    errno.ENOTDIR: "A file stands where a folder should be: {}. Move it, or choose another folder.",
+    errno.ENOSPC: "No space left on the disk: {}. Free some space, or choose another folder.",
+    errno.EROFS: "The file system is read-only: {}. Choose another folder.",
+    errno.EDQUOT: "Disk quota exceeded: {}. Free some space, or choose another folder.",
 }
 
 

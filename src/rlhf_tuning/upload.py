@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rlhf_tuning import __version__, registry
 
@@ -37,15 +38,20 @@ def upload_to_local_registry(
         registry_dir: Folder of the registry; its default place when empty.
 
     """
+    evaluation = _json(Path(evaluation_path))
     reward_model = _json(Path(reward_model_dir) / _PHASE_1)
     manifest = {
         "display_name": model_display_name,
         "base_model": large_model_reference,
         "fingerprints": dict(fingerprints),
-        "parameters": {**_json(Path(adapter_dir) / _PHASE_2), "instruction": instruction},
+        "parameters": {
+            **_json(Path(adapter_dir) / _PHASE_2),
+            "instruction": instruction,
+            "instruction_role": _instruction_role(evaluation, instruction),
+        },
         "reward_model": reward_model,
         "reward_model_evaluation": _json(Path(reward_model_dir) / "evaluation.json"),
-        "evaluation": _json(Path(evaluation_path))["metrics"],
+        "evaluation": evaluation["metrics"],
         "versions": {"rlhf-pipelines": __version__},
     }
     return registry.register_model(
@@ -68,6 +74,12 @@ def registry_name(display_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", display_name).strip("-._")[:100]
 
 
-def _json(path: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+def _instruction_role(evaluation: dict[str, Any], instruction: str) -> str:
+    """Return in which turn the rows have the instruction: chat rows in a system turn, text rows in the user's."""
+    first_turns = [answer["prompt"][0] for answer in evaluation["answers"]]
+    return "system" if {"role": "system", "content": instruction} in first_turns else "user"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

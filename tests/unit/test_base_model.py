@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlhf_tuning import base_model
-from rlhf_tuning.errors import ModelError
+from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.model_reference import ALIASES, PackagedModel
 
 
@@ -50,6 +50,13 @@ def test_pickled_weights_are_never_loaded(tiny_model, tmp_path):
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError):
         base_model.load_causal_lm(str(tmp_path), dtype=torch.float32)
+
+
+def test_sequences_longer_than_the_model_s_positions_are_refused(tiny_model):
+    model = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    base_model.check_context(model, prompt_sequence_length=1000, target_sequence_length=23)
+    with pytest.raises(ParameterError, match="1024 positions"):
+        base_model.check_context(model, prompt_sequence_length=1000, target_sequence_length=24)
 
 
 def wheel(folder, content):

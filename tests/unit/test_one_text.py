@@ -132,11 +132,18 @@ def test_serving(model_folder, expected, monkeypatch, tmp_path):
     assert prompted == [expected[0]]
 
 
-def test_a_served_model_puts_the_instruction_where_the_importer_put_it(tiny_model, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("row", "instruction_role"),
+    [
+        ({"input_text": QUESTION}, "user"),
+        ({"messages": [{"author": "user", "content": QUESTION}]}, "system"),
+    ],
+)
+def test_a_served_model_puts_the_instruction_where_the_importer_put_it(tmp_path, row, instruction_role):
     from rlhf_tuning.data.importer import import_prompts, read_canonical
 
     instruction = "Write one sentence."
-    (tmp_path / "prompts.jsonl").write_text(json.dumps({"input_text": QUESTION}) + "\n")
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(row) + "\n")
     import_prompts(
         prompt_dataset=str(tmp_path / "prompts.jsonl"),
         eval_dataset="",
@@ -145,25 +152,9 @@ def test_a_served_model_puts_the_instruction_where_the_importer_put_it(tiny_mode
         eval_prompts_path=str(tmp_path / "eval"),
         eval_prompts=0,
     )
-    registry.register_model(
-        model_dir=str(tiny_model),
-        adapter_dir="",
-        name="tiny",
-        manifest={"parameters": {"instruction": instruction}},
-        registry_dir=tmp_path / "registry",
-    )
-    asked = []
-    generate = generation.generate_answers
-    monkeypatch.setattr(
-        generation,
-        "generate_answers",
-        lambda model, text_format, conversations, **options: (
-            asked.extend(conversations) or generate(model, text_format, conversations, **options)
-        ),
-    )
-    generation.predict("tiny", QUESTION, registry_dir=tmp_path / "registry", target_sequence_length=4)
-    (row,) = read_canonical(tmp_path / "rows")
-    assert asked == [row["prompt"]]
+    (canonical,) = read_canonical(tmp_path / "rows")
+    served = generation.instructed(QUESTION, {"instruction": instruction, "instruction_role": instruction_role})
+    assert served == canonical["prompt"]
 
 
 def test_the_score_is_read_at_the_last_real_token_whichever_side_is_padded(reward_dir, expected):

@@ -61,11 +61,22 @@ def upload(run, **settings):
 def test_the_manifest_holds_what_made_the_model(run):
     version = upload(run)
     assert version.resource_name == "models/palms@1"
-    assert version.manifest["parameters"] == {"seed": 3, "kl_coeff": 0.1, "instruction": "Be brief."}
+    assert version.manifest["parameters"] == {
+        "seed": 3,
+        "kl_coeff": 0.1,
+        "instruction": "Be brief.",
+        "instruction_role": "user",
+    }
     assert version.manifest["fingerprints"] == {"prompts": "abc"}
     assert version.manifest["evaluation"] == {"reward_win_rate": 0.8}
     assert version.manifest["reward_model_evaluation"] == {"accuracy": 0.7}
     assert "rlhf-pipelines" in version.manifest["versions"]
+
+
+def test_the_manifest_knows_in_which_turn_the_instruction_stood(run):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
+    (run / "evaluation").write_text(json.dumps({"metrics": {}, "answers": [{"prompt": turns}]}))
+    assert upload(run).manifest["parameters"]["instruction_role"] == "system"
 
 
 def test_uploading_the_same_twice_makes_one_version(run):

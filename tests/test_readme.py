@@ -1,0 +1,46 @@
+"""What the README says is so: its links, its flags, its parameters, its commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rlhf_pipelines.cli import build_parser
+from rlhf_pipelines.parameters import PARAMETERS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md", "src/rlhf_tuning/sample/README.md"])
+def test_every_link_leads_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert (ROOT / page).parent.joinpath(target).exists(), target
+    assert not re.search(r"\b[A-Z]{2,}_(OUTPUT|TABLE)\b", text)
+
+
+def test_every_parameter_is_in_its_tables_with_its_default():
+    rows = [line for line in README.splitlines() if line.startswith("| `")]
+    for parameter in PARAMETERS.values():
+        (row,) = [line for line in rows if f"`{parameter.name}`" in line.split("|")[1]]
+        default = row.split("|")[2].strip().strip("`")
+        if parameter.default not in ("", None) and isinstance(parameter.default, int | float):
+            assert default == str(parameter.default).lower(), parameter.name
+        assert (default == "required") == parameter.required, parameter.name
+
+
+def test_the_commands_are_ones_that_the_command_line_takes():
+    parser = build_parser()
+    commands = re.findall(r"^rlhf (?:[^\n]*\\\n)*[^\n]*$", README, re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        words = [word.strip('"') for word in re.findall(r'"[^"]*"|[^\s\\]+', command)]
+        parser.parse_args(words[1:])
+
+
+def test_the_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"`make ([a-z]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
