@@ -48,7 +48,7 @@ def job(tiny_model, tmp_path_factory):
     files = {
         "preferences.jsonl": rows,
         "prompts.jsonl": [{"input_text": f"Create {number}, please."} for number in range(40)],
-        "eval.jsonl": [{"input_text": f"Create {number} now."} for number in range(30)],
+        "eval.jsonl": [{"input_text": f"Create {number} now."} for number in range(100)],
     }
     for name, content in files.items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in content))
@@ -62,8 +62,8 @@ def job(tiny_model, tmp_path_factory):
         "target_sequence_length": 12,
         "reward_model_train_steps": 25,
         "reward_model_learning_rate_multiplier": 50.0,
-        "reinforcement_learning_train_steps": 20,
-        "reinforcement_learning_rate_multiplier": 200.0,
+        "reinforcement_learning_train_steps": 40,
+        "reinforcement_learning_rate_multiplier": 50.0,
         "kl_coeff": 0.01,
         "batch_size": 8,
         "reward_lora_dim": 8,
@@ -96,7 +96,7 @@ def test_both_phases_learn(finished):
     reward_model = records(artifact(job, "*/train-reward-model/reward_model/metrics.jsonl"))
     policy = records(artifact(job, "*/train-policy/adapter/metrics.jsonl"))
     assert len(reward_model) == 25
-    assert len(policy) == 20
+    assert len(policy) == 40
     assert reward_model[-1]["loss"] < 0.5 * reward_model[0]["loss"]
     first, last = (sum(record["reward"] for record in part) / 5 for part in (policy[:5], policy[-5:]))
     assert last > first + 0.5 * policy[0]["reward_std"]
@@ -113,7 +113,7 @@ def test_the_tuned_model_differs_from_the_base_and_beats_it_by_reward(finished, 
     tuned = base_model.load_causal_lm(str(version.path / "model"), dtype=torch.float32).state_dict()
     assert any(not torch.equal(base[name], tuned[name]) for name in base)
     assert version.manifest["evaluation"]["difference_reward_low"] > 0
-    assert version.manifest["evaluation"]["eval_prompts"] == 30
+    assert version.manifest["evaluation"]["eval_prompts"] == 100
 
 
 def test_the_run_ends_with_the_comparison_the_report_and_the_command_that_calls_the_model(finished):
@@ -132,7 +132,7 @@ def test_the_manifest_says_what_made_the_model(finished):
     manifest = version.manifest
     assert all(manifest["fingerprints"][name] for name in ("large_model", "prompts", "preferences", "evaluation"))
     assert manifest["parameters"]["seed"] == 0
-    assert manifest["parameters"]["reinforcement_learning_train_steps"] == 20
+    assert manifest["parameters"]["reinforcement_learning_train_steps"] == 40
     assert manifest["reward_model"]["reward_lora_dim"] == 8
 
 
@@ -175,7 +175,7 @@ def test_bulk_inference_answers_every_prompt(job, tiny_model):
     )
     (predictions,) = (job / "infer_runs").glob("*/infer/predictions")
     rows = records(predictions)
-    assert [row["prompt"][-1]["content"] for row in rows] == [f"Create {number} now." for number in range(30)]
+    assert [row["prompt"][-1]["content"] for row in rows] == [f"Create {number} now." for number in range(100)]
     assert all(row["tokens"] <= 8 for row in rows)
 
 
