@@ -41,7 +41,7 @@ class EvaluationConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        check_limits(**{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)})
+        check_limits(**asdict(self))
 
 
 def evaluate_policy(

@@ -26,7 +26,7 @@ class InferenceConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        check_limits(**{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)})
+        check_limits(**asdict(self))
 
 
 def write_predictions(config: InferenceConfig, *, prompts_path: str, predictions_path: str, label: str) -> int:

@@ -55,7 +55,7 @@ class ReinforcementConfig:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        check_limits(**{name: value for name, value in asdict(self).items() if name not in ("large_model_reference",)})
+        check_limits(**asdict(self))
 
     @property
     def learning_rate(self) -> float:
