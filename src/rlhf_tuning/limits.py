@@ -40,6 +40,7 @@ LIMITS: dict[str, Limit] = {
     "temperature": Limit(0, open_low=True),
     "seed": Limit(0, 2**32 - 1),
     "eval_prompts": Limit(1),
+    "max_bad_rows": Limit(0),
 }
 
 #: Names.

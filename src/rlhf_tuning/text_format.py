@@ -12,6 +12,7 @@ chat template or tokenises a prompt. The rules:
   over `target_sequence_length` loses its end.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
@@ -43,6 +44,10 @@ class TextFormat:
         self.prompt_sequence_length = prompt_sequence_length
         self.target_sequence_length = target_sequence_length
         self._markers = [token for token in {*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder} if token]
+
+    def without_limits(self) -> "TextFormat":
+        """Return a format that cuts nothing, for telling how long texts are."""
+        return TextFormat(self.tokenizer, prompt_sequence_length=sys.maxsize, target_sequence_length=sys.maxsize)
 
     def prompt_text(self, conversation: Sequence[Turn]) -> str:
         """Return the text of a prompt up to where the answer begins."""

@@ -1,26 +1,34 @@
 """Reads every row of every dataset before anything is spent, and says all that is wrong at once."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from rlhf_tuning.data.fingerprint import Fingerprint
-from rlhf_tuning.data.importer import report_overlap, too_few_to_split
+import numpy as np
+
+from rlhf_tuning.data.findings import Training, empty_file_findings, eval_prompts_in_preferences, examine
+from rlhf_tuning.data.importer import distinct_prompts, report_overlap, too_few_to_split
+from rlhf_tuning.data.output import scratch_folder
 from rlhf_tuning.data.problems import Problems
-from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, LocatedRow, check_instruction, read_rows
-from rlhf_tuning.data.rows import Kind, encode_prompt, encode_row, prompt_key
+from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, check_instruction
+from rlhf_tuning.data.repeats import Repeats
+from rlhf_tuning.data.rows import Kind
+from rlhf_tuning.data.scan import SAMPLE_ROWS, Scan, ScannedDataset, gather, scan_at_once, scan_in_turn
 from rlhf_tuning.data.sources import Source, resolve
+from rlhf_tuning.data.summary import DatasetSummary, DataSummary, Finding
 from rlhf_tuning.errors import DataError
+from rlhf_tuning.limits import check_limits
 
 _ACCEPTS: dict[str, tuple[Kind, ...]] = {
     "eval_dataset": EITHER,
-    "prompt_dataset": PROMPTS,
     "preference_dataset": PREFERENCES,
+    "prompt_dataset": PROMPTS,
 }
 
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """What is in datasets that can be used.
+    """What is in datasets.
 
     Args:
         prompt_fingerprint: Of the prompt dataset's content with the instruction; empty where there is none.
@@ -28,6 +36,8 @@ class DatasetCheck:
         eval_fingerprint: Likewise of the evaluation dataset.
         counts: Rows of each dataset that was given, by its parameter's name.
         warnings: What is suspicious, each with what to do about it.
+        problems: Why the datasets cannot be used, as one message; empty where they can.
+        summary: All figures, for the report.
     """
 
     prompt_fingerprint: str
@@ -35,10 +45,29 @@ class DatasetCheck:
     eval_fingerprint: str
     counts: dict[str, int]
     warnings: list[str]
+    problems: str
+    summary: DataSummary
+
+    def raise_if_unusable(self) -> None:
+        """Stop when a dataset cannot be used.
+
+        Raises:
+            DataError: The message lists every kind of problem in any of them.
+        """
+        if self.problems:
+            raise DataError(self.problems)
 
 
 def check_datasets(
-    *, prompt_dataset: str, preference_dataset: str, eval_dataset: str, instruction: str
+    *,
+    prompt_dataset: str,
+    preference_dataset: str,
+    eval_dataset: str,
+    instruction: str,
+    max_bad_rows: int = 0,
+    training: Training | None = None,
+    problems_path: str = "",
+    bad_rows_path: str = "",
 ) -> DatasetCheck:
     """Check every row of the datasets given.
 
@@ -47,66 +76,121 @@ def check_datasets(
         preference_dataset: The preferences, likewise.
         eval_dataset: The evaluation rows, likewise.
         instruction: Prepended to every prompt.
+        max_bad_rows: So many bad rows of each dataset are set aside.
+        training: What the rows are for; without it lengths are counted in characters and epochs are not looked at.
+        problems_path: Where to write every problem, one JSON object a line; nowhere where it is empty.
+        bad_rows_path: Where to write the bad rows, as they stand in their files; nowhere where it is empty.
 
     Raises:
-        DataError: If a dataset cannot be used; the message lists every kind of problem in any of them.
+        DataError: If a dataset cannot be found. What is wrong inside is in the result.
     """
+    check_limits(max_bad_rows=max_bad_rows)
     references = {
-        "prompt_dataset": prompt_dataset,
-        "preference_dataset": preference_dataset,
         "eval_dataset": eval_dataset,
+        "preference_dataset": preference_dataset,
+        "prompt_dataset": prompt_dataset,
     }
     if not any(references.values()):
         raise DataError("There is no dataset to check. Give prompt_dataset, preference_dataset or eval_dataset.")
     instruction = check_instruction(instruction)
     sources = _resolve_all(references)
-    problems = Problems()
-    fingerprints = {parameter: Fingerprint() for parameter in sources}
-    distinct: dict[str, bool] = {}
-
-    # The evaluation prompts go first: they are few, so remembering them is what keeps memory small.
-    eval_keys: dict[bytes, tuple[str, int]] = {}
-    eval_kind: Kind = "prompt"
-    seen_in_preferences: set[bytes] = set()
-    for parameter in _ACCEPTS:
-        if parameter not in sources:
-            continue
-        first_key = b""
-        for (row, file, line), prompt in _rows(parameter, sources[parameter], instruction, problems):
-            key = prompt_key(prompt)
-            first_key = first_key or key
-            distinct[parameter] = distinct.get(parameter, False) or key != first_key
-            fingerprints[parameter].add(encode_row(row, prompt))
-            if parameter == "eval_dataset":
-                eval_kind = row.kind
-                eval_keys.setdefault(key, (file, line))
-            elif parameter == "preference_dataset" and key in eval_keys:
-                seen_in_preferences.add(key)
-            elif parameter == "prompt_dataset":
-                report_overlap(key, file, line, eval_keys, problems)
-
-    tunes = bool(prompt_dataset and preference_dataset)
-    eval_is_preferences = bool(eval_dataset) and eval_kind == "preference"
-    if tunes and not eval_dataset and distinct.get("prompt_dataset") is False:
-        problems.add(too_few_to_split("prompt_dataset", prompt_dataset))
-    if not eval_is_preferences and distinct.get("preference_dataset") is False:
-        problems.add(too_few_to_split("preference_dataset", preference_dataset))
-    problems.raise_if_any()
-
-    if eval_is_preferences and seen_in_preferences:
-        problems.warnings.append(
-            f"{len(seen_in_preferences)} of {len(eval_keys)} prompts of eval_dataset also stand in preference_dataset: "
-            "the reward model's accuracy will look better than it is. Remove them from one of the two."
-        )
-    counts = {parameter: fingerprint.rows for parameter, fingerprint in fingerprints.items()}
-    values = {parameter: fingerprint.value() for parameter, fingerprint in fingerprints.items()}
+    for path in filter(None, (problems_path, bad_rows_path)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(b"")
+    problems = Problems(problems_path)
+    with scratch_folder() as folder:
+        scans = {
+            parameter: Scan(
+                parameter=parameter,
+                accepts=_ACCEPTS[parameter],
+                instruction=instruction,
+                folder=folder,
+                find_repeats=True,
+                sample_rows=SAMPLE_ROWS,
+                keep_prompts=parameter == "eval_dataset",
+            )
+            for parameter in sources
+        }
+        # 1. The evaluation prompts go first: they are few, so remembering them is what keeps memory small.
+        data: dict[str, ScannedDataset] = {}
+        eval_prompts = np.empty(0, np.uint64)
+        if "eval_dataset" in sources:
+            files = scan_in_turn(sources["eval_dataset"], scans["eval_dataset"])
+            data["eval_dataset"] = gather(files, scans["eval_dataset"], problems, max_bad_rows=max_bad_rows)
+            eval_prompts = distinct_prompts(files)
+        # 2. The rest, on all cores.
+        others = [parameter for parameter in sources if parameter != "eval_dataset"]
+        for parameter in others:
+            scans[parameter] = replace(scans[parameter], eval_prompts=eval_prompts)
+        for parameter, files in zip(
+            others, scan_at_once([(sources[parameter], scans[parameter]) for parameter in others]), strict=True
+        ):
+            data[parameter] = gather(files, scans[parameter], problems, max_bad_rows=max_bad_rows)
+        # 3. What only shows when the datasets are held side by side.
+        if len(eval_prompts) and "prompt_dataset" in data:
+            report_overlap(data["eval_dataset"].files, data["prompt_dataset"].files, problems)
+        repeats = {parameter: dataset.repeats.find() for parameter, dataset in data.items() if dataset.repeats}
+        _check_split(data, repeats, references, problems)
+        problems.flush()
+        if bad_rows_path:
+            _keep_bad_rows(data, bad_rows_path)
+        # 4. What is in them, and what of it is suspicious.
+        datasets: list[DatasetSummary] = []
+        findings: list[Finding] = []
+        if "eval_dataset" in data and "preference_dataset" in data:
+            overlap = eval_prompts_in_preferences(data["eval_dataset"], len(eval_prompts), data["preference_dataset"])
+            findings += [overlap] if overlap else []
+        for parameter in ("preference_dataset", "prompt_dataset", "eval_dataset"):
+            if parameter in data:
+                summary, more = examine(data[parameter], references[parameter], repeats[parameter], training)
+                datasets.append(summary)
+                findings += more
+        findings += empty_file_findings(problems)
     return DatasetCheck(
-        prompt_fingerprint=values.get("prompt_dataset", ""),
-        preference_fingerprint=values.get("preference_dataset", ""),
-        eval_fingerprint=values.get("eval_dataset", ""),
-        counts=counts,
-        warnings=problems.warnings,
+        prompt_fingerprint=_fingerprint(data, "prompt_dataset"),
+        preference_fingerprint=_fingerprint(data, "preference_dataset"),
+        eval_fingerprint=_fingerprint(data, "eval_dataset"),
+        counts={parameter: dataset.rows for parameter, dataset in data.items()},
+        warnings=[finding.message for finding in findings],
+        problems=problems.render() if problems.counts else "",
+        summary=DataSummary(
+            datasets=tuple(datasets),
+            findings=tuple(findings),
+            problem_counts=dict(problems.counts),
+            problems=tuple(problem for kept in problems.kept.values() for problem in kept),
+            usable=not problems.counts,
+        ),
     )
+
+
+def _check_split(
+    data: dict[str, ScannedDataset], repeats: dict[str, Repeats], references: dict[str, str], problems: Problems
+) -> None:
+    """Add a problem for each dataset from which rows must be held out and cannot be."""
+    if problems.counts:
+        return
+    eval_data = data.get("eval_dataset")
+    needed = []
+    if "prompt_dataset" in data and "preference_dataset" in data and eval_data is None:
+        needed.append("prompt_dataset")
+    if "preference_dataset" in data and (eval_data is None or eval_data.kind == "prompt"):
+        needed.append("preference_dataset")
+    for parameter in needed:
+        if repeats[parameter].distinct_prompts == 1:
+            problems.add(too_few_to_split(parameter, references[parameter]))
+
+
+def _keep_bad_rows(data: dict[str, ScannedDataset], path: str) -> None:
+    with open(path, "wb") as target:
+        for dataset in data.values():
+            for file in dataset.files:
+                if file.set_aside_file is not None and file.set_aside_file.exists():
+                    with file.set_aside_file.open("rb") as source:
+                        shutil.copyfileobj(source, target)
+
+
+def _fingerprint(data: dict[str, ScannedDataset], parameter: str) -> str:
+    return data[parameter].fingerprint.value() if parameter in data else ""
 
 
 def _resolve_all(references: dict[str, str]) -> dict[str, list[Source]]:
@@ -120,15 +204,5 @@ def _resolve_all(references: dict[str, str]) -> dict[str, list[Source]]:
             except DataError as error:
                 errors.append(str(error))
     if errors:
-        raise DataError("\n".join(errors))
+        raise DataError("\n".join(sorted(errors, reverse=True)))
     return sources
-
-
-def _rows(
-    parameter: str, sources: list[Source], instruction: str, problems: Problems
-) -> Iterator[tuple[LocatedRow, bytes]]:
-    rows = read_rows(
-        sources, parameter=parameter, accepts=_ACCEPTS[parameter], instruction=instruction, problems=problems
-    )
-    for located in rows:
-        yield located, encode_prompt(located.row.prompt)

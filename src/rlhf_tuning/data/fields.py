@@ -1,6 +1,7 @@
 """Strict reading of the fields that row formats share. Nothing is converted: `"1"`, `true` and `1.0` are not `1`."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import cast
 
 from rlhf_tuning.data.problems import Fault, describe, shorten
 from rlhf_tuning.data.rows import Kind
@@ -11,11 +12,13 @@ PREFERENCE_FIELDS = ("candidate_0", "candidate_1", "choice")
 _TEXT = "a non-empty string"
 
 
-def kind_of(record: Mapping[str, object], accepts: Collection[Kind]) -> Kind:
-    """Return what a Vertex row is to be read as: what is accepted, and where both are, what its fields say."""
+def kind_of(
+    record: Mapping[str, object], accepts: Collection[Kind], preference_fields: Collection[str] = PREFERENCE_FIELDS
+) -> Kind:
+    """Return what a row is to be read as: what is accepted, and where both are, what its fields say."""
     if len(accepts) == 1:
         return next(iter(accepts))
-    return "preference" if any(field in record for field in PREFERENCE_FIELDS) else "prompt"
+    return "preference" if any(field in record for field in preference_fields) else "prompt"
 
 
 def check_fields(
@@ -76,17 +79,55 @@ def read_text(value: object, field: str, faults: list[Fault], *, blank: bool = F
     return value
 
 
-def read_preference(record: Mapping[str, object], faults: list[Fault]) -> tuple[str, str]:
-    """Return the chosen and the rejected candidate of a Vertex preference row that has all its fields."""
-    candidates = tuple(read_text(record[field], field, faults) for field in PREFERENCE_FIELDS[:2])
-    if candidates[0] == candidates[1] and candidates[0].strip():
-        faults.append(Fault("identical_candidates", "candidate_1", "the text of candidate_0", "two texts that differ"))
+def read_preference(record: Mapping[str, object], faults: list[Fault], where: str = "") -> tuple[str, str, bool]:
+    """Return the chosen and the rejected candidate of an object that has all fields of a Vertex preference.
+
+    The third value says whether the first candidate is the chosen one.
+    """
+    first, second = (read_text(record[field], where + field, faults) for field in PREFERENCE_FIELDS[:2])
+    check_different(first, second, where + "candidate_1", "candidate_0", faults)
     choice = record["choice"]
     accepted = "0 or 1, the index of the preferred candidate"
     if type(choice) is not int:
-        faults.append(Fault("wrong_type", "choice", describe(choice), accepted))
+        faults.append(Fault("wrong_type", where + "choice", describe(choice), accepted))
     elif choice not in (0, 1):
-        faults.append(Fault("wrong_choice", "choice", describe(choice), accepted))
+        faults.append(Fault("wrong_choice", where + "choice", describe(choice), accepted))
     else:
-        return candidates[choice], candidates[1 - choice]
-    return "", ""
+        return (first, second, True) if choice == 0 else (second, first, False)
+    return "", "", False
+
+
+def check_different(one: str, other: str, field: str, other_field: str, faults: list[Fault]) -> None:
+    """Add a fault when the two answers of a preference are the same text."""
+    if one == other and one.strip():
+        faults.append(Fault("identical_candidates", field, f"the text of {other_field}", "two texts that differ"))
+
+
+def read_objects(value: object, field: str, faults: list[Fault]) -> list[Mapping[str, object] | None]:
+    """Return the objects of an array of messages, None for each that is none."""
+    if not isinstance(value, list):
+        faults.append(Fault("wrong_type", field, describe(value), "an array of messages"))
+        return []
+    if not value:
+        faults.append(Fault("no_messages", field, "an empty array", "at least one message of the user"))
+    for index, item in enumerate(value):
+        if not isinstance(item, dict):
+            faults.append(Fault("wrong_type", f"{field}[{index}]", describe(item), "an object, one message"))
+    return [cast(dict[str, object], item) if isinstance(item, dict) else None for item in value]
+
+
+def check_ends(roles: Sequence[str], field: str, key: str, faults: list[Fault], offset: int = 0) -> None:
+    """Add a fault where the first or the last of a conversation's messages is the assistant's.
+
+    Args:
+        roles: Who speaks in each message, without a leading system message.
+        field: The array's name.
+        key: The name of the field that tells who speaks.
+        faults: What is wrong with the row.
+        offset: How many messages stand before the first of `roles`.
+    """
+    for index in sorted({0, len(roles) - 1}) if roles else ():
+        if roles[index] == "assistant":
+            place = "first" if index == 0 else "last"
+            path = f"{field}[{index + offset}].{key}"
+            faults.append(Fault("wrong_turn", path, '"assistant"', f'"user" in the {place} message'))

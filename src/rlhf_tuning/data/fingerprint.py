@@ -2,11 +2,13 @@
 
 import hashlib
 
-_MODULUS = 2**256
+import numpy as np
+
+from rlhf_tuning.data.batch import Batch, row_hashes
 
 
 class Fingerprint:
-    """Sums the SHA-256 of every canonical row modulo 2^256, so order does not matter but repeated rows count.
+    """Sums a 128-bit hash of every canonical row, so order does not matter but repeated rows count.
 
     The canonical row holds the instruction, so another instruction gives another fingerprint. It tells accidents
     apart, not attacks: a sum can be forged by someone who chooses very many rows.
@@ -14,14 +16,19 @@ class Fingerprint:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._sum = 0
+        self._sums = np.zeros(2, np.uint64)
 
-    def add(self, line: bytes) -> None:
-        """Count one canonical row, as it is written."""
-        self.rows += 1
-        self._sum += int.from_bytes(hashlib.sha256(line).digest())
+    def add(self, batch: Batch) -> None:
+        """Count rows."""
+        self.rows += len(batch)
+        self._sums += row_hashes(batch).sum(axis=0, dtype=np.uint64)
+
+    def merge(self, other: "Fingerprint") -> None:
+        """Count the rows of another part of the dataset."""
+        self.rows += other.rows
+        self._sums += other._sums
 
     def value(self) -> str:
         """Return the fingerprint of the rows so far, as `sha256:` and 64 hexadecimal digits."""
-        content = f"rows-v1 {self.rows} {self._sum % _MODULUS:064x}"
+        content = f"rows-v2 {self.rows} {self._sums[0]:016x} {self._sums[1]:016x}"
         return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"

@@ -1,9 +1,12 @@
 """The row formats. To add one: a file like `vertex_text.py`, a line in `FORMATS`, and its test."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from rlhf_tuning.data import vertex_chat, vertex_text
+from msgspec import Struct
+
+from rlhf_tuning.data import trl_conversational, trl_standard, vertex_chat, vertex_chat_inline, vertex_text
+from rlhf_tuning.data.batch import Columns
 from rlhf_tuning.data.problems import Fault, shorten
 from rlhf_tuning.data.rows import Kind, Row
 from rlhf_tuning.data.strict_json import decode_object
@@ -18,24 +21,58 @@ class Parser(Protocol):
         """Return the canonical row; it counts only when nothing was added to `faults`."""
 
 
+class ManyRows(NamedTuple):
+    """How many rows of one format and kind are read at once.
+
+    Args:
+        fields: The type of one row: exactly its fields, texts as they stand in the file.
+        columns: Puts such rows into columns, with the instruction; or None where one of them needs a closer look.
+    """
+
+    fields: type[Struct]
+    columns: Callable[..., Columns | None]
+
+
 class Format(NamedTuple):
-    """One row format: its name, the fields it is known by, how a row is recognised, and how it is parsed."""
+    """One row format.
+
+    Args:
+        name: As problems and reports call it.
+        fields: What it is known by.
+        recognises: Says whether an object is of this format.
+        parse: Reads one row carefully, and says all that is wrong with it.
+        many: Reads many good rows fast, by the kind of the rows.
+    """
 
     name: str
     fields: str
     recognises: Callable[[Mapping[str, object]], bool]
     parse: Parser
+    many: Mapping[Kind, ManyRows]
+
+
+def _format(module: Any) -> Format:
+    """Return the format that a module of this package defines, named as the module is."""
+    many: dict[Kind, ManyRows] = {"preference": ManyRows(module.Preference, module.preference_columns)}
+    if "Prompt" in vars(module):
+        many["prompt"] = ManyRows(module.Prompt, module.prompt_columns)
+    return Format(module.__name__.rpartition(".")[2], module.FIELDS, module.recognises, module.parse, many)
 
 
 #: The first that recognises a row parses it.
 FORMATS = (
-    Format("vertex_text", vertex_text.FIELDS, vertex_text.recognises, vertex_text.parse),
-    Format("vertex_chat", vertex_chat.FIELDS, vertex_chat.recognises, vertex_chat.parse),
+    _format(vertex_text),
+    _format(vertex_chat_inline),
+    _format(vertex_chat),
+    _format(trl_conversational),
+    _format(trl_standard),
 )
 
 
-def parse_line(raw: bytes, *, accepts: Collection[Kind], instruction: str, faults: list[Fault]) -> Row | None:
-    """Return the canonical row that a line holds; or None, with every reason added to `faults`.
+def parse_line(
+    raw: bytes, *, accepts: Collection[Kind], instruction: str, faults: list[Fault]
+) -> tuple[Format, Row] | None:
+    """Return the canonical row that a line holds, with its format; or None, with every reason added to `faults`.
 
     Args:
         raw: One line of a file.
@@ -49,8 +86,8 @@ def parse_line(raw: bytes, *, accepts: Collection[Kind], instruction: str, fault
     for row_format in FORMATS:
         if row_format.recognises(record):
             row = row_format.parse(record, accepts=accepts, instruction=instruction, faults=faults)
-            return None if faults else row
+            return None if faults or row is None else (row_format, row)
     fields = shorten(", ".join(ascii(field)[1:-1] for field in record)) or "none"
-    known = " or ".join(row_format.fields for row_format in FORMATS)
+    known = " or ".join(dict.fromkeys(row_format.fields for row_format in FORMATS))
     faults.append(Fault("unknown_format", "", f"the fields {fields}", f"a row with {known}"))
     return None

@@ -5,73 +5,85 @@ smallest hashes are kept, ten times as many as may be held out. Where fewer exis
 tenth of it can be taken; where more exist, a tenth is above the limit and the limit is what counts.
 """
 
-import hashlib
-import heapq
-from array import array
+import numpy as np
+
+from rlhf_tuning.data.batch import PROMPT, Batch, Hashes, mix
 
 #: One in so many is held out, up to a limit.
 ONE_IN = 10
 
 
+def held_out_orders(batch: Batch, seed: int) -> Hashes:
+    """Return [rows] where each row's prompt stands in line to be held out; equal prompts stand at the same place."""
+    prompts = batch.hashes[:, PROMPT]
+    return mix(prompts[:, 0], prompts[:, 1], np.full(len(prompts), seed, np.uint64))
+
+
 class HeldOut:
-    """Watches a dataset's prompts go by, then says which rows to hold out.
+    """Watches a dataset's prompts go by, then says which of them to hold out.
 
     Args:
         limit: How many prompts (`prompts`) or rows (`groups`) may be held out at most.
-        seed: Another seed holds out others.
     """
 
-    def __init__(self, *, limit: int, seed: int) -> None:
+    def __init__(self, *, limit: int) -> None:
         self._limit = limit
         self._capacity = limit * ONE_IN
-        self._salt = f"held out {seed} ".encode()
-        self._rows: dict[int, array[int]] = {}  # hash of a prompt to the numbers of its rows
-        self._largest: list[int] = []  # heap of the negated hashes: its first is the largest kept
+        self._rows: dict[int, int] = {}  # place in line to number of rows
         self._total = 0
 
-    def add(self, key: bytes) -> None:
-        """Take note of the next row's prompt, by its key."""
-        row = self._total
-        self._total += 1
-        order = int.from_bytes(hashlib.sha256(self._salt + key).digest()[:16])
-        if order in self._rows:
-            self._rows[order].append(row)
-        elif len(self._rows) < self._capacity:
-            heapq.heappush(self._largest, -order)
-            self._rows[order] = array("Q", (row,))
-        elif order < -self._largest[0]:
-            # The largest leaves with its rows; it cannot come back, as the bar only falls.
-            del self._rows[-heapq.heappushpop(self._largest, -order)]
-            self._rows[order] = array("Q", (row,))
+    def add(self, orders: Hashes) -> None:
+        """Take note of rows, by what `held_out_orders` gives for them."""
+        self._total += len(orders)
+        # Once as many prompts are known as are kept, only those that stand before the last of them matter.
+        if len(self._rows) == self._capacity:
+            orders = orders[orders <= np.uint64(max(self._rows))]
+        places, counts = np.unique(orders, return_counts=True)
+        for place, count in zip(places.tolist(), counts.tolist(), strict=True):
+            self._rows[place] = self._rows.get(place, 0) + count
+        self._trim()
+
+    def merge(self, other: "HeldOut") -> None:
+        """Take note of all rows that another one did."""
+        self._total += other._total
+        for place, count in other._rows.items():
+            self._rows[place] = self._rows.get(place, 0) + count
+        self._trim()
+
+    def _trim(self) -> None:
+        if len(self._rows) > self._capacity:
+            self._rows = dict(sorted(self._rows.items())[: self._capacity])
 
     @property
     def can_split(self) -> bool:
         """Say whether there are two different prompts, one for each side."""
         return len(self._rows) > 1
 
-    def prompts(self) -> tuple[set[int], set[int]]:
+    def prompts(self) -> Hashes:
         """Choose a tenth of the distinct prompts, at least one and at most the limit.
 
         Returns:
-            The first row of each chosen prompt, and all rows of the chosen prompts.
+            The places in line of the chosen prompts, sorted.
         """
         count = max(1, min(self._limit, len(self._rows) // ONE_IN))
-        chosen = [self._rows[order] for order in sorted(self._rows)[:count]]
-        return {rows[0] for rows in chosen}, {row for rows in chosen for row in rows}
+        return np.array(sorted(self._rows)[:count], np.uint64)
 
-    def groups(self) -> set[int]:
+    def groups(self) -> Hashes:
         """Choose a tenth of the rows, at least one and at most the limit, never splitting a prompt's rows.
 
         A prompt with more rows than still fit is passed over. If no prompt fits at all, the one with the fewest rows
         is taken, so that something is held out.
+
+        Returns:
+            The places in line of the chosen prompts, sorted.
         """
         target = max(1, min(self._limit, self._total // ONE_IN))
-        chosen: set[int] = set()
-        for order in sorted(self._rows):
-            rows = self._rows[order]
-            if len(chosen) + len(rows) <= target:
-                chosen.update(rows)
+        chosen: list[int] = []
+        rows = 0
+        for place in sorted(self._rows):
+            if rows + self._rows[place] <= target:
+                chosen.append(place)
+                rows += self._rows[place]
         if not chosen:
-            fewest = min(sorted(self._rows), key=lambda order: len(self._rows[order]))
-            chosen.update(self._rows[fewest])
-        return chosen
+            chosen.append(min(sorted(self._rows), key=lambda place: self._rows[place]))
+        return np.array(chosen, np.uint64)

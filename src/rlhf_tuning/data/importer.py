@@ -4,23 +4,36 @@ Every row is checked on the way. When one cannot be used, nothing is written and
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from rlhf_tuning.data.fingerprint import Fingerprint
-from rlhf_tuning.data.held_out import HeldOut
-from rlhf_tuning.data.output import scratch_file, written_together
+import numpy as np
+
+from rlhf_tuning.data.batch import PROMPT, Batch, Hashes
+from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problem, Problems
-from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, LocatedRow, check_instruction, read_rows
-from rlhf_tuning.data.rows import encode_prompt, encode_row, prompt_key, prompt_line
-from rlhf_tuning.data.sources import Source, resolve
+from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, check_instruction
+from rlhf_tuning.data.rows import Kind
+from rlhf_tuning.data.scan import (
+    Scan,
+    ScannedDataset,
+    ScannedFile,
+    gather,
+    scan_at_once,
+    scan_in_turn,
+)
+from rlhf_tuning.data.sources import resolve
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.limits import check_limits
 
 #: At most so many preferences are held out when there is no evaluation dataset with preferences.
 MAX_EVAL_PREFERENCES = 500
+
+_BEFORE_PROMPT = len(b'{"prompt": ')
+_COPY_BYTES = 2**20
+_INDEX_ROWS = 2**18
 
 
 @dataclass(frozen=True)
@@ -32,12 +45,14 @@ class ImportSummary:
         eval_rows: Rows for evaluation.
         fingerprint: Of the dataset before rows were held out, with the instruction; `check_datasets` finds the same.
         files: How many files the dataset had, without those of the evaluation dataset.
+        set_aside: How many bad rows `max_bad_rows` let pass.
     """
 
     rows: int
     eval_rows: int
     fingerprint: str
     files: int
+    set_aside: int = 0
 
 
 def import_prompts(
@@ -49,6 +64,9 @@ def import_prompts(
     eval_prompts_path: str,
     eval_prompts: int = 200,
     seed: int = 0,
+    max_bad_rows: int = 0,
+    prompt_fingerprint: str = "",
+    eval_fingerprint: str = "",
 ) -> ImportSummary:
     """Write the canonical prompts for reinforcement learning, and those for evaluation.
 
@@ -63,63 +81,43 @@ def import_prompts(
         eval_prompts_path: Where to write the evaluation prompts.
         eval_prompts: How many prompts may be held out at most; 0 holds out none.
         seed: Of the choice of held-out prompts.
+        max_bad_rows: So many bad rows of each dataset are set aside.
+        prompt_fingerprint: What the content was when it was checked; empty where that is not known.
+        eval_fingerprint: Likewise of the evaluation dataset.
 
     Raises:
-        DataError: If a dataset cannot be used; the message lists every kind of problem.
+        DataError: If a dataset cannot be used, or is not the one that was checked; the message lists every kind of
+            problem.
     """
-    check_limits(seed=seed, **({"eval_prompts": eval_prompts} if eval_prompts else {}))
-    instruction = check_instruction(instruction)
-    sources = resolve(prompt_dataset, parameter="prompt_dataset")
-    eval_sources = resolve(eval_dataset, parameter="eval_dataset") if eval_dataset else []
-    problems, fingerprint = Problems(), Fingerprint()
-    with written_together(prompts_path, eval_prompts_path) as (prompts, evaluation):
-        rows = read_rows(
-            sources, parameter="prompt_dataset", accepts=PROMPTS, instruction=instruction, problems=problems
-        )
-        if eval_sources:
-            eval_keys: dict[bytes, tuple[str, int]] = {}
-            eval_rows = 0
-            for row, file, line in _eval_rows(eval_sources, instruction, problems):
-                prompt = encode_prompt(row.prompt)
-                key = prompt_key(prompt)
-                if row.kind == "preference" and key in eval_keys:
-                    continue
-                eval_keys.setdefault(key, (file, line))
-                evaluation.write(prompt_line(prompt))
-                eval_rows += 1
-            for row, file, line in rows:
-                prompt = encode_prompt(row.prompt)
-                report_overlap(prompt_key(prompt), file, line, eval_keys, problems)
-                fingerprint.add(encoded := prompt_line(prompt))
-                prompts.write(encoded)
-            problems.raise_if_any()
-            return ImportSummary(fingerprint.rows, eval_rows, fingerprint.value(), len(sources))
+    check_limits(seed=seed, max_bad_rows=max_bad_rows, **({"eval_prompts": eval_prompts} if eval_prompts else {}))
+    seen: set[bytes] = set()
 
-        if eval_prompts == 0:
-            for row, _, _ in rows:
-                fingerprint.add(encoded := prompt_line(encode_prompt(row.prompt)))
-                prompts.write(encoded)
-            problems.raise_if_any()
-            return ImportSummary(fingerprint.rows, 0, fingerprint.value(), len(sources))
+    def write_prompts(batch: Batch, evaluation: BinaryIO) -> int:
+        written = 0
+        for index in range(len(batch)):
+            line = batch.line(index)
+            prompt = line[_BEFORE_PROMPT : _BEFORE_PROMPT + int(batch.sizes[index, PROMPT])]
+            key = batch.hashes[index, PROMPT].tobytes()
+            if batch.kind == "preference" and key in seen:
+                continue
+            seen.add(key)
+            evaluation.write(b'{"prompt": %b}\n' % prompt)
+            written += 1
+        return written
 
-        held_out = HeldOut(limit=eval_prompts, seed=seed)
-        with scratch_file(prompts_path) as every_row:
-            for row, _, _ in rows:
-                prompt = encode_prompt(row.prompt)
-                held_out.add(prompt_key(prompt))
-                fingerprint.add(encoded := prompt_line(prompt))
-                every_row.write(encoded)
-            if not problems.counts and not held_out.can_split:
-                problems.add(too_few_to_split("prompt_dataset", prompt_dataset))
-            problems.raise_if_any()
-            first_rows, all_rows = held_out.prompts()
-            every_row.seek(0)
-            for number, encoded in enumerate(every_row):
-                if number not in all_rows:
-                    prompts.write(encoded)
-                elif number in first_rows:
-                    evaluation.write(encoded)
-        return ImportSummary(fingerprint.rows - len(all_rows), len(first_rows), fingerprint.value(), len(sources))
+    return _import(
+        parameter="prompt_dataset",
+        reference=prompt_dataset,
+        eval_dataset=eval_dataset,
+        accepts=PROMPTS,
+        instruction=instruction,
+        paths=(prompts_path, eval_prompts_path),
+        held_out=eval_prompts,
+        seed=seed,
+        max_bad_rows=max_bad_rows,
+        fingerprints=(prompt_fingerprint, eval_fingerprint),
+        write_eval=write_prompts,
+    )
 
 
 def import_preferences(
@@ -130,6 +128,9 @@ def import_preferences(
     preferences_path: str,
     eval_preferences_path: str,
     seed: int = 0,
+    max_bad_rows: int = 0,
+    preference_fingerprint: str = "",
+    eval_fingerprint: str = "",
 ) -> ImportSummary:
     """Write the canonical preferences for training the reward model, and those for measuring its accuracy.
 
@@ -143,46 +144,207 @@ def import_preferences(
         preferences_path: Where to write the preferences.
         eval_preferences_path: Where to write the held-out preferences.
         seed: Of the choice of held-out preferences.
+        max_bad_rows: So many bad rows of each dataset are set aside.
+        preference_fingerprint: What the content was when it was checked; empty where that is not known.
+        eval_fingerprint: Likewise of the evaluation dataset.
 
     Raises:
-        DataError: If a dataset cannot be used; the message lists every kind of problem.
+        DataError: If a dataset cannot be used, or is not the one that was checked; the message lists every kind of
+            problem.
     """
-    check_limits(seed=seed)
-    instruction = check_instruction(instruction)
-    sources = resolve(preference_dataset, parameter="preference_dataset")
-    eval_sources = resolve(eval_dataset, parameter="eval_dataset") if eval_dataset else []
-    problems, fingerprint = Problems(), Fingerprint()
-    with written_together(preferences_path, eval_preferences_path) as (preferences, evaluation):
-        eval_rows = 0
-        for row, _, _ in _eval_rows(eval_sources, instruction, problems) if eval_sources else ():
-            if row.kind == "preference":
-                evaluation.write(encode_row(row, encode_prompt(row.prompt)))
-                eval_rows += 1
-        rows = read_rows(
-            sources, parameter="preference_dataset", accepts=PREFERENCES, instruction=instruction, problems=problems
-        )
-        if eval_rows:
-            for row, _, _ in rows:
-                fingerprint.add(encoded := encode_row(row, encode_prompt(row.prompt)))
-                preferences.write(encoded)
-            problems.raise_if_any()
-            return ImportSummary(fingerprint.rows, eval_rows, fingerprint.value(), len(sources))
+    check_limits(seed=seed, max_bad_rows=max_bad_rows)
 
-        held_out = HeldOut(limit=MAX_EVAL_PREFERENCES, seed=seed)
-        with scratch_file(preferences_path) as every_row:
-            for row, _, _ in rows:
-                prompt = encode_prompt(row.prompt)
-                held_out.add(prompt_key(prompt))
-                fingerprint.add(encoded := encode_row(row, prompt))
-                every_row.write(encoded)
-            if not problems.counts and not held_out.can_split:
-                problems.add(too_few_to_split("preference_dataset", preference_dataset))
-            problems.raise_if_any()
-            chosen = held_out.groups()
-            every_row.seek(0)
-            for number, encoded in enumerate(every_row):
-                (evaluation if number in chosen else preferences).write(encoded)
-        return ImportSummary(fingerprint.rows - len(chosen), len(chosen), fingerprint.value(), len(sources))
+    def write_preferences(batch: Batch, evaluation: BinaryIO) -> int:
+        if batch.kind == "prompt":
+            return 0
+        evaluation.write(batch.encoded)
+        return len(batch)
+
+    return _import(
+        parameter="preference_dataset",
+        reference=preference_dataset,
+        eval_dataset=eval_dataset,
+        accepts=PREFERENCES,
+        instruction=instruction,
+        paths=(preferences_path, eval_preferences_path),
+        held_out=MAX_EVAL_PREFERENCES,
+        seed=seed,
+        max_bad_rows=max_bad_rows,
+        fingerprints=(preference_fingerprint, eval_fingerprint),
+        write_eval=write_preferences,
+    )
+
+
+def _import(
+    *,
+    parameter: str,
+    reference: str,
+    eval_dataset: str,
+    accepts: tuple[Kind, ...],
+    instruction: str,
+    paths: tuple[str, str],
+    held_out: int,
+    seed: int,
+    max_bad_rows: int,
+    fingerprints: tuple[str, str],
+    write_eval: Callable[[Batch, BinaryIO], int],
+) -> ImportSummary:
+    instruction = check_instruction(instruction)
+    sources = resolve(reference, parameter=parameter)
+    eval_sources = resolve(eval_dataset, parameter="eval_dataset") if eval_dataset else []
+    problems = Problems()
+    with scratch_folder(paths[0]) as folder, written_together(*paths) as (training, evaluation):
+        # 1. The evaluation dataset: it says whether rows must be held out, and which prompts may not be trained on.
+        eval_rows = 0
+        prompts = np.empty(0, np.uint64)
+        if eval_sources:
+
+            def take(batch: Batch) -> None:
+                nonlocal eval_rows
+                eval_rows += write_eval(batch, evaluation)
+
+            eval_scan = Scan(
+                parameter="eval_dataset", accepts=EITHER, instruction=instruction, folder=folder, keep_prompts=True
+            )
+            eval_files = scan_in_turn(eval_sources, eval_scan, sink=take)
+            eval_data = gather(eval_files, eval_scan, problems, max_bad_rows=max_bad_rows)
+            _check_unchanged("eval_dataset", eval_data, fingerprints[1], problems)
+            if parameter == "prompt_dataset":
+                prompts = distinct_prompts(eval_files)
+        # 2. The dataset itself.
+        needs_split = held_out > 0 and not (eval_sources if parameter == "prompt_dataset" else eval_rows)
+        scan = Scan(
+            parameter=parameter,
+            accepts=accepts,
+            instruction=instruction,
+            folder=folder,
+            write_rows=True,
+            held_out=held_out if needs_split else 0,
+            seed=seed,
+            eval_prompts=prompts,
+        )
+        [files] = scan_at_once([(sources, scan)])
+        data = gather(files, scan, problems, max_bad_rows=max_bad_rows)
+        if len(prompts):
+            report_overlap(eval_files, files, problems)
+        if not problems.counts and needs_split and not data.held_out.can_split:
+            problems.add(too_few_to_split(parameter, reference))
+        _check_unchanged(parameter, data, fingerprints[0], problems)
+        problems.raise_if_any()
+        # 3. What is held out leaves the rest.
+        chosen = np.empty(0, np.uint64)
+        if needs_split:
+            chosen = data.held_out.prompts() if parameter == "prompt_dataset" else data.held_out.groups()
+        left, held = _split(files, chosen, training, evaluation, first_only=parameter == "prompt_dataset")
+    return ImportSummary(
+        rows=data.rows - left,
+        eval_rows=eval_rows + held,
+        fingerprint=data.fingerprint.value(),
+        files=len(files),
+        set_aside=data.set_aside,
+    )
+
+
+def _split(
+    files: Sequence[ScannedFile], chosen: Hashes, training: BinaryIO, evaluation: BinaryIO, *, first_only: bool
+) -> tuple[int, int]:
+    """Copy the files' rows to where they belong.
+
+    Args:
+        files: Scanned, with their rows written.
+        chosen: Places in line of the prompts to hold out, sorted.
+        training: For all other rows.
+        evaluation: For the held-out ones.
+        first_only: Whether only the first row of each held-out prompt goes to evaluation, and the others nowhere.
+
+    Returns:
+        How many rows left training, and how many came to evaluation.
+    """
+    left = held = 0
+    seen: set[int] = set()
+    for file in files:
+        if file.rows_file is None or not file.rows_file.exists():  # a file without a good row
+            continue
+        with file.rows_file.open("rb") as rows:
+            for order, size, before in _held_out_rows(file, chosen):
+                _copy(rows, training, before)
+                line = rows.read(size)
+                left += 1
+                if not first_only or order not in seen:
+                    seen.add(order)
+                    evaluation.write(line)
+                    held += 1
+            _copy(rows, training)
+    return left, held
+
+
+def _held_out_rows(file: ScannedFile, chosen: Hashes) -> Iterator[tuple[int, int, int]]:
+    """Yield the place, the size, and the bytes since the last one, of each row of a file that is held out."""
+    if file.index_file is None or not len(chosen):
+        return
+    gap = 0
+    with file.index_file.open("rb") as stream:
+        while chunk := stream.read(16 * _INDEX_ROWS):
+            index = np.frombuffer(chunk, np.uint64).reshape(-1, 2)
+            ends = np.cumsum(index[:, 1])
+            done = 0
+            for row in np.flatnonzero(np.isin(index[:, 0], chosen)).tolist():
+                order, size = int(index[row, 0]), int(index[row, 1])
+                start = int(ends[row]) - size
+                yield order, size, gap + start - done
+                gap, done = 0, start + size
+            gap += int(ends[-1]) - done
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size: int = -1) -> None:
+    """Copy so many bytes, or all that are left."""
+    while size:
+        content = source.read(_COPY_BYTES if size < 0 else min(_COPY_BYTES, size))
+        if not content:
+            return
+        target.write(content)
+        size -= len(content) if size > 0 else 0
+
+
+def _check_unchanged(parameter: str, data: ScannedDataset, expected: str, problems: Problems) -> None:
+    """Stop when a dataset is another than the one that was checked: later steps carry the fingerprint of that one.
+
+    Raises:
+        DataError: If its content differs.
+    """
+    if expected and not problems.counts and data.fingerprint.value() != expected:
+        raise DataError(
+            f"{parameter} has changed since Validate Inputs checked it ({data.rows:,} rows now). Run again when nothing "
+            "writes to it."
+        )
+
+
+def distinct_prompts(files: Sequence[ScannedFile]) -> Hashes:
+    """Return the sorted hashes of the prompts that scanned files have."""
+    hashes = [hashes for file in files for hashes, _ in file.prompts]
+    return np.unique(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64)
+
+
+def report_overlap(eval_files: Sequence[ScannedFile], files: Sequence[ScannedFile], problems: Problems) -> None:
+    """Add a problem for each evaluation prompt that also stands in the prompt dataset, at its first row."""
+    seen: dict[int, str] = {}
+    for file in files:
+        for prompt, line in file.eval_prompts_seen.items():
+            seen.setdefault(prompt, f"{file.source.name}:{line}")
+    accepted = "evaluation prompts that prompt_dataset does not have"
+    for name, line, prompt in _places(eval_files, set(seen)):
+        found = f"the prompt of {seen.pop(prompt)}" if prompt in seen else ""
+        if found:
+            problems.add(Problem("eval_prompt_in_training", "eval_dataset", name, line, "", found, accepted))
+
+
+def _places(files: Sequence[ScannedFile], prompts: set[int]) -> Iterator[tuple[str, int, int]]:
+    """Yield file, line and hash of every row with one of some prompts."""
+    wanted = np.array(sorted(prompts), np.uint64)
+    for file in files:
+        for hashes, lines in file.prompts:
+            for index in np.flatnonzero(np.isin(hashes, wanted)).tolist():
+                yield file.source.name, int(lines[index]), int(hashes[index])
 
 
 def read_canonical(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -205,32 +367,9 @@ def read_canonical(path: str | Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path} does not exist. Import the dataset first.") from None
 
 
-def report_overlap(
-    key: bytes, file: str, line: int, eval_keys: dict[bytes, tuple[str, int]], problems: Problems
-) -> None:
-    """Add a problem when the prompt at `file` and `line` is one of the evaluation's; each of those is named once."""
-    if key in eval_keys:
-        eval_file, eval_line = eval_keys.pop(key)
-        problems.add(
-            Problem(
-                "eval_prompt_in_training",
-                "eval_dataset",
-                eval_file,
-                eval_line,
-                "",
-                f"the prompt of {file}:{line}",
-                "evaluation prompts that prompt_dataset does not have",
-            )
-        )
-
-
 def too_few_to_split(parameter: str, reference: str) -> Problem:
     """Return the problem of a dataset with a single prompt from which nothing can be held out."""
     accepted = "at least two different prompts, or an eval_dataset"
     if parameter == "preference_dataset":
         accepted += " with preference fields"
     return Problem("too_few_rows", parameter, reference, 0, "", "one distinct prompt", accepted)
-
-
-def _eval_rows(sources: list[Source], instruction: str, problems: Problems) -> Iterator[LocatedRow]:
-    return read_rows(sources, parameter="eval_dataset", accepts=EITHER, instruction=instruction, problems=problems)

@@ -37,7 +37,18 @@ def written_together(*paths: str) -> Iterator[list[BinaryIO]]:
         raise
 
 
-def scratch_file(beside: str) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open a nameless file for rows on their way, on the disk of `beside`; on the local disk where that is a bucket."""
-    folder = Path(beside).absolute().parent
-    return tempfile.TemporaryFile(dir=None if folder.is_relative_to(GCS_MOUNT) else folder)
+@contextlib.contextmanager
+def scratch_folder(beside: str = "") -> Iterator[Path]:
+    """Make a folder for what waits on disk, and remove it afterwards.
+
+    Args:
+        beside: A file that will be written: the folder stands on its disk, which has room; but on the local disk where
+            that is a bucket, or where no file is named.
+    """
+    parent = Path(beside).absolute().parent if beside else None
+    if parent is not None and parent.is_relative_to(GCS_MOUNT):
+        parent = None
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".rows-", dir=parent) as folder:
+        yield Path(folder)

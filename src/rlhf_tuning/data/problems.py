@@ -1,6 +1,8 @@
 """What is wrong with a dataset: all problems are counted, the first of each kind kept, and all become one message."""
 
 import json
+import os
+import shutil
 from collections import Counter
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ CODES: dict[str, str] = {
     "empty_dataset": "the dataset has no row",
     "unreadable_file": "a file cannot be read to its end",
     "blank_line": "a blank line between rows",
+    "long_line": "a line longer than 16 MiB, which no row needs",
     "invalid_utf8": "not UTF-8 text",
     "invalid_json": "not JSON",
     "not_an_object": "JSON, but not an object",
@@ -35,6 +38,9 @@ CODES: dict[str, str] = {
     "eval_prompt_in_training": "an evaluation prompt also stands in the prompt dataset",
     "too_few_rows": "too few rows to hold some out for evaluation",
 }
+
+#: Those that concern a whole file or dataset: no bad rows that could be set aside.
+FILE_CODES = frozenset({"empty_dataset", "unreadable_file", "eval_prompt_in_training", "too_few_rows"})
 
 
 class Fault(NamedTuple):
@@ -68,26 +74,67 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """Collects what is wrong in one or several datasets, in little memory however much there is."""
+    """Collects what is wrong in one or several datasets, in little memory however much there is.
 
-    def __init__(self) -> None:
+    Args:
+        path: Where every problem is written, one JSON object a line; none where it is empty.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path
         self.counts: Counter[str] = Counter()
         self.kept: dict[str, list[Problem]] = {}
+        self.set_aside: Counter[str] = Counter()
         self.warnings: list[str] = []
         self._parameters: Counter[str] = Counter()
+        self._unwritten: list[str] = []
 
     def add(self, problem: Problem) -> None:
-        """Count a problem, and keep it if it is among the first of its kind."""
+        """Count a problem, write it, and keep it if it is among the first of its kind."""
         self.counts[problem.code] += 1
         self._parameters[problem.parameter] += 1
         kept = self.kept.setdefault(problem.code, [])
         if len(kept) < SHOWN_OF_EACH:
             kept.append(problem)
+        if self.path:
+            self._unwritten.append(json.dumps(problem._asdict()) + "\n")
+            if len(self._unwritten) >= 1000:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        if self._unwritten:
+            with open(self.path, "a", encoding="utf-8") as stream:
+                stream.writelines(self._unwritten)
+            self._unwritten.clear()
 
     def add_faults(self, faults: list[Fault], *, parameter: str, file: str, line: int) -> None:
         """Add what is wrong with the row at `file` and `line`."""
         for fault in faults:
             self.add(Problem(fault.code, parameter, file, line, fault.field, fault.found, fault.accepted))
+
+    def merge(self, other: "Problems", *, set_aside: bool = False) -> None:
+        """Add all that another collection has, and take over what it wrote.
+
+        Args:
+            other: Of one file.
+            set_aside: Whether its bad rows are set aside: then only what concerns the file as a whole is a problem.
+        """
+        self.warnings += other.warnings
+        for code, problems in other.kept.items():
+            if set_aside and code not in FILE_CODES:
+                self.set_aside[code] += other.counts[code]
+                continue
+            self.counts[code] += other.counts[code]
+            self._parameters[problems[0].parameter] += other.counts[code]
+            kept = self.kept.setdefault(code, [])
+            kept += problems[: SHOWN_OF_EACH - len(kept)]
+        if self.path and other.path:
+            self.flush()
+            other.flush()
+        if self.path and other.path and os.path.exists(other.path):
+            with open(other.path, "rb") as source, open(self.path, "ab") as target:
+                shutil.copyfileobj(source, target)
 
     def render(self) -> str:
         """Return one message: each kind in the order of `CODES`, with its count and its first problems."""
@@ -102,6 +149,8 @@ class Problems:
             parts.extend(f"  {problem}" for problem in kept)
             if self.counts[code] > len(kept):
                 parts.append(f"  and {self.counts[code] - len(kept):,} more")
+        if self.path and total > sum(map(len, self.kept.values())):
+            parts.append(f"All of them: {self.path}")
         parts.append("Nothing was imported. Mend the dataset and run again.")
         return "\n".join(parts)
 

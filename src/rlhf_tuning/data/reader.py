@@ -1,88 +1,157 @@
-r"""Rows of a dataset with the places where they stand.
+r"""The rows of a file, many at a time, with the places where they stand.
 
 A byte order mark at the start of a file and `\r\n` at the end of lines are accepted. Blank lines at the end of a file
 are too; a blank line before a row is a problem, because it is what an interrupted or doubled writer leaves behind.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-from rlhf_tuning.data.formats import parse_line
+import numpy as np
+
+from rlhf_tuning.data.batch import Batch, Columns, make_batch
+from rlhf_tuning.data.block import read_block
+from rlhf_tuning.data.formats import Format, parse_line
 from rlhf_tuning.data.problems import Fault, Problem, Problems
-from rlhf_tuning.data.rows import Kind, Row
-from rlhf_tuning.data.sources import Source, read_lines
-from rlhf_tuning.errors import DataError, ParameterError
+from rlhf_tuning.data.rows import Kind, Row, encode_prompt, encode_text
+from rlhf_tuning.data.sources import LINE_BYTES, LongLine, Source, UnreadableError, read_blocks
+from rlhf_tuning.errors import ParameterError
 
 PROMPTS: tuple[Kind, ...] = ("prompt",)
 PREFERENCES: tuple[Kind, ...] = ("preference",)
 EITHER: tuple[Kind, ...] = ("prompt", "preference")
 
+#: Legal in JSON when escaped, and hardly meant: control characters other than tab, line feed and their like.
+_CONTROL_CHARACTER = re.compile("[\x01-\x07\x0b\x0e-\x1f]")
+
+#: Blocks that fit into a processor's cache are read fastest.
+BLOCK_BYTES = 2**19
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _KINDS: dict[Kind, str] = {"prompt": "a row without preference fields", "preference": "a row with preference fields"}
 
 
-class LocatedRow(NamedTuple):
-    """A canonical row and where it was read."""
+class FirstRow(NamedTuple):
+    """The first good row of a dataset, which says what the others are; and where it stands."""
 
-    row: Row
-    file: str
-    line: int
+    kind: Kind
+    location: str
 
 
-def read_rows(
-    sources: Sequence[Source],
-    *,
-    parameter: str,
-    accepts: Collection[Kind],
-    instruction: str,
-    problems: Problems,
-) -> Iterator[LocatedRow]:
-    """Yield every good row in order; everything that is wrong goes to `problems`.
+class FileReader:
+    """Reads one file of a dataset.
 
     Args:
-        sources: The dataset's files.
-        parameter: The parameter that named them.
+        source: The file.
+        parameter: The parameter that named the dataset.
         accepts: Which kinds of row may stand there. Where both may, all rows must be of the first row's kind.
         instruction: Prepended to every prompt, as the row's format defines.
         problems: Collects what is wrong.
+        first: The first row of an earlier file of the dataset.
+        bad_row: Called with the bytes of every line that holds a bad row.
+
+    After reading, `first` is the dataset's first row so far, `empty` says that the file has no row, good or bad,
+    `bad_rows` counts the bad ones, and `control_characters` has the lines of good rows with such characters in a text.
     """
-    first: LocatedRow | None = None
-    rows_seen = False
-    empty_files: list[str] = []
-    for source in sources:
-        file_is_empty = True
-        faults: list[Fault] = []
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        parameter: str,
+        accepts: Collection[Kind],
+        instruction: str,
+        problems: Problems,
+        first: FirstRow | None = None,
+        bad_row: Callable[[bytes], None] = lambda line: None,
+    ) -> None:
+        self.first, self.empty, self.bad_rows = first, True, 0
+        self.control_characters: list[int] = []
+        self._source, self._parameter, self._accepts = source, parameter, accepts
+        self._instruction, self._problems, self._bad_row = instruction, problems, bad_row
+        self._format: Format | None = None
+        self._line = 0
+        self._blank_lines: list[int] = []
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the file's good rows in order; everything that is wrong goes to the problems."""
         try:
-            for line, raw in _row_lines(source, parameter, problems):
-                file_is_empty = False
-                row = parse_line(raw, accepts=accepts, instruction=instruction, faults=faults)
-                if row is not None:
-                    located = LocatedRow(row, source.name, line)
-                    first = first or located
-                    if row.kind == first.row.kind:
-                        yield located
-                        continue
-                    accepted = f"only rows like the first, {_KINDS[first.row.kind]} ({first.file}:{first.line})"
-                    faults.append(Fault("mixed_rows", "", _KINDS[row.kind], accepted))
-                problems.add_faults(faults, parameter=parameter, file=source.name, line=line)
-                faults.clear()
-        except DataError as error:
-            file_is_empty = False
-            reason = str(error).removeprefix(f"{parameter}: {source.name} cannot be read: ").removesuffix(".")
-            problems.add(
-                Problem("unreadable_file", parameter, source.name, 0, "", reason, "a file that can be read to its end")
-            )
-        if file_is_empty:
-            empty_files.append(source.name)
-        rows_seen = rows_seen or not file_is_empty
-    if not rows_seen:
-        shown = ", ".join(empty_files[:3]) + (f" and {len(empty_files) - 3} more" if len(empty_files) > 3 else "")
-        problems.add(Problem("empty_dataset", parameter, shown, 0, "", "no rows", "at least one row"))
-    elif empty_files:
-        problems.warnings.append(
-            f"{parameter}: {len(empty_files)} of {len(sources)} files are empty, the first is {empty_files[0]}. "
-            "If something should be in them, they were not written to their end."
-        )
+            for block in read_blocks(self._source, parameter=self._parameter, block_bytes=BLOCK_BYTES):
+                if isinstance(block, LongLine):
+                    self._line += 1
+                    self.empty = False
+                    found = f"{block.size:,} bytes, beginning {ascii(block.head[:40])[2:-1]}"
+                    fault = Fault("long_line", "", found, f"at most {LINE_BYTES:,} bytes")
+                    self._add_bad_row([fault], self._line, b"")
+                    continue
+                if self._line == 0:
+                    block = block.removeprefix(_BYTE_ORDER_MARK)
+                yield from self._read(block)
+        except UnreadableError as error:
+            self.empty = False
+            accepted = "a file that can be read to its end"
+            self._add_problem("unreadable_file", self._line + 1 if self._line else 0, error.reason, accepted)
+
+    def _read(self, block: bytes) -> Iterator[Batch]:
+        if self._format is not None and self.first is not None and not self._blank_lines:
+            whole = block if block.endswith(b"\n") else block + b"\n"
+            batch = read_block(whole, self._line + 1, self._format, self.first.kind, instruction=self._instruction)
+            if batch is not None:
+                self._line += len(batch)
+                yield batch
+                return
+        yield from self._read_lines(block)
+
+    def _read_lines(self, block: bytes) -> Iterator[Batch]:
+        """Read a block line by line: the careful path, which names what is wrong."""
+        rows: list[Row] = []
+        line_numbers: list[int] = []
+        faults: list[Fault] = []
+        lines = block.split(b"\n")
+        ends_in_newline = not lines[-1]
+        if ends_in_newline:
+            lines.pop()
+        for number, raw in enumerate(lines, self._line + 1):
+            if not raw.strip():
+                self._blank_lines.append(number)
+                continue
+            for blank in self._blank_lines:
+                self.bad_rows += 1
+                self._add_problem("blank_line", blank, "a blank line", "a row on every line up to the last")
+            self._blank_lines.clear()
+            self.empty = False
+            parsed = parse_line(raw, accepts=self._accepts, instruction=self._instruction, faults=faults)
+            if parsed is not None:
+                row_format, row = parsed
+                self.first = self.first or FirstRow(row.kind, f"{self._source.name}:{number}")
+                if row.kind == self.first.kind:
+                    if self._format is not None and row_format is not self._format and rows:
+                        yield _batch_of(self._format, rows, line_numbers)
+                        rows, line_numbers = [], []
+                    self._format = row_format
+                    rows.append(row)
+                    line_numbers.append(number)
+                    if b"\\u00" in raw and any(map(_CONTROL_CHARACTER.search, _texts(row))):
+                        self.control_characters.append(number)
+                    continue
+                accepted = f"only rows like the first, {_KINDS[self.first.kind]} ({self.first.location})"
+                faults.append(Fault("mixed_rows", "", _KINDS[row.kind], accepted))
+            if number == self._line + len(lines) and not ends_in_newline:
+                faults[:] = [_cut_off(fault) for fault in faults]
+            self._add_bad_row(faults, number, raw)
+            faults = []
+        self._line += len(lines)
+        if rows and self._format is not None:
+            yield _batch_of(self._format, rows, line_numbers)
+
+    def _add_bad_row(self, faults: list[Fault], line: int, raw: bytes) -> None:
+        self.bad_rows += 1
+        self._problems.add_faults(faults, parameter=self._parameter, file=self._source.name, line=line)
+        self._bad_row(raw)
+
+    def _add_problem(self, code: str, line: int, found: str, accepted: str) -> None:
+        self._problems.add(Problem(code, self._parameter, self._source.name, line, "", found, accepted))
 
 
 def check_instruction(instruction: str) -> str:
@@ -100,18 +169,26 @@ def check_instruction(instruction: str) -> str:
     return instruction if instruction.strip() else ""
 
 
-def _row_lines(source: Source, parameter: str, problems: Problems) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that should hold rows; blank ones become problems once a row follows them."""
-    blank_from = 0
-    for line, raw in read_lines(source, parameter=parameter):
-        if line == 1:
-            raw = raw.removeprefix(_BYTE_ORDER_MARK)
-        if not raw.strip():
-            blank_from = blank_from or line
-            continue
-        if blank_from:
-            for blank in range(blank_from, line):
-                accepted = "a row on every line up to the last"
-                problems.add(Problem("blank_line", parameter, source.name, blank, "", "a blank line", accepted))
-            blank_from = 0
-        yield line, raw
+def _texts(row: Row) -> list[str]:
+    return [*(turn["content"] for turn in row.prompt), row.chosen or "", row.rejected or ""]
+
+
+def _cut_off(fault: Fault) -> Fault:
+    """Say of a fault in a file's last line that the file ends inside it, which is what an interrupted copy leaves."""
+    if fault.code not in ("invalid_json", "invalid_utf8"):
+        return fault
+    return fault._replace(found=f"{fault.found}; the file ends here without a newline, so it may be cut off")
+
+
+def _batch_of(row_format: Format, rows: list[Row], line_numbers: list[int]) -> Batch:
+    kind = rows[0].kind
+    columns = Columns(
+        prompts=[encode_prompt(row.prompt) for row in rows],
+        chosen=[encode_text(row.chosen or "") for row in rows] if kind == "preference" else (),
+        rejected=[encode_text(row.rejected or "") for row in rows] if kind == "preference" else (),
+        first_chosen=[bool(row.first_chosen) for row in rows] if rows[0].first_chosen is not None else (),
+        texts=(),
+        open_texts=(),
+        quotes=0,
+    )
+    return make_batch(kind, row_format.name, columns, np.array(line_numbers, np.int64))

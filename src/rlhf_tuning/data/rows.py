@@ -6,20 +6,27 @@
 The last turn of a prompt is the user's. A row is written as one line of UTF-8 JSON, keys in this order.
 """
 
-import hashlib
-from json.encoder import encode_basestring
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
+
+import msgspec
 
 Kind = Literal["prompt", "preference"]
 Conversation = list[dict[str, str]]
 
+_encode_string = msgspec.json.Encoder().encode
+
 
 class Row(NamedTuple):
-    """One row. `chosen` and `rejected` are both None for a prompt without a preference."""
+    """One row. `chosen` and `rejected` are both None for a prompt without a preference.
+
+    `first_chosen` tells whether the first of two candidates is the preferred one, where their order means something.
+    """
 
     prompt: Conversation
     chosen: str | None = None
     rejected: str | None = None
+    first_chosen: bool | None = None
 
     @property
     def kind(self) -> Kind:
@@ -27,33 +34,21 @@ class Row(NamedTuple):
         return "prompt" if self.chosen is None else "preference"
 
 
+def encode_text(text: str) -> bytes:
+    """Return a text as a canonical JSON string."""
+    return _encode_string(text)
+
+
 def encode_prompt(prompt: Conversation) -> bytes:
     """Return a conversation as canonical JSON; equal conversations give equal bytes."""
-    turns = ", ".join(
-        f'{{"role": {encode_basestring(turn["role"])}, "content": {encode_basestring(turn["content"])}}}'
-        for turn in prompt
-    )
-    return f"[{turns}]".encode()
+    return join_turns(encode_turn(turn["role"], encode_text(turn["content"])) for turn in prompt)
 
 
-def prompt_line(prompt: bytes) -> bytes:
-    """Return the line of a prompt row, from its encoded prompt."""
-    return b'{"prompt": ' + prompt + b"}\n"
+def encode_turn(role: str, content: bytes | msgspec.Raw) -> bytes:
+    """Return one turn as canonical JSON, from its role and its content as a JSON string."""
+    return b'{"role": "%b", "content": %b}' % (role.encode(), content)
 
 
-def preference_line(prompt: bytes, chosen: str, rejected: str) -> bytes:
-    """Return the line of a preference row, from its encoded prompt."""
-    answers = f', "chosen": {encode_basestring(chosen)}, "rejected": {encode_basestring(rejected)}}}\n'
-    return b'{"prompt": ' + prompt + answers.encode()
-
-
-def encode_row(row: Row, prompt: bytes) -> bytes:
-    """Return the line of a row, from the row and its encoded prompt."""
-    if row.chosen is None or row.rejected is None:
-        return prompt_line(prompt)
-    return preference_line(prompt, row.chosen, row.rejected)
-
-
-def prompt_key(prompt: bytes) -> bytes:
-    """Return the identity of an encoded prompt: 16 bytes, so that millions fit in memory."""
-    return hashlib.sha256(prompt).digest()[:16]
+def join_turns(turns: Iterable[bytes]) -> bytes:
+    """Return a conversation as canonical JSON, from its encoded turns."""
+    return b"[%b]" % b", ".join(turns)

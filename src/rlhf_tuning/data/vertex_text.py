@@ -6,15 +6,34 @@
 The prompt is one user turn: the instruction, an empty line, and the text.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
+from msgspec import Raw, Struct
+
+from rlhf_tuning.data.batch import Columns, JsonString
 from rlhf_tuning.data.fields import PREFERENCE_FIELDS, check_fields, kind_of, read_preference, read_text
 from rlhf_tuning.data.problems import Fault
-from rlhf_tuning.data.rows import Kind, Row
+from rlhf_tuning.data.rows import Kind, Row, encode_text
 
 FIELDS = "input_text"
 _PROMPT = ("input_text",)
 _PREFERENCE = ("input_text", *PREFERENCE_FIELDS)
+
+
+class Prompt(Struct, forbid_unknown_fields=True, gc=False):
+    """The fields of a prompt row, for reading many at once."""
+
+    input_text: Raw
+
+
+class Preference(Struct, forbid_unknown_fields=True, gc=False):
+    """The fields of a preference row, for reading many at once."""
+
+    input_text: Raw
+    candidate_0: Raw
+    candidate_1: Raw
+    choice: Literal[0, 1]
 
 
 def recognises(record: Mapping[str, object]) -> bool:
@@ -32,3 +51,28 @@ def parse(
     text = read_text(record["input_text"], "input_text", faults)
     prompt = [{"role": "user", "content": f"{instruction}\n\n{text}" if instruction else text}]
     return Row(prompt, *read_preference(record, faults)) if preference else Row(prompt)
+
+
+def prompt_columns(rows: Sequence[Prompt], *, instruction: str) -> Columns | None:
+    """Return prompt rows by column."""
+    texts = [row.input_text for row in rows]
+    return Columns(user_prompts(texts, instruction), (), (), (), texts, (), 2 * len(rows))
+
+
+def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Columns | None:
+    """Return preference rows by column."""
+    texts = [row.input_text for row in rows]
+    chosen = [row.candidate_1 if row.choice else row.candidate_0 for row in rows]
+    rejected = [row.candidate_0 if row.choice else row.candidate_1 for row in rows]
+    first_chosen = [not row.choice for row in rows]
+    prompts = user_prompts(texts, instruction)
+    return Columns(prompts, chosen, rejected, first_chosen, [*texts, *chosen, *rejected], (), 8 * len(rows))
+
+
+def user_prompts(texts: Sequence[JsonString], instruction: str) -> list[bytes]:
+    """Return conversations of one user turn each, from their texts."""
+    begin, end = b'[{"role": "user", "content": ', b"}]"
+    if instruction:
+        begin += encode_text(f"{instruction}\n\n")[:-1]
+        return [b"".join((begin, bytes(text)[1:], end)) for text in texts]
+    return [b"".join((begin, text, end)) for text in texts]

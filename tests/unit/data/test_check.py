@@ -19,9 +19,11 @@ def as_preferences(prompts: Sequence[Mapping[str, object]]) -> list[dict[str, ob
 
 
 def check(**settings: Any) -> DatasetCheck:
-    return check_datasets(
+    result = check_datasets(
         **{"prompt_dataset": "", "preference_dataset": "", "eval_dataset": "", "instruction": "", **settings}
     )
+    result.raise_if_unusable()
+    return result
 
 
 def test_counts_and_fingerprints_each_dataset(write_rows: WriteRows) -> None:

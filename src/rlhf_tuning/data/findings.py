@@ -1,0 +1,404 @@
+"""What is in valid data, and what of it is suspicious: each finding says what it costs and what to do."""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from rlhf_tuning.data.problems import Problems, shorten
+from rlhf_tuning.data.repeats import Place, Repeats
+from rlhf_tuning.data.rows import Conversation
+from rlhf_tuning.data.sample import SampleRow
+from rlhf_tuning.data.scan import ScannedDataset
+from rlhf_tuning.data.summary import DatasetSummary, Example, Finding, Lengths, SampledRow
+from rlhf_tuning.statistics import wilson_interval
+from rlhf_tuning.text_format import TextFormat
+
+#: Google's advice for the Vertex job: a reward model sees its data 20 to 30 times, reinforcement learning 10 to 20 times.
+MOST_REWARD_MODEL_EPOCHS = 30
+MOST_REINFORCEMENT_EPOCHS = 20
+
+#: Google advised 5,000 to 10,000 preferences; far fewer rarely teach a reward model more than length.
+FEW_PREFERENCES = 1_000
+
+#: A share of first candidates chosen further from one half than this is no chance of a well-shuffled dataset.
+POSITION_MARGIN = 0.05
+
+#: From where on "the longer answer wins" explains so much that a reward model may learn nothing else.
+LENGTH_SHARE = 0.6
+
+#: A writing system other than the main one is named from this share of the rows on.
+SCRIPT_SHARE = 0.01
+
+_EXAMPLES = 5
+_REPORT_ROWS = 6
+_SCRIPT_LETTERS = 300
+_SCRIPT_NAMES = {"CJK": "Chinese or Japanese", "HIRAGANA": "Chinese or Japanese", "KATAKANA": "Chinese or Japanese"}
+
+#: What chat templates mark turns with. In a text these are plain characters; a person should still know.
+_CHAT_MARKER = re.compile(r"<\|[\w ]{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the rows will be used for.
+
+    Args:
+        text_format: Counts tokens as training will; None where the model's tokenizer is not at hand.
+        batch_size: Rows in an optimizer step.
+        reward_model_train_steps: Optimizer steps on the preferences; 0 where there are none.
+        reinforcement_learning_train_steps: Optimizer steps on the prompts; 0 where there are none.
+    """
+
+    text_format: TextFormat | None
+    batch_size: int
+    reward_model_train_steps: int
+    reinforcement_learning_train_steps: int
+
+    def epochs(self, parameter: str, rows: int) -> float | None:
+        """Return how often each row of a dataset will be seen, or None where it is not trained on."""
+        steps = {
+            "preference_dataset": self.reward_model_train_steps,
+            "prompt_dataset": self.reinforcement_learning_train_steps,
+        }.get(parameter, 0)
+        return steps * self.batch_size / rows if steps and rows else None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A sampled row, decoded, with its tokens where a tokenizer is at hand."""
+
+    location: str
+    prompt: Conversation
+    chosen: str | None
+    rejected: str | None
+    sizes: tuple[int, ...]
+    same_when_cut: bool
+
+
+def examine(
+    dataset: ScannedDataset, reference: str, repeats: Repeats, training: Training | None
+) -> tuple[DatasetSummary, list[Finding]]:
+    """Return the figures of one dataset, and what of them is suspicious."""
+    text_format = training.text_format if training else None
+    rows = [_decoded(row, text_format) for row in dataset.sample.rows()]
+    ordered = dataset.total("ordered")
+    is_preference = dataset.kind == "preference"
+    summary = DatasetSummary(
+        parameter=dataset.parameter,
+        reference=reference,
+        kind=dataset.kind,
+        files=len(dataset.files),
+        rows=dataset.rows,
+        set_aside=dataset.set_aside,
+        distinct_prompts=repeats.distinct_prompts,
+        fingerprint=dataset.fingerprint.value(),
+        formats=dict(dataset.formats),
+        first_chosen=dataset.total("first_chosen") if ordered and ordered == dataset.rows else None,
+        longer_chosen=dataset.total("longer_chosen") if is_preference else None,
+        equally_long=dataset.total("equally_long"),
+        sampled=len(rows),
+        lengths=tuple(_lengths(rows, text_format, is_preference)),
+        scripts=dict(Counter(_script(row) for row in rows).most_common()),
+        same_when_cut=sum(row.same_when_cut for row in rows),
+        epochs=training.epochs(dataset.parameter, dataset.rows) if training else None,
+        examples=tuple(
+            SampledRow(location=row.location, prompt=row.prompt, chosen=row.chosen, rejected=row.rejected)
+            for row in rows[:_REPORT_ROWS]
+        ),
+    )
+    findings = [
+        _set_aside(dataset),
+        _contradictions(dataset, repeats),
+        _repeated(dataset, repeats),
+        _same_when_cut(summary, rows),
+        *_cut(summary),
+        _position_bias(summary),
+        _length_bias(summary),
+        _scripts(summary, rows),
+        _few_rows(summary),
+        _epochs(summary),
+        _control_characters(dataset),
+        _chat_markers(summary, rows),
+    ]
+    return summary, [finding for finding in findings if finding is not None]
+
+
+def eval_prompts_in_preferences(
+    eval_data: ScannedDataset, distinct: int, preferences: ScannedDataset
+) -> Finding | None:
+    """Find prompts on which the reward model would be both trained and measured.
+
+    Args:
+        eval_data: The evaluation dataset.
+        distinct: How many different prompts that has.
+        preferences: The preference dataset, in which its prompts were looked for.
+    """
+    seen: dict[int, str] = {}
+    for file in preferences.files:
+        for prompt, line in file.eval_prompts_seen.items():
+            seen.setdefault(prompt, f"{file.source.name}:{line}")
+    if eval_data.kind != "preference" or not seen:
+        return None
+    message = (
+        f"{len(seen):,} of {distinct:,} prompts of eval_dataset also stand in preference_dataset: the reward model's "
+        "accuracy will look better than it is. Remove them from one of the two."
+    )
+    examples = tuple(Example(place, "also an evaluation prompt") for place in list(seen.values())[:_EXAMPLES])
+    return Finding(code="eval_prompt_in_preferences", parameter="eval_dataset", message=message, examples=examples)
+
+
+def _decoded(row: SampleRow, text_format: TextFormat | None) -> _Row:
+    content: dict[str, Any] = json.loads(row.line)
+    prompt: Conversation = content["prompt"]
+    answers: list[str] = [content[part] for part in ("chosen", "rejected") if part in content]
+    same_when_cut = False
+    if text_format is None:
+        sizes = [sum(len(turn["content"]) for turn in prompt), *map(len, answers)]
+    else:
+        whole = text_format.without_limits()
+        ids = [whole.answer_ids(answer)[:-1] for answer in answers]
+        sizes = [len(whole.prompt_ids(prompt)), *map(len, ids)]  # type: ignore[arg-type]
+        limit = text_format.target_sequence_length
+        same_when_cut = bool(ids) and max(sizes[1:]) > limit and ids[0][:limit] == ids[1][:limit]
+    location = f"{row.file}:{row.place[2]}"
+    return _Row(location, prompt, content.get("chosen"), content.get("rejected"), tuple(sizes), same_when_cut)
+
+
+def _lengths(rows: Sequence[_Row], text_format: TextFormat | None, is_preference: bool) -> Iterable[Lengths]:
+    limits: tuple[int | None, int | None] = (None, None)
+    if text_format is not None:
+        limits = (text_format.prompt_sequence_length, text_format.target_sequence_length)
+    unit: Literal["tokens", "characters"] = "characters" if text_format is None else "tokens"
+    parts: tuple[Literal["prompt", "chosen", "rejected"], ...] = ("prompt", "chosen", "rejected")
+    for index, part in enumerate(parts if is_preference else parts[:1]):
+        values = tuple(row.sizes[index] for row in rows)
+        yield Lengths(part=part, unit=unit, values=values, limit=limits[min(index, 1)])
+
+
+def _set_aside(dataset: ScannedDataset) -> Finding | None:
+    if not dataset.set_aside:
+        return None
+    counts: Counter[str] = Counter()
+    examples: list[Example] = []
+    for file in dataset.files:
+        counts.update(file.problems.counts)
+        examples += [
+            Example(problem.location, f"{code}: {problem.found}")
+            for code, kept in file.problems.kept.items()
+            for problem in kept
+        ]
+    kinds = ", ".join(f"{code} {count:,}" for code, count in counts.most_common())
+    message = f"{dataset.set_aside:,} bad rows of {dataset.parameter} were set aside, as max_bad_rows allows ({kinds})."
+    return Finding(
+        code="rows_set_aside", parameter=dataset.parameter, message=message, examples=tuple(examples[:_EXAMPLES])
+    )
+
+
+def _contradictions(dataset: ScannedDataset, repeats: Repeats) -> Finding | None:
+    if not repeats.contradictions or dataset.kind != "preference":
+        return None
+    message = (
+        f"{repeats.contradictions:,} pairs of answers in {dataset.parameter} are preferred one way in some rows and the "
+        "other way in others. If people disagreed, keep what most said; if rows were swapped, mend them: a reward "
+        "model learns nothing from both."
+    )
+    examples = _groups(dataset, repeats.contradiction_examples, "prefers otherwise than")
+    return Finding(code="contradicting_preferences", parameter=dataset.parameter, message=message, examples=examples)
+
+
+def _repeated(dataset: ScannedDataset, repeats: Repeats) -> Finding | None:
+    if not repeats.repeated:
+        return None
+    code, word = ("repeated_preferences", "row") if dataset.kind == "preference" else ("repeated_prompts", "prompt")
+    message = (
+        f"{repeats.repeated:,} of {dataset.rows:,} rows of {dataset.parameter} repeat an earlier {word}, and weigh more "
+        "in training than others. Remove them unless that is meant."
+    )
+    examples = _groups(dataset, repeats.repeated_examples, "the same as")
+    return Finding(code=code, parameter=dataset.parameter, message=message, examples=examples)
+
+
+def _groups(dataset: ScannedDataset, groups: Sequence[Sequence[Place]], relation: str) -> tuple[Example, ...]:
+    """Return an example for each group of rows: its first row, and where the others stand."""
+    places = [[f"{dataset.files[place.file_number].source.name}:{place.line}" for place in group] for group in groups]
+    return tuple(Example(group[0], f"{relation} {', '.join(group[1:])}") for group in places if len(group) > 1)
+
+
+def _same_when_cut(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | None:
+    if not summary.same_when_cut:
+        return None
+    message = (
+        f"In {summary.same_when_cut:,} of {summary.sampled:,} rows{_of_sample(summary)} of {summary.parameter} both answers "
+        "are the same once they are cut to target_sequence_length: nothing can be learnt from them. Raise it."
+    )
+    examples = tuple(Example(row.location, shorten(str(row.chosen), 200)) for row in rows if row.same_when_cut)
+    return Finding(
+        code="identical_when_cut", parameter=summary.parameter, message=message, examples=examples[:_EXAMPLES]
+    )
+
+
+def _cut(summary: DatasetSummary) -> Iterable[Finding]:
+    """Find what the sequence lengths cut: prompts lose their beginning, answers their end."""
+    for part, parameter, loses in (
+        ("prompt", "prompt_sequence_length", "their oldest turns or their beginning"),
+        ("answer", "target_sequence_length", "their end"),
+    ):
+        lengths = [entry for entry in summary.lengths if (entry.part == "prompt") == (part == "prompt")]
+        cut = [value - entry.limit for entry in lengths if entry.limit for value in entry.values if value > entry.limit]
+        if not cut:
+            continue
+        n = sum(len(entry.values) for entry in lengths)
+        message = (
+            f"{len(cut):,} of {n:,} {part}s ({len(cut) / n:.0%}){_of_sample(summary)} of {summary.parameter} are longer "
+            f"than {parameter} {lengths[0].limit:,} and lose {loses}: {sum(cut) / len(cut):,.0f} tokens each on average, "
+            f"{max(cut):,} at most."
+        )
+        yield Finding(code=f"{part}s_cut", parameter=summary.parameter, message=message)
+
+
+def _position_bias(summary: DatasetSummary) -> Finding | None:
+    if summary.first_chosen is None:
+        return None
+    share = summary.first_chosen / summary.rows
+    interval = wilson_interval(summary.first_chosen, summary.rows)
+    if interval.low <= 0.5 <= interval.high or abs(share - 0.5) <= POSITION_MARGIN:
+        return None
+    message = (
+        f"choice is 0 in {share:.1%} [{interval.low:.1%}, {interval.high:.1%}] of the {summary.rows:,} rows of "
+        f"{summary.parameter}, far from one half: people may have taken what they saw first, or the better answer was "
+        "always put at one place. Show candidates in random order."
+    )
+    return Finding(code="position_bias", parameter=summary.parameter, message=message)
+
+
+def _length_bias(summary: DatasetSummary) -> Finding | None:
+    n = summary.rows - summary.equally_long
+    if summary.longer_chosen is None or not n:
+        return None
+    share = summary.longer_chosen / n
+    interval = wilson_interval(summary.longer_chosen, n)
+    if 1 - LENGTH_SHARE <= share <= LENGTH_SHARE or interval.low <= 0.5 <= interval.high:
+        return None
+    word = "longer" if share > 0.5 else "shorter"
+    share, low, high = (share, *interval) if share > 0.5 else (1 - share, 1 - interval.high, 1 - interval.low)
+    message = (
+        f"The {word} answer is preferred in {share:.1%} [{low:.1%}, {high:.1%}] of {n:,} rows of {summary.parameter}: a "
+        f"reward model can score well by length alone, and a policy tuned with it will get {word}. Compare its accuracy "
+        f"with this share, and look at the rows where the {'shorter' if word == 'longer' else 'longer'} answer won."
+    )
+    return Finding(code="length_bias", parameter=summary.parameter, message=message)
+
+
+def _scripts(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | None:
+    written = {script: count for script, count in summary.scripts.items() if script != "none"}
+    main = max(written, key=lambda script: written[script], default="none")
+    others = {
+        script: count for script, count in written.items() if script != main and count >= SCRIPT_SHARE * summary.sampled
+    }
+    if not others:
+        return None
+    shares = ", ".join(f"{script} {count / summary.sampled:.1%}" for script, count in others.items())
+    message = (
+        f"Besides {main}, rows{_of_sample(summary)} of {summary.parameter} are written in {shares}. If one language was "
+        "meant, something else got in."
+    )
+    examples = [
+        Example(row.location, shorten(row.prompt[-1]["content"], 200)) for row in rows if _script(row) in others
+    ]
+    return Finding(
+        code="mixed_scripts", parameter=summary.parameter, message=message, examples=tuple(examples[:_EXAMPLES])
+    )
+
+
+def _few_rows(summary: DatasetSummary) -> Finding | None:
+    if summary.parameter != "preference_dataset" or summary.rows >= FEW_PREFERENCES:
+        return None
+    message = (
+        f"preference_dataset has {summary.rows:,} rows. 5,000 to 10,000 are usual; with so few, look at the reward "
+        "model's held-out accuracy before its policy is trusted."
+    )
+    return Finding(code="few_preferences", parameter=summary.parameter, message=message)
+
+
+def _epochs(summary: DatasetSummary) -> Finding | None:
+    limits = {
+        "preference_dataset": (MOST_REWARD_MODEL_EPOCHS, "reward_model_train_steps", "learns its rows by heart"),
+        "prompt_dataset": (
+            MOST_REINFORCEMENT_EPOCHS,
+            "reinforcement_learning_train_steps",
+            "learns to please the score",
+        ),
+    }
+    if summary.epochs is None or summary.epochs <= limits[summary.parameter][0]:
+        return None
+    most, parameter, what = limits[summary.parameter]
+    message = (
+        f"{parameter} and batch_size show each of the {summary.rows:,} rows of {summary.parameter} {summary.epochs:,.0f} "
+        f"times; past {most} times a model {what}. Lower {parameter}, or add rows."
+    )
+    return Finding(code="many_epochs", parameter=summary.parameter, message=message)
+
+
+def _control_characters(dataset: ScannedDataset) -> Finding | None:
+    places = [f"{file.source.name}:{line}" for file in dataset.files for line in file.control_characters]
+    if not places:
+        return None
+    message = (
+        f"{len(places):,} rows of {dataset.parameter} have control characters in a text, such as the colours of a "
+        "terminal. They are kept; remove them unless a model shall write them."
+    )
+    examples = tuple(Example(place, "a control character") for place in places[:_EXAMPLES])
+    return Finding(code="control_characters", parameter=dataset.parameter, message=message, examples=examples)
+
+
+def _chat_markers(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | None:
+    found = [
+        (row, match[0])
+        for row in rows
+        if (match := _CHAT_MARKER.search("\n".join([*(turn["content"] for turn in row.prompt), *_answers(row)])))
+    ]
+    if not found:
+        return None
+    message = (
+        f"{len(found):,} of {summary.sampled:,} rows{_of_sample(summary)} of {summary.parameter} hold marks of a chat "
+        "template. They are read as plain characters and begin no turn; if turns were meant, write the rows as messages."
+    )
+    examples = tuple(Example(row.location, mark) for row, mark in found[:_EXAMPLES])
+    return Finding(code="chat_markers", parameter=summary.parameter, message=message, examples=examples)
+
+
+def _answers(row: _Row) -> list[str]:
+    return [answer for answer in (row.chosen, row.rejected) if answer is not None]
+
+
+def _script(row: _Row) -> str:
+    """Return the writing system of most letters of a row's last turn and answers, or `none`."""
+    text = "\n".join(
+        [row.prompt[-1]["content"][:_SCRIPT_LETTERS], *(answer[:_SCRIPT_LETTERS] for answer in _answers(row))]
+    )
+    if text.isascii():
+        return "Latin" if any(map(str.isalpha, text)) else "none"
+    counts = Counter(_script_of(letter) for letter in text if letter.isalpha())
+    return max(counts, key=lambda script: counts[script], default="none")
+
+
+@cache
+def _script_of(letter: str) -> str:
+    word = unicodedata.name(letter, "UNKNOWN").split()[0]
+    return _SCRIPT_NAMES.get(word, word.capitalize())
+
+
+def _of_sample(summary: DatasetSummary) -> str:
+    return " of a sample" if summary.sampled < summary.rows else ""
+
+
+def empty_file_findings(problems: Problems) -> list[Finding]:
+    """Return a finding for each warning about files."""
+    return [
+        Finding(code="empty_files", parameter=warning.split(":")[0], message=warning) for warning in problems.warnings
+    ]
