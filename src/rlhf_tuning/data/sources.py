@@ -1,15 +1,22 @@
-"""Where a dataset's bytes come from: a reference becomes an ordered list of files, and a file becomes numbered lines.
+"""Where a dataset's bytes come from: a reference becomes an ordered list of files, and a file becomes blocks of lines.
 
 A reference is a local file, a folder (its `*.jsonl` and `*.jsonl.gz` files), a glob (`**` crosses folders), or the same
 three on Cloud Storage (`gs://bucket/name`). Where a bucket is mounted under `/gcs`, as on Vertex, the mount is read;
 elsewhere objects are streamed with the credentials that Google's libraries find. Files that begin as gzip does are
 unpacked, whatever their name.
+
+A file is read as it was when it was listed: one that changes before its end is reached is an error. What Cloud Storage
+fails to send is asked for again, from the byte where it stopped, and an object's checksum is compared at its end.
 """
 
+import base64
 import contextlib
+import errno
+import functools
 import glob
 import gzip
 import io
+import itertools
 import os
 import re
 import warnings
@@ -18,12 +25,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from rlhf_tuning.errors import DataError
 
 if TYPE_CHECKING:
-    from google.cloud.storage import Blob
+    from _typeshed import WriteableBuffer
 
 #: Where Vertex mounts every bucket that its service account can see.
 GCS_MOUNT = Path("/gcs")
@@ -31,24 +38,80 @@ GCS_MOUNT = Path("/gcs")
 #: What belongs to a dataset when a whole folder is given.
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
+#: A longer line is not collected in memory but given as a `LongLine`. A row of 16 MiB is no row anyone trains on.
+LINE_BYTES = 16 * 2**20
+
+#: About how long the blocks of `read_blocks` are.
+BLOCK_BYTES = 2**20
+
+#: How long Cloud Storage may go without sending a byte that we can use, with all attempts, before we give up.
+RETRY_SECONDS = 120.0
+
+#: The longest wait before the second attempt; it doubles with every further one, up to 32 seconds.
+RETRY_DELAY_SECONDS = 1.0
+
+#: How long one attempt waits for a connection, and for the next bytes.
+_STALL_SECONDS = 60.0
+
 _GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_WINDOW = 31  # zlib's word for a gzip header and trailer, both checked
+_GZIP_PIECE_BYTES = 2**16  # small, because each of many short members copies what follows it in the piece
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
-_BUFFER_BYTES = 2**20
 _DOWNLOAD_BYTES = 8 * 2**20
+_LONG_LINE_HEAD_BYTES = 200
 _ACCEPTED = "Give a JSONL file, a folder of *.jsonl files, a glob such as 'data/*.jsonl', or the same on gs://."
+
+
+class UnreadableError(DataError):
+    """A file cannot be read, or not to its end.
+
+    Args:
+        parameter: The parameter that named the file.
+        name: The file.
+        reason: Why, and what to do about it; full sentences that may follow a colon.
+    """
+
+    def __init__(self, parameter: str, name: str, reason: str) -> None:
+        super().__init__(f"{parameter}: {name} cannot be read: {reason}")
+        self.parameter, self.name, self.reason = parameter, name, reason
+
+    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str, str]]:
+        # The default would call it with the message alone, in the process that receives it from a worker.
+        return UnreadableError, (self.parameter, self.name, self.reason)
+
+
+class LongLine(NamedTuple):
+    """A line of more than `LINE_BYTES`, of which only the beginning was kept.
+
+    Args:
+        head: Its first bytes, for a message.
+        size: Its length in bytes, without the line's end.
+    """
+
+    head: bytes
+    size: int
+
+
+def _never_changed() -> bool:
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One file of a dataset.
+    """One file of a dataset. It can be pickled, so that another process may read it.
 
     Args:
         name: The path or `gs://` address, as problems name it.
         open: Opens the file's bytes as they are stored.
+        size: How many bytes are stored, where that is known.
+        changed: Says whether the file is no longer the one that was listed. Where `open` is held to what was listed,
+            as on Cloud Storage, it need not ask.
     """
 
     name: str
     open: Callable[[], BinaryIO]
+    size: int | None = None
+    changed: Callable[[], bool] = _never_changed
 
 
 def resolve(reference: str, *, parameter: str) -> list[Source]:
@@ -81,26 +144,140 @@ def resolve(reference: str, *, parameter: str) -> list[Source]:
         _raise_readable(error, reference, parameter)
 
 
+def read_blocks(source: Source, *, parameter: str, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes | LongLine]:
+    r"""Yield a file's unpacked bytes in order, cut after a `\n`; only the last block may end without one.
+
+    A line of more than `LINE_BYTES` comes as a `LongLine` in its place, so memory stays bounded. Every line that is whole
+    is yielded before an error is raised; the one that broke off is not.
+
+    Args:
+        source: The file.
+        parameter: The parameter that named it, for messages.
+        block_bytes: About how long a block is; one with a longer line in it is longer.
+
+    Raises:
+        UnreadableError: If the file cannot be read to its end, is damaged, or changed since it was listed.
+    """
+    try:
+        yield from _whole_lines(_text(source, min(block_bytes, LINE_BYTES)))
+    except Exception as error:
+        # A change explains whatever it broke.
+        _raise_readable(_ChangedError() if source.changed() else error, source.name, parameter)
+
+
 def read_lines(source: Source, *, parameter: str) -> Iterator[tuple[int, bytes]]:
     r"""Yield every line of a file with its number from 1, as bytes that may still end in `\n`.
 
     Raises:
-        DataError: If the file cannot be read to its end.
+        UnreadableError: If the file cannot be read to its end.
     """
-    try:
-        with source.open() as stored, _unpacked(stored) as stream:
-            yield from enumerate(stream, 1)
-    except Exception as error:
-        _raise_readable(error, source.name, parameter)
+    number = 0
+    for block in read_blocks(source, parameter=parameter):
+        if isinstance(block, LongLine):
+            raise UnreadableError(parameter, source.name, f"line {number + 1} has more than {LINE_BYTES:,} bytes.")
+        for line in io.BytesIO(block):
+            number += 1
+            yield number, line
 
 
-def _unpacked(stored: BinaryIO) -> BinaryIO:
-    """Return the file's text bytes; what was stored with gzip is known by its first two bytes."""
-    buffered = io.BufferedReader(cast(io.RawIOBase, stored), _BUFFER_BYTES)
-    if buffered.peek(2)[:2] == _GZIP_MAGIC:
-        unzipped = gzip.GzipFile(fileobj=buffered, mode="rb")
-        return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, unzipped), _BUFFER_BYTES))
-    return buffered
+class _ChangedError(Exception):
+    """A file is not what it was when it was listed."""
+
+
+def _whole_lines(pieces: Iterator[bytes]) -> Iterator[bytes | LongLine]:
+    """Cut pieces of text after their last line's end, and carry the rest over to the next."""
+    carried: list[bytes] = []
+    held = 0
+    long: LongLine | None = None
+    for piece in pieces:
+        if long is not None or held + len(piece) > LINE_BYTES:
+            # Only here can the line that is carried over be too long, or be one of which we keep no more.
+            end = piece.find(b"\n")
+            length = held + (len(piece) if end < 0 else end)
+            if long is None and length > LINE_BYTES:
+                start = (*carried, piece[: max(length - held, 0)])
+                head = b"".join(part[:_LONG_LINE_HEAD_BYTES] for part in start)[:_LONG_LINE_HEAD_BYTES]
+                long = LongLine(head, 0)
+            if long is not None:
+                carried, held = [], length
+                if end < 0:
+                    continue
+                yield long._replace(size=length)
+                long, held, piece = None, 0, piece[end + 1 :]
+        cut = piece.rfind(b"\n") + 1
+        if cut:
+            yield b"".join((*carried, memoryview(piece)[:cut]))
+            carried, held = [], 0
+            piece = piece[cut:]
+        if piece:
+            carried.append(piece)
+            held += len(piece)
+    if long is not None:
+        yield long._replace(size=held)
+    elif held:
+        yield b"".join(carried)
+
+
+def _text(source: Source, piece_bytes: int) -> Iterator[bytes]:
+    """Yield a file's text in pieces; what was stored with gzip is known by its first two bytes."""
+    with source.open() as stored:
+        start = stored.read(len(_GZIP_MAGIC))
+        if start == _GZIP_MAGIC:
+            packed = itertools.chain((start,), iter(partial(stored.read, _GZIP_PIECE_BYTES), b""))
+            yield from _unzipped(packed, piece_bytes)
+        else:
+            yield start
+            while piece := stored.read(piece_bytes):
+                yield piece
+    if source.changed():
+        raise _ChangedError
+
+
+def _unzipped(stored: Iterator[bytes], piece_bytes: int) -> Iterator[bytes]:
+    """Unpack gzip members one after the other, and yield all that stands before damage before raising."""
+    unpacker = zlib.decompressobj(_GZIP_WINDOW)
+    parts: list[bytes] = []
+    held = total = 0
+    damage = ""
+    for packed in stored:
+        while packed and not damage:
+            if unpacker.eof:
+                packed = packed.lstrip(b"\0")  # tapes and block devices pad with zeros
+                if not packed:
+                    break
+                unpacker = zlib.decompressobj(_GZIP_WINDOW)
+            before = unpacker.copy()
+            try:
+                text = unpacker.decompress(packed, piece_bytes - held)
+            except zlib.error:
+                text, damage = _text_before_damage(before, packed), "it is not what was written"
+            parts.append(text)
+            held += len(text)
+            packed = unpacker.unconsumed_tail or unpacker.unused_data
+            if held >= piece_bytes:
+                yield b"".join(parts)
+                total += held
+                parts, held = [], 0
+        if damage:
+            break
+    if not damage and not unpacker.eof:
+        parts.append(unpacker.flush())
+        damage = "it ends early"
+    yield (rest := b"".join(parts))
+    if damage:
+        raise gzip.BadGzipFile(
+            f"its gzip data is damaged: {damage}, after {total + len(rest):,} bytes of text. "
+            "Copy the file again and compare its size."
+        )
+
+
+def _text_before_damage(unpacker: "zlib._Decompress", packed: bytes) -> bytes:
+    """Unpack byte by byte, because a call that meets damage gives nothing of what it unpacked before."""
+    text = []
+    with contextlib.suppress(zlib.error):
+        for byte in packed:
+            text.append(unpacker.decompress(bytes((byte,))))
+    return b"".join(text)
 
 
 def _local_sources(path: str, reference: str, parameter: str) -> list[Source]:
@@ -128,13 +305,30 @@ def _local_sources(path: str, reference: str, parameter: str) -> list[Source]:
             os.stat(path)
         raise DataError(f"{parameter} is {reference!r}, but there is no such file or folder. {_ACCEPTED}")
     in_cloud = reference.startswith("gs://")
-    return [
-        Source(name=_unmounted(file) if in_cloud else file, open=partial(_open_file, file)) for file in sorted(files)
-    ]
+    return [_local_source(file, _unmounted(file) if in_cloud else file) for file in sorted(files)]
+
+
+def _local_source(path: str, name: str) -> Source:
+    size, modified = _size_and_time(path)
+    changed = partial(_file_changed, path, (size, modified))
+    return Source(name=name, open=partial(_open_file, path), size=size, changed=changed)
 
 
 def _open_file(path: str) -> BinaryIO:
     return cast(BinaryIO, open(path, "rb", buffering=0))
+
+
+def _size_and_time(path: str) -> tuple[int, int]:
+    # Not the inode: mounts of buckets and of networks may give a file another one whenever they like.
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def _file_changed(path: str, listed: tuple[int, int]) -> bool:
+    try:
+        return _size_and_time(path) != listed
+    except OSError:
+        return True
 
 
 def _cloud_sources(reference: str, parameter: str) -> list[Source]:
@@ -145,21 +339,19 @@ def _cloud_sources(reference: str, parameter: str) -> list[Source]:
     if os.path.ismount(GCS_MOUNT) or os.path.ismount(GCS_MOUNT / bucket_name):
         return _local_sources(str(GCS_MOUNT / bucket_name / name), reference.rstrip("/"), parameter)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImportWarning)  # it asks for grpcio-status, which nothing here needs
-        from google.cloud import storage
-
-    bucket = storage.Client().bucket(bucket_name)
+    bucket = _client(os.getpid()).bucket(bucket_name)
+    list_blobs = partial(bucket.list_blobs, retry=_retry(), timeout=_STALL_SECONDS)
     magic = _GLOB_CHARACTERS.search(name)
     if magic:
         matches = _glob_pattern(name)
-        listed = bucket.list_blobs(prefix=name[: magic.start()])
+        listed = list_blobs(prefix=name[: magic.start()])
         blobs = [blob for blob in listed if blob.name == name or matches.fullmatch(blob.name)]
         missing = f"{parameter} is {reference!r}, but no object matches it. {_ACCEPTED}"
     else:
-        exact = bucket.get_blob(name) if name and not name.endswith("/") else None
+        is_name = name and not name.endswith("/")
+        exact = bucket.get_blob(name, retry=_retry(), timeout=_STALL_SECONDS) if is_name else None
         folder = f"{name.rstrip('/')}/" if name else ""
-        blobs = [exact] if exact is not None else list(bucket.list_blobs(prefix=folder, delimiter="/"))
+        blobs = [exact] if exact is not None else list(list_blobs(prefix=folder, delimiter="/"))
         if exact is None:
             blobs = [blob for blob in blobs if _in_folder_dataset(blob.name.removeprefix(folder))]
         missing = (
@@ -169,15 +361,102 @@ def _cloud_sources(reference: str, parameter: str) -> list[Source]:
     if not blobs:
         raise DataError(missing)
     return [
-        Source(name=f"gs://{bucket_name}/{blob.name}", open=partial(_open_blob, blob))
+        Source(
+            name=f"gs://{bucket_name}/{blob.name}",
+            open=partial(_open_object, bucket_name, blob.name, blob.generation, blob.size, blob.crc32c),
+            size=blob.size,
+        )
         for blob in sorted(blobs, key=lambda blob: blob.name)
     ]
 
 
-def _open_blob(blob: "Blob") -> BinaryIO:
-    """Stream one object: the generation that was listed, and as stored, so that ranges of gzip objects are right."""
-    stream = blob.open("rb", chunk_size=_DOWNLOAD_BYTES, if_generation_match=blob.generation, raw_download=True)
-    return cast(BinaryIO, stream)
+@functools.cache
+def _client(process: int) -> Any:
+    """Return the client of this process; a process that was forked must not share the connections of another."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # it asks for grpcio-status, which nothing here needs
+        from google.cloud import storage
+
+    # Reading needs no project, and not everyone who has credentials has set one.
+    return storage.Client(project=None)
+
+
+def _retry() -> Any:
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    return DEFAULT_RETRY.with_delay(RETRY_DELAY_SECONDS, 32.0, 2.0).with_timeout(RETRY_SECONDS)
+
+
+def _open_object(bucket: str, name: str, generation: int, size: int, crc32c: str | None) -> BinaryIO:
+    return cast(BinaryIO, _ObjectStream(bucket, name, generation, size, crc32c))
+
+
+class _ObjectStream(io.RawIOBase):
+    """The bytes of one generation of an object, as they are stored.
+
+    The client's own stream takes an answer that stops short for the object's end. This one knows the size.
+    """
+
+    def __init__(self, bucket: str, name: str, generation: int, size: int, crc32c: str | None) -> None:
+        import google_crc32c
+
+        self._blob = _client(os.getpid()).bucket(bucket).blob(name)
+        self._generation, self._size, self._crc32c = generation, size, crc32c
+        self._checksum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
+        self._fetched = 0
+        self._piece = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        if not self._piece and self._fetched < self._size:
+            self._piece = memoryview(self._fetch(min(_DOWNLOAD_BYTES, self._size - self._fetched)))
+        target = memoryview(buffer)
+        count = min(len(target), len(self._piece))
+        target[:count] = self._piece[:count]
+        self._piece = self._piece[count:]
+        return count
+
+    def _fetch(self, wanted: int) -> bytes:
+        """Download the next `wanted` bytes."""
+        from google.api_core import exceptions as api
+
+        piece = io.BytesIO()
+        while (received := piece.tell()) < wanted:
+            try:
+                # Raw, or else the service unpacks objects marked as gzip, and then ignores ranges.
+                self._blob.download_to_file(
+                    piece,
+                    start=self._fetched + received,
+                    end=self._fetched + wanted - 1,
+                    raw_download=True,
+                    checksum=None,
+                    if_generation_match=self._generation,
+                    timeout=_STALL_SECONDS,
+                    retry=_retry(),
+                )
+            except (api.NotFound, api.PreconditionFailed) as error:
+                raise _ChangedError from error
+            except api.RetryError:
+                # The client counts the time from its first attempt. As long as bytes come, we have time.
+                if piece.tell() == received:
+                    raise
+            else:
+                if piece.tell() == received:
+                    raise OSError(errno.EIO, f"it ended after {self._fetched + received:,} of {self._size:,} bytes")
+        if piece.tell() > wanted:
+            raise OSError(errno.EIO, "the server sent other bytes than the range it was asked for")
+        data = piece.getvalue()
+        self._fetched += wanted
+        self._checksum.update(data)
+        if self._fetched == self._size and self._crc32c not in (None, _encoded(self._checksum.digest())):
+            raise OSError(errno.EIO, "what arrived does not have the checksum of the object. Run again")
+        return data
+
+
+def _encoded(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
 
 
 def _in_folder_dataset(name: str) -> bool:
@@ -209,15 +488,20 @@ def _raise_readable(error: Exception, name: str, parameter: str) -> NoReturn:
     reason = _reason(error)
     if reason is None:
         raise error
-    raise DataError(f"{parameter}: {name} cannot be read: {reason}") from error
+    raise UnreadableError(parameter, name, reason) from error
 
 
 def _reason(error: Exception) -> str | None:
-    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
-        return "its gzip data is damaged or ends early. Copy the file again and compare its size."
+    changed = "it changed while it was being read. Run again when nothing writes to it."
+    if isinstance(error, _ChangedError):
+        return changed
+    if isinstance(error, gzip.BadGzipFile):
+        return str(error)
     if isinstance(error, PermissionError):
         return "no permission. Let the user who runs this read the file and the folders above it."
     if isinstance(error, OSError):
+        if error.errno == errno.ESTALE:  # as mounts of buckets and networks say it
+            return changed
         return f"{error.strerror or error}."
     if not type(error).__module__.startswith("google."):
         return None
@@ -234,6 +518,16 @@ def _reason(error: Exception) -> str | None:
         return "no permission. Grant roles/storage.objectViewer on the bucket to the account that runs this."
     if isinstance(error, api.NotFound):
         return "there is no such bucket or object. Check the spelling."
-    if isinstance(error, api.PreconditionFailed):
-        return "it changed while it was being read. Run again when nothing writes to it."
+    if isinstance(error, api.RetryError):
+        return (
+            f"Cloud Storage sent nothing for {RETRY_SECONDS:g} seconds, however often it was asked. Run again later. "
+            f"(The last failure: {_failure(error.cause)})"
+        )
     return f"{error}"
+
+
+def _failure(error: Exception) -> str:
+    """Describe a failed attempt; the client's own error for a bad status is a tuple of words and numbers."""
+    from google.cloud.storage.exceptions import InvalidResponse
+
+    return f"HTTP status {error.response.status_code}" if isinstance(error, InvalidResponse) else f"{error}"
