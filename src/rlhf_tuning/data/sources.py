@@ -57,7 +57,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31  # zlib's word for a gzip header and trailer, both checked
 _GZIP_PIECE_BYTES = 2**16  # small, because each of many short members copies what follows it in the piece
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
-_DOWNLOAD_BYTES = 8 * 2**20
+_DOWNLOAD_BYTES = 16 * 2**20  # held in memory; each piece costs one wait for the service's answer
 _LONG_LINE_HEAD_BYTES = 200
 _ACCEPTED = "Give a JSONL file, a folder of *.jsonl files, a glob such as 'data/*.jsonl', or the same on gs://."
 
