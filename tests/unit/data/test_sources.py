@@ -415,7 +415,7 @@ def test_gives_up_with_the_time_it_tried_and_the_last_failure(
     cloud.download_faults.extend([Fault()] + [fault] * 1000)
     start = time.monotonic()
     read, error = before_error("gs://bucket/a.jsonl", block_bytes=1000)
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 1.0
     assert pieces.startswith(read)
     assert len(read) > 9000
     assert 3 <= len(cloud.downloads) < 100  # the waits are drawn by chance
