@@ -57,7 +57,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31  # zlib's word for a gzip header and trailer, both checked
 _GZIP_PIECE_BYTES = 2**16  # small, because each of many short members copies what follows it in the piece
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
-_DOWNLOAD_BYTES = 8 * 2**20
+_DOWNLOAD_BYTES = 16 * 2**20  # held in memory; each piece costs one wait for the service's answer
 _LONG_LINE_HEAD_BYTES = 200
 _ACCEPTED = "Give a JSONL file, a folder of *.jsonl files, a glob such as 'data/*.jsonl', or the same on gs://."
 
@@ -165,21 +165,6 @@ def read_blocks(source: Source, *, parameter: str, block_bytes: int = BLOCK_BYTE
         _raise_readable(_ChangedError() if source.changed() else error, source.name, parameter)
 
 
-def read_lines(source: Source, *, parameter: str) -> Iterator[tuple[int, bytes]]:
-    r"""Yield every line of a file with its number from 1, as bytes that may still end in `\n`.
-
-    Raises:
-        UnreadableError: If the file cannot be read to its end.
-    """
-    number = 0
-    for block in read_blocks(source, parameter=parameter):
-        if isinstance(block, LongLine):
-            raise UnreadableError(parameter, source.name, f"line {number + 1} has more than {LINE_BYTES:,} bytes.")
-        for line in io.BytesIO(block):
-            number += 1
-            yield number, line
-
-
 class _ChangedError(Exception):
     """A file is not what it was when it was listed."""
 
@@ -195,7 +180,8 @@ def _whole_lines(pieces: Iterator[bytes]) -> Iterator[bytes | LongLine]:
             end = piece.find(b"\n")
             length = held + (len(piece) if end < 0 else end)
             if long is None and length > LINE_BYTES:
-                head = b"".join((*carried, piece[: max(length - held, 0)]))[:_LONG_LINE_HEAD_BYTES]
+                start = (*carried, piece[: max(length - held, 0)])
+                head = b"".join(part[:_LONG_LINE_HEAD_BYTES] for part in start)[:_LONG_LINE_HEAD_BYTES]
                 long = LongLine(head, 0)
             if long is not None:
                 carried, held = [], length

@@ -1,8 +1,12 @@
+import gc
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from tests.gcs_server import CloudStorage, serve_cloud_storage
+
+from rlhf_tuning.data import sources
 
 WriteRows = Callable[[str, Sequence[Mapping[str, object]]], str]
 
@@ -18,3 +22,17 @@ def write_rows(tmp_path: Path) -> WriteRows:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudStorage]:
+    """Serve Cloud Storage here, with the bucket `bucket`; failed requests are tried again soon, but not for long."""
+    monkeypatch.setattr(sources, "RETRY_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(sources, "RETRY_SECONDS", 0.5)
+    with serve_cloud_storage() as storage:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.address)
+        sources._client.cache_clear()
+        yield storage
+        sources._client.cache_clear()
+        if storage.faults_happened:
+            gc.collect()  # connections that the client left open: in this test, which knows of them, and no later one
