@@ -114,7 +114,7 @@ def is_blank(text: JsonString) -> bool:
 
 
 def _hashes(texts: Sequence[JsonString]) -> Hashes:
-    return np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, texts)), ">u8").reshape(len(texts), 2)
+    return np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, texts)), "<u8").reshape(len(texts), 2)
 
 
 def _sizes(texts: Sequence[JsonString]) -> Integers:

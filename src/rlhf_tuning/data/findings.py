@@ -37,6 +37,7 @@ SCRIPT_SHARE = 0.01
 _EXAMPLES = 5
 _REPORT_ROWS = 6
 _SCRIPT_LETTERS = 300
+_ASCII = re.compile("[\x00-\x7f]+")
 _SCRIPT_NAMES = {"CJK": "Chinese or Japanese", "HIRAGANA": "Chinese or Japanese", "KATAKANA": "Chinese or Japanese"}
 
 #: What chat templates mark turns with. In a text these are plain characters; a person should still know.
@@ -381,7 +382,8 @@ def _script(row: _Row) -> str:
     text = "\n".join(
         [row.prompt[-1]["content"][:_SCRIPT_LETTERS], *(answer[:_SCRIPT_LETTERS] for answer in _answers(row))]
     )
-    if text.isascii():
+    others = _ASCII.sub("", text)
+    if len(others) * 4 < len(text):
         return "Latin" if any(map(str.isalpha, text)) else "none"
     counts = Counter(_script_of(letter) for letter in text if letter.isalpha())
     return max(counts, key=lambda script: counts[script], default="none")

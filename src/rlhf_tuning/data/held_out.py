@@ -30,18 +30,21 @@ class HeldOut:
         self._limit = limit
         self._capacity = limit * ONE_IN
         self._rows: dict[int, int] = {}  # place in line to number of rows
+        self._last: int | None = None
         self._total = 0
 
     def add(self, orders: Hashes) -> None:
         """Take note of rows, by what `held_out_orders` gives for them."""
         self._total += len(orders)
         # Once as many prompts are known as are kept, only those that stand before the last of them matter.
-        if len(self._rows) == self._capacity:
-            orders = orders[orders <= np.uint64(max(self._rows))]
+        if self._last is not None:
+            orders = orders[orders <= np.uint64(self._last)]
         places, counts = np.unique(orders, return_counts=True)
         for place, count in zip(places.tolist(), counts.tolist(), strict=True):
             self._rows[place] = self._rows.get(place, 0) + count
-        self._trim()
+        # Now and then: sorting at every step would take longer than all the rest.
+        if len(self._rows) > 2 * self._capacity:
+            self._trim()
 
     def merge(self, other: "HeldOut") -> None:
         """Take note of all rows that another one did."""
@@ -53,6 +56,7 @@ class HeldOut:
     def _trim(self) -> None:
         if len(self._rows) > self._capacity:
             self._rows = dict(sorted(self._rows.items())[: self._capacity])
+            self._last = next(reversed(self._rows))
 
     @property
     def can_split(self) -> bool:
@@ -65,6 +69,7 @@ class HeldOut:
         Returns:
             The places in line of the chosen prompts, sorted.
         """
+        self._trim()
         count = max(1, min(self._limit, len(self._rows) // ONE_IN))
         return np.array(sorted(self._rows)[:count], np.uint64)
 
@@ -77,6 +82,7 @@ class HeldOut:
         Returns:
             The places in line of the chosen prompts, sorted.
         """
+        self._trim()
         target = max(1, min(self._limit, self._total // ONE_IN))
         chosen: list[int] = []
         rows = 0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_tuning.data.batch import CHOSEN, PROMPT, REJECTED, Batch, Hashes, mix
+from rlhf_tuning.data.batch import CHOSEN, PROMPT, REJECTED, Batch, Hashes, Integers, mix
 
 #: How many hashes are sorted at once: 32 MiB of them.
 PART_ROWS = 2**22
@@ -84,8 +84,8 @@ class RepeatFinder:
         repeated_keys: list[int] = []
         contradicted_keys: list[int] = []
         for part in range(parts):
-            distinct += len(np.unique(self._part(0, part, parts)))
-            keys, counts = np.unique(self._part(1, part, parts), return_counts=True)
+            distinct += len(_distinct(self._part(0, part, parts))[0])
+            keys, counts = _distinct(self._part(1, part, parts))
             repeated += int((counts - 1).sum())
             repeated_keys += keys[counts > 1][:_EXAMPLES].tolist()
             # The two ways to prefer one pair are neighbours: they differ in the last bit.
@@ -128,3 +128,10 @@ class RepeatFinder:
                 if len(group) < _EXAMPLES:
                     group.append(Place(place >> _LINE_BITS, place & (2**_LINE_BITS - 1)))
         return [sorted(group) for group in places.values()]
+
+
+def _distinct(values: Hashes) -> tuple[Hashes, Integers]:
+    """Return the different values in order, and how often each stands there; several times faster than np.unique."""
+    values = np.sort(values)
+    first = np.flatnonzero(np.diff(values, prepend=~values[:1]) != 0)
+    return values[first], np.diff(first, append=len(values))

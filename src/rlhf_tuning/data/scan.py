@@ -25,7 +25,7 @@ from rlhf_tuning.data.sources import Source
 from rlhf_tuning.step import Progress
 
 #: Rows of a dataset that lengths, scripts and examples are taken from.
-SAMPLE_ROWS = 10_000
+SAMPLE_ROWS = 5_000
 
 #: Files of less than this together are read by one process: others would take longer to start than to read.
 _PARALLEL_BYTES = 64 * 2**20
