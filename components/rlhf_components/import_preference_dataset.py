@@ -15,6 +15,7 @@ def import_preference_dataset(
     preference_fingerprint: str,
     eval_fingerprint: str,
     seed: int = 0,
+    max_bad_rows: int = 0,
 ) -> None:
     """Write the preferences to learn from and those to measure on.
 
@@ -28,6 +29,7 @@ def import_preference_dataset(
         preference_fingerprint: From Validate Inputs.
         eval_fingerprint: From Validate Inputs.
         seed: Of the held-out split.
+        max_bad_rows: So many bad rows of each dataset are set aside.
     """
     from rlhf_tuning.data.importer import import_preferences
     from rlhf_tuning.step import running_step, say
@@ -40,6 +42,9 @@ def import_preference_dataset(
             preferences_path=preferences.path,
             eval_preferences_path=eval_preferences.path,
             seed=seed,
+            max_bad_rows=max_bad_rows,
+            preference_fingerprint=preference_fingerprint,
+            eval_fingerprint=eval_fingerprint,
         )
         say(f"{summary.rows:,} preferences to learn from, {summary.eval_rows:,} held out")
         preferences.metadata.update(rows=summary.rows, fingerprint=preference_fingerprint)

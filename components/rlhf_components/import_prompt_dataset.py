@@ -16,6 +16,7 @@ def import_prompt_dataset(
     eval_fingerprint: str,
     eval_prompts: int = 200,
     seed: int = 0,
+    max_bad_rows: int = 0,
 ) -> None:
     """Write the prompts to learn on and those to evaluate on.
 
@@ -29,6 +30,7 @@ def import_prompt_dataset(
         eval_fingerprint: From Validate Inputs.
         eval_prompts: Most prompts to hold out when there is no evaluation dataset; 0 for none.
         seed: Of the held-out split.
+        max_bad_rows: So many bad rows of each dataset are set aside.
     """
     from rlhf_tuning.data.importer import import_prompts
     from rlhf_tuning.step import running_step, say
@@ -42,6 +44,9 @@ def import_prompt_dataset(
             eval_prompts_path=evaluation_prompts.path,
             eval_prompts=eval_prompts,
             seed=seed,
+            max_bad_rows=max_bad_rows,
+            prompt_fingerprint=prompt_fingerprint,
+            eval_fingerprint=eval_fingerprint,
         )
         say(f"{summary.rows:,} prompts to learn on, {summary.eval_rows:,} to evaluate on")
         prompts.metadata.update(rows=summary.rows, fingerprint=prompt_fingerprint)

@@ -9,10 +9,14 @@ from rlhf_components.images import LIGHT_IMAGE
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
 def validate_inputs(
+    data_report: dsl.Output[dsl.HTML],
+    problems: dsl.Output[dsl.Dataset],
+    bad_rows: dsl.Output[dsl.Dataset],
     prompt_dataset: str,
     preference_dataset: str,
     eval_dataset: str,
     instruction: str,
+    large_model_reference: str = "",
     accelerator_type: str = "GPU",
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
@@ -31,6 +35,7 @@ def validate_inputs(
     eval_prompts: int = 200,
     scorer: str = "",
     dtype: str = "auto",
+    max_bad_rows: int = 0,
 ) -> NamedTuple("Outputs", [("prompt_fingerprint", str), ("preference_fingerprint", str), ("eval_fingerprint", str)]):  # type: ignore[valid-type]
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
 
@@ -38,10 +43,14 @@ def validate_inputs(
     run again exactly when the content did change.
 
     Args:
+        data_report: What is in the data, as one HTML page.
+        problems: Every problem, one JSON object a line.
+        bad_rows: The bad rows, as they stand in their files.
         prompt_dataset: Prompts without labels; empty when the pipeline uses none.
         preference_dataset: Human preferences; empty when the pipeline uses none.
         eval_dataset: Evaluation rows; empty for a held-out split.
         instruction: Put before every text prompt; the default context of chat rows.
+        large_model_reference: Base model, whose tokens are counted; empty to count characters.
         accelerator_type: Only GPU is supported.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
@@ -60,30 +69,26 @@ def validate_inputs(
         eval_prompts: Most prompts to hold out.
         scorer: A program that knows the true quality.
         dtype: auto, float32 or bfloat16.
+        max_bad_rows: So many bad rows of each dataset are set aside.
 
     Returns:
         prompt_fingerprint: Fingerprint of the prompts' content.
         preference_fingerprint: Fingerprint of the preferences' content.
         eval_fingerprint: Fingerprint of the evaluation rows' content.
     """
-    from rlhf_tuning.data.check import check_datasets
     from rlhf_tuning.limits import check_limits
-    from rlhf_tuning.step import running_step, say
+    from rlhf_tuning.step import running_step
+    from rlhf_tuning.validation import ValidationConfig, validate_data
 
     with running_step("Validate Inputs"):
         check_limits(
             accelerator_type=accelerator_type,
-            prompt_sequence_length=prompt_sequence_length,
-            target_sequence_length=target_sequence_length,
             reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
             reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
-            reward_model_train_steps=reward_model_train_steps,
-            reinforcement_learning_train_steps=reinforcement_learning_train_steps,
             kl_coeff=kl_coeff,
             rl_algorithm=rl_algorithm,
             lora_dim=lora_dim,
             reward_lora_dim=reward_lora_dim,
-            batch_size=batch_size,
             num_generations=num_generations,
             temperature=temperature,
             seed=seed,
@@ -91,13 +96,26 @@ def validate_inputs(
             scorer=scorer,
             dtype=dtype,
         )
-        check = check_datasets(
+        config = ValidationConfig(
             prompt_dataset=prompt_dataset,
             preference_dataset=preference_dataset,
             eval_dataset=eval_dataset,
             instruction=instruction,
+            large_model_reference=large_model_reference,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            reward_model_train_steps=reward_model_train_steps,
+            reinforcement_learning_train_steps=reinforcement_learning_train_steps,
+            batch_size=batch_size,
+            max_bad_rows=max_bad_rows,
         )
-        say("Rows: " + ", ".join(f"{name} {count:,}" for name, count in check.counts.items()))
-        for warning in check.warnings:
-            say(f"Warning: {warning}")
+        check = validate_data(
+            config, report_path=data_report.path, problems_path=problems.path, bad_rows_path=bad_rows.path
+        )
+        data_report.metadata.update(
+            prompt_fingerprint=check.prompt_fingerprint,
+            preference_fingerprint=check.preference_fingerprint,
+            eval_fingerprint=check.eval_fingerprint,
+            warnings=len(check.warnings),
+        )
     return (check.prompt_fingerprint, check.preference_fingerprint, check.eval_fingerprint)

@@ -5,11 +5,11 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, Parameter, closest
+from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, VALIDATED, Parameter, Value, check_parameters, closest
 from rlhf_tuning import __version__
 from rlhf_tuning.errors import RlhfError
 
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rlhf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for add in (_add_run, _add_models, _add_predict, _add_compile):
+    for add in (_add_run, _add_validate, _add_models, _add_predict, _add_compile):
         add(commands)
     return parser
 
@@ -82,10 +82,7 @@ def _add_run(commands: _Commands) -> None:
     )
     parser.usage = "rlhf run [--sample] [--parameter-values FILE] [--PARAMETER VALUE ...] [option ...]"
     parser.add_argument("--pipeline", choices=list(PIPELINES), default="rlhf_pipeline", help="default: rlhf_pipeline")
-    parser.add_argument(
-        "--parameter-values", "--parameter_values", metavar="FILE", type=Path, help="JSON or YAML file of parameters"
-    )
-    parser.add_argument("--sample", action="store_true", help="use the embedded sample data and a small base model")
+    _add_value_sources(parser)
     parser.add_argument(
         "--pipeline-root",
         "--pipeline_root",
@@ -98,8 +95,44 @@ def _add_run(commands: _Commands) -> None:
     parser.add_argument(
         "--runner", choices=["subprocess"], default="subprocess", help="how steps run; default: subprocess"
     )
+    _add_parameters(parser, PARAMETERS.values())
+
+
+def _add_validate(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "validate",
+        "check datasets, row by row, and report what is in them",
+        _validate,
+        "Check every row of the datasets of a run, and write a report to look at, before anything is spent. Needs no GPU\n"
+        "and no cloud beyond reading the data. Exit status: 0 the data can be used, 2 it cannot.\n\n"
+        "examples:\n"
+        "  rlhf validate --preference-dataset prefs.jsonl --prompt-dataset 'gs://bucket/prompts/*.jsonl'\n"
+        "  rlhf validate --parameter-values values.json --output-dir report",
+    )
+    parser.usage = "rlhf validate [--sample] [--parameter-values FILE] [--PARAMETER VALUE ...] [option ...]"
+    _add_value_sources(parser)
+    parser.add_argument(
+        "--output-dir",
+        "--output_dir",
+        metavar="DIR",
+        type=Path,
+        default=Path("data-report"),
+        help="folder for report.html, problems.jsonl and bad_rows.jsonl; default: ./data-report",
+    )
+    _add_parameters(parser, VALIDATED)
+
+
+def _add_value_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--parameter-values", "--parameter_values", metavar="FILE", type=Path, help="JSON or YAML file of parameters"
+    )
+    parser.add_argument("--sample", action="store_true", help="use the embedded sample data and a small base model")
+
+
+def _add_parameters(parser: argparse.ArgumentParser, parameters: Iterable[Parameter]) -> None:
     group = parser.add_argument_group("pipeline parameters", "They override the file and the sample.")
-    for parameter in PARAMETERS.values():
+    for parameter in parameters:
         _add_parameter(group, parameter)
 
 
@@ -176,7 +209,8 @@ def _run(arguments: Sequence[str]) -> int:
         parser.print_help()
         return 2
     if unknown:
-        names = [f"--{name.replace('_', '-')}" for name in PARAMETERS] if options.command == "run" else []
+        takes = {"run": PARAMETERS.values(), "validate": VALIDATED}.get(options.command, ())
+        names = [f"--{parameter.name.replace('_', '-')}" for parameter in takes]
         hints = "".join(closest(word.split("=")[0], names) for word in unknown if word.startswith("--"))
         return _fail(f"unrecognized arguments: {' '.join(unknown)}.{hints} See rlhf {options.command} --help.", 2)
     function: Callable[[argparse.Namespace], int] = options.function
@@ -185,9 +219,27 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _run_pipeline(options: argparse.Namespace) -> int:
     from rlhf_pipelines.display import choose_display
-    from rlhf_pipelines.parameter_values import gather_values
-    from rlhf_pipelines.parameters import check_parameters
     from rlhf_pipelines.run_command import LocalRun, run_locally
+
+    run = LocalRun(
+        name=options.pipeline,
+        target=f"rlhf_pipelines.{options.pipeline}:{options.pipeline}",
+        arguments=_checked_values(options.pipeline, options),
+        pipeline_root=options.pipeline_root,
+        caching=not options.no_cache,
+    )
+    return run_locally(run, choose_display(sys.stdout, os.environ))
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from rlhf_pipelines.validate_command import validate_here
+
+    return validate_here(_checked_values("validate", options), options.output_dir)
+
+
+def _checked_values(pipeline: str, options: argparse.Namespace) -> dict[str, Value]:
+    """Return the parameters of a run, from the sample, a file and flags."""
+    from rlhf_pipelines.parameter_values import gather_values
 
     sample_dir: Path | None = None
     if options.sample:
@@ -199,15 +251,8 @@ def _run_pipeline(options: argparse.Namespace) -> int:
         for name, value in vars(options).items()
         if name.startswith(_PARAMETER_PREFIX)
     }
-    values = gather_values(options.pipeline, sample_dir=sample_dir, file=options.parameter_values, flags=flags)
-    run = LocalRun(
-        name=options.pipeline,
-        target=f"rlhf_pipelines.{options.pipeline}:{options.pipeline}",
-        arguments=check_parameters(options.pipeline, values),
-        pipeline_root=options.pipeline_root,
-        caching=not options.no_cache,
-    )
-    return run_locally(run, choose_display(sys.stdout, os.environ))
+    values = gather_values(pipeline, sample_dir=sample_dir, file=options.parameter_values, flags=flags)
+    return check_parameters(pipeline, values)
 
 
 def _list_models(options: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ def infer_pipeline(
     temperature: float = 1.0,
     seed: int = 0,
     dtype: str = "auto",
+    max_bad_rows: int = 0,
 ) -> InferOutputs:
     """Answer every prompt of a dataset with one model.
 
@@ -44,6 +45,7 @@ def infer_pipeline(
         temperature: Sampling temperature.
         seed: Of the samples.
         dtype: auto, float32 or bfloat16.
+        max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
 
     Returns:
         predictions: JSON lines, one a prompt: prompt, prediction, tokens, ended, token_ids.
@@ -54,12 +56,14 @@ def infer_pipeline(
             preference_dataset="",
             eval_dataset="",
             instruction=instruction,
+            large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
             batch_size=batch_size,
             temperature=temperature,
             seed=seed,
             dtype=dtype,
+            max_bad_rows=max_bad_rows,
         )
         .set_display_name("Validate Inputs")
         .set_caching_options(False)
@@ -78,6 +82,7 @@ def infer_pipeline(
         eval_fingerprint="",
         eval_prompts=0,
         seed=seed,
+        max_bad_rows=max_bad_rows,
     ).set_display_name("Import Prompt Dataset")
     answers = infer(
         prompts=data.outputs["prompts"],

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, parse_text
+from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, VALIDATED, parse_text
 from rlhf_tuning.errors import ParameterError
 
 #: Pipeline to its dataset parameters and the sample's file for each.
@@ -18,6 +18,7 @@ _SAMPLE_FILES: dict[str, dict[str, str]] = {
     "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
     "infer_pipeline": {"prompt_dataset": "eval_prompts.jsonl"},
 }
+_SAMPLE_FILES["validate"] = _SAMPLE_FILES["rlhf_pipeline"]
 _SAMPLE_MODEL = "smollm2-135m-instruct"
 
 
@@ -27,7 +28,7 @@ def gather_values(
     """Return the parameter values for a run, not yet checked. A flag overrides the file, and both override the sample.
 
     Args:
-        pipeline: Name of the pipeline.
+        pipeline: Name of the pipeline, or `validate`.
         sample_dir: Folder of the embedded sample, when it is wanted.
         file: JSON or YAML file of `parameter_values`.
         flags: Parameter name to the text given on the command line.
@@ -44,7 +45,7 @@ def gather_values(
 def sample_values(pipeline: str, sample_dir: Path) -> dict[str, object]:
     """Return the values with which `pipeline` runs on the embedded sample."""
     tuned = read_values(sample_dir / "parameters.json")
-    known = {parameter.name for parameter in PIPELINES[pipeline]}
+    known = {parameter.name for parameter in PIPELINES.get(pipeline, VALIDATED)}
     datasets = {name: str(sample_dir / file) for name, file in _SAMPLE_FILES[pipeline].items()}
     return (
         {"large_model_reference": _SAMPLE_MODEL}

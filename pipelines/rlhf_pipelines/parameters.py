@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import problem_with
@@ -84,6 +84,9 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("scorer", str, "", "program that scores answers in the evaluation, such as house_style"),
         Parameter("dtype", str, "auto", "number format of the weights: auto, float32 or bfloat16"),
+        Parameter(
+            "max_bad_rows", int, 0, "bad rows of each dataset that are set aside; one more and the data is refused"
+        ),
         Parameter("registry_dir", str, "", "folder of the local model registry; its usual place when empty"),
     )
 }
@@ -110,6 +113,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "seed",
         "reward_model_reference",
         "dtype",
+        "max_bad_rows",
     ),
     "infer_pipeline": _named(
         "prompt_dataset",
@@ -121,8 +125,29 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "temperature",
         "seed",
         "dtype",
+        "max_bad_rows",
     ),
 }
+
+#: What `rlhf validate` looks at, of the parameters of a run. Any dataset may be left out.
+VALIDATED: tuple[Parameter, ...] = tuple(
+    replace(parameter, default="") if parameter.required else parameter
+    for parameter in _named(
+        "prompt_dataset",
+        "preference_dataset",
+        "eval_dataset",
+        "instruction",
+        "large_model_reference",
+        "prompt_sequence_length",
+        "target_sequence_length",
+        "reward_model_train_steps",
+        "reinforcement_learning_train_steps",
+        "batch_size",
+        "max_bad_rows",
+    )
+)
+
+_TABLES = {**PIPELINES, "validate": VALIDATED}
 
 _TYPE_WORDS: dict[type[Value], str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 #: One argument of a process holds at most 128 KiB on Linux, and a step's inputs travel as one, escaped.
@@ -134,11 +159,14 @@ _MOST_INTEGER = 2**53
 def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, Value]:
     """Return the value of every parameter of `pipeline`, with defaults filled in where `values` has none or null.
 
+    `validate` stands for what `rlhf validate` looks at; the other parameters of a run may be there and are left out.
+
     Raises:
         ParameterError: Listing every problem that was found: unknown, missing, wrong type, beyond its limits.
     """
-    table = {parameter.name: parameter for parameter in PIPELINES[pipeline]}
-    problems = [_unknown(name, pipeline) for name in values if name not in table]
+    table = {parameter.name: parameter for parameter in _TABLES[pipeline]}
+    ignored = PARAMETERS if pipeline == "validate" else {}
+    problems = [_unknown(name, pipeline) for name in values if name not in table and name not in ignored]
     checked: dict[str, Value] = {}
     missing: list[str] = []
     for name, parameter in table.items():
@@ -170,7 +198,7 @@ def _unknown(name: str, pipeline: str) -> str:
     others = [other for other, parameters in PIPELINES.items() if any(p.name == name for p in parameters)]
     if others:
         return f"{name} is no parameter of {pipeline}, only of {' and '.join(others)}."
-    return f"{name} is no parameter of {pipeline}.{closest(name, [p.name for p in PIPELINES[pipeline]])}"
+    return f"{name} is no parameter of {pipeline}.{closest(name, [p.name for p in _TABLES[pipeline]])}"
 
 
 def _converted(parameter: Parameter, value: object) -> Value | None:

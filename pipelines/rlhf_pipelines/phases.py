@@ -42,6 +42,7 @@ def reward_model_phase(
     batch_size: int,
     seed: int,
     dtype: str,
+    max_bad_rows: int,
 ) -> RewardModelOutputs:
     """Import preferences and train the reward model on them."""
     data = import_preference_dataset(
@@ -51,6 +52,7 @@ def reward_model_phase(
         preference_fingerprint=preference_fingerprint,
         eval_fingerprint=eval_fingerprint,
         seed=seed,
+        max_bad_rows=max_bad_rows,
     ).set_display_name("Import Preference Dataset")
     trainer = train_reward_model(
         preferences=data.outputs["preferences"],
@@ -92,6 +94,7 @@ def reinforcement_phase(
     eval_prompts: int,
     seed: int,
     dtype: str,
+    max_bad_rows: int,
 ) -> ReinforcementOutputs:
     """Import prompts and tune the policy on them."""
     data = import_prompt_dataset(
@@ -102,6 +105,7 @@ def reinforcement_phase(
         eval_fingerprint=eval_fingerprint,
         eval_prompts=eval_prompts,
         seed=seed,
+        max_bad_rows=max_bad_rows,
     ).set_display_name("Import Prompt Dataset")
     trainer = train_policy(
         prompts=data.outputs["prompts"],

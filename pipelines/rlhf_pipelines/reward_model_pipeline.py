@@ -35,6 +35,7 @@ def reward_model_pipeline(
     seed: int = 0,
     reward_model_reference: str = "",
     dtype: str = "auto",
+    max_bad_rows: int = 0,
 ) -> RewardModelPipelineOutputs:
     """Train a reward model from human preferences.
 
@@ -52,6 +53,7 @@ def reward_model_pipeline(
         seed: Of every random choice.
         reward_model_reference: Base of the reward model; `large_model_reference` when empty.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+        max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
 
     Returns:
         reward_model: The reward model.
@@ -63,6 +65,7 @@ def reward_model_pipeline(
             preference_dataset=preference_dataset,
             eval_dataset=eval_dataset,
             instruction=instruction,
+            large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
             reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
@@ -71,6 +74,7 @@ def reward_model_pipeline(
             batch_size=batch_size,
             seed=seed,
             dtype=dtype,
+            max_bad_rows=max_bad_rows,
         )
         .set_display_name("Validate Inputs")
         .set_caching_options(False)
@@ -97,5 +101,6 @@ def reward_model_pipeline(
         batch_size=batch_size,
         seed=seed,
         dtype=dtype,
+        max_bad_rows=max_bad_rows,
     ).set_display_name("Train Reward Model")
     return RewardModelPipelineOutputs(reward_model=phase_1.outputs["reward_model"], metrics=phase_1.outputs["metrics"])

@@ -57,6 +57,7 @@ def rlhf_pipeline(
     eval_prompts: int = 200,
     scorer: str = "",
     dtype: str = "auto",
+    max_bad_rows: int = 0,
     registry_dir: str = "",
 ) -> RlhfOutputs:
     """Tune a language model with human preferences.
@@ -92,6 +93,7 @@ def rlhf_pipeline(
         eval_prompts: Most prompts to hold out, a tenth at the most, when there is no evaluation dataset.
         scorer: Program that knows the true quality of an answer, such as house_style for the sample.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+        max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
         registry_dir: Folder of the local model registry; its usual place when empty.
 
     Returns:
@@ -106,6 +108,7 @@ def rlhf_pipeline(
             preference_dataset=preference_dataset,
             eval_dataset=eval_dataset,
             instruction=instruction,
+            large_model_reference=large_model_reference,
             accelerator_type=accelerator_type,
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
@@ -124,6 +127,7 @@ def rlhf_pipeline(
             eval_prompts=eval_prompts,
             scorer=scorer,
             dtype=dtype,
+            max_bad_rows=max_bad_rows,
         )
         .set_display_name("Validate Inputs")
         .set_caching_options(False)
@@ -150,6 +154,7 @@ def rlhf_pipeline(
         batch_size=batch_size,
         seed=seed,
         dtype=dtype,
+        max_bad_rows=max_bad_rows,
     ).set_display_name("Train Reward Model")
     phase_2 = reinforcement_phase(
         reward_model=phase_1.outputs["reward_model"],
@@ -173,6 +178,7 @@ def rlhf_pipeline(
         eval_prompts=eval_prompts,
         seed=seed,
         dtype=dtype,
+        max_bad_rows=max_bad_rows,
     ).set_display_name("Reinforcement Learning")
     base_answers = infer(
         prompts=phase_2.outputs["evaluation_prompts"],

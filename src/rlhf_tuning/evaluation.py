@@ -23,6 +23,7 @@ from rlhf_tuning.inference import read_predictions
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.sample import house_style
 from rlhf_tuning.text_format import TextFormat
+from rlhf_tuning.tokenizer import load_tokenizer
 
 #: `scorer` to the program that scores (prompt, answer). To add one: a function, a line here, its name in
 #: `limits.CHOICES`.
@@ -124,7 +125,7 @@ def write_summary(config: EvaluationConfig, pairs: Sequence[AnswerPair], path: s
 
 def _kl_per_answer(config: EvaluationConfig, tuned_model_dir: str, rows: Sequence[dict[str, Any]]) -> list[float]:
     text_format = TextFormat(
-        base_model.load_tokenizer(config.large_model_reference),
+        load_tokenizer(config.large_model_reference),
         prompt_sequence_length=config.prompt_sequence_length,
         target_sequence_length=config.target_sequence_length,
     )

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from rlhf_tuning import base_model, registry
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, TextFormat, Turn
+from rlhf_tuning.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ def predict(
         check_limits(temperature=temperature)
     version = registry.resolve_model(model, registry_dir)
     reference = str(version.path / "model")
-    tokenizer = base_model.load_tokenizer(reference)
+    tokenizer = load_tokenizer(reference)
     text_format = TextFormat(
         tokenizer,
         prompt_sequence_length=8192,

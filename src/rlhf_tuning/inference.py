@@ -11,6 +11,7 @@ from rlhf_tuning.data.importer import read_canonical
 from rlhf_tuning.generation import generate_answers
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import TextFormat
+from rlhf_tuning.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ def write_predictions(config: InferenceConfig, *, prompts_path: str, predictions
         ModelError: If the model cannot be loaded.
     """
     conversations = [row["prompt"] for row in read_canonical(prompts_path)]
-    tokenizer = base_model.load_tokenizer(config.large_model_reference)
+    tokenizer = load_tokenizer(config.large_model_reference)
     model = base_model.load_causal_lm(config.large_model_reference, dtype=base_model.choose_dtype(config.dtype))
     base_model.check_context(
         model,

@@ -37,6 +37,9 @@ ALIASES: dict[str, PackagedModel] = {
     )
 }
 
+#: Bump when the conversion of a packaged model changes, so that caches made by an older version are not used.
+_CONVERSION = "1"
+
 #: Names of the Vertex job's own base models, none of which can be had any more.
 _RETIRED = re.compile(
     r"(?:publishers/google/models/)?"
@@ -52,6 +55,11 @@ class ResolvedModel:
 
     reference: str
     fingerprint: str
+
+
+def converted_folder(alias: str, cache_dir: Path) -> Path:
+    """Return where a packaged model stands, or will, once it is converted."""
+    return cache_dir / "base-models" / f"{alias}-{ALIASES[alias].gguf_sha256[:12]}-{_CONVERSION}"
 
 
 def local_folder(reference: str) -> Path | None:

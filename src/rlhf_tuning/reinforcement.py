@@ -23,6 +23,7 @@ from rlhf_tuning.data.importer import read_canonical
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import TextFormat
+from rlhf_tuning.tokenizer import load_tokenizer
 from rlhf_tuning.trainer_settings import drop_printing, one_device, shared_settings
 from rlhf_tuning.training_log import TrainingLog, micro_batch
 
@@ -94,7 +95,7 @@ def train_policy(
     from peft import LoraConfig
 
     # 1. Encode the prompts.
-    tokenizer = base_model.load_tokenizer(config.large_model_reference)
+    tokenizer = load_tokenizer(config.large_model_reference)
     text_format = TextFormat(
         tokenizer,
         prompt_sequence_length=config.prompt_sequence_length,

@@ -31,6 +31,7 @@ from rlhf_tuning.data.importer import read_canonical
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, TextFormat
+from rlhf_tuning.tokenizer import load_tokenizer
 from rlhf_tuning.trainer_settings import drop_printing, one_device, shared_settings
 from rlhf_tuning.training_log import TrainingLog, micro_batch
 
@@ -188,7 +189,7 @@ def train_reward_model(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     # 1. Encode the preferences.
-    tokenizer = base_model.load_tokenizer(config.large_model_reference)
+    tokenizer = load_tokenizer(config.large_model_reference)
     text_format = _text_format(tokenizer, config)
     preferences = list(read_canonical(preferences_path))
     rows: list[dict[str, Any]] = [
@@ -333,7 +334,7 @@ def saved_text_format(directory: str) -> TextFormat:
     """Return the text format that a saved reward model was trained with."""
     metadata = read_metadata(directory)
     return TextFormat(
-        base_model.load_tokenizer(directory),
+        load_tokenizer(directory),
         prompt_sequence_length=int(metadata["prompt_sequence_length"]),
         target_sequence_length=int(metadata["target_sequence_length"]),
     )

@@ -34,7 +34,7 @@ class TextFormat:
     """Encodes prompts and answers for one tokenizer and one pair of sequence lengths.
 
     Args:
-        tokenizer: As `base_model.load_tokenizer` returns it.
+        tokenizer: As `tokenizer.load_tokenizer` returns it.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer, the end-of-sequence token not counted.
     """

@@ -4,6 +4,7 @@ from transformers import GenerationConfig
 
 from rlhf_tuning import base_model, generation
 from rlhf_tuning.text_format import TextFormat
+from rlhf_tuning.tokenizer import load_tokenizer
 
 PROMPTS = [[{"role": "user", "content": "Create a description. " * count}] for count in (1, 4, 2, 3, 1)]
 
@@ -15,7 +16,7 @@ def model(tiny_model):
 
 @pytest.fixture(scope="module")
 def text_format(tiny_model):
-    return TextFormat(base_model.load_tokenizer(str(tiny_model)), prompt_sequence_length=64, target_sequence_length=10)
+    return TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=64, target_sequence_length=10)
 
 
 def generate(model, text_format, prompts=PROMPTS, **settings):

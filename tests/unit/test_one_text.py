@@ -10,6 +10,7 @@ import torch
 import rlhf_tuning
 from rlhf_tuning import base_model, evaluation, generation, registry, reinforcement, reward_model
 from rlhf_tuning.text_format import TextFormat
+from rlhf_tuning.tokenizer import load_tokenizer
 
 QUESTION, ANSWER = "Create a description for Plantation Palms.", "A Tranquil Oasis of Natural Beauty."
 PROMPT = [{"role": "user", "content": QUESTION}]
@@ -23,9 +24,7 @@ def model_folder(request):
 @pytest.fixture
 def expected(model_folder):
     """The tokens of the prompt, and of prompt and answer."""
-    text_format = TextFormat(
-        base_model.load_tokenizer(str(model_folder)), prompt_sequence_length=64, target_sequence_length=32
-    )
+    text_format = TextFormat(load_tokenizer(str(model_folder)), prompt_sequence_length=64, target_sequence_length=32)
     return text_format.prompt_ids(PROMPT), text_format.scored_ids(PROMPT, ANSWER)
 
 
@@ -79,7 +78,7 @@ def test_scoring_during_reinforcement(reward_dir, model_folder, expected, monkey
     scorer = reinforcement._AnswerScorer([PROMPT])
     scorer.reward_model = reward_model.load_reward_model(reward_dir[0], dtype="float32")
     # TRL hands over the text that it decoded from the policy's tokens, special tokens left out.
-    tokenizer = base_model.load_tokenizer(str(model_folder))
+    tokenizer = load_tokenizer(str(model_folder))
     sampled = expected[1][len(expected[0]) :]
     scorer(completions=tokenizer.batch_decode([sampled], skip_special_tokens=True), row=[0])
     assert scored == [expected[1]]

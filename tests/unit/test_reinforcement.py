@@ -7,6 +7,7 @@ from rlhf_tuning import base_model, reinforcement, reward_model
 from rlhf_tuning.algorithms import ALGORITHMS, load_algorithm
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import CHOICES
+from rlhf_tuning.tokenizer import load_tokenizer
 from rlhf_tuning.trainer_settings import shared_settings
 
 PROMPTS = [[{"role": "user", "content": f"Create {number}."}] for number in range(12)]
@@ -216,9 +217,7 @@ def test_the_policy_is_prompted_with_the_tokens_that_the_text_format_makes(
         lambda self, prompt_ids, *rest: given.extend(prompt_ids) or generate(self, prompt_ids, *rest),
     )
     tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, reinforcement_learning_train_steps=1)
-    text_format = TextFormat(
-        base_model.load_tokenizer(str(tiny_model)), prompt_sequence_length=32, target_sequence_length=12
-    )
+    text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=32, target_sequence_length=12)
     assert given == [text_format.prompt_ids(prompt) for prompt in seen]
     assert len(given) == 16
 

@@ -1,7 +1,7 @@
 import pytest
 
-from rlhf_tuning.base_model import load_tokenizer
 from rlhf_tuning.text_format import TextFormat, plain_text
+from rlhf_tuning.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

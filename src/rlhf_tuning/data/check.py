@@ -135,6 +135,7 @@ def check_datasets(
         if bad_rows_path:
             _keep_bad_rows(data, bad_rows_path)
         # 4. What is in them, and what of it is suspicious.
+        text_format = training.load_text_format() if training and not problems.counts else None
         datasets: list[DatasetSummary] = []
         findings: list[Finding] = []
         if "eval_dataset" in data and "preference_dataset" in data:
@@ -142,7 +143,13 @@ def check_datasets(
             findings += [overlap] if overlap else []
         for parameter in ("preference_dataset", "prompt_dataset", "eval_dataset"):
             if parameter in data:
-                summary, more = examine(data[parameter], references[parameter], repeats[parameter], training)
+                summary, more = examine(
+                    data[parameter],
+                    references[parameter],
+                    repeats[parameter],
+                    training=training,
+                    text_format=text_format,
+                )
                 datasets.append(summary)
                 findings += more
         findings += empty_file_findings(problems)

@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -49,13 +49,13 @@ class Training:
     """What the rows will be used for.
 
     Args:
-        text_format: Counts tokens as training will; None where the model's tokenizer is not at hand.
+        load_text_format: Returns what counts tokens as training will; None where the model's tokenizer is not at hand.
         batch_size: Rows in an optimizer step.
         reward_model_train_steps: Optimizer steps on the preferences; 0 where there are none.
         reinforcement_learning_train_steps: Optimizer steps on the prompts; 0 where there are none.
     """
 
-    text_format: TextFormat | None
+    load_text_format: Callable[[], TextFormat | None]
     batch_size: int
     reward_model_train_steps: int
     reinforcement_learning_train_steps: int
@@ -82,10 +82,22 @@ class _Row:
 
 
 def examine(
-    dataset: ScannedDataset, reference: str, repeats: Repeats, training: Training | None
+    dataset: ScannedDataset,
+    reference: str,
+    repeats: Repeats,
+    *,
+    training: Training | None,
+    text_format: TextFormat | None,
 ) -> tuple[DatasetSummary, list[Finding]]:
-    """Return the figures of one dataset, and what of them is suspicious."""
-    text_format = training.text_format if training else None
+    """Return the figures of one dataset, and what of them is suspicious.
+
+    Args:
+        dataset: As scanned.
+        reference: What the parameter held.
+        repeats: What the dataset says more than once.
+        training: What the rows are for, where that is known.
+        text_format: Counts tokens; without it lengths are in characters.
+    """
     rows = [_decoded(row, text_format) for row in dataset.sample.rows()]
     ordered = dataset.total("ordered")
     is_preference = dataset.kind == "preference"

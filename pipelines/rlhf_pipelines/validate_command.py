@@ -1,0 +1,40 @@
+"""`rlhf validate`: check the data of a run on this machine, and write what a person wants to know of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rlhf_pipelines.parameters import Value
+from rlhf_tuning.errors import ParameterError
+
+
+def validate_here(values: Mapping[str, Value], output_dir: Path) -> int:
+    """Validate datasets, print what was found, and return the exit status.
+
+    Args:
+        values: Checked parameters, as `parameters.VALIDATED` lists them.
+        output_dir: Folder for the report, the problems and the bad rows.
+
+    Raises:
+        ParameterError: If the folder cannot be made.
+        DataError: If a dataset cannot be used; the files are written all the same.
+    """
+    from rlhf_tuning.validation import ValidationConfig, validate_data
+
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ParameterError(f"--output-dir {output_dir} cannot be made: {error.strerror}.") from None
+    config = ValidationConfig(**values)  # type: ignore[arg-type]
+    report = output_dir / "report.html"
+    check = validate_data(
+        config,
+        report_path=str(report),
+        problems_path=str(output_dir / "problems.jsonl"),
+        bad_rows_path=str(output_dir / "bad_rows.jsonl"),
+        tell=print,
+    )
+    warnings = len(check.warnings)
+    print(
+        f"The data can be used{f', with {warnings} warning' + 's' * (warnings > 1) if warnings else ''}. Report: {report}"
+    )
+    return 0

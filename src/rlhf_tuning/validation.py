@@ -1,0 +1,120 @@
+"""Validates the data of a run before anything is spent on it, and writes the data report."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rlhf_tuning.data.check import DatasetCheck, check_datasets
+from rlhf_tuning.data.findings import Training
+from rlhf_tuning.data_report import write_data_report
+from rlhf_tuning.errors import DataError, ModelError
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.step import say
+from rlhf_tuning.text_format import TextFormat
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """What is to be validated.
+
+    Args:
+        prompt_dataset: Prompts without labels; empty when there are none.
+        preference_dataset: Human preferences; empty when there are none.
+        eval_dataset: Evaluation rows; empty when there are none.
+        instruction: Put before every text prompt; the default context of chat rows.
+        large_model_reference: Base model, whose tokens are counted; empty to count characters.
+        prompt_sequence_length: Most tokens of a prompt.
+        target_sequence_length: Most tokens of an answer.
+        reward_model_train_steps: Optimizer steps on the preferences.
+        reinforcement_learning_train_steps: Optimizer steps on the prompts.
+        batch_size: Rows a step.
+        max_bad_rows: So many bad rows of each dataset are set aside; with one more the data is refused.
+    """
+
+    prompt_dataset: str
+    preference_dataset: str
+    eval_dataset: str
+    instruction: str
+    large_model_reference: str = ""
+    prompt_sequence_length: int = 512
+    target_sequence_length: int = 64
+    reward_model_train_steps: int = 1000
+    reinforcement_learning_train_steps: int = 1000
+    batch_size: int = 64
+    max_bad_rows: int = 0
+
+    def __post_init__(self) -> None:
+        check_limits(
+            prompt_sequence_length=self.prompt_sequence_length,
+            target_sequence_length=self.target_sequence_length,
+            reward_model_train_steps=self.reward_model_train_steps,
+            reinforcement_learning_train_steps=self.reinforcement_learning_train_steps,
+            batch_size=self.batch_size,
+            max_bad_rows=self.max_bad_rows,
+        )
+
+
+def validate_data(
+    config: ValidationConfig,
+    *,
+    report_path: str,
+    problems_path: str,
+    bad_rows_path: str,
+    tell: Callable[[str], None] = say,
+) -> DatasetCheck:
+    """Check every row, write the report and all problems, and tell what was found.
+
+    Args:
+        config: What is to be validated.
+        report_path: Where to write the data report, one HTML page.
+        problems_path: Where to write every problem, one JSON object a line.
+        bad_rows_path: Where to write the bad rows, as they stand in their files.
+        tell: Called with each line that a person should read.
+
+    Raises:
+        DataError: If a dataset cannot be used; the files are written all the same.
+    """
+    tunes = bool(config.prompt_dataset and config.preference_dataset)
+    training = Training(
+        load_text_format=lambda: _text_format(config, tell),
+        batch_size=config.batch_size,
+        reward_model_train_steps=config.reward_model_train_steps,
+        # Prompts alone are answered, not trained on.
+        reinforcement_learning_train_steps=config.reinforcement_learning_train_steps if tunes else 0,
+    )
+    check = check_datasets(
+        prompt_dataset=config.prompt_dataset,
+        preference_dataset=config.preference_dataset,
+        eval_dataset=config.eval_dataset,
+        instruction=config.instruction,
+        max_bad_rows=config.max_bad_rows,
+        training=training,
+        problems_path=problems_path,
+        bad_rows_path=bad_rows_path,
+    )
+    write_data_report(check.summary, report_path)
+    if check.problems:
+        raise DataError(
+            f"{check.problems}\nAll problems: {problems_path}\nBad rows: {bad_rows_path}\nReport: {report_path}"
+        )
+    tell("Rows: " + ", ".join(f"{name} {count:,}" for name, count in check.counts.items()))
+    for warning in check.warnings:
+        tell(f"Warning: {warning}")
+    return check
+
+
+def _text_format(config: ValidationConfig, tell: Callable[[str], None]) -> TextFormat | None:
+    """Return what counts tokens as training will, or None, and say why, where the tokenizer cannot be had."""
+    if not config.large_model_reference:
+        return None
+    from rlhf_tuning.tokenizer import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(config.large_model_reference)
+    except ModelError as error:
+        tell(f"Lengths are counted in characters, not in tokens: {error}")
+        return None
+    return TextFormat(
+        tokenizer,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
