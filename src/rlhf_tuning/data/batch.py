@@ -1,6 +1,6 @@
 """Rows on their way through the checks: many at a time, as canonical lines and as arrays."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import NamedTuple, TypeAlias
@@ -29,16 +29,22 @@ class Columns(NamedTuple):
     """Rows of one kind by column; what a format makes of its rows.
 
     Args:
-        prompts: Canonical conversations.
+        prompts: Canonical conversations, without what they all begin and end with.
+        begin: What every conversation begins with.
+        end: What every conversation ends with.
+        keys: What tells the conversations apart, as `rows.prompt_key` gives it.
         chosen: The preferred answers; empty for prompts.
         rejected: The other answers; empty for prompts.
         first_chosen: Whether the first candidate is the preferred one; empty where a format has no order.
-        texts: Every value of the rows that must be a string and not blank.
+        texts: Every value of the rows, beside their answers, that must be a string and not blank.
         open_texts: Every value that must be a string and may be blank.
-        quotes: How many quotation marks the rows have outside these values when each key stands once.
+        quotes: How many quotation marks the rows have outside these values and the answers when each key stands once.
     """
 
-    prompts: Sequence[bytes]
+    prompts: Sequence[JsonString]
+    begin: bytes
+    end: bytes
+    keys: Sequence[JsonString]
     chosen: Sequence[JsonString]
     rejected: Sequence[JsonString]
     first_chosen: Sequence[bool]
@@ -79,32 +85,59 @@ class Batch:
         return self.encoded[int(self.ends[index - 1]) if index else 0 : int(self.ends[index])]
 
 
-def make_batch(kind: Kind, format: str, columns: Columns, line_numbers: Integers) -> Batch:
-    """Encode and hash rows."""
+def make_batch(
+    kind: Kind, format: str, columns: Columns, line_numbers: Integers, answer_sizes: Integers | None = None
+) -> Batch:
+    """Encode and hash rows.
+
+    Args:
+        kind: Of every row.
+        format: Name of their row format.
+        columns: The rows.
+        line_numbers: [rows] where they stand.
+        answer_sizes: [2, rows] bytes of the chosen and the rejected answers, where they are known already.
+    """
     rows = len(columns.prompts)
-    prompts = columns.prompts
-    parts: list[Iterable[JsonString]] = [repeat(_BEGIN, rows), prompts]
+    begin, end = _BEGIN + columns.begin, columns.end
     hashes = np.zeros((rows, 3, 2), np.uint64)
     sizes = np.zeros((rows, 3), np.int64)
-    hashes[:, PROMPT] = _hashes(prompts)
-    sizes[:, PROMPT] = _sizes(prompts)
-    constant = len(_BEGIN) + len(_END)
+    hashes[:, PROMPT] = _hashes(columns.keys)
+    sizes[:, PROMPT] = text_sizes(columns.prompts) + len(columns.begin) + len(columns.end)
     if kind == "preference":
-        parts += [repeat(_CHOSEN), columns.chosen, repeat(_REJECTED), columns.rejected]
+        if answer_sizes is None:
+            answer_sizes = np.stack([text_sizes(columns.chosen), text_sizes(columns.rejected)])
         hashes[:, CHOSEN], hashes[:, REJECTED] = _hashes(columns.chosen), _hashes(columns.rejected)
-        sizes[:, CHOSEN], sizes[:, REJECTED] = _sizes(columns.chosen), _sizes(columns.rejected)
-        constant += len(_CHOSEN) + len(_REJECTED)
-    parts.append(repeat(_END))
+        sizes[:, CHOSEN:] = answer_sizes.T
+        parts = zip(
+            repeat(begin),
+            columns.prompts,
+            repeat(end + _CHOSEN),
+            columns.chosen,
+            repeat(_REJECTED),
+            columns.rejected,
+            repeat(_END),
+            strict=False,
+        )
+        constant = len(_BEGIN) + len(_CHOSEN) + len(_REJECTED) + len(_END)
+        encoded = b"".join(chain.from_iterable(parts))
+    else:
+        constant = len(_BEGIN) + len(_END)
+        encoded = b"".join(chain.from_iterable(zip(repeat(begin), columns.prompts, repeat(end + _END), strict=False)))
     return Batch(
         kind=kind,
         format=format,
-        encoded=b"".join(chain.from_iterable(zip(*parts, strict=False))),
+        encoded=encoded,
         ends=np.cumsum(sizes.sum(axis=1) + constant),
         line_numbers=line_numbers,
         hashes=hashes,
         sizes=sizes,
         first_chosen=np.array(columns.first_chosen, dtype=np.bool_),
     )
+
+
+def text_sizes(texts: Sequence[JsonString]) -> Integers:
+    """Return [texts] how many bytes each has."""
+    return np.fromiter(map(len, texts), np.int64, len(texts))
 
 
 def is_blank(text: JsonString) -> bool:
@@ -115,10 +148,6 @@ def is_blank(text: JsonString) -> bool:
 
 def _hashes(texts: Sequence[JsonString]) -> Hashes:
     return np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, texts)), "<u8").reshape(len(texts), 2)
-
-
-def _sizes(texts: Sequence[JsonString]) -> Integers:
-    return np.fromiter(map(len, texts), np.int64, len(texts))
 
 
 def mix(*words: Hashes) -> Hashes:

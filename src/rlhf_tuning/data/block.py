@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from rlhf_tuning.data.batch import CHOSEN, REJECTED, Batch, Columns, is_blank, make_batch
+from rlhf_tuning.data.batch import CHOSEN, REJECTED, Batch, Columns, Integers, is_blank, make_batch, text_sizes
 from rlhf_tuning.data.formats import Format
 from rlhf_tuning.data.rows import Kind, encode_text
 
@@ -60,10 +60,11 @@ def read_block(block: bytes, first_line: int, row_format: Format, kind: Kind, *,
     if not _one_row_a_line(array, len(rows)):
         return None
     columns: Columns | None = many.columns(rows, instruction=instruction)
-    if columns is None or not _texts_are_good(array, columns):
+    if columns is None or (sizes := _sizes_if_good(array, columns)) is None:
         return None
     lines = np.arange(first_line, first_line + len(rows), dtype=np.int64)
-    batch = make_batch(kind, row_format.name, columns, lines)
+    answer_sizes = sizes.reshape(2, -1) if kind == "preference" else None
+    batch = make_batch(kind, row_format.name, columns, lines, answer_sizes)
     if kind == "preference" and (batch.hashes[:, CHOSEN] == batch.hashes[:, REJECTED]).all(axis=1).any():
         return None
     return batch
@@ -92,8 +93,8 @@ def _check_utf8(block: bytes, array: Bytes) -> None:
 
 def _has_other_escapes(array: Bytes) -> bool:
     """Say whether a backslash stands before a `u` or a `/`."""
-    following = array[np.flatnonzero(array == _BACKSLASH) + 1]
-    return bool(((following == _U) | (following == _SLASH)).any())
+    following = (array == _U) | (array == _SLASH)
+    return bool((following[1:] & (array == _BACKSLASH)[:-1]).any())
 
 
 def _canonical_escape(match: re.Match[bytes]) -> bytes:
@@ -112,21 +113,26 @@ def _one_row_a_line(array: Bytes, rows: int) -> bool:
     return bool(len(newlines) == rows and closed and opened)
 
 
-def _texts_are_good(array: Bytes, columns: Columns) -> bool:
-    """Say whether every text is a string and not blank, and no key stands twice."""
-    texts = [*columns.texts, *columns.open_texts]
+def _sizes_if_good(array: Bytes, columns: Columns) -> Integers | None:
+    """Return the sizes of the chosen and then the rejected answers.
+
+    Or None, where a text is no string or is blank, or a key stands twice.
+    """
+    texts = [*columns.open_texts, *columns.texts, *columns.chosen, *columns.rejected]
     joined = np.frombuffer(b"".join((*texts, b"  ")), np.uint8)
-    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    sizes = text_sizes(texts)
     starts = np.cumsum(sizes) - sizes
     if not (joined[starts] == _QUOTE).all():
-        return False
+        return None
     # A repeated key brings its quotation marks, and those of the value that it replaces.
     if np.count_nonzero(array == _QUOTE) != columns.quotes + np.count_nonzero(joined == _QUOTE):
-        return False
+        return None
     first, second = joined[starts + 1], joined[starts + 2]
-    visible = _visible(first) | ((first == _SPACE) & _visible(second))
-    doubtful = np.flatnonzero(~visible[: len(columns.texts)])
-    return not any(is_blank(texts[index]) for index in doubtful.tolist())
+    doubtful = np.flatnonzero(~(_visible(first) | ((first == _SPACE) & _visible(second)))).tolist()
+    may_be_blank = len(columns.open_texts)
+    if any(is_blank(texts[index]) for index in doubtful if index >= may_be_blank):
+        return None
+    return sizes[may_be_blank + len(columns.texts) :]
 
 
 def _visible(characters: Bytes) -> npt.NDArray[np.bool_]:

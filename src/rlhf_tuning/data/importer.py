@@ -32,7 +32,7 @@ from rlhf_tuning.limits import check_limits
 MAX_EVAL_PREFERENCES = 500
 
 _BEFORE_PROMPT = len(b'{"prompt": ')
-_COPY_BYTES = 2**20
+_COPY_BYTES = 2**18
 _INDEX_ROWS = 2**18
 
 
@@ -296,14 +296,15 @@ def _held_out_rows(file: ScannedFile, chosen: Hashes) -> Iterator[tuple[int, int
             gap += int(ends[-1]) - done
 
 
-def _copy(source: BinaryIO, target: BinaryIO, size: int = -1) -> None:
+def _copy(source: BinaryIO, target: BinaryIO, size: int | None = None) -> None:
     """Copy so many bytes, or all that are left."""
-    while size:
-        content = source.read(_COPY_BYTES if size < 0 else min(_COPY_BYTES, size))
-        if not content:
+    buffer = memoryview(bytearray(_COPY_BYTES))
+    while size is None or size > 0:
+        count = source.readinto(buffer if size is None else buffer[:size])  # type: ignore[attr-defined]
+        if not count:
             return
-        target.write(content)
-        size -= len(content) if size > 0 else 0
+        target.write(buffer[:count])
+        size = None if size is None else size - count
 
 
 def _check_unchanged(parameter: str, data: ScannedDataset, expected: str, problems: Problems) -> None:

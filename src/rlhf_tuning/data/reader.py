@@ -14,7 +14,7 @@ from rlhf_tuning.data.batch import Batch, Columns, make_batch
 from rlhf_tuning.data.block import read_block
 from rlhf_tuning.data.formats import Format, parse_line
 from rlhf_tuning.data.problems import Fault, Problem, Problems
-from rlhf_tuning.data.rows import Kind, Row, encode_prompt, encode_text
+from rlhf_tuning.data.rows import Kind, Row, encode_prompt, encode_text, prompt_key
 from rlhf_tuning.data.sources import LINE_BYTES, LongLine, Source, UnreadableError, read_blocks
 from rlhf_tuning.errors import ParameterError
 
@@ -184,6 +184,9 @@ def _batch_of(row_format: Format, rows: list[Row], line_numbers: list[int]) -> B
     kind = rows[0].kind
     columns = Columns(
         prompts=[encode_prompt(row.prompt) for row in rows],
+        begin=b"",
+        end=b"",
+        keys=[prompt_key(row.prompt) for row in rows],
         chosen=[encode_text(row.chosen or "") for row in rows] if kind == "preference" else (),
         rejected=[encode_text(row.rejected or "") for row in rows] if kind == "preference" else (),
         first_chosen=[bool(row.first_chosen) for row in rows] if rows[0].first_chosen is not None else (),

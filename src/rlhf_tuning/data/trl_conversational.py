@@ -12,11 +12,12 @@ from typing import Literal
 
 from msgspec import Raw, Struct
 
-from rlhf_tuning.data.batch import Columns
+from rlhf_tuning.data.batch import Columns, JsonString
 from rlhf_tuning.data.fields import check_different, check_ends, check_fields, kind_of, read_objects, read_text
 from rlhf_tuning.data.problems import Fault, describe
 from rlhf_tuning.data.rows import Conversation, Kind, Row, encode_text, encode_turn, join_turns
 from rlhf_tuning.data.trl_standard import PREFERENCE
+from rlhf_tuning.data.vertex_chat import conversations
 
 FIELDS = "prompt, an array of messages"
 _ROLES = ("system", "user", "assistant")
@@ -110,6 +111,7 @@ def prompt_columns(rows: Sequence[Prompt | Preference], *, instruction: str) -> 
     """Return prompt rows by column, or None where a row needs a closer look."""
     default = [encode_turn("system", encode_text(instruction))] if instruction else []
     prompts: list[bytes] = []
+    keys: list[JsonString] = []
     texts: list[Raw] = []
     for row in rows:
         roles = [message.role for message in row.prompt]
@@ -119,7 +121,8 @@ def prompt_columns(rows: Sequence[Prompt | Preference], *, instruction: str) -> 
         texts += [message.content for message in row.prompt]
         turns = [encode_turn(message.role, message.content) for message in row.prompt]
         prompts.append(join_turns(turns if begin else [*default, *turns]))
-    return Columns(prompts, (), (), (), texts, (), 2 * len(rows) + 6 * len(texts))
+        keys.append(prompts[-1] if default or len(turns) > 1 else row.prompt[0].content)
+    return conversations(prompts, keys, texts, (), 2 * len(rows) + 6 * len(texts))
 
 
 def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Columns | None:
@@ -133,6 +136,5 @@ def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Colum
     return columns and columns._replace(
         chosen=chosen,
         rejected=rejected,
-        texts=[*columns.texts, *chosen, *rejected],
         quotes=columns.quotes + 16 * len(rows),
     )

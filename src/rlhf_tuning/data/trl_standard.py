@@ -14,7 +14,7 @@ from rlhf_tuning.data.batch import Columns
 from rlhf_tuning.data.fields import check_different, check_fields, kind_of, read_text
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Kind, Row
-from rlhf_tuning.data.vertex_text import user_prompts
+from rlhf_tuning.data.vertex_text import user_columns
 
 FIELDS = "prompt"
 PREFERENCE = ("prompt", "chosen", "rejected")
@@ -58,14 +58,11 @@ def parse(
 
 def prompt_columns(rows: Sequence[Prompt], *, instruction: str) -> Columns | None:
     """Return prompt rows by column."""
-    texts = [row.prompt for row in rows]
-    return Columns(user_prompts(texts, instruction), (), (), (), texts, (), 2 * len(rows))
+    return user_columns([row.prompt for row in rows], instruction)
 
 
 def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Columns | None:
     """Return preference rows by column."""
-    texts = [row.prompt for row in rows]
-    chosen = [row.chosen for row in rows]
-    rejected = [row.rejected for row in rows]
-    prompts = user_prompts(texts, instruction)
-    return Columns(prompts, chosen, rejected, (), [*texts, *chosen, *rejected], (), 6 * len(rows))
+    return user_columns([row.prompt for row in rows], instruction)._replace(
+        chosen=[row.chosen for row in rows], rejected=[row.rejected for row in rows], quotes=6 * len(rows)
+    )

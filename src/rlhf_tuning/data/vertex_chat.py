@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from rlhf_tuning.data.batch import Columns, is_blank
+from rlhf_tuning.data.batch import Columns, JsonString, is_blank
 from rlhf_tuning.data.fields import (
     PREFERENCE_FIELDS,
     check_ends,
@@ -116,7 +116,6 @@ def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Colum
         chosen=chosen,
         rejected=rejected,
         first_chosen=[not row.choice for row in rows],
-        texts=[*columns.texts, *chosen, *rejected],
         quotes=columns.quotes + 6 * len(rows),
     )
 
@@ -125,6 +124,7 @@ def conversation_columns(rows: Sequence[Prompt | Preference], *, instruction: st
     """Return the conversations of rows, and what is to be checked of them."""
     default = [encode_turn("system", encode_text(instruction))] if instruction else []
     prompts: list[bytes] = []
+    keys: list[bytes | Raw] = []
     texts: list[Raw] = []
     contexts: list[Raw] = []
     quotes = 2 * len(rows)
@@ -140,5 +140,29 @@ def conversation_columns(rows: Sequence[Prompt | Preference], *, instruction: st
             turns = [] if is_blank(context) else [encode_turn("system", context)]
         texts += [message.content for message in messages]
         quotes += 6 * len(messages)
-        prompts.append(join_turns([*turns, *(encode_turn(message.author, message.content) for message in messages)]))
-    return Columns(prompts, (), (), (), texts, contexts, quotes)
+        prompt = join_turns([*turns, *(encode_turn(message.author, message.content) for message in messages)])
+        prompts.append(prompt)
+        keys.append(prompt if turns or len(messages) > 1 else messages[0].content)
+    return conversations(prompts, keys, texts, contexts, quotes)
+
+
+def conversations(
+    prompts: Sequence[bytes],
+    keys: Sequence[JsonString],
+    texts: Sequence[JsonString],
+    contexts: Sequence[JsonString],
+    quotes: int,
+) -> Columns:
+    """Return prompts by column, from their encoded conversations."""
+    return Columns(
+        prompts=prompts,
+        begin=b"",
+        end=b"",
+        keys=keys,
+        chosen=(),
+        rejected=(),
+        first_chosen=(),
+        texts=texts,
+        open_texts=contexts,
+        quotes=quotes,
+    )

@@ -86,6 +86,5 @@ def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Colum
         chosen=chosen,
         rejected=rejected,
         first_chosen=first_chosen,
-        texts=[*columns.texts, *chosen, *rejected],
         quotes=columns.quotes + 6 * len(rows),
     )

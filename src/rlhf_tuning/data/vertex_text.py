@@ -55,24 +55,34 @@ def parse(
 
 def prompt_columns(rows: Sequence[Prompt], *, instruction: str) -> Columns | None:
     """Return prompt rows by column."""
-    texts = [row.input_text for row in rows]
-    return Columns(user_prompts(texts, instruction), (), (), (), texts, (), 2 * len(rows))
+    return user_columns([row.input_text for row in rows], instruction)
 
 
 def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Columns | None:
     """Return preference rows by column."""
-    texts = [row.input_text for row in rows]
-    chosen = [row.candidate_1 if row.choice else row.candidate_0 for row in rows]
-    rejected = [row.candidate_0 if row.choice else row.candidate_1 for row in rows]
-    first_chosen = [not row.choice for row in rows]
-    prompts = user_prompts(texts, instruction)
-    return Columns(prompts, chosen, rejected, first_chosen, [*texts, *chosen, *rejected], (), 8 * len(rows))
+    return user_columns([row.input_text for row in rows], instruction)._replace(
+        chosen=[row.candidate_1 if row.choice else row.candidate_0 for row in rows],
+        rejected=[row.candidate_0 if row.choice else row.candidate_1 for row in rows],
+        first_chosen=[not row.choice for row in rows],
+        quotes=8 * len(rows),
+    )
 
 
-def user_prompts(texts: Sequence[JsonString], instruction: str) -> list[bytes]:
-    """Return conversations of one user turn each, from their texts."""
-    begin, end = b'[{"role": "user", "content": ', b"}]"
+def user_columns(texts: Sequence[JsonString], instruction: str) -> Columns:
+    """Return prompts of one user turn each by column, from their texts. One key a row is counted in `quotes`."""
+    contents = texts
     if instruction:
-        begin += encode_text(f"{instruction}\n\n")[:-1]
-        return [b"".join((begin, bytes(text)[1:], end)) for text in texts]
-    return [b"".join((begin, text, end)) for text in texts]
+        begin = encode_text(f"{instruction}\n\n")[:-1]
+        contents = [begin + bytes(text)[1:] for text in texts]
+    return Columns(
+        prompts=contents,
+        begin=b'[{"role": "user", "content": ',
+        end=b"}]",
+        keys=contents,
+        chosen=(),
+        rejected=(),
+        first_chosen=(),
+        texts=texts,
+        open_texts=(),
+        quotes=2 * len(texts),
+    )
