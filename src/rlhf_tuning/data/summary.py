@@ -1,0 +1,123 @@
+"""What is in datasets that were read to their end: the figures behind the warnings and the data report."""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from rlhf_tuning.data.problems import Problem
+from rlhf_tuning.data.rows import Conversation, Kind
+
+
+class Example(NamedTuple):
+    """A row that shows a finding. `location` is `file:line`; `text` says or quotes what is to be seen there."""
+
+    location: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is suspicious in valid data.
+
+    Args:
+        code: Stable name, such as `position_bias`.
+        parameter: The dataset's parameter.
+        message: What was found, with its numbers, and what to do about it.
+        examples: Some of the rows; untrusted text.
+    """
+
+    code: str
+    parameter: str
+    message: str
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """How long one part of the rows is.
+
+    Args:
+        part: `prompt`, `chosen` or `rejected`.
+        unit: `tokens` where the model's tokenizer was at hand, else `characters`.
+        values: One length a row of the sample, before anything is cut.
+        limit: The parameter's limit in tokens, or None where the unit is characters.
+    """
+
+    part: Literal["prompt", "chosen", "rejected"]
+    unit: Literal["tokens", "characters"]
+    values: tuple[int, ...]
+    limit: int | None = None
+
+    @property
+    def cut(self) -> int:
+        """Return how many rows of the sample are longer than the limit."""
+        return 0 if self.limit is None else sum(value > self.limit for value in self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledRow:
+    """A row as the report shows it; untrusted text. `chosen` and `rejected` are None for a prompt."""
+
+    location: str
+    prompt: Conversation
+    chosen: str | None = None
+    rejected: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary:
+    """One dataset.
+
+    Args:
+        parameter: `preference_dataset`, `prompt_dataset` or `eval_dataset`.
+        reference: What the parameter held.
+        kind: What its rows are.
+        files: How many files it has.
+        rows: Good rows.
+        set_aside: Bad rows that `max_bad_rows` let pass.
+        distinct_prompts: How many different prompts the good rows have.
+        fingerprint: Of the content.
+        formats: Row format to number of rows.
+        first_chosen: How many rows choose the first candidate; None where the format has no order.
+        longer_chosen: How many rows choose the longer answer.
+        equally_long: How many rows have answers of the same length.
+        sampled: How many rows the lengths and scripts were measured on: all, up to a stated number.
+        lengths: Of prompts and answers.
+        scripts: Writing system, such as `Latin`, to the number of sampled rows mostly written in it.
+        examples: A few rows.
+    """
+
+    parameter: str
+    reference: str
+    kind: Kind
+    files: int
+    rows: int
+    set_aside: int
+    distinct_prompts: int
+    fingerprint: str
+    formats: dict[str, int]
+    first_chosen: int | None = None
+    longer_chosen: int | None = None
+    equally_long: int = 0
+    sampled: int = 0
+    lengths: tuple[Lengths, ...] = ()
+    scripts: dict[str, int] = field(default_factory=dict)
+    examples: tuple[SampledRow, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSummary:
+    """Everything that a check of datasets found.
+
+    Args:
+        datasets: In the order preferences, prompts, evaluation, as far as given.
+        findings: Warnings, most serious first.
+        problem_counts: Code to number of problems; empty where the data can be used (or bad rows were set aside).
+        problems: The first of each code.
+        usable: Whether a run may start.
+    """
+
+    datasets: tuple[DatasetSummary, ...]
+    findings: tuple[Finding, ...] = ()
+    problem_counts: dict[str, int] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    usable: bool = True
