@@ -1,22 +1,8 @@
-"""One HTML file that says what a run achieved: the verdict first, then the numbers, the curves and the answers.
+"""One HTML page that says what a run achieved: the verdict first, then the numbers, the curves and the answers."""
 
-The file needs nothing else: no network, no other file, and no script to be read. Whatever comes from a dataset, a
-model or a user is escaped, and a content security policy lets only this page's own style and script run, known by their
-digests.
-"""
-
-import base64
-import hashlib
 import json
-import os
-import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib import resources
-from pathlib import Path
-from string import Template
 from typing import Literal
 
 from rlhf_tuning.charts import IntervalRow, histogram_pair, interval_plot, line_chart
@@ -33,15 +19,24 @@ from rlhf_tuning.comparison import (
     summarize,
     verdict,
 )
+from rlhf_tuning.page import (
+    VALUE_BYTES,
+    Section,
+    conversation,
+    grid,
+    render_page,
+    said,
+    text,
+    values_table,
+    write_page,
+)
 from rlhf_tuning.statistics import wilson_interval
 
 #: At least this many pairs of answers are shown, if there are so many, and as many more as fit.
 LEAST_PAIRS = 50
 
-# The page stays below 3 MB: this much for answers, and no single text may take more than its share of it.
+# The page stays below 3 MB: this much for answers.
 _ANSWER_BYTES = 2_000_000
-_TEXT_BYTES = 8_000
-_VALUE_BYTES = 2_000
 
 _REINFORCEMENT_CHARTS = (
     ("reward", "Reward", False),
@@ -52,10 +47,6 @@ _REINFORCEMENT_CHARTS = (
     ("learning_rate", "Learning rate", False),
 )
 _REWARD_MODEL_CHARTS = (("loss", "Loss", False), ("accuracy", "Accuracy on the training batch", True))
-
-# Characters that reorder the text around them: shown by their number, so that no answer can disguise another.
-_DIRECTION_MARKS = re.compile("[\u202a-\u202e\u2066-\u2069]")
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]|[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,91 +124,39 @@ class RunReport:
 
 def write_report(report: RunReport, path: str) -> None:
     """Write `report` as one HTML file at `path`; a report that is there stays until the new one is whole."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, staging = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=target.parent)
-    try:
-        with open(descriptor, "w", encoding="utf-8", errors="replace", newline="\n") as stream:
-            stream.write(render_report(report))
-        Path(staging).chmod(0o644)
-        os.replace(staging, target)
-    finally:
-        Path(staging).unlink(missing_ok=True)
+    write_page(render_report(report), path)
 
 
 def render_report(report: RunReport) -> str:
     """Return the HTML of `report`."""
     summary = summarize(report.pairs, scorer_name=report.scorer_name)
-    # Each section: its id, its heading, and its HTML, which is empty when there is nothing to say.
     sections = [
-        ("numbers", "Base against tuned" if summary.compared else "The answers in numbers", _numbers(summary)),
-        ("spread", "", _histograms(report, summary)),
-        ("learning", "Reinforcement learning", _reinforcement(report)),
-        ("reward-model", "Reward model", _reward_model(report.reward_model)),
-        ("answers", "Answers side by side" if summary.compared else "Answers", _answers(report, summary)),
-        ("inputs", "What went in, what came out", _inputs(report)),
+        Section("numbers", "Base against tuned" if summary.compared else "The answers in numbers", _numbers(summary)),
+        Section("spread", "", _histograms(report, summary)),
+        Section("learning", "Reinforcement learning", _reinforcement(report)),
+        Section("reward-model", "Reward model", _reward_model(report.reward_model)),
+        Section("answers", "Answers side by side" if summary.compared else "Answers", _answers(report, summary)),
+        Section("inputs", "What went in, what came out", _inputs(report)),
     ]
-    present = [section for section in sections if section[2]]
-    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in present if heading)
-    body = [
-        _header(report, summary),
-        f"<main>{_verdict(summary)}<nav>{links}</nav>" if present else f"<main>{_verdict(summary)}",
-        *(
-            f'<section id="{name}">{f"<h2>{heading}</h2>" if heading else ""}{content}</section>'
-            for name, heading, content in present
-        ),
-        "</main><footer>Intervals are 95%: Tango's for win rates and differences of shares, Wilson's for shares, "
-        "Student's t for means and their differences. A tie counts half. Made by rlhf-pipelines.</footer>",
-    ]
-    template = resources.files("rlhf_tuning").joinpath("report_template.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        policy=_content_policy(template), title=_text(report.title, _VALUE_BYTES, marks=False), body="\n".join(body)
+    return render_page(
+        kicker="RLHF run report",
+        title=report.title,
+        facts=[
+            ("Base model", report.base_model),
+            ("Tuned model", report.tuned_model),
+            ("Held-out prompts", f"{summary.n:,}" if summary.n else ""),
+            ("Made", report.created),
+        ],
+        verdict=_verdict(summary),
+        sections=sections,
+        footer="Intervals are 95%: Tango's for win rates and differences of shares, Wilson's for shares, "
+        "Student's t for means and their differences. A tie counts half.",
     )
-
-
-def _content_policy(template: str) -> str:
-    """Allow the page's own style and script by their digests, and nothing else from anywhere."""
-    rules = ["default-src 'none'", "base-uri 'none'", "form-action 'none'"]
-    for kind in ("style", "script"):
-        (content,) = re.findall(f"<{kind}>(.*?)</{kind}>", template, re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        rules.append(f"{kind}-src 'sha256-{digest}'")
-    return "; ".join(rules)
-
-
-def _text(value: str, most_bytes: int = _TEXT_BYTES, *, marks: bool = True) -> str:
-    """Escape text from outside, cut so that its HTML takes at most `most_bytes`, with direction marks made visible."""
-
-    def mark(match: re.Match[str]) -> str:
-        name = f"U+{ord(match[0]):04X}"
-        return f'<span class="mark">{name}</span>' if marks else name
-
-    kept = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:most_bytes])
-    shown = _DIRECTION_MARKS.sub(mark, escape(kept))
-    while (size := len(shown.encode())) > most_bytes:
-        kept = kept[: min(len(kept) - 1, len(kept) * most_bytes // size)]
-        shown = _DIRECTION_MARKS.sub(mark, escape(kept))
-    if left_out := len(value) - len(kept):
-        rest = f"… ({left_out:,} more characters)"
-        shown += f' <span class="soft">{rest}</span>' if marks else rest
-    return shown
-
-
-def _header(report: RunReport, summary: Summary) -> str:
-    facts = [
-        ("Base model", report.base_model),
-        ("Tuned model", report.tuned_model),
-        ("Held-out prompts", f"{summary.n:,}" if summary.n else ""),
-        ("Made", report.created),
-    ]
-    shown = "".join(f"<span>{label} <b>{_text(value, _VALUE_BYTES)}</b></span>" for label, value in facts if value)
-    title = _text(report.title, _VALUE_BYTES)
-    return f'<header><p class="kicker">RLHF run report</p><h1>{title}</h1><div class="facts">{shown}</div></header>'
 
 
 def _verdict(summary: Summary) -> str:
     headline, sentences = verdict(summary)
-    paragraphs = "".join(f"<p>{_text(sentence)}</p>" for sentence in sentences)
+    paragraphs = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
     measured = [wins for wins in (summary.true_score, summary.reward) if wins]
     picture = ""
     if measured:
@@ -254,7 +193,7 @@ def _numbers(summary: Summary) -> str:
             cells.append(f'<td class="n">{value}<small>{interval}</small></td>')
         counted = max(estimate.n for estimate, _ in estimates if estimate)
         lines.append(
-            f'<tr><th scope="row">{_text(row.label)}</th>{"".join(cells)}<td class="n soft">{counted:,}</td></tr>'
+            f'<tr><th scope="row">{text(row.label)}</th>{"".join(cells)}<td class="n soft">{counted:,}</td></tr>'
         )
     names = ["Base", "Tuned", "Difference"] if summary.compared else ["Answers"]
     heads = "".join(f'<th scope="col" class="n">{name}</th>' for name in names)
@@ -289,11 +228,7 @@ def _histograms(report: RunReport, summary: Summary) -> str:
     if true_scores["tuned"]:
         name = report.scorer_name
         charts.append(histogram_pair(name[:1].upper() + name[1:], groups(true_scores), x_label=name))
-    return _grid(charts)
-
-
-def _grid(charts: Sequence[str]) -> str:
-    return f'<div class="grid">{"".join(f"<div class=card>{chart}</div>" for chart in charts)}</div>' if charts else ""
+    return grid(charts)
 
 
 def _curves(history: Sequence[Mapping[str, float]], charts: Sequence[tuple[str, str, bool]]) -> list[str]:
@@ -306,7 +241,7 @@ def _curves(history: Sequence[Mapping[str, float]], charts: Sequence[tuple[str, 
 
 
 def _reinforcement(report: RunReport) -> str:
-    curves = _grid(_curves(report.reinforcement, _REINFORCEMENT_CHARTS))
+    curves = grid(_curves(report.reinforcement, _REINFORCEMENT_CHARTS))
     if curves and not any("kl" in record for record in report.reinforcement):
         curves = '<p class="soft">No KL curve: the reference model was not used in training.</p>' + curves
     return curves
@@ -331,9 +266,9 @@ def _reward_model(part: RewardModelPart | None) -> str:
         if held and held.n
     ]
     plot = interval_plot("Agreement with people, with its 95% interval", rows, reference_label="chance") if rows else ""
-    curves = _grid(_curves(part.history, _REWARD_MODEL_CHARTS))
-    said = f'<div class="card gap"><div class="intervals">{plot}</div></div>' if plot else ""
-    return said + curves
+    curves = grid(_curves(part.history, _REWARD_MODEL_CHARTS))
+    measured_plot = f'<div class="card gap"><div class="intervals">{plot}</div></div>' if plot else ""
+    return measured_plot + curves
 
 
 def _answers(report: RunReport, summary: Summary) -> str:
@@ -358,7 +293,7 @@ def _answers(report: RunReport, summary: Summary) -> str:
     filters = [("all", f"All {len(shown):,}")]
     if any(counts.values()):
         by = report.scorer_name if measure == "true_score" else "reward"
-        notes.append(f"Won, tied, lost: what the tuned model's answer did, by {_text(by)}.")
+        notes.append(f"Won, tied, lost: what the tuned model's answer did, by {text(by)}.")
         filters += [(name, f"{word} {counts[name]:,}") for name, word in _OUTCOME_WORDS.items()]
     picks = "".join(
         f'<input class="pick" type="radio" name="pick" id="{name}"{" checked" if name == "all" else ""}>'
@@ -386,32 +321,13 @@ def _pair(index: int, pair: AnswerPair, outcome: Literal["win", "tie", "loss"] |
     sides.append(_side("tuned", "Tuned" if pair.base else "Answer", pair.tuned, scorer_name))
     return (
         f'<article class="card pair {outcome or ""}"><header><span class="soft">{index}</span>'
-        f'<div class="ask">{_conversation(pair.prompt)}</div>{badge}</header>'
+        f'<div class="ask">{conversation(pair.prompt)}</div>{badge}</header>'
         f'<div class="sides">{"".join(sides)}</div></article>'
     )
 
 
-def _conversation(turns: Sequence[Mapping[str, object]]) -> str:
-    if len(turns) == 1:
-        return f'<div class="said" dir="auto">{_text(str(turns[0].get("content", "")))}</div>'
-    # Many turns share what one text may take, so that a long conversation does not push out the others.
-    most = max(200, _TEXT_BYTES // max(1, len(turns)))
-    shown = [
-        f'<div class="role">{_text(str(turn.get("role", "")), 100)}</div>'
-        f'<div class="said" dir="auto">{_text(str(turn.get("content", "")), most)}</div>'
-        for turn in turns[:40]
-    ]
-    if len(turns) > 40:
-        shown.append(f'<div class="soft">… ({len(turns) - 40} more turns)</div>')
-    return "".join(shown)
-
-
 def _side(kind: str, name: str, answer: ScoredAnswer, scorer_name: str) -> str:
-    said = (
-        f'<div class="said" dir="auto">{_text(answer.text)}</div>'
-        if answer.text.strip()
-        else '<div class="said soft"><em>empty answer</em></div>'
-    )
+    shown = said(answer.text) if answer.text.strip() else '<div class="said soft"><em>empty answer</em></div>'
     scores = [f"{answer.tokens:,} token{'' if answer.tokens == 1 else 's'}"]
     if not answer.ended:
         scores.append("cut at the length limit")
@@ -420,23 +336,23 @@ def _side(kind: str, name: str, answer: ScoredAnswer, scorer_name: str) -> str:
     if answer.reward is not None:
         scores.insert(0, f"reward {_minus(number(answer.reward))}")
     if answer.true_score is not None:
-        scores.insert(0, f"{_text(scorer_name, 100)} {_minus(number(answer.true_score))}")
+        scores.insert(0, f"{text(scorer_name, 100)} {_minus(number(answer.true_score))}")
     line = " · ".join(scores)
-    return f'<div class="side {kind}"><h3>{name}</h3>{said}<div class="scores">{line}</div></div>'
+    return f'<div class="side {kind}"><h3>{name}</h3>{shown}<div class="scores">{line}</div></div>'
 
 
 def _inputs(report: RunReport) -> str:
     blocks = []
     if report.command:
-        blocks.append(f"<h3>Call the model</h3><pre class=command><code>{_text(report.command)}</code></pre>")
+        blocks.append(f"<h3>Call the model</h3><pre class=command><code>{text(report.command)}</code></pre>")
     if report.files:
-        blocks.append("<h3>Files</h3>" + _pairs_table(report.files))
+        blocks.append("<h3>Files</h3>" + _settings(report.files))
     if report.data:
         rows = "".join(
-            f'<tr><th scope="row">{_text(source.name)}'
-            + (f"<br><code class=soft>{_text(source.path, _VALUE_BYTES)}</code>" if source.path else "")
+            f'<tr><th scope="row">{text(source.name)}'
+            + (f"<br><code class=soft>{text(source.path, VALUE_BYTES)}</code>" if source.path else "")
             + f'</th><td class="n">{source.rows:,}</td>'
-            f"<td><code>{_text(source.fingerprint, _VALUE_BYTES)}</code></td></tr>"
+            f"<td><code>{text(source.fingerprint, VALUE_BYTES)}</code></td></tr>"
             for source in report.data
         )
         heads = (
@@ -451,20 +367,16 @@ def _inputs(report: RunReport) -> str:
         settings = {"seed": report.seed, **settings}
     columns = []
     if settings:
-        columns.append("<div><h3>Parameters</h3>" + _pairs_table(settings) + "</div>")
+        columns.append("<div><h3>Parameters</h3>" + _settings(settings) + "</div>")
     if report.versions:
-        columns.append("<div><h3>Versions</h3>" + _pairs_table(report.versions) + "</div>")
+        columns.append("<div><h3>Versions</h3>" + _settings(report.versions) + "</div>")
     if columns:
         blocks.append(f'<div class="two">{"".join(columns)}</div>')
     return "".join(f'<div class="card gap">{block}</div>' for block in blocks)
 
 
-def _pairs_table(values: Mapping[str, object]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{_text(str(name), 200)}</th><td class="wrap"><code>{_value(value)}</code></td></tr>'
-        for name, value in values.items()
-    )
-    return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
+def _settings(values: Mapping[str, object]) -> str:
+    return values_table([(str(name), _value(value)) for name, value in values.items()])
 
 
 def _minus(shown: str) -> str:
@@ -474,5 +386,5 @@ def _minus(shown: str) -> str:
 
 def _value(value: object) -> str:
     if isinstance(value, str):
-        return _text(value, _VALUE_BYTES) if value else '<span class="soft">(empty)</span>'
-    return _text(json.dumps(value, ensure_ascii=False, default=str), _VALUE_BYTES)
+        return text(value, VALUE_BYTES) if value else '<span class="soft">(empty)</span>'
+    return text(json.dumps(value, ensure_ascii=False, default=str), VALUE_BYTES)

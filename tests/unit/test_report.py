@@ -7,10 +7,10 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_page import HOSTILE, Page
 
 from rlhf_tuning.comparison import AnswerPair, ScoredAnswer
 from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, render_report, write_report
@@ -24,7 +24,6 @@ PLACES = [
     "Villa Azul",
     "Fern Hollow",
 ]
-VOID = {"meta", "br", "input", "link", "img"}
 
 
 def fake_pairs(n: int, gain: float = 0.35, seed: int = 0) -> list[AnswerPair]:
@@ -122,37 +121,6 @@ def realistic_report(n: int = 200, gain: float = 0.35) -> RunReport:
     )
 
 
-class Page(HTMLParser):
-    """What a browser would take the page to be: tags in balance, attributes, and the text outside style and script."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text += data
-
-    def count(self, tag: str, kind: str = "") -> int:
-        return sum(name == tag and (not kind or kind in (held.get("class") or "").split()) for name, held in self.tags)
-
-
 def one_pair(prompt: str = "Ask", base: str = "Base says.", tuned: str = "Tuned says.", **scores: float) -> AnswerPair:
     return AnswerPair(
         prompt=[{"role": "user", "content": prompt}],
@@ -223,17 +191,6 @@ def test_fetches_nothing_and_runs_only_its_own_script() -> None:
         assert f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'" in policy
     # The policy would silently drop style attributes, so there must be none.
     assert not any("style" in held for _, held in page.tags)
-
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</script></style></svg></main><img src=x onerror=alert(1)>",
-    '" onmouseover="alert(1)" x=\'',
-    "&lt;b&gt; &amp; $body ${policy} $$ %s {0}",
-    "line\u2028separator\u2029end",
-    "<!-- --!> <![CDATA[ ]]>",
-    "smile 😀👩‍👩‍👧 done",
-]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
