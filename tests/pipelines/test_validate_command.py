@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_pipelines import cli
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def prompts(path: Path, count: int = 10) -> str:
+    return write(path, [{"input_text": f"Describe place {number}."} for number in range(count)])
+
+
+def test_data_that_can_be_used_ends_with_status_0_and_names_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    status = cli.main(["validate", "--prompt-dataset", prompts(tmp_path / "p.jsonl"), "--output-dir", str(output)])
+    assert status == 0
+    shown = capsys.readouterr().out
+    assert "Rows: prompt_dataset 10" in shown
+    assert f"The data can be used. Report: {output / 'report.html'}" in shown
+    assert (output / "report.html").stat().st_size > 10_000
+
+
+def test_data_that_cannot_be_used_ends_with_status_2_and_names_each_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = write(tmp_path / "p.jsonl", [{"input_text": "a"}, {"input_text": " "}])
+    assert cli.main(["validate", "--prompt-dataset", dataset, "--output-dir", str(tmp_path / "out")]) == 2
+    assert "p.jsonl:2: input_text: found" in capsys.readouterr().err
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_the_values_of_a_whole_run_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = tmp_path / "values.json"
+    values.write_text(json.dumps({"prompt_dataset": prompts(tmp_path / "p.jsonl"), "kl_coeff": 0.2, "lora_dim": 4}))
+    flags = ["--parameter-values", str(values), "--output-dir", str(tmp_path / "out"), "--max_bad_rows", "1"]
+    assert cli.main(["validate", *flags]) == 0
+    values.write_text(json.dumps({"prompt_dataset": "p.jsonl", "prompt_datasett": "p.jsonl"}))
+    assert cli.main(["validate", *flags]) == 2
+    assert "Did you mean prompt_dataset?" in capsys.readouterr().err
+
+
+def test_the_embedded_sample_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--large-model-reference", str(tmp_path / "none"), "--output-dir", str(tmp_path / "out")]
+    assert cli.main(["validate", "--sample", *flags]) == 0
+    assert "preference_dataset 1," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "no dataset to check"),
+        (["--prompt-dataset", "missing.jsonl"], "no such file or folder"),
+        (["--prompt-datset", "p.jsonl"], "Did you mean --prompt-dataset?"),
+        (["--kl-coeff", "1"], "unrecognized arguments"),
+    ],
+)
+def test_a_mistake_is_named_with_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert cli.main(["validate", *flags, "--output-dir", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_a_mistake_of_the_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    dataset = prompts(tmp_path / "p.jsonl")
+    assert cli.main(["validate", "--prompt-dataset", dataset, "--output-dir", str(tmp_path / "file" / "out")]) == 2
+    assert "--output-dir" in capsys.readouterr().err

@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_tuning.data.check import DatasetCheck
+from rlhf_tuning.errors import DataError, ParameterError
+from rlhf_tuning.validation import ValidationConfig, validate_data
+
+
+def preference(number: int, **more: object) -> dict[str, object]:
+    row = {"input_text": f"Describe place {number}.", "candidate_0": f"Long answer {number}.", "candidate_1": "Short."}
+    return {**row, "choice": number % 2, **more}
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def validate(tmp_path: Path, **settings: Any) -> tuple[DatasetCheck, list[str]]:
+    config = ValidationConfig(
+        **{"prompt_dataset": "", "preference_dataset": "", "eval_dataset": "", "instruction": "", **settings}
+    )
+    told: list[str] = []
+    check = validate_data(
+        config,
+        report_path=str(tmp_path / "out" / "report.html"),
+        problems_path=str(tmp_path / "out" / "problems.jsonl"),
+        bad_rows_path=str(tmp_path / "out" / "bad_rows.jsonl"),
+        tell=told.append,
+    )
+    return check, told
+
+
+def test_good_data_leaves_a_report_and_empty_lists_of_problems(tmp_path: Path) -> None:
+    check, told = validate(tmp_path, preference_dataset=write(tmp_path / "p.jsonl", [preference(n) for n in range(30)]))
+    assert check.counts == {"preference_dataset": 30}
+    assert told[0] == "Rows: preference_dataset 30"
+    assert "The data can be used" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "problems.jsonl").read_bytes() == b""
+    assert (tmp_path / "out" / "bad_rows.jsonl").read_bytes() == b""
+
+
+def test_bad_data_is_refused_and_the_report_and_all_problems_are_written_all_the_same(tmp_path: Path) -> None:
+    rows = [preference(n, choice="1") if n % 2 else preference(n) for n in range(100)]
+    with pytest.raises(DataError) as caught:
+        validate(tmp_path, preference_dataset=write(tmp_path / "p.jsonl", rows))
+    problems = [json.loads(line) for line in (tmp_path / "out" / "problems.jsonl").read_text().splitlines()]
+    assert [problem["line"] for problem in problems] == list(range(2, 101, 2))
+    assert {problem["code"] for problem in problems} == {"wrong_type"}
+    bad_rows = [json.loads(line) for line in (tmp_path / "out" / "bad_rows.jsonl").read_text().splitlines()]
+    assert bad_rows == rows[1::2]
+    assert "and 30 more" in str(caught.value)
+    assert str(tmp_path / "out" / "problems.jsonl") in str(caught.value)
+    assert "cannot be used" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_bad_rows_up_to_the_number_allowed_are_set_aside_and_counted(tmp_path: Path) -> None:
+    rows = [preference(n) for n in range(30)] + [preference(n, choice=2) for n in range(3)]
+    dataset = write(tmp_path / "p.jsonl", rows)
+    check, told = validate(tmp_path, preference_dataset=dataset, max_bad_rows=3)
+    assert check.counts == {"preference_dataset": 30}
+    assert check.summary.datasets[0].set_aside == 3
+    assert any("3 bad rows of preference_dataset were set aside" in line for line in told)
+    assert len((tmp_path / "out" / "bad_rows.jsonl").read_text().splitlines()) == 3
+    with pytest.raises(DataError, match=r"wrong_choice \(3\)"):
+        validate(tmp_path, preference_dataset=dataset, max_bad_rows=2)
+
+
+def test_lengths_are_counted_in_the_tokens_of_the_base_model(tmp_path: Path, tiny_model: Path) -> None:
+    dataset = write(tmp_path / "p.jsonl", [preference(n) for n in range(30)])
+    check, told = validate(
+        tmp_path, preference_dataset=dataset, large_model_reference=str(tiny_model), target_sequence_length=4
+    )
+    lengths = check.summary.datasets[0].lengths
+    assert [(entry.part, entry.unit, entry.limit) for entry in lengths] == [
+        ("prompt", "tokens", 512),
+        ("chosen", "tokens", 4),
+        ("rejected", "tokens", 4),
+    ]
+    assert lengths[1].cut > 0
+    assert any("longer than target_sequence_length 4 and lose their end" in line for line in told)
+
+
+def test_a_model_that_is_not_there_leaves_lengths_in_characters_and_says_so(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "p.jsonl", [preference(n) for n in range(30)])
+    missing = str(tmp_path / "no-model")
+    check, told = validate(tmp_path, preference_dataset=dataset, large_model_reference=missing)
+    assert {entry.unit for entry in check.summary.datasets[0].lengths} == {"characters"}
+    assert any(line.startswith("Lengths are counted in characters") for line in told)
+
+
+def test_prompts_alone_are_not_trained_on_so_no_epochs_are_counted(tmp_path: Path) -> None:
+    prompts = write(tmp_path / "q.jsonl", [{"input_text": f"Prompt {n}."} for n in range(20)])
+    check, _ = validate(tmp_path, prompt_dataset=prompts)
+    assert check.summary.datasets[0].epochs is None
+    preferences = write(tmp_path / "p.jsonl", [preference(n) for n in range(30)])
+    check, _ = validate(tmp_path, prompt_dataset=prompts, preference_dataset=preferences)
+    assert {entry.parameter: entry.epochs for entry in check.summary.datasets} == {
+        "preference_dataset": pytest.approx(1000 * 64 / 30),
+        "prompt_dataset": pytest.approx(1000 * 64 / 20),
+    }
+
+
+def test_refuses_settings_out_of_range(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="max_bad_rows"):
+        validate(tmp_path, prompt_dataset="p.jsonl", max_bad_rows=-1)
