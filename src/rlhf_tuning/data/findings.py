@@ -41,7 +41,7 @@ _ASCII = re.compile("[\x00-\x7f]+")
 _SCRIPT_NAMES = {"CJK": "Chinese or Japanese", "HIRAGANA": "Chinese or Japanese", "KATAKANA": "Chinese or Japanese"}
 
 #: What chat templates mark turns with. In a text these are plain characters; a person should still know.
-_CHAT_MARKER = re.compile(r"<\|[\w ]{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>")
+_CHAT_MARKER = re.compile(r"<\|\w(?:[\w ]{0,38}\w)?\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>")
 
 
 @dataclass(frozen=True, kw_only=True)
