@@ -72,7 +72,7 @@ class FileReader:
         self._instruction, self._problems, self._bad_row = instruction, problems, bad_row
         self._format: Format | None = None
         self._line = 0
-        self._blank_lines: list[int] = []
+        self._blank_lines = 0  # those just read, which are a problem when anything follows
 
     def batches(self) -> Iterator[Batch]:
         """Yield the file's good rows in order; everything that is wrong goes to the problems."""
@@ -80,6 +80,7 @@ class FileReader:
             for block in read_blocks(self._source, parameter=self._parameter, block_bytes=BLOCK_BYTES):
                 if isinstance(block, LongLine):
                     self._line += 1
+                    self._add_blank_lines(self._line)
                     self.empty = False
                     found = f"{block.size:,} bytes, beginning {ascii(block.head[:40])[2:-1]}"
                     fault = Fault("long_line", "", found, f"at most {LINE_BYTES:,} bytes")
@@ -114,12 +115,9 @@ class FileReader:
             lines.pop()
         for number, raw in enumerate(lines, self._line + 1):
             if not raw.strip():
-                self._blank_lines.append(number)
+                self._blank_lines += 1
                 continue
-            for blank in self._blank_lines:
-                self.bad_rows += 1
-                self._add_problem("blank_line", blank, "a blank line", "a row on every line up to the last")
-            self._blank_lines.clear()
+            self._add_blank_lines(number)
             self.empty = False
             parsed = parse_line(raw, accepts=self._accepts, instruction=self._instruction, faults=faults)
             if parsed is not None:
@@ -144,6 +142,13 @@ class FileReader:
         self._line += len(lines)
         if rows and self._format is not None:
             yield _batch_of(self._format, rows, line_numbers)
+
+    def _add_blank_lines(self, line: int) -> None:
+        """Add a problem for each of the blank lines that end before `line`."""
+        for blank in range(line - self._blank_lines, line):
+            self.bad_rows += 1
+            self._add_problem("blank_line", blank, "a blank line", "a row on every line up to the last")
+        self._blank_lines = 0
 
     def _add_bad_row(self, faults: list[Fault], line: int, raw: bytes) -> None:
         self.bad_rows += 1
