@@ -374,6 +374,19 @@ def test_a_line_that_is_too_long_is_named_and_the_lines_around_it_are_read(
     assert reading.reader.bad_rows == 1
 
 
+def test_blank_lines_before_a_line_that_is_too_long_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "LINE_BYTES", 200)
+    reading = read(lines(PROMPT, "", "x" * 300, "", " ", PROMPT, ""))
+    assert [(code, line) for code, line, _ in reading.found] == [
+        ("blank_line", 2),
+        ("long_line", 3),
+        ("blank_line", 4),
+        ("blank_line", 5),
+    ]
+    assert reading.reader.bad_rows == 4
+    assert read(lines(PROMPT, "", "x" * 300)).found[0] == ("blank_line", 2, "")
+
+
 def test_a_line_of_the_longest_length_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "LINE_BYTES", 200)
     row = f'{{"input_text": "{"x" * 182}"}}'
