@@ -13,7 +13,7 @@ import numpy as np
 from rlhf_tuning.data.batch import Batch, Columns, make_batch
 from rlhf_tuning.data.block import read_block
 from rlhf_tuning.data.formats import Format, parse_line
-from rlhf_tuning.data.problems import Fault, Problem, Problems
+from rlhf_tuning.data.problems import SHOWN_OF_EACH, Fault, Problem, Problems
 from rlhf_tuning.data.rows import Kind, Row, encode_prompt, encode_text, prompt_key
 from rlhf_tuning.data.sources import LINE_BYTES, LongLine, Source, UnreadableError, read_blocks
 from rlhf_tuning.errors import ParameterError
@@ -52,7 +52,8 @@ class FileReader:
         bad_row: Called with the bytes of every line that holds a bad row.
 
     After reading, `first` is the dataset's first row so far, `empty` says that the file has no row, good or bad,
-    `bad_rows` counts the bad ones, and `control_characters` has the lines of good rows with such characters in a text.
+    `bad_rows` counts the bad ones, `control_character_rows` counts the good ones with such characters in a text, and
+    `control_characters` has the lines of the first of those.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class FileReader:
         bad_row: Callable[[bytes], None] = lambda line: None,
     ) -> None:
         self.first, self.empty, self.bad_rows = first, True, 0
+        self.control_character_rows = 0
         self.control_characters: list[int] = []
         self._source, self._parameter, self._accepts = source, parameter, accepts
         self._instruction, self._problems, self._bad_row = instruction, problems, bad_row
@@ -131,7 +133,9 @@ class FileReader:
                     rows.append(row)
                     line_numbers.append(number)
                     if b"\\u00" in raw and any(map(_CONTROL_CHARACTER.search, _texts(row))):
-                        self.control_characters.append(number)
+                        self.control_character_rows += 1
+                        if len(self.control_characters) < SHOWN_OF_EACH:
+                            self.control_characters.append(number)
                     continue
                 accepted = f"only rows like the first, {_KINDS[self.first.kind]} ({self.first.location})"
                 faults.append(Fault("mixed_rows", "", _KINDS[row.kind], accepted))

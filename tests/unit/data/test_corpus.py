@@ -531,3 +531,4 @@ def test_control_characters_in_good_rows_are_noted_with_their_lines() -> None:
         reading = read(lines(*rows), block_bytes=block_bytes)
         assert not reading.found
         assert reading.reader.control_characters == [2]
+        assert reading.reader.control_character_rows == 1

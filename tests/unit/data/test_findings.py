@@ -330,6 +330,9 @@ def test_control_characters_are_found(check: Check) -> None:
     assert (finding.code, finding.parameter) == ("control_characters", "prompt_dataset")
     assert finding.message.startswith("2 rows of prompt_dataset")
     assert places(finding) == ["prompt_dataset.jsonl:4", "prompt_dataset.jsonl:6"]
+    many = check(prompts=[{"input_text": f"\x1b{number}"} for number in range(300)])
+    assert only(many).message.startswith("300 rows of prompt_dataset")
+    assert len(only(many).examples) == 5
     assert found(check(prompts=[{"input_text": "\ttab\r\n"}, {"input_text": "é\u2028😀\\u0007"}])) == {}
 
 
