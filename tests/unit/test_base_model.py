@@ -8,7 +8,6 @@ import torch
 from rlhf_tuning import base_model
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.model_reference import ALIASES, PackagedModel
-from rlhf_tuning.tokenizer import load_tokenizer
 
 
 def test_dtypes_asked_for_are_given():
@@ -17,32 +16,9 @@ def test_dtypes_asked_for_are_given():
     assert base_model.choose_dtype("auto") in (torch.float32, torch.bfloat16)
 
 
-@pytest.mark.parametrize("pad_token", ["<|im_end|>", None])
-def test_a_pad_token_that_would_hide_the_end_of_answers_is_replaced(tiny_model, tmp_path, pad_token):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.pad_token = pad_token
-    tokenizer.save_pretrained(tmp_path)
-    shutil.copy(tiny_model / "config.json", tmp_path)
-    assert load_tokenizer(str(tmp_path)).pad_token == "<|endoftext|>"
-
-
-def test_a_pad_token_of_its_own_is_kept(tiny_model, tmp_path):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    tokenizer.save_pretrained(tmp_path)
-    shutil.copy(tiny_model / "config.json", tmp_path)
-    assert load_tokenizer(str(tmp_path)).pad_token == "<pad>"
-
-
 def test_a_folder_that_is_no_model_gets_one_message(tmp_path):
     with pytest.raises(ModelError, match="Cannot load"):
         base_model.load_causal_lm(str(tmp_path), dtype=torch.float32)
-    with pytest.raises(ModelError, match="Cannot load"):
-        load_tokenizer(str(tmp_path))
 
 
 def test_pickled_weights_are_never_loaded(tiny_model, tmp_path):

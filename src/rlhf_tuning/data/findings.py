@@ -41,7 +41,7 @@ _ASCII = re.compile("[\x00-\x7f]+")
 _SCRIPT_NAMES = {"CJK": "Chinese or Japanese", "HIRAGANA": "Chinese or Japanese", "KATAKANA": "Chinese or Japanese"}
 
 #: What chat templates mark turns with. In a text these are plain characters; a person should still know.
-_CHAT_MARKER = re.compile(r"<\|[\w ]{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>")
+_CHAT_MARKER = re.compile(r"<\|\w(?:[\w ]{0,38}\w)?\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,13 +358,14 @@ def _epochs(summary: DatasetSummary) -> Finding | None:
 
 
 def _control_characters(dataset: ScannedDataset) -> Finding | None:
-    places = [f"{file.source.name}:{line}" for file in dataset.files for line in file.control_characters]
-    if not places:
+    rows = dataset.total("control_character_rows")
+    if not rows:
         return None
     message = (
-        f"{len(places):,} rows of {dataset.parameter} have control characters in a text, such as the colours of a "
-        "terminal. They are kept; remove them unless a model shall write them."
+        f"{rows:,} rows of {dataset.parameter} have control characters in a text, such as the colours of a terminal. They "
+        "are kept; remove them unless a model shall write them."
     )
+    places = [f"{file.source.name}:{line}" for file in dataset.files for line in file.control_characters]
     examples = tuple(Example(place, "a control character") for place in places[:_EXAMPLES])
     return Finding(code="control_characters", parameter=dataset.parameter, message=message, examples=examples)
 

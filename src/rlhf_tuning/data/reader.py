@@ -13,7 +13,7 @@ import numpy as np
 from rlhf_tuning.data.batch import Batch, Columns, make_batch
 from rlhf_tuning.data.block import read_block
 from rlhf_tuning.data.formats import Format, parse_line
-from rlhf_tuning.data.problems import Fault, Problem, Problems
+from rlhf_tuning.data.problems import SHOWN_OF_EACH, Fault, Problem, Problems
 from rlhf_tuning.data.rows import Kind, Row, encode_prompt, encode_text, prompt_key
 from rlhf_tuning.data.sources import LINE_BYTES, LongLine, Source, UnreadableError, read_blocks
 from rlhf_tuning.errors import ParameterError
@@ -52,7 +52,8 @@ class FileReader:
         bad_row: Called with the bytes of every line that holds a bad row.
 
     After reading, `first` is the dataset's first row so far, `empty` says that the file has no row, good or bad,
-    `bad_rows` counts the bad ones, and `control_characters` has the lines of good rows with such characters in a text.
+    `bad_rows` counts the bad ones, `control_character_rows` counts the good ones with such characters in a text, and
+    `control_characters` has the lines of the first of those.
     """
 
     def __init__(
@@ -67,12 +68,13 @@ class FileReader:
         bad_row: Callable[[bytes], None] = lambda line: None,
     ) -> None:
         self.first, self.empty, self.bad_rows = first, True, 0
+        self.control_character_rows = 0
         self.control_characters: list[int] = []
         self._source, self._parameter, self._accepts = source, parameter, accepts
         self._instruction, self._problems, self._bad_row = instruction, problems, bad_row
         self._format: Format | None = None
         self._line = 0
-        self._blank_lines: list[int] = []
+        self._blank_lines = 0  # those just read, which are a problem when anything follows
 
     def batches(self) -> Iterator[Batch]:
         """Yield the file's good rows in order; everything that is wrong goes to the problems."""
@@ -80,6 +82,7 @@ class FileReader:
             for block in read_blocks(self._source, parameter=self._parameter, block_bytes=BLOCK_BYTES):
                 if isinstance(block, LongLine):
                     self._line += 1
+                    self._add_blank_lines(self._line)
                     self.empty = False
                     found = f"{block.size:,} bytes, beginning {ascii(block.head[:40])[2:-1]}"
                     fault = Fault("long_line", "", found, f"at most {LINE_BYTES:,} bytes")
@@ -114,12 +117,9 @@ class FileReader:
             lines.pop()
         for number, raw in enumerate(lines, self._line + 1):
             if not raw.strip():
-                self._blank_lines.append(number)
+                self._blank_lines += 1
                 continue
-            for blank in self._blank_lines:
-                self.bad_rows += 1
-                self._add_problem("blank_line", blank, "a blank line", "a row on every line up to the last")
-            self._blank_lines.clear()
+            self._add_blank_lines(number)
             self.empty = False
             parsed = parse_line(raw, accepts=self._accepts, instruction=self._instruction, faults=faults)
             if parsed is not None:
@@ -133,7 +133,9 @@ class FileReader:
                     rows.append(row)
                     line_numbers.append(number)
                     if b"\\u00" in raw and any(map(_CONTROL_CHARACTER.search, _texts(row))):
-                        self.control_characters.append(number)
+                        self.control_character_rows += 1
+                        if len(self.control_characters) < SHOWN_OF_EACH:
+                            self.control_characters.append(number)
                     continue
                 accepted = f"only rows like the first, {_KINDS[self.first.kind]} ({self.first.location})"
                 faults.append(Fault("mixed_rows", "", _KINDS[row.kind], accepted))
@@ -144,6 +146,13 @@ class FileReader:
         self._line += len(lines)
         if rows and self._format is not None:
             yield _batch_of(self._format, rows, line_numbers)
+
+    def _add_blank_lines(self, line: int) -> None:
+        """Add a problem for each of the blank lines that end before `line`."""
+        for blank in range(line - self._blank_lines, line):
+            self.bad_rows += 1
+            self._add_problem("blank_line", blank, "a blank line", "a row on every line up to the last")
+        self._blank_lines = 0
 
     def _add_bad_row(self, faults: list[Fault], line: int, raw: bytes) -> None:
         self.bad_rows += 1

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Repeats(NamedTuple):
         contradictions: How many pairs of answers to one prompt are preferred one way in some rows and the other way in
             others.
         repeated_examples: Rows that are the same, a group at a time.
-        contradiction_examples: Rows that contradict each other, a group at a time.
+        contradiction_examples: Two rows that contradict each other, a pair at a time.
     """
 
     distinct_prompts: int
@@ -92,13 +92,10 @@ class RepeatFinder:
             both = np.flatnonzero((keys[:-1] ^ keys[1:]) == _ONE)
             contradictions += len(both)
             contradicted_keys += (keys[both] & ~_ONE)[:_EXAMPLES].tolist()
-        return Repeats(
-            distinct,
-            repeated,
-            contradictions,
-            self._places(repeated_keys[:_EXAMPLES], lambda keys: keys),
-            self._places(contradicted_keys[:_EXAMPLES], lambda keys: keys & ~_ONE),
-        )
+        repeated_places = self._places(repeated_keys[:_EXAMPLES])
+        ways = self._places([key | way for key in contradicted_keys[:_EXAMPLES] for way in (0, 1)])
+        pairs = [sorted([one[0], other[0]]) for one, other in zip(ways[::2], ways[1::2], strict=True)]
+        return Repeats(distinct, repeated, contradictions, repeated_places, pairs)
 
     def _chunks(self) -> Iterator[Hashes]:
         for file in self._files:
@@ -116,12 +113,12 @@ class RepeatFinder:
         ]
         return np.concatenate(found) if found else np.empty(0, np.uint64)
 
-    def _places(self, keys: list[int], of: Callable[[Hashes], Hashes]) -> list[list[Place]]:
+    def _places(self, keys: list[int]) -> list[list[Place]]:
         """Return for each key where rows with it stand: the first few of them."""
         places: dict[int, list[Place]] = {key: [] for key in keys}
         wanted = np.array(keys, np.uint64)
         for chunk in self._chunks() if keys else ():
-            column = of(chunk[:, 1])
+            column = chunk[:, 1]
             for index in np.flatnonzero(np.isin(column, wanted)).tolist():
                 place = int(chunk[index, 2])
                 group = places[int(column[index])]

@@ -72,6 +72,7 @@ class ScannedFile:
     first: FirstRow | None = None
     empty: bool = False
     bad_rows: int = 0
+    control_character_rows: int = 0
     control_characters: list[int] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
@@ -142,6 +143,7 @@ def scan_file(
                 counter.value += len(batch.encoded)
     result.problems.flush()
     result.first, result.empty, result.bad_rows = reader.first, reader.empty, reader.bad_rows
+    result.control_character_rows = reader.control_character_rows
     result.control_characters = reader.control_characters
     return result
 

@@ -15,7 +15,10 @@ OTHERS = [{"input_text": f"Describe room {number}."} for number in range(4)]
 
 
 def as_preferences(prompts: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    return [{**prompt, "candidate_0": "a", "candidate_1": "b", "choice": 0} for prompt in prompts]
+    return [
+        {**prompt, "candidate_0": "a", "candidate_1": "b", "choice": number % 2}
+        for number, prompt in enumerate(prompts)
+    ]
 
 
 def check(**settings: Any) -> DatasetCheck:
@@ -23,7 +26,12 @@ def check(**settings: Any) -> DatasetCheck:
         **{"prompt_dataset": "", "preference_dataset": "", "eval_dataset": "", "instruction": "", **settings}
     )
     result.raise_if_unusable()
+    assert result.warnings == [finding.message for finding in result.summary.findings]
     return result
+
+
+def codes(result: DatasetCheck) -> list[str]:
+    return [finding.code for finding in result.summary.findings]
 
 
 def test_counts_and_fingerprints_each_dataset(write_rows: WriteRows) -> None:
@@ -36,7 +44,7 @@ def test_counts_and_fingerprints_each_dataset(write_rows: WriteRows) -> None:
     fingerprints = {result.prompt_fingerprint, result.preference_fingerprint, result.eval_fingerprint}
     assert len(fingerprints) == 3
     assert all(fingerprint.startswith("sha256:") for fingerprint in fingerprints)
-    assert result.warnings == []
+    assert codes(result) == ["few_preferences"]
 
 
 def test_a_dataset_that_is_not_used_has_no_fingerprint(write_rows: WriteRows) -> None:
@@ -119,22 +127,23 @@ def test_warns_when_evaluation_preferences_share_prompts_with_training(write_row
         eval_dataset=write_rows("e.jsonl", as_preferences([*OTHERS, *PROMPTS[:2]])),
     )
     assert result.counts["eval_dataset"] == 6
-    [warning] = result.warnings
-    assert warning.startswith("2 of 6 prompts of eval_dataset also stand in preference_dataset")
+    assert codes(result) == ["eval_prompt_in_preferences", "few_preferences"]
+    assert result.warnings[0].startswith("2 of 6 prompts of eval_dataset also stand in preference_dataset")
 
 
 def test_evaluation_prompts_may_also_be_prompts_of_preferences(write_rows: WriteRows) -> None:
     result = check(
         preference_dataset=write_rows("r.jsonl", as_preferences(PROMPTS)), eval_dataset=write_rows("e.jsonl", PROMPTS)
     )
-    assert result.warnings == []
+    assert codes(result) == ["few_preferences"]
 
 
 def test_passes_on_the_warning_about_an_empty_file(tmp_path: Path, write_rows: WriteRows) -> None:
     write_rows("many/a.jsonl", PROMPTS)
     write_rows("many/b.jsonl", [])
-    [warning] = check(prompt_dataset=str(tmp_path / "many")).warnings
-    assert "1 of 2 files are empty" in warning
+    result = check(prompt_dataset=str(tmp_path / "many"))
+    assert codes(result) == ["empty_files"]
+    assert "1 of 2 files are empty" in result.warnings[0]
 
 
 def test_too_few_prompts_to_split_are_a_problem_where_a_model_is_tuned(write_rows: WriteRows) -> None:

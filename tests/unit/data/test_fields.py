@@ -70,8 +70,8 @@ def test_refuses_a_choice_that_is_not_the_integer_0_or_1(choice: object, code: s
     assert [(fault.code, fault.field) for fault in faults] == [(code, "choice")]
 
 
-@pytest.mark.parametrize(("choice", "expected"), [(0, ("a", "b")), (1, ("b", "a"))])
-def test_choice_is_the_index_of_the_chosen_candidate(choice: int, expected: tuple[str, str]) -> None:
+@pytest.mark.parametrize(("choice", "expected"), [(0, ("a", "b", True)), (1, ("b", "a", False))])
+def test_choice_is_the_index_of_the_chosen_candidate(choice: int, expected: tuple[str, str, bool]) -> None:
     faults: list[Fault] = []
     assert read_preference({"candidate_0": "a", "candidate_1": "b", "choice": choice}, faults) == expected
     assert faults == []

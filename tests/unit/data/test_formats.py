@@ -2,11 +2,11 @@ import json
 import random
 
 import pytest
+from tests.unit.data.reading import read
 
 from rlhf_tuning.data.formats import FORMATS, parse_line
 from rlhf_tuning.data.problems import CODES, Fault
 from rlhf_tuning.data.reader import EITHER, PROMPTS
-from rlhf_tuning.data.rows import encode_prompt, encode_row
 
 GOOD = [
     {"input_text": "Où est la mer ?", "candidate_0": "Là.", "candidate_1": "Ici 😀", "choice": 0},
@@ -22,20 +22,45 @@ GOOD = [
         "candidate_1": "y",
         "choice": 1,
     },
+    {
+        "messages": [{"author": "user", "content": "a", "candidate_0": "x", "candidate_1": "y", "choice": 1}],
+        "context": "Be kind.",
+    },
+    {
+        "prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "a"}],
+        "chosen": [{"role": "assistant", "content": "x"}],
+        "rejected": [{"role": "assistant", "content": "y"}],
+    },
+    {"prompt": "Où est la mer ?", "chosen": "Là.", "rejected": "Ici 😀"},
 ]
 
 
 def test_parses_each_format_by_its_fields() -> None:
+    names = []
     for record in GOOD:
         faults: list[Fault] = []
-        assert parse_line(json.dumps(record).encode(), accepts=EITHER, instruction="", faults=faults) is not None
+        parsed = parse_line(json.dumps(record).encode(), accepts=EITHER, instruction="", faults=faults)
+        assert parsed is not None
         assert faults == []
+        names.append(parsed[0].name)
+    assert names == [
+        "vertex_text",
+        "vertex_text",
+        "vertex_chat",
+        "vertex_chat_inline",
+        "trl_conversational",
+        "trl_standard",
+    ]
 
 
 def test_names_the_known_formats_when_a_row_is_of_none() -> None:
     faults: list[Fault] = []
     assert parse_line(b'{"text": "a", "id": 7}', accepts=PROMPTS, instruction="", faults=faults) is None
-    assert faults == [Fault("unknown_format", "", "the fields text, id", "a row with input_text or messages")]
+    accepted = (
+        "a row with input_text or messages, the last with candidate_0, candidate_1 and choice or messages "
+        "or prompt, an array of messages or prompt"
+    )
+    assert faults == [Fault("unknown_format", "", "the fields text, id", accepted)]
 
 
 def test_says_when_a_row_has_no_field_at_all() -> None:
@@ -52,7 +77,7 @@ def test_a_row_with_a_fault_is_no_row() -> None:
 
 def test_formats_have_different_names() -> None:
     names = [row_format.name for row_format in FORMATS]
-    assert names == ["vertex_text", "vertex_chat"]
+    assert names == ["vertex_text", "vertex_chat_inline", "vertex_chat", "trl_conversational", "trl_standard"]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -66,13 +91,14 @@ def test_a_mutated_line_is_a_row_that_can_be_written_or_has_a_known_fault(seed: 
             start = random_source.randrange(len(raw))
             raw[start : start + random_source.randrange(8)] = random_source.choice(pieces)
         faults: list[Fault] = []
-        row = parse_line(bytes(raw), accepts=EITHER, instruction="Be kind.", faults=faults)
-        assert (row is None) == bool(faults)
-        if row is None:
+        parsed = parse_line(bytes(raw), accepts=EITHER, instruction="Be kind.", faults=faults)
+        assert (parsed is None) == bool(faults)
+        if parsed is None:
             refused += 1
             assert {fault.code for fault in faults} <= set(CODES)
         else:
-            written = json.loads(encode_row(row, encode_prompt(row.prompt)))
+            row = parsed[1]
+            [written] = read(bytes(raw), instruction="Be kind.").rows
             answers = {"chosen": row.chosen, "rejected": row.rejected} if row.kind == "preference" else {}
             assert written == {"prompt": row.prompt, **answers}
     assert 50 < refused < 190

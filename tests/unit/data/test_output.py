@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_tuning.data import output
-from rlhf_tuning.data.output import scratch_file, written_together
+from rlhf_tuning.data.output import scratch_folder, written_together
 
 
 def test_files_appear_with_their_folders_when_all_is_written(tmp_path: Path) -> None:
@@ -41,18 +41,29 @@ def test_a_folder_that_cannot_be_made_surfaces_as_an_os_error(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_scratch_file_has_no_name_and_reads_back(tmp_path: Path) -> None:
-    with scratch_file(str(tmp_path / "a")) as stream:
-        stream.write(b"rows")
-        stream.seek(0)
-        assert stream.read() == b"rows"
-        assert list(tmp_path.iterdir()) == []
+def test_a_scratch_folder_stands_beside_the_file_and_is_removed_with_what_is_in_it(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a"
+    with scratch_folder(str(target)) as folder:
+        (folder / "rows").write_bytes(b"rows")
+        assert folder.parent == target.parent
+        assert folder.name.startswith(".")
+    assert list(target.parent.iterdir()) == []
 
 
-def test_a_scratch_file_stays_off_a_mounted_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders: list[Path | None] = []
+def test_a_scratch_folder_is_removed_when_the_work_fails(tmp_path: Path) -> None:
+    def fail() -> None:
+        with scratch_folder(str(tmp_path / "a")) as folder:
+            (folder / "rows").write_bytes(b"rows")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_folder_stays_off_a_mounted_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "GCS_MOUNT", tmp_path / "gcs")
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: folders.append(dir))
-    scratch_file(str(tmp_path / "gcs" / "bucket" / "a"))
-    scratch_file(str(tmp_path / "a"))
-    assert folders == [None, tmp_path]
+    for beside in (str(tmp_path / "gcs" / "bucket" / "a"), ""):
+        with scratch_folder(beside) as folder:
+            assert folder.parent == Path(tempfile.gettempdir())
+    assert list(tmp_path.iterdir()) == []

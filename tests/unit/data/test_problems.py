@@ -79,7 +79,10 @@ def test_every_code_that_the_library_uses_has_a_meaning_and_no_other_has() -> No
     used = set()
     for file in Path(rlhf_tuning.data.__path__[0]).glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Fault", "Problem"):
+            if isinstance(node, ast.Call):
+                name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+                if name not in ("Fault", "Problem", "_add_problem"):
+                    continue
                 first = node.args[0]
                 used |= {first.value} if isinstance(first, ast.Constant) else set()
     assert used == set(CODES)

@@ -1,11 +1,15 @@
 import gzip
 import os
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+from tests.unit.data.reading import read as read_file
 
+from rlhf_tuning.data.batch import Batch
 from rlhf_tuning.data.problems import Problems
-from rlhf_tuning.data.reader import EITHER, PROMPTS, LocatedRow, check_instruction, read_rows
+from rlhf_tuning.data.reader import EITHER, PROMPTS, check_instruction
+from rlhf_tuning.data.scan import Scan, ScannedDataset, gather, scan_in_turn
 from rlhf_tuning.data.sources import resolve
 from rlhf_tuning.errors import ParameterError
 
@@ -13,114 +17,163 @@ A, B = b'{"input_text": "a"}', b'{"input_text": "b"}'
 PREFERENCE = b'{"input_text": "a", "candidate_0": "x", "candidate_1": "y", "choice": 0}'
 
 
-def read(path: Path, *, accepts: tuple[object, ...] = PROMPTS) -> tuple[list[LocatedRow], Problems]:
+class Read(NamedTuple):
+    dataset: ScannedDataset
+    batches: list[Batch]
+    problems: Problems
+
+    @property
+    def places(self) -> list[tuple[str, int]]:
+        """Return file and line of each good row."""
+        return [
+            (Path(file.source.name).name, line)
+            for file, batches in zip(self.dataset.files, self.by_file(), strict=True)
+            for batch in batches
+            for line in batch.line_numbers.tolist()
+        ]
+
+    def by_file(self) -> list[list[Batch]]:
+        """Return the batches of each file: as many rows as the file has."""
+        batches = iter(self.batches)
+        result = []
+        for file in self.dataset.files:
+            mine: list[Batch] = []
+            while sum(map(len, mine)) < file.fingerprint.rows:
+                mine.append(next(batches))
+            result.append(mine)
+        return result
+
+
+def read(path: Path, folder: Path, *, accepts: Any = PROMPTS) -> Read:
     problems = Problems()
-    sources = resolve(str(path), parameter="eval_dataset")
-    rows = list(
-        read_rows(
-            sources,
-            parameter="eval_dataset",
-            accepts=accepts,  # type: ignore[arg-type]
-            instruction="",
-            problems=problems,
-        )
-    )
-    return rows, problems
+    batches: list[Batch] = []
+    scan = Scan(parameter="eval_dataset", accepts=accepts, instruction="", folder=folder)
+    files = scan_in_turn(resolve(str(path), parameter="eval_dataset"), scan, sink=batches.append)
+    return Read(gather(files, scan, problems), batches, problems)
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a scan writes, away from the dataset."""
+    return tmp_path_factory.mktemp("scan")
 
 
 def found(problems: Problems) -> list[tuple[str, int]]:
     return [(problem.code, problem.line) for kept in problems.kept.values() for problem in kept]
 
 
-def test_yields_rows_of_all_files_with_their_places(tmp_path: Path) -> None:
+def test_yields_rows_of_all_files_with_their_places(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "1.jsonl").write_bytes(A + b"\n" + B + b"\n")
     (tmp_path / "2.jsonl.gz").write_bytes(gzip.compress(B))
-    rows, problems = read(tmp_path)
-    places = [(row.prompt[0]["content"], Path(file).name, line) for row, file, line in rows]
-    assert places == [("a", "1.jsonl", 1), ("b", "1.jsonl", 2), ("b", "2.jsonl.gz", 1)]
-    assert not problems.counts
-    assert not problems.warnings
+    result = read(tmp_path, folder)
+    assert result.places == [("1.jsonl", 1), ("1.jsonl", 2), ("2.jsonl.gz", 1)]
+    assert b"".join(batch.encoded for batch in result.batches).decode() == "".join(
+        f'{{"prompt": [{{"role": "user", "content": "{text}"}}]}}\n' for text in "abb"
+    )
+    assert not result.problems.counts
+    assert not result.problems.warnings
 
 
-def test_accepts_a_byte_order_mark_crlf_and_blank_lines_at_the_end(tmp_path: Path) -> None:
+def test_blocks_after_the_first_are_numbered_on(tmp_path: Path) -> None:
+    content = b"\n".join([A, B, A, b"{", B, A, b"", A])
+    reading = read_file(content, block_bytes=1)
+    assert reading.lines == [1, 2, 3, 5, 6, 8]
+    assert reading.found == [("invalid_json", 4, ""), ("blank_line", 7, "")]
+    assert read_file(content).lines == reading.lines
+
+
+def test_accepts_a_byte_order_mark_crlf_and_blank_lines_at_the_end(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + A + b"\r\n" + B + b"\r\n\r\n \n\n")
-    rows, problems = read(tmp_path)
-    assert len(rows) == 2
-    assert not problems.counts
+    result = read(tmp_path, folder)
+    assert result.dataset.rows == 2
+    assert not result.problems.counts
 
 
-def test_each_blank_line_before_a_row_is_a_problem(tmp_path: Path) -> None:
+def test_each_blank_line_before_a_row_is_a_problem(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\n" + A + b"\n\n \r\n" + B + b"\n\n")
-    rows, problems = read(tmp_path)
-    assert len(rows) == 2
-    assert found(problems) == [("blank_line", 1), ("blank_line", 3), ("blank_line", 4)]
+    result = read(tmp_path, folder)
+    assert result.dataset.rows == 2
+    assert found(result.problems) == [("blank_line", 1), ("blank_line", 3), ("blank_line", 4)]
 
 
-def test_goes_on_after_bad_rows_and_names_each_with_its_line(tmp_path: Path) -> None:
+def test_goes_on_after_bad_rows_and_names_each_with_its_line(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([A, b"{", B, b'{"input_text": 1}', A, b'{"input_text": "cut']))
-    rows, problems = read(tmp_path)
-    assert [line for _, _, line in rows] == [1, 3, 5]
-    assert found(problems) == [("invalid_json", 2), ("invalid_json", 6), ("wrong_type", 4)]
-    assert problems.kept["wrong_type"][0].location == f"{tmp_path}/a.jsonl:4"
-    assert problems.kept["wrong_type"][0].parameter == "eval_dataset"
+    result = read(tmp_path, folder)
+    assert [line for _, line in result.places] == [1, 3, 5]
+    assert found(result.problems) == [("invalid_json", 2), ("invalid_json", 6), ("wrong_type", 4)]
+    assert result.problems.kept["wrong_type"][0].location == f"{tmp_path}/a.jsonl:4"
+    assert result.problems.kept["wrong_type"][0].parameter == "eval_dataset"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf\r\n"])
-def test_a_dataset_without_rows_is_a_problem(tmp_path: Path, content: bytes) -> None:
+def test_a_dataset_without_rows_is_a_problem(tmp_path: Path, folder: Path, content: bytes) -> None:
     (tmp_path / "a.jsonl").write_bytes(content)
-    rows, problems = read(tmp_path)
-    assert rows == []
-    assert found(problems) == [("empty_dataset", 0)]
+    result = read(tmp_path, folder)
+    assert result.batches == []
+    assert found(result.problems) == [("empty_dataset", 0)]
 
 
-def test_a_dataset_of_many_empty_files_names_some_of_them(tmp_path: Path) -> None:
+def test_a_dataset_of_many_empty_files_names_some_of_them(tmp_path: Path, folder: Path) -> None:
     for number in range(5):
         (tmp_path / f"{number}.jsonl").touch()
-    _, problems = read(tmp_path)
+    problems = read(tmp_path, folder).problems
     assert problems.kept["empty_dataset"][0].file.endswith("2.jsonl and 2 more")
 
 
-def test_a_dataset_of_bad_rows_only_is_not_called_empty(tmp_path: Path) -> None:
+def test_a_dataset_of_bad_rows_only_is_not_called_empty(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"{}\n")
-    _, problems = read(tmp_path)
-    assert found(problems) == [("unknown_format", 1)]
+    assert found(read(tmp_path, folder).problems) == [("unknown_format", 1)]
 
 
-def test_an_empty_file_among_others_is_a_warning(tmp_path: Path) -> None:
+def test_an_empty_file_among_others_is_a_warning(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(A)
     (tmp_path / "b.jsonl").touch()
-    rows, problems = read(tmp_path)
-    assert len(rows) == 1
-    assert not problems.counts
-    [warning] = problems.warnings
+    result = read(tmp_path, folder)
+    assert result.dataset.rows == 1
+    assert not result.problems.counts
+    [warning] = result.problems.warnings
     assert warning.startswith("eval_dataset: 1 of 2 files are empty")
     assert "b.jsonl" in warning
 
 
-def test_a_file_that_breaks_off_is_a_problem_and_the_next_file_is_still_read(tmp_path: Path) -> None:
+def test_a_file_that_breaks_off_is_a_problem_and_the_next_file_is_still_read(tmp_path: Path, folder: Path) -> None:
     whole = gzip.compress(A + b"\n" + os.urandom(50_000))
     (tmp_path / "a.jsonl.gz").write_bytes(whole[:20_000])
     (tmp_path / "b.jsonl").write_bytes(B)
-    rows, problems = read(tmp_path)
-    assert rows[-1].file.endswith("b.jsonl")
-    [problem] = problems.kept["unreadable_file"]
+    result = read(tmp_path, folder)
+    assert result.places[0] == ("a.jsonl.gz", 1)
+    assert result.places[-1] == ("b.jsonl", 1)
+    [problem] = result.problems.kept["unreadable_file"]
     assert problem.file.endswith("a.jsonl.gz")
     assert problem.found.startswith("its gzip data is damaged")
 
 
-def test_rows_of_another_kind_than_the_first_are_problems_where_either_kind_may_stand(tmp_path: Path) -> None:
+def test_rows_of_another_kind_than_the_first_are_problems_where_either_kind_may_stand(
+    tmp_path: Path, folder: Path
+) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([A, PREFERENCE, B, PREFERENCE]))
-    rows, problems = read(tmp_path, accepts=EITHER)
-    assert [line for _, _, line in rows] == [1, 3]
-    assert found(problems) == [("mixed_rows", 2), ("mixed_rows", 4)]
-    assert problems.kept["mixed_rows"][0].accepted.endswith("a.jsonl:1)")
+    (tmp_path / "b.jsonl").write_bytes(PREFERENCE)
+    result = read(tmp_path, folder, accepts=EITHER)
+    assert result.places == [("a.jsonl", 1), ("a.jsonl", 3)]
+    assert found(result.problems) == [("mixed_rows", 2), ("mixed_rows", 4), ("mixed_rows", 1)]
+    assert all(problem.accepted.endswith("a.jsonl:1)") for problem in result.problems.kept["mixed_rows"])
 
 
-def test_rows_of_one_kind_are_fine_where_either_kind_may_stand(tmp_path: Path) -> None:
+def test_rows_of_one_kind_are_fine_where_either_kind_may_stand(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([PREFERENCE, PREFERENCE]))
-    rows, problems = read(tmp_path, accepts=EITHER)
-    assert [row.kind for row, _, _ in rows] == ["preference", "preference"]
-    assert not problems.counts
+    result = read(tmp_path, folder, accepts=EITHER)
+    assert {batch.kind for batch in result.batches} == {"preference"}
+    assert (result.dataset.kind, result.dataset.rows) == ("preference", 2)
+    assert not result.problems.counts
+
+
+def test_rows_of_several_formats_may_stand_in_one_file_and_keep_their_order() -> None:
+    chat = b'{"messages": [{"author": "user", "content": "c"}]}'
+    for block_bytes in (1, 2**20):
+        reading = read_file(b"\n".join([A, chat, chat, B, B]), block_bytes=block_bytes)
+        assert [row["prompt"][0]["content"] for row in reading.rows] == ["a", "c", "c", "b", "b"]
+        assert reading.lines == [1, 2, 3, 4, 5]
+        assert not reading.problems.counts
 
 
 def test_a_blank_instruction_is_none() -> None:

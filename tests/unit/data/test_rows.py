@@ -2,13 +2,15 @@ import json
 import random
 
 import pytest
+from tests.unit.data.reading import read, read_rows
 
-from rlhf_tuning.data.rows import Conversation, Row, encode_prompt, encode_row, preference_line, prompt_key, prompt_line
+from rlhf_tuning.data.batch import PROMPT
+from rlhf_tuning.data.rows import Conversation, Row, encode_prompt, encode_text, prompt_key
 
 
 def random_text(random_source: random.Random) -> str:
     characters = '"\\\n\r\t/ aé漢😀\x01\x1f\x7f\u2028\u0085'
-    return "".join(random_source.choices(characters, k=random_source.randrange(1, 30)))
+    return "".join(random_source.choices(characters, k=random_source.randrange(1, 30))) + "."
 
 
 def random_conversation(random_source: random.Random) -> Conversation:
@@ -16,28 +18,27 @@ def random_conversation(random_source: random.Random) -> Conversation:
     return turns[random_source.randrange(2) : random_source.choice([2, 4])]
 
 
+@pytest.mark.parametrize("ensure_ascii", [False, True])
 @pytest.mark.parametrize("seed", range(50))
-def test_writes_what_json_would_write_and_reads_back_the_same(seed: int) -> None:
+def test_a_row_is_written_as_json_would_write_it_and_reads_back_the_same(seed: int, ensure_ascii: bool) -> None:
     random_source = random.Random(seed)
-    prompt, chosen, rejected = (
-        random_conversation(random_source),
-        random_text(random_source),
-        random_text(random_source),
-    )
-    encoded = encode_prompt(prompt)
-    as_json = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    line = encode_row(Row(prompt, chosen, rejected), encoded)
-    assert line == preference_line(encoded, chosen, rejected)
-    assert line.decode() == json.dumps(as_json, ensure_ascii=False) + "\n"
-    assert json.loads(line) == as_json
-    assert line.count(b"\n") == 1
+    row = {
+        "prompt": random_conversation(random_source),
+        "chosen": random_text(random_source),
+        "rejected": random_text(random_source) + ".",
+    }
+    answers = {name: [{"role": "assistant", "content": row[name]}] for name in ("chosen", "rejected")}
+    content = (json.dumps({**row, **answers}, ensure_ascii=ensure_ascii) + "\n").encode()
+    # Twice: the first line by the careful path, the second by the fast one.
+    lines = [batch.line(0).decode() for batch in read(content * 2, block_bytes=1).batches]
+    assert lines == [json.dumps(row, ensure_ascii=False) + "\n"] * 2
+    assert encode_prompt(row["prompt"]).decode() == json.dumps(row["prompt"], ensure_ascii=False)  # type: ignore[arg-type]
+    assert json.loads(encode_text(str(row["chosen"]))) == row["chosen"]
 
 
 def test_a_prompt_row_has_the_prompt_alone() -> None:
-    prompt = [{"role": "user", "content": "Où ?"}]
-    line = encode_row(Row(prompt), encode_prompt(prompt))
-    assert line == prompt_line(encode_prompt(prompt))
-    assert line.decode() == '{"prompt": [{"role": "user", "content": "Où ?"}]}\n'
+    [batch] = read_rows([{"input_text": "Où ?"}])
+    assert batch.encoded.decode() == '{"prompt": [{"role": "user", "content": "Où ?"}]}\n'
 
 
 def test_a_row_knows_its_kind() -> None:
@@ -52,8 +53,22 @@ def test_a_key_tells_conversations_apart_by_role_turn_and_content() -> None:
         [{"role": "system", "content": "ab"}],
         [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
         [{"role": "user", "content": 'ab"}, {"role": "user", "content": "'}],
+        [{"role": "user", "content": '[{"role": "user", "content": "ab"}]'}],
     ]
-    keys = {prompt_key(encode_prompt(conversation)) for conversation in conversations}
-    assert len(keys) == 4
-    assert {len(key) for key in keys} == {16}
-    assert prompt_key(encode_prompt([{"role": "user", "content": "ab"}])) in keys
+    keys = {prompt_key(conversation) for conversation in conversations}
+    assert len(keys) == 5
+    assert prompt_key([{"role": "user", "content": "ab"}]) in keys
+
+
+def test_one_prompt_has_one_hash_in_every_format() -> None:
+    turns = [{"role": "user", "content": "Où ?"}]
+    rows: list[dict[str, object]] = [
+        {"input_text": "Où ?"},
+        {"messages": [{"author": "user", "content": "Où ?"}]},
+        {"messages": [{"author": "user", "content": "Où ?"}], "context": " "},
+        {"prompt": "Où ?"},
+        {"prompt": turns},
+    ]
+    hashes = {batch.hashes[0, PROMPT].tobytes() for row in rows for batch in read_rows([row])}
+    assert len(hashes) == 1
+    assert {len(each) for each in hashes} == {16}

@@ -55,7 +55,9 @@ def test_the_context_takes_the_place_of_the_instruction(
 def test_a_preference_names_the_chosen_and_the_rejected() -> None:
     record = {"messages": MESSAGES, "candidate_0": "Sea.", "candidate_1": "A calm sea.", "choice": 1}
     faults: list[Fault] = []
-    assert parse(record, accepts=PREFERENCES, instruction="", faults=faults) == Row(TURNS, "A calm sea.", "Sea.")
+    assert parse(record, accepts=PREFERENCES, instruction="", faults=faults) == Row(
+        TURNS, "A calm sea.", "Sea.", first_chosen=False
+    )
     assert faults == []
 
 

@@ -22,7 +22,7 @@ def test_a_preference_names_the_chosen_and_the_rejected() -> None:
     faults: list[Fault] = []
     for accepts in (PREFERENCES, EITHER):
         row = parse(PREFERENCE, accepts=accepts, instruction="", faults=faults)
-        assert row == Row([{"role": "user", "content": "Describe it."}], "A calm sea.", "Sea.")
+        assert row == Row([{"role": "user", "content": "Describe it."}], "A calm sea.", "Sea.", first_chosen=False)
     assert faults == []
 
 

@@ -1,0 +1,481 @@
+"""What is suspicious in valid data: for each code a dataset that has it, and one as like it as can be that has not."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_tuning.data import findings
+from rlhf_tuning.data.check import DatasetCheck, check_datasets
+from rlhf_tuning.data.findings import Training
+from rlhf_tuning.data.summary import Finding
+from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.text_format import TextFormat
+from rlhf_tuning.tokenizer import load_tokenizer
+
+WriteRows = Callable[[str, Sequence[Mapping[str, object]]], str]
+Rows = list[dict[str, Any]]
+Check = Callable[..., DatasetCheck]
+
+
+def preferences(count: int) -> Rows:
+    """Return preferences of which nothing can be said."""
+    return [
+        {
+            "input_text": f"Describe place {number}.",
+            "candidate_0": f"A calm sea, number {number:04}.",
+            "candidate_1": f"A wild sea, number {number:04}.",
+            "choice": number % 2,
+        }
+        for number in range(count)
+    ]
+
+
+def prompts(count: int) -> Rows:
+    return [{"input_text": f"Describe room {number}."} for number in range(count)]
+
+
+@pytest.fixture
+def check(tmp_path: Path, write_rows: WriteRows) -> Check:
+    """Write rows as datasets, and check them."""
+
+    def run(
+        *, preferences: Rows | None = None, prompts: Rows | None = None, evaluation: Rows | None = None, **settings: Any
+    ) -> DatasetCheck:
+        given = {"preference_dataset": preferences, "prompt_dataset": prompts, "eval_dataset": evaluation}
+        references = {
+            name: write_rows(f"{name}.jsonl", rows) if rows is not None else "" for name, rows in given.items()
+        }
+        return check_datasets(**references, **{"instruction": "", **settings})
+
+    return run
+
+
+def found(result: DatasetCheck) -> dict[str, Finding]:
+    """Return the findings by code, of which there is one of each in these tests."""
+    assert result.problems == ""
+    assert result.warnings == [finding.message for finding in result.summary.findings]
+    by_code = {finding.code: finding for finding in result.summary.findings}
+    assert len(by_code) == len(result.summary.findings)
+    return by_code
+
+
+def only(result: DatasetCheck) -> Finding:
+    """Return the only finding."""
+    [finding] = found(result).values()
+    return finding
+
+
+def places(finding: Finding) -> list[str]:
+    """Return where the examples stand, without folders."""
+    return [Path(example.location).name for example in finding.examples]
+
+
+def test_nothing_is_said_of_data_of_which_nothing_can_be_said(check: Check) -> None:
+    result = check(preferences=preferences(1000), prompts=prompts(100), evaluation=[{"input_text": "Describe it."}])
+    assert found(result) == {}
+
+
+def test_an_empty_file_among_others_is_found(check: Check, tmp_path: Path, write_rows: WriteRows) -> None:
+    write_rows("many/a.jsonl", prompts(10))
+    write_rows("many/b.jsonl", prompts(0))
+    result = check_datasets(
+        prompt_dataset=str(tmp_path / "many"), preference_dataset="", eval_dataset="", instruction=""
+    )
+    assert (only(result).code, only(result).parameter) == ("empty_files", "prompt_dataset")
+
+
+# Rows set aside.
+
+
+def test_rows_are_set_aside_up_to_the_limit_and_refused_past_it(check: Check) -> None:
+    bad: Rows = [{"input_text": ""}, {"input_text": 1, "id": 2}, {"text": "a"}]
+    rows = [*prompts(5), *bad, *prompts(10)[5:]]
+    clean = check(prompts=prompts(10))
+    assert "rows_set_aside" not in found(clean)
+
+    result = check(prompts=rows, max_bad_rows=3)
+    finding = only(result)
+    assert finding.code == "rows_set_aside"
+    assert finding.message == (
+        "3 bad rows of prompt_dataset were set aside, as max_bad_rows allows "
+        "(blank_text 1, extra_field 1, unknown_format 1)."
+    )
+    assert places(finding) == [f"prompt_dataset.jsonl:{line}" for line in (6, 7, 8)]
+    assert result.counts == {"prompt_dataset": 10}
+    assert result.summary.datasets[0].set_aside == 3
+    assert result.prompt_fingerprint == clean.prompt_fingerprint
+    result.raise_if_unusable()
+
+    refused = check(prompts=rows, max_bad_rows=2)
+    assert refused.problems.startswith("prompt_dataset cannot be used: 3 problems.")
+    assert refused.summary.problem_counts == {"blank_text": 1, "extra_field": 1, "unknown_format": 1}
+    assert refused.summary.datasets[0].set_aside == 0
+    assert not refused.summary.usable
+
+
+def test_the_limit_counts_rows_not_faults_and_blank_lines_and_each_dataset_by_itself(
+    check: Check, tmp_path: Path
+) -> None:
+    for name, rows in (("p", prompts(10)), ("e", [{"input_text": "Describe it."}])):
+        lines = [json.dumps(row) for row in [{"input_text": "\0\ud800"}, *rows]]
+        (tmp_path / f"{name}.jsonl").write_text("\n\n".join(lines[:2]) + "\n" + "\n".join(lines[2:]))
+    datasets = {"prompt_dataset": str(tmp_path / "p.jsonl"), "eval_dataset": str(tmp_path / "e.jsonl")}
+    result = check_datasets(preference_dataset="", instruction="", max_bad_rows=2, **datasets)
+    assert [finding.code for finding in result.summary.findings] == ["rows_set_aside"] * 2
+    assert [dataset.set_aside for dataset in result.summary.datasets] == [2, 2]
+    assert check_datasets(preference_dataset="", instruction="", max_bad_rows=1, **datasets).problems.startswith(
+        "eval_dataset and prompt_dataset cannot be used: 6 problems."
+    )
+
+
+def test_bad_rows_and_all_problems_are_written_where_one_asks(check: Check, tmp_path: Path) -> None:
+    bad: Rows = [{"input_text": ""}, {"text": "é"}, *({"input_text": number} for number in range(40))]
+    paths = {"problems_path": str(tmp_path / "new" / "problems"), "bad_rows_path": str(tmp_path / "new" / "bad")}
+    for max_bad_rows in (0, 42):
+        check(prompts=[*prompts(5), *bad], max_bad_rows=max_bad_rows, **paths)
+        written = [json.loads(line) for line in (tmp_path / "new" / "bad").read_text().splitlines()]
+        assert written == bad
+        problems = [json.loads(line) for line in (tmp_path / "new" / "problems").read_text().splitlines()]
+        assert [problem["line"] for problem in problems] == list(range(6, 48))
+        assert [problem["code"] for problem in problems] == ["blank_text", "unknown_format", *["wrong_type"] * 40]
+
+
+def test_nothing_is_left_when_every_row_is_bad(check: Check) -> None:
+    result = check(prompts=[{"input_text": ""}] * 3, max_bad_rows=3)
+    assert result.summary.problem_counts == {"empty_dataset": 1}
+    assert "found no good row" in result.problems
+
+
+def test_what_concerns_a_whole_file_is_never_set_aside(check: Check) -> None:
+    result = check(
+        prompts=[{"input_text": ""}, *prompts(5)], evaluation=[{"input_text": ""}, *prompts(1)], max_bad_rows=5
+    )
+    assert result.summary.problem_counts == {"eval_prompt_in_training": 1}
+    assert [finding.code for finding in result.summary.findings] == ["rows_set_aside"] * 2
+
+
+def test_the_limit_is_not_negative(check: Check) -> None:
+    with pytest.raises(ParameterError, match="max_bad_rows"):
+        check(prompts=prompts(5), max_bad_rows=-1)
+
+
+# Rows that say the same or the opposite.
+
+
+def test_pairs_preferred_both_ways_are_found(check: Check) -> None:
+    rows = preferences(1000)
+    row = rows[4]
+    turned = {**row, "candidate_0": row["candidate_1"], "candidate_1": row["candidate_0"]}
+    finding = only(check(preferences=[*rows, turned]))
+    assert finding.code == "contradicting_preferences"
+    assert finding.message.startswith("1 pairs of answers in preference_dataset are preferred one way")
+    assert places(finding) == ["preference_dataset.jsonl:5"]
+    assert finding.examples[0].text.endswith("preference_dataset.jsonl:1001")
+    finding = only(check(preferences=[*rows, {**row, "choice": 1 - row["choice"]}]))
+    assert finding.code == "contradicting_preferences"
+
+
+def test_an_example_of_a_contradiction_names_two_rows_that_do_contradict_each_other(check: Check) -> None:
+    rows = preferences(1000)
+    rows[10:10] = [rows[4]] * 6
+    rows.append({**rows[4], "choice": 1})
+    by_code = found(check(preferences=rows))
+    assert list(by_code) == ["contradicting_preferences", "repeated_preferences"]
+    [example] = by_code["contradicting_preferences"].examples
+    assert Path(example.location).name == "preference_dataset.jsonl:5"
+    assert example.text.startswith("prefers otherwise than ")
+    assert [Path(place).name for place in example.text.split()[3:]] == ["preference_dataset.jsonl:1007"]
+
+
+def test_other_answers_or_another_prompt_do_not_contradict(check: Check) -> None:
+    rows = preferences(1000)
+    row = {**rows[4], "choice": 1}
+    others = [{**row, "candidate_0": "A calm sea, number 1004."}, {**row, "input_text": "Describe place 1004."}]
+    assert found(check(preferences=[*rows, *others])) == {}
+
+
+def test_preferences_that_stand_twice_are_found(check: Check) -> None:
+    rows = preferences(1000)
+    row = rows[4]
+    # The same in other words: the candidates and their choice are turned round, and the order of the fields.
+    turned = {"choice": 1, "candidate_1": row["candidate_0"], "candidate_0": row["candidate_1"]}
+    finding = only(check(preferences=[*rows, {**turned, "input_text": row["input_text"]}, row]))
+    assert finding.code == "repeated_preferences"
+    assert finding.message.startswith("2 of 1,002 rows of preference_dataset repeat an earlier row")
+    assert places(finding) == ["preference_dataset.jsonl:5"]
+    assert finding.examples[0].text.startswith("the same as ")
+    assert [name.rpartition(":")[2] for name in finding.examples[0].text.split(", ")] == ["1001", "1002"]
+
+
+def test_prompts_that_stand_twice_are_found_in_prompts_and_are_usual_in_preferences(check: Check) -> None:
+    finding = only(check(prompts=[*prompts(10), prompts(1)[0]]))
+    assert (finding.code, finding.parameter) == ("repeated_prompts", "prompt_dataset")
+    assert places(finding) == ["prompt_dataset.jsonl:1"]
+    two_prompts = [{**row, "input_text": f"Describe {number % 2}."} for number, row in enumerate(preferences(1000))]
+    assert found(check(preferences=two_prompts)) == {}
+
+
+def test_evaluation_prompts_among_preferences_are_found_where_the_reward_model_is_measured(check: Check) -> None:
+    evaluation = [
+        {**row, "candidate_0": "Wet.", "candidate_1": "Dry.", "input_text": text}
+        for row, text in zip(preferences(3), ("Describe place 7.", "Describe place 9.", "Describe it."), strict=True)
+    ]
+    finding = only(check(preferences=preferences(1000), evaluation=evaluation))
+    assert (finding.code, finding.parameter) == ("eval_prompt_in_preferences", "eval_dataset")
+    assert finding.message.startswith("2 of 3 prompts of eval_dataset also stand in preference_dataset")
+    assert places(finding) == ["preference_dataset.jsonl:8", "preference_dataset.jsonl:10"]
+    assert found(check(preferences=preferences(1000), evaluation=evaluation[2:])) == {}
+    without_answers = [{"input_text": "Describe place 7."}]
+    assert found(check(preferences=preferences(1000), evaluation=without_answers)) == {}
+
+
+# Biases.
+
+
+def chosen_first(count: int, first: int) -> Rows:
+    """Return preferences of which so many choose the first candidate."""
+    return [{**row, "choice": int(number >= first)} for number, row in enumerate(preferences(count))]
+
+
+@pytest.mark.parametrize(("first", "biased"), [(600, True), (400, True), (560, True), (540, False), (460, False)])
+def test_a_position_chosen_far_too_often_is_found(check: Check, first: int, biased: bool) -> None:
+    by_code = found(check(preferences=chosen_first(1000, first)))
+    assert list(by_code) == ["position_bias"] * biased
+    if biased:
+        message = by_code["position_bias"].message
+        assert message.startswith(f"choice is 0 in {first / 10:.1f}% [")
+        assert "of the 1,000 rows of preference_dataset" in message
+
+
+def test_a_position_chosen_too_often_by_chance_is_not_found(check: Check) -> None:
+    assert list(found(check(preferences=chosen_first(10, 7)))) == ["few_preferences"]
+    assert list(found(check(preferences=chosen_first(100, 70)))) == ["position_bias", "few_preferences"]
+
+
+def test_rows_without_an_order_have_no_position_bias(check: Check) -> None:
+    rows = [
+        {"prompt": row["input_text"], "chosen": row["candidate_0"], "rejected": row["candidate_1"]}
+        for row in preferences(1000)
+    ]
+    result = check(preferences=rows)
+    assert found(result) == {}
+    assert result.summary.datasets[0].first_chosen is None
+
+
+@pytest.mark.parametrize(
+    ("longer", "shorter", "word"),
+    [(650, 350, "longer"), (350, 650, "shorter"), (590, 410, ""), (410, 590, ""), (65, 35, "longer"), (7, 3, "")],
+)
+def test_length_that_decides_too_often_is_found(check: Check, longer: int, shorter: int, word: str) -> None:
+    rows = preferences(1000)
+    for number in range(longer + shorter):
+        chosen = f"candidate_{rows[number]['choice'] if number < longer else 1 - rows[number]['choice']}"
+        rows[number][chosen] += " And more."
+    by_code = found(check(preferences=rows))
+    assert list(by_code) == ["length_bias"] * bool(word)
+    if word:
+        share = max(longer, shorter) / (longer + shorter)
+        message = by_code["length_bias"].message
+        assert message.startswith(f"The {word} answer is preferred in {share:.1%} [")
+        assert f"of {longer + shorter:,} rows of preference_dataset" in message
+        low, high = (float(part.rstrip("%")) for part in message.partition("[")[2].partition("]")[0].split(", "))
+        assert low < share * 100 < high
+
+
+# Content.
+
+
+def test_another_writing_system_is_found_from_a_share_on(check: Check) -> None:
+    for count, expected in ((10, ["mixed_scripts"]), (9, [])):
+        rows = [*prompts(1000 - count), *({"input_text": f"Опишите комнату {number}."} for number in range(count))]
+        by_code = found(check(prompts=rows))
+        assert list(by_code) == expected
+        if expected:
+            assert "Besides Latin, rows of prompt_dataset are written in Cyrillic 1.0%" in by_code[expected[0]].message
+            assert len(by_code[expected[0]].examples) == 5
+            assert all("Опишите" in example.text for example in by_code[expected[0]].examples)
+
+
+def test_scripts_that_one_language_mixes_and_accents_are_no_other_script(check: Check) -> None:
+    japanese = [
+        {"input_text": text}
+        for text in ("海を描写してください。", "東京都庁舎", "カタカナノブンショウ", "海のひらがな")
+    ]
+    assert found(check(prompts=japanese)) == {}
+    assert (
+        found(
+            check(prompts=[*prompts(10), {"input_text": "Où est l’été naïf, à côté ?"}, {"input_text": "12 + 7 = ?"}])
+        )
+        == {}
+    )
+
+
+def test_few_preferences_are_found(check: Check) -> None:
+    assert found(check(preferences=preferences(1000))) == {}
+    finding = only(check(preferences=preferences(999)))
+    assert (finding.code, finding.parameter) == ("few_preferences", "preference_dataset")
+    assert finding.message.startswith("preference_dataset has 999 rows.")
+    assert found(check(prompts=prompts(5))) == {}
+    evaluation = check(prompts=prompts(5), evaluation=preferences(4))
+    assert found(evaluation) == {}
+
+
+def test_control_characters_are_found(check: Check) -> None:
+    rows = [*prompts(3), {"input_text": "\x1b[31mred"}, {"input_text": "\ttab\r\n"}, {"input_text": "a\x7f\x07"}]
+    finding = only(check(prompts=rows))
+    assert (finding.code, finding.parameter) == ("control_characters", "prompt_dataset")
+    assert finding.message.startswith("2 rows of prompt_dataset")
+    assert places(finding) == ["prompt_dataset.jsonl:4", "prompt_dataset.jsonl:6"]
+    many = check(prompts=[{"input_text": f"\x1b{number}"} for number in range(300)])
+    assert only(many).message.startswith("300 rows of prompt_dataset")
+    assert len(only(many).examples) == 5
+    assert found(check(prompts=[{"input_text": "\ttab\r\n"}, {"input_text": "é\u2028😀\\u0007"}])) == {}
+
+
+MARKS = ("<|im_start|>", "<|eot_id|>", "<|end of text|>", "<start_of_turn>", "<end_of_turn>")
+OLDER_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>")
+
+
+@pytest.mark.parametrize("mark", [*MARKS, *OLDER_MARKS])
+def test_marks_of_chat_templates_are_found_in_prompts_and_answers(check: Check, mark: str) -> None:
+    finding = only(check(prompts=[*prompts(3), {"input_text": f"a{mark}b"}]))
+    assert (finding.code, places(finding)) == ("chat_markers", ["prompt_dataset.jsonl:4"])
+    assert finding.examples[0].text == mark
+    rows = preferences(1000)
+    rows[7]["candidate_0"] = f"{mark} {rows[7]['candidate_0'][len(mark) + 1 :]}"
+    finding = only(check(preferences=rows))
+    assert (finding.code, places(finding)) == ("chat_markers", ["preference_dataset.jsonl:8"])
+
+
+@pytest.mark.parametrize("text", ["<b>bold</b>", "<strong>", "a <| b |> c", "[INSTALL]", "x <s", "<| |", "|im_start|"])
+def test_other_brackets_are_no_marks(check: Check, text: str) -> None:
+    assert found(check(prompts=[*prompts(3), {"input_text": text}])) == {}
+
+
+# What training will make of the rows.
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path) -> Iterator[Any]:
+    """Return the tiny model's tokenizer."""
+    return load_tokenizer(str(tiny_model))
+
+
+def training(tokenizer: Any = None, *, prompt: int = 200, target: int = 20, **settings: int) -> Training:
+    def load() -> TextFormat | None:
+        if tokenizer is None:
+            return None
+        return TextFormat(tokenizer, prompt_sequence_length=prompt, target_sequence_length=target)
+
+    steps = {"reward_model_train_steps": 0, "reinforcement_learning_train_steps": 0}
+    return Training(load_text_format=load, **{"batch_size": 10, **steps, **settings})
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(3000, []), (3010, ["many_epochs"]), (0, [])], ids=["at the limit", "past it", "untrained"]
+)
+def test_too_many_epochs_of_preferences_are_found(check: Check, steps: int, expected: list[str]) -> None:
+    result = check(preferences=preferences(1000), training=training(reward_model_train_steps=steps))
+    by_code = found(result)
+    assert list(by_code) == expected
+    assert result.summary.datasets[0].epochs == (steps / 100 or None)
+    if expected:
+        assert "reward_model_train_steps" in by_code["many_epochs"].message
+        assert by_code["many_epochs"].parameter == "preference_dataset"
+
+
+def test_too_many_epochs_of_prompts_are_found(check: Check) -> None:
+    assert found(check(prompts=prompts(50), training=training(reinforcement_learning_train_steps=100))) == {}
+    finding = only(check(prompts=prompts(50), training=training(reinforcement_learning_train_steps=105)))
+    assert (finding.code, finding.parameter) == ("many_epochs", "prompt_dataset")
+    assert "show each of the 50 rows of prompt_dataset 21 times" in finding.message
+
+
+def test_prompts_and_answers_that_will_be_cut_are_found_with_how_much(check: Check, tokenizer: Any) -> None:
+    text_format = training(tokenizer, prompt=40, target=12).load_text_format()
+    assert text_format is not None
+    whole = text_format.without_limits()
+    rows = preferences(20)
+    rows[3]["input_text"] = "Describe the harbour. " * 12
+    rows[8]["candidate_0"] = "The harbour smells of salt. " * 5
+    rows[9]["candidate_0"] = "The harbour smells of warm bread and of salt. " * 5
+    sizes = [len(whole.prompt_ids([{"role": "user", "content": row["input_text"]}])) for row in rows]
+    answers = [len(whole.answer_ids(row[f"candidate_{index}"])) - 1 for row in rows for index in (0, 1)]
+    assert sorted(sizes)[-2] <= 40 < max(sizes)
+    limit = sorted(answers)[-3]
+    result = check(preferences=rows, training=training(tokenizer, prompt=sorted(sizes)[-2], target=limit))
+    by_code = found(result)
+    assert {"prompts_cut", "answers_cut"} <= set(by_code)
+    over = max(sizes) - sorted(sizes)[-2]
+    assert by_code["prompts_cut"].message == (
+        f"1 of 20 prompts (5%) of preference_dataset are longer than prompt_sequence_length {sorted(sizes)[-2]} and lose "
+        f"their oldest turns or their beginning: {over} tokens each on average, {over} at most."
+    )
+    overs = [size - limit for size in answers if size > limit]
+    assert by_code["answers_cut"].message == (
+        f"2 of 40 answers (5%) of preference_dataset are longer than target_sequence_length {limit} and lose their end: "
+        f"{sum(overs) / 2:,.0f} tokens each on average, {max(overs)} at most."
+    )
+    lengths = {entry.part: entry for entry in result.summary.datasets[0].lengths}
+    assert sorted(lengths["prompt"].values) == sorted(sizes)
+    assert sorted(lengths["chosen"].values + lengths["rejected"].values) == sorted(answers)
+    assert (lengths["prompt"].cut, lengths["chosen"].cut + lengths["rejected"].cut) == (1, 2)
+    # At the limits nothing is cut.
+    at_limits = check(preferences=rows, training=training(tokenizer, prompt=max(sizes), target=max(answers)))
+    assert not {"prompts_cut", "answers_cut"} & set(found(at_limits))
+
+
+def test_answers_that_are_the_same_once_they_are_cut_are_found(check: Check, tokenizer: Any) -> None:
+    long = "The harbour smells of salt and warm bread, and gulls call all day. " * 3
+    ids = len(tokenizer(long)["input_ids"])
+    rows = preferences(20)
+    rows[3] |= {"candidate_0": long, "candidate_1": f"{long}But one."}
+    rows[5] |= {"candidate_0": long, "candidate_1": f"But one. {long}"}
+    for target, expected in ((20, 1), (ids, 1), (ids + 10, 0)):
+        result = check(preferences=rows, training=training(tokenizer, target=target))
+        by_code = found(result)
+        assert ("identical_when_cut" in by_code) == bool(expected)
+        assert result.summary.datasets[0].same_when_cut == expected
+        if expected:
+            finding = by_code["identical_when_cut"]
+            assert finding.message.startswith("In 1 of 20 rows of preference_dataset both answers are the same once")
+            assert places(finding) == ["preference_dataset.jsonl:4"]
+
+
+def test_lengths_are_in_characters_and_nothing_is_called_cut_without_a_tokenizer(check: Check) -> None:
+    rows = preferences(20)
+    rows[3]["input_text"] = "é" * 10_000
+    for settings in ({}, {"training": training(None)}):
+        result = check(preferences=rows, **settings)
+        assert list(found(result)) == ["few_preferences"]
+        [prompt, chosen, rejected] = result.summary.datasets[0].lengths
+        assert max(prompt.values) == 10_000
+        assert {prompt.unit, chosen.unit, rejected.unit} == {"characters"}
+        assert {prompt.limit, chosen.limit, rejected.limit} == {None}
+
+
+def test_the_tokenizer_is_not_loaded_for_data_that_cannot_be_used(check: Check) -> None:
+    def load() -> TextFormat | None:
+        raise AssertionError
+
+    asked = Training(
+        load_text_format=load, batch_size=1, reward_model_train_steps=0, reinforcement_learning_train_steps=0
+    )
+    assert check(prompts=[{}], training=asked).problems
+
+
+# All together.
+
+
+def test_every_code_of_a_finding_has_a_test_here() -> None:
+    codes = set(re.findall(r'code="(\w+)"', Path(findings.__file__).read_text()))
+    codes |= {f"{part}s_cut" for part in ("prompt", "answer")} | {
+        f"repeated_{kind}s" for kind in ("prompt", "preference")
+    }
+    tested = Path(__file__).read_text()
+    assert len(codes) >= 16
+    assert {code for code in codes if f'"{code}"' not in tested} == set()
