@@ -24,8 +24,12 @@ Bytes = npt.NDArray[np.uint8]
 
 _NEWLINE, _SPACE, _QUOTE, _SLASH, _BACKSLASH, _U, _OPEN, _CLOSE = (ord(character) for character in '\n "/\\u{}')
 
+#: A character written by its number. Outside a string the syntax of JSON is no JSON when written so, which is only
+#: seen while it is: those characters are left alone.
+_NUMBERED = rb"u(?!00(?:2[0CcDd]|3[0-9Aa]|[57][BbDd]))[0-9a-fA-F]{4}"
+
 #: Escapes that a canonical text does not have; `\\\\` is there to be skipped as a whole.
-_ESCAPES = re.compile(rb"\\(?:\\|/|u[0-9a-fA-F]{4}(?:\\u[0-9a-fA-F]{4})*)")
+_ESCAPES = re.compile(rb"\\(?:\\|/|%b(?:\\%b)*)" % (_NUMBERED, _NUMBERED))
 
 
 def read_block(block: bytes, first_line: int, row_format: Format, kind: Kind, *, instruction: str) -> Batch | None:
@@ -49,7 +53,7 @@ def read_block(block: bytes, first_line: int, row_format: Format, kind: Kind, *,
             block = _ESCAPES.sub(_canonical_escape, block)
         except msgspec.MsgspecError:
             return None
-        if b"\\u" in block:  # control characters: whether they may stand there is looked at one by one
+        if b"\\u" in block:  # control characters and syntax: whether they may stand there is looked at one by one
             return None
         array = np.frombuffer(block, np.uint8)
     try:
