@@ -61,7 +61,7 @@ def read_block(block: bytes, first_line: int, row_format: Format, kind: Kind, *,
         rows = _decoder(many.fields).decode_lines(block)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if not _one_row_a_line(array, len(rows)):
+    if not rows or not _one_row_a_line(array, len(rows)):
         return None
     columns: Columns | None = many.columns(rows, instruction=instruction)
     if columns is None or (sizes := _sizes_if_good(array, columns)) is None:
