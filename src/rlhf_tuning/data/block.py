@@ -31,6 +31,9 @@ _NUMBERED = rb"u(?!00(?:2[0CcDd]|3[0-9Aa]|[57][BbDd]))[0-9a-fA-F]{4}"
 #: Escapes that a canonical text does not have; `\\\\` is there to be skipped as a whole.
 _ESCAPES = re.compile(rb"\\(?:\\|/|%b(?:\\%b)*)" % (_NUMBERED, _NUMBERED))
 
+#: A `\\u` that is not the second half of `\\\\` and a letter.
+_LEFT_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u")
+
 
 def read_block(block: bytes, first_line: int, row_format: Format, kind: Kind, *, instruction: str) -> Batch | None:
     """Return the rows of a block, or None where it must be read line by line.
@@ -53,8 +56,8 @@ def read_block(block: bytes, first_line: int, row_format: Format, kind: Kind, *,
             block = _ESCAPES.sub(_canonical_escape, block)
         except msgspec.MsgspecError:
             return None
-        if b"\\u" in block:  # control characters and syntax: whether they may stand there is looked at one by one
-            return None
+        if b"\\u" in block and _LEFT_ESCAPE.search(block):
+            return None  # control characters and syntax: whether they may stand there is looked at one by one
         array = np.frombuffer(block, np.uint8)
     try:
         _check_utf8(block, array)
