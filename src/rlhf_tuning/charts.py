@@ -1,11 +1,12 @@
-"""Small charts as SVG text: a line over steps, two histograms, intervals against a reference.
+"""Small charts as SVG text: a line over steps, histograms, intervals and shares against a reference, counts as bars.
 
 They carry class names, not colours, so that the page that holds them decides how they look on a light and a dark
 ground. Every label is escaped; nothing is drawn for values that are not finite.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from statistics import fmean
@@ -132,6 +133,144 @@ def histogram_pair(
     return _framed(title, *parts, _legend(legend))
 
 
+def histogram(title: str, values: Sequence[int], *, x_label: str, limit: int | None = None) -> str:
+    """Return a histogram of whole numbers from 0, with what is beyond a limit in another colour, and its share.
+
+    Rare large values do not squeeze all others into one bar: the axis ends soon after 99% of the values, and a last bar
+    holds the rest. Nor does a limit that is far beyond all values: it is said in words.
+
+    Args:
+        title: What is shown.
+        values: Not negative.
+        x_label: What the horizontal axis measures.
+        limit: The largest value that is not beyond.
+    """
+    if not values:
+        return _framed(title, '<text class="note" x="170" y="120" text-anchor="middle">no values</text>')
+    ordered = sorted(values)
+    n, longest, usual = len(ordered), ordered[-1], quantile(ordered, 0.99)
+    end = longest if longest <= 2 * usual else math.ceil(1.25 * usual)
+    if limit is not None and limit <= 3 * end:
+        end = max(end, limit + 1)
+    ticks = nice_ticks(0, max(end, 1), whole=True, about=24)
+    width = round(ticks[1])
+    bins = end // width + 1
+    # Two bins more, an empty one and one for the rest, where the axis ends before the values do.
+    rest = bins + 1 if longest >= bins * width else None
+    within, beyond = Counter[int](), Counter[int]()
+    for value in ordered:
+        index = value // width if value < bins * width or rest is None else rest
+        (within if limit is None or value <= limit else beyond)[index] += 1
+
+    top, height = 66, 248
+    x = _Scale(0, (bins if rest is None else bins + 2) * width, _LEFT, _WIDTH - _RIGHT)
+    y_ticks = nice_ticks(0, max((within + beyond).values()), whole=True)
+    y = _Scale(0, y_ticks[-1], height - _BOTTOM, top)
+    x_ticks = [tick for tick in nice_ticks(0, bins * width, whole=True, about=6) if tick <= bins * width]
+    parts = [_axes(x, y, x_ticks, y_ticks, x_label)]
+    for index in sorted(within | beyond):
+        start, span = x(index * width), x(width) - x(0)
+        base = y.start
+        for kind, count in (("bar", within[index]), ("bar beyond", beyond[index])):
+            if count:
+                # One value among very many is still to be seen.
+                tall = max(1.0, y.start - y(count))
+                parts.append(
+                    f'<rect class="{kind}" x="{start + 0.4:.1f}" y="{base - tall:.1f}" width="{span - 0.8:.1f}" '
+                    f'height="{tall:.1f}"/>'
+                )
+                base -= tall
+        if index == rest:
+            words = f"{bins * width:,} to {longest:,}"
+            parts.append(
+                f'<text class="tick" x="{start + span:.1f}" y="{y.start + 16}" text-anchor="end">'
+                f"to {_tick_text(longest, [0, longest])}</text>"
+            )
+        else:
+            words = f"{index * width:,}" if width == 1 else f"{index * width:,} to {(index + 1) * width - 1:,}"
+        parts.append(
+            f'<rect class="touch" x="{start:.1f}" y="{top}" width="{span:.1f}" height="{y.start - y.end:.1f}">'
+            f"<title>{words}: {within[index] + beyond[index]:,}</title></rect>"
+        )
+    said = f"n = {n:,}"
+    if limit is not None:
+        cut = beyond.total()
+        said = f"{cut:,} of {n:,} ({share_text(cut, n)})" if cut else f"none of {n:,}"
+        said += f" beyond the limit of {limit:,}"
+        if limit < bins * width:
+            # A value fills the place up to the next one, so the limit itself is still within.
+            at = x(min(limit + 1, x.high))
+            parts.append(f'<line class="limit" x1="{at:.1f}" x2="{at:.1f}" y1="{top - 6}" y2="{y.start}"/>')
+    typical = f"median {quantile(ordered, 0.5):,}, 95% up to {quantile(ordered, 0.95):,}, longest {longest:,}"
+    parts.append(
+        f'<text class="tick" x="10" y="34">{typical}</text>'
+        f'<text class="tick{" beyond" if beyond else ""}" x="10" y="50">{said}</text>'
+    )
+    return _framed(title, *parts, height=height)
+
+
+def share_bar(title: str, row: IntervalRow, other: str, *, reference: float = 0.5) -> str:
+    """Return a bar of 100%, split into a share and the rest, with the share's interval and a reference line.
+
+    Args:
+        title: What is shown.
+        row: The share on the left. The note stands under the bar.
+        other: Words for the rest, on the right.
+        reference: Where the line stands.
+    """
+    x = _Scale(0, 1, 10, _WIDTH - 10)
+    top, bottom = 46, 66
+    middle = (top + bottom) / 2
+    where = "below" if row.high < reference else "above" if row.low > reference else "includes"
+    interval = f"95% interval {_percent(row.low, 1)} to {_percent(row.high, 1)}, {where} {_percent(reference)}"
+    ends = "".join(
+        f'<line class="spread" x1="{x(end):.1f}" x2="{x(end):.1f}" y1="{middle - 6}" y2="{middle + 6}"/>'
+        for end in (row.low, row.high)
+    )
+    return _framed(
+        title,
+        f'<text class="label" x="10" y="39">{escape(row.label)} {_percent(row.value, 1)}</text>'
+        f'<text class="label" x="{x.end}" y="39" text-anchor="end">{escape(other)} {_percent(1 - row.value, 1)}</text>'
+        f'<rect class="rest" x="{x.start}" y="{top}" width="{x.end - x.start}" height="{bottom - top}" rx="3"/>'
+        f'<rect class="bar" x="{x.start}" y="{top}" width="{x(row.value) - x.start:.1f}" height="{bottom - top}" '
+        'rx="3"/>'
+        f'<line class="reference" x1="{x(reference):.1f}" x2="{x(reference):.1f}" y1="{top - 4}" y2="{bottom + 4}"/>'
+        f'<line class="spread" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{middle}" y2="{middle}"/>{ends}'
+        f'<text class="tick" x="{x(reference):.1f}" y="{bottom + 17}" text-anchor="middle">{_percent(reference)}</text>'
+        f'<text class="tick" x="10" y="{bottom + 37}">{interval}</text>'
+        f'<text class="tick" x="10" y="{bottom + 53}">{escape(row.note)}</text>',
+        height=bottom + 62,
+    )
+
+
+def count_bars(title: str, counts: Mapping[str, int], *, most: int = 7) -> str:
+    """Return counts as horizontal bars, largest first, with their shares.
+
+    Args:
+        title: What is shown.
+        counts: Label to count.
+        most: How many bars there may be; the smallest counts share the last.
+    """
+    ordered = sorted(((label, count) for label, count in counts.items() if count), key=lambda entry: -entry[1])
+    if len(ordered) > most:
+        others = ordered[most - 1 :]
+        ordered = [*ordered[: most - 1], (f"{len(others)} others", sum(count for _, count in others))]
+    total = sum(count for _, count in ordered)
+    x = _Scale(0, max((count for _, count in ordered), default=1), 112, 226)
+    parts = [f'<text class="tick" x="10" y="34">n = {total:,}</text>']
+    for index, (label, count) in enumerate(ordered):
+        top = 44 + 24 * index
+        short = label if len(label) <= 15 else f"{label[:14]}…"
+        parts.append(
+            f"<g><title>{escape(label)}: {count:,} of {total:,}</title>"
+            f'<text class="label" x="10" y="{top + 13}">{escape(short)}</text>'
+            f'<rect class="bar" x="{x.start}" y="{top}" width="{max(1.0, x(count) - x.start):.1f}" height="17" rx="2"/>'
+            f'<text class="tick" x="{max(x(count), x.start + 1) + 6:.1f}" y="{top + 12}">'
+            f"{count:,} ({share_text(count, total)})</text></g>"
+        )
+    return _framed(title, *parts, height=50 + 24 * len(ordered))
+
+
 def interval_plot(
     title: str, rows: Sequence[IntervalRow], *, reference: float = 0.5, reference_label: str = "50%"
 ) -> str:
@@ -185,6 +324,21 @@ def nice_ticks(low: float, high: float, *, whole: bool = False, about: float = 4
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     # Multiplying keeps ticks round where repeated adding would not.
     return [index * step for index in range(first, last + 1)]
+
+
+def quantile(ordered: Sequence[int], share: float) -> int:
+    """Return the smallest of the sorted values that at least `share` of them do not exceed."""
+    return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]
+
+
+def share_text(count: int, n: int) -> str:
+    """Return `count` of `n` as a percentage that never rounds something to nothing, or most to all."""
+    share = count / n
+    if 0 < share < 0.001:
+        return "under 0.1%"
+    if 0.999 < share < 1:
+        return "over 99.9%"
+    return _percent(share, 0 if count in (0, n) else 1)
 
 
 def _framed(title: str, *parts: str, width: int = _WIDTH, height: int = _HEIGHT) -> str:

@@ -4,7 +4,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rlhf_tuning.charts import IntervalRow, histogram_pair, interval_plot, line_chart, nice_ticks
+from rlhf_tuning.charts import (
+    IntervalRow,
+    count_bars,
+    histogram,
+    histogram_pair,
+    interval_plot,
+    line_chart,
+    nice_ticks,
+    share_bar,
+    share_text,
+)
 
 
 def texts(svg: str) -> list[str]:
@@ -123,3 +133,30 @@ def test_labels_are_escaped() -> None:
     ):
         assert hostile in texts(svg)
         assert "<script" not in svg
+
+
+def test_a_histogram_says_how_many_values_are_beyond_the_limit() -> None:
+    words = " ".join(texts(histogram("Answers", [10] * 90 + [70] * 10, x_label="tokens", limit=64)))
+    assert "10 of 100 (10.0%) beyond the limit of 64" in words
+    assert "beyond" not in " ".join(texts(histogram("Answers", [10, 20], x_label="tokens")))
+    assert "no values" in " ".join(texts(histogram("Answers", [], x_label="tokens", limit=64)))
+
+
+def test_a_share_bar_says_on_which_side_of_the_reference_the_interval_lies() -> None:
+    for low, high, word in ((0.4, 0.45, "below"), (0.45, 0.55, "includes"), (0.55, 0.7, "above")):
+        svg = share_bar("Which candidate", IntervalRow("first", (low + high) / 2, low, high, "n = 9"), "second")
+        assert f"{word} 50%" in " ".join(texts(svg))
+
+
+def test_the_smallest_counts_share_one_bar() -> None:
+    words = texts(count_bars("Scripts", {str(number): number for number in range(1, 11)}, most=4))
+    assert "7 others" in words
+    assert any(word.startswith("28 ") for word in words)
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "shown"),
+    [(0, 5, "0%"), (5, 5, "100%"), (1, 5000, "under 0.1%"), (4999, 5000, "over 99.9%"), (1, 3, "33.3%")],
+)
+def test_a_share_never_rounds_something_to_nothing_or_most_to_all(count: int, n: int, shown: str) -> None:
+    assert share_text(count, n) == shown
