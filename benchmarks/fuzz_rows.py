@@ -266,7 +266,7 @@ class Maker:
         pick = self.random
         start = pick.randrange(len(data) + 1)
         end = min(len(data), start + pick.choice([1, 1, 2, 6, 20]))
-        match pick.randrange(9):
+        match pick.randrange(10):
             case 0:
                 return data[:start] + bytes([pick.randrange(256)]) + data[start + 1 :]
             case 1:
@@ -290,6 +290,9 @@ class Maker:
             case 7:  # a part of it once more
                 other = pick.randrange(len(data) + 1)
                 return data[:other] + data[start:end] + data[other:]
+            case 8:  # inside a text
+                word = pick.choice([b"text", b"xxxx"])
+                return data.replace(word, word[:2] + pick.choice(_TOKENS) + word[2:], 1)
             case _:
                 return data[:start] + pick.choice(_TOKENS) + data[start:]
 
