@@ -29,7 +29,7 @@ def connect() -> Any:
         client.ping()
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise ParameterError(
-            f"--runner docker needs a Docker engine, and none can be used here: {_reason(error)}. Start Docker, name an "
+            f"--runner docker needs a Docker engine, which cannot be used: {_reason(error)}. Start Docker, name an "
             "engine with DOCKER_HOST, or leave out --runner to run without containers."
         ) from None
     return client
@@ -107,11 +107,14 @@ def remove_containers(run_id: str) -> None:
         ) from None
 
 
+#: What the system says, wrapped several times by the client, and what it means here.
+_REASONS = {
+    "No such file or directory": "its socket does not exist",
+    "Permission denied": "its socket is closed to you (on Linux: join the group docker)",
+    "Connection refused": "nothing answers at its address",
+}
+
+
 def _reason(error: Exception) -> str:
-    """Return the innermost words of an error: the client wraps what the system said several times."""
     text = str(error)
-    for words in ("Permission denied", "No such file or directory", "Connection refused"):
-        if words in text:
-            where = "the socket of the engine " if words == "No such file or directory" else ""
-            return f"{where}{words.lower()}" if not where else "there is no socket of an engine"
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    return next((reason for words, reason in _REASONS.items() if words in text), text.rstrip("."))
