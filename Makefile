@@ -6,6 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 PIP_FLAGS ?=
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt $(PIP_FLAGS)
 RUNS ?= runs
+RUN_FLAGS ?=
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := help
@@ -15,7 +16,7 @@ help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (about a quarter of an hour on 2 cores)
-	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS)
+	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS) $(RUN_FLAGS)
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
 	$(VENV)/bin/python -m pytest -q
