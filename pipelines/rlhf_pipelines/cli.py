@@ -205,6 +205,9 @@ def _run_pipeline(options: argparse.Namespace) -> int:
     from rlhf_pipelines.parameters import check_parameters
     from rlhf_pipelines.run_command import LocalRun, new_containers, run_locally
 
+    images = read_choices(options.image)
+    if images and options.runner != "docker":
+        return _fail("--image needs --runner docker: without containers there is no image to choose.", 2)
     sample_dir: Path | None = None
     if options.sample:
         from rlhf_tuning.sample.house_style import SAMPLE_DIR
@@ -222,7 +225,7 @@ def _run_pipeline(options: argparse.Namespace) -> int:
         arguments=check_parameters(options.pipeline, values),
         pipeline_root=options.pipeline_root,
         caching=not options.no_cache,
-        containers=new_containers(read_choices(options.image)) if options.runner == "docker" else None,
+        containers=new_containers(images) if options.runner == "docker" else None,
     )
     return run_locally(run, choose_display(sys.stdout, os.environ))
 

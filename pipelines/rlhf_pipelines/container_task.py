@@ -181,7 +181,7 @@ def run_container(
         finally:
             container.remove(force=True, v=True)
     except (docker.errors.DockerException, requests.RequestException) as error:
-        raise RunError(_explained(error)) from error
+        raise RunError(explain_refusal(error)) from error
     if status > 128 and (words := signal.strsignal(status - 128)):
         print(words)  # as a shell says it: "Killed"
     return status
@@ -212,7 +212,8 @@ def _print_all(output: Any) -> None:
         print(rest, flush=True)
 
 
-def _explained(error: Exception) -> str:
+def explain_refusal(error: Exception) -> str:
+    """Return why the engine did not run a step, and what to do where that is known."""
     text = str(error)
     if "no space left on device" in text.lower():
         return "The disk of the Docker engine is full. Free some space, for instance with: docker system prune"

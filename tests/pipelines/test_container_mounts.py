@@ -79,10 +79,10 @@ def test_folders_to_write_to_are_made_and_not_seen_twice(folder):
 
 def test_home_is_written_out_in_paths_only(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    arguments = {"prompt_dataset": "~/p.jsonl", "registry_dir": "~/m", "instruction": "~ is a tilde", "seed": 1}
+    arguments = {"prompt_dataset": "~/p.jsonl", "registry_dir": "~/m", "instruction": "~/ is home", "seed": 1}
     assert expand_home(arguments) == {
         "prompt_dataset": "/home/someone/p.jsonl",
         "registry_dir": str(Path("/home/someone/m")),
-        "instruction": "~ is a tilde",
+        "instruction": "~/ is home",
         "seed": 1,
     }

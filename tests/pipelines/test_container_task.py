@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
 from rlhf_pipelines.container_mounts import Mount
-from rlhf_pipelines.container_task import choose_settings, run_container
+from rlhf_pipelines.container_task import choose_settings, explain_refusal, run_container
 from rlhf_tuning import environment
 from rlhf_tuning.errors import RunError
 
@@ -37,8 +37,12 @@ def choose(tmp_path, monkeypatch):
     return choose
 
 
-def test_the_step_runs_as_the_user_who_started_it(choose):
-    assert choose().user == f"{os.getuid()}:{os.getgid()}"
+def test_the_step_runs_as_the_user_who_started_it(choose, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    monkeypatch.setattr(os, "getgid", lambda: 1001)
+    monkeypatch.setattr(os, "getgroups", lambda: [1001, 27])
+    assert choose().user == "1000:1001"
+    assert choose().groups == (1001, 27)
     # The root of a rootless engine is that user.
     assert choose(SecurityOptions=["name=rootless"]).user == "0:0"
 
@@ -77,6 +81,18 @@ def test_credentials_for_google_cloud_are_seen_read_only(choose, tmp_path):
     settings = choose(environ={"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")})
     assert Mount(str(tmp_path / "key.json"), read_only=True) in settings.mounts
     assert settings.environment["GOOGLE_APPLICATION_CREDENTIALS"] == str(tmp_path / "key.json")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("write /var/lib/docker/x: no space left on device", "disk of the Docker engine is full"),
+        ('could not select device driver "" with capabilities: [[gpu]]', "Install the NVIDIA Container Toolkit"),
+        ("something new", "could not run the step: something new"),
+    ],
+)
+def test_what_the_engine_refuses_is_explained(said, words):
+    assert words in explain_refusal(RuntimeError(said))
 
 
 @pytest.mark.docker
