@@ -149,8 +149,10 @@ def test_a_preemption_reaches_the_step_even_as_the_first_process(engine, init):
     )
     container = engine.containers.run(LIGHT_IMAGE, ["python3", "-c", code], detach=True, init=init)
     try:
-        while b"here" not in container.logs():
+        deadline = time.monotonic() + 30
+        while b"here" not in container.logs() and time.monotonic() < deadline:
             time.sleep(0.1)
+        assert b"here" in container.logs()
         container.kill(signal.SIGTERM)
         assert container.wait()["StatusCode"] == 128 + signal.SIGTERM
         assert b"told" in container.logs()
