@@ -6,16 +6,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 PIP_FLAGS ?=
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt $(PIP_FLAGS)
 RUNS ?= runs
+RUN_FLAGS ?=
 SEEDS ?= 0 1 2
 
 .DEFAULT_GOAL := help
-.PHONY: help tune test check compile benchmark constraints clean
+.PHONY: help tune test check images test-images compile benchmark constraints clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (about a quarter of an hour on 2 cores)
-	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS)
+	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS) $(RUN_FLAGS)
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
 	$(VENV)/bin/python -m pytest -q
@@ -24,6 +25,12 @@ test: $(VENV)/.dev  ## Run every test that can run on this machine
 check: $(VENV)/.dev  ## Lint, check formatting and types, and hold the compiled pipelines current
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -q tests/pipelines/test_compile.py
+
+images:  ## Build the container images; CPU=1 for machines without a GPU
+	containers/build.sh
+
+test-images: $(VENV)/.dev  ## Run the tests of the images, which a Docker engine here must have
+	$(VENV)/bin/python -m pytest -q -m docker
 
 compile: $(VENV)/.dev  ## Compile the pipelines into pipelines/compiled
 	$(VENV)/bin/rlhf compile --output-dir pipelines/compiled

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base model's folder: no chat template, other weights."""
     return make_model(tmp_path_factory.mktemp("tiny") / "tiny-base", chat_template=None, seed=1)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Any]:
+    """A client of the Docker engine, for tests marked `docker`."""
+    import docker
+
+    client = docker.from_env()
+    yield client
+    client.close()
 
 
 @pytest.fixture(autouse=True)

@@ -7,3 +7,6 @@ LIGHT_IMAGE = f"rlhf-pipelines/light:{__version__}"
 
 #: Training, inference, evaluation.
 TRAINER_IMAGE = f"rlhf-pipelines/trainer:{__version__}"
+
+#: The same by the names of their folders in `containers/`, by which commands call them.
+IMAGES = {"light": LIGHT_IMAGE, "trainer": TRAINER_IMAGE}

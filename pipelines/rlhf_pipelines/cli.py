@@ -93,8 +93,12 @@ def _add_run(commands: _Commands) -> None:
     )
     parser.add_argument("--no-cache", action="store_true", help="run every step, also those that finished before")
     parser.add_argument(
-        "--runner", choices=["subprocess"], default="subprocess", help="how steps run; default: subprocess"
+        "--runner",
+        choices=["subprocess", "docker"],
+        default="subprocess",
+        help="how steps run: as processes here, or in the project's containers; default: subprocess",
     )
+    _add_image(parser, "of the containers")
     _add_parameters(parser, PARAMETERS.values())
 
 
@@ -190,6 +194,17 @@ def _add_compile(commands: _Commands) -> None:
         metavar="DIR",
         help="folder for the YAML; default: ./compiled",
     )
+    _add_image(parser, "in the YAML")
+
+
+def _add_image(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="light|trainer=REFERENCE",
+        help=f"another image {what}, best by its digest: trainer=REGISTRY/trainer@sha256:...; once for each of the two",
+    )
 
 
 def _add_registry_dir(parser: argparse.ArgumentParser) -> None:
@@ -219,14 +234,19 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _run_pipeline(options: argparse.Namespace) -> int:
     from rlhf_pipelines.display import choose_display
-    from rlhf_pipelines.run_command import LocalRun, run_locally
+    from rlhf_pipelines.image_choice import read_choices
+    from rlhf_pipelines.run_command import LocalRun, new_containers, run_locally
 
+    images = read_choices(options.image)
+    if images and options.runner != "docker":
+        return _fail("--image needs --runner docker: without containers there is no image to choose.", 2)
     run = LocalRun(
         name=options.pipeline,
         target=f"rlhf_pipelines.{options.pipeline}:{options.pipeline}",
         arguments=_checked_values(options.pipeline, options),
         pipeline_root=options.pipeline_root,
         caching=not options.no_cache,
+        containers=new_containers(images) if options.runner == "docker" else None,
     )
     return run_locally(run, choose_display(sys.stdout, os.environ))
 
@@ -288,8 +308,9 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _compile(options: argparse.Namespace) -> int:
     from rlhf_pipelines.compile import compile_all
+    from rlhf_pipelines.image_choice import read_choices
 
-    for path in compile_all(options.output_dir):
+    for path in compile_all(options.output_dir, read_choices(options.image)):
         print(path)
     return 0
 

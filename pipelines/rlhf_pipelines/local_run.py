@@ -14,13 +14,30 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf_pipelines.container_engine import check_images, connect, remove_containers
+from rlhf_pipelines.container_mounts import expand_home
+from rlhf_pipelines.container_task import choose_settings, run_kfp_tasks_with
 from rlhf_pipelines.parameters import Value
 from rlhf_tuning.errors import RlhfError
 from rlhf_tuning.step import emit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Containers:
+    """That the steps run in containers.
+
+    Args:
+        run_id: Marks the containers of this run.
+        images: The components' image to the one that takes its place.
+    """
+
+    run_id: str
+    images: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +50,7 @@ class RunRequest:
         pipeline_root: Folder that receives what the steps write, and the cache.
         caching: Whether finished steps of earlier runs may be used.
         outputs: File that receives the pipeline's outputs.
+        containers: That the steps run in containers; None for processes.
     """
 
     target: str
@@ -40,15 +58,24 @@ class RunRequest:
     pipeline_root: str
     caching: bool
     outputs: str
+    containers: Containers | None = None
 
     def write(self, file: Path) -> None:
         """Write the request for the process that runs it."""
         file.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
+    @classmethod
+    def read(cls, file: Path) -> "RunRequest":
+        """Read what `write` wrote."""
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        containers = fields.pop("containers")
+        return cls(**fields, containers=Containers(**containers) if containers else None)
+
 
 def main(request_file: str) -> int:
     """Run the request; return 0 when every step ended well. What failed has then been printed as an event."""
-    _die_with_parent()
+    request = RunRequest.read(Path(request_file))
+    _die_with_parent(request.containers)
     # kfp reports cached tasks through the root logger, outside of the handler that it sets up for a task.
     logging.basicConfig(
         level=logging.INFO,
@@ -56,7 +83,6 @@ def main(request_file: str) -> int:
         datefmt="%H:%M:%S",
         stream=sys.stdout,
     )
-    request = RunRequest(**json.loads(Path(request_file).read_text(encoding="utf-8")))
     try:
         outputs = _run(request)
     except _StepFailedError as error:
@@ -87,8 +113,12 @@ def _run(request: RunRequest) -> dict[str, object]:
     module, _, name = request.target.partition(":")
     pipeline: Any = vars(importlib.import_module(module))[name]
     root = Path(request.pipeline_root)
+    arguments = request.arguments
+    if request.containers:
+        arguments = expand_home(arguments)
+        _run_steps_in(request.containers, arguments, root, pipeline.pipeline_spec)
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
+        runner=local.DockerRunner() if request.containers else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root),
         workspace_root=str(root / ".workspace"),  # kfp would make, and leave, an empty folder elsewhere
         enable_caching=request.caching,
@@ -96,12 +126,32 @@ def _run(request: RunRequest) -> dict[str, object]:
     )
     emit("plan", steps=planned_steps(pipeline.pipeline_spec))
     try:
-        task = pipeline(**request.arguments)
+        task = pipeline(**arguments)
     except RuntimeError as error:
         if "Inner task failed" in str(error):
             raise _StepFailedError(error) from None
         raise
     return _described(task.outputs)
+
+
+def _run_steps_in(containers: Containers, arguments: dict[str, Value], root: Path, spec: Any) -> None:
+    """Check that the engine has the pipeline's images, and tell kfp how to start them."""
+    client = connect()
+    try:
+        executors = spec.deployment_spec["executors"]
+        named = [executor["container"]["image"] for executor in executors.values() if "container" in executor]
+        check_images(client, [containers.images.get(image, image) for image in named])
+        settings = choose_settings(
+            run_id=containers.run_id,
+            images=containers.images,
+            arguments=arguments,
+            pipeline_root=root,
+            engine=client.info(),
+            environ=os.environ,
+        )
+    finally:
+        client.close()
+    run_kfp_tasks_with(settings)
 
 
 def _keep_steps_with_metrics() -> None:
@@ -155,10 +205,11 @@ def _described(outputs: dict[str, Any]) -> dict[str, object]:
     return {"parameters": parameters, "artifacts": artifacts}
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(containers: Containers | None) -> None:
     """End this whole process group when the command that started it dies without a chance to end it.
 
-    Its end of our standard input closes then. The steps get an empty standard input.
+    Its end of our standard input closes then. The steps get an empty standard input. Containers are no processes of the
+    group, and are ended first.
     """
     if os.getpgrp() != os.getpid():
         return  # started by hand: the group is not ours to end
@@ -170,6 +221,9 @@ def _die_with_parent() -> None:
     def watch() -> None:
         while os.read(pipe, 1024):
             pass
+        if containers:
+            with suppress(RlhfError):
+                remove_containers(containers.run_id)
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

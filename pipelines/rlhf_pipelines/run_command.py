@@ -8,15 +8,17 @@ import signal
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_pipelines.container_engine import check_engine, remove_containers
 from rlhf_pipelines.display import Display
 from rlhf_pipelines.failure import count_memory_kills, explain_death
-from rlhf_pipelines.local_run import RunRequest
+from rlhf_pipelines.local_run import Containers, RunRequest
 from rlhf_pipelines.parameters import Value
 from rlhf_pipelines.process_group import Ended, run_in_group
 from rlhf_pipelines.run_events import RunFailed, RunFollower, StepFailed, StepFinished, StepStarted, Update
@@ -47,6 +49,7 @@ class LocalRun:
         arguments: Checked values of its parameters.
         pipeline_root: Folder that receives everything the run leaves behind.
         caching: Whether finished steps of earlier runs may be used.
+        containers: That the steps run in containers; None for processes.
     """
 
     name: str
@@ -54,15 +57,23 @@ class LocalRun:
     arguments: Mapping[str, Value]
     pipeline_root: Path
     caching: bool = True
+    containers: Containers | None = None
+
+
+def new_containers(images: Mapping[str, str]) -> Containers:
+    """Return the containers of a new run, with `images` in the place of those that the components name."""
+    return Containers(run_id=uuid.uuid4().hex, images=dict(images))
 
 
 def run_locally(run: LocalRun, display: Display) -> int:
     """Run a pipeline in a process of its own, show it, and return the command's exit status.
 
     Raises:
-        ParameterError: If the pipeline root cannot be used.
+        ParameterError: If the pipeline root, or an engine for containers, cannot be used.
         RunError: If its disk is full.
     """
+    if run.containers:
+        check_engine()
     root = prepare_root(run.pipeline_root, display)
     prepare_registry(str(run.arguments.get("registry_dir", "")))
     started = time.monotonic()
@@ -75,8 +86,9 @@ def run_locally(run: LocalRun, display: Display) -> int:
             pipeline_root=str(root),
             caching=run.caching,
             outputs=str(outputs),
+            containers=run.containers,
         )
-        display.say(f"Running {run.name} in {shown(root)}")
+        display.say(f"Running {run.name} in {shown(root)}{', in containers' if run.containers else ''}")
         watch = _Watch(display, log)
         try:
             ended = _run_request(request, temporary, watch)
@@ -86,6 +98,8 @@ def run_locally(run: LocalRun, display: Display) -> int:
             raise RunError(f"The run stopped: {error.strerror or error} ({shown(log.path)}).") from error
         finally:
             display.close()
+            if run.containers:
+                remove_containers(run.containers.run_id)
         elapsed = time.monotonic() - started
         if ended.stopped_by is not None:
             status = _say_stopped(ended.stopped_by, watch, display)

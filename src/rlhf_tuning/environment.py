@@ -15,6 +15,9 @@ REGISTRY_DIR = Path(
     or Path(os.environ.get("XDG_DATA_HOME", "") or Path.home() / ".local" / "share") / "rlhf-pipelines" / "models"
 )
 
+#: Network of the containers of `rlhf run --runner docker`, such as `host` or `none`; the engine's default when empty.
+DOCKER_NETWORK = os.environ.get("RLHF_DOCKER_NETWORK", "")
+
 #: "events" makes a step print its progress as machine-readable lines, which `rlhf run` draws; "lines" as sparse text.
 PROGRESS = os.environ.get("RLHF_PROGRESS", "lines")
 

@@ -7,7 +7,9 @@ the marker `@rlhf `, which the command draws live. Events: `start`, `progress`, 
 import errno
 import json
 import logging
+import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -112,7 +114,8 @@ def running_step(name: str) -> Iterator[None]:
     emit("start", step=name)
     started = time.monotonic()
     try:
-        yield
+        with _ended_by_sigterm():
+            yield
     except RlhfError as error:
         _fail(name, error)
     except MemoryError:
@@ -128,6 +131,26 @@ def running_step(name: str) -> Iterator[None]:
         emit("error", step=name, text=f"{type(error).__name__}: {error}", status=1)
         raise
     emit("end", step=name, seconds=round(time.monotonic() - started, 1))
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let a stop or the notice of a preemption end Python in order: `finally` runs, and children are not left behind.
+
+    The first process of a container would ignore the signal otherwise.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may choose; there it is whoever called us
+        return
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 _DISK_ERRORS = {

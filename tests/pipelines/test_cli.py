@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import rlhf_tuning
+from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
 from rlhf_pipelines import cli, run_command
 from rlhf_pipelines.parameters import PARAMETERS
 from rlhf_tuning import registry
@@ -92,6 +93,27 @@ def test_options_of_the_run_arrive(runs: list[run_command.LocalRun], tmp_path: P
     assert run.arguments["seed"] == 2
     assert run.caching is False
     assert run.pipeline_root == Path("elsewhere")
+
+
+def test_steps_run_in_containers_only_when_asked_and_with_the_images_named(runs: list[run_command.LocalRun]) -> None:
+    cli.main(["run", *REQUIRED])
+    assert runs[0].containers is None
+    cli.main(["run", *REQUIRED, "--runner", "docker", "--image", "light=r/light:2", "--image", "trainer=r/trainer:2"])
+    cli.main(["run", *REQUIRED, "--runner", "docker"])
+    ours, plain = runs[1].containers, runs[2].containers
+    assert ours is not None
+    assert plain is not None
+    assert ours.images == {LIGHT_IMAGE: "r/light:2", TRAINER_IMAGE: "r/trainer:2"}
+    assert plain.images == {}
+    assert ours.run_id != plain.run_id
+
+
+def test_an_image_flag_without_containers_is_refused(
+    runs: list[run_command.LocalRun], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", *REQUIRED, "--image", "light=r/light:2"]) == 2
+    assert "--image needs --runner docker" in capsys.readouterr().err
+    assert runs == []
 
 
 def test_wrong_parameters_end_with_status_2_before_anything_starts(

@@ -1,5 +1,8 @@
 import errno
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -88,3 +91,22 @@ def test_a_log_gets_sparse_lines(capsys):
 @pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (99, "99 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
 def test_durations_are_as_people_read_them(seconds, text):
     assert duration(seconds) == text
+
+
+def test_sigterm_ends_a_step_in_order_and_is_as_before_after_it(tmp_path):
+    code = (
+        "import os, signal, time\n"
+        "from rlhf_tuning.step import running_step\n"
+        "with running_step('first'):\n"
+        "    pass\n"
+        "assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL\n"
+        "with running_step('second'):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(30)\n"
+        "    finally:\n"
+        "        print('in order')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
+    assert "in order" in done.stdout

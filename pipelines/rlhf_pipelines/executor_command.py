@@ -1,0 +1,22 @@
+"""The command by which kfp starts a component, with Python in the place of the shell that calls it.
+
+kfp's command is a shell script whose last line calls Python. The shell passes no signal on: as the first process of a
+container it ignores Ctrl-C, a stop and a preemption's notice, and the trainer learns of none. With `exec` Python takes
+the shell's place and gets them itself.
+"""
+
+from collections.abc import Sequence
+
+_CALL = "_KFP_RUNTIME=true python3 -m"
+_IN_PLACE = "_KFP_RUNTIME=true exec python3 -m"
+
+
+def python_in_place_of_shell(command: Sequence[str]) -> list[str]:
+    """Return kfp's command with `exec`; other commands stay as they are."""
+    script = next((index for index, word in enumerate(command) if _CALL in word), None)
+    return [word.replace(_CALL, _IN_PLACE, 1) if index == script else word for index, word in enumerate(command)]
+
+
+def python_in_place_of_shells(compiled: str) -> str:
+    """Return compiled YAML with `exec` in the command of every component."""
+    return compiled.replace(_CALL, _IN_PLACE)

@@ -1,0 +1,42 @@
+"""`--image light=REFERENCE`: what stands in the place of the images that the components name.
+
+A component names the image of its package version, which is right where the images were built. Elsewhere, in a registry
+or pinned by digest, another reference takes its place: in compiled YAML, and in a run with containers.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from rlhf_components.images import IMAGES
+from rlhf_tuning.errors import ParameterError
+
+_REFERENCE = re.compile(
+    r"[a-z0-9]+(?:[._:/-]+[a-z0-9]+)*"  # host:port/repository/name
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+    r"(?:@sha256:[0-9a-f]{64})?"
+)
+
+
+def read_choices(flags: Sequence[str]) -> dict[str, str]:
+    """Return the components' image to the one that takes its place, from flags such as `light=REFERENCE`.
+
+    Raises:
+        ParameterError: If a flag is not of that form.
+    """
+    choices: dict[str, str] = {}
+    for flag in flags:
+        name, _, reference = flag.partition("=")
+        if name not in IMAGES or not _REFERENCE.fullmatch(reference):
+            raise ParameterError(
+                f"--image is {flag!r}; give {' or '.join(f'{kind}=REFERENCE' for kind in IMAGES)}, where REFERENCE is "
+                "an image's name, best with its digest: REGISTRY/light@sha256:..."
+            )
+        choices[IMAGES[name]] = reference
+    return choices
+
+
+def put_in_place(compiled: str, choices: Mapping[str, str]) -> str:
+    """Return compiled YAML with the chosen images."""
+    return re.sub(
+        r"^(\s+image: )(\S+)$", lambda line: line[1] + choices.get(line[2], line[2]), compiled, flags=re.MULTILINE
+    )
