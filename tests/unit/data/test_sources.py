@@ -216,7 +216,11 @@ def test_gives_every_line_before_a_gzip_member_that_is_damaged(tmp_path: Path) -
     assert error.reason.startswith("its gzip data is damaged: it is not what was written, after ")
 
 
-@pytest.mark.parametrize("tail", [b"x", gzip.compress(b"two\n")[:-1], gzip.compress(b"two\n")[:-8] + bytes(8)])
+@pytest.mark.parametrize(
+    "tail",
+    [b"x", gzip.compress(b"two\n")[:-1], gzip.compress(b"two\n")[:-8] + bytes(8)],
+    ids=["garbage", "short trailer", "wrong checksum"],
+)
 def test_gives_the_text_before_garbage_a_short_trailer_or_a_wrong_checksum(tmp_path: Path, tail: bytes) -> None:
     (tmp_path / "a.jsonl").write_bytes(gzip.compress(b"one\n") + tail)
     read, error = before_error(tmp_path)
