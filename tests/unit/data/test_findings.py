@@ -1,5 +1,6 @@
 """What is suspicious in valid data: for each code a dataset that has it, and one as like it as can be that has not."""
 
+import gzip
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -156,6 +157,21 @@ def test_what_concerns_a_whole_file_is_never_set_aside(check: Check) -> None:
     )
     assert result.summary.problem_counts == {"eval_prompt_in_training": 1}
     assert [finding.code for finding in result.summary.findings] == ["rows_set_aside"] * 2
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_never_set_aside(tmp_path: Path) -> None:
+    rows = "".join(json.dumps(row) + "\n" for row in [{"input_text": ""}, *prompts(2000)])
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(rows.encode())[:-100])
+    result = check_datasets(
+        prompt_dataset=str(tmp_path / "p.jsonl.gz"),
+        preference_dataset="",
+        eval_dataset="",
+        instruction="",
+        max_bad_rows=2000,
+    )
+    assert result.summary.problem_counts == {"unreadable_file": 1}
+    assert result.summary.datasets[0].set_aside == 1
+    assert [finding.code for finding in result.summary.findings] == ["rows_set_aside"]
 
 
 def test_the_limit_is_not_negative(check: Check) -> None:
