@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_tuning.data import findings
+from rlhf_tuning.data import findings, sources
 from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data.summary import Finding
@@ -143,6 +143,16 @@ def test_bad_rows_and_all_problems_are_written_where_one_asks(check: Check, tmp_
         problems = [json.loads(line) for line in (tmp_path / "new" / "problems").read_text().splitlines()]
         assert [problem["line"] for problem in problems] == list(range(6, 48))
         assert [problem["code"] for problem in problems] == ["blank_text", "unknown_format", *["wrong_type"] * 40]
+
+
+def test_a_line_that_is_too_long_leaves_no_line_among_the_bad_rows(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "LINE_BYTES", 200)
+    rows: Rows = [{"input_text": ""}, {"input_text": "x" * 300}, {"input_text": 1}]
+    result = check(prompts=[*prompts(5), *rows], max_bad_rows=3, bad_rows_path=str(tmp_path / "bad"))
+    assert result.summary.datasets[0].set_aside == 3
+    assert [json.loads(line) for line in (tmp_path / "bad").read_text().splitlines()] == [rows[0], rows[2]]
 
 
 def test_nothing_is_left_when_every_row_is_bad(check: Check) -> None:
