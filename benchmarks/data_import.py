@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 OURS = """
@@ -61,6 +60,14 @@ def main():
 
 if __name__ == "__main__":
     main()
+"""
+
+_WORDS = """
+the of and to a in that is was he for it with as his on be at by had not are but from or have an they which one you were
+her all she there would their we him been has when who will more no if out so said what up its about into than them can
+only other new some could time these two may then do first any my now such like our over man me even most made after also
+did many before must through years where much your way well down should because each just those people how too little
+state good very make world still own see men work long get here between both life café naïve “quoted” it’s don’t
 """
 
 RUNS = {"check": OURS, "import": OURS, "load_dataset": PEER}
@@ -159,21 +166,12 @@ def write_rows(folder: Path, options: argparse.Namespace) -> int:
 
 def text(rng: random.Random, length: int) -> str:
     """Return words with the punctuation, quotes, line ends and accents that real text has."""
-    words: Sequence[str] = WORDS
+    words = _WORDS.split()
     parts: list[str] = []
     while sum(map(len, parts)) + len(parts) < length:
         parts.append(rng.choice(words) + rng.choices(["", ",", ".", "?", '."', ".\n\n"], [100, 6, 4, 2, 1, 3])[0])
     return " ".join(parts)[:length]
 
-
-WORDS = (
-    "the of and to a in that is was he for it with as his on be at by had not are but from or have an they which one you "
-    'were her all she there would their we him been has when who will more no if out so said what up its about into "than" '
-    "them can only other new some could time these two may then do first any my now such like our over man me even most "
-    "made after also did many before must through years where much your way well down should because each just those "
-    "people how too little state good very make world still own see men work long get here between both life being under "
-    "café naïve “quoted” it’s don’t"
-).split()
 
 if __name__ == "__main__":
     main()

@@ -14,6 +14,7 @@ class RewardModelPipelineOutputs(NamedTuple):
 
     reward_model: dsl.Model
     metrics: dsl.Metrics
+    data_report: dsl.HTML
 
 
 @dsl.pipeline(
@@ -58,6 +59,7 @@ def reward_model_pipeline(
     Returns:
         reward_model: The reward model.
         metrics: Its held-out accuracy.
+        data_report: What is in the data, as one HTML page.
     """
     inputs = (
         validate_inputs(
@@ -103,4 +105,8 @@ def reward_model_pipeline(
         dtype=dtype,
         max_bad_rows=max_bad_rows,
     ).set_display_name("Train Reward Model")
-    return RewardModelPipelineOutputs(reward_model=phase_1.outputs["reward_model"], metrics=phase_1.outputs["metrics"])
+    return RewardModelPipelineOutputs(
+        reward_model=phase_1.outputs["reward_model"],
+        metrics=phase_1.outputs["metrics"],
+        data_report=inputs.outputs["data_report"],
+    )

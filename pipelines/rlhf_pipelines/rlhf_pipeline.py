@@ -19,6 +19,7 @@ class RlhfOutputs(NamedTuple):
     endpoint_resource_name: str
     summary: dsl.Markdown
     report: dsl.HTML
+    data_report: dsl.HTML
 
 
 @dsl.pipeline(
@@ -101,6 +102,7 @@ def rlhf_pipeline(
         endpoint_resource_name: The endpoint, or empty where there is none.
         summary: The comparison with the base model, as text.
         report: The whole report, as one HTML page.
+        data_report: What is in the data, as one HTML page.
     """
     inputs = (
         validate_inputs(
@@ -238,4 +240,5 @@ def rlhf_pipeline(
         endpoint_resource_name=upload.outputs["endpoint_resource_name"],
         summary=comparison.outputs["summary"],
         report=comparison.outputs["report"],
+        data_report=inputs.outputs["data_report"],
     )

@@ -29,8 +29,11 @@ _WARN_FREE_BYTES = 2 * 10**9
 _NEEDED_FREE_BYTES = 200 * 10**6
 #: The pipeline output whose file is printed at the end of a run.
 _SUMMARY = "summary"
-#: The pipeline outputs that say where to go from here.
-_REPORT, _MODEL = "report", "model_resource_name"
+#: The pages among a pipeline's outputs, with the names that they get beside the runs: kfp names artifacts without an
+#: ending, which browsers and people go by.
+_PAGES = {"report": ("Report:", "report.html"), "data_report": ("Data:", "data-report.html")}
+#: The pipeline output that names the registered model.
+_MODEL = "model_resource_name"
 _EXAMPLE_PROMPT = "Create a description for Plantation Palms."
 
 
@@ -245,21 +248,21 @@ def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, display: Display) ->
             if value != "":
                 display.say(f"  {name}: {value}")
         for name, artifact in artifacts.items():
-            if Path(artifact["path"]).exists():
+            if name not in _PAGES and Path(artifact["path"]).exists():
                 display.say(f"  {name}: {shown(Path(artifact['path']))}")
     if lines := _next_steps(outputs, run):
         display.say("\n".join(["", *lines]))
 
 
 def _next_steps(outputs: Mapping[str, Any], run: LocalRun) -> list[str]:
-    """Return where the report and the model are, and the command that calls the model."""
+    """Return where the reports and the model are, and the command that calls the model."""
     lines = []
-    report = outputs["artifacts"].get(_REPORT)
-    if report and Path(report["path"]).is_file():
-        # kfp names artifacts without an ending, which browsers and people go by.
-        page = run.pipeline_root.expanduser().absolute() / "report.html"
-        shutil.copyfile(report["path"], page)
-        lines.append(f"Report: {shown(page)}")
+    for output, (label, file_name) in _PAGES.items():
+        artifact = outputs["artifacts"].get(output)
+        if artifact and Path(artifact["path"]).is_file():
+            page = run.pipeline_root.expanduser().absolute() / file_name
+            shutil.copyfile(artifact["path"], page)
+            lines.append(f"{label:<7} {shown(page)}")
     name = str(outputs["parameters"].get(_MODEL, ""))
     if name:
         spec = name.removeprefix("models/")

@@ -19,7 +19,7 @@ import torch
 
 from rlhf_tuning import base_model, reward_model, step
 from rlhf_tuning.algorithms import load_algorithm
-from rlhf_tuning.data.importer import read_canonical
+from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import TextFormat
@@ -101,7 +101,8 @@ def train_policy(
         prompt_sequence_length=config.prompt_sequence_length,
         target_sequence_length=config.target_sequence_length,
     )
-    conversations = [row["prompt"] for row in read_canonical(prompts_path)]
+    most = config.reinforcement_learning_train_steps * config.batch_size
+    conversations = [row["prompt"] for row in sample_canonical(prompts_path, most=most, seed=config.seed)]
     if not conversations:
         raise DataError(f"{prompts_path} holds no prompt to learn from.")
     rows = [{"prompt": text_format.prompt_ids(prompt), "row": row} for row, prompt in enumerate(conversations)]

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from rlhf_tuning import base_model, generation, statistics, step
-from rlhf_tuning.data.importer import read_canonical
+from rlhf_tuning.data.importer import read_canonical, sample_canonical
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, TextFormat
@@ -191,7 +191,8 @@ def train_reward_model(
     # 1. Encode the preferences.
     tokenizer = load_tokenizer(config.large_model_reference)
     text_format = _text_format(tokenizer, config)
-    preferences = list(read_canonical(preferences_path))
+    most = config.reward_model_train_steps * config.batch_size
+    preferences = sample_canonical(preferences_path, most=most, seed=config.seed)
     rows: list[dict[str, Any]] = [
         {
             "chosen_ids": text_format.scored_ids(row["prompt"], row["chosen"]),

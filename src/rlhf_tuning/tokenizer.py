@@ -1,5 +1,6 @@
 """Loading tokenizers, repaired so that padding can be told from the end of an answer. Needs no torch."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ def load_tokenizer(reference: str) -> Any:
     Raises:
         ModelError: If there is no tokenizer, or none that ends a sequence.
     """
+    # Without torch, transformers would say at every start that models need it; tokenizers do not.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer
 
     try:

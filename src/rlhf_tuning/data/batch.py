@@ -22,6 +22,7 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 
 PROMPT, CHOSEN, REJECTED = range(3)
 
+_QUOTE = ord('"')
 _BEGIN, _CHOSEN, _REJECTED, _END = b'{"prompt": ', b', "chosen": ', b', "rejected": ', b"}\n"
 
 
@@ -142,8 +143,8 @@ def text_sizes(texts: Sequence[JsonString]) -> Integers:
 
 def is_blank(text: JsonString) -> bool:
     """Say whether a JSON value is a string without any visible character."""
-    value = msgspec.json.decode(text)
-    return isinstance(value, str) and not value.strip()
+    # Only a string is decoded: a number may be too large for that.
+    return memoryview(text)[0] == _QUOTE and not msgspec.json.decode(text).strip()
 
 
 def _hashes(texts: Sequence[JsonString]) -> Hashes:

@@ -24,8 +24,8 @@ Bytes = npt.NDArray[np.uint8]
 
 _NEWLINE, _SPACE, _QUOTE, _SLASH, _BACKSLASH, _U, _OPEN, _CLOSE = (ord(character) for character in '\n "/\\u{}')
 
-#: Escapes that a canonical text does not have; `\\\\` is there to be skipped as a whole.
-_ESCAPES = re.compile(rb"\\(?:\\|/|u[0-9a-fA-F]{4}(?:\\u[0-9a-fA-F]{4})*)")
+#: Legal when escaped, and counted where they stand: rows with them are read one by one.
+_CONTROL_CHARACTER = re.compile("[\0-\x07\x0b\x0e-\x1f]")
 
 
 def read_block(block: bytes, first_line: int, row_format: Format, kind: Kind, *, instruction: str) -> Batch | None:
@@ -44,26 +44,23 @@ def read_block(block: bytes, first_line: int, row_format: Format, kind: Kind, *,
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
     array = np.frombuffer(block, np.uint8)
-    if _has_other_escapes(array):
-        try:
-            block = _ESCAPES.sub(_canonical_escape, block)
-        except msgspec.MsgspecError:
-            return None
-        if b"\\u" in block:  # control characters: whether they may stand there is looked at one by one
-            return None
-        array = np.frombuffer(block, np.uint8)
     try:
         _check_utf8(block, array)
         rows = _decoder(many.fields).decode_lines(block)
+        if not rows or not _one_row_a_line(array, len(rows)):
+            return None
+        columns: Columns | None = many.columns(rows, instruction=instruction)
+        if columns is None or (sizes := _sizes_if_good(array, columns)) is None:
+            return None
+        answer_sizes = sizes.reshape(2, -1) if kind == "preference" else None
+        if _has_other_escapes(array):
+            if not all(map(_make_canonical, rows)):
+                return None
+            columns, answer_sizes = many.columns(rows, instruction=instruction), None
+            assert columns is not None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if not _one_row_a_line(array, len(rows)):
-        return None
-    columns: Columns | None = many.columns(rows, instruction=instruction)
-    if columns is None or (sizes := _sizes_if_good(array, columns)) is None:
-        return None
     lines = np.arange(first_line, first_line + len(rows), dtype=np.int64)
-    answer_sizes = sizes.reshape(2, -1) if kind == "preference" else None
     batch = make_batch(kind, row_format.name, columns, lines, answer_sizes)
     if kind == "preference" and (batch.hashes[:, CHOSEN] == batch.hashes[:, REJECTED]).all(axis=1).any():
         return None
@@ -97,9 +94,20 @@ def _has_other_escapes(array: Bytes) -> bool:
     return bool((following[1:] & (array == _BACKSLASH)[:-1]).any())
 
 
-def _canonical_escape(match: re.Match[bytes]) -> bytes:
-    escape = match[0]
-    return escape if escape == b"\\\\" else encode_text(msgspec.json.decode(b'"%b"' % escape))[1:-1]
+def _make_canonical(part: msgspec.Struct) -> bool:
+    """Write every text of a row or a message in the canonical way, and say whether none has a control character."""
+    for field in part.__struct_fields__:
+        value = getattr(part, field)
+        if isinstance(value, msgspec.Raw):
+            written = bytes(value)
+            if b"\\u" in written or b"\\/" in written:
+                text = msgspec.json.decode(written)
+                if b"\\u00" in written and _CONTROL_CHARACTER.search(text):
+                    return False
+                setattr(part, field, msgspec.Raw(encode_text(text)))
+        elif isinstance(value, list) and not all(map(_make_canonical, value)):
+            return False
+    return True
 
 
 def _one_row_a_line(array: Bytes, rows: int) -> bool:

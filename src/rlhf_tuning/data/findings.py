@@ -267,7 +267,7 @@ def _cut(summary: DatasetSummary) -> Iterable[Finding]:
             continue
         n = sum(len(entry.values) for entry in lengths)
         message = (
-            f"{len(cut):,} of {n:,} {part}s ({len(cut) / n:.0%}){_of_sample(summary)} of {summary.parameter} are longer "
+            f"{len(cut):,} of {n:,} {part}s ({_share(len(cut), n)}){_of_sample(summary)} of {summary.parameter} are longer "
             f"than {parameter} {lengths[0].limit:,} and lose {loses}: {sum(cut) / len(cut):,.0f} tokens each on average, "
             f"{max(cut):,} at most."
         )
@@ -406,6 +406,11 @@ def _script(row: _Row) -> str:
 def _script_of(letter: str) -> str:
     word = unicodedata.name(letter, "UNKNOWN").split()[0]
     return _SCRIPT_NAMES.get(word, word.capitalize())
+
+
+def _share(count: int, n: int) -> str:
+    share = count / n
+    return "less than 0.1%" if share < 0.001 else f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
 
 
 def _of_sample(summary: DatasetSummary) -> str:

@@ -4,6 +4,7 @@ Every row is checked on the way. When one cannot be used, nothing is written and
 """
 
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -366,6 +367,31 @@ def read_canonical(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield row
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Import the dataset first.") from None
+
+
+def sample_canonical(path: str | Path, *, most: int, seed: int) -> list[dict[str, Any]]:
+    """Return the rows of a file that an import wrote, or, where it has more, so many of them, drawn by the seed.
+
+    Training that ends before it has seen every row need not read, encode and remember them all.
+
+    Args:
+        path: The file.
+        most: How many rows to return at most.
+        seed: Of the draw.
+
+    Raises:
+        DataError: If the file is missing or not what an import writes.
+    """
+    try:
+        with open(path, "rb") as stream:
+            rows = sum(1 for _ in stream)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Import the dataset first.") from None
+    if rows <= most:
+        return list(read_canonical(path))
+    drawn = set(random.Random(seed).sample(range(rows), most))
+    with open(path, encoding="utf-8", newline="\n") as stream:
+        return [json.loads(line) for number, line in enumerate(stream) if number in drawn]
 
 
 def too_few_to_split(parameter: str, reference: str) -> Problem:

@@ -438,12 +438,12 @@ def test_prompts_and_answers_that_will_be_cut_are_found_with_how_much(check: Che
     assert {"prompts_cut", "answers_cut"} <= set(by_code)
     over = max(sizes) - sorted(sizes)[-2]
     assert by_code["prompts_cut"].message == (
-        f"1 of 20 prompts (5%) of preference_dataset are longer than prompt_sequence_length {sorted(sizes)[-2]} and lose "
+        f"1 of 20 prompts (5.0%) of preference_dataset are longer than prompt_sequence_length {sorted(sizes)[-2]} and lose "
         f"their oldest turns or their beginning: {over} tokens each on average, {over} at most."
     )
     overs = [size - limit for size in answers if size > limit]
     assert by_code["answers_cut"].message == (
-        f"2 of 40 answers (5%) of preference_dataset are longer than target_sequence_length {limit} and lose their end: "
+        f"2 of 40 answers (5.0%) of preference_dataset are longer than target_sequence_length {limit} and lose their end: "
         f"{sum(overs) / 2:,.0f} tokens each on average, {max(overs)} at most."
     )
     lengths = {entry.part: entry for entry in result.summary.datasets[0].lengths}

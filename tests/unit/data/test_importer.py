@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from rlhf_tuning.data import importer
-from rlhf_tuning.data.importer import ImportSummary, import_preferences, import_prompts, read_canonical
+from rlhf_tuning.data.importer import (
+    ImportSummary,
+    import_preferences,
+    import_prompts,
+    read_canonical,
+    sample_canonical,
+)
 from rlhf_tuning.errors import DataError, ParameterError
 
 WriteRows = Callable[[str, Sequence[Mapping[str, object]]], str]
@@ -243,3 +249,17 @@ def test_reading_what_no_import_wrote_names_the_line(tmp_path: Path) -> None:
         list(read_canonical(tmp_path / "a.jsonl"))
     with pytest.raises(DataError, match="does not exist"):
         list(read_canonical(str(tmp_path / "missing.jsonl")))
+
+
+def test_a_sample_of_imported_rows_is_drawn_by_the_seed_and_is_all_of_them_where_they_are_few(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": [{"role": "user", "content": str(n)}]}) + "\n" for n in range(100)))
+    assert sample_canonical(path, most=100, seed=0) == list(read_canonical(path))
+    drawn = sample_canonical(path, most=10, seed=0)
+    numbers = [int(row["prompt"][0]["content"]) for row in drawn]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 10
+    assert drawn == sample_canonical(path, most=10, seed=0)
+    assert drawn != sample_canonical(path, most=10, seed=1)
+    with pytest.raises(DataError, match="does not exist"):
+        sample_canonical(tmp_path / "missing", most=1, seed=0)

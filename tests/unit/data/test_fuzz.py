@@ -1,0 +1,25 @@
+import pytest
+from benchmarks import fuzz_rows
+from benchmarks.fuzz_rows import Fuzzer, fuzz
+
+
+def test_damaged_rows_are_accepted_for_what_they_hold_or_refused_with_a_known_code_and_line() -> None:
+    fuzzer = fuzz(2_000)
+    assert fuzzer.lines >= 2_000
+    assert fuzzer.accepted > 1_000
+    assert fuzzer.refused > 200
+    assert fuzzer.damaged_fast > 50
+    assert fuzzer.codes.keys() > {"invalid_utf8", "invalid_json", "duplicate_key", "wrong_type", "missing_field"}
+    assert fuzzer.table()[0].startswith(f"{fuzzer.lines:,} lines: {fuzzer.accepted:,} accepted")
+
+
+def test_the_same_seed_gives_the_same_counts() -> None:
+    assert fuzz(200, 1).table() == fuzz(200, 1).table() != fuzz(200, 2).table()
+
+
+def test_a_row_that_the_fast_way_should_not_read_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_block = fuzz_rows.read_block
+    block = b'{"input_text": "a"}\n'
+    monkeypatch.setattr(fuzz_rows, "read_block", lambda _, *args, **options: read_block(block, *args, **options))
+    with pytest.raises(AssertionError, match="the fast way did not see"):
+        Fuzzer(0)._check(b'{"input_text": 1}\n', ("vertex_text", "prompt"), "")
