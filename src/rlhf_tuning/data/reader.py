@@ -49,7 +49,7 @@ class FileReader:
         instruction: Prepended to every prompt, as the row's format defines.
         problems: Collects what is wrong.
         first: The first row of an earlier file of the dataset.
-        bad_row: Called with the bytes of every line that holds a bad row.
+        bad_row: Called with the bytes of every line that holds a bad row, but for those too long to be kept.
 
     After reading, `first` is the dataset's first row so far, `empty` says that the file has no row, good or bad,
     `bad_rows` counts the bad ones, `control_character_rows` counts the good ones with such characters in a text, and
@@ -157,7 +157,8 @@ class FileReader:
     def _add_bad_row(self, faults: list[Fault], line: int, raw: bytes) -> None:
         self.bad_rows += 1
         self._problems.add_faults(faults, parameter=self._parameter, file=self._source.name, line=line)
-        self._bad_row(raw)
+        if raw:
+            self._bad_row(raw)
 
     def _add_problem(self, code: str, line: int, found: str, accepted: str) -> None:
         self._problems.add(Problem(code, self._parameter, self._source.name, line, "", found, accepted))

@@ -1,5 +1,6 @@
 """What is suspicious in valid data: for each code a dataset that has it, and one as like it as can be that has not."""
 
+import gzip
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_tuning.data import findings
+from rlhf_tuning.data import findings, sources
 from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data.summary import Finding
@@ -144,6 +145,16 @@ def test_bad_rows_and_all_problems_are_written_where_one_asks(check: Check, tmp_
         assert [problem["code"] for problem in problems] == ["blank_text", "unknown_format", *["wrong_type"] * 40]
 
 
+def test_a_line_that_is_too_long_leaves_no_line_among_the_bad_rows(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "LINE_BYTES", 200)
+    rows: Rows = [{"input_text": ""}, {"input_text": "x" * 300}, {"input_text": 1}]
+    result = check(prompts=[*prompts(5), *rows], max_bad_rows=3, bad_rows_path=str(tmp_path / "bad"))
+    assert result.summary.datasets[0].set_aside == 3
+    assert [json.loads(line) for line in (tmp_path / "bad").read_text().splitlines()] == [rows[0], rows[2]]
+
+
 def test_nothing_is_left_when_every_row_is_bad(check: Check) -> None:
     result = check(prompts=[{"input_text": ""}] * 3, max_bad_rows=3)
     assert result.summary.problem_counts == {"empty_dataset": 1}
@@ -156,6 +167,21 @@ def test_what_concerns_a_whole_file_is_never_set_aside(check: Check) -> None:
     )
     assert result.summary.problem_counts == {"eval_prompt_in_training": 1}
     assert [finding.code for finding in result.summary.findings] == ["rows_set_aside"] * 2
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_never_set_aside(tmp_path: Path) -> None:
+    rows = "".join(json.dumps(row) + "\n" for row in [{"input_text": ""}, *prompts(2000)])
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(rows.encode())[:-100])
+    result = check_datasets(
+        prompt_dataset=str(tmp_path / "p.jsonl.gz"),
+        preference_dataset="",
+        eval_dataset="",
+        instruction="",
+        max_bad_rows=2000,
+    )
+    assert result.summary.problem_counts == {"unreadable_file": 1}
+    assert result.summary.datasets[0].set_aside == 1
+    assert [finding.code for finding in result.summary.findings] == ["rows_set_aside"]
 
 
 def test_the_limit_is_not_negative(check: Check) -> None:

@@ -1,3 +1,4 @@
+import functools
 import random
 from collections.abc import Sequence
 
@@ -9,21 +10,22 @@ from rlhf_tuning.data.batch import Hashes
 from rlhf_tuning.data.held_out import HeldOut, held_out_orders
 
 
-def orders(prompts: Sequence[str], seed: int = 0) -> Hashes:
+@functools.lru_cache(maxsize=4)
+def orders(prompts: tuple[str, ...], seed: int = 0) -> Hashes:
     batches = read_rows({"input_text": prompt} for prompt in prompts)
     return np.concatenate([held_out_orders(batch, seed) for batch in batches] or [np.empty(0, np.uint64)])
 
 
 def watch(prompts: Sequence[str], *, limit: int, seed: int = 0) -> HeldOut:
     held_out = HeldOut(limit=limit)
-    rows = orders(prompts, seed)
+    rows = orders(tuple(prompts), seed)
     for start in range(0, len(rows), 7):
         held_out.add(rows[start : start + 7])
     return held_out
 
 
 def chosen_rows(prompts: Sequence[str], chosen: Hashes, seed: int = 0) -> set[int]:
-    return set(np.flatnonzero(np.isin(orders(prompts, seed), chosen)).tolist())
+    return set(np.flatnonzero(np.isin(orders(tuple(prompts), seed), chosen)).tolist())
 
 
 def distinct(count: int) -> list[str]:

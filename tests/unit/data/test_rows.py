@@ -69,6 +69,9 @@ def test_one_prompt_has_one_hash_in_every_format() -> None:
         {"prompt": "Où ?"},
         {"prompt": turns},
     ]
-    hashes = {batch.hashes[0, PROMPT].tobytes() for row in rows for batch in read_rows([row])}
+    # Each twice: the first by the careful path, the second by the fast one.
+    batches = [batch for row in rows for batch in read_rows([row, row], block_bytes=1)]
+    assert len(batches) == 10
+    hashes = {batch.hashes[0, PROMPT].tobytes() for batch in batches}
     assert len(hashes) == 1
     assert {len(each) for each in hashes} == {16}

@@ -1,4 +1,5 @@
 import pytest
+from tests.unit.data.reading import as_lines, read
 
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.reader import PREFERENCES, PROMPTS
@@ -48,8 +49,12 @@ def test_the_context_takes_the_place_of_the_instruction(
     faults: list[Fault] = []
     row = parse({"messages": MESSAGES, **fields}, accepts=PROMPTS, instruction=instruction, faults=faults)
     assert row is not None
-    assert row.prompt == ([{"role": "system", "content": system}] if system else []) + TURNS
+    expected = ([{"role": "system", "content": system}] if system else []) + TURNS
+    assert row.prompt == expected
     assert faults == []
+    # The second line is read by the fast path.
+    rows = read(as_lines([{"messages": MESSAGES, **fields}] * 2), instruction=instruction, block_bytes=1).rows
+    assert rows == [{"prompt": expected}] * 2
 
 
 def test_a_preference_names_the_chosen_and_the_rejected() -> None:
