@@ -291,7 +291,7 @@ def damaged(draw: st.DrawFn) -> tuple[Shape, bytes]:
     return made.shape, block if block.endswith(b"\n") else block + b"\n"
 
 
-@examples(500)
+@examples(400)
 @given(damaged(), st.sampled_from(INSTRUCTIONS))
 def test_damaged_rows_are_not_read_fast_unless_they_are_still_good(made: tuple[Shape, bytes], instruction: str) -> None:
     shape, block = made
