@@ -2,6 +2,7 @@ r"""The fast path against the careful one: it may give up on any block, but what
 
 import json
 import random
+import re
 import unicodedata
 from typing import Any, NamedTuple
 
@@ -286,6 +287,7 @@ def damaged(draw: st.DrawFn) -> tuple[Shape, bytes]:
                     block.replace(b'{"', b'{%b"' % token, 1),
                     block.replace(b'"}', b'"%b}' % token, 1),
                     block.replace(b"\n", b"", 1),
+                    re.sub(rb'("\w+"):', rb"\1:1,\1:", block, count=1 + other % 3),
                     block.replace(b"A text.", b"A %btext." % token),
                     block.replace(b"A text.", b"A %btext." % token, 1),
                 ]
