@@ -200,11 +200,15 @@ class Maker:
     def record(self, shape: tuple[str, Kind], *, rare: bool = False) -> Record:
         """Return a good row of a format and kind."""
         name, kind = shape
-        text, pick = (lambda: self.text(rare=rare)), self.random.random
+        pick = self.random.random
+
+        def text() -> str:
+            return self.text(rare=rare)
+
         answers = [text(), text()]
         if answers[0] == answers[1]:
             answers[1] += "c"
-        choices = {"candidate_0": answers[0], "candidate_1": answers[1], "choice": self.random.randrange(2)}
+        choices: Record = {"candidate_0": answers[0], "candidate_1": answers[1], "choice": self.random.randrange(2)}
         preference = kind == "preference"
         if name == "vertex_text":
             return {"input_text": text(), **(choices if preference else {})}
@@ -212,7 +216,7 @@ class Maker:
             return {"prompt": text(), **(dict(zip(("chosen", "rejected"), answers, strict=True)) if preference else {})}
         key = "role" if name == "trl_conversational" else "author"
         roles = ["user", *self.random.choices(["user", "assistant"], k=self.random.randrange(3)), "user"]
-        turns = [{key: role, "content": text()} for role in (roles if pick() < 0.5 else roles[:1])]
+        turns: list[Record] = [{key: role, "content": text()} for role in (roles if pick() < 0.5 else roles[:1])]
         if name == "trl_conversational":
             if pick() < 0.3:
                 turns.insert(0, {"role": "system", "content": text()})

@@ -2,6 +2,8 @@ r"""The fast path against the careful one: it may give up on any block, but what
 
 import json
 import random
+import re
+import unicodedata
 from typing import Any, NamedTuple
 
 import pytest
@@ -61,7 +63,7 @@ def examples(count: int) -> settings:
 
 
 characters = st.characters(codec="utf-8", exclude_characters="\0")
-printable = st.characters(codec="utf-8", exclude_categories=("Cc",))
+printable = characters.filter(lambda character: unicodedata.category(character) != "Cc")
 
 
 def texts_of(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -154,8 +156,10 @@ def read_both_ways(block: bytes, shape: Shape, instruction: str = "", first_line
     """Read a block fast, check it against the careful path in both modes, and return what the fast path returned."""
     name, kind = shape
     fast = read_block(block, first_line, FORMAT[name], kind, instruction=instruction)
-    accepted: list[tuple[Kind, ...]] = [(kind,), ("prompt", "preference")]
-    for accepts in accepted if fast is not None else []:
+    if fast is None:
+        return None
+    modes: list[tuple[Kind, ...]] = [(kind,), ("prompt", "preference")]
+    for accepts in modes:
         batches, problems, control_characters = careful(block, first_line, kind, accepts, instruction)
         assert not problems
         assert not control_characters
@@ -164,7 +168,7 @@ def read_both_ways(block: bytes, shape: Shape, instruction: str = "", first_line
     return fast
 
 
-@examples(150)
+@examples(120)
 @given(written(strange=True), st.sampled_from(INSTRUCTIONS), st.sampled_from([1, 2, 10**9]))
 def test_good_rows_written_in_any_way_are_read_as_the_careful_path_reads_them_or_not_at_all(
     made: Written, instruction: str, first_line: int
@@ -176,7 +180,7 @@ def test_good_rows_written_in_any_way_are_read_as_the_careful_path_reads_them_or
     assert rows == [canonical(record, instruction) for record in made.records]
 
 
-@examples(150)
+@examples(120)
 @given(written(strange=False), st.sampled_from(INSTRUCTIONS))
 def test_rows_as_programs_write_them_are_read_fast(made: Written, instruction: str) -> None:
     batch = read_both_ways(made.block, made.shape, instruction, 7)
@@ -283,6 +287,7 @@ def damaged(draw: st.DrawFn) -> tuple[Shape, bytes]:
                     block.replace(b'{"', b'{%b"' % token, 1),
                     block.replace(b'"}', b'"%b}' % token, 1),
                     block.replace(b"\n", b"", 1),
+                    re.sub(rb'("\w+"):', rb"\1:1,\1:", block, count=1 + other % 3),
                     block.replace(b"A text.", b"A %btext." % token),
                     block.replace(b"A text.", b"A %btext." % token, 1),
                 ]
@@ -291,7 +296,7 @@ def damaged(draw: st.DrawFn) -> tuple[Shape, bytes]:
     return made.shape, block if block.endswith(b"\n") else block + b"\n"
 
 
-@examples(500)
+@examples(300)
 @given(damaged(), st.sampled_from(INSTRUCTIONS))
 def test_damaged_rows_are_not_read_fast_unless_they_are_still_good(made: tuple[Shape, bytes], instruction: str) -> None:
     shape, block = made
@@ -304,13 +309,13 @@ CHOICE = b'{"input_text": "a", "candidate_0": "b", "candidate_1": "c", "choice":
 INLINE = b'{"messages": [%b{"author": "user", "content": "a", "candidate_0": "b", "candidate_1": "c", "choice": 0}]}'
 TURNS = b'{"prompt": [%b]}'
 TRL = b'{"prompt": [{"role": "user", "content": "a"}], "chosen": [%b], "rejected": [{"role": "assistant", "content": "c"}]}'
-_TEXT, _CHOICE, _CHAT, _INLINE = (
-    ("vertex_text", "prompt"),
-    ("vertex_text", "preference"),
-    ("vertex_chat", "prompt"),
-    ("vertex_chat_inline", "preference"),
-)
-_TURNS, _TRL = ("trl_conversational", "prompt"), ("trl_conversational", "preference")
+_TEXT: Shape = ("vertex_text", "prompt")
+_CHOICE: Shape = ("vertex_text", "preference")
+_CHAT: Shape = ("vertex_chat", "prompt")
+_INLINE: Shape = ("vertex_chat_inline", "preference")
+_TURNS: Shape = ("trl_conversational", "prompt")
+_TRL: Shape = ("trl_conversational", "preference")
+_STANDARD: Shape = ("trl_standard", "prompt")
 
 #: No UTF-8: lone, cut off, too long, surrogates, beyond Unicode, and next to what is fine.
 NO_UTF8 = [
@@ -442,7 +447,7 @@ GOOD_BESIDE = {
     _INLINE: INLINE % b"",
     _TURNS: TURNS % b'{"role": "user", "content": "a"}',
     _TRL: TRL % b'{"role": "assistant", "content": "b"}',
-    ("trl_standard", "prompt"): b'{"prompt": "good"}',
+    _STANDARD: b'{"prompt": "good"}',
 }
 
 

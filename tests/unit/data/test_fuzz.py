@@ -2,6 +2,8 @@ import pytest
 from benchmarks import fuzz_rows
 from benchmarks.fuzz_rows import Fuzzer, fuzz
 
+from rlhf_tuning.data.block import read_block
+
 
 def test_damaged_rows_are_accepted_for_what_they_hold_or_refused_with_a_known_code_and_line() -> None:
     fuzzer = fuzz(2_000)
@@ -18,7 +20,6 @@ def test_the_same_seed_gives_the_same_counts() -> None:
 
 
 def test_a_row_that_the_fast_way_should_not_read_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    read_block = fuzz_rows.read_block
     block = b'{"input_text": "a"}\n'
     monkeypatch.setattr(fuzz_rows, "read_block", lambda _, *args, **options: read_block(block, *args, **options))
     with pytest.raises(AssertionError, match="the fast way did not see"):
