@@ -24,9 +24,11 @@ GOOD, BAD = "salt and gulls and salt", "0 1 2 3 4 5"
 def place(tmp_path_factory):
     """A folder to work in, and the environment of a shell whose caches are there too."""
     folder = tmp_path_factory.mktemp("place")
+    temporary = tmp_path_factory.mktemp("temporary")  # a run that is killed cannot remove its own
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]),
+        "TMPDIR": str(temporary),
         "RLHF_DOCKER_NETWORK": "none",
         "RLHF_CACHE_DIR": str(folder / "cache"),
         "RLHF_REGISTRY_DIR": str(folder / "models"),
