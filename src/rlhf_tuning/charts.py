@@ -166,7 +166,9 @@ def histogram(title: str, values: Sequence[int], *, x_label: str, limit: int | N
     x = _Scale(0, (bins if rest is None else bins + 2) * width, _LEFT, _WIDTH - _RIGHT)
     y_ticks = nice_ticks(0, max((within + beyond).values()), whole=True)
     y = _Scale(0, y_ticks[-1], height - _BOTTOM, top)
-    x_ticks = [tick for tick in nice_ticks(0, bins * width, whole=True, about=6) if tick <= bins * width]
+    # The words under the bar for the rest need room.
+    last = x(bins * width) if rest is None else x.end - 26 - 7 * len(f"to {longest:,}")
+    x_ticks = [tick for tick in nice_ticks(0, bins * width, whole=True, about=6) if x(tick) <= last]
     parts = [_axes(x, y, x_ticks, y_ticks, x_label)]
     for index in sorted(within | beyond):
         start, span = x(index * width), x(width) - x(0)
@@ -183,8 +185,7 @@ def histogram(title: str, values: Sequence[int], *, x_label: str, limit: int | N
         if index == rest:
             words = f"{bins * width:,} to {longest:,}"
             parts.append(
-                f'<text class="tick" x="{start + span:.1f}" y="{y.start + 16}" text-anchor="end">'
-                f"to {_tick_text(longest, [0, longest])}</text>"
+                f'<text class="tick" x="{start + span:.1f}" y="{y.start + 16}" text-anchor="end">to {longest:,}</text>'
             )
         else:
             words = f"{index * width:,}" if width == 1 else f"{index * width:,} to {(index + 1) * width - 1:,}"
@@ -222,7 +223,9 @@ def share_bar(title: str, row: IntervalRow, other: str, *, reference: float = 0.
     top, bottom = 46, 66
     middle = (top + bottom) / 2
     where = "below" if row.high < reference else "above" if row.low > reference else "includes"
-    interval = f"95% interval {_percent(row.low, 1)} to {_percent(row.high, 1)}, {where} {_percent(reference)}"
+    decimals = 1 if row.high - row.low >= 0.002 else 2
+    between = f"{_percent(row.low, decimals)} to {_percent(row.high, decimals)}"
+    interval = f"95% interval {between}, {where} {_percent(reference)}"
     ends = "".join(
         f'<line class="spread" x1="{x(end):.1f}" x2="{x(end):.1f}" y1="{middle - 6}" y2="{middle + 6}"/>'
         for end in (row.low, row.high)

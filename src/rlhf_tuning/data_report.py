@@ -1,5 +1,6 @@
 """One HTML page that says what is in the data: whether it can be used first, then what is wrong, odd, and there."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from rlhf_tuning.charts import IntervalRow, count_bars, histogram, share_bar, share_text
@@ -61,13 +62,15 @@ def _verdict(summary: DataSummary) -> str:
     elif warned:
         state = "warned"
         headline = f"The data can be used, with {_count(warned, 'warning')}."
-        sentences.append("Read them before you spend hours of training: each says what was found, and what to do.")
+        words = "Read it" if warned == 1 else "Read them"
+        sentences.append(f"{words} before you spend hours of training: what was found, and what to do about it.")
     else:
         state = "better"
         headline = "The data can be used."
         sentences.append("Every row was read. Nothing is wrong, and nothing looks suspicious.")
     if aside and summary.usable:
-        sentences.append(f"{_count(aside, 'bad row')} set aside, as max_bad_rows allows; no later step reads them.")
+        rows = f"{_count(aside, 'bad row')} {'was' if aside == 1 else 'were'}"
+        sentences.append(f"{rows} set aside, as max_bad_rows allows; no later step reads them.")
     paragraphs = "".join(f"<p>{sentence}</p>" for sentence in sentences)
     return (
         f'<section class="card verdict {state}" aria-label="Verdict"><p class="headline">{headline}</p>'
@@ -106,11 +109,11 @@ def _problems(summary: DataSummary) -> str:
     if len(codes) > 1:
         lines = "".join(
             f'<tr><th scope="row"><a href="#{_problem_anchor(index)}"><code>{text(code, 200)}</code></a></th>'
-            f'<td>{_meaning(code)}</td><td class="n">{counts[code]:,}</td></tr>'
+            f'<td>{_meaning(code)}</td><td class="n" data-name="Problems">{counts[code]:,}</td></tr>'
             for index, code in enumerate(codes)
         )
         contents = (
-            '<div class="card gap scroll"><table><thead><tr><th scope="col">Code</th><th scope="col">Meaning</th>'
+            '<div class="card gap"><table class="stack"><thead><tr><th scope="col">Code</th><th scope="col">Meaning</th>'
             f'<th scope="col" class="n">Problems</th></tr></thead><tbody>{lines}</tbody></table></div>'
         )
     # Each code may take its share, so that the first does not push out the others.
@@ -120,7 +123,7 @@ def _problems(summary: DataSummary) -> str:
         kept = [problem for problem in summary.problems if problem.code == code]
         lines, shown = _fitting((_problem(problem) for problem in kept), most)
         table = (
-            '<table class="stack"><thead><tr><th scope="col">Where</th><th scope="col">Field</th>'
+            '<table class="stack problems"><thead><tr><th scope="col">Where</th><th scope="col">Field</th>'
             f'<th scope="col">Found</th><th scope="col">Accepted</th></tr></thead><tbody>{lines}</tbody></table>'
             if shown
             else ""
@@ -189,14 +192,38 @@ def _dataset(dataset: DatasetSummary) -> str:
     parts = [f'<div class="card gap"><div class="tiles">{figures}</div>{values_table(facts)}</div>']
     if not n:
         return parts[0] + '<p class="soft">There is no good row, so there is nothing more to show.</p>'
-    parts.append(_balance(dataset))
-    parts.append(_lengths(dataset))
-    parts.append(_scripts(dataset))
+    charts = [_length_chart(lengths) for lengths in dataset.lengths] + _balance(dataset)
+    if any(dataset.scripts.values()):
+        charts.append(count_bars("Rows by the script most of their text is in", dataset.scripts))
+    if charts:
+        parts.append(f'<h3>In figures</h3><p class="soft">{" ".join(_measured(dataset))}</p>{grid(charts)}')
     parts.append(_rows(dataset.examples))
     return "".join(parts)
 
 
-def _balance(dataset: DatasetSummary) -> str:
+def _measured(dataset: DatasetSummary) -> list[str]:
+    """Say what the figures were measured on, and what to look for in them."""
+    rows = _count(dataset.rows, "row")
+    balance = dataset.first_chosen is not None or dataset.longer_chosen is not None
+    sentences = []
+    if dataset.sampled < dataset.rows:
+        sentences.append(f"Measured on a sample: {dataset.sampled:,} of {rows}.")
+        if balance:
+            sentences.append("Which answer is preferred is counted in all rows.")
+    else:
+        sentences.append(f"Measured on {'all ' if dataset.rows > 1 else ''}{rows}.")
+    if dataset.lengths:
+        sentences.append("Lengths are those before anything is cut.")
+    if any(lengths.unit == "characters" for lengths in dataset.lengths):
+        sentences.append(
+            "They are in characters, as the model's tokenizer was not at hand: nothing is known of the limits in tokens."
+        )
+    if balance:
+        sentences.append("Where one position or the longer answer mostly wins, a reward model may learn just that.")
+    return sentences
+
+
+def _balance(dataset: DatasetSummary) -> list[str]:
     """Show whether the position or the length of an answer gives away which one is preferred."""
     charts = []
     if dataset.first_chosen is not None:
@@ -209,43 +236,15 @@ def _balance(dataset: DatasetSummary) -> str:
             note += f"; {dataset.equally_long:,} of equal length left out"
         row = _share("longer", dataset.longer_chosen, unequal, note)
         charts.append(share_bar("Which answer is preferred, by length", row, "shorter"))
-    if not charts:
-        return ""
-    words = "A reward model can learn what stands here instead of what people like: where it stands, how long it is."
-    return f'<h3>What gives the preferred answer away</h3><p class="soft">{words}</p>{grid(charts)}'
+    return charts
 
 
 def _share(label: str, count: int, n: int, note: str) -> IntervalRow:
     return IntervalRow(label, count / n, *wilson_interval(count, n), note)
 
 
-def _lengths(dataset: DatasetSummary) -> str:
-    if not dataset.lengths:
-        return ""
-    sentences = [_sampled(dataset), "Lengths are those before anything is cut."]
-    if any(lengths.unit == "characters" for lengths in dataset.lengths):
-        sentences.append(
-            "They are in characters, as the model's tokenizer was not at hand: nothing is known of the limits in tokens."
-        )
-    charts = [_length_chart(lengths) for lengths in dataset.lengths]
-    return f'<h3>Lengths</h3><p class="soft">{" ".join(sentences)}</p>{grid(charts)}'
-
-
 def _length_chart(lengths: Lengths) -> str:
     return histogram(_PARTS[lengths.part], lengths.values, x_label=lengths.unit, limit=lengths.limit)
-
-
-def _scripts(dataset: DatasetSummary) -> str:
-    if not any(dataset.scripts.values()):
-        return ""
-    chart = count_bars("Rows by the script most of their text is in", dataset.scripts)
-    return f'<h3>Writing systems</h3><p class="soft">{_sampled(dataset)}</p>{grid([chart])}'
-
-
-def _sampled(dataset: DatasetSummary) -> str:
-    if dataset.sampled < dataset.rows:
-        return f"Measured on a sample: {dataset.sampled:,} of {_count(dataset.rows, 'row')}."
-    return f"Measured on {'all ' if dataset.rows > 1 else ''}{_count(dataset.rows, 'row')}."
 
 
 def _rows(examples: Sequence[SampledRow]) -> str:
@@ -259,7 +258,9 @@ def _rows(examples: Sequence[SampledRow]) -> str:
 def _row(row: SampledRow) -> str:
     answers = [("chosen", "Chosen", row.chosen), ("rejected", "Rejected", row.rejected)]
     sides = "".join(
-        f'<div class="side {kind}"><h4>{name}</h4>{said(answer)}</div>' for kind, name, answer in answers if answer
+        f'<div class="side {kind}"><h4>{name}</h4>{said(answer)}</div>'
+        for kind, name, answer in answers
+        if answer is not None
     )
     return (
         f'<article class="card pair"><header><div class="ask"><div class="where">'
@@ -292,7 +293,7 @@ def _name(parameter: str) -> str:
 
 
 def _meaning(code: str) -> str:
-    return text(CODES.get(code, "not known to this version"))
+    return re.sub("`([^`]+)`", r"<code>\1</code>", text(CODES.get(code, "not known to this version")))
 
 
 def _anchor(index: int) -> str:

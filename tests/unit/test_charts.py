@@ -130,6 +130,9 @@ def test_labels_are_escaped() -> None:
         line_chart(hostile, [(1, 1.0), (2, 2.0)], x_label=hostile),
         histogram_pair(hostile, [(hostile, "base", [1.0, 2.0])], x_label=hostile),
         interval_plot(hostile, [IntervalRow(hostile, 0.5, 0.4, 0.6, hostile)], reference_label=hostile),
+        histogram(hostile, [1, 2], x_label=hostile, limit=1),
+        share_bar(hostile, IntervalRow(hostile, 0.5, 0.4, 0.6, hostile), hostile),
+        count_bars(hostile, {hostile: 1}),
     ):
         assert hostile in texts(svg)
         assert "<script" not in svg
@@ -140,6 +143,58 @@ def test_a_histogram_says_how_many_values_are_beyond_the_limit() -> None:
     assert "10 of 100 (10.0%) beyond the limit of 64" in words
     assert "beyond" not in " ".join(texts(histogram("Answers", [10, 20], x_label="tokens")))
     assert "no values" in " ".join(texts(histogram("Answers", [], x_label="tokens", limit=64)))
+
+
+def bars(svg: str) -> list[tuple[str, float]]:
+    """Return each bar's class and height."""
+    return [(kind, float(tall)) for kind, tall in re.findall(r'<rect class="(bar[^"]*)"[^>]* height="([0-9.]+)"', svg)]
+
+
+def test_a_bin_that_holds_the_limit_is_split_at_it() -> None:
+    svg = histogram("Answers", [*range(1, 101), 63, 64, 65], x_label="tokens", limit=64)
+    counted = [int(count) for count in re.findall(r"<title>[^<]*: (\d+)</title>", svg)]
+    assert sum(counted) == 103
+    assert "37 of 103" in " ".join(texts(svg))
+    tall = sum(height for _, height in bars(svg))
+    beyond = sum(height for kind, height in bars(svg) if kind == "bar beyond")
+    assert beyond / tall == pytest.approx(37 / 103, rel=0.02)
+
+
+def test_a_few_very_long_values_share_the_last_bar_of_a_histogram() -> None:
+    svg = histogram("Prompts", [*[10, 20, 30, 40] * 250, 5_000, 90_000], x_label="tokens", limit=512)
+    assert re.findall(r"<title>\d+ to 90,000: (\d+)</title>", svg) == ["2"]
+    assert "to 90,000" in texts(svg)
+    # Were the axis as long as the longest value, all others would stand in one bar.
+    assert len([kind for kind, _ in bars(svg) if kind == "bar"]) >= 3
+    assert "2 of 1,002 (0.2%) beyond the limit of 512" in texts(svg)
+
+
+def test_a_limit_far_beyond_all_values_is_said_but_not_drawn() -> None:
+    near, far = (histogram("x", [10, 20, 30], x_label="tokens", limit=limit) for limit in (40, 4_000))
+    assert 'class="limit"' in near
+    assert 'class="limit"' not in far
+    assert "none of 3 beyond the limit of 4,000" in texts(far)
+
+
+@pytest.mark.parametrize("values", [[0], [0, 0, 0], [10**9], [0, 10**9], list(range(10_000)), [7] * 10_000])
+def test_histograms_of_any_values_are_drawn_in_the_picture_and_small(values: list[int]) -> None:
+    for limit in (None, 1, 512):
+        svg = histogram("x", values, x_label="tokens", limit=limit)
+        ElementTree.fromstring(svg)
+        assert len(svg) < 20_000
+        for left, wide in re.findall(r'<rect class="bar[^"]*" x="([^"]+)" y="[^"]+" width="([^"]+)"', svg):
+            assert float(left) >= 46
+            assert float(left) + float(wide) <= 331
+        counts = re.findall(r"<title>[^<]*: ([\d,]+)</title>", svg)
+        assert sum(int(count.replace(",", "")) for count in counts) == len(values)
+
+
+def test_a_share_bar_ends_at_its_share() -> None:
+    svg = share_bar("Which candidate", IntervalRow("first", 0.25, 0.2, 0.3, "n = 300"), "second")
+    assert 'class="bar" x="10" y="46" width="80.0"' in svg
+    assert {"first 25.0%", "second 75.0%", "n = 300"} <= set(texts(svg))
+    narrow = share_bar("Which candidate", IntervalRow("first", 0.5011, 0.5008, 0.5014), "second")
+    assert "95% interval 50.08% to 50.14%, above 50%" in texts(narrow)
 
 
 def test_a_share_bar_says_on_which_side_of_the_reference_the_interval_lies() -> None:

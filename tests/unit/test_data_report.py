@@ -1,4 +1,5 @@
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,70 @@ def test_every_dataset_has_its_figures_with_their_n() -> None:
     assert "5.2" in text
 
 
+def test_a_sample_is_told_from_all_rows() -> None:
+    assert "Which answer is preferred is counted in all rows." in shown(GOOD)
+    assert "sample" not in shown(DataSummary(datasets=(replace(PREFERENCES, sampled=12_345),)))
+
+
+def test_rows_set_aside_on_purpose_are_no_problems_of_the_data() -> None:
+    summary = replace(GOOD, problem_counts={"wrong_type": 7}, problems=(problem("wrong_type", 4),))
+    text = shown(summary)
+    assert "The data can be used." in text
+    assert "7 bad rows were set aside" in text
+    assert "What was set aside" in text
+    assert "bad.jsonl:4" in text
+    one = replace(GOOD, datasets=(replace(PREFERENCES, set_aside=1),))
+    assert "1 bad row was set aside" in shown(one)
+
+
+def test_the_state_of_the_verdict_can_be_seen() -> None:
+    for summary, state in (
+        (GOOD, "better"),
+        (replace(GOOD, findings=(BIAS,)), "warned"),
+        (replace(GOOD, findings=(BIAS,), usable=False), "worse"),
+    ):
+        assert Page(render_data_report(summary)).count("section", state) == 1
+
+
+def test_the_whole_fingerprint_can_be_copied_from_a_short_one() -> None:
+    page = Page(render_data_report(GOOD))
+    (clip, _) = [held for tag, held in page.tags if tag == "span" and held.get("class") == "clip"]
+    assert clip["title"] == PREFERENCES.fingerprint
+    assert page.text.count(PREFERENCES.fingerprint) == 1
+
+
+def test_the_page_fetches_nothing_and_has_no_style_that_its_policy_would_drop() -> None:
+    html = render_data_report(replace(GOOD, findings=(BIAS,)))
+    assert not re.search(r"(?:src|href|action|srcset)=(?!\"#)", html.split("<body>")[1])
+    assert "default-src 'none'" in html
+    assert not any("style" in held for _, held in Page(html).tags)
+
+
+def test_every_link_has_its_target() -> None:
+    html = render_data_report(
+        replace(GOOD, findings=(BIAS,), problem_counts={"wrong_type": 1, "blank_text": 1}, usable=False)
+    )
+    tags = Page(html).tags
+    targets = {held["href"] for tag, held in tags if tag == "a"}
+    assert {"#problems", "#warnings", "#dataset-1", "#dataset-2", "#problem-1", "#problem-2"} <= targets
+    assert targets <= {f"#{held['id']}" for _, held in tags if "id" in held}
+
+
+def test_direction_marks_and_control_characters_are_made_visible() -> None:
+    odd = "safe\u202egnp\x00\x1b[31m\ud800"
+    bad = Problem("wrong_type", "preference_dataset", odd, 1, odd, odd, odd)
+    finding = replace(BIAS, message=odd, examples=(Example(odd, odd),))
+    row = SampledRow(location=odd, prompt=[{"role": odd, "content": odd}] * 2, chosen=odd, rejected=odd)
+    dataset = replace(PREFERENCES, reference=odd, formats={odd: 1}, examples=(row,), fingerprint=odd, scripts={})
+    html = render_data_report(
+        DataSummary(
+            datasets=(dataset,), findings=(finding,), problem_counts={"wrong_type": 1}, problems=(bad,), usable=False
+        )
+    )
+    assert not re.search("[\u202e\x00\x1b\ud800]", html)
+    assert html.count("U+202E") >= 14
+
+
 def test_lengths_beyond_the_limit_are_counted() -> None:
     beyond = sum(value > 64 for value in LENGTHS)
     assert f"{beyond} of 500" in shown(GOOD)
@@ -127,7 +192,7 @@ def test_problems_of_every_code_fit_and_those_not_shown_are_counted() -> None:
     text = Page(page).text
     for code, meaning in CODES.items():
         assert code in text
-        assert meaning in text
+        assert meaning.replace("`", "") in text
     assert text.count("and 5 more problems") == len(CODES)
     assert text.count("bad.jsonl:20") == len(CODES)
 
@@ -164,6 +229,21 @@ def test_hostile_text_is_shown_and_never_run(hostile: str) -> None:
     ]
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert hostile.replace("\u2028", " ").replace("\u2029", " ")[:10].strip() in page.text.replace("\u2028", " ")
+
+
+def test_very_long_problems_and_warnings_stay_below_three_megabytes() -> None:
+    long = "&" * 5_000
+    problems = tuple(
+        Problem(code, "preference_dataset", long, line, long, long, long) for code in CODES for line in range(20)
+    )
+    findings = (replace(BIAS, message=long, examples=(Example(long, long),) * 500),) * 30
+    summary = replace(GOOD, findings=findings, problem_counts=dict.fromkeys(CODES, 20), problems=problems, usable=False)
+    html = render_data_report(summary)
+    assert len(html.encode()) < 3_000_000
+    # Each code and each warning still has an example.
+    text = Page(html).text
+    assert text.count("more problem") == len(CODES)
+    assert text.count("more example") == 30
 
 
 def test_very_long_texts_and_many_rows_stay_below_three_megabytes() -> None:
