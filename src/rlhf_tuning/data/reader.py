@@ -26,7 +26,7 @@ EITHER: tuple[Kind, ...] = ("prompt", "preference")
 _CONTROL_CHARACTER = re.compile("[\x01-\x07\x0b\x0e-\x1f]")
 
 #: Blocks that fit into a processor's cache are read fastest.
-BLOCK_BYTES = 2**19
+BLOCK_BYTES = 2**18
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _KINDS: dict[Kind, str] = {"prompt": "a row without preference fields", "preference": "a row with preference fields"}
