@@ -317,7 +317,8 @@ def gather(files: Sequence[ScannedFile], scan: Scan, problems: Problems, *, max_
             result.repeats.merge(file.repeats)
     result.rows = result.fingerprint.rows
     if len(empty) == len(files) or (set_aside and not result.rows):
-        shown = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
+        names = [file.source.name for file in files]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         found = "no rows" if len(empty) == len(files) else "no good row"
         problems.add(Problem("empty_dataset", scan.parameter, shown, 0, "", found, "at least one row"))
     elif empty:

@@ -158,7 +158,7 @@ def test_a_line_that_is_too_long_leaves_no_line_among_the_bad_rows(
 def test_nothing_is_left_when_every_row_is_bad(check: Check) -> None:
     result = check(prompts=[{"input_text": ""}] * 3, max_bad_rows=3)
     assert result.summary.problem_counts == {"empty_dataset": 1}
-    assert "found no good row" in result.problems
+    assert "prompt_dataset.jsonl: found no good row" in result.problems
 
 
 def test_what_concerns_a_whole_file_is_never_set_aside(check: Check) -> None:
