@@ -13,7 +13,7 @@ from rlhf_tuning.data import findings, sources
 from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data.summary import Finding
-from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 
@@ -153,6 +153,22 @@ def test_a_line_that_is_too_long_leaves_no_line_among_the_bad_rows(
     result = check(prompts=[*prompts(5), *rows], max_bad_rows=3, bad_rows_path=str(tmp_path / "bad"))
     assert result.summary.datasets[0].set_aside == 3
     assert [json.loads(line) for line in (tmp_path / "bad").read_text().splitlines()] == [rows[0], rows[2]]
+
+
+@pytest.mark.parametrize("parameter", ["bad_rows_path", "problems_path"])
+@pytest.mark.parametrize("given", ["data", "data/bad_rows.jsonl", "data/*.jsonl", "linked.jsonl"])
+def test_no_dataset_is_written_over_with_what_is_wrong_with_it(tmp_path: Path, parameter: str, given: str) -> None:
+    (tmp_path / "data").mkdir()
+    mended = tmp_path / "data" / "bad_rows.jsonl"
+    mended.write_text('{"input_text": "a"}\n{"input_text": "b"}\n')
+    (tmp_path / "linked.jsonl").symlink_to(mended)
+    settings: dict[str, Any] = {"preference_dataset": "", "eval_dataset": "", "instruction": ""}
+    settings |= {"prompt_dataset": str(tmp_path / given)}
+    with pytest.raises(DataError, match=r"prompt_dataset holds .*\.jsonl, where .* would be written"):
+        check_datasets(**settings, **{parameter: str(mended)})
+    assert mended.read_text() == '{"input_text": "a"}\n{"input_text": "b"}\n'
+    other = tmp_path / "data" / "other.txt"
+    assert not check_datasets(**settings, **{parameter: str(other)}).problems
 
 
 def test_nothing_is_left_when_every_row_is_bad(check: Check) -> None:
