@@ -151,9 +151,11 @@ def check_datasets(
                     repeats[parameter],
                     training=training,
                     text_format=text_format,
+                    problems=problems,
                 )
                 datasets.append(summary)
                 findings += more
+        problems.flush()
         findings += empty_file_findings(problems)
     return DatasetCheck(
         prompt_fingerprint=_fingerprint(data, "prompt_dataset"),

@@ -37,10 +37,13 @@ CODES: dict[str, str] = {
     "mixed_rows": "some rows have preference fields and others have none",
     "eval_prompt_in_training": "an evaluation prompt also stands in the prompt dataset",
     "too_few_rows": "too few rows to hold some out for evaluation",
+    "refused_conversation": "the model's chat template refuses a conversation",
 }
 
 #: Those that concern a whole file or dataset: no bad rows that could be set aside.
-FILE_CODES = frozenset({"empty_dataset", "unreadable_file", "eval_prompt_in_training", "too_few_rows"})
+FILE_CODES = frozenset(
+    {"empty_dataset", "unreadable_file", "eval_prompt_in_training", "too_few_rows", "refused_conversation"}
+)
 
 
 class Fault(NamedTuple):

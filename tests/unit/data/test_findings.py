@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import make_tokenizer
 
 from rlhf_tuning.data import findings, sources
 from rlhf_tuning.data.check import DatasetCheck, check_datasets
@@ -508,6 +509,43 @@ def test_the_tokenizer_is_not_loaded_for_data_that_cannot_be_used(check: Check) 
         load_text_format=load, batch_size=1, reward_model_train_steps=0, reinforcement_learning_train_steps=0
     )
     assert check(prompts=[{}], training=asked).problems
+
+
+REFUSES = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role\\nnot supported') }}{% endif %}"
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}{{ message['content'] }}{% endfor %}"
+)
+
+
+def test_conversations_that_the_chat_template_refuses_stop_the_check_with_their_lines(
+    check: Check, tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer(REFUSES)
+    turns = [{"author": "user", "content": "Hello."}, {"author": "user", "content": "Describe the sea."}]
+    rows: Rows = [*prompts(5), {"messages": turns}, {"messages": turns[:1], "context": "Be kind."}, *prompts(9)[5:]]
+    path = tmp_path / "problems"
+    settings = {"training": training(tokenizer), "problems_path": str(path)}
+    result = check(prompts=rows, preferences=preferences(20), evaluation=[{"messages": turns[::-1]}], **settings)
+    assert result.summary.problem_counts == {"refused_conversation": 3}
+    assert not result.summary.usable
+    assert [problem.line for problem in result.summary.problems] == [6, 7, 1]
+    first, second, third = result.summary.problems
+    assert "says 'Roles must alternate'" in first.found
+    assert "says 'System role\\nnot supported'" in second.found
+    assert third.parameter == "eval_dataset"
+    assert "prompt_dataset.jsonl:6: found a conversation" in result.problems
+    assert [json.loads(line)["line"] for line in path.read_text().splitlines()] == [6, 7, 1]
+    # The rows that are taken still have their lengths, and without such rows nothing is said.
+    lengths = {summary.parameter: summary.lengths[0].values for summary in result.summary.datasets}
+    assert {name: len(values) for name, values in lengths.items()} == {
+        "preference_dataset": 20,
+        "prompt_dataset": 9,
+        "eval_dataset": 0,
+    }
+    assert not check(prompts=prompts(9), preferences=preferences(20), **settings).problems
+    instructed = check(prompts=[{"messages": turns[:1]}] * 3, instruction="Be kind.", **settings)
+    assert instructed.summary.problem_counts == {"refused_conversation": 3}
 
 
 # All together.
