@@ -69,7 +69,8 @@ class Problem(NamedTuple):
     @property
     def location(self) -> str:
         """Return `file:line`, as editors and compilers write it."""
-        return f"{self.file}:{self.line}" if self.line else self.file
+        name = printable(self.file)
+        return f"{name}:{self.line}" if self.line else name
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
@@ -184,6 +185,11 @@ def describe(value: object) -> str:
             return f"an object with {len(value)} fields" if len(value) != 1 else "an object with 1 field"
         case _:
             return type(value).__name__
+
+
+def printable(name: str) -> str:
+    """Return a file's name, with escapes where it would break a line, command a terminal, or is no text at all."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def shorten(text: str, limit: int = 80) -> str:

@@ -143,6 +143,14 @@ def test_an_empty_file_among_others_is_a_warning(tmp_path: Path, folder: Path) -
     assert "b.jsonl" in warning
 
 
+def test_the_name_of_an_empty_file_can_be_printed(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "1.jsonl").write_bytes(A)
+    (tmp_path / "2\n\udce9.jsonl").touch()
+    [warning] = read(tmp_path, folder).problems.warnings
+    assert "2\\n\\udce9.jsonl" in warning
+    assert warning.isprintable()
+
+
 def test_a_file_that_breaks_off_is_a_problem_and_the_next_file_is_still_read(tmp_path: Path, folder: Path) -> None:
     whole = gzip.compress(A + b"\n" + os.urandom(50_000))
     (tmp_path / "a.jsonl.gz").write_bytes(whole[:20_000])
