@@ -1,5 +1,6 @@
 """Reads every row of every dataset before anything is spent, and says all that is wrong at once."""
 
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +83,7 @@ def check_datasets(
         bad_rows_path: Where to write the bad rows, as they stand in their files; nowhere where it is empty.
 
     Raises:
-        DataError: If a dataset cannot be found. What is wrong inside is in the result.
+        DataError: If a dataset cannot be found, or would be written over. What is wrong inside is in the result.
     """
     check_limits(max_bad_rows=max_bad_rows)
     references = {
@@ -94,6 +95,7 @@ def check_datasets(
         raise DataError("There is no dataset to check. Give prompt_dataset, preference_dataset or eval_dataset.")
     instruction = check_instruction(instruction)
     sources = _resolve_all(references)
+    _keep_apart(sources, {"every problem": problems_path, "every bad row": bad_rows_path})
     for path in filter(None, (problems_path, bad_rows_path)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(b"")
@@ -149,9 +151,11 @@ def check_datasets(
                     repeats[parameter],
                     training=training,
                     text_format=text_format,
+                    problems=problems,
                 )
                 datasets.append(summary)
                 findings += more
+        problems.flush()
         findings += empty_file_findings(problems)
     return DatasetCheck(
         prompt_fingerprint=_fingerprint(data, "prompt_dataset"),
@@ -185,6 +189,19 @@ def _check_split(
     for parameter in needed:
         if repeats[parameter].distinct_prompts == 1:
             problems.add(too_few_to_split(parameter, references[parameter]))
+
+
+def _keep_apart(sources: dict[str, list[Source]], outputs: dict[str, str]) -> None:
+    """Refuse to write over a dataset: the bad rows of an earlier check, mended, may be one."""
+    for what, path in outputs.items():
+        if not path or not os.path.exists(path):
+            continue
+        for parameter, files in sources.items():
+            if any(os.path.exists(file.name) and os.path.samefile(file.name, path) for file in files):
+                raise DataError(
+                    f"{parameter} holds {path}, where {what} would be written. Move the file, or choose another folder "
+                    "for what is written."
+                )
 
 
 def _keep_bad_rows(data: dict[str, ScannedDataset], path: str) -> None:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from rlhf_tuning.data.problems import Problems, shorten
+from jinja2 import TemplateError
+
+from rlhf_tuning.data.problems import Problem, Problems, shorten
 from rlhf_tuning.data.repeats import Place, Repeats
 from rlhf_tuning.data.rows import Conversation
 from rlhf_tuning.data.sample import SampleRow
@@ -79,6 +81,7 @@ class _Row:
     rejected: str | None
     sizes: tuple[int, ...]
     same_when_cut: bool
+    refused: Problem | None
 
 
 def examine(
@@ -88,6 +91,7 @@ def examine(
     *,
     training: Training | None,
     text_format: TextFormat | None,
+    problems: Problems,
 ) -> tuple[DatasetSummary, list[Finding]]:
     """Return the figures of one dataset, and what of them is suspicious.
 
@@ -97,8 +101,11 @@ def examine(
         repeats: What the dataset says more than once.
         training: What the rows are for, where that is known.
         text_format: Counts tokens; without it lengths are in characters.
+        problems: Collects the sampled rows that the model's chat template refuses.
     """
-    rows = [_decoded(row, text_format) for row in dataset.sample.rows()]
+    rows = [_decoded(row, dataset.parameter, text_format) for row in dataset.sample.rows()]
+    for problem in sorted(row.refused for row in rows if row.refused is not None):
+        problems.add(problem)
     ordered = dataset.total("ordered")
     is_preference = dataset.kind == "preference"
     summary = DatasetSummary(
@@ -165,21 +172,34 @@ def eval_prompts_in_preferences(
     return Finding(code="eval_prompt_in_preferences", parameter="eval_dataset", message=message, examples=examples)
 
 
-def _decoded(row: SampleRow, text_format: TextFormat | None) -> _Row:
+def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> _Row:
     content: dict[str, Any] = json.loads(row.line)
     prompt: Conversation = content["prompt"]
     answers: list[str] = [content[part] for part in ("chosen", "rejected") if part in content]
     same_when_cut = False
+    refused: Problem | None = None
     if text_format is None:
         sizes = [sum(len(turn["content"]) for turn in prompt), *map(len, answers)]
     else:
         whole = text_format.without_limits()
         ids = [whole.answer_ids(answer)[:-1] for answer in answers]
-        sizes = [len(whole.prompt_ids(prompt)), *map(len, ids)]  # type: ignore[arg-type]
+        try:
+            sizes = [len(whole.prompt_ids(prompt)), *map(len, ids)]  # type: ignore[arg-type]
+        except TemplateError as error:
+            refused, sizes, ids = _refused(row, parameter, error), [], []
         limit = text_format.target_sequence_length
         same_when_cut = bool(ids) and max(sizes[1:]) > limit and ids[0][:limit] == ids[1][:limit]
     location = f"{row.file}:{row.place[2]}"
-    return _Row(location, prompt, content.get("chosen"), content.get("rejected"), tuple(sizes), same_when_cut)
+    return _Row(location, prompt, content.get("chosen"), content.get("rejected"), tuple(sizes), same_when_cut, refused)
+
+
+def _refused(row: SampleRow, parameter: str, error: TemplateError) -> Problem:
+    found = f"a conversation of which the model's chat template says {shorten(ascii(str(error)))}"
+    accepted = (
+        "conversations that it takes: some templates take no system turn (from context or instruction), or only turns "
+        "of user and assistant in alternation"
+    )
+    return Problem("refused_conversation", parameter, row.file, row.place[2], "", found, accepted)
 
 
 def _lengths(rows: Sequence[_Row], text_format: TextFormat | None, is_preference: bool) -> Iterable[Lengths]:
@@ -189,7 +209,7 @@ def _lengths(rows: Sequence[_Row], text_format: TextFormat | None, is_preference
     unit: Literal["tokens", "characters"] = "characters" if text_format is None else "tokens"
     parts: tuple[Literal["prompt", "chosen", "rejected"], ...] = ("prompt", "chosen", "rejected")
     for index, part in enumerate(parts if is_preference else parts[:1]):
-        values = tuple(row.sizes[index] for row in rows)
+        values = tuple(row.sizes[index] for row in rows if row.refused is None)
         yield Lengths(part=part, unit=unit, values=values, limit=limits[min(index, 1)])
 
 

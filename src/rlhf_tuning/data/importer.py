@@ -358,13 +358,7 @@ def read_canonical(path: str | Path) -> Iterator[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8", newline="\n") as stream:
             for number, line in enumerate(stream, 1):
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    row = None
-                if not isinstance(row, dict) or "prompt" not in row:
-                    raise DataError(f"{path}:{number} is no imported row. Import the dataset again.")
-                yield row
+                yield _canonical_row(path, number, line)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Import the dataset first.") from None
 
@@ -391,7 +385,17 @@ def sample_canonical(path: str | Path, *, most: int, seed: int) -> list[dict[str
         return list(read_canonical(path))
     drawn = set(random.Random(seed).sample(range(rows), most))
     with open(path, encoding="utf-8", newline="\n") as stream:
-        return [json.loads(line) for number, line in enumerate(stream) if number in drawn]
+        return [_canonical_row(path, number + 1, line) for number, line in enumerate(stream) if number in drawn]
+
+
+def _canonical_row(path: str | Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or "prompt" not in row:
+        raise DataError(f"{path}:{number} is no imported row. Import the dataset again.")
+    return row
 
 
 def too_few_to_split(parameter: str, reference: str) -> Problem:

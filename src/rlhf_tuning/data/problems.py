@@ -37,10 +37,13 @@ CODES: dict[str, str] = {
     "mixed_rows": "some rows have preference fields and others have none",
     "eval_prompt_in_training": "an evaluation prompt also stands in the prompt dataset",
     "too_few_rows": "too few rows to hold some out for evaluation",
+    "refused_conversation": "the model's chat template refuses a conversation",
 }
 
 #: Those that concern a whole file or dataset: no bad rows that could be set aside.
-FILE_CODES = frozenset({"empty_dataset", "unreadable_file", "eval_prompt_in_training", "too_few_rows"})
+FILE_CODES = frozenset(
+    {"empty_dataset", "unreadable_file", "eval_prompt_in_training", "too_few_rows", "refused_conversation"}
+)
 
 
 class Fault(NamedTuple):
@@ -66,7 +69,8 @@ class Problem(NamedTuple):
     @property
     def location(self) -> str:
         """Return `file:line`, as editors and compilers write it."""
-        return f"{self.file}:{self.line}" if self.line else self.file
+        name = printable(self.file)
+        return f"{name}:{self.line}" if self.line else name
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
@@ -181,6 +185,11 @@ def describe(value: object) -> str:
             return f"an object with {len(value)} fields" if len(value) != 1 else "an object with 1 field"
         case _:
             return type(value).__name__
+
+
+def printable(name: str) -> str:
+    """Return a file's name, with escapes where it would break a line, command a terminal, or is no text at all."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def shorten(text: str, limit: int = 80) -> str:

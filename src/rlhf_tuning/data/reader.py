@@ -97,6 +97,10 @@ class FileReader:
             self._add_problem("unreadable_file", self._line + 1 if self._line else 0, error.reason, accepted)
 
     def _read(self, block: bytes) -> Iterator[Batch]:
+        if self._format is None and (end := block.find(b"\n") + 1):
+            # The first row says how all others may be read: so small files are read fast too.
+            yield from self._read_lines(block[:end])
+            block = block[end:]
         if self._format is not None and self.first is not None and not self._blank_lines:
             whole = block if block.endswith(b"\n") else block + b"\n"
             batch = read_block(whole, self._line + 1, self._format, self.first.kind, instruction=self._instruction)

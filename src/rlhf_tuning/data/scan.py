@@ -16,7 +16,7 @@ import numpy as np
 from rlhf_tuning.data.batch import CHOSEN, PROMPT, REJECTED, Batch, Hashes
 from rlhf_tuning.data.fingerprint import Fingerprint
 from rlhf_tuning.data.held_out import HeldOut, held_out_orders
-from rlhf_tuning.data.problems import Problem, Problems
+from rlhf_tuning.data.problems import Problem, Problems, printable
 from rlhf_tuning.data.reader import FileReader, FirstRow
 from rlhf_tuning.data.repeats import RepeatFinder
 from rlhf_tuning.data.rows import Kind
@@ -317,12 +317,13 @@ def gather(files: Sequence[ScannedFile], scan: Scan, problems: Problems, *, max_
             result.repeats.merge(file.repeats)
     result.rows = result.fingerprint.rows
     if len(empty) == len(files) or (set_aside and not result.rows):
-        shown = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
+        names = [file.source.name for file in files]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         found = "no rows" if len(empty) == len(files) else "no good row"
         problems.add(Problem("empty_dataset", scan.parameter, shown, 0, "", found, "at least one row"))
     elif empty:
         problems.warnings.append(
-            f"{scan.parameter}: {len(empty)} of {len(files)} files are empty, the first is {empty[0]}. "
+            f"{scan.parameter}: {len(empty)} of {len(files)} files are empty, the first is {printable(empty[0])}. "
             "If something should be in them, they were not written to their end."
         )
     return result

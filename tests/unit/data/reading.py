@@ -56,17 +56,26 @@ def in_memory(content: bytes, name: str = "a.jsonl") -> Source:
 
 
 def read(
-    content: bytes, *, accepts: tuple[Kind, ...] = EITHER, instruction: str = "", block_bytes: int = BLOCK_BYTES
+    content: bytes,
+    *,
+    accepts: tuple[Kind, ...] = EITHER,
+    instruction: str = "",
+    block_bytes: int = BLOCK_BYTES,
+    fast: bool = True,
 ) -> Reading:
     """Read the content of a file; in blocks of one line each where `block_bytes` is 1.
 
-    The first block of a file is always read line by line, and the others at once where they can be.
+    The first line of a file is always read by itself, and the others at once where they can be and `fast` says so.
     """
     problems = Problems()
     reader = FileReader(
         in_memory(content), parameter="eval_dataset", accepts=accepts, instruction=instruction, problems=problems
     )
-    with mock.patch.object(reader_module, "BLOCK_BYTES", block_bytes):
+    read_block = reader_module.read_block if fast else lambda *arguments, **settings: None
+    with (
+        mock.patch.object(reader_module, "BLOCK_BYTES", block_bytes),
+        mock.patch.object(reader_module, "read_block", read_block),
+    ):
         return Reading(reader, list(reader.batches()), problems)
 
 

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tests.conftest import make_tokenizer
 from tests.unit.data.reading import in_memory, read
 
 from rlhf_tuning.data import sources
 from rlhf_tuning.data.check import check_datasets
+from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data.problems import CODES, FILE_CODES, Problem, Problems
 from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, FileReader
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.sources import Source
+from rlhf_tuning.text_format import TextFormat
 
 PROMPT = '{"input_text": "Describe the sea."}'
 PREFERENCE = '{"input_text": "Describe the sea.", "candidate_0": "Wet.", "candidate_1": "Calm.", "choice": 1}'
@@ -270,7 +273,9 @@ def test_what_is_said_of_a_bad_row_fits_on_a_line_and_can_be_printed_anywhere(ba
 # What concerns files and datasets.
 
 
-def found_by_check(tmp_path: Path, **datasets: bytes | dict[str, bytes]) -> list[Problem]:
+def found_by_check(
+    tmp_path: Path, *, training: Training | None = None, **datasets: bytes | dict[str, bytes]
+) -> list[Problem]:
     """Write datasets, check them, and return the first problems, with paths as seen from `tmp_path`."""
     references = dict.fromkeys(("prompt_dataset", "preference_dataset", "eval_dataset"), "")
     for parameter, content in datasets.items():
@@ -282,7 +287,7 @@ def found_by_check(tmp_path: Path, **datasets: bytes | dict[str, bytes]) -> list
             path.mkdir()
             for name, part in content.items():
                 (path / name).write_bytes(part)
-    result = check_datasets(instruction="", **references)
+    result = check_datasets(instruction="", training=training, **references)
     assert bool(result.problems) == bool(result.summary.problems)
     return [problem._replace(file=problem.file.removeprefix(f"{tmp_path}/")) for problem in result.summary.problems]
 
@@ -329,6 +334,19 @@ def overlap(tmp_path: Path) -> list[Problem]:
     return found_by_check(tmp_path, prompt_dataset=prompts(20), eval_dataset=lines(CHAT, '{"input_text": "Prompt 7"}'))
 
 
+def refused_conversation(tmp_path: Path) -> list[Problem]:
+    template = "{% if messages[1] %}{{ raise_exception('One turn only') }}{% endif %}{{ messages[0]['content'] }}"
+    training = Training(
+        load_text_format=lambda: TextFormat(
+            make_tokenizer(template), prompt_sequence_length=9, target_sequence_length=9
+        ),
+        batch_size=1,
+        reward_model_train_steps=0,
+        reinforcement_learning_train_steps=0,
+    )
+    return found_by_check(tmp_path, training=training, prompt_dataset=lines(CHAT, CHAT[:-1] + ', "context": "c"}'))
+
+
 FILES: list[tuple[str, str, str, Callable[[Path], list[Problem]]]] = [
     ("empty_dataset", "prompt_dataset", "prompt_dataset.jsonl", empty_dataset),
     ("empty_dataset", "prompt_dataset", "prompt_dataset.jsonl/a.jsonl, ", empty_folder),
@@ -337,6 +355,7 @@ FILES: list[tuple[str, str, str, Callable[[Path], list[Problem]]]] = [
     ("too_few_rows", "prompt_dataset", "prompt_dataset.jsonl", one_prompt_to_split),
     ("too_few_rows", "preference_dataset", "preference_dataset.jsonl", one_preference_to_split),
     ("eval_prompt_in_training", "eval_dataset", "eval_dataset.jsonl:2", overlap),
+    ("refused_conversation", "prompt_dataset", "prompt_dataset.jsonl:2", refused_conversation),
 ]
 
 

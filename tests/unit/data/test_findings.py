@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import make_tokenizer
 
 from rlhf_tuning.data import findings, sources
 from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data.summary import Finding
-from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 
@@ -155,10 +156,26 @@ def test_a_line_that_is_too_long_leaves_no_line_among_the_bad_rows(
     assert [json.loads(line) for line in (tmp_path / "bad").read_text().splitlines()] == [rows[0], rows[2]]
 
 
+@pytest.mark.parametrize("parameter", ["bad_rows_path", "problems_path"])
+@pytest.mark.parametrize("given", ["data", "data/bad_rows.jsonl", "data/*.jsonl", "linked.jsonl"])
+def test_no_dataset_is_written_over_with_what_is_wrong_with_it(tmp_path: Path, parameter: str, given: str) -> None:
+    (tmp_path / "data").mkdir()
+    mended = tmp_path / "data" / "bad_rows.jsonl"
+    mended.write_text('{"input_text": "a"}\n{"input_text": "b"}\n')
+    (tmp_path / "linked.jsonl").symlink_to(mended)
+    settings: dict[str, Any] = {"preference_dataset": "", "eval_dataset": "", "instruction": ""}
+    settings |= {"prompt_dataset": str(tmp_path / given)}
+    with pytest.raises(DataError, match=r"prompt_dataset holds .*\.jsonl, where .* would be written"):
+        check_datasets(**settings, **{parameter: str(mended)})
+    assert mended.read_text() == '{"input_text": "a"}\n{"input_text": "b"}\n'
+    other = tmp_path / "data" / "other.txt"
+    assert not check_datasets(**settings, **{parameter: str(other)}).problems
+
+
 def test_nothing_is_left_when_every_row_is_bad(check: Check) -> None:
     result = check(prompts=[{"input_text": ""}] * 3, max_bad_rows=3)
     assert result.summary.problem_counts == {"empty_dataset": 1}
-    assert "found no good row" in result.problems
+    assert "prompt_dataset.jsonl: found no good row" in result.problems
 
 
 def test_what_concerns_a_whole_file_is_never_set_aside(check: Check) -> None:
@@ -492,6 +509,43 @@ def test_the_tokenizer_is_not_loaded_for_data_that_cannot_be_used(check: Check) 
         load_text_format=load, batch_size=1, reward_model_train_steps=0, reinforcement_learning_train_steps=0
     )
     assert check(prompts=[{}], training=asked).problems
+
+
+REFUSES = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role\\nnot supported') }}{% endif %}"
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}{{ message['content'] }}{% endfor %}"
+)
+
+
+def test_conversations_that_the_chat_template_refuses_stop_the_check_with_their_lines(
+    check: Check, tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer(REFUSES)
+    turns = [{"author": "user", "content": "Hello."}, {"author": "user", "content": "Describe the sea."}]
+    rows: Rows = [*prompts(5), {"messages": turns}, {"messages": turns[:1], "context": "Be kind."}, *prompts(9)[5:]]
+    path = tmp_path / "problems"
+    settings = {"training": training(tokenizer), "problems_path": str(path)}
+    result = check(prompts=rows, preferences=preferences(20), evaluation=[{"messages": turns[::-1]}], **settings)
+    assert result.summary.problem_counts == {"refused_conversation": 3}
+    assert not result.summary.usable
+    assert [problem.line for problem in result.summary.problems] == [6, 7, 1]
+    first, second, third = result.summary.problems
+    assert "says 'Roles must alternate'" in first.found
+    assert "says 'System role\\nnot supported'" in second.found
+    assert third.parameter == "eval_dataset"
+    assert "prompt_dataset.jsonl:6: found a conversation" in result.problems
+    assert [json.loads(line)["line"] for line in path.read_text().splitlines()] == [6, 7, 1]
+    # The rows that are taken still have their lengths, and without such rows nothing is said.
+    lengths = {summary.parameter: summary.lengths[0].values for summary in result.summary.datasets}
+    assert {name: len(values) for name, values in lengths.items()} == {
+        "preference_dataset": 20,
+        "prompt_dataset": 9,
+        "eval_dataset": 0,
+    }
+    assert not check(prompts=prompts(9), preferences=preferences(20), **settings).problems
+    instructed = check(prompts=[{"messages": turns[:1]}] * 3, instruction="Be kind.", **settings)
+    assert instructed.summary.problem_counts == {"refused_conversation": 3}
 
 
 # All together.

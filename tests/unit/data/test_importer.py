@@ -247,6 +247,10 @@ def test_reading_what_no_import_wrote_names_the_line(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": []}\n{"input_text": "a"}\n')
     with pytest.raises(DataError, match=r"a\.jsonl:2 is no imported row"):
         list(read_canonical(tmp_path / "a.jsonl"))
+    (tmp_path / "b.jsonl").write_text('{"prompt": []\n' * 3)
+    for most in (1, 3):
+        with pytest.raises(DataError, match=r"b\.jsonl:\d is no imported row"):
+            sample_canonical(tmp_path / "b.jsonl", most=most, seed=0)
     with pytest.raises(DataError, match="does not exist"):
         list(read_canonical(str(tmp_path / "missing.jsonl")))
 

@@ -1,4 +1,5 @@
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,25 @@ def test_shows_location_field_found_and_accepted() -> None:
 
 def test_a_problem_of_no_single_line_is_located_at_its_file() -> None:
     assert problem(line=0).location == "a.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("caf\u00e9 (1).jsonl", "caf\u00e9 (1).jsonl"),
+        ("a\nb.jsonl", "a\\nb.jsonl"),
+        ("\x1b[31m.jsonl", "\\x1b[31m.jsonl"),
+        ("caf\udce9.jsonl", "caf\\udce9.jsonl"),
+    ],
+)
+def test_a_file_name_breaks_no_line_and_can_be_printed(tmp_path: Path, name: str, shown: str) -> None:
+    one = problem()._replace(file=name)
+    assert str(one).startswith(f"{shown}:3: choice: found")
+    problems = Problems(str(tmp_path / "problems"))
+    problems.add(one)
+    problems.flush()
+    assert problems.render().encode().count(b"\n") == 3
+    assert json.loads((tmp_path / "problems").read_text())["file"] == name
 
 
 def test_counts_all_and_shows_the_first_of_each_kind() -> None:

@@ -1,16 +1,23 @@
 import gzip
+import io
+import json
 import os
+import random
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
+from benchmarks.fuzz_rows import SHAPES, AllProblems, Maker, write
 from tests.unit.data.reading import read as read_file
 
+from rlhf_tuning.data import reader, sources
 from rlhf_tuning.data.batch import Batch
-from rlhf_tuning.data.problems import Problems
-from rlhf_tuning.data.reader import EITHER, PROMPTS, check_instruction
+from rlhf_tuning.data.formats import parse_line
+from rlhf_tuning.data.problems import Fault, Problems
+from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, FileReader, check_instruction
+from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.scan import Scan, ScannedDataset, gather, scan_in_turn
-from rlhf_tuning.data.sources import resolve
+from rlhf_tuning.data.sources import Source, resolve
 from rlhf_tuning.errors import ParameterError
 
 A, B = b'{"input_text": "a"}', b'{"input_text": "b"}'
@@ -136,6 +143,14 @@ def test_an_empty_file_among_others_is_a_warning(tmp_path: Path, folder: Path) -
     assert "b.jsonl" in warning
 
 
+def test_the_name_of_an_empty_file_can_be_printed(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "1.jsonl").write_bytes(A)
+    (tmp_path / "2\n\udce9.jsonl").touch()
+    [warning] = read(tmp_path, folder).problems.warnings
+    assert "2\\n\\udce9.jsonl" in warning
+    assert warning.isprintable()
+
+
 def test_a_file_that_breaks_off_is_a_problem_and_the_next_file_is_still_read(tmp_path: Path, folder: Path) -> None:
     whole = gzip.compress(A + b"\n" + os.urandom(50_000))
     (tmp_path / "a.jsonl.gz").write_bytes(whole[:20_000])
@@ -167,6 +182,19 @@ def test_rows_of_one_kind_are_fine_where_either_kind_may_stand(tmp_path: Path, f
     assert not result.problems.counts
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\n\n \r\n"])
+def test_a_small_file_is_read_fast_from_its_second_row_on(monkeypatch: pytest.MonkeyPatch, end: bytes) -> None:
+    blocks: list[bytes] = []
+    parse = reader.parse_line
+    monkeypatch.setattr(reader, "parse_line", lambda raw, **settings: blocks.append(raw) or parse(raw, **settings))
+    assert read_file(b"\n".join([A] * 50) + b"\n").lines == list(range(1, 51))
+    assert blocks == [A]
+    # A bad row is looked for line by line, from the first on.
+    blocks.clear()
+    assert read_file(b"\n".join([A] * 5 + [b"{"]) + end).lines == [1, 2, 3, 4, 5]
+    assert blocks == [*[A] * 5, b"{"]
+
+
 def test_rows_of_several_formats_may_stand_in_one_file_and_keep_their_order() -> None:
     chat = b'{"messages": [{"author": "user", "content": "c"}]}'
     for block_bytes in (1, 2**20):
@@ -185,3 +213,114 @@ def test_a_blank_instruction_is_none() -> None:
 def test_refuses_an_instruction_that_is_no_text(instruction: str) -> None:
     with pytest.raises(ParameterError, match="instruction"):
         check_instruction(instruction)
+
+
+class Dribble(io.RawIOBase):
+    """Gives a file's bytes a few at a time, as a network does."""
+
+    def __init__(self, content: bytes, sizes: random.Random) -> None:
+        self._content, self._sizes = io.BytesIO(content), sizes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        first = self._content.tell() == 0  # never less than the two bytes by which gzip is known
+        piece = self._content.read(min(len(buffer), max(2 * first, self._sizes.choice([1, 2, 3, 7, 50, 10**6]))))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+class Plainly(NamedTuple):
+    """What a file holds."""
+
+    rows: list[tuple[int, str, Any]]
+    problems: list[tuple[int, str]]
+    bad_lines: list[bytes]
+
+
+def read_plainly(content: bytes, *, accepts: tuple[Kind, ...], instruction: str, longest: int) -> Plainly:
+    """Return what a file holds, line by line, with the whole of it in memory."""
+    lines = content.split(b"\n")
+    result = Plainly([], [], [])
+    blank: list[int] = []
+    kind = ""
+    for number, raw in enumerate(lines if lines[-1] else lines[:-1], 1):
+        line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 and len(raw) <= longest else raw
+        if len(line) <= longest and not line.strip():
+            blank.append(number)
+            continue
+        result.problems.extend((place, "blank_line") for place in blank)
+        blank.clear()
+        if len(line) > longest:
+            result.problems.append((number, "long_line"))
+            continue
+        faults: list[Fault] = []
+        parsed = parse_line(line, accepts=accepts, instruction=instruction, faults=faults)
+        kind = kind or (parsed[1].kind if parsed else "")
+        if parsed is not None and parsed[1].kind == kind:
+            row = {"prompt": parsed[1].prompt, "chosen": parsed[1].chosen, "rejected": parsed[1].rejected}
+            kept = {key: value for key, value in row.items() if value is not None}
+            result.rows.append((number, parsed[0].name, kept))
+        else:
+            codes = [fault.code for fault in faults] or ["mixed_rows"]
+            result.problems.extend((number, code) for code in codes)
+            result.bad_lines.append(line)
+    return result
+
+
+def any_content(seed: int) -> tuple[bytes, tuple[Kind, ...]]:
+    """Return a file with rows of one format or two, some damaged, blank or long, and its end perhaps cut off."""
+    pick, make = random.Random(seed), Maker(seed)
+    shapes = [pick.choice(SHAPES), pick.choice(SHAPES)]
+    written = make.ordinary()
+    end = written.pop("end")
+    lines = []
+    for _ in range(pick.choice([0, 1, 3, 10, 30])):
+        line = write(make.record(shapes[pick.random() < 0.05], rare=pick.random() < 0.05), **written)
+        lines.append(
+            pick.choices([line, make.damaged(line), pick.choice([b"", b" ", b"\r"]), line + b" " * 600], [85, 5, 5, 5])[
+                0
+            ]
+        )
+    content = b"\xef\xbb\xbf" * (pick.random() < 0.2) + b"".join(line + end for line in lines)
+    content = content[: len(content) - pick.choice([0, 0, 0, 1, 5])] + pick.choice([b"", b"", b"\n\r\n \n"])
+    return content, pick.choice([(shapes[0][1],), (shapes[0][1],), PROMPTS, PREFERENCES, EITHER])
+
+
+@pytest.mark.parametrize("seed", range(0, 400, 50))
+def test_a_file_holds_the_same_however_its_bytes_arrive_and_are_cut_into_blocks(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    lines = 0
+    for number in range(seed, seed + 50):
+        pick = random.Random(number)
+        content, accepts = any_content(number)
+        longest, instruction = pick.choice([500, 2**24]), pick.choice(["", "Be brief."])
+        monkeypatch.setattr(sources, "LINE_BYTES", longest)
+        monkeypatch.setattr(reader, "BLOCK_BYTES", pick.choice([1, 20, 100, 1000, 2**19]))
+        part = pick.randrange(len(content) + 1)
+        stored = gzip.compress(content[:part]) + gzip.compress(content[part:]) if number % 3 == 0 else content
+        problems = AllProblems()
+        bad_lines: list[bytes] = []
+        file = FileReader(
+            Source(name="a.jsonl", open=lambda: cast(Any, Dribble(stored, pick)), size=len(stored)),  # noqa: B023
+            parameter="prompt_dataset",
+            accepts=accepts,
+            instruction=instruction,
+            problems=problems,
+            bad_row=bad_lines.append,
+        )
+        rows = [
+            (int(line), batch.format, json.loads(batch.line(index)))
+            for batch in file.batches()
+            for index, line in enumerate(batch.line_numbers)
+        ]
+        expected = read_plainly(content, accepts=accepts, instruction=instruction, longest=longest)
+        assert rows == expected.rows
+        assert [(problem.line, problem.code) for problem in problems.all] == expected.problems
+        assert bad_lines == expected.bad_lines
+        assert file.bad_rows == len({line for line, _ in expected.problems})
+        assert file.empty == (not rows and not file.bad_rows)
+        lines += len(rows)
+    assert lines > 100
