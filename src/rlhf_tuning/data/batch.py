@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, repeat
 from typing import NamedTuple, TypeAlias
 
@@ -54,7 +55,7 @@ class Columns(NamedTuple):
     quotes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Batch:
     """Good rows of one file, in its order.
 
@@ -80,6 +81,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    @cached_property
+    def row_hashes(self) -> Hashes:
+        """[rows, 2] a hash of all that a row holds."""
+        return np.stack([mix(*(self.hashes[:, part, word] for part in range(3))) for word in range(2)], axis=1)
 
     def line(self, index: int) -> bytes:
         """Return the canonical line of a row."""
@@ -159,9 +165,3 @@ def mix(*words: Hashes) -> Hashes:
         mixed ^= mixed >> np.uint64(32)
     mixed *= np.uint64(0xD6E8FEB86659FD93)
     return mixed ^ (mixed >> np.uint64(32))
-
-
-def row_hashes(batch: Batch) -> Hashes:
-    """Return [rows, 2] a hash of all that a row holds."""
-    hashes = batch.hashes
-    return np.stack([mix(*(hashes[:, part, word] for part in range(3))) for word in range(2)], axis=1)

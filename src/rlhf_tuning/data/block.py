@@ -45,7 +45,7 @@ def read_block(block: bytes, first_line: int, row_format: Format, kind: Kind, *,
         block = block.replace(b"\r\n", b"\n")
     array = np.frombuffer(block, np.uint8)
     try:
-        _check_utf8(block, array)
+        block.decode()
         rows = _decoder(many.fields).decode_lines(block)
         if not rows or not _one_row_a_line(array, len(rows)):
             return None
@@ -72,26 +72,10 @@ def _decoder(fields: type[msgspec.Struct]) -> msgspec.json.Decoder[msgspec.Struc
     return msgspec.json.Decoder(fields)
 
 
-def _check_utf8(block: bytes, array: Bytes) -> None:
-    """Raise UnicodeDecodeError unless a block is UTF-8.
-
-    Where few bytes are not ASCII, only those are decoded: what stands beside them is one space, as good as any other
-    ASCII character.
-    """
-    if block.isascii():
-        return
-    places = np.flatnonzero(array > 127)
-    if len(places) * 16 > len(block):
-        block.decode()
-        return
-    gaps = np.flatnonzero(np.diff(places) > 1) + 1
-    np.insert(array[places], gaps, _SPACE).tobytes().decode()
-
-
 def _has_other_escapes(array: Bytes) -> bool:
     """Say whether a backslash stands before a `u` or a `/`."""
-    following = (array == _U) | (array == _SLASH)
-    return bool((following[1:] & (array == _BACKSLASH)[:-1]).any())
+    following = array[np.flatnonzero(array == _BACKSLASH) + 1]
+    return bool(((following == _U) | (following == _SLASH)).any())
 
 
 def _make_canonical(part: msgspec.Struct) -> bool:

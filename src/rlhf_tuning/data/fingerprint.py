@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from rlhf_tuning.data.batch import Batch, row_hashes
+from rlhf_tuning.data.batch import Batch
 
 
 class Fingerprint:
@@ -21,7 +21,7 @@ class Fingerprint:
     def add(self, batch: Batch) -> None:
         """Count rows."""
         self.rows += len(batch)
-        self._sums += row_hashes(batch).sum(axis=0, dtype=np.uint64)
+        self._sums += batch.row_hashes.sum(axis=0, dtype=np.uint64)
 
     def merge(self, other: "Fingerprint") -> None:
         """Count the rows of another part of the dataset."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_tuning.data.batch import Batch, row_hashes
+from rlhf_tuning.data.batch import Batch
 
 
 class SampleRow(NamedTuple):
@@ -31,7 +31,7 @@ class Sample:
         """Look at rows of a file."""
         if not self.size:
             return
-        hashes = row_hashes(batch)[:, 0]
+        hashes = batch.row_hashes[:, 0]
         full = len(self._rows) == self.size
         for index in np.flatnonzero(hashes <= self._bar).tolist() if full else range(len(batch)):
             place = (int(hashes[index]), file_number, int(batch.line_numbers[index]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from rlhf_tuning.data.batch import Columns, is_blank, make_batch, mix, row_hashes
+from rlhf_tuning.data.batch import Columns, is_blank, make_batch, mix
 from rlhf_tuning.data.formats import parse_line
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Conversation, Kind, Row, encode_prompt, encode_text, prompt_key
@@ -100,7 +100,7 @@ def test_rows_that_share_texts_in_other_places_have_hashes_of_their_own() -> Non
     rows = [Row([{"role": "user", "content": one}], two, three) for one, two, three in permutations(TEXTS, 3)]
     rows += [Row([{"role": "user", "content": one}], two, two) for one in TEXTS for two in TEXTS]
     batch = make_batch("preference", "f", columns_of(rows), np.arange(len(rows)))
-    hashes = row_hashes(batch)
+    hashes = batch.row_hashes
     assert hashes.shape == (len(rows), 2)
     for word in range(2):
         assert len(set(hashes[:, word].tolist())) == len(rows)
@@ -110,7 +110,7 @@ def test_equal_rows_have_equal_hashes_whatever_stands_around_them() -> None:
     rows = some_rows("preference", 20)
     one = make_batch("preference", "f", columns_of(rows), np.arange(20))
     other = make_batch("preference", "g", columns_of(rows[::-1]), np.arange(20))
-    assert (row_hashes(one) == row_hashes(other)[::-1]).all()
+    assert (one.row_hashes == other.row_hashes[::-1]).all()
 
 
 def test_mixing_tells_swapped_shifted_and_zero_words_apart() -> None:
