@@ -116,6 +116,31 @@ def read_objects(value: object, field: str, faults: list[Fault]) -> list[Mapping
     return [cast(dict[str, object], item) if isinstance(item, dict) else None for item in value]
 
 
+def read_message(
+    record: Mapping[str, object] | None, path: str, *, key: str, speakers: Sequence[str], faults: list[Fault]
+) -> dict[str, str]:
+    """Return the turn that one message is; an empty one where it cannot be read.
+
+    Args:
+        record: The message; None where it is no object, which `read_objects` has said already.
+        path: The path to it inside its row.
+        key: The name of the field that tells who speaks.
+        speakers: What that field may hold.
+        faults: What is wrong with the row.
+    """
+    if record is None or not check_fields(record, faults, required=(key, "content"), where=f"{path}."):
+        return {"role": "", "content": ""}
+    speaker = record[key]
+    quoted = [f'"{name}"' for name in speakers]
+    accepted = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+    if not isinstance(speaker, str):
+        faults.append(Fault("wrong_type", f"{path}.{key}", describe(speaker), accepted))
+        speaker = ""
+    elif speaker not in speakers:
+        faults.append(Fault("wrong_author", f"{path}.{key}", describe(speaker), accepted))
+    return {"role": speaker, "content": read_text(record["content"], f"{path}.content", faults)}
+
+
 def check_ends(roles: Sequence[str], field: str, key: str, faults: list[Fault], offset: int = 0) -> None:
     """Add a fault where the first or the last of a conversation's messages is the assistant's.
 

@@ -13,7 +13,7 @@ from typing import Literal
 from msgspec import Raw, Struct
 
 from rlhf_tuning.data.batch import Columns, JsonString
-from rlhf_tuning.data.fields import check_different, check_ends, check_fields, kind_of, read_objects, read_text
+from rlhf_tuning.data.fields import check_different, check_ends, check_fields, kind_of, read_message, read_objects
 from rlhf_tuning.data.problems import Fault, describe
 from rlhf_tuning.data.rows import Conversation, Kind, Row, encode_text, encode_turn, join_turns
 from rlhf_tuning.data.trl_standard import PREFERENCE
@@ -90,21 +90,9 @@ def _read_answer(record: Mapping[str, object], field: str, faults: list[Fault]) 
 
 def _read_messages(messages: object, field: str, faults: list[Fault]) -> Conversation:
     return [
-        _read_message(message, f"{field}[{index}]", faults)
+        read_message(message, f"{field}[{index}]", key="role", speakers=_ROLES, faults=faults)
         for index, message in enumerate(read_objects(messages, field, faults))
     ]
-
-
-def _read_message(record: Mapping[str, object] | None, path: str, faults: list[Fault]) -> dict[str, str]:
-    if record is None or not check_fields(record, faults, required=("role", "content"), where=f"{path}."):
-        return {"role": "", "content": ""}
-    role = record["role"]
-    if not isinstance(role, str):
-        faults.append(Fault("wrong_type", f"{path}.role", describe(role), '"system", "user" or "assistant"'))
-        role = ""
-    elif role not in _ROLES:
-        faults.append(Fault("wrong_author", f"{path}.role", describe(role), '"system", "user" or "assistant"'))
-    return {"role": role, "content": read_text(record["content"], f"{path}.content", faults)}
 
 
 def prompt_columns(rows: Sequence[Prompt | Preference], *, instruction: str) -> Columns | None:

@@ -18,11 +18,12 @@ from rlhf_tuning.data.fields import (
     check_ends,
     check_fields,
     kind_of,
+    read_message,
     read_objects,
     read_preference,
     read_text,
 )
-from rlhf_tuning.data.problems import Fault, describe
+from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Conversation, Kind, Row, encode_text, encode_turn, join_turns
 
 FIELDS = "messages"
@@ -83,21 +84,12 @@ def read_context(record: Mapping[str, object], instruction: str, faults: list[Fa
 def read_messages(messages: object, faults: list[Fault]) -> Conversation:
     """Return the turns that a row's messages are."""
     records = read_objects(messages, "messages", faults)
-    turns = [_read_message(message, f"messages[{index}]", faults) for index, message in enumerate(records)]
+    turns = [
+        read_message(message, f"messages[{index}]", key="author", speakers=_AUTHORS, faults=faults)
+        for index, message in enumerate(records)
+    ]
     check_ends([turn["role"] for turn in turns], "messages", "author", faults)
     return turns
-
-
-def _read_message(record: Mapping[str, object] | None, path: str, faults: list[Fault]) -> dict[str, str]:
-    if record is None or not check_fields(record, faults, required=("author", "content"), where=f"{path}."):
-        return {"role": "", "content": ""}
-    author = record["author"]
-    if not isinstance(author, str):
-        faults.append(Fault("wrong_type", f"{path}.author", describe(author), '"user" or "assistant"'))
-        author = ""
-    elif author not in _AUTHORS:
-        faults.append(Fault("wrong_author", f"{path}.author", describe(author), '"user" or "assistant"'))
-    return {"role": author, "content": read_text(record["content"], f"{path}.content", faults)}
 
 
 def prompt_columns(rows: Sequence[Prompt], *, instruction: str) -> Columns | None:
