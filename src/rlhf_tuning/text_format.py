@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
+from rlhf_tuning.errors import DataError
+
 
 class Turn(TypedDict):
     """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
@@ -28,6 +30,24 @@ Conversation = list[Turn]
 
 #: Stands for one turn's content while a template is rendered; private-use characters that no template touches.
 _PLACEHOLDER = "\ue0a1{}\ue0a2"
+
+
+class RefusedConversationError(DataError):
+    """The model's chat template refuses a conversation: some take no system turn, or only turns that alternate.
+
+    Args:
+        reason: In the template's words.
+        conversation: What it refused.
+    """
+
+    def __init__(self, reason: str, conversation: Sequence[Turn]) -> None:
+        roles = ", ".join(turn["role"] for turn in conversation)
+        beginning = conversation[-1]["content"][:80] if conversation else ""
+        super().__init__(
+            f"The model's chat template refuses a conversation of the turns {roles} that ends with {beginning!r}: {reason}. "
+            "Write such rows without the turns that it does not take, or choose another base model."
+        )
+        self.reason = reason
 
 
 class TextFormat:
@@ -50,12 +70,21 @@ class TextFormat:
         return TextFormat(self.tokenizer, prompt_sequence_length=sys.maxsize, target_sequence_length=sys.maxsize)
 
     def prompt_text(self, conversation: Sequence[Turn]) -> str:
-        """Return the text of a prompt up to where the answer begins."""
-        if self.tokenizer.chat_template:
+        """Return the text of a prompt up to where the answer begins.
+
+        Raises:
+            RefusedConversationError: If the model's chat template does not take such a conversation.
+        """
+        if not self.tokenizer.chat_template:
+            return plain_text(conversation)
+        from jinja2 import TemplateError
+
+        try:
             return str(
                 self.tokenizer.apply_chat_template(list(conversation), add_generation_prompt=True, tokenize=False)
             )
-        return plain_text(conversation)
+        except TemplateError as error:
+            raise RefusedConversationError(str(error), conversation) from None
 
     def prompt_ids(self, conversation: Sequence[Turn]) -> list[int]:
         """Return the tokens of a prompt, at most `prompt_sequence_length` of them."""

@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf_tuning.text_format import TextFormat, plain_text
+from rlhf_tuning.text_format import RefusedConversationError, TextFormat, plain_text
 from rlhf_tuning.tokenizer import load_tokenizer
 
 
@@ -96,3 +96,18 @@ def test_a_long_turn_loses_its_beginning_and_keeps_the_template(tiny_model):
     assert len(ids) <= 30
     assert text.startswith("<|im_start|>user\n")
     assert text.endswith("What now?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_conversation_that_the_chat_template_refuses_is_named_as_data_that_cannot_be_used(tiny_model):
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    )
+    text_format = TextFormat(tokenizer, prompt_sequence_length=40, target_sequence_length=8)
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi there"}]
+    with pytest.raises(
+        RefusedConversationError, match=r"system, user that ends with 'Hi there': System role not supported"
+    ):
+        text_format.prompt_ids(turns)
+    assert text_format.prompt_ids(turns[1:])

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
 from rlhf_tuning.data.problems import Problem, Problems, shorten
 from rlhf_tuning.data.repeats import Place, Repeats
 from rlhf_tuning.data.rows import Conversation
@@ -18,7 +16,7 @@ from rlhf_tuning.data.sample import SampleRow
 from rlhf_tuning.data.scan import ScannedDataset
 from rlhf_tuning.data.summary import DatasetSummary, Example, Finding, Lengths, SampledRow
 from rlhf_tuning.statistics import wilson_interval
-from rlhf_tuning.text_format import TextFormat
+from rlhf_tuning.text_format import RefusedConversationError, TextFormat
 
 #: Google's advice for the Vertex job: a reward model sees its data 20 to 30 times, reinforcement learning 10 to 20 times.
 MOST_REWARD_MODEL_EPOCHS = 30
@@ -185,16 +183,16 @@ def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> 
         ids = [whole.answer_ids(answer)[:-1] for answer in answers]
         try:
             sizes = [len(whole.prompt_ids(prompt)), *map(len, ids)]  # type: ignore[arg-type]
-        except TemplateError as error:
-            refused, sizes, ids = _refused(row, parameter, error), [], []
+        except RefusedConversationError as error:
+            refused, sizes, ids = _refused(row, parameter, error.reason), [], []
         limit = text_format.target_sequence_length
         same_when_cut = bool(ids) and max(sizes[1:]) > limit and ids[0][:limit] == ids[1][:limit]
     location = f"{row.file}:{row.place[2]}"
     return _Row(location, prompt, content.get("chosen"), content.get("rejected"), tuple(sizes), same_when_cut, refused)
 
 
-def _refused(row: SampleRow, parameter: str, error: TemplateError) -> Problem:
-    found = f"a conversation of which the model's chat template says {shorten(ascii(str(error)))}"
+def _refused(row: SampleRow, parameter: str, reason: str) -> Problem:
+    found = f"a conversation of which the model's chat template says {shorten(ascii(reason))}"
     accepted = (
         "conversations that it takes: some templates take no system turn (from context or instruction), or only turns "
         "of user and assistant in alternation"
