@@ -24,7 +24,7 @@ from rlhf_tuning.errors import DataError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
-from rlhf_tuning.trainer_settings import drop_printing, one_device, shared_settings
+from rlhf_tuning.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
 from rlhf_tuning.training_log import TrainingLog, micro_batch
 
 #: Multiplied by `reinforcement_learning_rate_multiplier`.
@@ -101,7 +101,7 @@ def train_policy(
         prompt_sequence_length=config.prompt_sequence_length,
         target_sequence_length=config.target_sequence_length,
     )
-    most = config.reinforcement_learning_train_steps * config.batch_size
+    most = max(config.reinforcement_learning_train_steps * config.batch_size, MOST_SPARE_ROWS)
     conversations = [row["prompt"] for row in sample_canonical(prompts_path, most=most, seed=config.seed)]
     if not conversations:
         raise DataError(f"{prompts_path} holds no prompt to learn from.")

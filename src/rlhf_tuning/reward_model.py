@@ -32,7 +32,7 @@ from rlhf_tuning.errors import ModelError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
-from rlhf_tuning.trainer_settings import drop_printing, one_device, shared_settings
+from rlhf_tuning.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
 from rlhf_tuning.training_log import TrainingLog, micro_batch
 
 #: Multiplied by `reward_model_learning_rate_multiplier`.
@@ -191,7 +191,7 @@ def train_reward_model(
     # 1. Encode the preferences.
     tokenizer = load_tokenizer(config.large_model_reference)
     text_format = _text_format(tokenizer, config)
-    most = config.reward_model_train_steps * config.batch_size
+    most = max(config.reward_model_train_steps * config.batch_size, MOST_SPARE_ROWS)
     preferences = sample_canonical(preferences_path, most=most, seed=config.seed)
     rows: list[dict[str, Any]] = [
         {

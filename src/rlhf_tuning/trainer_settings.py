@@ -4,6 +4,9 @@ from typing import Any
 
 import torch
 
+#: So many rows are encoded whether or not the steps will see them all: it takes seconds, and the trainer draws from all.
+MOST_SPARE_ROWS = 20_000
+
 
 def shared_settings(
     *, output_dir: str, steps: int, learning_rate: float, seed: int, compute: torch.dtype
