@@ -26,6 +26,7 @@ def validate_here(values: Mapping[str, Value], output_dir: Path) -> int:
         raise ParameterError(f"--output-dir {output_dir} cannot be made: {error.strerror}.") from None
     config = ValidationConfig(**values)  # type: ignore[arg-type]
     report = output_dir / "report.html"
+    report.unlink(missing_ok=True)  # whatever stops this check, no older verdict is left to be taken for its own
     check = validate_data(
         config,
         report_path=str(report),

@@ -93,8 +93,14 @@ def validate_data(
     )
     write_data_report(check.summary, report_path)
     if check.problems:
+        allowed = (
+            f"Up to max_bad_rows ({config.max_bad_rows:,}) bad rows of each dataset are set aside; these are more, or no "
+            "matter of single rows."
+            if config.max_bad_rows
+            else "To leave some bad rows out on purpose, say how many with max_bad_rows."
+        )
         raise DataError(
-            f"{check.problems}\nAll problems: {problems_path}\nBad rows: {bad_rows_path}\nReport: {report_path}"
+            f"{check.problems}\n{allowed}\nAll problems: {problems_path}\nBad rows: {bad_rows_path}\nReport: {report_path}"
         )
     tell("Rows: " + ", ".join(f"{name} {count:,}" for name, count in check.counts.items()))
     for warning in check.warnings:
@@ -106,9 +112,12 @@ def _text_format(config: ValidationConfig, tell: Callable[[str], None]) -> TextF
     """Return what counts tokens as training will, or None, and say why, where the tokenizer cannot be had."""
     if not config.large_model_reference:
         return None
+    from rlhf_tuning.model_reference import resolve_reference
     from rlhf_tuning.tokenizer import load_tokenizer
 
     try:
+        # Says at once what is not there, where loading would look on the hub again and again.
+        resolve_reference(config.large_model_reference)
         tokenizer = load_tokenizer(config.large_model_reference)
     except ModelError as error:
         tell(f"Lengths are counted in characters, not in tokens: {error}")

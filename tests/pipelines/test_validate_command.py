@@ -75,3 +75,19 @@ def test_a_folder_that_cannot_be_made_is_a_mistake_of_the_person(
     dataset = prompts(tmp_path / "p.jsonl")
     assert cli.main(["validate", "--prompt-dataset", dataset, "--output-dir", str(tmp_path / "file" / "out")]) == 2
     assert "--output-dir" in capsys.readouterr().err
+
+
+def test_an_older_verdict_is_not_left_behind_by_a_check_that_did_not_end(tmp_path: Path) -> None:
+    flags = ["--output-dir", str(tmp_path / "out")]
+    assert cli.main(["validate", "--prompt-dataset", prompts(tmp_path / "p.jsonl"), *flags]) == 0
+    assert cli.main(["validate", "--prompt-dataset", str(tmp_path / "missing.jsonl"), *flags]) == 2
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_refused_rows_come_with_the_way_to_leave_some_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = write(tmp_path / "p.jsonl", [{"input_text": "a"}, {"input_text": ""}, {"input_text": ""}])
+    flags = ["--prompt-dataset", dataset, "--output-dir", str(tmp_path / "out")]
+    assert cli.main(["validate", *flags]) == 2
+    assert "say how many with max_bad_rows" in capsys.readouterr().err
+    assert cli.main(["validate", *flags, "--max-bad-rows", "1"]) == 2
+    assert "Up to max_bad_rows (1) bad rows" in capsys.readouterr().err

@@ -91,6 +91,8 @@ def read_preference(record: Mapping[str, object], faults: list[Fault], where: st
     if type(choice) is not int:
         faults.append(Fault("wrong_type", where + "choice", describe(choice), accepted))
     elif choice not in (0, 1):
+        if choice == 2:
+            accepted += "; if this data counts from 1, all its rows are meant otherwise: subtract 1 from each"
         faults.append(Fault("wrong_choice", where + "choice", describe(choice), accepted))
     else:
         return (first, second, True) if choice == 0 else (second, first, False)

@@ -33,7 +33,7 @@ CODES: dict[str, str] = {
     "identical_candidates": "both candidates are the same text",
     "no_messages": "a conversation without messages",
     "wrong_author": "an unknown author of a message",
-    "wrong_turn": "a conversation must begin and end with the user",
+    "wrong_turn": "a message of a conversation where it cannot stand",
     "mixed_rows": "some rows have preference fields and others have none",
     "eval_prompt_in_training": "an evaluation prompt also stands in the prompt dataset",
     "too_few_rows": "too few rows to hold some out for evaluation",
@@ -153,8 +153,6 @@ class Problems:
             parts.extend(f"  {problem}" for problem in kept)
             if self.counts[code] > len(kept):
                 parts.append(f"  and {self.counts[code] - len(kept):,} more")
-        if self.path and total > sum(map(len, self.kept.values())):
-            parts.append(f"All of them: {self.path}")
         parts.append("Nothing was imported. Mend the dataset and run again.")
         return "\n".join(parts)
 

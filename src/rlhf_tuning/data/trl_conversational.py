@@ -19,7 +19,7 @@ from rlhf_tuning.data.rows import Conversation, Kind, Row, encode_text, encode_t
 from rlhf_tuning.data.trl_standard import PREFERENCE
 from rlhf_tuning.data.vertex_chat import conversations
 
-FIELDS = "prompt, an array of messages"
+FIELDS = "prompt (and chosen, rejected)"
 _ROLES = ("system", "user", "assistant")
 
 
@@ -70,8 +70,10 @@ def parse(
         prompt = [{"role": "system", "content": instruction}, *prompt]
     if not preference:
         return Row(prompt)
+    before = len(faults)
     chosen, rejected = _read_answer(record, "chosen", faults), _read_answer(record, "rejected", faults)
-    check_different(chosen, rejected, "rejected", "chosen", faults)
+    if len(faults) == before:
+        check_different(chosen, rejected, "rejected", "chosen", faults)
     return Row(prompt, chosen, rejected)
 
 
@@ -81,7 +83,7 @@ def _read_answer(record: Mapping[str, object], field: str, faults: list[Fault]) 
     if not turns:
         return ""
     if len(turns) > 1:
-        accepted = "one message of the assistant; what both answers share belongs into prompt"
+        accepted = "one message of the assistant: leave out those that repeat prompt"
         faults.append(Fault("wrong_turn", field, f"{len(turns)} messages", accepted))
     elif turns[0]["role"] in ("user", "system"):
         faults.append(Fault("wrong_turn", f"{field}[0].role", describe(turns[0]["role"]), '"assistant"'))

@@ -16,7 +16,7 @@ from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Kind, Row
 from rlhf_tuning.data.vertex_text import user_columns
 
-FIELDS = "prompt"
+FIELDS = "prompt (and chosen, rejected)"
 PREFERENCE = ("prompt", "chosen", "rejected")
 
 

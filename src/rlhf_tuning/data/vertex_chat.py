@@ -26,7 +26,7 @@ from rlhf_tuning.data.fields import (
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Conversation, Kind, Row, encode_text, encode_turn, join_turns
 
-FIELDS = "messages"
+FIELDS = "messages (and candidate_0, candidate_1, choice)"
 _AUTHORS = ("user", "assistant")
 _PROMPT = ("messages",)
 _PREFERENCE = ("messages", *PREFERENCE_FIELDS)

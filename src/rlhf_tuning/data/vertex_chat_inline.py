@@ -17,7 +17,7 @@ from rlhf_tuning.data.fields import PREFERENCE_FIELDS, check_fields, read_prefer
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Kind, Row
 
-FIELDS = "messages, the last with candidate_0, candidate_1 and choice"
+FIELDS = "messages (and candidate_0, candidate_1, choice)"
 
 
 class Message(Struct, forbid_unknown_fields=True, gc=False):

@@ -16,7 +16,7 @@ from rlhf_tuning.data.fields import PREFERENCE_FIELDS, check_fields, kind_of, re
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Kind, Row, encode_text
 
-FIELDS = "input_text"
+FIELDS = "input_text (and candidate_0, candidate_1, choice)"
 _PROMPT = ("input_text",)
 _PREFERENCE = ("input_text", *PREFERENCE_FIELDS)
 

@@ -57,8 +57,8 @@ def test_names_the_known_formats_when_a_row_is_of_none() -> None:
     faults: list[Fault] = []
     assert parse_line(b'{"text": "a", "id": 7}', accepts=PROMPTS, instruction="", faults=faults) is None
     accepted = (
-        "a row with input_text or messages, the last with candidate_0, candidate_1 and choice or messages "
-        "or prompt, an array of messages or prompt"
+        "a row with input_text (and candidate_0, candidate_1, choice) or messages (and candidate_0, candidate_1, choice) "
+        "or prompt (and chosen, rejected)"
     )
     assert faults == [Fault("unknown_format", "", "the fields text, id", accepted)]
 

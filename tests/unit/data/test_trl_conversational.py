@@ -148,3 +148,10 @@ def test_is_recognised_by_a_prompt_that_is_an_array() -> None:
     assert recognises({"prompt": []})
     assert not recognises({"prompt": "a"})
     assert not recognises({"messages": []})
+
+
+def test_answers_that_repeat_the_prompt_are_not_called_the_same_for_it() -> None:
+    faults: list[Fault] = []
+    row = {"prompt": [HELLO], "chosen": [HELLO, *answer("a")], "rejected": [HELLO, *answer("b")]}
+    parse(row, accepts=PREFERENCES, instruction="", faults=faults)
+    assert [(fault.code, fault.field) for fault in faults] == [("wrong_turn", "chosen"), ("wrong_turn", "rejected")]
