@@ -39,7 +39,7 @@ benchmark: $(VENV)/.train  ## Does tuning work? The sample job for three seeds (
 	$(VENV)/bin/python benchmarks/sample_seeds.py --seeds $(SEEDS)
 
 constraints:  ## Resolve the newest versions that pyproject.toml allows into constraints.txt
-	$(PYTHON) -m venv .constraints && .constraints/bin/pip install --quiet $(PIP_FLAGS) '.[train,dev,vertex]'
+	$(PYTHON) -m venv .constraints && .constraints/bin/pip install --quiet $(PIP_FLAGS) '.[train,vertex,dev]'
 	.constraints/bin/pip list --format freeze | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(pip|setuptools|rlhf-pipelines)==' > .constraints/new
 	head -n 1 constraints.txt | cat - .constraints/new > .constraints/all && mv .constraints/all constraints.txt
 	rm -rf .constraints
@@ -59,5 +59,5 @@ $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	@$(PIP) --editable '.[train,dev]'
+	@$(PIP) --editable '.[train,vertex,dev]'
 	@touch $@
