@@ -8,8 +8,8 @@ from typing import Any
 from rlhf_pipelines.executor_command import python_in_place_of_shells
 from rlhf_pipelines.image_choice import put_in_place
 
-#: Pipeline to the module that defines a function of that name. To add a pipeline: its file, a line here, its
-#: parameters in `parameters.PIPELINES`.
+#: Pipeline to the module that defines a function of that name, and `for_target`, which returns it. To add a pipeline: its
+#: file, a line here, its parameters in `parameters.PIPELINES`.
 PIPELINES: dict[str, str] = {
     "rlhf_pipeline": "rlhf_pipelines.rlhf_pipeline",
     "reward_model_pipeline": "rlhf_pipelines.reward_model_pipeline",
@@ -17,9 +17,9 @@ PIPELINES: dict[str, str] = {
 }
 
 
-def load_pipeline(name: str) -> Any:
-    """Return the pipeline function."""
-    return getattr(importlib.import_module(PIPELINES[name]), name)
+def load_pipeline(name: str, target: str = "local") -> Any:
+    """Return the pipeline function for a target: where the model goes in the end differs between them."""
+    return importlib.import_module(PIPELINES[name]).for_target(target)
 
 
 def compile_pipeline(name: str, path: Path, images: Mapping[str, str]) -> None:

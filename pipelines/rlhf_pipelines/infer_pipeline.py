@@ -1,6 +1,6 @@
 """Bulk inference with any model: a base model, or the folder of a tuned one."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
@@ -96,3 +96,8 @@ def infer_pipeline(
         dtype=dtype,
     ).set_display_name("Perform Inference")
     return InferOutputs(predictions=answers.outputs["predictions"])
+
+
+def for_target(target: str) -> Any:
+    """Return the pipeline for a target; it is the same for all."""
+    return infer_pipeline

@@ -1,6 +1,6 @@
 """Phase 1 alone: a reward model from human preferences."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
@@ -110,3 +110,8 @@ def reward_model_pipeline(
         metrics=phase_1.outputs["metrics"],
         data_report=inputs.outputs["data_report"],
     )
+
+
+def for_target(target: str) -> Any:
+    """Return the pipeline for a target; it is the same for all."""
+    return reward_model_pipeline

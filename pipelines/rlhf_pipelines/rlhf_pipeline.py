@@ -1,6 +1,6 @@
 """The whole job: reward model, reinforcement learning, evaluation, upload. Parameters as the Vertex RLHF job had them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
@@ -242,3 +242,8 @@ def rlhf_pipeline(
         report=comparison.outputs["report"],
         data_report=inputs.outputs["data_report"],
     )
+
+
+def for_target(target: str) -> Any:
+    """Return the pipeline for a target; it is the same for all."""
+    return rlhf_pipeline
