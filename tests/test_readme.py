@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/google-cloud.md", "benchmarks/README.md", "src/rlhf_tuning/sample/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/google-cloud.md", "benchmarks/README.md", "src/rlhf_tuning/sample/README.md"]
+)
 def test_every_link_leads_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):

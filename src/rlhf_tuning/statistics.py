@@ -139,6 +139,29 @@ def win_rate(wins: int, ties: int, losses: int, confidence: float = _CONFIDENCE)
     return WinRate((1 + observed) / 2, (1 + low) / 2, (1 + high) / 2, wins, ties, losses, n)
 
 
+def sign_test(wins: int, losses: int) -> float:
+    """Return the one-sided p-value of the exact sign test: how likely so many wins are when both are equally good.
+
+    Ties say nothing of who is better and are left out, as in McNemar's exact test. Whatever the number of comparisons,
+    a p-value of at most alpha comes up in at most a share alpha of all cases in which there is no difference, which
+    score intervals keep on average only.
+
+    Raises:
+        ValueError: If a count is negative.
+    """
+    if min(wins, losses) < 0:
+        raise ValueError(f"counts must be 0 or more, got {wins} wins and {losses} losses.")
+    n = wins + losses
+    log_half = -n * math.log(2)
+    return min(
+        1.0,
+        math.fsum(
+            math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + log_half)
+            for k in range(wins, n + 1)
+        ),
+    )
+
+
 def student_t_quantile(probability: float, degrees: int) -> float:
     """Return the quantile of Student's t distribution.
 

@@ -6,6 +6,7 @@ import pytest
 from rlhf_tuning.statistics import (
     mean_interval,
     paired_difference,
+    sign_test,
     student_t_quantile,
     wilson_interval,
     win_rate,
@@ -198,3 +199,15 @@ def test_pairing_takes_out_what_the_two_share() -> None:
 def test_rejects_pairs_of_unequal_length() -> None:
     with pytest.raises(ValueError, match="2 and 1"):
         paired_difference([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "p"), [(0, 0, 1.0), (5, 0, 1 / 32), (4, 1, 6 / 32), (0, 5, 1.0), (60, 40, 0.0284439668)]
+)
+def test_sign_test_is_the_binomial_tail(wins, losses, p):
+    assert sign_test(wins, losses) == pytest.approx(p, rel=1e-8)
+
+
+def test_sign_test_rejects_negative_counts():
+    with pytest.raises(ValueError, match="0 or more"):
+        sign_test(-1, 3)
