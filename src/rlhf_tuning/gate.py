@@ -159,9 +159,10 @@ def _more_prompts(rate: WinRate, config: GateConfig) -> str:
     factor = 1.0
     while rate.n * factor < _MOST_PROMPTS:
         factor *= 1.05
-        counts = [round(count * factor) for count in (rate.wins, rate.ties, rate.losses)]
-        if shown_better(*counts, config.gate_win_rate_margin):
-            n = math.ceil(sum(counts) / 10) * 10
+        # Rounded to the challenger's disadvantage, so that the advice is enough and not just lucky.
+        wins, ties, losses = math.floor(rate.wins * factor), round(rate.ties * factor), math.ceil(rate.losses * factor)
+        if shown_better(wins, ties, losses, config.gate_win_rate_margin):
+            n = math.ceil((wins + ties + losses) / 10) * 10
             return f"If the true win rate is the observed one, about {n:,} evaluation prompts would show it."
     return f"Even {_MOST_PROMPTS:,} evaluation prompts would not show so small a difference."
 
