@@ -15,7 +15,7 @@ class Limit(NamedTuple):
 
     def __str__(self) -> str:
         low = f"greater than {self.low:g}" if self.open_low else f"at least {self.low:g}"
-        return low if math.isinf(self.high) else f"{low} and at most {self.high:.0f}"
+        return low if math.isinf(self.high) else f"{low} and at most {self.high:.10g}"
 
     def allows(self, value: float) -> bool:
         """Say whether `value` lies within the limit; NaN and infinities never do."""
@@ -41,6 +41,9 @@ LIMITS: dict[str, Limit] = {
     "seed": Limit(0, 2**32 - 1),
     "eval_prompts": Limit(1),
     "max_bad_rows": Limit(0),
+    "gate_win_rate_margin": Limit(0, 0.49),
+    "gate_max_kl": Limit(0),
+    "gate_max_length_ratio": Limit(0),
 }
 
 #: Names.
