@@ -16,7 +16,8 @@ from rlhf_tuning.errors import ParameterError
 #: A compiled pipeline as kfp's YAML holds it.
 Spec = dict[str, Any]
 
-#: In the order of the help. `local` stands for kfp's local runner, which has no resources to give.
+#: In the order of the help. `local` stands for kfp's local runner: it has no resources to give, and warns of each, and would
+#: sit out the waits before retries, so it gets neither.
 TARGETS = ("local", "vertex", "kubeflow")
 
 #: What the GPU steps run on when nobody says: on Vertex one of the GPUs of which the old job had eight; on Kubeflow
@@ -167,10 +168,11 @@ def containers(spec: Spec) -> Iterator[tuple[str, Spec]]:
 def fit_to_vertex(spec: Spec, machine: Machine) -> None:
     """Put Vertex's resources and retries into a compiled pipeline.
 
-    Vertex runs each step as a CustomJob on the smallest supported machine that has the accelerators and at least the CPU
-    and memory of the limits; no machine type can be named. Only one machine has so many A100, H100 or H200, so there
-    the accelerator decides alone, and the limits may stay at the most that a pipeline can ask for. One L4 comes in five
-    sizes, of which the limits choose. kfp's G is 10^9 bytes and Google's GB 2^30, so what a machine has always suffices.
+    Vertex runs each step as a CustomJob on the supported machine that matches accelerator, CPU limit and memory limit most
+    closely, and no machine type can be named. The limits are what the machine has, so that nothing else is closer: one L4
+    comes in five sizes. Only one machine has so many A100, H100 or H200, so that the accelerator decides alone, and limits
+    beyond the most that a pipeline can ask for may stay there. kfp's G is 10^9 bytes and Google's GB 2^30, so what is asked
+    for is there.
     """
     for label, container in containers(spec):
         if _uses_gpu(container):
