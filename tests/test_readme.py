@@ -7,6 +7,7 @@ import pytest
 
 from rlhf_pipelines.cli import build_parser
 from rlhf_pipelines.parameters import PARAMETERS
+from rlhf_pipelines.targets import DEFAULT_MACHINES, GPUS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +32,15 @@ def test_every_parameter_is_in_its_tables_with_its_default():
         if parameter.default not in ("", None) and isinstance(parameter.default, int | float):
             assert default == str(parameter.default).lower(), parameter.name
         assert (default == "required") == parameter.required, parameter.name
+
+
+def test_every_gpu_is_in_its_table_with_its_machines():
+    for kind, gpu in GPUS.items():
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| `{kind}`, ")]
+        for word in (gpu.vertex, gpu.gke, *gpu.machine_types.values()):
+            assert not word or f"`{word}`" in row, word
+        for target, default in DEFAULT_MACHINES.items():
+            assert (f"default on {target.title()}" in row) == (kind == default)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/google-cloud.md"])

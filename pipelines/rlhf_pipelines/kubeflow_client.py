@@ -137,7 +137,7 @@ class KubeflowClient:
             return client
 
         try:
-            client = self._repeated("answer", connect)
+            client = self._repeated("say who it is", connect)
         except GoogleAuthError as error:
             raise ParameterError(
                 f"{self.host} needs Google credentials, and there are none that work: {_one_line(str(error))} "
@@ -245,7 +245,7 @@ class KubeflowClient:
         said = f" It said: {failure.text}" if failure.text else ""
         if failure.status == 0:
             return RunError(
-                f"Cannot reach Kubeflow Pipelines at {self.host} to {doing}: {failure.text} Is it the right --host? To "
+                f"Cannot reach Kubeflow Pipelines at {self.host}: {failure.text} Is it the right --host? To "
                 f"reach one inside a cluster: {_PORT_FORWARD}, then --host http://localhost:8080."
             )
         if failure.status == 401:

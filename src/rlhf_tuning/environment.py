@@ -23,3 +23,6 @@ PROGRESS = os.environ.get("RLHF_PROGRESS", "lines")
 
 #: Seconds between two progress lines of a step when PROGRESS is "lines".
 PROGRESS_SECONDS = float(os.environ.get("RLHF_PROGRESS_SECONDS", "15"))
+
+#: Google Cloud region where none is given, by the names that Google's own tools read.
+GOOGLE_CLOUD_REGION = os.environ.get("GOOGLE_CLOUD_REGION", "") or os.environ.get("CLOUD_ML_REGION", "")

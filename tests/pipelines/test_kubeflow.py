@@ -335,7 +335,7 @@ def test_a_login_page_is_not_taken_for_an_answer(server: KubeflowServer) -> None
 
 
 def test_an_address_without_the_api_is_named(server: KubeflowServer) -> None:
-    with pytest.raises(UserError, match=r"nothing there to answer \(404\). Is --host the Kubeflow Pipelines UI or API"):
+    with pytest.raises(UserError, match=r"nothing there to say who it is \(404\). Is --host the Kubeflow Pipelines UI or API"):
         Kubeflow(Connection(host=f"{server.url}/elsewhere")).jobs(1)
 
 

@@ -126,6 +126,7 @@ def test_a_schedule_fires_pauses_and_completes(vertex, client):
         display_name="nightly",
         cron="TZ=Europe/Zurich 0 3 * * *",
         max_concurrent_run_count=1,
+        max_concurrent_active_run_count=1,
         max_run_count=2,
         create_pipeline_job_request=request,
     )
@@ -137,10 +138,10 @@ def test_a_schedule_fires_pauses_and_completes(vertex, client):
     assert not schedules.get_schedule(name=name).next_run_time
     schedules.resume_schedule(name=name, catch_up=True)
     changed = schedules.update_schedule(
-        schedule=v1.Schedule(name=name, max_concurrent_run_count=2, display_name="x"),
-        update_mask={"paths": ["max_concurrent_run_count"]},
+        schedule=v1.Schedule(name=name, max_concurrent_active_run_count=2, display_name="x"),
+        update_mask={"paths": ["max_concurrent_active_run_count"]},
     )
-    assert (changed.display_name, changed.max_concurrent_run_count, changed.catch_up) == ("nightly", 2, True)
+    assert (changed.display_name, changed.max_concurrent_active_run_count, changed.catch_up) == ("nightly", 2, True)
     vertex.fire(name)
     assert schedules.get_schedule(name=name).state == v1.Schedule.State.COMPLETED
     made.cron = "0 25 * * *"

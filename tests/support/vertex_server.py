@@ -88,6 +88,7 @@ ROUTES = (
     Route("UndeployModel", "POST", "{endpoint=endpoints}:undeployModel", "*"),
     Route("Predict", "POST", "{endpoint=endpoints}:predict", "*"),
     Route("RawPredict", "POST", "{endpoint=endpoints}:rawPredict", "*"),
+    Route("CreateMetadataStore", "POST", "{parent}/metadataStores", "metadata_store"),
     Route("GetContext", "GET", "{name=metadataStores/contexts}"),
     Route("CreateContext", "POST", "{parent=metadataStores}/contexts", "context"),
     Route("AddContextChildren", "POST", "{context=metadataStores/contexts}:addContextChildren", "*"),

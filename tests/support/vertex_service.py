@@ -119,8 +119,8 @@ class VertexService:
         steps: Requests until an operation is done, and between two states of a job.
         page_size: The most resources in one page of a list.
         serve: Stands for the container of a deployed model: model and body of the request to its answer.
-        run_job: Does the work of a job and says how each task ended. It is called in a thread; without it, tasks
-            succeed one after the other as requests come.
+        run_job: Does the work of a job and says how each task ended, and the whole under the name "". It is called in
+            a thread; without it, tasks succeed one after the other as requests come.
         task_ends: How tasks end when there is no `run_job`; they succeed unless named here.
         calls: Every request, in order.
     """
@@ -168,7 +168,9 @@ class VertexService:
                 for job in self.of_kind(v1.PipelineJob)
                 if job.schedule_name == found.name and job.state not in _ENDED
             ]
-            if found.state != v1.Schedule.State.ACTIVE or len(running) >= found.max_concurrent_run_count:
+            # The other limit, max_concurrent_run_count, is one of starts, not of runs that go on.
+            full = found.max_concurrent_active_run_count and len(running) >= found.max_concurrent_active_run_count
+            if found.state != v1.Schedule.State.ACTIVE or full:
                 return None
             request = v1.CreatePipelineJobRequest(found.create_pipeline_job_request)
             job = self.CreatePipelineJob(request)
@@ -486,13 +488,19 @@ class VertexService:
             raise ContainerRefused(reply)
         return httpbody_pb2.HttpBody(content_type=reply.content_type, data=reply.body)
 
-    # Metadata, as far as experiments need it.
+    # Metadata, as far as experiments need it. A project's first job creates the store.
+
+    def CreateMetadataStore(self, request: v1.CreateMetadataStoreRequest) -> operations_pb2.Operation:
+        store = v1.MetadataStore(request.metadata_store)
+        store.name = f"{self._parent(request.parent)}/metadataStores/{request.metadata_store_id}"
+        return self._operation("CreateMetadataStore", store.name, lambda: self._add(store))
 
     def GetContext(self, request: v1.GetContextRequest) -> v1.Context:
         return self._get(request.name, v1.Context)
 
     def CreateContext(self, request: v1.CreateContextRequest) -> v1.Context:
         context = v1.Context(request.context)
+        self._get(request.parent, v1.MetadataStore)
         context.name = f"{self._canonical(request.parent)}/contexts/{request.context_id or next(self._numbers)}"
         context.create_time = context.update_time = _now()
         return self._add(context)
@@ -670,12 +678,12 @@ class VertexService:
     def _settle(self, job: v1.PipelineJob) -> None:
         """End a job whose tasks have all ended."""
         tasks = job.job_detail.task_details
-        failed = [task for task in tasks if task.state == v1.PipelineTaskDetail.State.FAILED]
+        failed = [task for task in tasks[1:] if task.state == v1.PipelineTaskDetail.State.FAILED]
         tasks[0].end_time = _now()
-        if not failed:
+        if not failed and tasks[0].state != v1.PipelineTaskDetail.State.FAILED:
             tasks[0].state = v1.PipelineTaskDetail.State.SUCCEEDED
             return self._end_job(job, "PIPELINE_STATE_SUCCEEDED", "", 0)
-        names = ", ".join(task.task_name for task in failed)
+        names = ", ".join(task.task_name for task in failed) or tasks[0].error.message
         message = (
             f"The DAG failed because some tasks failed. The failed tasks are: [{names}].; Job (project_id = {PROJECT}, "
             f"job_id = {tasks[0].task_id}) is failed due to the above error."
@@ -694,16 +702,23 @@ class VertexService:
         assert self.run_job
         with self.lock:
             self._start_job(job)
-        ends = self.run_job(job)
+        try:
+            ends = self.run_job(job)
+        except Exception as error:
+            ends = {"": TaskEnd(state="FAILED", error=repr(error))}
         with self.lock:
             if job.state != v1.PipelineState.PIPELINE_STATE_RUNNING:
                 return
-            for task in job.job_detail.task_details[1:]:
+            root, *tasks = job.job_detail.task_details
+            for task in tasks:
                 self._end_task(task, ends.get(task.task_name, TaskEnd()))
+            self._end_task(root, ends.get("", TaskEnd()))
             self._settle(job)
 
     def _context(self, context_id: str, schema: str) -> v1.Context:
-        name = f"projects/{PROJECT_NUMBER}/locations/{LOCATION}/metadataStores/default/contexts/{context_id}"
+        store = f"projects/{PROJECT_NUMBER}/locations/{LOCATION}/metadataStores/default"
+        self.resources.setdefault(store, v1.MetadataStore(name=store))
+        name = f"{store}/contexts/{context_id}"
         context = self.resources.setdefault(name, v1.Context(name=name, schema_title=schema, create_time=_now()))
         assert isinstance(context, v1.Context)
         return context
@@ -824,7 +839,8 @@ def _check_labels(labels: Mapping[str, str]) -> None:
     if len(labels) > 64:
         raise Refused("INVALID_ARGUMENT", f"Too many labels: {len(labels)}.")
     for key, value in labels.items():
-        if not re.fullmatch(r"[a-z][-_a-z0-9]{0,62}", key) or not re.fullmatch(r"[-_a-z0-9]{0,63}", value):
+        fits = re.fullmatch(r"[-\w]{1,63}", key) and key[0].isalpha() and re.fullmatch(r"[-\w]{0,63}", value)
+        if not fits or (key + value) != (key + value).lower():
             raise Refused("INVALID_ARGUMENT", f"Invalid label: {key!r}: {value!r}.")
 
 
@@ -850,7 +866,10 @@ def _update(
 
 def _masked(job: v1.PipelineJob, paths: Sequence[str]) -> v1.PipelineJob:
     source, found = v1.PipelineJob.pb(job), v1.PipelineJob.pb(v1.PipelineJob())
-    field_mask_pb2.FieldMask(paths=paths).MergeMessage(source, found)
+    plain = [path for path in paths if not path.startswith("pipeline_spec.")]
+    field_mask_pb2.FieldMask(paths=plain).MergeMessage(source, found)
+    if "pipeline_spec.pipeline_info" in paths:
+        found.pipeline_spec.update({"pipelineInfo": json_format.MessageToDict(source.pipeline_spec)["pipelineInfo"]})
     return v1.PipelineJob.wrap(found)
 
 
