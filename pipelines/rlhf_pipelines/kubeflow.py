@@ -539,6 +539,12 @@ def _problems_with_paths(spec: Mapping[str, Any], values: Mapping[str, object]) 
             problems.append(
                 f"{name} is {value!r}, which the steps in the cluster cannot read: copy it to Cloud Storage and give gs://..."
             )
+    registry = values.get("registry_dir")
+    if isinstance(registry, str) and registry and not registry.startswith(("gs://", *mounted)):
+        problems.append(
+            f"registry_dir is {registry!r}, a folder that would be gone with the container of its step: give one that the "
+            "compiled pipeline mounts, or leave it away."
+        )
     return problems
 
 

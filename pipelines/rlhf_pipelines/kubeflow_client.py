@@ -72,7 +72,10 @@ class KubeflowClient:
     def __init__(self, connection: Connection) -> None:
         for name in ("project", "location", "api_endpoint"):
             if vars(connection)[name]:
-                raise ParameterError(f"--{name.replace('_', '-')} is of Vertex; Kubeflow Pipelines has no use for it.")
+                raise ParameterError(
+                    f"--{name.replace('_', '-')} is of Vertex, and Kubeflow Pipelines has no use for it: leave it away, "
+                    "also from the parameter values."
+                )
         self._given_host = _checked_host(connection.host or os.environ.get(_ENDPOINT, ""))
         self._given_namespace = connection.namespace
 

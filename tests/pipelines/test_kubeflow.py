@@ -31,6 +31,7 @@ SPEC: dict[str, Any] = {
             "parameters": {
                 "prompt_dataset": {"parameterType": "STRING", "isOptional": True},
                 "large_model_reference": {"parameterType": "STRING", "isOptional": True},
+                "registry_dir": {"parameterType": "STRING", "isOptional": True},
                 "steps": {"parameterType": "NUMBER_INTEGER", "isOptional": True},
             }
         },
@@ -335,7 +336,9 @@ def test_a_login_page_is_not_taken_for_an_answer(server: KubeflowServer) -> None
 
 
 def test_an_address_without_the_api_is_named(server: KubeflowServer) -> None:
-    with pytest.raises(UserError, match=r"nothing there to say who it is \(404\). Is --host the Kubeflow Pipelines UI or API"):
+    with pytest.raises(
+        UserError, match=r"nothing there to say who it is \(404\). Is --host the Kubeflow Pipelines UI or API"
+    ):
         Kubeflow(Connection(host=f"{server.url}/elsewhere")).jobs(1)
 
 
@@ -517,6 +520,7 @@ def test_has_nothing_against_a_good_submission(server: KubeflowServer) -> None:
         ({"fail_fast": True}, "--failure-policy fast is of Vertex"),
         ({"values": {"prompt_dataset": "data/prompts.jsonl"}}, "the steps in the cluster cannot read"),
         ({"values": {"large_model_reference": "/models/base"}}, "the steps in the cluster cannot read"),
+        ({"values": {"registry_dir": "/registry"}}, "gone with the container"),
     ],
 )
 def test_names_what_would_fail(server: KubeflowServer, changed: dict[str, Any], words: str) -> None:

@@ -270,12 +270,19 @@ class KubeflowServer:
 
     def _list(self, kind: str, request: Request) -> Body:
         query = request.query
-        namespace = self._namespace(query.get("namespace", ""), f"List{kind.capitalize()}")
         found = list(self.stored[kind].values())
-        if namespace:
+        if query.get("experiment_id"):  # which has a namespace
+            experiment = self.stored["experiments"].get(query["experiment_id"], {})
+            self._authorize(experiment.get("namespace", ""))
+            found = [one for one in found if one.get("experiment_id") == query["experiment_id"]]
+        elif namespace := self._namespace(query.get("namespace", ""), f"List{kind.capitalize()}"):
             found = [one for one in found if self._namespace_of(one) == namespace]
         for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
-            found = [one for one in found if _matches(kind, one, predicate)]
+            if predicate["key"] not in _FILTERED[kind]:
+                raise Refused(
+                    400, f"Invalid input error: no support for filtering on unrecognized field {predicate['key']!r}"
+                )
+            found = [one for one in found if _matches(one, predicate)]
         by, _, direction = (query.get("sort_by") or "created_at").partition(" ")
         if by not in _FILTERED[kind]:
             raise Refused(400, f"Invalid input error: Invalid sorting field: {by!r}")
@@ -349,10 +356,7 @@ class KubeflowServer:
         }
 
 
-def _matches(kind: str, one: Body, predicate: Body) -> bool:
-    key = predicate["key"]
-    if key not in _FILTERED[kind]:
-        raise Refused(400, f"Invalid input error: no support for filtering on unrecognized field {key!r}")
+def _matches(one: Body, predicate: Body) -> bool:
     wanted = predicate.get("string_value", predicate.get("stringValue"))
     operations: dict[object, Callable[[Any, Any], bool]] = {
         "EQUALS": lambda a, b: a == b,
@@ -361,7 +365,7 @@ def _matches(kind: str, one: Body, predicate: Body) -> bool:
     }
     names = {1: "EQUALS", 2: "NOT_EQUALS", 9: "IS_SUBSTRING"}
     operation = predicate["operation"]
-    return operations[names.get(operation, operation)](one.get(key, ""), wanted)
+    return operations[names.get(operation, operation)](one.get(predicate["key"], ""), wanted)
 
 
 class _Handler(BaseHTTPRequestHandler):
