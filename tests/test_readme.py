@@ -14,7 +14,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/google-cloud.md", "benchmarks/README.md", "src/rlhf_tuning/sample/README.md"]
+    "page",
+    [
+        "README.md",
+        "docs/google-cloud.md",
+        "docs/kubeflow.md",
+        "benchmarks/README.md",
+        "src/rlhf_tuning/sample/README.md",
+    ],
 )
 def test_every_link_leads_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -43,7 +50,7 @@ def test_every_gpu_is_in_its_table_with_its_machines():
             assert (f"default on {target.title()}" in row) == (kind == default)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/google-cloud.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/google-cloud.md", "docs/kubeflow.md"])
 def test_the_commands_are_ones_that_the_command_line_takes(page):
     parser = build_parser()
     text = (ROOT / page).read_text(encoding="utf-8")

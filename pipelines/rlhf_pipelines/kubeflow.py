@@ -20,7 +20,7 @@ from rlhf_pipelines.backend import Connection, Job, Plan, Schedule, ScheduleStat
 from rlhf_pipelines.cron import check_cron, next_runs
 from rlhf_pipelines.kubeflow_client import KubeflowClient, NotFoundError
 from rlhf_pipelines.spec_parameters import problems_with_values
-from rlhf_tuning.errors import ParameterError, RlhfError, RunError
+from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,14 @@ class Kubeflow:
         job = self.job(name)
         if job.state.ended:
             raise ParameterError(f"Job {job.name} is over ({job.state}): there is nothing to cancel.")
-        self._client.ask(f"cancel {job.name}", self._client.services.runs.run_service_terminate_run, run_id=job.name)
+        runs = self._client.services.runs
+        try:
+            self._client.ask(f"cancel {job.name}", runs.run_service_terminate_run, run_id=job.name)
+        except UserError:
+            # Kubeflow refuses what is being cancelled already, also by an attempt of ours whose answer was lost.
+            run = self._client.ask(f"show {job.name}", runs.run_service_get_run, run_id=job.name)
+            if run.state not in ("CANCELING", "CANCELED"):
+                raise
 
     def create_schedule(self, submission: Submission, plan: Plan) -> Schedule:
         """Start jobs again and again."""

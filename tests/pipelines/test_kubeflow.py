@@ -493,6 +493,23 @@ def test_cancels_a_job_and_not_one_that_has_ended(server: KubeflowServer) -> Non
         kubeflow.cancel(job.name)
 
 
+def test_a_lost_answer_to_a_cancellation_is_no_error(server: KubeflowServer) -> None:
+    kubeflow = backend(server)
+    job = kubeflow.submit(SUBMISSION)
+    server.faults.append(Fault(method="POST", path=":terminate$", after=True))
+    kubeflow.cancel(job.name)
+    assert server.stored["runs"][job.name]["state"] == "CANCELING"
+    kubeflow.cancel(job.name)
+
+
+def test_a_cancellation_without_permission_is_refused(server: KubeflowServer) -> None:
+    kubeflow = backend(server)
+    job = kubeflow.submit(SUBMISSION)
+    server.faults.append(Fault(method="POST", path=":terminate$", status=403))
+    with pytest.raises(UserError, match=r"no permission \(403\)"):
+        kubeflow.cancel(job.name)
+
+
 # What is refused before it is sent.
 
 
