@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from kubeflow_server import Fault, KubeflowServer
 
+from rlhf_components.images import IMAGES, LIGHT_IMAGE
 from rlhf_pipelines import kubeflow_client
 from rlhf_pipelines.backend import Connection, Job, Plan, ScheduleState, State, Submission, connect
+from rlhf_pipelines.compile import compile_for_submission
 from rlhf_pipelines.kubeflow import Kubeflow
+from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning.errors import ParameterError, RunError, UserError
 
 SPEC: dict[str, Any] = {
@@ -554,11 +557,32 @@ def test_a_folder_that_the_steps_mount_can_be_read(server: KubeflowServer) -> No
 
 
 def test_images_that_only_this_machine_has_are_named(server: KubeflowServer) -> None:
-    from rlhf_components.images import LIGHT_IMAGE
-
     spec = {**SPEC, "deploymentSpec": {"executors": {"exec-a": {"container": {"image": LIGHT_IMAGE}}}}}
     (found,) = problems(server, spec=spec)
     assert "--image light=REGISTRY/light@sha256:" in found
+
+
+@pytest.mark.parametrize("pipeline", list(PIPELINES))
+def test_our_own_pipelines_are_taken_with_their_kubernetes_settings(server: KubeflowServer, pipeline: str) -> None:
+    required = {
+        parameter.name: "gs://data/rows.jsonl"
+        if parameter.name in ("prompt_dataset", "preference_dataset")
+        else "org/m"
+        for parameter in PIPELINES[pipeline]
+        if parameter.required
+    }
+    images = {image: f"registry.example.com/{kind}@sha256:{'0' * 64}" for kind, image in IMAGES.items()}
+    submission = replace(
+        SUBMISSION,
+        spec=compile_for_submission(pipeline, "kubeflow", "l4", images),
+        values=check_parameters(pipeline, required),
+    )
+    kubeflow = backend(server)
+    assert kubeflow.problems(submission) == []
+    assert kubeflow.submit(submission).pipeline == pipeline.replace("_", "-")
+    sent = server.received("POST", RUNS)[0].body["pipeline_spec"]
+    executors = sent["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert any("nodeSelector" in executor for executor in executors.values())
 
 
 # Schedules.

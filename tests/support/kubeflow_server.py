@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
 Body = dict[str, Any]
 
 #: gRPC's codes for what the gateway answers as HTTP.
@@ -232,6 +235,11 @@ class KubeflowServer:
     def _check_spec(self, body: Body) -> None:
         spec = body.get("pipeline_spec") or {}
         pipeline = spec.get("pipeline_spec", spec)
+        try:
+            json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
+            json_format.ParseDict(spec.get("platform_spec", {}), pipeline_spec_pb2.PlatformSpec())
+        except json_format.ParseError as error:
+            raise Refused(400, f"Invalid input error: unknown template format: {error}") from None
         if "root" not in pipeline:
             raise Refused(400, "Invalid input error: unknown template format: pipeline spec is invalid")
         declared = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
