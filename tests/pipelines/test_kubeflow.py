@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp.client import Client
 from kubeflow_server import Fault, KubeflowServer
 
 from rlhf_components.images import IMAGES, LIGHT_IMAGE
@@ -54,7 +55,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of this machine's settings, and no waiting."""
     for name in ("KF_PIPELINES_TOKEN", "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT", "CRON_SCHEDULE_TIMEZONE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "kfp" / "context.json"))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setattr(kubeflow_client, "sleep", lambda seconds: None)
 
@@ -308,9 +309,15 @@ def test_names_no_namespace_to_an_installation_of_one_user(server: KubeflowServe
     assert all("namespace" not in request.query and "namespace" not in request.body for request in server.requests)
 
 
-def test_writes_no_settings_for_later_commands(server: KubeflowServer, tmp_path: Path) -> None:
-    backend(server, "team-a").jobs(1)
-    assert list(tmp_path.iterdir()) == []
+def test_inside_a_cluster_works_in_its_own_namespace_and_writes_no_settings_for_later_commands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "namespace").write_text("team-a\n")
+    monkeypatch.setattr(Client, "_NAMESPACE_PATH", str(tmp_path / "namespace"))
+    with KubeflowServer(multi_user=True) as server:
+        backend(server).jobs(1)
+    assert server.requests[-1].query["namespace"] == "team-a"
+    assert not (tmp_path / "kfp").exists()
 
 
 def test_a_refused_connection_says_how_to_get_one(caplog: pytest.LogCaptureFixture) -> None:
@@ -742,6 +749,16 @@ def test_a_schedule_whose_end_has_come_is_completed(server: KubeflowServer) -> N
     name = kubeflow.create_schedule(SUBMISSION, WEEKLY).name
     server.stored["recurringruns"][name]["trigger"]["cron_schedule"]["end_time"] = "2026-01-01T00:00:00Z"
     assert kubeflow.schedule(name).state is ScheduleState.COMPLETED
+
+
+def test_a_schedule_that_ends_before_another_run_has_no_next_one(server: KubeflowServer) -> None:
+    kubeflow = backend(server)
+    later = datetime.now(UTC) + timedelta(days=40)
+    name = kubeflow.create_schedule(SUBMISSION, Plan(cron=f"0 3 {later.day} {later.month} *")).name
+    assert kubeflow.schedule(name).next_run is not None
+    end = datetime.now(UTC) + timedelta(days=10)
+    server.stored["recurringruns"][name]["trigger"]["cron_schedule"]["end_time"] = end.isoformat()
+    assert kubeflow.schedule(name).next_run is None
 
 
 @pytest.mark.parametrize(
