@@ -1,6 +1,7 @@
 """From the flags of `rlhf submit` and `rlhf schedule create` to what a backend gets: connection and submission."""
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,10 @@ def submission_of(options: argparse.Namespace) -> tuple[str, Backend, Submission
     if template is None:
         from rlhf_pipelines.compile import compile_for_submission
         from rlhf_pipelines.image_choice import read_choices
+        from rlhf_pipelines.targets import cautions, choose_machine
 
+        for caution in cautions(target, choose_machine(target, options.machine)):
+            print(f"rlhf: warning: {caution}", file=sys.stderr)
         template = compile_for_submission(pipeline, target, options.machine, read_choices(options.image))
     return (
         target,
