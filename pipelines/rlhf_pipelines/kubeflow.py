@@ -74,6 +74,7 @@ class Kubeflow:
             problems.append(
                 f"--pipeline-root is {root!r}; Kubeflow Pipelines takes minio://, s3:// and gs:// with a bucket."
             )
+        problems += _problems_with_accelerators(submission.spec)
         problems += _problems_with_images(submission.spec)
         problems += _problems_with_paths(submission.spec, submission.values)
         return problems
@@ -522,11 +523,26 @@ def _next_run(plan: Plan, now: datetime) -> datetime | None:
     return None if plan.end and moment > plan.end else moment
 
 
+def _containers(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    executors = spec.get("pipeline_spec", spec).get("deploymentSpec", {}).get("executors", {})
+    return [executor["container"] for executor in executors.values() if "container" in executor]
+
+
+def _problems_with_accelerators(spec: Mapping[str, Any]) -> list[str]:
+    """Find Vertex's names of accelerators: Kubernetes would look for such a machine for ever."""
+    accelerators = [container.get("resources", {}).get("accelerator", {}) for container in _containers(spec)]
+    names = {str(accelerator.get("resourceType") or accelerator.get("type") or "/") for accelerator in accelerators}
+    return [
+        f"The pipeline asks for {name}, as Vertex calls it. Compile it with: rlhf compile --target kubeflow"
+        for name in sorted(names)
+        if "/" not in name
+    ]
+
+
 def _problems_with_images(spec: Mapping[str, Any]) -> list[str]:
     from rlhf_components.images import IMAGES
 
-    executors = spec.get("pipeline_spec", spec).get("deploymentSpec", {}).get("executors", {})
-    used = {executor["container"]["image"] for executor in executors.values() if "container" in executor}
+    used = {container["image"] for container in _containers(spec)}
     return [
         f"The image {image} exists only where it was built: push it to a registry that the cluster reads, and give "
         f"--image {kind}=REGISTRY/{kind}@sha256:..."

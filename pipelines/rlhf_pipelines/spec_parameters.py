@@ -3,6 +3,7 @@
 It reads the compiled pipeline and not our own table, so that it holds for every pipeline that can be submitted.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -36,11 +37,12 @@ def problems_with_values(spec: Mapping[str, Any], values: Mapping[str, object]) 
         if name not in declared
     ]
     for name, definition in declared.items():
-        if name in values:
-            problems += _problems_with_value(name, str(definition.get("parameterType", "")), values[name])
-        elif not definition.get("isOptional") and "defaultValue" not in definition:
+        required = not definition.get("isOptional") and "defaultValue" not in definition
+        if required and values.get(name, "") == "":
             description = f": {definition['description']}" if definition.get("description") else "."
             problems.append(f"{name} is missing{description}")
+        elif name in values:
+            problems += _problems_with_value(name, str(definition.get("parameterType", "")), values[name])
     return problems
 
 
@@ -84,5 +86,5 @@ def _problems_within(value: object) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    text = f"the text {value!r}" if isinstance(value, str) else str(value)
+    text = f"the text {value!r}" if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:60] + "..."

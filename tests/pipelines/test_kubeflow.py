@@ -260,7 +260,10 @@ def test_sends_the_token(server: KubeflowServer, monkeypatch: pytest.MonkeyPatch
     server.token = "secret-1"
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "secret-1\n")
     assert backend(server).jobs(1) == []
-    assert {request.authorization for request in server.requests} == {"Bearer secret-1"}
+    assert [(request.path, request.authorization) for request in server.requests] == [
+        ("/apis/v2beta1/healthz", "Bearer secret-1"),
+        (RUNS, "Bearer secret-1"),
+    ]
 
 
 def test_sends_a_projected_service_account_token(
@@ -563,6 +566,15 @@ def test_a_folder_that_the_steps_mount_can_be_read(server: KubeflowServer) -> No
     assert len(problems(server, spec=spec, values={"prompt_dataset": "/database/prompts.jsonl"})) == 1
 
 
+def test_a_pipeline_that_was_compiled_for_vertex_is_named(server: KubeflowServer) -> None:
+    images = {image: f"registry.example.com/{kind}" for kind, image in IMAGES.items()}
+    spec = compile_for_submission("infer_pipeline", "vertex", "l4", images)
+    values = {"prompt_dataset": "gs://data/prompts.jsonl", "large_model_reference": "org/m"}
+    assert problems(server, spec=spec, values=values) == [
+        "The pipeline asks for NVIDIA_L4, as Vertex calls it. Compile it with: rlhf compile --target kubeflow"
+    ]
+
+
 def test_images_that_only_this_machine_has_are_named(server: KubeflowServer) -> None:
     spec = {**SPEC, "deploymentSpec": {"executors": {"exec-a": {"container": {"image": LIGHT_IMAGE}}}}}
     (found,) = problems(server, spec=spec)
@@ -834,6 +846,16 @@ def test_a_failure_in_between_puts_the_old_schedule_back(server: KubeflowServer,
     with pytest.raises(RunError, match="The schedule is as it was before"):
         backend(server).update_schedule(schedule, Plan(cron="0 4 * * *"))
     assert states(server) == {schedule: "ENABLED"}
+
+
+def test_two_schedules_are_never_active_while_things_are_put_back(server: KubeflowServer, schedule: str) -> None:
+    server.faults.append(Fault(method="POST", path=":enable$", status=503, times=4, after=True))
+    with pytest.raises(RunError, match="The schedule is as it was before"):
+        backend(server).update_schedule(schedule, Plan(cron="0 4 * * *"))
+    assert states(server) == {schedule: "ENABLED"}
+    changes = [request.path.rpartition("/")[2] for request in server.requests if ":" in request.path]
+    new = changes[1].partition(":")[0]
+    assert changes == [f"{schedule}:disable", *[f"{new}:enable"] * 4, f"{new}:disable", f"{schedule}:enable"]
 
 
 def test_a_failure_that_cannot_be_undone_names_both_schedules(server: KubeflowServer, schedule: str) -> None:

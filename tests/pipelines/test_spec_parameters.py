@@ -44,7 +44,8 @@ def test_reads_a_pipeline_that_stands_beside_its_platform_settings() -> None:
 
 
 def test_names_what_is_missing_with_its_description() -> None:
-    assert problems_with_values(SPEC, {}) == ["prompt_dataset is missing: JSONL of prompts."]
+    for none in ({}, {"prompt_dataset": ""}):
+        assert problems_with_values(SPEC, none) == ["prompt_dataset is missing: JSONL of prompts."]
 
 
 def test_names_an_unknown_parameter_and_the_one_that_was_meant() -> None:
@@ -56,13 +57,13 @@ def test_names_an_unknown_parameter_and_the_one_that_was_meant() -> None:
     [
         ({"train_steps": "10"}, "train_steps must be a whole number, not the text '10'."),
         ({"train_steps": 1.5}, "train_steps must be a whole number, not 1.5."),
-        ({"train_steps": True}, "train_steps must be a whole number, not True."),
+        ({"train_steps": True}, "train_steps must be a whole number, not true."),
         ({"kl_coeff": "x"}, "kl_coeff must be a number, not the text 'x'."),
         ({"deploy": 1}, "deploy must be true or false, not 1."),
         ({"deploy": "true"}, "deploy must be true or false, not the text 'true'."),
         ({"names": "a"}, "names must be a list, not the text 'a'."),
-        ({"options": ["a"]}, "options must be an object, not ['a']."),
-        ({"kl_coeff": None}, "kl_coeff must be a number, not None."),
+        ({"options": ["a"]}, 'options must be an object, not ["a"].'),
+        ({"kl_coeff": None}, "kl_coeff must be a number, not null."),
     ],
 )
 def test_refuses_another_type(values: dict[str, object], words: str) -> None:
