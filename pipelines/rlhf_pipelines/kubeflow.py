@@ -365,11 +365,12 @@ class Kubeflow:
         return found[:limit]
 
     def _job(self, run: Any, details: Iterable[Any] = ()) -> Job:
-        tasks = _tasks(details)
+        tasks = _tasks(details, run.pipeline_spec)
         failed = [task for task in tasks if task.state is State.FAILED]
         error = run.error.message if run.error and run.error.message else ""
         if not error and failed:
-            error = f"{failed[0].name}: {failed[0].error}" if failed[0].error else f"{failed[0].name} failed."
+            # The API has a place for the reason, and leaves it empty.
+            error = f"{failed[0].name}: {failed[0].error or 'its log, on the page of the run, says why.'}"
         return Job(
             name=run.run_id,
             display_name=run.display_name or "",
@@ -443,24 +444,41 @@ def _time(moment: datetime | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _tasks(details: Iterable[Any]) -> tuple[Task, ...]:
-    """Return the steps in the order of their start, without the pods that Kubeflow starts for its own purposes."""
-    steps = [
-        step
-        for step in details
-        if step.display_name and step.display_name != "root" and not step.display_name.endswith("-driver")
-    ]
+def _tasks(details: Iterable[Any], spec: Any) -> tuple[Task, ...]:
+    """Return the steps in the order of their start.
+
+    The API tells every node of the workflow: beside a step its driver, its `executor`, and the pipelines around it.
+    """
+    names = _step_names(spec)
+
+    def is_step(name: str) -> bool:
+        # Of a run that was started from an uploaded pipeline, the spec is not told.
+        return name in names if names else name not in ("root", "executor") and not name.endswith("-driver")
+
     tasks = [
         Task(
-            name=step.display_name,
-            state=_STATES.get(step.state or "", State.PENDING),
-            started=_time(step.start_time),
-            ended=_time(step.end_time),
-            error=step.error.message if step.error and step.error.message else "",
+            name=node.display_name,
+            state=_STATES.get(node.state or "", State.PENDING),
+            started=_time(node.start_time),
+            ended=_time(node.end_time),
+            error=node.error.message if node.error and node.error.message else "",
         )
-        for step in steps
+        for node in details
+        if is_step(node.display_name or "")
     ]
     return tuple(sorted(tasks, key=lambda task: task.started or datetime.max.replace(tzinfo=UTC)))
+
+
+def _step_names(spec: Any) -> set[str]:
+    """Return what the steps of a compiled pipeline may be called, those of nested pipelines too."""
+    pipeline = spec.get("pipeline_spec", spec) if isinstance(spec, dict) else {}
+    components = pipeline.get("components", {})
+    names: set[str] = set()
+    for component in (pipeline.get("root", {}), *components.values()):
+        for name, task in component.get("dag", {}).get("tasks", {}).items():
+            if "dag" not in components.get(task.get("componentRef", {}).get("name"), {}):
+                names |= {name, task.get("taskInfo", {}).get("name", name)}
+    return names
 
 
 def _installation_zone() -> str:

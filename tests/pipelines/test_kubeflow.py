@@ -27,10 +27,26 @@ SPEC: dict[str, Any] = {
     "deploymentSpec": {"executors": {"exec-a": {"container": {"image": "registry.example.com/light@sha256:0"}}}},
     "components": {
         "comp-a": {"executorLabel": "exec-a"},
-        "comp-inner": {"dag": {"tasks": {"a": {"cachingOptions": {"enableCache": True}}}}},
+        "comp-inner": {
+            "dag": {
+                "tasks": {
+                    "a": {
+                        "componentRef": {"name": "comp-a"},
+                        "taskInfo": {"name": "The A step"},
+                        "cachingOptions": {"enableCache": True},
+                    }
+                }
+            }
+        },
     },
     "root": {
-        "dag": {"tasks": {"inner": {"cachingOptions": {"enableCache": True}}, "b": {}}},
+        "dag": {
+            "tasks": {
+                "inner": {"componentRef": {"name": "comp-inner"}, "cachingOptions": {"enableCache": True}},
+                "b": {"componentRef": {"name": "comp-a"}},
+                "last": {"componentRef": {"name": "comp-a"}},
+            }
+        },
         "inputDefinitions": {
             "parameters": {
                 "prompt_dataset": {"parameterType": "STRING", "isOptional": True},
@@ -152,10 +168,11 @@ def test_sets_caching_in_every_step_also_of_nested_pipelines(
     backend(server).submit(replace(SUBMISSION, spec=spec, caching=caching))
     sent = server.received("POST", RUNS)[0].body["pipeline_spec"]
     sent = sent["pipeline_spec"] if beside else sent
-    wanted = {"cachingOptions": {"enableCache": caching}}
-    assert sent["root"]["dag"]["tasks"] == {"inner": wanted, "b": wanted}
-    assert sent["components"]["comp-inner"]["dag"]["tasks"] == {"a": wanted}
-    assert SPEC["root"]["dag"]["tasks"]["b"] == {}
+    tasks = {**sent["root"]["dag"]["tasks"], **sent["components"]["comp-inner"]["dag"]["tasks"]}
+    assert {name: task["cachingOptions"]["enableCache"] for name, task in tasks.items()} == dict.fromkeys(
+        ("inner", "b", "last", "a"), caching
+    )
+    assert "cachingOptions" not in SPEC["root"]["dag"]["tasks"]["b"]
 
 
 def test_prints_and_logs_nothing(
@@ -437,34 +454,65 @@ def test_no_jobs_are_an_empty_list(server: KubeflowServer) -> None:
     assert backend(server).jobs(10) == []
 
 
+def node(name: str, state: str, start: str = "1970-01-01T00:00:00Z", **more: Any) -> dict[str, Any]:
+    return {"display_name": name, "state": state, "start_time": start, **more}
+
+
+#: What the API tells of a run: every node of its workflow.
+NODES = [
+    node("toy-pipeline-k8dxc", "FAILED", "2026-11-23T02:00:00Z"),
+    node("root", "FAILED", "2026-11-23T02:00:00Z"),
+    node("root-driver", "SUCCEEDED", "2026-11-23T02:00:00Z"),
+    node(
+        "b",
+        "FAILED",
+        "2026-11-23T04:00:00Z",
+        end_time="2026-11-23T05:00:00Z",
+        error={"code": 2, "message": "OOMKilled"},
+    ),
+    node("b-driver", "SUCCEEDED", "2026-11-23T03:59:00Z"),
+    node("inner", "SUCCEEDED", "2026-11-23T03:00:00Z"),
+    node("inner-driver", "SUCCEEDED", "2026-11-23T03:00:00Z"),
+    node("The A step", "SUCCEEDED", "2026-11-23T03:00:00Z"),
+    node("executor", "SUCCEEDED", "2026-11-23T03:00:00Z"),
+    node("executor", "FAILED", "2026-11-23T04:00:00Z"),
+    node("last", "SKIPPED"),
+]
+
+
 def test_tells_tasks_states_times_and_errors(server: KubeflowServer) -> None:
     kubeflow = backend(server)
     job = kubeflow.submit(SUBMISSION)
     server.stored["runs"][job.name] |= {
         "state": "FAILED",
         "finished_at": "2026-11-23T05:00:00Z",
-        "run_details": {
-            "task_details": [
-                {"display_name": "root", "state": "FAILED"},
-                {"display_name": "train", "state": "FAILED", "start_time": "2026-11-23T04:00:00Z",
-                 "end_time": "2026-11-23T05:00:00Z", "error": {"code": 2, "message": "OOMKilled"}},
-                {"display_name": "train-driver", "state": "SUCCEEDED", "start_time": "2026-11-23T03:59:00Z"},
-                {"display_name": "prepare", "state": "SUCCEEDED", "start_time": "2026-11-23T03:00:00Z"},
-                {"display_name": "deploy", "state": "SKIPPED", "start_time": "1970-01-01T00:00:00Z"},
-            ]
-        },
-    }  # fmt: skip
+        "run_details": {"task_details": NODES},
+    }
     shown = kubeflow.job(job.link)
     assert shown.state is State.FAILED
-    assert shown.error == "train: OOMKilled"
+    assert shown.error == "b: OOMKilled"
     assert shown.ended == datetime(2026, 11, 23, 5, tzinfo=UTC)
     assert [(task.name, task.state, task.error) for task in shown.tasks] == [
-        ("prepare", State.SUCCEEDED, ""),
-        ("train", State.FAILED, "OOMKilled"),
-        ("deploy", State.SKIPPED, ""),
+        ("The A step", State.SUCCEEDED, ""),
+        ("b", State.FAILED, "OOMKilled"),
+        ("last", State.SKIPPED, ""),
     ]
     assert shown.tasks[1].started == datetime(2026, 11, 23, 4, tzinfo=UTC)
     assert shown.tasks[2].started is None
+
+
+def test_names_the_failed_step_when_the_api_does_not_say_why(server: KubeflowServer) -> None:
+    kubeflow = backend(server)
+    job = kubeflow.submit(SUBMISSION)
+    server.stored["runs"][job.name] |= {"state": "FAILED", "run_details": {"task_details": [node("b", "FAILED")]}}
+    assert kubeflow.job(job.name).error == "b: its log, on the page of the run, says why."
+
+
+def test_tells_tasks_of_a_run_whose_pipeline_is_not_told(server: KubeflowServer) -> None:
+    kubeflow = backend(server)
+    job = kubeflow.submit(SUBMISSION)
+    server.stored["runs"][job.name] |= {"pipeline_spec": None, "run_details": {"task_details": NODES[1:]}}
+    assert [task.name for task in kubeflow.job(job.name).tasks] == ["inner", "The A step", "b", "last"]
 
 
 @pytest.mark.parametrize(
@@ -639,7 +687,7 @@ def test_creates_a_recurring_run_with_all_of_the_submission(server: KubeflowServ
     assert body["runtime_config"]["parameters"]["steps"] == 7
     assert body["service_account"] == "tuner"
     assert "team=search" in body["description"]
-    assert body["pipeline_spec"]["root"]["dag"]["tasks"]["b"] == {"cachingOptions": {"enableCache": False}}
+    assert body["pipeline_spec"]["root"]["dag"]["tasks"]["b"]["cachingOptions"] == {"enableCache": False}
     assert body["experiment_id"] == server.experiments()[0]["experiment_id"]
     assert schedule.plan == plan
     assert schedule.state is ScheduleState.ACTIVE

@@ -320,7 +320,11 @@ class KubeflowServer:
         (folder / "run.json").write_text(json.dumps(run))
         tasks: dict[str, Body] = {}
         with self.lock:
-            run |= {"state": "RUNNING", "run_details": {"task_details": [self._task("root", "RUNNING")]}}
+            workflow = (
+                f"{(run['pipeline_spec'].get('pipeline_spec') or run['pipeline_spec'])['pipelineInfo']['name']}-x7k2p"
+            )
+            around = [self._task(name, "RUNNING") for name in ("root", workflow)]
+            run |= {"state": "RUNNING", "run_details": {"task_details": [*around]}}
         command = [sys.executable, str(Path(__file__).with_name("kubeflow_execution.py")), str(folder)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
@@ -336,7 +340,8 @@ class KubeflowServer:
         with self.lock:
             state = "CANCELED" if run["state"] == "CANCELING" else "FAILED" if status else "SUCCEEDED"
             run |= {"finished_at": self.now(), "state": state}
-            run["run_details"]["task_details"][0] |= {"state": state, "end_time": run["finished_at"]}
+            for node in around:
+                node |= {"state": state, "end_time": run["finished_at"]}
             if state == "FAILED":
                 run["error"] = {"code": 2, "message": "Error (exit code 1)"}
 
@@ -346,12 +351,11 @@ class KubeflowServer:
         if started:
             driver = self._task(f"{started[1]}-driver", "SUCCEEDED")
             tasks[started[1]] = self._task(started[1], "RUNNING")
-            run["run_details"]["task_details"] += [driver, tasks[started[1]]]
+            executor = self._task("executor", "RUNNING")
+            run["run_details"]["task_details"] += [driver, tasks[started[1]], executor]
         if ended:
             state = {"SUCCESS": "SUCCEEDED", "FAILURE": "FAILED"}[ended[2]]
             tasks[ended[1]] |= {"state": state, "end_time": self.now()}
-            if state == "FAILED":
-                tasks[ended[1]]["error"] = {"code": 2, "message": "main: Error (exit code 1)"}
 
     def _task(self, name: str, state: str) -> Body:
         now = self.now()
