@@ -260,7 +260,7 @@ class Kubeflow:
         """
         check_cron(plan.cron, plan.time_zone)
         zone = _installation_zone()
-        if plan.time_zone != zone:
+        if not _agree(ZoneInfo(plan.time_zone), _zone(zone)):
             (moment,) = next_runs(plan.cron, plan.time_zone, after=plan.start or datetime.now(UTC), count=1)
             there = moment.astimezone(_zone(zone))
             raise ParameterError(
@@ -490,6 +490,12 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ParameterError(f"The environment variable {_TIME_ZONE} is {name!r}, which is no time zone.") from None
+
+
+def _agree(one: ZoneInfo, other: ZoneInfo) -> bool:
+    """Say whether two time zones, such as UTC and Etc/UTC, have the same time on every day of the next years."""
+    days = (datetime.now(UTC) + timedelta(days=day) for day in range(5 * 366))
+    return all(day.astimezone(one).utcoffset() == day.astimezone(other).utcoffset() for day in days)
 
 
 def _with_seconds(cron: str) -> str:

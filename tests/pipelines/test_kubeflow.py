@@ -763,6 +763,27 @@ def test_takes_the_time_zone_of_an_installation_that_has_it(
         backend(server).create_schedule(SUBMISSION, WEEKLY)
 
 
+@pytest.mark.parametrize(
+    ("asked", "installation", "taken"),
+    [
+        ("Etc/UTC", "UTC", True),
+        ("Europe/Berlin", "Europe/Zurich", True),
+        ("Europe/London", "UTC", False),
+        ("Africa/Lagos", "Europe/Zurich", False),
+    ],
+)
+def test_a_time_zone_of_another_name_is_taken_when_its_clocks_agree_all_year(
+    server: KubeflowServer, monkeypatch: pytest.MonkeyPatch, asked: str, installation: str, taken: bool
+) -> None:
+    monkeypatch.setenv("CRON_SCHEDULE_TIMEZONE", installation)
+    plan = replace(WEEKLY, time_zone=asked)
+    if taken:
+        assert backend(server).create_schedule(SUBMISSION, plan).plan.time_zone == installation
+    else:
+        with pytest.raises(ParameterError, match=f"--time-zone is {asked}"):
+            backend(server).create_schedule(SUBMISSION, plan)
+
+
 def test_a_lost_answer_makes_no_second_schedule(server: KubeflowServer) -> None:
     server.faults.append(Fault(method="POST", path=f"{RECURRING}$", after=True))
     schedule = backend(server).create_schedule(SUBMISSION, WEEKLY)
