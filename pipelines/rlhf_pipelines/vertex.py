@@ -76,8 +76,7 @@ class Vertex:
         """Start one job. A lost response does not start a second one: the id is ours, and taken only once."""
         from google.api_core import exceptions
 
-        if submission.experiment:
-            self._prepare_experiment(submission.experiment, submission.encryption_spec_key_name)
+        experiment = self._experiment(submission) if submission.experiment else None
         chosen = job_id(submission.display_name, datetime.now(UTC), secrets.token_hex(2))
         name = f"{self._parent}/pipelineJobs/{chosen}"
         request = {"parent": self._parent, "pipeline_job": pipeline_job(submission), "pipeline_job_id": chosen}
@@ -94,8 +93,8 @@ class Vertex:
             what=f"job {chosen}",
             look=f"rlhf jobs show {chosen}",
         )
-        if submission.experiment:
-            self._join_experiment(message.name, submission.experiment)
+        if experiment:
+            self._join_experiment(message.name, experiment)
         return read_job(message)
 
     def job(self, name: str) -> Job:
@@ -341,10 +340,11 @@ class Vertex:
 
     # Experiments: contexts of the metadata store, of which a run becomes a child.
 
-    def _prepare_experiment(self, experiment: str, key_name: str) -> None:
-        """Create an experiment unless it exists, and before it the store that the first run of a project would create."""
+    def _experiment(self, submission: Submission) -> Any:
+        """Return an experiment, created unless it exists, and before it the store, which a first run would create."""
         from google.api_core import exceptions
 
+        experiment, key_name = submission.experiment, submission.encryption_spec_key_name
         what, store = f"experiment {experiment}", f"{self._parent}/metadataStores/default"
         context = {
             "display_name": experiment,
@@ -373,11 +373,12 @@ class Vertex:
             raise UserError(
                 f"--experiment {experiment} is the name of a {found.schema_title} already. Give another name."
             )
+        return found
 
-    def _join_experiment(self, name: str, experiment: str) -> None:
+    def _join_experiment(self, name: str, experiment: Any) -> None:
         """Add a job to an experiment. The job is there by now, so that nothing here may look like its failure."""
-        say(f"Created {name}. It joins the experiment {experiment} as soon as it runs.")
-        context = f"{self._parent}/metadataStores/default/contexts/{experiment}"
+        title = experiment.display_name
+        say(f"Created {name}. It joins the experiment {title} as soon as it runs.")
         end = time.monotonic() + _LONG_SECONDS
         try:
             while True:
@@ -388,10 +389,10 @@ class Vertex:
                 time.sleep(_POLL_SECONDS)
             if not run:
                 raise RunError("the job has not begun.")
-            request = {"context": context, "child_contexts": [run]}
-            self._ask(lambda: self._metadata.add_context_children(request=request, timeout=_SECONDS), experiment)
+            request = {"context": experiment.name, "child_contexts": [run]}
+            self._ask(lambda: self._metadata.add_context_children(request=request, timeout=_SECONDS), title)
         except RlhfError as error:
-            logger.warning("The job %s is not part of the experiment %s: %s", name, experiment, error)
+            logger.warning("The job %s is not part of the experiment %s: %s", name, title, error)
 
 
 def _need_client() -> None:

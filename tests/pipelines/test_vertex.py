@@ -147,34 +147,55 @@ def test_a_job_is_submitted_followed_listed_and_cancelled(server, either):
     assert not listed.tasks
 
 
-def test_what_is_sent_is_what_google_s_own_pipeline_job_sends(server, vertex, storage, tmp_path, monkeypatch):
+@pytest.fixture
+def google_s_own(server, storage, tmp_path, monkeypatch):
+    """Submit through the high-level client."""
     from google.cloud import aiplatform
     from google.cloud.aiplatform.utils import resource_manager_utils
 
     monkeypatch.setattr(resource_manager_utils, "get_project_number", lambda *args, **settings: PROJECT_NUMBER)
+    aiplatform.init(project=PROJECT, location=LOCATION, api_endpoint=server.rest, api_transport="rest")
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(SPEC))
-    for caching, fail_fast in ((None, False), (False, True)):
-        submission = replace(SUBMISSION, caching=caching, fail_fast=fail_fast)
-        vertex.submit(submission)
-        aiplatform.init(project=PROJECT, location=LOCATION, api_endpoint=server.rest, api_transport="rest")
+
+    def submit(job_id, caching=None, failure_policy=None, experiment=None):
         aiplatform.PipelineJob(
             display_name="My Tune!",
-            job_id=f"theirs-{fail_fast}".lower(),
+            job_id=job_id,
             template_path=str(tmp_path / "pipeline.yaml"),
             pipeline_root=SUBMISSION.pipeline_root,
             parameter_values=dict(SUBMISSION.values),
             enable_caching=caching,
             encryption_spec_key_name=SUBMISSION.encryption_spec_key_name,
             labels=dict(SUBMISSION.labels),
-            failure_policy="fast" if fail_fast else None,
+            failure_policy=failure_policy,
         ).submit(
             service_account=SUBMISSION.service_account,
             network=SUBMISSION.network,
             reserved_ip_ranges=list(SUBMISSION.reserved_ip_ranges),
+            experiment=experiment,
         )
-        ours, theirs = server.received("CreatePipelineJob")[-2:]
-        assert ours.pipeline_job == theirs.pipeline_job
-        assert ours.parent == theirs.parent
+
+    return submit
+
+
+@pytest.mark.parametrize(("caching", "fail_fast"), [(None, False), (False, True), (True, False)])
+def test_what_is_sent_is_what_google_s_own_pipeline_job_sends(server, vertex, google_s_own, caching, fail_fast):
+    vertex.submit(replace(SUBMISSION, caching=caching, fail_fast=fail_fast))
+    google_s_own("theirs", caching, "fast" if fail_fast else None)
+    ours, theirs = server.received("CreatePipelineJob")
+    assert ours.pipeline_job == theirs.pipeline_job
+    assert ours.parent == theirs.parent
+
+
+def test_an_experiment_is_joined_as_google_s_own_pipeline_job_joins_it(server, vertex, google_s_own):
+    vertex.submit(replace(SUBMISSION, experiment="ours"))
+    google_s_own("theirs", experiment="theirs")
+    *_, ours, theirs = (request.context for request in server.received("CreateContext"))  # the first found no store
+    theirs.display_name = "ours"
+    assert ours == theirs
+    ours, theirs = server.received("AddContextChildren")
+    assert theirs.context == ours.context.removesuffix("ours") + "theirs"
+    assert [len(request.child_contexts) for request in (ours, theirs)] == [1, 1]
 
 
 def test_tasks_have_the_names_that_people_gave_them_and_say_what_became_of_them(server, vertex):
@@ -318,7 +339,7 @@ def test_a_refusal_says_what_where_and_what_to_do(server, vertex, fault, error, 
     with pytest.raises(error) as refused:
         vertex.submit(SUBMISSION)
     assert all(word in str(refused.value) for word in words), refused.value
-    assert "http://127" not in str(refused.value).replace(server.rest, "", 1)
+    assert "POST http" not in str(refused.value)
 
 
 def test_refusals_over_grpc_read_the_same(server, either):
@@ -418,29 +439,28 @@ def test_without_google_s_client_it_says_what_to_install(monkeypatch):
 # What stands against a submission.
 
 
-class Registry:
-    """Answers for images as a registry does."""
-
-    def __init__(self, status=200):
-        self.status, self.asked = status, []
-
-    def head(self, address, **settings):
-        self.asked.append(address)
-        return type("Response", (), {"status_code": self.status})
-
-
 @pytest.fixture
-def checked(vertex, storage):
+def checked(server, vertex, storage, monkeypatch):
     """A backend whose bucket and images exist."""
-    vertex._session = Registry()
+    server.images.add(f"/v2/{PROJECT}/rlhf/light/manifests/1")
+    hosts = []
+    monkeypatch.setattr(
+        vertex_checks,
+        "manifest_address",
+        lambda host, name, reference: hosts.append(host) or f"{server.rest}/v2/{name}/manifests/{reference}",
+    )
+    vertex.hosts = hosts
     return vertex
 
 
-def test_nothing_stands_against_a_good_submission(checked):
+def test_nothing_stands_against_a_good_submission(server, checked):
     assert checked.problems(SUBMISSION) == []
-    assert checked._session.asked == [
-        f"https://us-central1-docker.pkg.dev/v2/{PROJECT}/rlhf/light/manifests/1",
-    ]
+    assert checked.hosts == ["us-central1-docker.pkg.dev"]
+    assert server.received("HeadManifest") == [f"/v2/{PROJECT}/rlhf/light/manifests/1"]
+
+
+def test_a_manifest_is_asked_for_where_registries_keep_them():
+    assert vertex_checks.manifest_address("gcr.io", "p/light", "1") == "https://gcr.io/v2/p/light/manifests/1"
 
 
 @pytest.mark.parametrize(
@@ -538,16 +558,19 @@ def test_a_bucket_that_may_not_be_looked_at_names_the_roles(checked, storage):
 @pytest.mark.parametrize(
     ("image", "status", "message"),
     [
-        (IMAGE, 404, f"The image {IMAGE} does not exist"),
-        (IMAGE, 403, "roles/artifactregistry.reader"),
-        (IMAGE, 503, ""),
-        ("gcr.io/p/light@sha256:" + "0" * 64, 404, "does not exist"),
-        ("docker.io/library/python:3.11", 404, ""),
+        (IMAGE, "", ""),
+        (IMAGE.removesuffix(":1"), "", "light does not exist"),
+        (IMAGE, "NOT_FOUND", f"The image {IMAGE} does not exist"),
+        (IMAGE, "PERMISSION_DENIED", "roles/artifactregistry.reader"),
+        (IMAGE, "UNAVAILABLE", ""),
+        ("gcr.io/p/light@sha256:" + "0" * 64, "", "does not exist"),
+        ("docker.io/library/python:3.11", "", ""),
     ],
 )
-def test_images_must_exist_where_that_can_be_known(checked, image, status, message):
+def test_images_must_exist_where_that_can_be_known(server, checked, image, status, message):
     spec = {**SPEC, "deploymentSpec": {"executors": {"exec-prepare": {"container": {"image": image}}}}}
-    checked._session = Registry(status)
+    if status:
+        server.fail("HeadManifest", Fault(status=status))
     problems = checked.problems(replace(SUBMISSION, spec=spec))
     assert [message in problem for problem in problems] == ([True] if message else [])
 
@@ -560,11 +583,11 @@ def test_images_that_are_only_names_cannot_be_pulled(checked):
     assert "--image trainer=" in problem
 
 
-def test_the_manifest_of_a_digest_is_asked_for_by_it(checked):
-    image = f"europe-docker.pkg.dev/p/r/light@sha256:{'0' * 64}"
-    spec = {"deploymentSpec": {"executors": {"a": {"container": {"image": image}}}}}
+def test_the_manifest_of_a_digest_is_asked_for_by_it(server, checked):
+    digest = f"sha256:{'0' * 64}"
+    spec = {"deploymentSpec": {"executors": {"a": {"container": {"image": f"eu-docker.pkg.dev/p/r/light@{digest}"}}}}}
     vertex_checks.image_problems(spec, checked._session)
-    assert checked._session.asked == [f"https://europe-docker.pkg.dev/v2/p/r/light/manifests/sha256:{'0' * 64}"]
+    assert server.received("HeadManifest") == [f"/v2/p/r/light/manifests/{digest}"]
 
 
 def test_every_path_among_the_parameters_is_known_to_the_checks():
