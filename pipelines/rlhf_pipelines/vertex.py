@@ -133,12 +133,7 @@ class Vertex:
 
         def there() -> Any | None:
             found = self._schedules.list_schedules(
-                request={
-                    "parent": self._parent,
-                    "filter": f'display_name="{submission.display_name}"',
-                    "order_by": "create_time desc",
-                },
-                timeout=_SECONDS,
+                request={"parent": self._parent, "order_by": "create_time desc", "page_size": 20}, timeout=_SECONDS
             )
             for message in islice(found, 20):
                 if message.create_pipeline_job_request.pipeline_job.labels.get(_SCHEDULE_LABEL) == token:

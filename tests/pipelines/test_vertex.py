@@ -466,15 +466,9 @@ def test_a_manifest_is_asked_for_where_registries_keep_them():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"steps": "3"}, 'steps is "3"; it must be a whole number.'),
-        ({"steps": 2.5}, "steps is 2.5; it must be a whole number."),
-        ({"steps": True}, "steps is true; it must be a whole number."),
-        ({"steps": 2**53 + 1}, "not exact in a pipeline"),
+        ({"steps": "3"}, "steps must be a whole number, not the text '3'"),
         ({"kl_coeff": float("nan")}, "kl_coeff is nan; it must be a finite number."),
-        ({"kl_coeff": float("inf")}, "kl_coeff is inf; it must be a finite number."),
-        ({"deploy_model": 1}, "deploy_model is 1; it must be true or false."),
-        ({"step": 3}, "step is no parameter of the compiled pipeline. Did you mean steps?"),
-        ({"prompt_dataset": ""}, "prompt_dataset is missing"),
+        ({"step": 3}, "Did you mean steps?"),
         ({"prompt_dataset": "data/prompts.jsonl"}, "prompt_dataset is 'data/prompts.jsonl', a path of this machine"),
         ({"large_model_reference": "./model"}, "large_model_reference is './model', a folder of this machine"),
         ({"registry_dir": "/models"}, "registry_dir is '/models'"),
@@ -483,6 +477,11 @@ def test_a_manifest_is_asked_for_where_registries_keep_them():
 def test_parameters_are_checked_against_the_compiled_pipeline(checked, values, message):
     (problem,) = checked.problems(replace(SUBMISSION, values={**SUBMISSION.values, **values}))
     assert message in problem
+
+
+def test_a_missing_parameter_is_named(checked):
+    (problem,) = checked.problems(replace(SUBMISSION, values={}))
+    assert "prompt_dataset is missing" in problem
 
 
 @pytest.mark.parametrize(
@@ -716,6 +715,42 @@ def test_the_service_s_last_error_is_told(server, vertex):
     name = vertex.create_schedule(SUBMISSION, PLAN).name
     server.resources[name].last_scheduled_run_response = v1.Schedule.RunResponse(run_response="PERMISSION_DENIED: no")
     assert vertex.schedule(name).last_error == "PERMISSION_DENIED: no"
+
+
+# The commands.
+
+
+def test_the_commands_submit_show_and_schedule(server, storage, capsys):
+    from rlhf_pipelines.cli import main
+
+    there = ["--location", LOCATION, "--api-endpoint", server.rest]
+    job = [
+        *(
+            "--pipeline",
+            "infer_pipeline",
+            "--prompt-dataset",
+            "gs://bucket/p.jsonl",
+            "--pipeline-root",
+            "gs://bucket/r",
+        ),
+        *("--large-model-reference", "HuggingFaceTB/SmolLM2-135M", "--machine", "l4", "--label", "team=blue"),
+        *("--image", "light=docker.io/me/light:1", "--image", "trainer=docker.io/me/trainer:1"),
+    ]
+    assert main(["submit", *job, *there]) == 0
+    name = server.of_kind(v1.PipelineJob)[0].name.rpartition("/")[2]
+    assert f"rlhf jobs follow {name}" in capsys.readouterr().out
+    (request,) = server.received("CreatePipelineJob")
+    executors = request.pipeline_job.pipeline_spec["deploymentSpec"]["executors"]
+    assert executors["exec-infer"]["container"]["image"] == "docker.io/me/trainer:1"
+    assert executors["exec-infer"]["container"]["resources"]["accelerator"]["resourceType"] == "NVIDIA_L4"
+    assert dict(request.pipeline_job.labels) == {"team": "blue"}
+    assert main(["jobs", "show", name, *there]) == 0
+    assert "Perform Inference" in capsys.readouterr().out
+    assert main(["schedule", "create", *job, *there, "--cron", "0 3 * * 1", "--time-zone", "Europe/Zurich"]) == 0
+    assert "0 3 * * 1 (Europe/Zurich)" in capsys.readouterr().out
+    assert main(["submit", *job, *there, "--pipeline-root", "gs://none/r"]) == 2
+    assert "gcloud storage buckets create gs://none" in capsys.readouterr().err
+    assert len(server.received("CreatePipelineJob")) == 1
 
 
 # What was submitted runs.
