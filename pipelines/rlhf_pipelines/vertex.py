@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 from rlhf_pipelines import google_errors
 from rlhf_pipelines.backend import Connection, Job, Plan, Schedule, Submission
 from rlhf_pipelines.cron import check_cron
-from rlhf_pipelines.google_errors import Where, explained, is_unclear, may_pass, persistently
+from rlhf_pipelines.google_errors import Where, explained, is_unclear, may_pass, persistently, wait
 from rlhf_pipelines.vertex_checks import bucket_problems, image_problems, submission_problems
 from rlhf_pipelines.vertex_messages import job_id, pipeline_job, plan_fields, read_job, read_schedule
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
+from rlhf_tuning.step import say
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,7 @@ class Vertex:
         """Start one job. A lost response does not start a second one: the id is ours, and taken only once."""
         from google.api_core import exceptions
 
-        if submission.experiment:
-            self._prepare_experiment(submission.experiment, submission.encryption_spec_key_name)
+        experiment = self._experiment(submission) if submission.experiment else None
         chosen = job_id(submission.display_name, datetime.now(UTC), secrets.token_hex(2))
         name = f"{self._parent}/pipelineJobs/{chosen}"
         request = {"parent": self._parent, "pipeline_job": pipeline_job(submission), "pipeline_job_id": chosen}
@@ -93,8 +93,8 @@ class Vertex:
             what=f"job {chosen}",
             look=f"rlhf jobs show {chosen}",
         )
-        if submission.experiment:
-            self._join_experiment(message.name, submission.experiment)
+        if experiment:
+            self._join_experiment(message.name, experiment)
         return read_job(message)
 
     def job(self, name: str) -> Job:
@@ -107,8 +107,10 @@ class Vertex:
 
     def cancel(self, name: str) -> None:
         """Ask for the end of a job."""
-        full = self._full_name(name, "pipelineJobs")
-        self._ask(lambda: self._jobs.cancel_pipeline_job(name=full, timeout=_SECONDS), f"job {name}")
+        job = self.job(name)
+        if job.state.ended:
+            raise UserError(f"job {name} has ended already: {job.state}.")
+        self._ask(lambda: self._jobs.cancel_pipeline_job(name=job.name, timeout=_SECONDS), f"job {name}")
 
     # Schedules.
 
@@ -131,12 +133,7 @@ class Vertex:
 
         def there() -> Any | None:
             found = self._schedules.list_schedules(
-                request={
-                    "parent": self._parent,
-                    "filter": f'display_name="{submission.display_name}"',
-                    "order_by": "create_time desc",
-                },
-                timeout=_SECONDS,
+                request={"parent": self._parent, "order_by": "create_time desc", "page_size": 20}, timeout=_SECONDS
             )
             for message in islice(found, 20):
                 if message.create_pipeline_job_request.pipeline_job.labels.get(_SCHEDULE_LABEL) == token:
@@ -279,7 +276,7 @@ class Vertex:
         from google.api_core import exceptions
 
         unclear: Exception | None = None
-        for delay in (*google_errors.DELAYS, 0.0):
+        for delay in (*google_errors.DELAYS, None):
             try:
                 if unclear and (found := there()) is not None:
                     return found
@@ -288,26 +285,28 @@ class Vertex:
                 # No one else has this id: an attempt of ours, or of the client's, came through.
                 if (found := self._ask(there, what)) is not None:
                     return found
-                raise self._refusal(error, what) from error
+                raise self._refusal(error, what, sought=False) from error
             except Exception as error:
                 if not may_pass(error):
-                    raise self._refusal(error, what) from error
+                    raise self._refusal(error, what, sought=False) from error
                 failure = error
                 unclear = error if is_unclear(error) else unclear
-                time.sleep(delay)
+                if delay is not None:
+                    wait(delay, error)
+        told = self._refusal(failure, what, sought=False)
         if unclear is None:
-            raise self._refusal(failure, what) from failure
-        told = self._refusal(failure, what)
+            raise told from failure
         raise RunError(f"{told} It is not known whether it was created; look before you try again: {look}") from failure
 
-    def _refusal(self, error: Exception, what: str) -> RlhfError:
+    def _refusal(self, error: Exception, what: str, *, sought: bool = True) -> RlhfError:
         from google.api_core import exceptions
         from google.auth.exceptions import GoogleAuthError
         from requests.exceptions import RequestException
 
-        if not isinstance(error, exceptions.GoogleAPIError | GoogleAuthError | RequestException):
+        # The last is an operation's that does not end.
+        if not isinstance(error, exceptions.GoogleAPIError | GoogleAuthError | RequestException | TimeoutError):
             raise error
-        return explained(error, what, self._where)
+        return explained(error, what, self._where, sought=sought)
 
     def _job(self, name: str) -> Any:
         full = self._full_name(name, "pipelineJobs")
@@ -336,10 +335,11 @@ class Vertex:
 
     # Experiments: contexts of the metadata store, of which a run becomes a child.
 
-    def _prepare_experiment(self, experiment: str, key_name: str) -> None:
-        """Create an experiment unless it exists, and before it the store that the first run of a project would create."""
+    def _experiment(self, submission: Submission) -> Any:
+        """Return an experiment, created unless it exists, and before it the store, which a first run would create."""
         from google.api_core import exceptions
 
+        experiment, key_name = submission.experiment, submission.encryption_spec_key_name
         what, store = f"experiment {experiment}", f"{self._parent}/metadataStores/default"
         context = {
             "display_name": experiment,
@@ -368,10 +368,12 @@ class Vertex:
             raise UserError(
                 f"--experiment {experiment} is the name of a {found.schema_title} already. Give another name."
             )
+        return found
 
-    def _join_experiment(self, name: str, experiment: str) -> None:
+    def _join_experiment(self, name: str, experiment: Any) -> None:
         """Add a job to an experiment. The job is there by now, so that nothing here may look like its failure."""
-        context = f"{self._parent}/metadataStores/default/contexts/{experiment}"
+        title = experiment.display_name
+        say(f"Created {name}. It joins the experiment {title} as soon as it runs.")
         end = time.monotonic() + _LONG_SECONDS
         try:
             while True:
@@ -382,10 +384,10 @@ class Vertex:
                 time.sleep(_POLL_SECONDS)
             if not run:
                 raise RunError("the job has not begun.")
-            request = {"context": context, "child_contexts": [run]}
-            self._ask(lambda: self._metadata.add_context_children(request=request, timeout=_SECONDS), experiment)
+            request = {"context": experiment.name, "child_contexts": [run]}
+            self._ask(lambda: self._metadata.add_context_children(request=request, timeout=_SECONDS), title)
         except RlhfError as error:
-            logger.warning("The job %s is not part of the experiment %s: %s", name, experiment, error)
+            logger.warning("The job %s is not part of the experiment %s: %s", name, title, error)
 
 
 def _need_client() -> None:
