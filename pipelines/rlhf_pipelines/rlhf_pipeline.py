@@ -60,6 +60,7 @@ def rlhf_pipeline(
     dtype: str = "auto",
     max_bad_rows: int = 0,
     registry_dir: str = "",
+    warm_start_adapter: str = "",
 ) -> RlhfOutputs:
     """Tune a language model with human preferences.
 
@@ -96,6 +97,8 @@ def rlhf_pipeline(
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
         max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
         registry_dir: Folder of the local model registry; its usual place when empty.
+        warm_start_adapter: LoRA adapter that the policy starts from: a registered model such as my-model@champion, or a
+            folder; KL is still measured to the base model. Empty for none.
 
     Returns:
         model_resource_name: The registered model.
@@ -135,7 +138,13 @@ def rlhf_pipeline(
         .set_caching_options(False)
     )
     models = (
-        preprocess_inputs(large_model_reference=large_model_reference, reward_model_reference=reward_model_reference)
+        preprocess_inputs(
+            large_model_reference=large_model_reference,
+            reward_model_reference=reward_model_reference,
+            warm_start_adapter=warm_start_adapter,
+            lora_dim=lora_dim,
+            registry_dir=registry_dir,
+        )
         .set_display_name("Preprocess Inputs")
         .set_caching_options(False)
         .after(inputs)
@@ -181,6 +190,8 @@ def rlhf_pipeline(
         seed=seed,
         dtype=dtype,
         max_bad_rows=max_bad_rows,
+        warm_start_adapter=models.outputs["warm_start_adapter"],
+        warm_start_fingerprint=models.outputs["warm_start_fingerprint"],
     ).set_display_name("Reinforcement Learning")
     base_answers = infer(
         prompts=phase_2.outputs["evaluation_prompts"],

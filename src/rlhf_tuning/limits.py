@@ -41,6 +41,7 @@ LIMITS: dict[str, Limit] = {
     "seed": Limit(0, 2**32 - 1),
     "eval_prompts": Limit(1),
     "max_bad_rows": Limit(0),
+    "min_new_preferences": Limit(0),
 }
 
 #: Names.

@@ -40,6 +40,7 @@ def upload_to_local_registry(
     """
     evaluation = _json(Path(evaluation_path))
     reward_model = _json(Path(reward_model_dir) / _PHASE_1)
+    rows = Path(reward_model_dir) / registry.PREFERENCE_ROWS
     manifest = {
         "display_name": model_display_name,
         "base_model": large_model_reference,
@@ -59,6 +60,7 @@ def upload_to_local_registry(
         adapter_dir=adapter_dir,
         name=registry_name(model_display_name) or generated_name(large_model_reference),
         manifest=manifest,
+        preference_rows=str(rows) if rows.is_file() else "",
         registry_dir=Path(registry_dir).expanduser() if registry_dir else None,
     )
 
