@@ -4,6 +4,7 @@ The clients raise three families: `google.api_core` for what a service answered,
 over REST, `requests` for connections.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rlhf_tuning.errors import RlhfError, RunError, UserError
+
+logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -24,6 +27,9 @@ _QUOTA = (
     re.compile(r"quotas? (?:are|is) exceeded: ?([\w,./ -]+)"),
     re.compile(r"[Qq]uota (?:exceeded|limit) (?:for|of):? ?([\w./-]+)"),
 )
+#: Over gRPC, credentials that cannot be refreshed look like a service that is not there.
+_NO_TOKEN = "Getting metadata from plugin failed"
+_UNREACHABLE = "failed to connect to all addresses"
 _SIGN_IN = (
     "Sign in with: gcloud auth application-default login. A program uses a service account: attach one to its machine, or "
     "name its key file in GOOGLE_APPLICATION_CREDENTIALS."
@@ -63,6 +69,8 @@ def may_pass(error: Exception) -> bool:
     from google.api_core import exceptions
     from google.auth.exceptions import TransportError
 
+    if _NO_TOKEN in str(error):
+        return False
     return is_unclear(error) or isinstance(error, exceptions.TooManyRequests | TransportError)
 
 
@@ -74,28 +82,34 @@ def persistently(ask: Callable[[], Answer]) -> Answer:
         except Exception as error:
             if not may_pass(error):
                 raise
-        time.sleep(delay)
+            wait(delay, error)
     return ask()
 
 
-def explained(error: Exception, what: str, where: Where) -> RlhfError:
+def wait(delay: float, error: Exception) -> None:
+    """Wait before the next attempt, and say why."""
+    logger.warning("%s Asking again in %g s.", _message(error), delay)
+    time.sleep(delay)
+
+
+def explained(error: Exception, what: str, where: Where, *, sought: bool = True) -> RlhfError:
     """Return a client's error as one of ours.
 
     Args:
         error: What the client raised.
         what: What was asked for, such as `job tune-1`.
         where: Where it was asked for.
+        sought: Whether it should have been there already; otherwise it was to be created.
     """
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError, TransportError
     from requests.exceptions import RequestException
 
     text = _message(error)
-    if isinstance(error, exceptions.NotFound):
+    if isinstance(error, exceptions.NotFound) and sought:
         return UserError(f"There is no {what} in {where.words}. Vertex AI says: {text}")
-    if isinstance(error, exceptions.Unauthorized) or (
-        isinstance(error, GoogleAuthError) and not isinstance(error, TransportError)
-    ):
+    no_token = isinstance(error, GoogleAuthError) and not isinstance(error, TransportError)
+    if isinstance(error, exceptions.Unauthorized) or no_token or _NO_TOKEN in text:
         return UserError(f"Google Cloud takes no credentials for {what} ({where.words}): {text} {_SIGN_IN}")
     if isinstance(error, exceptions.Forbidden):
         return UserError(f"{what} was refused in {where.words}: {text} {_permission(text, where)}")
@@ -103,7 +117,7 @@ def explained(error: Exception, what: str, where: Where) -> RlhfError:
         return UserError(f"{what} was refused in {where.words}: {text} {_quota(text, where)}")
     if isinstance(error, exceptions.ClientError):
         return UserError(f"{what} was refused in {where.words}: {text}")
-    if isinstance(error, RequestException | TransportError):
+    if isinstance(error, RequestException | TransportError) or _UNREACHABLE in text:
         return RunError(f"{where.address} cannot be reached ({what}): {text} Check the network and any proxy.")
     return RunError(f"Vertex AI failed at {what} in {where.words}: {text} Try again in a few minutes.")
 

@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 from rlhf_pipelines import google_errors
 from rlhf_pipelines.backend import Connection, Job, Plan, Schedule, Submission
 from rlhf_pipelines.cron import check_cron
-from rlhf_pipelines.google_errors import Where, explained, is_unclear, may_pass, persistently
+from rlhf_pipelines.google_errors import Where, explained, is_unclear, may_pass, persistently, wait
 from rlhf_pipelines.vertex_checks import bucket_problems, image_problems, submission_problems
 from rlhf_pipelines.vertex_messages import job_id, pipeline_job, plan_fields, read_job, read_schedule
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
+from rlhf_tuning.step import say
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +108,10 @@ class Vertex:
 
     def cancel(self, name: str) -> None:
         """Ask for the end of a job."""
-        full = self._full_name(name, "pipelineJobs")
-        self._ask(lambda: self._jobs.cancel_pipeline_job(name=full, timeout=_SECONDS), f"job {name}")
+        job = self.job(name)
+        if job.state.ended:
+            raise UserError(f"job {name} has ended already: {job.state}.")
+        self._ask(lambda: self._jobs.cancel_pipeline_job(name=job.name, timeout=_SECONDS), f"job {name}")
 
     # Schedules.
 
@@ -279,7 +282,7 @@ class Vertex:
         from google.api_core import exceptions
 
         unclear: Exception | None = None
-        for delay in (*google_errors.DELAYS, 0.0):
+        for delay in (*google_errors.DELAYS, None):
             try:
                 if unclear and (found := there()) is not None:
                     return found
@@ -288,26 +291,28 @@ class Vertex:
                 # No one else has this id: an attempt of ours, or of the client's, came through.
                 if (found := self._ask(there, what)) is not None:
                     return found
-                raise self._refusal(error, what) from error
+                raise self._refusal(error, what, sought=False) from error
             except Exception as error:
                 if not may_pass(error):
-                    raise self._refusal(error, what) from error
+                    raise self._refusal(error, what, sought=False) from error
                 failure = error
                 unclear = error if is_unclear(error) else unclear
-                time.sleep(delay)
+                if delay is not None:
+                    wait(delay, error)
+        told = self._refusal(failure, what, sought=False)
         if unclear is None:
-            raise self._refusal(failure, what) from failure
-        told = self._refusal(failure, what)
+            raise told from failure
         raise RunError(f"{told} It is not known whether it was created; look before you try again: {look}") from failure
 
-    def _refusal(self, error: Exception, what: str) -> RlhfError:
+    def _refusal(self, error: Exception, what: str, *, sought: bool = True) -> RlhfError:
         from google.api_core import exceptions
         from google.auth.exceptions import GoogleAuthError
         from requests.exceptions import RequestException
 
-        if not isinstance(error, exceptions.GoogleAPIError | GoogleAuthError | RequestException):
+        # The last is an operation's that does not end.
+        if not isinstance(error, exceptions.GoogleAPIError | GoogleAuthError | RequestException | TimeoutError):
             raise error
-        return explained(error, what, self._where)
+        return explained(error, what, self._where, sought=sought)
 
     def _job(self, name: str) -> Any:
         full = self._full_name(name, "pipelineJobs")
@@ -371,6 +376,7 @@ class Vertex:
 
     def _join_experiment(self, name: str, experiment: str) -> None:
         """Add a job to an experiment. The job is there by now, so that nothing here may look like its failure."""
+        say(f"Created {name}. It joins the experiment {experiment} as soon as it runs.")
         context = f"{self._parent}/metadataStores/default/contexts/{experiment}"
         end = time.monotonic() + _LONG_SECONDS
         try:

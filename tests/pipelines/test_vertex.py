@@ -139,6 +139,9 @@ def test_a_job_is_submitted_followed_listed_and_cancelled(server, either):
     ] * 3
     either.cancel(job.name)
     assert either.job(job.name).state is State.CANCELLED
+    with pytest.raises(UserError, match="has ended already: cancelled"):
+        either.cancel(name)
+    assert len(server.received("CancelPipelineJob")) == 1
     (listed,) = either.jobs(10)
     assert (listed.name, listed.pipeline, listed.display_name) == (job.name, "two-steps", "My Tune!")
     assert not listed.tasks
@@ -288,6 +291,7 @@ def test_a_service_that_stays_away_leaves_it_open_and_says_how_to_look(server, v
         (Fault(status="UNAUTHENTICATED", message="No."), UserError, ["gcloud auth application-default login"]),
         (Fault(status="INVALID_ARGUMENT", message="Bad network."), UserError, ["Bad network."]),
         (Fault(status="FAILED_PRECONDITION", message="Not now."), UserError, ["Not now."]),
+        (Fault(status="NOT_FOUND", message="No such key."), UserError, ["was refused", "No such key."]),
         (
             Fault(
                 status="RESOURCE_EXHAUSTED",
@@ -336,6 +340,32 @@ def test_a_server_that_is_not_there_is_named(server):
     vertex = connect("vertex", Connection(project=PROJECT, location=LOCATION, api_endpoint="http://127.0.0.1:1"))
     with pytest.raises(RunError, match=r"http://127.0.0.1:1 cannot be reached"):
         vertex.jobs(1)
+
+
+def test_a_server_that_is_not_there_is_named_over_grpc_too(server):
+    vertex = connect("vertex", Connection(project=PROJECT, location=LOCATION, api_endpoint="127.0.0.1:1"))
+    with pytest.raises(RunError, match=r"127.0.0.1:1 cannot be reached"):
+        vertex.jobs(1)
+
+
+def test_credentials_that_have_expired_are_no_failing_service():
+    from google.api_core import exceptions
+
+    error = exceptions.ServiceUnavailable("Getting metadata from plugin failed with error: ('invalid_grant: expired',)")
+    where = google_errors.Where(project=PROJECT, location=LOCATION, address="a")
+    assert not google_errors.may_pass(error)
+    assert "gcloud auth application-default login" in str(google_errors.explained(error, "job x", where))
+
+
+def test_an_operation_that_ends_in_an_error_or_never_is_told(server, vertex, monkeypatch):
+    name = vertex.create_schedule(SUBMISSION, PLAN).name
+    server.fail_operation("DeleteSchedule", "FAILED_PRECONDITION", "It is in use.")
+    with pytest.raises(UserError, match=r"It is in use."):
+        vertex.delete_schedule(name)
+    monkeypatch.setattr("rlhf_pipelines.vertex._LONG_SECONDS", 0.1)
+    server.steps = 100
+    with pytest.raises(RunError, match="failed at schedule"):
+        vertex.delete_schedule(name)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "projects/p/locations/l/schedules/1", "a b"])
