@@ -46,12 +46,24 @@ LIMITS: dict[str, Limit] = {
     "gate_max_length_ratio": Limit(0),
 }
 
+#: What an endpoint can run on; empty for the cheapest that the model fits on. `serving.MACHINES` says what they are.
+SERVING_MACHINES: tuple[str, ...] = (
+    "",
+    *(
+        kind if count == 1 else f"{kind}-x{count}"
+        for kind in ("l4", "a100-40gb", "a100-80gb", "h100")
+        for count in (1, 2, 4, 8)
+    ),
+    "h200-x8",
+)
+
 #: Names.
 CHOICES: dict[str, tuple[str, ...]] = {
     "rl_algorithm": ("rloo", "grpo"),
     "dtype": ("auto", "float32", "bfloat16"),
     "scorer": ("", "house_style"),
     "accelerator_type": ("GPU",),
+    "serving_machine": SERVING_MACHINES,
 }
 
 
