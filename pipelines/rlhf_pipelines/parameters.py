@@ -88,6 +88,9 @@ PARAMETERS: dict[str, Parameter] = {
             "max_bad_rows", int, 0, "bad rows of each dataset that are set aside; one more and the data is refused"
         ),
         Parameter("registry_dir", str, "", "folder of the local model registry; its usual place when empty"),
+        Parameter(
+            "serving_machine", str, "", "what an endpoint runs on, such as l4-x2; the cheapest that fits when empty"
+        ),
     )
 }
 

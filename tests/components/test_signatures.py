@@ -46,6 +46,9 @@ def test_names_types_and_defaults_are_those_of_the_configuration(name):
         "infer",
         "evaluate",
         "upload_model",
+        "upload_model_to_vertex",
+        "upload_model_to_kubeflow",
+        "deploy_model",
     ],
 )
 def test_every_parameter_is_described(name):
