@@ -79,6 +79,7 @@ class CloudStorage:
         faults_happened: Whether there was any fault so far.
         address: The value for `STORAGE_EMULATOR_HOST`.
         buckets: What is stored, by bucket and name.
+        metadata: What a bucket says of itself, by bucket.
         stop: Set at the end; those who wait can wait for this.
     """
 
@@ -90,6 +91,11 @@ class CloudStorage:
     faults_happened: bool = False
     address: str = ""
     buckets: dict[str, dict[str, StoredObject]] = field(default_factory=lambda: {"bucket": {}})
+    metadata: dict[str, dict[str, object]] = field(
+        default_factory=lambda: {
+            "bucket": {"location": "US-CENTRAL1", "locationType": "region", "projectNumber": "123456789"}
+        }
+    )
     stop: threading.Event = field(default_factory=threading.Event)
     _generation: int = 1_700_000_000_000_000
 
@@ -139,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         match = re.fullmatch(r"(/download)?/storage/v1/b/([^/]+)/o(?:/(.*))?", url.path)
         if match is None:
-            return self._refuse(404, "Not Found")
+            return self._get_bucket(unquote(url.path).removeprefix("/storage/v1/b/"))
         is_download, bucket, name = match[1] is not None, unquote(match[2]), unquote(match[3] or "")
         if is_download:
             self.storage.downloads.append(self.headers.get("Range", "").removeprefix("bytes="))
@@ -162,6 +168,14 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_download:
             return self._answer_json(200, found.metadata(bucket, name))
         return self._download(found, fault)
+
+    def _get_bucket(self, bucket: str) -> None:
+        fault = self.storage.list_faults.popleft() if self.storage.list_faults else Fault()
+        if fault.status:
+            return self._refuse(fault.status, "refused")
+        if bucket not in self.storage.metadata:
+            return self._refuse(404, "The specified bucket does not exist.")
+        self._answer_json(200, {"kind": "storage#bucket", "name": bucket} | self.storage.metadata[bucket])
 
     def _list(self, bucket: str, stored: dict[str, StoredObject], query: dict[str, str]) -> None:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md", "src/rlhf_tuning/sample/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/google-cloud.md", "benchmarks/README.md", "src/rlhf_tuning/sample/README.md"]
+)
 def test_every_link_leads_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
@@ -31,9 +33,11 @@ def test_every_parameter_is_in_its_tables_with_its_default():
         assert (default == "required") == parameter.required, parameter.name
 
 
-def test_the_commands_are_ones_that_the_command_line_takes():
+@pytest.mark.parametrize("page", ["README.md", "docs/google-cloud.md"])
+def test_the_commands_are_ones_that_the_command_line_takes(page):
     parser = build_parser()
-    commands = re.findall(r"^rlhf (?:[^\n]*\\\n)*[^\n]*$", README, re.MULTILINE)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    commands = re.findall(r"^rlhf (?:[^\n]*\\\n)*[^\n]*$", text, re.MULTILINE)
     assert len(commands) >= 3
     for command in commands:
         words = [word.strip('"') for word in re.findall(r'"[^"]*"|[^\s\\]+', command)]

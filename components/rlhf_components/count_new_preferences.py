@@ -17,6 +17,10 @@ def count_new_preferences(
     max_bad_rows: int = 0,
     lora_dim: int = 16,
     registry_dir: str = "",
+    project: str = "",
+    location: str = "",
+    run_project: str = "",
+    run_location: str = "",
     min_new_preferences: int = 100,
     warm_start: bool = False,
     warm_start_adapter: str = "",
@@ -35,7 +39,11 @@ def count_new_preferences(
         instruction: Put before every text prompt; the default context of chat rows.
         max_bad_rows: So many bad rows of the dataset are set aside.
         lora_dim: Rank of the policy's adapter.
-        registry_dir: Folder of the registry; its default place when empty.
+        registry_dir: Folder of the local registry; its default place when empty.
+        project: Google Cloud project of the registry; the run's own when empty.
+        location: Google Cloud region of the registry; the run's own when empty.
+        run_project: Google Cloud project in which the pipeline runs, where it runs there.
+        run_location: Google Cloud region in which the pipeline runs, where it runs there.
         min_new_preferences: So many new preferences are enough.
         warm_start: Whether the policy starts from the champion's adapter.
         warm_start_adapter: Adapter to start from where the champion's is not used.
@@ -58,6 +66,8 @@ def count_new_preferences(
             max_bad_rows=max_bad_rows,
             lora_dim=lora_dim,
             registry_dir=registry_dir,
+            project=project or run_project,
+            location=location or run_location,
             min_new_preferences=min_new_preferences,
             warm_start=warm_start,
             warm_start_adapter=warm_start_adapter,

@@ -33,11 +33,17 @@ def add_pipeline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", choices=list(PIPELINES), default="rlhf_pipeline", help="default: rlhf_pipeline")
 
 
-def add_value_sources(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for parameter values that come from a file or from the embedded sample."""
+def add_values_file(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for parameter values that come from a file."""
+    parser.set_defaults(sample=False)
     parser.add_argument(
         "--parameter-values", "--parameter_values", metavar="FILE", type=Path, help="JSON or YAML file of parameters"
     )
+
+
+def add_value_sources(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for parameter values that come from a file or from the embedded sample."""
+    add_values_file(parser)
     parser.add_argument("--sample", action="store_true", help="use the embedded sample data and a small base model")
 
 
@@ -75,7 +81,7 @@ def _add_parameter(group: argparse._ArgumentGroup, parameter: Parameter) -> None
         )
 
 
-def add_image(parser: argparse.ArgumentParser, what: str) -> None:
+def add_image(parser: argparse._ActionsContainer, what: str) -> None:
     """Add the flag that names other images; `what` ends its help."""
     parser.add_argument(
         "--image",

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_pipelines.text_table import text_table
+
 if TYPE_CHECKING:
     from rlhf_tuning.registry import ModelVersion
 
@@ -28,10 +30,7 @@ def as_table(models: Sequence["ModelVersion"]) -> str:
             for model in models
         ),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return text_table(rows)
 
 
 def as_json(models: Sequence["ModelVersion"]) -> str:

@@ -89,6 +89,9 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("registry_dir", str, "", "folder of the local model registry; its usual place when empty"),
         Parameter(
+            "serving_machine", str, "", "what an endpoint runs on, such as l4-x2; the cheapest that fits when empty"
+        ),
+        Parameter(
             "warm_start_adapter", str, "", "LoRA adapter to start the policy from: a registered model or a folder"
         ),
         # Of a tune that recurs.

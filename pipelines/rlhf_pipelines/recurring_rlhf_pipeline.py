@@ -7,6 +7,7 @@ from kfp import dsl
 from rlhf_components.count_new_preferences import count_new_preferences
 from rlhf_components.nothing_new import nothing_new
 from rlhf_pipelines import rlhf_pipeline as whole_job
+from rlhf_pipelines.upload_phases import RUN_PLACE
 
 
 class RecurringOutputs(NamedTuple):
@@ -62,6 +63,7 @@ def for_target(target: str) -> Any:
         dtype: str = "auto",
         max_bad_rows: int = 0,
         registry_dir: str = "",
+        serving_machine: str = "",
         warm_start_adapter: str = "",
         min_new_preferences: int = 100,
         warm_start: bool = False,
@@ -101,6 +103,7 @@ def for_target(target: str) -> Any:
             dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
             max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
             registry_dir: Folder of the local model registry; its usual place when empty.
+            serving_machine: What the model is served on, such as l4 or a100-80gb-x2; the cheapest it fits on when empty.
             warm_start_adapter: LoRA adapter that the policy starts from: a registered model such as my-model@champion, or a
                 folder; KL is still measured to the base model. Empty for none.
             min_new_preferences: Distinct preferences that the champion was not trained on, without which the run ends.
@@ -121,6 +124,9 @@ def for_target(target: str) -> Any:
                 max_bad_rows=max_bad_rows,
                 lora_dim=lora_dim,
                 registry_dir=registry_dir,
+                project=project,
+                location=location,
+                **(RUN_PLACE if target == "vertex" else {}),
                 min_new_preferences=min_new_preferences,
                 warm_start=warm_start,
                 warm_start_adapter=warm_start_adapter,
@@ -162,6 +168,7 @@ def for_target(target: str) -> Any:
                 dtype=dtype,
                 max_bad_rows=max_bad_rows,
                 registry_dir=registry_dir,
+                serving_machine=serving_machine,
                 warm_start_adapter=count.outputs["warm_start_adapter"],
             ).set_display_name("Tune")
         with dsl.Else(name="nothing is new"):

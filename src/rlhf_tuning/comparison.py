@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rlhf_tuning.degeneration import distinct, is_refusal, is_repetitive
 from rlhf_tuning.statistics import MeanEstimate, WinRate, mean_interval, paired_difference, wilson_interval, win_rate
 
 Outcome = Literal["better", "unclear", "worse"]
@@ -158,8 +159,11 @@ def summarize(pairs: Sequence[AnswerPair], *, scorer_name: str = "true score") -
             tuned=_mean([pair.tuned.kl for pair in pairs if pair.tuned.kl is not None]),
         ),
         _mean_row("tokens", "Answer length, tokens", pairs, lambda answer: float(answer.tokens)),
+        _mean_row("distinct_2", "Distinct-2", pairs, lambda answer: distinct(answer.text)),
         _share_row("ended", "Answers that ended", pairs, lambda answer: answer.ended),
         _share_row("empty", "Empty answers", pairs, lambda answer: not answer.text.strip()),
+        _share_row("repetitive", "Repetitive answers", pairs, lambda answer: is_repetitive(answer.text)),
+        _share_row("refused", "Refusals", pairs, lambda answer: is_refusal(answer.text)),
     ]
     return Summary(
         n=len(pairs),

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from rlhf_tuning import step
-from rlhf_tuning.champion import FINDERS, Champion
+from rlhf_tuning.champion import FINDERS, Champion, Place
 from rlhf_tuning.data.known_rows import count_new
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import check_limits
@@ -20,6 +20,8 @@ class RecurringConfig:
     max_bad_rows: int = 0
     lora_dim: int = 16
     registry_dir: str = ""
+    project: str = ""
+    location: str = ""
     min_new_preferences: int = 100
     warm_start: bool = False
     warm_start_adapter: str = ""
@@ -58,7 +60,8 @@ def count_new_preferences(config: RecurringConfig, *, target: str) -> Outcome:
         ModelError: If the champion is damaged.
         UserError: If the target's registry does not tell what its models were trained on.
     """
-    champion = FINDERS[target](config.model_display_name, config.large_model_reference, config.registry_dir)
+    place = Place(registry_dir=config.registry_dir, project=config.project, location=config.location)
+    champion = FINDERS[target](config.model_display_name, config.large_model_reference, place)
     rows = count_new(
         preference_dataset=config.preference_dataset,
         instruction=config.instruction,
@@ -90,4 +93,4 @@ def _start(config: RecurringConfig, champion: Champion | None) -> str:
     if not champion.adapter:
         step.say(f"{champion.resource_name} has no adapter, so there is no warm start from it")
         return config.warm_start_adapter
-    return champion.resource_name.removeprefix("models/")
+    return champion.adapter

@@ -6,7 +6,7 @@ mean behind one value in [-inf, inf].
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
@@ -137,6 +137,118 @@ def win_rate(wins: int, ties: int, losses: int, confidence: float = _CONFIDENCE)
     low = -1.0 if losses == n else _bisect(lambda difference: score(difference) - z, -1.0, observed)
     high = 1.0 if wins == n else _bisect(lambda difference: score(difference) + z, observed, 1.0)
     return WinRate((1 + observed) / 2, (1 + low) / 2, (1 + high) / 2, wins, ties, losses, n)
+
+
+def clustered_mean(
+    values: Sequence[float], clusters: Sequence[Hashable], confidence: float = _CONFIDENCE
+) -> MeanEstimate:
+    """Return the mean of `values`, with an interval for values that come in clusters, as answers to the same prompt do.
+
+    The standard error is that of Liang and Zeger 1986 (Biometrika 73:13), recommended for evaluations by Miller 2024
+    (arXiv:2411.00640): values of a cluster may depend on each other in any way, clusters are independent. With one value
+    a cluster it is Student's interval. `n` of the result counts clusters, since they are what is independent.
+
+    Args:
+        values: The measurements.
+        clusters: What each belongs to, such as its prompt.
+        confidence: Coverage asked for.
+
+    Raises:
+        ValueError: If the lengths differ, there are no values, or one of them is not finite.
+    """
+    if len(values) != len(clusters):
+        raise ValueError(f"each value needs a cluster, got {len(values)} values and {len(clusters)} clusters.")
+    mean = mean_interval(values, confidence).mean
+    residuals: dict[Hashable, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        residuals[cluster] = residuals.get(cluster, 0.0) + value - mean
+    n = len(residuals)
+    if n == 1:
+        return MeanEstimate(mean, -math.inf, math.inf, 1)
+    error = math.sqrt(n / (n - 1) * math.fsum(residual**2 for residual in residuals.values())) / len(values)
+    half = student_t_quantile(0.5 + confidence / 2, n - 1) * error
+    return MeanEstimate(mean, mean - half, mean + half, n)
+
+
+def length_controlled_win_rate(
+    scores: Sequence[float], length_differences: Sequence[float], confidence: float = _CONFIDENCE
+) -> MeanEstimate | None:
+    """Return the win rate that would have been seen had all answers been as long as their opponents.
+
+    As Dubois et al. 2024 (arXiv:2404.04475): a logistic regression of the outcome on tanh(length difference / its standard
+    deviation), read off at no difference. What differs: there is one comparison and no baseline of other models, so the
+    terms for model and instruction fall together into the intercept; the interval is the delta method's on the logit scale,
+    with the sandwich variance, which holds for ties too. A ridge of one hundredth of a comparison keeps the fit finite when
+    length alone decides.
+
+    Args:
+        scores: 1 for a win, one half for a tie, 0 for a loss.
+        length_differences: Length of the answer less its opponent's, in any unit.
+        confidence: Coverage asked for.
+
+    Returns:
+        The estimate, or None when there are fewer than 10 comparisons or all lengths differ by the same.
+
+    Raises:
+        ValueError: If the lengths differ or a value is not finite.
+    """
+    if len(scores) != len(length_differences):
+        raise ValueError(f"each score needs a length, got {len(scores)} and {len(length_differences)}.")
+    if not all(map(math.isfinite, (*scores, *length_differences))):
+        raise ValueError("scores and lengths must be finite.")
+    n = len(scores)
+    if n < 10 or (spread := stdev(length_differences)) == 0:
+        return None
+    lengths = [math.tanh(difference / spread) for difference in length_differences]
+    intercept = slope = 0.0
+    ridge = 0.01
+    for _ in range(50):
+        # Newton's step for two coefficients: gradient g, information matrix [[a, b], [b, c]].
+        chances = [_sigmoid(intercept + slope * length) for length in lengths]
+        weights = [chance * (1 - chance) for chance in chances]
+        a = math.fsum(weights) + ridge
+        b = math.fsum(weight * length for weight, length in zip(weights, lengths, strict=True))
+        c = math.fsum(weight * length**2 for weight, length in zip(weights, lengths, strict=True)) + ridge
+        errors = [score - chance for score, chance in zip(scores, chances, strict=True)]
+        g = math.fsum(errors) - ridge * intercept
+        h = math.fsum(error * length for error, length in zip(errors, lengths, strict=True)) - ridge * slope
+        determinant = a * c - b * b
+        step = ((c * g - b * h) / determinant, (a * h - b * g) / determinant)
+        intercept, slope = intercept + step[0], slope + step[1]
+        if max(map(abs, step)) < 1e-9:
+            break
+    # The first row of information^-1 applied to each residual gives the intercept's sandwich variance.
+    influence = [error * (c - b * length) / determinant for error, length in zip(errors, lengths, strict=True)]
+    error = math.sqrt(n / (n - 2) * math.fsum(value**2 for value in influence))
+    half = student_t_quantile(0.5 + confidence / 2, n - 2) * error
+    return MeanEstimate(_sigmoid(intercept), _sigmoid(intercept - half), _sigmoid(intercept + half), n)
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Return the one-sided p-value of the exact sign test: how likely so many wins are when both are equally good.
+
+    Ties say nothing of who is better and are left out, as in McNemar's exact test. Whatever the number of comparisons,
+    a p-value of at most alpha comes up in at most a share alpha of all cases in which there is no difference, which
+    score intervals keep on average only.
+
+    Raises:
+        ValueError: If a count is negative.
+    """
+    if min(wins, losses) < 0:
+        raise ValueError(f"counts must be 0 or more, got {wins} wins and {losses} losses.")
+    n = wins + losses
+    log_half = -n * math.log(2)
+    return min(
+        1.0,
+        math.fsum(
+            math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + log_half)
+            for k in range(wins, n + 1)
+        ),
+    )
 
 
 def student_t_quantile(probability: float, degrees: int) -> float:

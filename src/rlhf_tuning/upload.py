@@ -38,23 +38,16 @@ def upload_to_local_registry(
         registry_dir: Folder of the registry; its default place when empty.
 
     """
-    evaluation = _json(Path(evaluation_path))
-    reward_model = _json(Path(reward_model_dir) / _PHASE_1)
+    manifest = model_manifest(
+        adapter_dir=adapter_dir,
+        reward_model_dir=reward_model_dir,
+        evaluation_path=evaluation_path,
+        large_model_reference=large_model_reference,
+        fingerprints=fingerprints,
+        model_display_name=model_display_name,
+        instruction=instruction,
+    )
     rows = Path(reward_model_dir) / registry.PREFERENCE_ROWS
-    manifest = {
-        "display_name": model_display_name,
-        "base_model": large_model_reference,
-        "fingerprints": dict(fingerprints),
-        "parameters": {
-            **_json(Path(adapter_dir) / _PHASE_2),
-            "instruction": instruction,
-            "instruction_role": _instruction_role(evaluation, instruction),
-        },
-        "reward_model": reward_model,
-        "reward_model_evaluation": _json(Path(reward_model_dir) / "evaluation.json"),
-        "evaluation": evaluation["metrics"],
-        "versions": {"rlhf-pipelines": __version__},
-    }
     return registry.register_model(
         model_dir=model_dir,
         adapter_dir=adapter_dir,
@@ -63,6 +56,34 @@ def upload_to_local_registry(
         preference_rows=str(rows) if rows.is_file() else "",
         registry_dir=Path(registry_dir).expanduser() if registry_dir else None,
     )
+
+
+def model_manifest(
+    *,
+    adapter_dir: str,
+    reward_model_dir: str,
+    evaluation_path: str,
+    large_model_reference: str,
+    fingerprints: Mapping[str, str],
+    model_display_name: str,
+    instruction: str,
+) -> dict[str, Any]:
+    """Return what made a tuned model: the same for every registry. The parameters are those of the upload."""
+    evaluation = _json(Path(evaluation_path))
+    return {
+        "display_name": model_display_name,
+        "base_model": large_model_reference,
+        "fingerprints": dict(fingerprints),
+        "parameters": {
+            **_json(Path(adapter_dir) / _PHASE_2),
+            "instruction": instruction,
+            "instruction_role": _instruction_role(evaluation, instruction),
+        },
+        "reward_model": _json(Path(reward_model_dir) / _PHASE_1),
+        "reward_model_evaluation": _json(Path(reward_model_dir) / "evaluation.json"),
+        "evaluation": evaluation["metrics"],
+        "versions": {"rlhf-pipelines": __version__},
+    }
 
 
 def generated_name(large_model_reference: str) -> str:

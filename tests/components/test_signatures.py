@@ -50,6 +50,9 @@ def test_names_types_and_defaults_are_those_of_the_configuration(name):
         "upload_model",
         "count_new_preferences",
         "nothing_new",
+        "upload_model_to_vertex",
+        "upload_model_to_kubeflow",
+        "deploy_model",
     ],
 )
 def test_every_parameter_is_described(name):

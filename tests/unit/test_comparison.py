@@ -108,7 +108,7 @@ def test_shares_of_ended_and_empty_answers() -> None:
 
 def test_rows_without_values_are_left_out() -> None:
     names = [row.name for row in summarize([pair(None, None)]).rows]
-    assert names == ["tokens", "ended", "empty"]
+    assert names == ["tokens", "ended", "empty", "repetitive", "refused"]
 
 
 def test_a_win_beyond_chance_is_better() -> None:

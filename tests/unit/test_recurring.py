@@ -1,13 +1,19 @@
 import json
 
 import pytest
+from tuned_run import MANIFEST, write_model
+from vertex_server import serve_vertex
+from vertex_service import LOCATION, PROJECT
 
-from rlhf_tuning.champion import FINDERS
+from rlhf_tuning import environment
+from rlhf_tuning.champion import FINDERS, Place
 from rlhf_tuning.data import known_rows
 from rlhf_tuning.data.importer import import_preferences
 from rlhf_tuning.errors import ParameterError, UserError
 from rlhf_tuning.recurring import RecurringConfig, count_new_preferences
 from rlhf_tuning.registry import register_model
+from rlhf_tuning.vertex_api import VertexApi
+from rlhf_tuning.vertex_registry import upload_to_vertex
 
 
 @pytest.fixture
@@ -127,7 +133,36 @@ def test_a_negative_minimum_is_refused():
         RecurringConfig(preference_dataset="p", large_model_reference="b", min_new_preferences=-1)
 
 
-@pytest.mark.parametrize("target", ["vertex", "kubeflow"])
-def test_targets_whose_registry_does_not_tell_say_so(target):
-    with pytest.raises(UserError, match="local model registry only"):
-        FINDERS[target]("name", "base", "")
+def test_kubeflow_which_has_no_registry_says_so():
+    with pytest.raises(UserError, match="Kubeflow has none"):
+        FINDERS["kubeflow"]("name", "base", Place())
+
+
+def test_on_vertex_the_champion_is_held_against_the_rows_beside_its_manifest(tmp_path, dataset, monkeypatch):
+    monkeypatch.setattr(environment, "GCS_MOUNT", tmp_path / "gcs")
+    local = register(tmp_path, dataset)
+    with serve_vertex() as server:
+        server.use_credentials(monkeypatch, tmp_path)
+        monkeypatch.setattr(environment, "VERTEX_API_ENDPOINT", server.rest)
+        settings = {
+            "preference_dataset": str(dataset),
+            "large_model_reference": "some/base",
+            "model_display_name": "My model",
+            "min_new_preferences": 5,
+            "warm_start": True,
+            "project": PROJECT,
+            "location": LOCATION,
+        }
+        assert count_new_preferences(RecurringConfig(**settings), target="vertex").champion == ""
+        uploaded = upload_to_vertex(
+            VertexApi(project=PROJECT, location=LOCATION),
+            model_dir=str(write_model(tmp_path / "gcs/bucket/run/model")),
+            name="My model",
+            manifest={**MANIFEST, "adapter": "gs://bucket/run/adapter"},
+            preference_rows=str(local.path / "preference_rows.bin"),
+        )
+        nothing = count_new_preferences(RecurringConfig(**settings), target="vertex")
+        assert (nothing.enough, nothing.champion) == (False, uploaded.resource_name)
+        write(dataset, 35)
+        enough = count_new_preferences(RecurringConfig(**settings), target="vertex")
+        assert (enough.enough, enough.warm_start_adapter) == (True, "gs://bucket/run/adapter")

@@ -4,8 +4,11 @@ import random
 import pytest
 
 from rlhf_tuning.statistics import (
+    clustered_mean,
+    length_controlled_win_rate,
     mean_interval,
     paired_difference,
+    sign_test,
     student_t_quantile,
     wilson_interval,
     win_rate,
@@ -198,3 +201,94 @@ def test_pairing_takes_out_what_the_two_share() -> None:
 def test_rejects_pairs_of_unequal_length() -> None:
     with pytest.raises(ValueError, match="2 and 1"):
         paired_difference([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "p"), [(0, 0, 1.0), (5, 0, 1 / 32), (4, 1, 6 / 32), (0, 5, 1.0), (60, 40, 0.0284439668)]
+)
+def test_sign_test_is_the_binomial_tail(wins, losses, p):
+    assert sign_test(wins, losses) == pytest.approx(p, rel=1e-8)
+
+
+def test_sign_test_rejects_negative_counts():
+    with pytest.raises(ValueError, match="0 or more"):
+        sign_test(-1, 3)
+
+
+def test_one_value_a_cluster_is_students_interval():
+    values = [0.0, 1.0, 1.0, 0.5, 1.0]
+    assert clustered_mean(values, range(5)) == pytest.approx(mean_interval(values))
+
+
+def test_copies_of_a_value_in_its_cluster_add_nothing():
+    values = [0.0, 1.0, 1.0, 0.5, 1.0]
+    once = clustered_mean(values, range(5))
+    assert clustered_mean(values * 4, [*range(5)] * 4) == pytest.approx(once)
+
+
+def test_clustered_interval_covers_where_the_plain_one_does_not():
+    rng = random.Random(0)
+    covered = {"clustered": 0, "plain": 0}
+    for _ in range(1000):
+        values, clusters = [], []
+        for cluster in range(40):
+            level = rng.gauss(0, 1)
+            for _ in range(rng.randint(1, 6)):
+                values.append(level + rng.gauss(0, 0.5))
+                clusters.append(cluster)
+        for name, estimate in (("clustered", clustered_mean(values, clusters)), ("plain", mean_interval(values))):
+            covered[name] += estimate.low <= 0 <= estimate.high
+    # 1,000 runs: a coverage of 95% shows as 93.4% to 96.2% in 95 of 100 cases.
+    assert 925 <= covered["clustered"] <= 970
+    assert covered["plain"] < 850
+
+
+def test_clustered_mean_rejects_values_without_cluster():
+    with pytest.raises(ValueError, match="each value needs a cluster"):
+        clustered_mean([1.0, 2.0], ["a"])
+
+
+def preferences(rng, n, skill, taste, longer):
+    """Comparisons in which an answer's quality and its length decide on the logit scale."""
+    scores, lengths = [], []
+    for _ in range(n):
+        difference = rng.gauss(longer, 20)
+        lengths.append(difference)
+        scores.append(float(rng.random() < 1 / (1 + math.exp(-(skill + taste * math.tanh(difference / 20))))))
+    return scores, lengths
+
+
+def test_length_control_takes_away_what_length_alone_won():
+    scores, lengths = preferences(random.Random(1), 2000, skill=0.0, taste=2.0, longer=25)
+    assert sum(scores) / 2000 > 0.75
+    controlled = length_controlled_win_rate(scores, lengths)
+    assert controlled.low < 0.5 < controlled.high
+    assert controlled.n == 2000
+
+
+def test_length_control_leaves_what_quality_won():
+    scores, lengths = preferences(random.Random(2), 2000, skill=1.0, taste=0.0, longer=25)
+    controlled = length_controlled_win_rate(scores, lengths)
+    assert controlled.low < 1 / (1 + math.exp(-1.0)) < controlled.high
+    assert controlled.low > 0.65
+
+
+def test_length_controlled_interval_covers():
+    rng = random.Random(3)
+    truth = 1 / (1 + math.exp(-0.4))
+    covered = 0
+    for _ in range(400):
+        controlled = length_controlled_win_rate(*preferences(rng, 200, skill=0.4, taste=1.0, longer=5))
+        covered += controlled.low <= truth <= controlled.high
+    assert 365 <= covered <= 395
+
+
+def test_length_control_survives_length_that_decides_alone():
+    lengths = [float(length) for length in range(-20, 21)]
+    controlled = length_controlled_win_rate([float(length > 0) for length in lengths], lengths)
+    assert 0 <= controlled.low < controlled.mean < controlled.high <= 1
+
+
+@pytest.mark.parametrize(("scores", "lengths"), [([1.0] * 9, list(range(9))), ([1.0, 0.0] * 10, [3.0] * 20)])
+def test_without_enough_to_go_by_there_is_no_length_control(scores, lengths):
+    assert length_controlled_win_rate(scores, lengths) is None

@@ -1,0 +1,52 @@
+"""Signs that a model's answers have degenerated: repetition, little variety, refusals. Of texts alone, no model needed.
+
+Repetition and distinct-n count runs of n units, n = 4 and 2, as Li et al. 2016 (arXiv:1510.03055) and Welleck et al. 2020
+(arXiv:1908.04319) do; a unit is a word, or a character in scripts that write no spaces.
+"""
+
+import re
+
+# Thai to Lao, Khmer, Japanese, Chinese: scripts that write no spaces between words.
+_UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_UNIT = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
+#: From this share of repeated runs on an answer counts as repetitive: every second run of four words was there before.
+REPETITIVE_FROM = 0.5
+
+# How chat models decline. English only; a refusal in another language is not seen.
+_REFUSAL = re.compile(
+    r"\W*(?:"
+    r"(?:i['’]?m|i am)\s+(?:very\s+|really\s+|so\s+)?(?:sorry|afraid|unable|not able)"
+    r"|sorry,|i apologi[sz]e"
+    r"|i\s+(?:can['’]?t|cannot|can not|won['’]?t|will not)\s+"
+    r"(?:help|assist|provide|answer|do|fulfill|comply|create|write)"
+    r"|as an ai\b|as a (?:large )?language model)",
+    re.IGNORECASE,
+)
+
+
+def repetition(text: str, n: int = 4) -> float:
+    """Return the share of a text's runs of `n` units that stood in it before; 0 when it has fewer than `n` + 1 units."""
+    runs = _runs(text, n)
+    return 1 - len(set(runs)) / len(runs) if len(runs) > 1 else 0.0
+
+
+def distinct(text: str, n: int = 2) -> float | None:
+    """Return the share of different ones among a text's runs of `n` units, or None when it has none."""
+    runs = _runs(text, n)
+    return len(set(runs)) / len(runs) if runs else None
+
+
+def is_repetitive(text: str) -> bool:
+    """Say whether an answer mostly repeats itself."""
+    return repetition(text) >= REPETITIVE_FROM
+
+
+def is_refusal(text: str) -> bool:
+    """Say whether an answer begins as a refusal does, in English."""
+    return _REFUSAL.match(text) is not None
+
+
+def _runs(text: str, n: int) -> list[tuple[str, ...]]:
+    units = _UNIT.findall(text.casefold())
+    return [tuple(units[start : start + n]) for start in range(len(units) - n + 1)]
