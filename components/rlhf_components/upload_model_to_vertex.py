@@ -51,9 +51,8 @@ def upload_model_to_vertex(
     """
     from pathlib import Path
 
-    from rlhf_tuning.registry import PREFERENCE_ROWS
     from rlhf_tuning.step import running_step, say
-    from rlhf_tuning.upload import generated_name, model_manifest
+    from rlhf_tuning.upload import generated_name, model_manifest, preference_rows
     from rlhf_tuning.vertex_api import VertexApi
     from rlhf_tuning.vertex_registry import cloud_storage_uri, upload_to_vertex
 
@@ -77,7 +76,7 @@ def upload_model_to_vertex(
                 instruction=instruction,
             )
             | {"adapter": cloud_storage_uri(Path(adapter.path))},
-            preference_rows=str(Path(reward_model.path) / PREFERENCE_ROWS),
+            preference_rows=preference_rows(reward_model.path),
             serving_machine=serving_machine,
             encryption_spec_key_name=encryption_spec_key_name,
         )

@@ -47,15 +47,20 @@ def upload_to_local_registry(
         model_display_name=model_display_name,
         instruction=instruction,
     )
-    rows = Path(reward_model_dir) / registry.PREFERENCE_ROWS
     return registry.register_model(
         model_dir=model_dir,
         adapter_dir=adapter_dir,
         name=registry_name(model_display_name) or generated_name(large_model_reference),
         manifest=manifest,
-        preference_rows=str(rows) if rows.is_file() else "",
+        preference_rows=preference_rows(reward_model_dir),
         registry_dir=Path(registry_dir).expanduser() if registry_dir else None,
     )
+
+
+def preference_rows(reward_model_dir: str) -> str:
+    """Return the file of the rows that a reward model learnt from; empty for one that was trained without keeping them."""
+    rows = Path(reward_model_dir) / registry.PREFERENCE_ROWS
+    return str(rows) if rows.is_file() else ""
 
 
 def model_manifest(
