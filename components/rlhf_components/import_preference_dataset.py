@@ -9,6 +9,7 @@ from rlhf_components.images import LIGHT_IMAGE
 def import_preference_dataset(
     preferences: dsl.Output[dsl.Dataset],
     eval_preferences: dsl.Output[dsl.Dataset],
+    preference_rows: dsl.Output[dsl.Dataset],
     preference_dataset: str,
     eval_dataset: str,
     instruction: str,
@@ -23,6 +24,7 @@ def import_preference_dataset(
         preferences: Canonical rows to learn from.
         eval_preferences: Canonical rows to measure on: the evaluation dataset's where it holds preferences, else a part
             held out by prompt.
+        preference_rows: Which rows the dataset has, as sorted 8-byte hashes.
         preference_dataset: Human preferences.
         eval_dataset: Evaluation rows; empty for a held-out split.
         instruction: Put before every text prompt; the default context of chat rows.
@@ -45,6 +47,7 @@ def import_preference_dataset(
             max_bad_rows=max_bad_rows,
             preference_fingerprint=preference_fingerprint,
             eval_fingerprint=eval_fingerprint,
+            preference_rows_path=preference_rows.path,
         )
         say(f"{summary.rows:,} preferences to learn from, {summary.eval_rows:,} held out")
         preferences.metadata.update(rows=summary.rows, fingerprint=preference_fingerprint)

@@ -11,29 +11,51 @@ from rlhf_components.images import LIGHT_IMAGE
 def preprocess_inputs(
     large_model_reference: str,
     reward_model_reference: str,
+    warm_start_adapter: str = "",
+    lora_dim: int = 16,
+    registry_dir: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
-    [("large_model_fingerprint", str), ("reward_model_reference", str), ("reward_model_fingerprint", str)],
+    [
+        ("large_model_fingerprint", str),
+        ("reward_model_reference", str),
+        ("reward_model_fingerprint", str),
+        ("warm_start_adapter", str),
+        ("warm_start_fingerprint", str),
+    ],
 ):
-    """Check that the base models exist, and fingerprint them.
+    """Check that the base models, and the adapter to start from, exist and fit, and fingerprint them.
 
     Never cached: the weights behind a path or a hub id may change.
 
     Args:
         large_model_reference: Base model of the policy: a hub id, a folder, a gs:// folder or an alias.
         reward_model_reference: Base model of the reward model; empty for the policy's own.
+        warm_start_adapter: LoRA adapter that the policy starts from: a registered model or a folder; empty for none.
+        lora_dim: Rank that the adapter must have.
+        registry_dir: Folder of the local model registry; its default place when empty.
 
     Returns:
         large_model_fingerprint: Changes when the weights do.
         reward_model_reference: The reward model's base, filled in.
         reward_model_fingerprint: Changes when the weights do.
+        warm_start_adapter: The adapter's folder; empty for none.
+        warm_start_fingerprint: Changes when the adapter does.
     """
     from rlhf_tuning.model_reference import resolve_reference
     from rlhf_tuning.step import running_step
+    from rlhf_tuning.warm_start import resolve_adapter
 
     with running_step("Preprocess Inputs"):
         policy = resolve_reference(large_model_reference)
         reward = policy
         if reward_model_reference:
             reward = resolve_reference(reward_model_reference, parameter="reward_model_reference")
-    return (policy.fingerprint, reward.reference, reward.fingerprint)
+        adapter = resolve_adapter(
+            warm_start_adapter,
+            large_model_reference=large_model_reference,
+            large_model_fingerprint=policy.fingerprint,
+            lora_dim=lora_dim,
+            registry_dir=registry_dir,
+        )
+    return (policy.fingerprint, reward.reference, reward.fingerprint, adapter.folder, adapter.fingerprint)

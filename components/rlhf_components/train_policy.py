@@ -27,6 +27,8 @@ def train_policy(
     temperature: float = 1.0,
     seed: int = 0,
     dtype: str = "auto",
+    warm_start_adapter: str = "",
+    warm_start_fingerprint: str = "",
 ) -> None:
     """Raise the probability of answers that the reward model scores highly, near the base model.
 
@@ -51,6 +53,8 @@ def train_policy(
         temperature: Of the samples.
         seed: Of the adapter, the order of the prompts and the samples.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+        warm_start_adapter: Folder of the adapter that the policy starts from; empty for a new one.
+        warm_start_fingerprint: From Preprocess Inputs.
     """
     from rlhf_tuning import reinforcement as phase
     from rlhf_tuning.step import running_step
@@ -70,6 +74,7 @@ def train_policy(
             temperature=temperature,
             seed=seed,
             dtype=dtype,
+            warm_start_adapter=warm_start_adapter,
         )
         final = phase.train_policy(
             config,
@@ -87,6 +92,7 @@ def train_policy(
             "prompt_rows": prompts.metadata.get("rows", 0),
             "prompt_fingerprint": prompts.metadata.get("fingerprint", ""),
             "seed": seed,
+            "warm_start_fingerprint": warm_start_fingerprint,
         }
         adapter.metadata.update(made_from)
         model.metadata.update(made_from)

@@ -9,6 +9,7 @@ from rlhf_components.images import TRAINER_IMAGE
 def train_reward_model(
     preferences: dsl.Input[dsl.Dataset],
     eval_preferences: dsl.Input[dsl.Dataset],
+    preference_rows: dsl.Input[dsl.Dataset],
     reward_model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     tensorboard: dsl.Output[dsl.Artifact],
@@ -28,6 +29,7 @@ def train_reward_model(
     Args:
         preferences: Canonical preference rows to learn from.
         eval_preferences: Canonical preference rows to measure on.
+        preference_rows: Which rows the dataset has; kept with the reward model.
         reward_model: The adapter with its score head, or the whole model; with its metrics and its evaluation.
         metrics: Held-out accuracy with its interval, beside what "the longer answer wins" gets.
         tensorboard: Event files; tag rank_loss as the Vertex job had it.
@@ -42,7 +44,11 @@ def train_reward_model(
         seed: Of the head, the adapter and the order of the rows.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
     """
+    import shutil
+    from pathlib import Path
+
     from rlhf_tuning import reward_model as phase
+    from rlhf_tuning.registry import PREFERENCE_ROWS
     from rlhf_tuning.step import running_step
 
     with running_step("Reward Model Trainer"):
@@ -64,6 +70,7 @@ def train_reward_model(
             output_dir=reward_model.path,
             tensorboard_dir=tensorboard.path,
         )
+        shutil.copyfile(preference_rows.path, Path(reward_model.path) / PREFERENCE_ROWS)
         for name, value in evaluation.items():
             metrics.log_metric(name, value)
         reward_model.metadata.update(

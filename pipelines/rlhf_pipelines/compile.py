@@ -12,6 +12,7 @@ from rlhf_pipelines.targets import TARGETS, choose_machine, containers, fit_to_k
 #: file, a line here, its parameters in `parameters.PIPELINES`.
 PIPELINES: dict[str, str] = {
     "rlhf_pipeline": "rlhf_pipelines.rlhf_pipeline",
+    "recurring_rlhf_pipeline": "rlhf_pipelines.recurring_rlhf_pipeline",
     "reward_model_pipeline": "rlhf_pipelines.reward_model_pipeline",
     "infer_pipeline": "rlhf_pipelines.infer_pipeline",
 }

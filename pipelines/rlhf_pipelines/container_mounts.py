@@ -9,7 +9,7 @@ from pathlib import Path
 from rlhf_pipelines.parameters import Value
 
 #: Parameters with these endings hold paths, among other things.
-_DATA_ENDINGS = ("_dataset", "_reference")
+_DATA_ENDINGS = ("_dataset", "_reference", "_adapter")
 _FOLDER_ENDING = "_dir"
 
 

@@ -26,6 +26,9 @@ from rlhf_pipelines.parameters import Value
 from rlhf_tuning.errors import RlhfError
 from rlhf_tuning.step import emit
 
+#: Artifacts that a run ends with, also where a nested pipeline made them.
+_SHOWN = ("summary", "report", "data_report")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Containers:
@@ -107,6 +110,7 @@ def _run(request: RunRequest) -> dict[str, object]:
     from kfp import local
 
     _keep_steps_with_metrics()
+    nested = _artifacts_of_nested_pipelines()
     # True of every local run, and said for every task.
     warnings.filterwarnings("ignore", message="Task .* have no effect in the current local runner")
     warnings.filterwarnings("ignore", message="You may be attem.*custom or non-Python base image")
@@ -131,7 +135,8 @@ def _run(request: RunRequest) -> dict[str, object]:
         if "Inner task failed" in str(error):
             raise _StepFailedError(error) from None
         raise
-    return _described(task.outputs)
+    shown = {name: artifact for name, artifact in nested.items() if name in _SHOWN}
+    return _described({**shown, **task.outputs})
 
 
 def _run_steps_in(containers: Containers, arguments: dict[str, Value], root: Path, spec: Any) -> None:
@@ -154,6 +159,26 @@ def _run_steps_in(containers: Containers, arguments: dict[str, Value], root: Pat
     run_kfp_tasks_with(settings)
 
 
+def _artifacts_of_nested_pipelines() -> dict[str, Any]:
+    """Return a dictionary that fills with the artifacts that nested pipelines hand on, by their names there.
+
+    kfp's local runner lets no pipeline return an artifact of what runs under a condition.
+    """
+    from kfp import dsl
+    from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
+
+    found: dict[str, Any] = {}
+    original = OrchestratorUtils.get_dag_outputs
+
+    def get_dag_outputs(**arguments: Any) -> dict[str, Any]:
+        outputs: dict[str, Any] = original(**arguments)
+        found.update({name: value for name, value in outputs.items() if isinstance(value, dsl.Artifact)})
+        return outputs
+
+    OrchestratorUtils.get_dag_outputs = staticmethod(get_dag_outputs)
+    return found
+
+
 def _keep_steps_with_metrics() -> None:
     """Let kfp's cache keep steps that have metrics.
 
@@ -174,10 +199,15 @@ def _keep_steps_with_metrics() -> None:
 
 
 def planned_steps(spec: Any) -> list[dict[str, str]]:
-    """Return the steps of a compiled pipeline and of those nested in it: kfp's task and component names, and ours."""
+    """Return the steps of a compiled pipeline and of those nested in it: kfp's task and component names, and ours.
+
+    Of the branches of a condition only the first counts: of the others none runs when that does.
+    """
 
     def walk(component: Any) -> Iterator[dict[str, str]]:
         for task_name, task in component.dag.tasks.items():
+            if task.trigger_policy.condition.startswith("!("):
+                continue
             inner = spec.components[task.component_ref.name]
             if inner.WhichOneof("implementation") == "dag":
                 yield from walk(inner)

@@ -88,8 +88,22 @@ PARAMETERS: dict[str, Parameter] = {
             "max_bad_rows", int, 0, "bad rows of each dataset that are set aside; one more and the data is refused"
         ),
         Parameter("registry_dir", str, "", "folder of the local model registry; its usual place when empty"),
+        Parameter(
+            "serving_machine", str, "", "what an endpoint runs on, such as l4-x2; the cheapest that fits when empty"
+        ),
+        Parameter(
+            "warm_start_adapter", str, "", "LoRA adapter to start the policy from: a registered model or a folder"
+        ),
+        # Of a tune that recurs.
+        Parameter(
+            "min_new_preferences", int, 100, "new preferences, held against the champion's, that a recurring run needs"
+        ),
+        Parameter("warm_start", bool, False, "start the policy of a recurring run from the champion's adapter"),
     )
 }
+
+#: What only a recurring tune has.
+_RECURRING = ("min_new_preferences", "warm_start")
 
 
 def _named(*names: str) -> tuple[Parameter, ...]:
@@ -98,7 +112,8 @@ def _named(*names: str) -> tuple[Parameter, ...]:
 
 #: Pipeline to its parameters, in the order of its signature.
 PIPELINES: dict[str, tuple[Parameter, ...]] = {
-    "rlhf_pipeline": tuple(PARAMETERS.values()),
+    "rlhf_pipeline": tuple(parameter for name, parameter in PARAMETERS.items() if name not in _RECURRING),
+    "recurring_rlhf_pipeline": tuple(PARAMETERS.values()),
     "reward_model_pipeline": _named(
         "preference_dataset",
         "large_model_reference",

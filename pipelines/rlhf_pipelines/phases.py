@@ -57,6 +57,7 @@ def reward_model_phase(
     trainer = train_reward_model(
         preferences=data.outputs["preferences"],
         eval_preferences=data.outputs["eval_preferences"],
+        preference_rows=data.outputs["preference_rows"],
         large_model_reference=large_model_reference,
         large_model_fingerprint=large_model_fingerprint,
         prompt_sequence_length=prompt_sequence_length,
@@ -95,6 +96,8 @@ def reinforcement_phase(
     seed: int,
     dtype: str,
     max_bad_rows: int,
+    warm_start_adapter: str,
+    warm_start_fingerprint: str,
 ) -> ReinforcementOutputs:
     """Import prompts and tune the policy on them."""
     data = import_prompt_dataset(
@@ -124,6 +127,8 @@ def reinforcement_phase(
         temperature=temperature,
         seed=seed,
         dtype=dtype,
+        warm_start_adapter=warm_start_adapter,
+        warm_start_fingerprint=warm_start_fingerprint,
     ).set_display_name("Reinforcer")
     return ReinforcementOutputs(
         model=trainer.outputs["model"],

@@ -7,9 +7,9 @@ from kfp import dsl
 from rlhf_components.evaluate import evaluate
 from rlhf_components.infer import infer
 from rlhf_components.preprocess_inputs import preprocess_inputs
-from rlhf_components.upload_model import upload_model
 from rlhf_components.validate_inputs import validate_inputs
 from rlhf_pipelines.phases import reinforcement_phase, reward_model_phase
+from rlhf_pipelines.upload_phases import UPLOAD_PHASES
 
 
 class RlhfOutputs(NamedTuple):
@@ -22,228 +22,249 @@ class RlhfOutputs(NamedTuple):
     data_report: dsl.HTML
 
 
-@dsl.pipeline(
-    name="rlhf-pipeline",
-    display_name="RLHF",
-    description="Tunes a language model with human preferences, in two phases: reward model, reinforcement learning.",
-)
-def rlhf_pipeline(
-    prompt_dataset: str,
-    preference_dataset: str,
-    large_model_reference: str,
-    model_display_name: str = "",
-    prompt_sequence_length: int = 512,
-    target_sequence_length: int = 64,
-    reward_model_learning_rate_multiplier: float = 1.0,
-    reinforcement_learning_rate_multiplier: float = 1.0,
-    reward_model_train_steps: int = 1000,
-    reinforcement_learning_train_steps: int = 1000,
-    kl_coeff: float = 0.1,
-    instruction: str = "",
-    deploy_model: bool = True,
-    eval_dataset: str = "",
-    project: str = "",
-    location: str = "",
-    accelerator_type: str = "GPU",
-    encryption_spec_key_name: str = "",
-    tensorboard_resource_id: str = "",
-    rl_algorithm: str = "rloo",
-    lora_dim: int = 16,
-    reward_lora_dim: int = 16,
-    batch_size: int = 64,
-    num_generations: int = 4,
-    temperature: float = 1.0,
-    seed: int = 0,
-    reward_model_reference: str = "",
-    eval_prompts: int = 200,
-    scorer: str = "",
-    dtype: str = "auto",
-    max_bad_rows: int = 0,
-    registry_dir: str = "",
-) -> RlhfOutputs:
-    """Tune a language model with human preferences.
+def for_target(target: str) -> Any:
+    """Return the pipeline for a target: they differ in where the tuned model goes."""
 
-    Args:
-        prompt_dataset: JSONL of prompts without labels: a path, a gs:// path, or a glob.
-        preference_dataset: JSONL of human preferences: a path, a gs:// path, or a glob.
-        large_model_reference: Base model: a hub id, a folder, a gs:// folder, or an alias.
-        model_display_name: Name in the model registry; generated when empty.
-        prompt_sequence_length: Most tokens of a prompt, up to 8192.
-        target_sequence_length: Most tokens of an answer, up to 1024.
-        reward_model_learning_rate_multiplier: Times the base learning rate of the reward model.
-        reinforcement_learning_rate_multiplier: Times the base learning rate of reinforcement learning.
-        reward_model_train_steps: Optimizer steps of the reward model.
-        reinforcement_learning_train_steps: Optimizer steps of reinforcement learning.
-        kl_coeff: Reward given up for each nat of KL to the base model over an answer; 0 for no reference pass.
-        instruction: Put before every prompt; the default context of chat rows.
-        deploy_model: Deploy to an endpoint after the upload, where the run's target has endpoints.
-        eval_dataset: JSONL of prompts or preferences for evaluation; a part of the data is held out when empty.
-        project: Google Cloud project; the run's own when empty.
-        location: Google Cloud region; the run's own when empty.
-        accelerator_type: Kind of accelerator; only GPU is supported.
-        encryption_spec_key_name: Customer-managed encryption key on Google Cloud.
-        tensorboard_resource_id: Vertex TensorBoard to write to.
-        rl_algorithm: Reinforcement learning algorithm: rloo or grpo.
-        lora_dim: LoRA rank of the policy; 0 trains all weights.
-        reward_lora_dim: LoRA rank of the reward model; 0 trains all weights.
-        batch_size: Preferences (phase 1) or prompts (phase 2) in one optimizer step.
-        num_generations: Answers sampled to each prompt in reinforcement learning.
-        temperature: Sampling temperature, in training and evaluation.
-        seed: Of every random choice.
-        reward_model_reference: Base of the reward model; the policy's own when empty.
-        eval_prompts: Most prompts to hold out, a tenth at the most, when there is no evaluation dataset.
-        scorer: Program that knows the true quality of an answer, such as house_style for the sample.
-        dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
-        max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
-        registry_dir: Folder of the local model registry; its usual place when empty.
+    @dsl.pipeline(
+        name="rlhf-pipeline",
+        display_name="RLHF",
+        description="Tunes a language model with human preferences, in two phases: reward model, reinforcement learning.",
+    )
+    def rlhf_pipeline(
+        prompt_dataset: str,
+        preference_dataset: str,
+        large_model_reference: str,
+        model_display_name: str = "",
+        prompt_sequence_length: int = 512,
+        target_sequence_length: int = 64,
+        reward_model_learning_rate_multiplier: float = 1.0,
+        reinforcement_learning_rate_multiplier: float = 1.0,
+        reward_model_train_steps: int = 1000,
+        reinforcement_learning_train_steps: int = 1000,
+        kl_coeff: float = 0.1,
+        instruction: str = "",
+        deploy_model: bool = True,
+        eval_dataset: str = "",
+        project: str = "",
+        location: str = "",
+        accelerator_type: str = "GPU",
+        encryption_spec_key_name: str = "",
+        tensorboard_resource_id: str = "",
+        rl_algorithm: str = "rloo",
+        lora_dim: int = 16,
+        reward_lora_dim: int = 16,
+        batch_size: int = 64,
+        num_generations: int = 4,
+        temperature: float = 1.0,
+        seed: int = 0,
+        reward_model_reference: str = "",
+        eval_prompts: int = 200,
+        scorer: str = "",
+        dtype: str = "auto",
+        max_bad_rows: int = 0,
+        registry_dir: str = "",
+        serving_machine: str = "",
+        warm_start_adapter: str = "",
+    ) -> RlhfOutputs:
+        """Tune a language model with human preferences.
 
-    Returns:
-        model_resource_name: The registered model.
-        endpoint_resource_name: The endpoint, or empty where there is none.
-        summary: The comparison with the base model, as text.
-        report: The whole report, as one HTML page.
-        data_report: What is in the data, as one HTML page.
-    """
-    inputs = (
-        validate_inputs(
-            prompt_dataset=prompt_dataset,
+        Args:
+            prompt_dataset: JSONL of prompts without labels: a path, a gs:// path, or a glob.
+            preference_dataset: JSONL of human preferences: a path, a gs:// path, or a glob.
+            large_model_reference: Base model: a hub id, a folder, a gs:// folder, or an alias.
+            model_display_name: Name in the model registry; generated when empty.
+            prompt_sequence_length: Most tokens of a prompt, up to 8192.
+            target_sequence_length: Most tokens of an answer, up to 1024.
+            reward_model_learning_rate_multiplier: Times the base learning rate of the reward model.
+            reinforcement_learning_rate_multiplier: Times the base learning rate of reinforcement learning.
+            reward_model_train_steps: Optimizer steps of the reward model.
+            reinforcement_learning_train_steps: Optimizer steps of reinforcement learning.
+            kl_coeff: Reward given up for each nat of KL to the base model over an answer; 0 for no reference pass.
+            instruction: Put before every prompt; the default context of chat rows.
+            deploy_model: Deploy to an endpoint after the upload, where the run's target has endpoints.
+            eval_dataset: JSONL of prompts or preferences for evaluation; a part of the data is held out when empty.
+            project: Google Cloud project; the run's own when empty.
+            location: Google Cloud region; the run's own when empty.
+            accelerator_type: Kind of accelerator; only GPU is supported.
+            encryption_spec_key_name: Customer-managed encryption key on Google Cloud.
+            tensorboard_resource_id: Vertex TensorBoard to write to.
+            rl_algorithm: Reinforcement learning algorithm: rloo or grpo.
+            lora_dim: LoRA rank of the policy; 0 trains all weights.
+            reward_lora_dim: LoRA rank of the reward model; 0 trains all weights.
+            batch_size: Preferences (phase 1) or prompts (phase 2) in one optimizer step.
+            num_generations: Answers sampled to each prompt in reinforcement learning.
+            temperature: Sampling temperature, in training and evaluation.
+            seed: Of every random choice.
+            reward_model_reference: Base of the reward model; the policy's own when empty.
+            eval_prompts: Most prompts to hold out, a tenth at the most, when there is no evaluation dataset.
+            scorer: Program that knows the true quality of an answer, such as house_style for the sample.
+            dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+            max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
+            registry_dir: Folder of the local model registry; its usual place when empty.
+            serving_machine: What the model is served on, such as l4 or a100-80gb-x2; the cheapest it fits on when empty.
+            warm_start_adapter: LoRA adapter that the policy starts from: a registered model such as my-model@champion, or
+                a folder; KL is still measured to the base model. Empty for none.
+
+        Returns:
+            model_resource_name: The registered model.
+            endpoint_resource_name: The endpoint, or empty where there is none.
+            summary: The comparison with the base model, as text.
+            report: The whole report, as one HTML page.
+            data_report: What is in the data, as one HTML page.
+        """
+        inputs = (
+            validate_inputs(
+                prompt_dataset=prompt_dataset,
+                preference_dataset=preference_dataset,
+                eval_dataset=eval_dataset,
+                instruction=instruction,
+                large_model_reference=large_model_reference,
+                accelerator_type=accelerator_type,
+                prompt_sequence_length=prompt_sequence_length,
+                target_sequence_length=target_sequence_length,
+                reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
+                reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
+                reward_model_train_steps=reward_model_train_steps,
+                reinforcement_learning_train_steps=reinforcement_learning_train_steps,
+                kl_coeff=kl_coeff,
+                rl_algorithm=rl_algorithm,
+                lora_dim=lora_dim,
+                reward_lora_dim=reward_lora_dim,
+                batch_size=batch_size,
+                num_generations=num_generations,
+                temperature=temperature,
+                seed=seed,
+                eval_prompts=eval_prompts,
+                scorer=scorer,
+                dtype=dtype,
+                max_bad_rows=max_bad_rows,
+            )
+            .set_display_name("Validate Inputs")
+            .set_caching_options(False)
+        )
+        models = (
+            preprocess_inputs(
+                large_model_reference=large_model_reference,
+                reward_model_reference=reward_model_reference,
+                warm_start_adapter=warm_start_adapter,
+                lora_dim=lora_dim,
+                registry_dir=registry_dir,
+            )
+            .set_display_name("Preprocess Inputs")
+            .set_caching_options(False)
+            .after(inputs)
+        )
+        phase_1 = reward_model_phase(
             preference_dataset=preference_dataset,
             eval_dataset=eval_dataset,
             instruction=instruction,
-            large_model_reference=large_model_reference,
-            accelerator_type=accelerator_type,
+            preference_fingerprint=inputs.outputs["preference_fingerprint"],
+            eval_fingerprint=inputs.outputs["eval_fingerprint"],
+            large_model_reference=models.outputs["reward_model_reference"],
+            large_model_fingerprint=models.outputs["reward_model_fingerprint"],
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
             reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
-            reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
             reward_model_train_steps=reward_model_train_steps,
+            reward_lora_dim=reward_lora_dim,
+            batch_size=batch_size,
+            seed=seed,
+            dtype=dtype,
+            max_bad_rows=max_bad_rows,
+        ).set_display_name("Train Reward Model")
+        phase_2 = reinforcement_phase(
+            reward_model=phase_1.outputs["reward_model"],
+            prompt_dataset=prompt_dataset,
+            eval_dataset=eval_dataset,
+            instruction=instruction,
+            prompt_fingerprint=inputs.outputs["prompt_fingerprint"],
+            eval_fingerprint=inputs.outputs["eval_fingerprint"],
+            large_model_reference=large_model_reference,
+            large_model_fingerprint=models.outputs["large_model_fingerprint"],
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
             reinforcement_learning_train_steps=reinforcement_learning_train_steps,
             kl_coeff=kl_coeff,
             rl_algorithm=rl_algorithm,
             lora_dim=lora_dim,
-            reward_lora_dim=reward_lora_dim,
             batch_size=batch_size,
             num_generations=num_generations,
             temperature=temperature,
-            seed=seed,
             eval_prompts=eval_prompts,
-            scorer=scorer,
+            seed=seed,
             dtype=dtype,
             max_bad_rows=max_bad_rows,
-        )
-        .set_display_name("Validate Inputs")
-        .set_caching_options(False)
-    )
-    models = (
-        preprocess_inputs(large_model_reference=large_model_reference, reward_model_reference=reward_model_reference)
-        .set_display_name("Preprocess Inputs")
-        .set_caching_options(False)
-        .after(inputs)
-    )
-    phase_1 = reward_model_phase(
-        preference_dataset=preference_dataset,
-        eval_dataset=eval_dataset,
-        instruction=instruction,
-        preference_fingerprint=inputs.outputs["preference_fingerprint"],
-        eval_fingerprint=inputs.outputs["eval_fingerprint"],
-        large_model_reference=models.outputs["reward_model_reference"],
-        large_model_fingerprint=models.outputs["reward_model_fingerprint"],
-        prompt_sequence_length=prompt_sequence_length,
-        target_sequence_length=target_sequence_length,
-        reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
-        reward_model_train_steps=reward_model_train_steps,
-        reward_lora_dim=reward_lora_dim,
-        batch_size=batch_size,
-        seed=seed,
-        dtype=dtype,
-        max_bad_rows=max_bad_rows,
-    ).set_display_name("Train Reward Model")
-    phase_2 = reinforcement_phase(
-        reward_model=phase_1.outputs["reward_model"],
-        prompt_dataset=prompt_dataset,
-        eval_dataset=eval_dataset,
-        instruction=instruction,
-        prompt_fingerprint=inputs.outputs["prompt_fingerprint"],
-        eval_fingerprint=inputs.outputs["eval_fingerprint"],
-        large_model_reference=large_model_reference,
-        large_model_fingerprint=models.outputs["large_model_fingerprint"],
-        prompt_sequence_length=prompt_sequence_length,
-        target_sequence_length=target_sequence_length,
-        reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
-        reinforcement_learning_train_steps=reinforcement_learning_train_steps,
-        kl_coeff=kl_coeff,
-        rl_algorithm=rl_algorithm,
-        lora_dim=lora_dim,
-        batch_size=batch_size,
-        num_generations=num_generations,
-        temperature=temperature,
-        eval_prompts=eval_prompts,
-        seed=seed,
-        dtype=dtype,
-        max_bad_rows=max_bad_rows,
-    ).set_display_name("Reinforcement Learning")
-    base_answers = infer(
-        prompts=phase_2.outputs["evaluation_prompts"],
-        large_model_reference=large_model_reference,
-        large_model_fingerprint=models.outputs["large_model_fingerprint"],
-        prompt_sequence_length=prompt_sequence_length,
-        target_sequence_length=target_sequence_length,
-        temperature=temperature,
-        seed=seed,
-        dtype=dtype,
-    ).set_display_name("Perform Inference (base model)")
-    tuned_answers = infer(
-        prompts=phase_2.outputs["evaluation_prompts"],
-        large_model_reference=large_model_reference,
-        large_model_fingerprint=models.outputs["large_model_fingerprint"],
-        model=phase_2.outputs["model"],
-        prompt_sequence_length=prompt_sequence_length,
-        target_sequence_length=target_sequence_length,
-        temperature=temperature,
-        seed=seed,
-        dtype=dtype,
-    ).set_display_name("Perform Inference (tuned model)")
-    comparison = evaluate(
-        base_predictions=base_answers.outputs["predictions"],
-        tuned_predictions=tuned_answers.outputs["predictions"],
-        model=phase_2.outputs["model"],
-        adapter=phase_2.outputs["adapter"],
-        reward_model=phase_1.outputs["reward_model"],
-        large_model_reference=large_model_reference,
-        prompt_sequence_length=prompt_sequence_length,
-        target_sequence_length=target_sequence_length,
-        temperature=temperature,
-        scorer=scorer,
-        dtype=dtype,
-    ).set_display_name("Evaluate Tuned Model")
-    # Not cached: a registry may have lost what an earlier run put there. The same content makes one version.
-    upload = (
-        upload_model(
+            warm_start_adapter=models.outputs["warm_start_adapter"],
+            warm_start_fingerprint=models.outputs["warm_start_fingerprint"],
+        ).set_display_name("Reinforcement Learning")
+        base_answers = infer(
+            prompts=phase_2.outputs["evaluation_prompts"],
+            large_model_reference=large_model_reference,
+            large_model_fingerprint=models.outputs["large_model_fingerprint"],
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            temperature=temperature,
+            seed=seed,
+            dtype=dtype,
+        ).set_display_name("Perform Inference (base model)")
+        tuned_answers = infer(
+            prompts=phase_2.outputs["evaluation_prompts"],
+            large_model_reference=large_model_reference,
+            large_model_fingerprint=models.outputs["large_model_fingerprint"],
+            model=phase_2.outputs["model"],
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            temperature=temperature,
+            seed=seed,
+            dtype=dtype,
+        ).set_display_name("Perform Inference (tuned model)")
+        comparison = evaluate(
+            base_predictions=base_answers.outputs["predictions"],
+            tuned_predictions=tuned_answers.outputs["predictions"],
             model=phase_2.outputs["model"],
             adapter=phase_2.outputs["adapter"],
             reward_model=phase_1.outputs["reward_model"],
-            evaluation=comparison.outputs["evaluation"],
             large_model_reference=large_model_reference,
-            large_model_fingerprint=models.outputs["large_model_fingerprint"],
-            prompt_fingerprint=inputs.outputs["prompt_fingerprint"],
-            preference_fingerprint=inputs.outputs["preference_fingerprint"],
-            eval_fingerprint=inputs.outputs["eval_fingerprint"],
-            model_display_name=model_display_name,
-            instruction=instruction,
-            registry_dir=registry_dir,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            temperature=temperature,
+            scorer=scorer,
+            dtype=dtype,
+        ).set_display_name("Evaluate Tuned Model")
+        # Not cached: a registry may have lost what an earlier run put there. The same content makes one version.
+        upload = (
+            UPLOAD_PHASES[target](
+                model=phase_2.outputs["model"],
+                adapter=phase_2.outputs["adapter"],
+                reward_model=phase_1.outputs["reward_model"],
+                evaluation=comparison.outputs["evaluation"],
+                large_model_reference=large_model_reference,
+                large_model_fingerprint=models.outputs["large_model_fingerprint"],
+                prompt_fingerprint=inputs.outputs["prompt_fingerprint"],
+                preference_fingerprint=inputs.outputs["preference_fingerprint"],
+                eval_fingerprint=inputs.outputs["eval_fingerprint"],
+                model_display_name=model_display_name,
+                instruction=instruction,
+                registry_dir=registry_dir,
+                deploy_model=deploy_model,
+                serving_machine=serving_machine,
+                project=project,
+                location=location,
+                encryption_spec_key_name=encryption_spec_key_name,
+            )
+            .set_display_name("Upload and Deploy Tuned Model")
+            .set_caching_options(False)
         )
-        .set_display_name("Upload and Deploy Tuned Model")
-        .set_caching_options(False)
-    )
-    return RlhfOutputs(
-        model_resource_name=upload.outputs["model_resource_name"],
-        endpoint_resource_name=upload.outputs["endpoint_resource_name"],
-        summary=comparison.outputs["summary"],
-        report=comparison.outputs["report"],
-        data_report=inputs.outputs["data_report"],
-    )
+        return RlhfOutputs(
+            model_resource_name=upload.outputs["model_resource_name"],
+            endpoint_resource_name=upload.outputs["endpoint_resource_name"],
+            summary=comparison.outputs["summary"],
+            report=comparison.outputs["report"],
+            data_report=inputs.outputs["data_report"],
+        )
 
-
-def for_target(target: str) -> Any:
-    """Return the pipeline for a target; it is the same for all."""
     return rlhf_pipeline
+
+
+rlhf_pipeline = for_target("local")

@@ -24,7 +24,9 @@ from rlhf_pipelines.process_group import Ended, run_in_group
 from rlhf_pipelines.run_events import RunFailed, RunFollower, StepFailed, StepFinished, StepStarted, Update
 from rlhf_pipelines.run_log import RunLog
 from rlhf_tuning import __version__, environment
+from rlhf_tuning.champion import local_name
 from rlhf_tuning.errors import ParameterError, RunError
+from rlhf_tuning.registry import tuned_by_one
 from rlhf_tuning.step import duration
 
 _WARN_FREE_BYTES = 2 * 10**9
@@ -36,6 +38,8 @@ _SUMMARY = "summary"
 _PAGES = {"report": ("Report:", "report.html"), "data_report": ("Data:", "data-report.html")}
 #: The pipeline output that names the registered model.
 _MODEL = "model_resource_name"
+#: The pipeline that never tunes a model twice at once.
+_RECURRING = "recurring_rlhf_pipeline"
 _EXAMPLE_PROMPT = "Create a description for Plantation Palms."
 
 
@@ -70,14 +74,14 @@ def run_locally(run: LocalRun, display: Display) -> int:
 
     Raises:
         ParameterError: If the pipeline root, or an engine for containers, cannot be used.
-        RunError: If its disk is full.
+        RunError: If its disk is full, or another run tunes the same model now.
     """
     if run.containers:
         check_engine()
     root = prepare_root(run.pipeline_root, display)
     prepare_registry(str(run.arguments.get("registry_dir", "")))
     started = time.monotonic()
-    with RunLog(root) as log, _temporary_folder() as temporary:
+    with _only_tune_of_its_model(run), RunLog(root) as log, _temporary_folder() as temporary:
         log.begin(run.name, __version__, run.arguments)
         outputs = log.path.with_suffix(".outputs.json")
         request = RunRequest(
@@ -153,6 +157,18 @@ def prepare_registry(registry_dir: str) -> None:
         raise ParameterError(
             f"registry_dir is {registry_dir!r}, which cannot be written to: {error.strerror}. Choose another folder."
         ) from None
+
+
+@contextmanager
+def _only_tune_of_its_model(run: LocalRun) -> Iterator[None]:
+    """Let a recurring run of a model begin only when no other is under way."""
+    if run.name != _RECURRING:
+        yield
+        return
+    name = local_name(str(run.arguments["model_display_name"]), str(run.arguments["large_model_reference"]))
+    registry_dir = str(run.arguments["registry_dir"])
+    with tuned_by_one(name, Path(registry_dir).expanduser() if registry_dir else None):
+        yield
 
 
 class _Watch:

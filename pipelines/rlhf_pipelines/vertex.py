@@ -14,14 +14,13 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
-from rlhf_pipelines import google_errors
 from rlhf_pipelines.backend import Connection, Job, Plan, Schedule, Submission
 from rlhf_pipelines.cron import check_cron
-from rlhf_pipelines.google_errors import Where, explained, is_unclear, may_pass, persistently, wait
 from rlhf_pipelines.vertex_checks import bucket_problems, image_problems, submission_problems
 from rlhf_pipelines.vertex_messages import job_id, pipeline_job, plan_fields, read_job, read_schedule
-from rlhf_tuning import environment
+from rlhf_tuning import environment, google_errors
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
+from rlhf_tuning.google_errors import Where, explained, is_unclear, may_pass, persistently, wait
 from rlhf_tuning.step import say
 
 logger = logging.getLogger(__name__)
@@ -258,7 +257,7 @@ class Vertex:
     def _session(self) -> Any:
         from google.auth.transport.requests import AuthorizedSession
 
-        return AuthorizedSession(self._identity[0])  # type: ignore[no-untyped-call]
+        return AuthorizedSession(self._identity[0])
 
     # How requests are made.
 

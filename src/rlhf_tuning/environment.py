@@ -26,3 +26,9 @@ PROGRESS_SECONDS = float(os.environ.get("RLHF_PROGRESS_SECONDS", "15"))
 
 #: Google Cloud region where none is given, by the names that Google's own tools read.
 GOOGLE_CLOUD_REGION = os.environ.get("GOOGLE_CLOUD_REGION", "") or os.environ.get("CLOUD_ML_REGION", "")
+
+#: Address of the Vertex AI API where it is not the region's own, such as that of a Private Service Connect endpoint.
+VERTEX_API_ENDPOINT = os.environ.get("RLHF_VERTEX_API_ENDPOINT", "")
+
+#: Where the buckets of Cloud Storage are mounted, each under its name: there on Vertex.
+GCS_MOUNT = Path(os.environ.get("RLHF_GCS_MOUNT", "") or "/gcs")

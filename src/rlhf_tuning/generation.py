@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from rlhf_tuning import base_model, registry
 from rlhf_tuning.limits import check_limits
-from rlhf_tuning.text_format import Conversation, TextFormat, Turn
+from rlhf_tuning.text_format import Conversation, TextFormat, instructed
 from rlhf_tuning.tokenizer import load_tokenizer
 
 
@@ -156,20 +156,3 @@ def predict(
     conversation = instructed(prompt, version.manifest.get("parameters"))
     (answer,) = generate_answers(network, text_format, [conversation], temperature=temperature, batch_size=1, seed=seed)
     return answer.text
-
-
-def instructed(prompt: str, parameters: object) -> Conversation:
-    """Return a prompt with the instruction that a model was tuned with, where its training rows had it.
-
-    Args:
-        prompt: What to ask.
-        parameters: Of the model's manifest: `instruction`, and `instruction_role`, which is `system` for chat rows and
-            `user` for text rows.
-    """
-    settings = parameters if isinstance(parameters, dict) else {}
-    instruction = settings.get("instruction", "")
-    if not instruction:
-        return [Turn(role="user", content=prompt)]
-    if settings.get("instruction_role") == "system":
-        return [Turn(role="system", content=instruction), Turn(role="user", content=prompt)]
-    return [Turn(role="user", content=f"{instruction}\n\n{prompt}")]

@@ -7,9 +7,11 @@ safetensors weights are accepted, and code that comes with a model is never run.
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError
 
 
@@ -73,7 +75,7 @@ def local_folder(reference: str) -> Path | None:
     A `gs://` folder is read through the Cloud Storage mount under `/gcs`, which Vertex gives every step.
     """
     if reference.startswith("gs://"):
-        return Path("/gcs") / reference.removeprefix("gs://").rstrip("/")
+        return environment.GCS_MOUNT / reference.removeprefix("gs://").rstrip("/")
     path = Path(reference).expanduser()
     if reference.startswith(("/", "./", "../", "~")) or path.is_dir():
         return path
@@ -125,7 +127,6 @@ def _aliases() -> str:
 
 
 def _folder_fingerprint(folder: Path, reference: str, parameter: str) -> str:
-    """Hash a model folder: small files whole, weights by size, both ends and 64 samples, so that 100 GB take a second."""
     if not folder.is_dir():
         raise ModelError(
             f"{parameter} is {reference!r}, but there is no such folder. Give a folder with config.json and safetensors "
@@ -144,8 +145,18 @@ def _folder_fingerprint(folder: Path, reference: str, parameter: str) -> str:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{parameter}: {folder / 'config.json'} is not valid JSON ({error}).") from None
+    return content_fingerprint(folder)
+
+
+def content_fingerprint(folder: Path, leave_out: Collection[str] = ()) -> str:
+    """Return a digest of a folder's files: small ones whole, large ones by size, both ends and 64 samples between them.
+
+    Args:
+        folder: A model, of which 100 GB take a second so.
+        leave_out: Names of files that do not count.
+    """
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+    for file in sorted(path for path in folder.iterdir() if path.is_file() and path.name not in leave_out):
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         digest.update(_sampled_bytes(file))
     return f"sha256:{digest.hexdigest()}"

@@ -2,6 +2,7 @@
 
     REGISTRY_DIR/NAME/versions/3/model/          the model that plain transformers loads
                                  adapter/        its LoRA adapter, when there is one
+                                 preference_rows.bin   which preferences it was trained on, when that is known
                                  manifest.json   what the caller said about it
                                  version.json    when it was registered and the digest of every file
     REGISTRY_DIR/NAME/aliases.json               {"default": 3}
@@ -17,18 +18,23 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rlhf_tuning import environment
-from rlhf_tuning.errors import ModelError
+from rlhf_tuning.errors import ModelError, RunError
 
 DEFAULT_ALIAS = "default"
+#: The version that a new one must beat; where no version has this alias, `default` stands for it.
+CHAMPION_ALIAS = "champion"
+#: File of a version that tells which preferences it was trained on (see `rlhf_tuning.data.known_rows`).
+PREFERENCE_ROWS = "preference_rows.bin"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Below this size a copy costs nothing, and is safe from whatever happens to the original.
@@ -59,6 +65,7 @@ def register_model(
     name: str,
     manifest: Mapping[str, object],
     aliases: Sequence[str] = (DEFAULT_ALIAS,),
+    preference_rows: str = "",
     registry_dir: Path | None = None,
 ) -> ModelVersion:
     """Add a version of model `name`, point `aliases` at it, and return it.
@@ -72,6 +79,7 @@ def register_model(
         manifest: What made the model, as JSON values. `content_fingerprint`, when given, says which models are the
             same; otherwise the digest of all files does.
         aliases: Names that are to mean this version from now on.
+        preference_rows: File of the rows that it was trained on; empty when there is none.
         registry_dir: The registry; `RLHF_REGISTRY_DIR` when absent.
 
     Raises:
@@ -86,6 +94,8 @@ def register_model(
     sources = _source_files(Path(model_dir), "model")
     if adapter_dir:
         sources |= _source_files(Path(adapter_dir), "adapter")
+    if preference_rows:
+        sources[PREFERENCE_ROWS] = Path(preference_rows).resolve()
     files = {target: _digest(source) for target, source in sources.items()}
     fingerprint = str(manifest.get("content_fingerprint") or _combined_digest(files))
 
@@ -163,6 +173,60 @@ def resolve_model(spec: str, registry_dir: Path | None = None) -> ModelVersion:
             f"in {folder / 'versions' / str(number)}. Register the model again."
         )
     return _load(folder, number, aliases)
+
+
+def find_champion(name: str, registry_dir: Path | None = None) -> ModelVersion | None:
+    """Return the version that is `champion`, or else `default`; None when the model has no version yet.
+
+    Raises:
+        ModelError: If that version's files were changed after it was registered.
+    """
+    folder = _root(registry_dir) / name
+    aliases = _read_aliases(folder)
+    alias = CHAMPION_ALIAS if CHAMPION_ALIAS in aliases else DEFAULT_ALIAS
+    return resolve_model(f"{name}@{alias}", registry_dir) if alias in aliases else None
+
+
+@contextmanager
+def tuned_by_one(name: str, registry_dir: Path | None = None) -> Iterator[None]:
+    """Let one process at a time tune model `name`.
+
+    The lock is the kernel's and ends with the process, however it ends, so a dead process never stands in the way; the
+    file says to others who holds it and since when.
+
+    Raises:
+        RunError: If another process tunes it now.
+    """
+    root = _root(registry_dir)
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / f".{name}.tuning"
+    with _lock_file(path) as stream:
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+        stream.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _lock_file(path: Path) -> Iterator[TextIO]:
+    while True:
+        with path.open("a+", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                owner = stream.read() or "another process"
+                raise RunError(
+                    f"This model is being tuned already, by {owner}; it is never tuned twice at once. Wait for that run, "
+                    f"or stop it. ({path})"
+                ) from None
+            # The holder before may have removed the file between our opening and our locking it.
+            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                yield stream
+                return
 
 
 def _root(registry_dir: Path | None) -> Path:

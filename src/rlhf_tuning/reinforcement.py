@@ -20,12 +20,13 @@ import torch
 from rlhf_tuning import base_model, reward_model, step
 from rlhf_tuning.algorithms import load_algorithm
 from rlhf_tuning.data.importer import sample_canonical
-from rlhf_tuning.errors import DataError
+from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 from rlhf_tuning.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
 from rlhf_tuning.training_log import TrainingLog, micro_batch
+from rlhf_tuning.warm_start import WEIGHTS_FILE
 
 #: Multiplied by `reinforcement_learning_rate_multiplier`.
 BASE_LEARNING_RATE = 1e-4
@@ -38,7 +39,7 @@ class ReinforcementConfig:
     """Settings of phase 2, named as the pipeline's parameters are.
 
     `batch_size` counts prompts; each step samples `num_generations` answers to every one. `lora_dim` 0 means full
-    fine-tuning.
+    fine-tuning. `warm_start_adapter` is the folder of the adapter that the policy starts from; the reference stays the base.
     """
 
     large_model_reference: str
@@ -54,6 +55,7 @@ class ReinforcementConfig:
     target_sequence_length: int = 64
     seed: int = 0
     dtype: str = "auto"
+    warm_start_adapter: str = ""
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -89,10 +91,9 @@ def train_policy(
 
     Raises:
         DataError: If there is no prompt.
-        ModelError: If the base or the reward model cannot be loaded.
+        ModelError: If the base or the reward model, or the adapter to start from, cannot be loaded.
     """
     from datasets import Dataset
-    from peft import LoraConfig
 
     # 1. Encode the prompts.
     tokenizer = load_tokenizer(config.large_model_reference)
@@ -158,17 +159,12 @@ def train_policy(
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[log],
-            peft_config=LoraConfig(
-                task_type="CAUSAL_LM",
-                r=config.lora_dim,
-                lora_alpha=2 * config.lora_dim,
-                lora_dropout=0.0,
-                target_modules="all-linear",
-            )
-            if lora
-            else None,
+            # A plain model and a new adapter: handed a trained one, TRL would take that for the reference.
+            peft_config=_lora_config(config) if lora else None,
         )
         drop_printing(trainer)
+        if config.warm_start_adapter:
+            _continue_adapter(trainer.model, config.warm_start_adapter)
 
         # 4. Train, with the reward model on the policy's own base weights where it has the same base.
         scorer.reward_model = _reward_model_for(trainer.model, config, reward_model_dir)
@@ -192,6 +188,42 @@ class _AnswerScorer:
     def __call__(self, completions: Sequence[str], row: Sequence[int], **columns: Any) -> list[float]:
         prompts = [self._conversations[index] for index in row]
         return self.reward_model.score(prompts, [answer.strip() for answer in completions])
+
+
+def _lora_config(config: ReinforcementConfig) -> Any:
+    from peft import LoraConfig
+
+    if config.warm_start_adapter:
+        lora_config = LoraConfig.from_pretrained(config.warm_start_adapter)
+        lora_config.inference_mode, lora_config.lora_dropout = False, 0.0
+        return lora_config
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_dim,
+        lora_alpha=2 * config.lora_dim,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+    )
+
+
+def _continue_adapter(policy: Any, directory: str) -> None:
+    """Put a trained adapter's weights in the place of the new one's.
+
+    Raises:
+        ModelError: If they do not fit.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = load_file(Path(directory) / WEIGHTS_FILE)
+    new = {name: tensor.shape for name, tensor in get_peft_model_state_dict(policy).items()}
+    if new != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ModelError(
+            f"The adapter in {directory} does not fit the base model: its weights have other names or shapes. Use an "
+            "adapter of the same base, or no warm_start_adapter."
+        )
+    set_peft_model_state_dict(policy, weights)
+    step.say(f"The policy starts from the adapter in {directory}; KL is measured to the base model")
 
 
 def _with_exact_prompts(trainer_class: Any) -> Any:

@@ -167,3 +167,20 @@ def plain_text(conversation: Sequence[Turn]) -> str:
     names = {"user": "User", "assistant": "Assistant"}
     paragraphs = [f"{names[turn['role']]}: {turn['content']}" for turn in dialogue]
     return "\n\n".join([*system, *paragraphs, "Assistant:"])
+
+
+def instructed(prompt: str, parameters: object) -> Conversation:
+    """Return a prompt with the instruction that a model was tuned with, where its training rows had it.
+
+    Args:
+        prompt: What to ask.
+        parameters: Of the model's manifest: `instruction`, and `instruction_role`, which is `system` for chat rows and
+            `user` for text rows.
+    """
+    settings = parameters if isinstance(parameters, dict) else {}
+    instruction = settings.get("instruction", "")
+    if not instruction:
+        return [Turn(role="user", content=prompt)]
+    if settings.get("instruction_role") == "system":
+        return [Turn(role="system", content=instruction), Turn(role="user", content=prompt)]
+    return [Turn(role="user", content=f"{instruction}\n\n{prompt}")]

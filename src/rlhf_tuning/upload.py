@@ -38,9 +38,44 @@ def upload_to_local_registry(
         registry_dir: Folder of the registry; its default place when empty.
 
     """
+    manifest = model_manifest(
+        adapter_dir=adapter_dir,
+        reward_model_dir=reward_model_dir,
+        evaluation_path=evaluation_path,
+        large_model_reference=large_model_reference,
+        fingerprints=fingerprints,
+        model_display_name=model_display_name,
+        instruction=instruction,
+    )
+    return registry.register_model(
+        model_dir=model_dir,
+        adapter_dir=adapter_dir,
+        name=registry_name(model_display_name) or generated_name(large_model_reference),
+        manifest=manifest,
+        preference_rows=preference_rows(reward_model_dir),
+        registry_dir=Path(registry_dir).expanduser() if registry_dir else None,
+    )
+
+
+def preference_rows(reward_model_dir: str) -> str:
+    """Return the file of the rows that a reward model learnt from; empty for one that was trained without keeping them."""
+    rows = Path(reward_model_dir) / registry.PREFERENCE_ROWS
+    return str(rows) if rows.is_file() else ""
+
+
+def model_manifest(
+    *,
+    adapter_dir: str,
+    reward_model_dir: str,
+    evaluation_path: str,
+    large_model_reference: str,
+    fingerprints: Mapping[str, str],
+    model_display_name: str,
+    instruction: str,
+) -> dict[str, Any]:
+    """Return what made a tuned model: the same for every registry. The parameters are those of the upload."""
     evaluation = _json(Path(evaluation_path))
-    reward_model = _json(Path(reward_model_dir) / _PHASE_1)
-    manifest = {
+    return {
         "display_name": model_display_name,
         "base_model": large_model_reference,
         "fingerprints": dict(fingerprints),
@@ -49,18 +84,11 @@ def upload_to_local_registry(
             "instruction": instruction,
             "instruction_role": _instruction_role(evaluation, instruction),
         },
-        "reward_model": reward_model,
+        "reward_model": _json(Path(reward_model_dir) / _PHASE_1),
         "reward_model_evaluation": _json(Path(reward_model_dir) / "evaluation.json"),
         "evaluation": evaluation["metrics"],
         "versions": {"rlhf-pipelines": __version__},
     }
-    return registry.register_model(
-        model_dir=model_dir,
-        adapter_dir=adapter_dir,
-        name=registry_name(model_display_name) or generated_name(large_model_reference),
-        manifest=manifest,
-        registry_dir=Path(registry_dir).expanduser() if registry_dir else None,
-    )
 
 
 def generated_name(large_model_reference: str) -> str:

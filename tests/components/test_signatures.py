@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_tuning.evaluation import EvaluationConfig
 from rlhf_tuning.inference import InferenceConfig
+from rlhf_tuning.recurring import RecurringConfig
 from rlhf_tuning.reinforcement import ReinforcementConfig
 from rlhf_tuning.reward_model import RewardModelConfig
 
@@ -16,6 +17,7 @@ PAIRS = {
     "train_policy": ReinforcementConfig,
     "infer": InferenceConfig,
     "evaluate": EvaluationConfig,
+    "count_new_preferences": RecurringConfig,
 }
 #: Fields that no component sets: they are no settings of a run.
 INTERNAL = {"centring_prompts"}
@@ -46,6 +48,11 @@ def test_names_types_and_defaults_are_those_of_the_configuration(name):
         "infer",
         "evaluate",
         "upload_model",
+        "count_new_preferences",
+        "nothing_new",
+        "upload_model_to_vertex",
+        "upload_model_to_kubeflow",
+        "deploy_model",
     ],
 )
 def test_every_parameter_is_described(name):

@@ -86,3 +86,9 @@ def test_home_is_written_out_in_paths_only(monkeypatch):
         "instruction": "~/ is home",
         "seed": 1,
     }
+
+
+def test_a_local_adapter_to_start_from_is_seen_and_a_registered_one_needs_no_mount_of_its_own(folder):
+    (folder / "adapter").mkdir()
+    assert read_only({"warm_start_adapter": "./adapter"}) == {str(folder / "adapter")}
+    assert read_only({"warm_start_adapter": "palms@champion"}) == set()

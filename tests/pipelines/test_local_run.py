@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rlhf_pipelines.local_run import RunRequest
+from rlhf_pipelines.local_run import RunRequest, planned_steps
 
 FOLDER = Path(__file__).parent
 
@@ -74,3 +74,12 @@ def test_failed_step_is_left_to_its_own_event(tmp_path: Path) -> None:
     assert [event["step"] for event in events(output) if event["event"] == "error"] == ["Train"]
     assert "Traceback" not in output
     assert not outputs.exists()
+
+
+def test_of_the_branches_of_a_condition_only_the_first_is_planned() -> None:
+    from rlhf_pipelines.compile import load_pipeline
+
+    names = [step["name"] for step in planned_steps(load_pipeline("recurring_rlhf_pipeline").pipeline_spec)]
+    assert {"Count New Preferences", "Reinforcer"} <= set(names)
+    assert "Nothing New" not in names
+    assert len(names) == 11

@@ -13,9 +13,10 @@ from tests.gcs_server import serve_cloud_storage
 from vertex_server import serve_vertex
 from vertex_service import LOCATION, PROJECT, PROJECT_NUMBER, Fault, TaskEnd
 
-from rlhf_pipelines import google_errors, vertex_checks
+from rlhf_pipelines import vertex_checks
 from rlhf_pipelines.backend import Connection, Plan, ScheduleState, State, Submission, connect
 from rlhf_pipelines.parameters import PIPELINES
+from rlhf_tuning import google_errors
 from rlhf_tuning.errors import ParameterError, RunError, UserError
 
 PREFIX = f"projects/{PROJECT_NUMBER}/locations/{LOCATION}"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rlhf_tuning
-from rlhf_tuning import base_model, evaluation, generation, registry, reinforcement, reward_model
+from rlhf_tuning import base_model, evaluation, generation, registry, reinforcement, reward_model, text_format
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 
@@ -152,7 +152,7 @@ def test_a_served_model_puts_the_instruction_where_the_importer_put_it(tmp_path,
         eval_prompts=0,
     )
     (canonical,) = read_canonical(tmp_path / "rows")
-    served = generation.instructed(QUESTION, {"instruction": instruction, "instruction_role": instruction_role})
+    served = text_format.instructed(QUESTION, {"instruction": instruction, "instruction_role": instruction_role})
     assert served == canonical["prompt"]
 
 

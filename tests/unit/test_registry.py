@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from rlhf_tuning import environment, registry
-from rlhf_tuning.errors import ModelError
-from rlhf_tuning.registry import ModelVersion, list_models, register_model, resolve_model
+from rlhf_tuning.errors import ModelError, RunError
+from rlhf_tuning.registry import (
+    ModelVersion,
+    find_champion,
+    list_models,
+    register_model,
+    resolve_model,
+    tuned_by_one,
+)
 
 BIG = registry._LINK_FROM_BYTES
 
@@ -264,3 +271,43 @@ def test_registrations_at_the_same_time_all_arrive(made: Path, root: Path) -> No
     for alias, number in aliases.items():
         if alias != "default":
             assert versions[number - 1].manifest["content_fingerprint"] == alias
+
+
+def test_the_champion_is_the_alias_of_that_name_or_else_the_default(made: Path, root: Path) -> None:
+    assert find_champion("palms", root) is None
+    register(made, root)
+    assert find_champion("palms", root) == resolve_model("palms@1", root)
+    register(made, root, aliases=("champion",))
+    register(made, root, manifest={"content_fingerprint": "other"})
+    champion = find_champion("palms", root)
+    assert champion is not None
+    assert champion.version == 1
+
+
+def test_the_rows_that_a_model_was_trained_on_are_kept_with_it(made: Path, root: Path) -> None:
+    (made / "rows").write_bytes(b"12345678")
+    version = register(made, root, preference_rows=str(made / "rows"))
+    assert (version.path / "preference_rows.bin").read_bytes() == b"12345678"
+
+
+def test_a_model_is_tuned_by_one_process_at_a_time_and_another_is_told_by_whom(root: Path) -> None:
+    with tuned_by_one("palms", root):
+        with pytest.raises(RunError, match=rf"tuned already, by process {os.getpid()} on .* since 20\d\d"):
+            tuned_by_one("palms", root).__enter__()
+        with tuned_by_one("other", root):
+            pass
+    assert tree(root) == []
+    with tuned_by_one("palms", root):
+        pass
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(root: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from rlhf_tuning.registry import tuned_by_one\n"
+        "held = tuned_by_one('palms', Path(sys.argv[1])); held.__enter__(); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(root)], check=False).returncode == 9
+    assert tree(root) == [".palms.tuning"]
+    with tuned_by_one("palms", root):
+        assert f"process {os.getpid()} " in (root / ".palms.tuning").read_text()
+    assert list_models(root) == []

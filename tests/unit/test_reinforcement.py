@@ -5,7 +5,7 @@ import torch
 
 from rlhf_tuning import base_model, reinforcement, reward_model
 from rlhf_tuning.algorithms import ALGORITHMS, load_algorithm
-from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.limits import CHOICES
 from rlhf_tuning.tokenizer import load_tokenizer
 from rlhf_tuning.trainer_settings import shared_settings
@@ -237,3 +237,55 @@ def test_the_same_seed_gives_the_same_policy(tiny_model, prompts_path, reward_di
 def test_rejects_settings_beyond_their_limits(name, value):
     with pytest.raises(ParameterError, match=name):
         reinforcement.ReinforcementConfig(large_model_reference="x", **{name: value})
+
+
+def test_a_warm_start_begins_at_the_adapter_and_measures_kl_to_the_base(
+    tiny_model, prompts_path, reward_dirs, tmp_path, monkeypatch
+):
+    from peft import PeftModel
+
+    tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "first", reinforcement_learning_train_steps=10)
+    adapter = str(tmp_path / "first" / "adapter")
+    sampled = []
+    score = reinforcement._AnswerScorer.__call__
+
+    def recording(self, completions, row, **columns):
+        sampled.extend(zip(columns["prompts"], columns["completion_ids"], strict=True))
+        return score(self, completions, row, **columns)
+
+    monkeypatch.setattr(reinforcement._AnswerScorer, "__call__", recording)
+    settings = {"reinforcement_learning_train_steps": 1, "kl_coeff": 0.01}
+    _, cold = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "cold", **settings)
+    assert cold[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    sampled.clear()
+    _, warm = tune(
+        tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "warm", warm_start_adapter=adapter, **settings
+    )
+    # The same samples, by hand: log-probability under base and adapter, less that under the base alone.
+    model = PeftModel.from_pretrained(base_model.load_causal_lm(str(tiny_model), dtype=torch.float32), adapter).eval()
+    estimates = []
+    for prompt, answer in sampled:
+        ids = torch.tensor([[*prompt, *answer]])
+        with torch.no_grad():
+            policy = model(ids).logits.log_softmax(-1)
+            with model.disable_adapter():
+                reference = model(ids).logits.log_softmax(-1)
+        places, tokens = torch.arange(len(prompt) - 1, ids.shape[1] - 1), torch.tensor(answer)
+        estimates.append(float((policy - reference)[0, places, tokens].sum()))
+    assert len(estimates) == 16
+    assert warm[0]["kl"] > 0.01
+    assert warm[0]["kl"] == pytest.approx(sum(estimates) / len(estimates), rel=1e-3)
+
+
+def test_an_adapter_that_does_not_fit_the_base_is_refused(tiny_model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
+    policy = get_peft_model(base_model.load_causal_lm(str(tiny_model), dtype=torch.float32), config)
+    policy.save_pretrained(tmp_path)
+    reinforcement._continue_adapter(policy, str(tmp_path))
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({**weights, min(weights): torch.zeros(8, 5)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="does not fit the base model"):
+        reinforcement._continue_adapter(policy, str(tmp_path))

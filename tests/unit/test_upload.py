@@ -82,3 +82,8 @@ def test_the_manifest_knows_in_which_turn_the_instruction_stood(run):
 def test_uploading_the_same_twice_makes_one_version(run):
     assert upload(run).version == upload(run).version == 1
     assert len(list_models(run / "registry")) == 1
+
+
+def test_the_rows_that_the_reward_model_learnt_from_are_kept(run):
+    (run / "reward" / "preference_rows.bin").write_bytes(b"12345678")
+    assert (upload(run).path / "preference_rows.bin").read_bytes() == b"12345678"

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from rlhf_tuning.data import known_rows
 from rlhf_tuning.data.batch import PROMPT, Batch, Hashes
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problem, Problems
@@ -132,6 +133,7 @@ def import_preferences(
     max_bad_rows: int = 0,
     preference_fingerprint: str = "",
     eval_fingerprint: str = "",
+    preference_rows_path: str = "",
 ) -> ImportSummary:
     """Write the canonical preferences for training the reward model, and those for measuring its accuracy.
 
@@ -148,6 +150,8 @@ def import_preferences(
         max_bad_rows: So many bad rows of each dataset are set aside.
         preference_fingerprint: What the content was when it was checked; empty where that is not known.
         eval_fingerprint: Likewise of the evaluation dataset.
+        preference_rows_path: Where to write which rows the dataset has, those held out too (see `known_rows`); nowhere
+            where it is empty.
 
     Raises:
         DataError: If a dataset cannot be used, or is not the one that was checked; the message lists every kind of
@@ -173,6 +177,7 @@ def import_preferences(
         max_bad_rows=max_bad_rows,
         fingerprints=(preference_fingerprint, eval_fingerprint),
         write_eval=write_preferences,
+        rows_path=preference_rows_path,
     )
 
 
@@ -189,6 +194,7 @@ def _import(
     max_bad_rows: int,
     fingerprints: tuple[str, str],
     write_eval: Callable[[Batch, BinaryIO], int],
+    rows_path: str = "",
 ) -> ImportSummary:
     instruction = check_instruction(instruction)
     sources = resolve(reference, parameter=parameter)
@@ -223,6 +229,7 @@ def _import(
             held_out=held_out if needs_split else 0,
             seed=seed,
             eval_prompts=prompts,
+            keep_rows=bool(rows_path),
         )
         [files] = scan_at_once([(sources, scan)])
         data = gather(files, scan, problems, max_bad_rows=max_bad_rows)
@@ -232,6 +239,8 @@ def _import(
             problems.add(too_few_to_split(parameter, reference))
         _check_unchanged(parameter, data, fingerprints[0], problems)
         problems.raise_if_any()
+        if rows_path:
+            known_rows.write(rows_path, known_rows.distinct(files))
         # 3. What is held out leaves the rest.
         chosen = np.empty(0, np.uint64)
         if needs_split:

@@ -47,6 +47,7 @@ class Scan:
         find_repeats: Whether rows that say the same are looked for.
         sample_rows: How many rows to sample.
         keep_prompts: Whether the prompts' hashes are wanted, in memory.
+        keep_rows: Whether the rows' hashes are wanted, in memory: 8 bytes each.
         eval_prompts: [n] Sorted hashes of evaluation prompts to look for.
     """
 
@@ -60,6 +61,7 @@ class Scan:
     find_repeats: bool = False
     sample_rows: int = 0
     keep_prompts: bool = False
+    keep_rows: bool = False
     eval_prompts: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
@@ -84,6 +86,7 @@ class ScannedFile:
     repeats: RepeatFinder | None = None
     sample: Sample
     prompts: list[tuple[Hashes, Any]] = field(default_factory=list)
+    rows: list[Hashes] = field(default_factory=list)
     eval_prompts_seen: dict[int, int] = field(default_factory=dict)
     rows_file: Path | None = None
     index_file: Path | None = None
@@ -163,6 +166,8 @@ def _take(batch: Batch, result: ScannedFile, scan: Scan, number: int) -> None:
         result.repeats.add(batch, number)
     if scan.keep_prompts:
         result.prompts.append((prompt_hashes(batch), batch.line_numbers))
+    if scan.keep_rows:
+        result.rows.append(batch.row_hashes[:, 0])
     if len(scan.eval_prompts):
         _look_for_eval_prompts(batch, result, scan.eval_prompts)
     if scan.held_out:

@@ -27,13 +27,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, cast
 
+from rlhf_tuning import environment
 from rlhf_tuning.errors import DataError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 #: Where Vertex mounts every bucket that its service account can see.
-GCS_MOUNT = Path("/gcs")
+GCS_MOUNT = environment.GCS_MOUNT
 
 #: What belongs to a dataset when a whole folder is given.
 SUFFIXES = (".jsonl", ".jsonl.gz")

@@ -1,0 +1,51 @@
+"""Deploy Tuned Model: an endpoint of Vertex AI that was seen to answer."""
+
+from kfp import dsl
+
+from rlhf_components.images import LIGHT_IMAGE
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def deploy_model(
+    evaluation: dsl.Input[dsl.Artifact],
+    model_resource_name: str,
+    run_project: str,
+    run_location: str,
+    deploy: bool = True,
+    project: str = "",
+    location: str = "",
+    encryption_spec_key_name: str = "",
+) -> str:
+    """Deploy a registered model to the endpoint of its name, call it, and move the traffic to it once it answers.
+
+    Args:
+        evaluation: The comparison with the base model, whose prompts are tried.
+        model_resource_name: What was uploaded; it knows the machine that it is served on.
+        run_project: Google Cloud project in which the pipeline runs.
+        run_location: Google Cloud region in which the pipeline runs.
+        deploy: Whether to deploy at all.
+        project: Google Cloud project of the endpoint; the run's own when empty.
+        location: Google Cloud region of the endpoint; the run's own when empty.
+        encryption_spec_key_name: Customer-managed encryption key of a new endpoint.
+
+    Returns:
+        projects/PROJECT/locations/LOCATION/endpoints/ID, or nothing when nothing was to be deployed.
+    """
+    import json
+
+    from rlhf_tuning.step import running_step, say
+    from rlhf_tuning.vertex_api import VertexApi
+    from rlhf_tuning.vertex_endpoint import deploy_to_vertex, read_prompts
+
+    with running_step("Deploy Tuned Model"):
+        if not deploy:
+            say("Not deployed, as deploy_model says: the model is in the registry, and no endpoint was touched")
+            return ""
+        with open(evaluation.path, encoding="utf-8") as stream:
+            prompts = read_prompts(json.load(stream))
+        return deploy_to_vertex(
+            VertexApi(project=project or run_project, location=location or run_location),
+            model_resource_name,
+            prompts=prompts,
+            encryption_spec_key_name=encryption_spec_key_name,
+        )

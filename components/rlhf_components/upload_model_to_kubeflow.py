@@ -1,0 +1,77 @@
+"""Upload Tuned Model: the model's location, and how KServe serves it."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from rlhf_components.images import LIGHT_IMAGE
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def upload_model_to_kubeflow(
+    model: dsl.Input[dsl.Model],
+    adapter: dsl.Input[dsl.Model],
+    reward_model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    inference_service: dsl.Output[dsl.Artifact],
+    manifest: dsl.Output[dsl.Artifact],
+    large_model_reference: str,
+    large_model_fingerprint: str,
+    prompt_fingerprint: str,
+    preference_fingerprint: str,
+    eval_fingerprint: str,
+    model_display_name: str = "",
+    instruction: str = "",
+    serving_machine: str = "",
+) -> NamedTuple("Outputs", [("model_resource_name", str), ("endpoint_resource_name", str)]):  # type: ignore[valid-type]
+    """Write the InferenceService that serves the tuned model, and the manifest of what made it.
+
+    Args:
+        model: The tuned model, merged.
+        adapter: The policy's adapter and the settings of phase 2.
+        reward_model: The reward model and the settings of phase 1.
+        evaluation: The comparison with the base model.
+        inference_service: YAML for `kubectl apply --filename`.
+        manifest: JSON: what made the model.
+        large_model_reference: Base model.
+        large_model_fingerprint: From Preprocess Inputs.
+        prompt_fingerprint: From Validate Inputs.
+        preference_fingerprint: From Validate Inputs.
+        eval_fingerprint: From Validate Inputs.
+        model_display_name: Name of the service; made from the base model's name when empty.
+        instruction: The instruction that the model was tuned with, put before prompts again when it is called.
+        serving_machine: Says how many GPUs the service gets, such as l4-x2; as many as the model needs when empty.
+
+    Returns:
+        model_resource_name: Where the model is, such as gs://BUCKET/FOLDER.
+        endpoint_resource_name: Empty: a run has no rights over the cluster's services.
+    """
+    from rlhf_tuning.kserve import write_kserve
+    from rlhf_tuning.step import running_step, say
+    from rlhf_tuning.upload import generated_name, model_manifest
+
+    with running_step("Upload Tuned Model"):
+        location = write_kserve(
+            model_dir=model.path,
+            model_uri=model.uri,
+            name=model_display_name or generated_name(large_model_reference),
+            manifest=model_manifest(
+                adapter_dir=adapter.path,
+                reward_model_dir=reward_model.path,
+                evaluation_path=evaluation.path,
+                large_model_reference=large_model_reference,
+                fingerprints={
+                    "large_model": large_model_fingerprint,
+                    "prompts": prompt_fingerprint,
+                    "preferences": preference_fingerprint,
+                    "evaluation": eval_fingerprint,
+                },
+                model_display_name=model_display_name,
+                instruction=instruction,
+            ),
+            service_path=inference_service.path,
+            manifest_path=manifest.path,
+            serving_machine=serving_machine,
+        )
+        say(f"The model is at {location}; serve it with: kubectl apply --filename {inference_service.uri}, downloaded")
+    return (location, "")

@@ -1,0 +1,84 @@
+"""Upload Tuned Model: a version in the Vertex AI Model Registry."""
+
+from kfp import dsl
+
+from rlhf_components.images import LIGHT_IMAGE
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def upload_model_to_vertex(
+    model: dsl.Input[dsl.Model],
+    adapter: dsl.Input[dsl.Model],
+    reward_model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    large_model_reference: str,
+    large_model_fingerprint: str,
+    prompt_fingerprint: str,
+    preference_fingerprint: str,
+    eval_fingerprint: str,
+    run_project: str,
+    run_location: str,
+    model_display_name: str = "",
+    instruction: str = "",
+    serving_machine: str = "",
+    project: str = "",
+    location: str = "",
+    encryption_spec_key_name: str = "",
+) -> str:
+    """Register the tuned model as a new version, with a manifest of what made it, to be served by vLLM.
+
+    Args:
+        model: The tuned model, merged.
+        adapter: The policy's adapter and the settings of phase 2.
+        reward_model: The reward model and the settings of phase 1.
+        evaluation: The comparison with the base model.
+        large_model_reference: Base model.
+        large_model_fingerprint: From Preprocess Inputs.
+        prompt_fingerprint: From Validate Inputs.
+        preference_fingerprint: From Validate Inputs.
+        eval_fingerprint: From Validate Inputs.
+        run_project: Google Cloud project in which the pipeline runs.
+        run_location: Google Cloud region in which the pipeline runs.
+        model_display_name: Name in the registry; made from the base model's name when empty.
+        instruction: The instruction that the model was tuned with, put before prompts again when it is called.
+        serving_machine: What it is to be served on, such as l4 or a100-80gb-x2; the cheapest that it fits on when empty.
+        project: Google Cloud project of the registry; the run's own when empty.
+        location: Google Cloud region of the registry; the run's own when empty.
+        encryption_spec_key_name: Customer-managed encryption key.
+
+    Returns:
+        projects/PROJECT/locations/LOCATION/models/ID@VERSION.
+    """
+    from pathlib import Path
+
+    from rlhf_tuning.step import running_step, say
+    from rlhf_tuning.upload import generated_name, model_manifest, preference_rows
+    from rlhf_tuning.vertex_api import VertexApi
+    from rlhf_tuning.vertex_registry import cloud_storage_uri, upload_to_vertex
+
+    with running_step("Upload Tuned Model"):
+        uploaded = upload_to_vertex(
+            VertexApi(project=project or run_project, location=location or run_location),
+            model_dir=model.path,
+            name=model_display_name or generated_name(large_model_reference),
+            manifest=model_manifest(
+                adapter_dir=adapter.path,
+                reward_model_dir=reward_model.path,
+                evaluation_path=evaluation.path,
+                large_model_reference=large_model_reference,
+                fingerprints={
+                    "large_model": large_model_fingerprint,
+                    "prompts": prompt_fingerprint,
+                    "preferences": preference_fingerprint,
+                    "evaluation": eval_fingerprint,
+                },
+                model_display_name=model_display_name,
+                instruction=instruction,
+            )
+            | {"adapter": cloud_storage_uri(Path(adapter.path))},
+            preference_rows=preference_rows(reward_model.path),
+            serving_machine=serving_machine,
+            encryption_spec_key_name=encryption_spec_key_name,
+        )
+        say(f"Registered {uploaded.resource_name}")
+    return uploaded.resource_name
