@@ -15,6 +15,7 @@ from typing import Any
 
 from rlhf_tuning.degeneration import is_repetitive
 from rlhf_tuning.errors import ModelError
+from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, instructed, plain_text
 
 #: The longest prompt and answer that a run can ask for; more would only take memory from the answers at a time.
@@ -110,8 +111,10 @@ def plan_serving(model_dir: Path, parameters: Mapping[str, Any], machine: str = 
         machine: Name in `MACHINES`; the cheapest that the model fits on when empty.
 
     Raises:
+        ParameterError: If there is no such machine.
         ModelError: If the folder holds no model, or the model does not fit.
     """
+    check_limits(serving_machine=machine)
     try:
         config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -117,6 +117,41 @@ def test_a_new_version_is_tried_apart_and_then_replaces_the_one_that_served(vert
         {"palms": {"1": 0, "2": 100}},
     ]
     assert {key: deployed_versions(found) for key, found in endpoints(vertex).items()} == {"palms": {"2": 100}}
+    deployed_id, earlier_id = (request.deployed_model.id for request in reversed(vertex.received("DeployModel")[::2]))
+    assert deployed_id != earlier_id
+    assert dict(vertex.received("DeployModel")[-1].traffic_split) == {earlier_id: 100}
+
+
+def test_traffic_that_moves_slowly_is_waited_for(vertex, api, upload, monkeypatch):
+    name = deploy(api, upload())
+    (earlier,) = vertex.resources[name].deployed_models
+    serving, late = vertex._serving, iter(range(3))
+
+    def moves_slowly(endpoint):
+        deployed, model = serving(endpoint)
+        if endpoint == name and model.version_id == "2" and next(late, None) is not None:
+            return earlier, vertex._version(f"{model.name}@1")
+        return deployed, model
+
+    monkeypatch.setattr(vertex, "_serving", moves_slowly)
+    vertex.serve = lambda model, body: answers(model, body) if model.version_id == "2" else silent(model, body)
+    deploy(api, upload())
+    assert deployed_versions(vertex.resources[name]) == {"2": 100}
+    assert len(vertex.received("Predict")) == 1 + 1 + 4
+
+
+def test_traffic_that_never_moves_fails_the_run(vertex, api, upload, monkeypatch):
+    name = deploy(api, upload())
+    (earlier,) = vertex.resources[name].deployed_models
+    serving = vertex._serving
+    monkeypatch.setattr(
+        vertex,
+        "_serving",
+        lambda endpoint: (earlier, vertex._version(f"{earlier.model}@1")) if endpoint == name else serving(endpoint),
+    )
+    with pytest.raises(RunError, match=r"got no traffic within minutes\. The traffic is back where it was"):
+        deploy(api, upload())
+    assert deployed_versions(vertex.resources[name]) == {"1": 100}
 
 
 def silent(model, body):
