@@ -320,6 +320,36 @@ def test_a_lost_answer_makes_one_endpoint_and_one_deployment(vertex, api, upload
     assert len(vertex.received(method)) == (1 if fault.acted else 2)
 
 
+@pytest.mark.parametrize("method", ["CreateEndpoint", "DeployModel"])
+def test_what_is_slower_than_our_patience_is_still_made_once(vertex, api, upload, method, monkeypatch):
+    """The second request is refused, at once or in the end, because its name is taken."""
+    name = upload()
+    monkeypatch.setattr(vertex_api, "_LOOKS", (1.0,))
+    vertex.steps = 6
+    vertex.fail(method, Fault(acted=True, lost=True))
+    if method == "DeployModel":
+        vertex.fail(method, Fault(status="ALREADY_EXISTS", message="DeployedModel exists"))
+    deploy(api, name)
+    (endpoint,) = vertex.of_kind(v1.Endpoint)
+    assert deployed_versions(endpoint) == {"1": 100}
+
+
+def test_another_operation_on_the_endpoint_is_waited_for(vertex, api, upload):
+    name = upload()
+    vertex.fail("DeployModel", Fault(status="ABORTED", message="Another operation is in progress."))
+    deploy(api, name)
+    vertex.fail("DeployModel", Fault(status="ABORTED", message="Another operation is in progress."), times=9)
+    with pytest.raises(UserError, match="Another operation is in progress"):
+        deploy(api, upload())
+
+
+def test_a_dedicated_endpoint_is_asked_at_its_own_address(vertex, api, upload):
+    name = deploy(api, upload())
+    vertex.resources[name].dedicated_endpoint_dns = "127.0.0.1:9"
+    with pytest.raises(RunError, match="port=9"):
+        ask_endpoint(api, "palms", "Palms?")
+
+
 def test_a_deployment_that_goes_on_is_waited_for(vertex, api, upload):
     name = upload()
     vertex.steps = 12
