@@ -341,6 +341,8 @@ def test_another_operation_on_the_endpoint_is_waited_for(vertex, api, upload):
     vertex.fail("DeployModel", Fault(status="ABORTED", message="Another operation is in progress."), times=9)
     with pytest.raises(UserError, match="Another operation is in progress"):
         deploy(api, upload())
+    assert len(vertex.received("DeployModel")) == 2 + 3
+    assert len(vertex.received("GetEndpoint")) < 20  # and not hours of looking for what nobody makes
 
 
 def test_a_dedicated_endpoint_is_asked_at_its_own_address(vertex, api, upload):
