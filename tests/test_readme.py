@@ -7,13 +7,21 @@ import pytest
 
 from rlhf_pipelines.cli import build_parser
 from rlhf_pipelines.parameters import PARAMETERS
+from rlhf_pipelines.targets import DEFAULT_MACHINES, GPUS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/google-cloud.md", "benchmarks/README.md", "src/rlhf_tuning/sample/README.md"]
+    "page",
+    [
+        "README.md",
+        "docs/google-cloud.md",
+        "docs/kubeflow.md",
+        "benchmarks/README.md",
+        "src/rlhf_tuning/sample/README.md",
+    ],
 )
 def test_every_link_leads_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -33,7 +41,16 @@ def test_every_parameter_is_in_its_tables_with_its_default():
         assert (default == "required") == parameter.required, parameter.name
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/google-cloud.md"])
+def test_every_gpu_is_in_its_table_with_its_machines():
+    for kind, gpu in GPUS.items():
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| `{kind}`, ")]
+        for word in (gpu.vertex, gpu.gke, *gpu.machine_types.values()):
+            assert not word or f"`{word}`" in row, word
+        for target, default in DEFAULT_MACHINES.items():
+            assert (f"default on {target.title()}" in row) == (kind == default)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/google-cloud.md", "docs/kubeflow.md"])
 def test_the_commands_are_ones_that_the_command_line_takes(page):
     parser = build_parser()
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -1,12 +1,12 @@
 """Compiles the pipelines to YAML: `rlhf compile`, `make compile`, and the test that holds `pipelines/compiled` current."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_pipelines.executor_command import python_in_place_of_shells
-from rlhf_pipelines.image_choice import put_in_place
+from rlhf_pipelines.executor_command import python_in_place_of_shell
+from rlhf_pipelines.targets import TARGETS, choose_machine, containers, fit_to_kubeflow, fit_to_vertex
 
 #: Pipeline to the module that defines a function of that name, and `for_target`, which returns it. To add a pipeline: its
 #: file, a line here, its parameters in `parameters.PIPELINES`.
@@ -22,24 +22,70 @@ def load_pipeline(name: str, target: str = "local") -> Any:
     return importlib.import_module(PIPELINES[name]).for_target(target)
 
 
-def compile_pipeline(name: str, path: Path, images: Mapping[str, str]) -> None:
-    """Write one pipeline as YAML, with `images` in the place of those that the components name."""
-    from kfp import compiler
+def compile_for_submission(name: str, target: str, machine: str, images: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return a pipeline as its target takes it.
 
-    compiler.Compiler().compile(load_pipeline(name), str(path))
-    compiled = put_in_place(path.read_text(encoding="utf-8"), images)
-    path.write_text(python_in_place_of_shells(compiled), encoding="utf-8")
+    Args:
+        name: Name of the pipeline.
+        target: One of `targets.TARGETS`.
+        machine: Name of the machine for GPU steps; the target's default when empty.
+        images: The components' image to the one that takes its place.
+
+    Returns:
+        For `local` and `vertex` the pipeline spec. For `kubeflow` the two that belong together, under `pipeline_spec`
+        and `platform_spec`, which is how kfp's client sends them. `as_yaml` writes either as a file for the client.
+
+    Raises:
+        ParameterError: If the target has no such machine.
+    """
+    from google.protobuf import json_format
+
+    spec: dict[str, Any] = json_format.MessageToDict(load_pipeline(name, target).pipeline_spec)
+    platform_spec: dict[str, Any] = {}
+    if target == "vertex":
+        fit_to_vertex(spec, choose_machine(target, machine))
+    elif target == "kubeflow":
+        platform_spec = fit_to_kubeflow(spec, choose_machine(target, machine))
+    elif machine:
+        choose_machine(target, machine)  # says that there is none to choose
+    for _, container in containers(spec):
+        container["command"] = python_in_place_of_shell(container["command"])
+        container["image"] = images.get(container["image"], container["image"])
+    return {"pipeline_spec": spec, "platform_spec": platform_spec} if platform_spec else spec
 
 
-def compile_all(output_dir: Path, images: Mapping[str, str] | None = None) -> list[Path]:
-    """Write every pipeline as YAML and return the files.
+def as_yaml(compiled: Mapping[str, Any]) -> str:
+    """Return what `compile_for_submission` returned as the YAML that kfp's and Vertex's clients read."""
+    import yaml
+    from kfp.compiler.pipeline_spec_builder import extract_comments_from_pipeline_spec
+
+    documents = [dict(compiled)]
+    if "pipeline_spec" in compiled:
+        documents = [compiled["pipeline_spec"], compiled["platform_spec"]]
+    header: str = extract_comments_from_pipeline_spec(documents[0], documents[0]["pipelineInfo"]["description"])
+    return header + yaml.dump_all(documents, sort_keys=True)
+
+
+def compile_all(
+    output_dir: Path,
+    targets: Sequence[str] = TARGETS,
+    machine: str = "",
+    images: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Write every pipeline for every target, as TARGET/PIPELINE.yaml, and return the files.
 
     Args:
         output_dir: Folder that receives them.
+        targets: Some of `targets.TARGETS`.
+        machine: Name of the machine for GPU steps; each target's default when empty.
         images: The components' image to the one that takes its place; none are replaced when absent.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    paths = [output_dir / f"{name}.yaml" for name in PIPELINES]
-    for name, path in zip(PIPELINES, paths, strict=True):
-        compile_pipeline(name, path, images or {})
+    paths = []
+    for target in targets:
+        for name in PIPELINES:
+            compiled = as_yaml(compile_for_submission(name, target, machine, images or {}))
+            path = output_dir / target / f"{name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(compiled, encoding="utf-8")
+            paths.append(path)
     return paths

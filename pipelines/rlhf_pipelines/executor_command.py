@@ -15,8 +15,3 @@ def python_in_place_of_shell(command: Sequence[str]) -> list[str]:
     """Return kfp's command with `exec`; other commands stay as they are."""
     script = next((index for index, word in enumerate(command) if _CALL in word), None)
     return [word.replace(_CALL, _IN_PLACE, 1) if index == script else word for index, word in enumerate(command)]
-
-
-def python_in_place_of_shells(compiled: str) -> str:
-    """Return compiled YAML with `exec` in the command of every component."""
-    return compiled.replace(_CALL, _IN_PLACE)

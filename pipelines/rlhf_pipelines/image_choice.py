@@ -35,8 +35,6 @@ def read_choices(flags: Sequence[str]) -> dict[str, str]:
     return choices
 
 
-def put_in_place(compiled: str, choices: Mapping[str, str]) -> str:
-    """Return compiled YAML with the chosen images."""
-    return re.sub(
-        r"^(\s+image: )(\S+)$", lambda line: line[1] + choices.get(line[2], line[2]), compiled, flags=re.MULTILINE
-    )
+def unpullable(choices: Mapping[str, str]) -> list[str]:
+    """Return the images that no choice replaces: they have no registry, so only the engine that built them has them."""
+    return [image for image in IMAGES.values() if image not in choices]

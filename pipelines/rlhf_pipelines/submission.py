@@ -1,6 +1,7 @@
 """From the flags of `rlhf submit` and `rlhf schedule create` to what a backend gets: connection and submission."""
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,19 @@ def add_submission_flags(parser: argparse.ArgumentParser) -> None:
     add_parameters(parser, PARAMETERS.values())
 
 
+def target_of(options: argparse.Namespace) -> str:
+    """Return the target that the flags mean."""
+    named: str | None = options.target
+    return named or ("kubeflow" if options.host else "vertex")
+
+
 def backend_of(options: argparse.Namespace, *, project: str, location: str) -> tuple[str, Backend]:
     """Return the target that the flags mean and its backend.
 
     Raises:
         ParameterError: If the flags are not enough, or belong to different targets.
     """
-    target = options.target or ("kubeflow" if options.host else "vertex")
+    target = target_of(options)
     connection = Connection(
         project=project,
         location=location,
@@ -101,11 +108,18 @@ def submission_of(options: argparse.Namespace) -> tuple[str, Backend, Submission
     given = given_values(pipeline, options)
     values = check_parameters(pipeline, _of_pipeline(pipeline, given))
     job = {name: _text(name, values.get(name, given.get(name))) for name in _JOB_PARAMETERS}
-    target, backend = backend_of(options, project=job["project"], location=job["location"])
+    place = job
+    if target_of(options) == "kubeflow":
+        # A file of the Vertex job may name both; there they mean nothing. As flags they are a mistake.
+        place = {name: vars(options).get(f"parameter:{name}", "") for name in ("project", "location")}
+    target, backend = backend_of(options, project=place["project"], location=place["location"])
     if template is None:
         from rlhf_pipelines.compile import compile_for_submission
         from rlhf_pipelines.image_choice import read_choices
+        from rlhf_pipelines.targets import cautions, choose_machine
 
+        for caution in cautions(target, choose_machine(target, options.machine)):
+            print(f"rlhf: warning: {caution}", file=sys.stderr)
         template = compile_for_submission(pipeline, target, options.machine, read_choices(options.image))
     return (
         target,

@@ -57,6 +57,10 @@ class Vertex:
             raise ParameterError("--location is missing: the Google Cloud region of the job, such as us-central1.")
         if not re.fullmatch(r"[a-z]+(?:-[a-z]+)+\d+", self._location):
             raise ParameterError(f"--location is {self._location!r}; give a Google Cloud region such as us-central1.")
+        if connection.project and not re.fullmatch(r"[a-z0-9][a-z0-9.:-]*", connection.project):
+            raise ParameterError(
+                f"--project is {connection.project!r}; give a Google Cloud project's id, such as my-project."
+            )
         self._given_project = connection.project
         self._address = connection.api_endpoint or f"{self._location}-aiplatform.googleapis.com"
 
@@ -75,8 +79,7 @@ class Vertex:
         """Start one job. A lost response does not start a second one: the id is ours, and taken only once."""
         from google.api_core import exceptions
 
-        if submission.experiment:
-            self._prepare_experiment(submission.experiment, submission.encryption_spec_key_name)
+        experiment = self._experiment(submission) if submission.experiment else None
         chosen = job_id(submission.display_name, datetime.now(UTC), secrets.token_hex(2))
         name = f"{self._parent}/pipelineJobs/{chosen}"
         request = {"parent": self._parent, "pipeline_job": pipeline_job(submission), "pipeline_job_id": chosen}
@@ -93,8 +96,8 @@ class Vertex:
             what=f"job {chosen}",
             look=f"rlhf jobs show {chosen}",
         )
-        if submission.experiment:
-            self._join_experiment(message.name, submission.experiment)
+        if experiment:
+            self._join_experiment(message.name, experiment)
         return read_job(message)
 
     def job(self, name: str) -> Job:
@@ -133,12 +136,7 @@ class Vertex:
 
         def there() -> Any | None:
             found = self._schedules.list_schedules(
-                request={
-                    "parent": self._parent,
-                    "filter": f'display_name="{submission.display_name}"',
-                    "order_by": "create_time desc",
-                },
-                timeout=_SECONDS,
+                request={"parent": self._parent, "order_by": "create_time desc", "page_size": 20}, timeout=_SECONDS
             )
             for message in islice(found, 20):
                 if message.create_pipeline_job_request.pipeline_job.labels.get(_SCHEDULE_LABEL) == token:
@@ -322,6 +320,8 @@ class Vertex:
         return self._ask(lambda: self._schedules.get_schedule(name=full, timeout=_SECONDS), f"schedule {name}")
 
     def _newest(self, method: Callable[..., Any], limit: int, what: str, paths: tuple[str, ...] = ()) -> Iterator[Any]:
+        if limit < 1:
+            raise ParameterError(f"--limit is {limit}; it must be at least 1.")
         request: dict[str, Any] = {"parent": self._parent, "order_by": "create_time desc", "page_size": min(limit, 100)}
         if paths:
             request["read_mask"] = {"paths": list(paths)}
@@ -340,10 +340,11 @@ class Vertex:
 
     # Experiments: contexts of the metadata store, of which a run becomes a child.
 
-    def _prepare_experiment(self, experiment: str, key_name: str) -> None:
-        """Create an experiment unless it exists, and before it the store that the first run of a project would create."""
+    def _experiment(self, submission: Submission) -> Any:
+        """Return an experiment, created unless it exists, and before it the store, which a first run would create."""
         from google.api_core import exceptions
 
+        experiment, key_name = submission.experiment, submission.encryption_spec_key_name
         what, store = f"experiment {experiment}", f"{self._parent}/metadataStores/default"
         context = {
             "display_name": experiment,
@@ -372,11 +373,12 @@ class Vertex:
             raise UserError(
                 f"--experiment {experiment} is the name of a {found.schema_title} already. Give another name."
             )
+        return found
 
-    def _join_experiment(self, name: str, experiment: str) -> None:
+    def _join_experiment(self, name: str, experiment: Any) -> None:
         """Add a job to an experiment. The job is there by now, so that nothing here may look like its failure."""
-        say(f"Created {name}. It joins the experiment {experiment} as soon as it runs.")
-        context = f"{self._parent}/metadataStores/default/contexts/{experiment}"
+        title = experiment.display_name
+        say(f"Created {name}. It joins the experiment {title} as soon as it runs.")
         end = time.monotonic() + _LONG_SECONDS
         try:
             while True:
@@ -387,10 +389,10 @@ class Vertex:
                 time.sleep(_POLL_SECONDS)
             if not run:
                 raise RunError("the job has not begun.")
-            request = {"context": context, "child_contexts": [run]}
-            self._ask(lambda: self._metadata.add_context_children(request=request, timeout=_SECONDS), experiment)
+            request = {"context": experiment.name, "child_contexts": [run]}
+            self._ask(lambda: self._metadata.add_context_children(request=request, timeout=_SECONDS), title)
         except RlhfError as error:
-            logger.warning("The job %s is not part of the experiment %s: %s", name, experiment, error)
+            logger.warning("The job %s is not part of the experiment %s: %s", name, title, error)
 
 
 def _need_client() -> None:

@@ -4,9 +4,6 @@ Most of it is seen in the submission alone. Whether the bucket and the images ex
 registries; what a registry that is not Google's holds cannot be known from here.
 """
 
-import json
-import logging
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,20 +11,10 @@ from typing import Any
 
 from rlhf_components.images import IMAGES
 from rlhf_pipelines.backend import Submission
-from rlhf_pipelines.parameters import closest
+from rlhf_pipelines.spec_parameters import problems_with_values
+from rlhf_tuning.errors import RunError
+from rlhf_tuning.step import say
 
-logger = logging.getLogger(__name__)
-
-#: A pipeline's parameters travel as doubles.
-_MOST_INTEGER = 2**53
-_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "STRING": (str, "text"),
-    "NUMBER_INTEGER": (int, "a whole number"),
-    "NUMBER_DOUBLE": ((int, float), "a number"),
-    "BOOLEAN": (bool, "true or false"),
-    "LIST": (list, "a list"),
-    "STRUCT": (dict, "a mapping"),
-}
 _PREDEFINED_PAIRS = {
     "ASIA1": ("asia-northeast1", "asia-northeast2"),
     "EUR4": ("europe-north1", "europe-west4"),
@@ -51,7 +38,7 @@ def submission_problems(submission: Submission, location: str) -> list[str]:
     if "root" not in submission.spec:
         return ["The pipeline was not compiled for Vertex. Compile it with: rlhf compile --target vertex"]
     return [
-        *_parameter_problems(submission.spec, submission.values),
+        *problems_with_values(submission.spec, submission.values),
         *_folder_problems(submission.values),
         *_setting_problems(submission, location),
         *_label_problems(submission.labels),
@@ -66,6 +53,9 @@ def bucket_problems(pipeline_root: str, location: str, client: Any) -> list[str]
         pipeline_root: `gs://BUCKET/FOLDER`.
         location: Region of the job.
         client: A `google.cloud.storage.Client`.
+
+    Raises:
+        RunError: If Cloud Storage gives no answer.
     """
     from google.api_core import exceptions
     from google.api_core.retry import Retry
@@ -86,9 +76,9 @@ def bucket_problems(pipeline_root: str, location: str, client: Any) -> list[str]
             "else. You need the roles roles/storage.legacyBucketReader and roles/storage.objectViewer on it."
         ]
     except (exceptions.GoogleAPICallError, exceptions.RetryError, GoogleAuthError, RequestException) as error:
-        return [
-            f"--pipeline-root is {pipeline_root}, and Cloud Storage does not say whether that bucket exists: {error}"
-        ]
+        raise RunError(
+            f"Cloud Storage does not say whether the bucket {name} of --pipeline-root exists: {error}"
+        ) from error
     regions = bucket.data_locations or _PREDEFINED_PAIRS.get(bucket.location, (bucket.location,))
     if location in [region.lower() for region in regions]:
         return []
@@ -122,7 +112,7 @@ def _image_problem(image: str, session: Any) -> str:
     host, _, rest = image.partition("/")
     if not _GOOGLE_REGISTRY.fullmatch(host):
         if image not in IMAGES.values():
-            logger.info("Whether the image %s exists cannot be checked from here.", image)
+            say(f"Whether the image {image} exists cannot be checked from here.")
         return ""
     name, at, reference = rest.partition("@")
     if not at:
@@ -131,7 +121,7 @@ def _image_problem(image: str, session: Any) -> str:
     try:
         status = session.head(address, headers={"Accept": _MANIFESTS}, timeout=_SECONDS).status_code
     except (RequestException, GoogleAuthError) as error:
-        logger.info("Whether the image %s exists cannot be checked: %s", image, error)
+        say(f"Whether the image {image} exists cannot be checked: {error}")
         return ""
     if status == 404:
         return f"The image {image} does not exist. Build it with containers/cloudbuild.yaml, or correct --image."
@@ -146,31 +136,6 @@ def _image_problem(image: str, session: Any) -> str:
 def _images(spec: Mapping[str, Any]) -> list[str]:
     executors = spec.get("deploymentSpec", {}).get("executors", {}).values()
     return sorted({executor["container"]["image"] for executor in executors if "container" in executor})
-
-
-def _parameter_problems(spec: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
-    takes: Mapping[str, Any] = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    for name, value in values.items():
-        if name not in takes:
-            yield f"{name} is no parameter of the compiled pipeline.{closest(name, list(takes))}"
-        else:
-            yield from _value_problems(name, value, takes[name].get("parameterType", ""))
-    for name, definition in takes.items():
-        optional = definition.get("isOptional") or "defaultValue" in definition
-        if not optional and values.get(name) in (None, ""):
-            yield f"{name} is missing; the pipeline needs it."
-
-
-def _value_problems(name: str, value: Any, type_name: str) -> Iterator[str]:
-    types, words = _TYPES.get(type_name, (object, ""))
-    whole = isinstance(value, float) and value.is_integer() and type_name == "NUMBER_INTEGER"
-    wrong_bool = isinstance(value, bool) and type_name != "BOOLEAN"
-    if wrong_bool or not (isinstance(value, types) or whole):
-        yield f"{name} is {json.dumps(value, default=str)}; it must be {words}."
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{name} is {value}; it must be a finite number."
-    elif isinstance(value, int) and abs(value) > _MOST_INTEGER:
-        yield f"{name} is {value}; whole numbers beyond {_MOST_INTEGER} are not exact in a pipeline."
 
 
 def _folder_problems(values: Mapping[str, Any]) -> Iterator[str]:

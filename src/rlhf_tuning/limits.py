@@ -70,7 +70,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 def problem_with(name: str, value: object) -> str:
     """Return what is wrong with a parameter's value, or an empty string."""
     if name == "accelerator_type" and value == "TPU":
-        return "accelerator_type is 'TPU', which is not supported yet. Use 'GPU'; a run without one takes the CPU."
+        return (
+            "accelerator_type is 'TPU', which is not supported yet. Use 'GPU', or leave it out; which GPU, and how many, is "
+            "chosen when the pipeline is compiled, as in 'rlhf compile --target vertex --machine a100-80gb'."
+        )
     if name in CHOICES and value not in CHOICES[name]:
         accepted = ", ".join(repr(choice) for choice in CHOICES[name])
         return f"{name} is {value!r}; it must be {'one of ' if len(CHOICES[name]) > 1 else ''}{accepted}."

@@ -42,6 +42,11 @@ ALIASES: dict[str, PackagedModel] = {
 #: Bump when the conversion of a packaged model changes, so that caches made by an older version are not used.
 _CONVERSION = "1"
 
+#: Names by which the Vertex job called models that are on the hub.
+_RENAMED = {
+    f"llama-2-{size}": f"meta-llama/Llama-2-{size}-hf"
+    for size in ("7b", "7b-chat", "13b", "13b-chat", "70b", "70b-chat")
+}
 #: Names of the Vertex job's own base models, none of which can be had any more.
 _RETIRED = re.compile(
     r"(?:publishers/google/models/)?"
@@ -79,8 +84,15 @@ def local_folder(reference: str) -> Path | None:
 
 def problem_with_name(reference: str, *, parameter: str) -> str:
     """Return why a reference cannot be used, as far as its name tells, or an empty string."""
-    if not _RETIRED.fullmatch(reference.strip()) or Path(reference).expanduser().is_dir():
+    name = reference.strip()
+    renamed = _RENAMED.get(name.lower(), "")
+    if not (renamed or _RETIRED.fullmatch(name)) or Path(name).expanduser().is_dir():
         return ""
+    if renamed:
+        return (
+            f"{parameter} is {reference!r}, the retired Vertex job's name for {renamed}. Use that name, or another Hugging "
+            f"Face hub id, a local folder, a gs:// folder, or one of: {_aliases()}."
+        )
     return (
         f"{parameter} is {reference!r}, a base model of the retired Vertex job, which can no longer be had. Use an open "
         "causal language model: a Hugging Face hub id such as HuggingFaceTB/SmolLM2-1.7B-Instruct, a local folder, a "

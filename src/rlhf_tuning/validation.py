@@ -8,6 +8,7 @@ from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data_report import write_data_report
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
+from rlhf_tuning.model_reference import problem_with_name, resolve_reference
 from rlhf_tuning.step import say
 from rlhf_tuning.text_format import TextFormat
 
@@ -51,6 +52,8 @@ class ValidationConfig:
             batch_size=self.batch_size,
             max_bad_rows=self.max_bad_rows,
         )
+        if problem := problem_with_name(self.large_model_reference, parameter="large_model_reference"):
+            raise ModelError(problem)
 
 
 def validate_data(
@@ -112,7 +115,6 @@ def _text_format(config: ValidationConfig, tell: Callable[[str], None]) -> TextF
     """Return what counts tokens as training will, or None, and say why, where the tokenizer cannot be had."""
     if not config.large_model_reference:
         return None
-    from rlhf_tuning.model_reference import resolve_reference
     from rlhf_tuning.tokenizer import load_tokenizer
 
     try:

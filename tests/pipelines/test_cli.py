@@ -250,8 +250,62 @@ def test_predict_without_torch_says_how_to_install_it(tmp_path: Path) -> None:
     assert "pip install 'rlhf-pipelines[train]'" in done.stderr
 
 
-def test_compile_writes_the_pipelines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compile_writes_the_pipelines_for_every_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compile", "--output-dir", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out.split()
-    assert shown
+    assert {Path(path).parent.name for path in shown} == {"local", "vertex", "kubeflow"}
     assert all(Path(path).is_file() for path in shown)
+
+
+def test_compile_takes_a_target_a_machine_and_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = ["--image", f"light=r/light@sha256:{'0' * 64}", "--image", "trainer=r/trainer:2"]
+    arguments = ["compile", "--target", "vertex", "--machine", "l4", *images, "--output-dir", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    for path in map(Path, shown.out.split()):
+        assert path.parent == tmp_path / "vertex"
+        assert "type: NVIDIA_L4\n" in path.read_text()
+        assert "image: r/trainer:2\n" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "warnings"),
+    [
+        (["--target", "local"], []),
+        (["--target", "kubeflow"], ["cannot be pulled"]),
+        (["--target", "vertex", "--image", "light=r/light:1"], [f"warning: {TRAINER_IMAGE} cannot be pulled"]),
+        (
+            ["--target", "vertex", "--machine", "h100-x2"],
+            ["stand idle", "not on demand", "name them with --image light="],
+        ),
+    ],
+)
+def test_compile_warns_of_what_will_not_run_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], warnings: list[str]
+) -> None:
+    assert cli.main(["compile", *flags, "--output-dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(warnings)
+    for line, warning in zip(lines, warnings, strict=True):
+        assert line.startswith("rlhf: warning: ")
+        assert warning in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--target", "vertex", "--machine", "a100-80g"], "Did you mean a100-80gb"),
+        (["--target", "local", "--machine", "l4"], "--target local runs on this machine as it is"),
+        (["--machine", "l4"], "--machine needs --target: vertex or kubeflow."),
+        (["--output-dir", "/dev/null/there"], "--output-dir is '/dev/null/there', where nothing can be written"),
+    ],
+)
+def test_what_compile_cannot_do_is_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    assert cli.main(["compile", "--output-dir", str(tmp_path), *flags]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert words in shown.err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

@@ -3,22 +3,47 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from kfp import compiler
+from kfp.client.client import _extract_pipeline_yaml
 
 from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
-from rlhf_pipelines.compile import PIPELINES, compile_all
+from rlhf_pipelines.compile import PIPELINES, as_yaml, compile_all, compile_for_submission, load_pipeline
+from rlhf_pipelines.targets import TARGETS
+from rlhf_tuning.errors import ParameterError
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    return compile_all(tmp_path_factory.mktemp("compiled"))
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
 
 
-def test_the_committed_pipelines_are_current(compiled):
+@pytest.fixture(scope="module")
+def compiled(folder):
+    return compile_all(folder)
+
+
+def test_there_is_one_file_for_each_pipeline_and_target(folder, compiled):
+    assert compiled == [folder / target / f"{name}.yaml" for target in TARGETS for name in PIPELINES]
+
+
+def test_the_committed_pipelines_are_current(folder, compiled):
     for path in compiled:
-        assert (COMPILED / path.name).read_text() == path.read_text(), f"{path.name} differs: run `make compile`"
-    assert sorted(path.name for path in COMPILED.iterdir()) == sorted(path.name for path in compiled)
+        committed = COMPILED / path.relative_to(folder)
+        assert committed.read_text() == path.read_text(), f"{committed} differs: run `make compile`"
+    files = {path.relative_to(COMPILED) for path in COMPILED.rglob("*") if path.is_file()}
+    assert files == {path.relative_to(folder) for path in compiled}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_local_pipeline_is_as_kfp_writes_it_but_for_the_shells(name, tmp_path):
+    compiler.Compiler().compile(load_pipeline(name), str(tmp_path / "pipeline.yaml"))
+    theirs = (tmp_path / "pipeline.yaml").read_text()
+    assert (COMPILED / "local" / f"{name}.yaml").read_text() == theirs.replace(
+        "=true python3 -m", "=true exec python3 -m"
+    )
 
 
 def test_nothing_is_downloaded_at_run_time(compiled):
@@ -32,25 +57,68 @@ def test_in_every_component_python_takes_the_place_of_the_shell(compiled):
         assert text.count("exec python3 -m kfp.dsl.executor_main") == text.count("executor_main") > 0
 
 
-def test_chosen_images_stand_in_every_component(tmp_path):
+def test_chosen_images_stand_in_every_component(folder, compiled, tmp_path):
     digest = "sha256:" + "0" * 64
     choices = {LIGHT_IMAGE: f"registry/light@{digest}", TRAINER_IMAGE: f"registry/trainer@{digest}"}
-    for path, current in zip(compile_all(tmp_path, choices), sorted(COMPILED.iterdir(), key=_place), strict=True):
+    for path in compile_all(tmp_path, images=choices):
         text = path.read_text()
         assert LIGHT_IMAGE not in text
         assert TRAINER_IMAGE not in text
         for ours, theirs in choices.items():
             text = text.replace(theirs, ours)
-        assert text == current.read_text()
+        assert text == (folder / path.relative_to(tmp_path)).read_text()
 
 
-def _place(path):
-    return list(PIPELINES).index(path.stem)
+def test_the_machine_that_is_asked_for_stands_in_every_gpu_step(tmp_path):
+    for path in compile_all(tmp_path, ["vertex"], machine="l4-x4"):
+        text = path.read_text()
+        assert text.count("type: NVIDIA_L4\n") == text.count(f"image: {TRAINER_IMAGE}\n") > 0
+        assert text.count("count: '4'\n") == text.count("resourceCpuLimit: '48'\n") == text.count("type: NVIDIA_L4\n")
 
 
-def test_every_pipeline_is_a_single_document(compiled):
+def test_only_for_kubeflow_is_there_a_second_document(folder, compiled):
     for path in compiled:
-        assert "\n---\n" not in path.read_text()
+        documents = list(yaml.safe_load_all(path.read_text()))
+        assert [list(document) for document in documents[1:]] == ([["platforms"]] if "kubeflow" in path.parts else [])
+
+
+def test_a_local_pipeline_has_neither_resources_nor_retries():
+    for path in (COMPILED / "local").iterdir():
+        assert "resources:" not in path.read_text()
+        assert "retryPolicy:" not in path.read_text()
+
+
+@pytest.mark.parametrize("target", ["vertex", "kubeflow"])
+def test_every_step_is_retried_and_the_costly_ones_only_once(target):
+    for path in (COMPILED / target).iterdir():
+        spec = next(yaml.safe_load_all(path.read_text()))
+        graphs = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+        for task in (task for graph in graphs for task in graph["tasks"].values()):
+            component = spec["components"][task["componentRef"]["name"]]
+            if "dag" in component:
+                assert "retryPolicy" not in task
+                continue
+            image = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]["image"]
+            assert task["retryPolicy"]["maxRetryCount"] == (1 if image == TRAINER_IMAGE else 2)
+            assert task["retryPolicy"]["backoffFactor"] > 1
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_submitted_is_what_is_committed(target):
+    compiled = compile_for_submission("rlhf_pipeline", target, "", {})
+    assert as_yaml(compiled) == (COMPILED / target / "rlhf_pipeline.yaml").read_text()
+    assert set(compiled) == {"pipeline_spec", "platform_spec"} if target == "kubeflow" else "deploymentSpec" in compiled
+
+
+def test_kfp_s_client_reads_from_the_yaml_what_is_submitted():
+    read = _extract_pipeline_yaml(str(COMPILED / "kubeflow" / "rlhf_pipeline.yaml"))
+    assert read.to_dict() == compile_for_submission("rlhf_pipeline", "kubeflow", "", {})
+
+
+def test_a_machine_that_the_target_lacks_is_refused():
+    for target in TARGETS:
+        with pytest.raises(ParameterError, match="--machine is 'xyz'"):
+            compile_for_submission("rlhf_pipeline", target, "xyz", {})
 
 
 @pytest.mark.parametrize("module", ["rlhf_components.train_policy", *PIPELINES.values()])

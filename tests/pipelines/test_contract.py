@@ -1,11 +1,19 @@
 """The parameters of the Vertex RLHF job, as its own compiled pipeline declared them, and ours beside them."""
 
 import inspect
+from pathlib import Path
 
 import pytest
+import yaml
+from kfp import dsl
 
+from rlhf_components.validate_inputs import validate_inputs
 from rlhf_pipelines.compile import PIPELINES, load_pipeline
 from rlhf_pipelines.parameters import PIPELINES as PARAMETERS
+from rlhf_pipelines.parameters import check_parameters
+from rlhf_tuning.errors import ParameterError
+
+VERTEX_YAML = Path(__file__).parents[2] / "pipelines" / "compiled" / "vertex"
 
 #: Name, type and default in google-cloud-pipeline-components 2.22.0, preview.llm.rlhf_pipeline. `None` there is the
 #: empty string here, since kfp's local runner refuses a None default.
@@ -29,6 +37,45 @@ VERTEX_CONTRACT = {
     "accelerator_type": (str, "GPU"),
     "encryption_spec_key_name": (str, ""),
     "tensorboard_resource_id": (str, ""),
+}
+
+#: `parameter_values` as the notebooks for the Vertex job had them, but for the model; and what else could be said then.
+NOTEBOOK = {
+    "preference_dataset": (
+        "gs://vertex-ai/generative-ai/rlhf/text_small/summarize_from_feedback_tfds/comparisons/train/*.jsonl"
+    ),
+    "prompt_dataset": "gs://vertex-ai/generative-ai/rlhf/text_small/reddit_tfds/train/*.jsonl",
+    "eval_dataset": "gs://vertex-ai/generative-ai/rlhf/text_small/reddit_tfds/val/*.jsonl",
+    "large_model_reference": "meta-llama/Llama-2-7b-hf",
+    "reward_model_train_steps": 1410,
+    "reinforcement_learning_train_steps": 320,
+    "reward_model_learning_rate_multiplier": 1.0,
+    "reinforcement_learning_rate_multiplier": 0.2,
+    "kl_coeff": 0.1,
+    "instruction": "Summarize in less than 50 words",
+}
+THE_REST = {
+    "model_display_name": None,
+    "prompt_sequence_length": 512,
+    "target_sequence_length": 64,
+    "eval_dataset": None,
+    "deploy_model": False,
+    "project": "my-project",
+    "location": "europe-west4",
+    "accelerator_type": "GPU",
+    "encryption_spec_key_name": "",
+    "tensorboard_resource_id": None,
+}
+#: What the Vertex job called its models, and a word of what to use instead.
+OLD_MODELS = {
+    "text-bison@001": "SmolLM2",
+    "chat-bison@002": "SmolLM2",
+    "BISON": "SmolLM2",
+    "otter": "SmolLM2",
+    "t5-small": "SmolLM2",
+    "T5-XXL": "SmolLM2",
+    "llama-2-7b": "meta-llama/Llama-2-7b-hf",
+    "llama-2-13b-chat": "meta-llama/Llama-2-13b-chat-hf",
 }
 
 
@@ -92,3 +139,74 @@ def test_the_command_s_table_of_parameters_is_the_pipeline_s_signature(name):
         for parameter in PARAMETERS[name]
     }
     assert signature(name) == table
+
+
+@pytest.mark.parametrize("values", [NOTEBOOK, NOTEBOOK | THE_REST], ids=["as in the notebook", "with all there was"])
+def test_a_pipeline_job_takes_the_parameter_values_of_an_old_notebook_but_for_the_model(values):
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import aiplatform
+
+    job = aiplatform.PipelineJob(
+        display_name="tutorial-rlhf",
+        template_path=str(VERTEX_YAML / "rlhf_pipeline.yaml"),
+        pipeline_root="gs://my-bucket/root",
+        parameter_values=values,
+        project="my-project",
+        location="europe-west4",
+        credentials=AnonymousCredentials(),
+    ).to_dict()
+    given = {name: value for name, value in values.items() if value is not None}
+    assert job["runtimeConfig"] == {"gcsOutputDirectory": "gs://my-bucket/root", "parameterValues": given}
+    # Whatever is not given, null included, has a default on the server.
+    taken = job["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]
+    assert {name for name, parameter in taken.items() if not parameter.get("isOptional")} <= set(given)
+    assert set(VERTEX_CONTRACT) <= set(taken)
+
+
+@pytest.mark.parametrize("values", [NOTEBOOK, NOTEBOOK | THE_REST], ids=["as in the notebook", "with all there was"])
+def test_the_command_takes_them_as_well(values):
+    checked = check_parameters("rlhf_pipeline", values)
+    assert {name: checked[name] for name, value in values.items() if value is not None}.items() <= values.items()
+
+
+def validated(tmp_path, **values):
+    """What the step Validate Inputs does with parameters, as a job that no command has checked gives them."""
+    outputs = {name: dsl.Artifact(uri=str(tmp_path / name)) for name in ("data_report", "problems", "bad_rows")}
+    datasets = dict.fromkeys(("prompt_dataset", "preference_dataset", "eval_dataset"), "gs://no-bucket/*.jsonl")
+    validate_inputs.python_func(**outputs, **datasets, instruction="", **values)
+
+
+@pytest.mark.parametrize(("model", "instead"), OLD_MODELS.items())
+def test_an_old_model_is_answered_with_what_to_use_instead_by_the_command_and_by_the_step(
+    tmp_path, capsys, model, instead
+):
+    with pytest.raises(ParameterError) as caught:
+        check_parameters("rlhf_pipeline", NOTEBOOK | {"large_model_reference": model})
+    with pytest.raises(SystemExit) as ended:
+        validated(tmp_path, large_model_reference=model)
+    assert ended.value.code == 2
+    for told in (str(caught.value), capsys.readouterr().out):
+        assert f"large_model_reference is '{model}'" in told
+        assert instead in told
+
+
+def test_tpu_is_answered_with_what_to_use_instead_by_the_command_and_by_the_step(tmp_path, capsys):
+    with pytest.raises(ParameterError) as caught:
+        check_parameters("rlhf_pipeline", NOTEBOOK | {"accelerator_type": "TPU"})
+    with pytest.raises(SystemExit) as ended:
+        validated(tmp_path, large_model_reference="some/model", accelerator_type="TPU")
+    assert ended.value.code == 2
+    for told in (str(caught.value), capsys.readouterr().out):
+        assert "accelerator_type is 'TPU', which is not supported yet. Use 'GPU'" in told
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_in_every_compiled_pipeline_the_step_gets_what_it_refuses_before_any_other_step_runs(name):
+    spec = yaml.safe_load((VERTEX_YAML / f"{name}.yaml").read_text())
+    tasks = spec["root"]["dag"]["tasks"]
+    inputs = tasks["validate-inputs"]["inputs"]["parameters"]
+    for parameter in {"large_model_reference", "accelerator_type"} & set(
+        spec["root"]["inputDefinitions"]["parameters"]
+    ):
+        assert inputs[parameter] == {"componentInputParameter": parameter}
+    assert [task for task, details in tasks.items() if not details.get("dependentTasks")] == ["validate-inputs"]

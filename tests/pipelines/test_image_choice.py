@@ -1,7 +1,7 @@
 import pytest
 
 from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
-from rlhf_pipelines.image_choice import put_in_place, read_choices
+from rlhf_pipelines.image_choice import read_choices, unpullable
 from rlhf_tuning.errors import ParameterError
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -21,7 +21,6 @@ def test_other_flags_are_refused_with_the_right_form(flag):
         read_choices([flag])
 
 
-def test_only_the_lines_that_name_an_image_are_changed():
-    compiled = f"a:\n    image: {LIGHT_IMAGE}\n    text: image {LIGHT_IMAGE}\nb:\n    image: {TRAINER_IMAGE}\n"
-    changed = put_in_place(compiled, {LIGHT_IMAGE: f"r/light@{DIGEST}"})
-    assert changed == compiled.replace(f"image: {LIGHT_IMAGE}", f"image: r/light@{DIGEST}")
+def test_an_image_without_a_choice_cannot_be_pulled():
+    assert unpullable({}) == [LIGHT_IMAGE, TRAINER_IMAGE]
+    assert unpullable({LIGHT_IMAGE: f"r/light@{DIGEST}"}) == [TRAINER_IMAGE]

@@ -140,7 +140,9 @@ def test_retired_base_model_says_what_to_use_instead(name: str) -> None:
     assert "smollm2-135m-instruct" in problem(large_model_reference=name)
 
 
-@pytest.mark.parametrize("name", ["llama-2-7b", "Qwen/Qwen2.5-0.5B-Instruct", "./t5-mine", "gs://bucket/t5-x/model"])
+@pytest.mark.parametrize(
+    "name", ["meta-llama/Llama-2-7b-hf", "Qwen/Qwen2.5-0.5B-Instruct", "./t5-mine", "gs://bucket/t5-x/model"]
+)
 def test_other_base_models_are_left_to_the_run(name: str) -> None:
     assert (
         check_parameters("rlhf_pipeline", REQUIRED | {"large_model_reference": name})["large_model_reference"] == name

@@ -118,6 +118,14 @@ def test_a_host_means_kubeflow(monkeypatch, values):
     assert (Recording.last.connection.host, Recording.last.connection.namespace) == ("http://localhost:8080", "team")
 
 
+def test_a_file_of_the_vertex_job_may_name_its_project_on_kubeflow(tmp_path):
+    file = tmp_path / "values.json"
+    file.write_text(json.dumps(VALUES | {"project": "my-project", "location": "us-central1"}), encoding="utf-8")
+    assert cli.main(["submit", "--parameter-values", str(file), "--host", "http://localhost:8080"]) == 0
+    assert Recording.last.connection.project == ""
+    assert Recording.last.submissions[0].values["project"] == "my-project"
+
+
 def test_waiting_shows_each_step_once_and_ends_with_the_outputs(values, capsys, monkeypatch):
     running = job(State.RUNNING, task("Validate Inputs", State.RUNNING), task("Reinforcer", State.PENDING))
     story = [
@@ -198,6 +206,7 @@ def test_a_schedule_gets_its_plan(values, capsys):
     [
         (["--cron", "0 3 * *"], "cron"),
         (["--cron", "0 3 * * 1", "--time-zone", "Zurich"], "Zurich"),
+        (["--cron", "0 3 * * 1", "--time-zone", "Zurich", "--start", "2027-01-31"], "Zurich"),
         (["--cron", "0 3 * * 1", "--start", "tomorrow"], "--start is 'tomorrow'"),
         (["--cron", "0 3 * * 1", "--start", "2027-01-02", "--end", "2027-01-01"], "--end must come after --start"),
         (["--cron", "0 3 * * 1", "--max-concurrent-runs", "0"], "--max-concurrent-runs must be at least 1"),

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -148,34 +149,55 @@ def test_a_job_is_submitted_followed_listed_and_cancelled(server, either):
     assert not listed.tasks
 
 
-def test_what_is_sent_is_what_google_s_own_pipeline_job_sends(server, vertex, storage, tmp_path, monkeypatch):
+@pytest.fixture
+def google_s_own(server, storage, tmp_path, monkeypatch):
+    """Submit through the high-level client."""
     from google.cloud import aiplatform
     from google.cloud.aiplatform.utils import resource_manager_utils
 
     monkeypatch.setattr(resource_manager_utils, "get_project_number", lambda *args, **settings: PROJECT_NUMBER)
+    aiplatform.init(project=PROJECT, location=LOCATION, api_endpoint=server.rest, api_transport="rest")
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(SPEC))
-    for caching, fail_fast in ((None, False), (False, True)):
-        submission = replace(SUBMISSION, caching=caching, fail_fast=fail_fast)
-        vertex.submit(submission)
-        aiplatform.init(project=PROJECT, location=LOCATION, api_endpoint=server.rest, api_transport="rest")
+
+    def submit(job_id, caching=None, failure_policy=None, experiment=None):
         aiplatform.PipelineJob(
             display_name="My Tune!",
-            job_id=f"theirs-{fail_fast}".lower(),
+            job_id=job_id,
             template_path=str(tmp_path / "pipeline.yaml"),
             pipeline_root=SUBMISSION.pipeline_root,
             parameter_values=dict(SUBMISSION.values),
             enable_caching=caching,
             encryption_spec_key_name=SUBMISSION.encryption_spec_key_name,
             labels=dict(SUBMISSION.labels),
-            failure_policy="fast" if fail_fast else None,
+            failure_policy=failure_policy,
         ).submit(
             service_account=SUBMISSION.service_account,
             network=SUBMISSION.network,
             reserved_ip_ranges=list(SUBMISSION.reserved_ip_ranges),
+            experiment=experiment,
         )
-        ours, theirs = server.received("CreatePipelineJob")[-2:]
-        assert ours.pipeline_job == theirs.pipeline_job
-        assert ours.parent == theirs.parent
+
+    return submit
+
+
+@pytest.mark.parametrize(("caching", "fail_fast"), [(None, False), (False, True), (True, False)])
+def test_what_is_sent_is_what_google_s_own_pipeline_job_sends(server, vertex, google_s_own, caching, fail_fast):
+    vertex.submit(replace(SUBMISSION, caching=caching, fail_fast=fail_fast))
+    google_s_own("theirs", caching, "fast" if fail_fast else None)
+    ours, theirs = server.received("CreatePipelineJob")
+    assert ours.pipeline_job == theirs.pipeline_job
+    assert ours.parent == theirs.parent
+
+
+def test_an_experiment_is_joined_as_google_s_own_pipeline_job_joins_it(server, vertex, google_s_own):
+    vertex.submit(replace(SUBMISSION, experiment="ours"))
+    google_s_own("theirs", experiment="theirs")
+    *_, ours, theirs = (request.context for request in server.received("CreateContext"))  # the first found no store
+    theirs.display_name = "ours"
+    assert ours == theirs
+    ours, theirs = server.received("AddContextChildren")
+    assert theirs.context == ours.context.removesuffix("ours") + "theirs"
+    assert [len(request.child_contexts) for request in (ours, theirs)] == [1, 1]
 
 
 def test_tasks_have_the_names_that_people_gave_them_and_say_what_became_of_them(server, vertex):
@@ -223,6 +245,8 @@ def test_lists_are_the_newest_of_several_pages_and_no_more_than_asked_for(server
     server.page_size = 2
     names = [vertex.submit(SUBMISSION).name for _ in range(5)]
     assert [job.name for job in vertex.jobs(3)] == names[:1:-1]
+    with pytest.raises(ParameterError, match="--limit is 0"):
+        vertex.jobs(0)
     (request, *_) = server.received("ListPipelineJobs")
     assert "pipeline_spec" not in request.read_mask.paths
 
@@ -319,7 +343,7 @@ def test_a_refusal_says_what_where_and_what_to_do(server, vertex, fault, error, 
     with pytest.raises(error) as refused:
         vertex.submit(SUBMISSION)
     assert all(word in str(refused.value) for word in words), refused.value
-    assert "http://127" not in str(refused.value).replace(server.rest, "", 1)
+    assert "POST http" not in str(refused.value)
 
 
 def test_refusals_over_grpc_read_the_same(server, either):
@@ -389,6 +413,7 @@ def test_a_job_of_another_region_says_where_it_is(vertex):
     [
         (Connection(), "--location is missing"),
         (Connection(location="Zurich"), "--location is 'Zurich'"),
+        (Connection(location=LOCATION, project="My Project"), "--project is 'My Project'"),
         (Connection(location=LOCATION, host="http://h"), "--host is for Kubeflow"),
         (Connection(location=LOCATION, namespace="n"), "--namespace is for Kubeflow"),
     ],
@@ -419,42 +444,41 @@ def test_without_google_s_client_it_says_what_to_install(monkeypatch):
 # What stands against a submission.
 
 
-class Registry:
-    """Answers for images as a registry does."""
-
-    def __init__(self, status=200):
-        self.status, self.asked = status, []
-
-    def head(self, address, **settings):
-        self.asked.append(address)
-        return type("Response", (), {"status_code": self.status})
-
-
 @pytest.fixture
-def checked(vertex, storage):
+def checked(server, vertex, storage, monkeypatch):
     """A backend whose bucket and images exist."""
-    vertex._session = Registry()
+    server.images.add(f"/v2/{PROJECT}/rlhf/light/manifests/1")
+    hosts = []
+    monkeypatch.setattr(
+        vertex_checks,
+        "manifest_address",
+        lambda host, name, reference: hosts.append(host) or f"{server.rest}/v2/{name}/manifests/{reference}",
+    )
+    vertex.hosts = hosts
     return vertex
 
 
-def test_nothing_stands_against_a_good_submission(checked):
+def test_nothing_stands_against_a_good_submission(server, checked):
     assert checked.problems(SUBMISSION) == []
-    assert checked._session.asked == [
-        f"https://us-central1-docker.pkg.dev/v2/{PROJECT}/rlhf/light/manifests/1",
-    ]
+    assert checked.hosts == ["us-central1-docker.pkg.dev"]
+    assert server.received("HeadManifest") == [f"/v2/{PROJECT}/rlhf/light/manifests/1"]
+
+
+def test_a_manifest_is_asked_for_where_registries_keep_them():
+    assert vertex_checks.manifest_address("gcr.io", "p/light", "1") == "https://gcr.io/v2/p/light/manifests/1"
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"steps": "3"}, 'steps is "3"; it must be a whole number.'),
-        ({"steps": 2.5}, "steps is 2.5; it must be a whole number."),
-        ({"steps": True}, "steps is true; it must be a whole number."),
+        ({"steps": "3"}, "steps must be a whole number, not the text '3'."),
+        ({"steps": 2.5}, "steps must be a whole number, not 2.5."),
+        ({"steps": True}, "steps must be a whole number, not true."),
         ({"steps": 2**53 + 1}, "not exact in a pipeline"),
         ({"kl_coeff": float("nan")}, "kl_coeff is nan; it must be a finite number."),
         ({"kl_coeff": float("inf")}, "kl_coeff is inf; it must be a finite number."),
-        ({"deploy_model": 1}, "deploy_model is 1; it must be true or false."),
-        ({"step": 3}, "step is no parameter of the compiled pipeline. Did you mean steps?"),
+        ({"deploy_model": 1}, "deploy_model must be true or false, not 1."),
+        ({"step": 3}, "step is no parameter of the pipeline. Did you mean steps?"),
         ({"prompt_dataset": ""}, "prompt_dataset is missing"),
         ({"prompt_dataset": "data/prompts.jsonl"}, "prompt_dataset is 'data/prompts.jsonl', a path of this machine"),
         ({"large_model_reference": "./model"}, "large_model_reference is './model', a folder of this machine"),
@@ -464,6 +488,11 @@ def test_nothing_stands_against_a_good_submission(checked):
 def test_parameters_are_checked_against_the_compiled_pipeline(checked, values, message):
     (problem,) = checked.problems(replace(SUBMISSION, values={**SUBMISSION.values, **values}))
     assert message in problem
+
+
+def test_a_missing_parameter_is_named(checked):
+    (problem,) = checked.problems(replace(SUBMISSION, values={}))
+    assert "prompt_dataset is missing" in problem
 
 
 @pytest.mark.parametrize(
@@ -528,6 +557,15 @@ def test_the_bucket_must_be_where_the_job_is(checked, storage, metadata, fits):
     assert bool(problems) is not fits
 
 
+def test_a_storage_that_does_not_answer_is_no_mistake_of_the_person(checked, storage, monkeypatch):
+    from tests.gcs_server import Fault as StorageFault
+
+    monkeypatch.setattr(vertex_checks, "_SECONDS", 0.1)
+    storage.list_faults.extend([StorageFault(status=503)] * 9)
+    with pytest.raises(RunError, match="Cloud Storage does not say whether the bucket bucket"):
+        checked.problems(SUBMISSION)
+
+
 def test_a_bucket_that_may_not_be_looked_at_names_the_roles(checked, storage):
     from tests.gcs_server import Fault as StorageFault
 
@@ -539,18 +577,22 @@ def test_a_bucket_that_may_not_be_looked_at_names_the_roles(checked, storage):
 @pytest.mark.parametrize(
     ("image", "status", "message"),
     [
-        (IMAGE, 404, f"The image {IMAGE} does not exist"),
-        (IMAGE, 403, "roles/artifactregistry.reader"),
-        (IMAGE, 503, ""),
-        ("gcr.io/p/light@sha256:" + "0" * 64, 404, "does not exist"),
-        ("docker.io/library/python:3.11", 404, ""),
+        (IMAGE, "", ""),
+        (IMAGE.removesuffix(":1"), "", "light does not exist"),
+        (IMAGE, "NOT_FOUND", f"The image {IMAGE} does not exist"),
+        (IMAGE, "PERMISSION_DENIED", "roles/artifactregistry.reader"),
+        (IMAGE, "UNAVAILABLE", ""),
+        ("gcr.io/p/light@sha256:" + "0" * 64, "", "does not exist"),
+        ("docker.io/library/python:3.11", "", ""),
     ],
 )
-def test_images_must_exist_where_that_can_be_known(checked, image, status, message):
+def test_images_must_exist_where_that_can_be_known(server, checked, image, status, message, capsys):
     spec = {**SPEC, "deploymentSpec": {"executors": {"exec-prepare": {"container": {"image": image}}}}}
-    checked._session = Registry(status)
+    if status:
+        server.fail("HeadManifest", Fault(status=status))
     problems = checked.problems(replace(SUBMISSION, spec=spec))
     assert [message in problem for problem in problems] == ([True] if message else [])
+    assert ("cannot be checked from here" in capsys.readouterr().out) is image.startswith("docker.io")
 
 
 def test_images_that_are_only_names_cannot_be_pulled(checked):
@@ -561,11 +603,11 @@ def test_images_that_are_only_names_cannot_be_pulled(checked):
     assert "--image trainer=" in problem
 
 
-def test_the_manifest_of_a_digest_is_asked_for_by_it(checked):
-    image = f"europe-docker.pkg.dev/p/r/light@sha256:{'0' * 64}"
-    spec = {"deploymentSpec": {"executors": {"a": {"container": {"image": image}}}}}
+def test_the_manifest_of_a_digest_is_asked_for_by_it(server, checked):
+    digest = f"sha256:{'0' * 64}"
+    spec = {"deploymentSpec": {"executors": {"a": {"container": {"image": f"eu-docker.pkg.dev/p/r/light@{digest}"}}}}}
     vertex_checks.image_problems(spec, checked._session)
-    assert checked._session.asked == [f"https://europe-docker.pkg.dev/v2/p/r/light/manifests/sha256:{'0' * 64}"]
+    assert server.received("HeadManifest") == [f"/v2/p/r/light/manifests/{digest}"]
 
 
 def test_every_path_among_the_parameters_is_known_to_the_checks():
@@ -622,7 +664,7 @@ def test_a_schedule_carries_all_that_a_job_would_have(server, either):
     assert (sent.max_concurrent_run_count, sent.max_concurrent_active_run_count) == (1, 1)
     assert schedule.plan == replace(PLAN, start=schedule.plan.start)
     assert (schedule.state, schedule.runs_started, schedule.pipeline) == (ScheduleState.ACTIVE, 0, "two-steps")
-    assert schedule.next_run.strftime("%a %H:%M") == "Mon 03:00"
+    assert schedule.next_run.astimezone(ZoneInfo("Europe/Zurich")).strftime("%a %H:%M") == "Mon 03:00"
     assert "/pipelines/schedules/" in schedule.link
 
 
@@ -694,6 +736,42 @@ def test_the_service_s_last_error_is_told(server, vertex):
     name = vertex.create_schedule(SUBMISSION, PLAN).name
     server.resources[name].last_scheduled_run_response = v1.Schedule.RunResponse(run_response="PERMISSION_DENIED: no")
     assert vertex.schedule(name).last_error == "PERMISSION_DENIED: no"
+
+
+# The commands.
+
+
+def test_the_commands_submit_show_and_schedule(server, storage, capsys):
+    from rlhf_pipelines.cli import main
+
+    there = ["--location", LOCATION, "--api-endpoint", server.rest]
+    job = [
+        *(
+            "--pipeline",
+            "infer_pipeline",
+            "--prompt-dataset",
+            "gs://bucket/p.jsonl",
+            "--pipeline-root",
+            "gs://bucket/r",
+        ),
+        *("--large-model-reference", "HuggingFaceTB/SmolLM2-135M", "--machine", "l4", "--label", "team=blue"),
+        *("--image", "light=docker.io/me/light:1", "--image", "trainer=docker.io/me/trainer:1"),
+    ]
+    assert main(["submit", *job, *there]) == 0
+    name = server.of_kind(v1.PipelineJob)[0].name.rpartition("/")[2]
+    assert f"rlhf jobs follow {name}" in capsys.readouterr().out
+    (request,) = server.received("CreatePipelineJob")
+    executors = request.pipeline_job.pipeline_spec["deploymentSpec"]["executors"]
+    assert executors["exec-infer"]["container"]["image"] == "docker.io/me/trainer:1"
+    assert executors["exec-infer"]["container"]["resources"]["accelerator"]["resourceType"] == "NVIDIA_L4"
+    assert dict(request.pipeline_job.labels) == {"team": "blue"}
+    assert main(["jobs", "show", name, *there]) == 0
+    assert "Perform Inference" in capsys.readouterr().out
+    assert main(["schedule", "create", *job, *there, "--cron", "0 3 * * 1", "--time-zone", "Europe/Zurich"]) == 0
+    assert "0 3 * * 1 (Europe/Zurich)" in capsys.readouterr().out
+    assert main(["submit", *job, *there, "--pipeline-root", "gs://none/r"]) == 2
+    assert "gcloud storage buckets create gs://none" in capsys.readouterr().err
+    assert len(server.received("CreatePipelineJob")) == 1
 
 
 # What was submitted runs.

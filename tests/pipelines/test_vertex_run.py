@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import yaml
 from google.cloud import aiplatform_v1 as v1
 from submitted_run import local_executor
 from tests.gcs_server import serve_cloud_storage
@@ -11,7 +10,7 @@ from vertex_server import serve_vertex
 from vertex_service import LOCATION, PROJECT
 
 from rlhf_pipelines.backend import Connection, State, Submission, connect
-from rlhf_pipelines.compile import compile_pipeline
+from rlhf_pipelines.compile import compile_for_submission
 from rlhf_pipelines.parameters import check_parameters
 from rlhf_tuning.registry import list_models
 
@@ -34,8 +33,7 @@ def test_the_submitted_job_tunes_a_model_from_data_on_cloud_storage(tiny_model, 
         }
         for number in range(24)
     ]
-    compile_pipeline("rlhf_pipeline", tmp_path / "rlhf.yaml", {})
-    spec = yaml.safe_load((tmp_path / "rlhf.yaml").read_text())
+    spec = compile_for_submission("rlhf_pipeline", "vertex", "", {})
     with serve_cloud_storage() as storage, serve_vertex() as server:
         storage.put("data/part-1.jsonl", rows(preferences[:12]))
         storage.put("data/part-2.jsonl", rows(preferences[12:]))

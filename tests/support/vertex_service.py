@@ -5,6 +5,7 @@ what takes long is an operation that ends after several requests, and a deployed
 of the test. Time passes with requests: each moves every job and operation one step.
 """
 
+import copy
 import fnmatch
 import itertools
 import json
@@ -122,6 +123,7 @@ class VertexService:
         run_job: Does the work of a job and says how each task ended, and the whole under the name "". It is called in
             a thread; without it, tasks succeed one after the other as requests come.
         task_ends: How tasks end when there is no `run_job`; they succeed unless named here.
+        images: Manifests of the project's Artifact Registry, such as `/v2/my-project/repository/light/manifests/1`.
         calls: Every request, in order.
     """
 
@@ -130,6 +132,7 @@ class VertexService:
     serve: Callable[[v1.Model, bytes], Reply] = _no_server
     run_job: Callable[[v1.PipelineJob], Mapping[str, TaskEnd]] | None = None
     task_ends: dict[str, TaskEnd] = field(default_factory=dict)
+    images: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     resources: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, list[v1.Model]] = field(default_factory=dict)
@@ -188,7 +191,7 @@ class VertexService:
     def call(self, method: str, request: Any, headers: Mapping[str, str]) -> Any:
         """Do what a request asks. Raises `Refused`, or `ConnectionResetError` where the answer shall be lost."""
         with self.lock:
-            self.calls.append(Call(method, type(request)(request) if _is_proto_plus(request) else request, headers))
+            self.calls.append(Call(method, copy.deepcopy(request), headers))
             for job in self.of_kind(v1.PipelineJob):
                 self._step_job(job)
             for operation in list(self.operations.values()):
@@ -361,12 +364,12 @@ class VertexService:
         if "default" in model.version_aliases:
             raise Refused("FAILED_PRECONDITION", "The default version cannot be deleted; delete the model.")
         self._refuse_deployed(model.name, model.version_id)
-        return self._operation("DeleteModelVersion", model.name, lambda: self.versions[model.name].remove(model))
+        return self._operation("DeleteModelVersion", model.name, lambda: self._forget(model.name, model))
 
     def DeleteModel(self, request: v1.DeleteModelRequest) -> operations_pb2.Operation:
         model = self._version(request.name)
         self._refuse_deployed(model.name)
-        return self._operation("DeleteModel", model.name, lambda: self.versions.pop(model.name))
+        return self._operation("DeleteModel", model.name, lambda: self._forget(model.name))
 
     # Endpoints.
 
@@ -488,12 +491,21 @@ class VertexService:
             raise ContainerRefused(reply)
         return httpbody_pb2.HttpBody(content_type=reply.content_type, data=reply.body)
 
+    # Images.
+
+    def HeadManifest(self, path: str) -> None:
+        if path not in self.images:
+            raise Refused("NOT_FOUND", "manifest unknown")
+
     # Metadata, as far as experiments need it. A project's first job creates the store.
 
     def CreateMetadataStore(self, request: v1.CreateMetadataStoreRequest) -> operations_pb2.Operation:
         store = v1.MetadataStore(request.metadata_store)
         store.name = f"{self._parent(request.parent)}/metadataStores/{request.metadata_store_id}"
         return self._operation("CreateMetadataStore", store.name, lambda: self._add(store))
+
+    def GetMetadataStore(self, request: v1.GetMetadataStoreRequest) -> v1.MetadataStore:
+        return self._get(request.name, v1.MetadataStore)
 
     def GetContext(self, request: v1.GetContextRequest) -> v1.Context:
         return self._get(request.name, v1.Context)
@@ -752,6 +764,13 @@ class VertexService:
             if other is not model:
                 other.version_aliases = [alias for alias in other.version_aliases if alias not in aliases]
         model.version_aliases = list(dict.fromkeys([*model.version_aliases, *aliases]))
+
+    def _forget(self, name: str, version: v1.Model | None = None) -> None:
+        """Delete a version of a model, or all of it."""
+        if version:
+            self.versions[name].remove(version)
+        else:
+            del self.versions[name]
 
     def _versions(self, name: str) -> list[v1.Model]:
         if name not in self.versions:

@@ -43,6 +43,7 @@ def test_a_change_in_large_weights_is_seen_by_samples(tmp_path):
         ("text-bison@001", "retired"),
         ("t5-small", "retired"),
         ("publishers/google/models/chat-bison@002", "retired"),
+        ("llama-2-7b", "meta-llama/Llama-2-7b-hf"),
         ("what is this?", "cannot be a hub id"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rlhf_tuning.data.check import DatasetCheck
-from rlhf_tuning.errors import DataError, ParameterError
+from rlhf_tuning.errors import DataError, ModelError, ParameterError
 from rlhf_tuning.validation import ValidationConfig, validate_data
 
 
@@ -107,3 +107,9 @@ def test_prompts_alone_are_not_trained_on_so_no_epochs_are_counted(tmp_path: Pat
 def test_refuses_settings_out_of_range(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="max_bad_rows"):
         validate(tmp_path, prompt_dataset="p.jsonl", max_bad_rows=-1)
+
+
+def test_a_model_of_the_retired_job_is_refused_before_any_row_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="large_model_reference is 'text-bison@001'"):
+        validate(tmp_path, large_model_reference="text-bison@001")
+    assert list(tmp_path.iterdir()) == []

@@ -190,5 +190,5 @@ def _time(flag: str, text: str | None, zone: str) -> datetime | None:
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (ValueError, OSError):  # an unknown name, or one that is no key of the zone files
+    except (ValueError, OSError, KeyError):  # an unknown name, or one that is no key of the zone files
         raise ParameterError(f"--time-zone {name!r} is not known; give an IANA name such as Europe/Zurich.") from None

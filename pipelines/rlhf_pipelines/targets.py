@@ -1,0 +1,288 @@
+"""Where compiled pipelines run, what their steps run on there, and how often a failed step starts again.
+
+The pipelines say nothing of it (they run anywhere); it is put into the compiled pipeline, as constants: values that
+come from pipeline parameters are understood by newer backends only, and each backend has its own words. Steps in the
+trainer image get the machine that is asked for, all others a small one. To add a GPU: a line in `GPUS`.
+"""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_components.images import TRAINER_IMAGE
+from rlhf_tuning.errors import ParameterError
+
+#: A compiled pipeline as kfp's YAML holds it.
+Spec = dict[str, Any]
+
+#: In the order of the help. `local` stands for kfp's local runner: it has no resources to give, and warns of each, and would
+#: sit out the waits before retries, so it gets neither.
+TARGETS = ("local", "vertex", "kubeflow")
+
+#: What the GPU steps run on when nobody says: on Vertex one of the GPUs of which the old job had eight; on Kubeflow
+#: whatever NVIDIA GPU the cluster has.
+DEFAULT_MACHINES = {"vertex": "a100-80gb", "kubeflow": "gpu"}
+
+#: Secret of a cluster's namespace from which steps that load a base model take the token of the Hugging Face hub.
+HUB_SECRET, HUB_SECRET_KEY = "huggingface", "token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One kind of GPU.
+
+    Args:
+        vertex: Its name on Vertex.
+        gke: Its name in the label `cloud.google.com/gke-accelerator` of a GKE node; empty for any GPU on any node.
+        cpu: Virtual CPUs that come with each of them.
+        memory: GB that come with each of them.
+        machine_types: Number of GPUs to the Compute Engine machine that Vertex offers with so many.
+        on_demand: Numbers of GPUs for which that machine can be had on demand.
+    """
+
+    vertex: str = ""
+    gke: str = ""
+    cpu: int
+    memory: int
+    machine_types: dict[int, str]
+    on_demand: tuple[int, ...] = (1, 2, 4, 8)
+
+
+#: Read from Google's pages on accelerator-optimized machines. Of H100, machines with fewer than 8 exist as Spot or
+#: Flex-start VMs alone; H200 comes by eights, as these or with a reservation.
+GPUS: dict[str, Gpu] = {
+    "l4": Gpu(
+        vertex="NVIDIA_L4",
+        gke="nvidia-l4",
+        cpu=12,
+        memory=48,
+        machine_types={1: "g2-standard-12", 2: "g2-standard-24", 4: "g2-standard-48", 8: "g2-standard-96"},
+    ),
+    "a100-40gb": Gpu(
+        vertex="NVIDIA_TESLA_A100",
+        gke="nvidia-tesla-a100",
+        cpu=12,
+        memory=85,
+        machine_types={1: "a2-highgpu-1g", 2: "a2-highgpu-2g", 4: "a2-highgpu-4g", 8: "a2-highgpu-8g"},
+    ),
+    "a100-80gb": Gpu(
+        vertex="NVIDIA_A100_80GB",
+        gke="nvidia-a100-80gb",
+        cpu=12,
+        memory=170,
+        machine_types={1: "a2-ultragpu-1g", 2: "a2-ultragpu-2g", 4: "a2-ultragpu-4g", 8: "a2-ultragpu-8g"},
+    ),
+    "h100": Gpu(
+        vertex="NVIDIA_H100_80GB",
+        gke="nvidia-h100-80gb",
+        cpu=26,
+        memory=234,
+        machine_types={1: "a3-highgpu-1g", 2: "a3-highgpu-2g", 4: "a3-highgpu-4g", 8: "a3-highgpu-8g"},
+        on_demand=(8,),
+    ),
+    "h200": Gpu(
+        vertex="NVIDIA_H200_141GB",
+        gke="nvidia-h200-141gb",
+        cpu=28,
+        memory=369,
+        machine_types={8: "a3-ultragpu-8g"},
+        on_demand=(),
+    ),
+    # Any NVIDIA GPU of a Kubernetes cluster, GKE or not; no node with one is smaller.
+    "gpu": Gpu(cpu=4, memory=16, machine_types={}),
+}
+
+#: A pipeline on Vertex cannot ask for more (Google's page on machine types for a pipeline step).
+_MOST_VERTEX_CPU, _MOST_VERTEX_MEMORY = 96, 624
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the GPU steps of a pipeline run on: so many of a GPU, and what comes with them."""
+
+    name: str
+    gpu: Gpu
+    count: int
+
+    @property
+    def machine_type(self) -> str:
+        """Return the Compute Engine machine, or an empty string where Vertex offers none."""
+        return self.gpu.machine_types.get(self.count, "")
+
+
+def machines(target: str) -> dict[str, Machine]:
+    """Return every machine of a target by its name, such as `l4` or `a100-80gb-x8`."""
+    found = [
+        Machine(name=kind if count == 1 else f"{kind}-x{count}", gpu=gpu, count=count)
+        for kind, gpu in GPUS.items()
+        for count in (1, 2, 4, 8)
+    ]
+    offered = {"local": [], "vertex": [machine for machine in found if machine.machine_type], "kubeflow": found}
+    return {machine.name: machine for machine in offered[target]}
+
+
+def choose_machine(target: str, name: str = "") -> Machine:
+    """Return the machine of that name, of that Compute Engine name on Vertex, or the target's default when empty.
+
+    Raises:
+        ParameterError: If the target has no such machine.
+    """
+    if target not in DEFAULT_MACHINES:
+        raise ParameterError(
+            f"--machine is {name!r}, but --target {target} runs on this machine as it is. "
+            f"Leave --machine out, or choose another target: {' or '.join(DEFAULT_MACHINES)}."
+        )
+    by_name = machines(target)
+    wanted = (name or DEFAULT_MACHINES[target]).lower().removesuffix("-x1")
+    for machine in by_name.values():
+        if wanted == machine.name or (target == "vertex" and wanted == machine.machine_type):
+            return machine
+    longer = sorted((other for other in by_name if other.startswith(wanted)), key=len)  # a100 is two kinds
+    near = longer[:2] or difflib.get_close_matches(wanted, by_name, n=2, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ParameterError(f"--machine is {name!r}, which {target} does not have.{hint} Machines: {', '.join(by_name)}.")
+
+
+def cautions(target: str, machine: Machine) -> list[str]:
+    """Return what a person should know of a machine before a run is paid for."""
+    found = []
+    if machine.count > 1:
+        found.append(f"{machine.name} has {machine.count} GPUs, and a step trains on one: the others would stand idle.")
+    if target == "vertex" and machine.count not in machine.gpu.on_demand:
+        found.append(
+            f"{machine.name} is {machine.machine_type}, which Google Cloud offers as Spot or Flex-start VMs"
+            f"{'' if machine.count < 8 else ' or with a reservation'}, not on demand; a step of a Vertex pipeline can ask "
+            "for it on demand alone, so it may fail for want of resources. a100-80gb is on demand."
+        )
+    return found
+
+
+def containers(spec: Spec) -> Iterator[tuple[str, Spec]]:
+    """Yield the label and the container of every step of a compiled pipeline."""
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        if "container" in executor:
+            yield label, executor["container"]
+
+
+def fit_to_vertex(spec: Spec, machine: Machine) -> None:
+    """Put Vertex's resources and retries into a compiled pipeline.
+
+    Vertex runs each step as a CustomJob on the supported machine that matches accelerator, CPU limit and memory limit most
+    closely, and no machine type can be named. The limits are what the machine has, so that nothing else is closer: one L4
+    comes in five sizes. Only one machine has so many A100, H100 or H200, so that the accelerator decides alone, and limits
+    beyond the most that a pipeline can ask for may stay there. kfp's G is 10^9 bytes and Google's GB 2^30, so what is asked
+    for is there.
+    """
+    for label, container in containers(spec):
+        if _uses_gpu(container):
+            container["resources"] = _resources(
+                cpu_limit=min(machine.gpu.cpu * machine.count, _MOST_VERTEX_CPU),
+                memory_limit=min(machine.gpu.memory * machine.count, _MOST_VERTEX_MEMORY),
+                accelerator=machine.gpu.vertex,
+                count=machine.count,
+            )
+        else:
+            # e2-standard-4, which Vertex also takes when nothing is said, and the smallest of the general machines.
+            container["resources"] = _resources(cpu_limit=4, memory_limit=16)
+        _set_retries(spec, label, gpu=_uses_gpu(container))
+
+
+def fit_to_kubeflow(spec: Spec, machine: Machine) -> Spec:
+    """Put Kubernetes' resources and retries into a compiled pipeline, and return the platform spec that goes with it.
+
+    A GPU step requests three quarters of what comes with its GPUs, since the node's own daemons need some, and may use
+    all that is free; a CPU step requests little.
+    """
+    executors: Spec = {}
+    for label, container in containers(spec):
+        config: Spec = {}
+        if _uses_gpu(container):
+            container["resources"] = _resources(
+                cpu_request=machine.gpu.cpu * machine.count * 3 // 4,
+                memory_request=machine.gpu.memory * machine.count * 3 // 4,
+                accelerator="nvidia.com/gpu",
+                count=machine.count,
+            )
+            # Kubernetes gives 64 MiB, too little for torch's processes, which pass tensors through it.
+            config["emptyDirMounts"] = [
+                {"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}
+            ]
+            config["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+            if machine.gpu.gke:
+                config["nodeSelector"] = {"labels": {"cloud.google.com/gke-accelerator": machine.gpu.gke}}
+        else:
+            container["resources"] = _resources(cpu_request=1, memory_request=4, cpu_limit=4, memory_limit=16)
+        if _loads_a_model(spec, label):
+            config["secretAsEnv"] = [
+                {
+                    "secretName": HUB_SECRET,
+                    "secretNameParameter": {"runtimeValue": {"constant": HUB_SECRET}},
+                    "keyToEnv": [{"secretKey": HUB_SECRET_KEY, "envVar": "HF_TOKEN"}],
+                    "optional": True,  # open models need no token, so no secret either
+                }
+            ]
+        if config:
+            executors[label] = config
+        _set_retries(spec, label, gpu=_uses_gpu(container))
+    return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
+
+
+def _uses_gpu(container: Spec) -> bool:
+    return bool(container["image"] == TRAINER_IMAGE)
+
+
+def _loads_a_model(spec: Spec, label: str) -> bool:
+    return any(
+        "large_model_reference" in component["inputDefinitions"]["parameters"]
+        for component in spec["components"].values()
+        if component.get("executorLabel") == label
+    )
+
+
+def _resources(*, accelerator: str = "", count: int = 0, **amounts: int) -> Spec:
+    """Return the resources of a container as kfp's setters write them: for older backends and newer ones.
+
+    Args:
+        accelerator: Name of the accelerator, if any.
+        count: How many of them.
+        amounts: `cpu_limit`, `cpu_request`, `memory_limit` and `memory_request`, in CPUs and GB.
+    """
+    resources: Spec = {}
+    for name, amount in amounts.items():
+        what, kind = name.split("_")
+        resources[f"{what}{kind.title()}"] = float(amount)
+        resources[f"resource{what.title()}{kind.title()}"] = f"{amount}{'G' if what == 'memory' else ''}"
+    if accelerator:
+        resources["accelerator"] = {
+            "type": accelerator,
+            "resourceType": accelerator,
+            "count": str(count),
+            "resourceCount": str(count),
+        }
+    return resources
+
+
+def _set_retries(spec: Spec, label: str, *, gpu: bool) -> None:
+    """Let the tasks of a container start again when they fail, later each time.
+
+    Backends cannot tell a person's mistake (exit status 2) from a lost machine, so both are retried. CPU steps, which read
+    storage and the model hub, cost little: two retries. GPU steps get one: a machine that cannot be had, is taken away or
+    breaks is worth one more start, but a step that fails after hours must not cost them three times. Mistakes of a person
+    show before: Validate Inputs has refused them, or they end a GPU step in its first minutes.
+    """
+    policy = {
+        "maxRetryCount": 1 if gpu else 2,
+        "backoffDuration": "300s" if gpu else "30s",
+        "backoffFactor": 2.0,
+        "backoffMaxDuration": "3600s",
+    }
+    components = {name for name, component in spec["components"].items() if component.get("executorLabel") == label}
+    graphs = [
+        spec["root"]["dag"],
+        *(component["dag"] for component in spec["components"].values() if "dag" in component),
+    ]
+    for graph in graphs:
+        for task in graph["tasks"].values():
+            if task["componentRef"]["name"] in components:
+                task["retryPolicy"] = dict(policy)
