@@ -36,6 +36,7 @@ def validate_inputs(
     scorer: str = "",
     dtype: str = "auto",
     max_bad_rows: int = 0,
+    serving_machine: str = "",
 ) -> NamedTuple("Outputs", [("prompt_fingerprint", str), ("preference_fingerprint", str), ("eval_fingerprint", str)]):  # type: ignore[valid-type]
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
 
@@ -70,6 +71,7 @@ def validate_inputs(
         scorer: A program that knows the true quality.
         dtype: auto, float32 or bfloat16.
         max_bad_rows: So many bad rows of each dataset are set aside.
+        serving_machine: What the tuned model is to be served on; the cheapest that it fits on when empty.
 
     Returns:
         prompt_fingerprint: Fingerprint of the prompts' content.
@@ -95,6 +97,7 @@ def validate_inputs(
             eval_prompts=eval_prompts,
             scorer=scorer,
             dtype=dtype,
+            serving_machine=serving_machine,
         )
         config = ValidationConfig(
             prompt_dataset=prompt_dataset,

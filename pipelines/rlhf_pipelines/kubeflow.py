@@ -29,7 +29,7 @@ _TIME_ZONE = "CRON_SCHEDULE_TIMEZONE"
 _DEFAULT_EXPERIMENTS = ("KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME", "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME")  # kfp's own
 _ROOTS = ("minio://", "s3://", "gs://")
 _DATASETS = ("prompt_dataset", "preference_dataset", "eval_dataset")
-_MODELS = ("large_model_reference", "reward_model_reference")
+_MODELS = ("large_model_reference", "reward_model_reference", "warm_start_adapter")
 _MOST_CONCURRENT = 10
 _PAGE = 100
 
@@ -67,6 +67,11 @@ class Kubeflow:
         problems += [
             f"{flag} is of Vertex; Kubeflow Pipelines has no such setting." for flag, given in without.items() if given
         ]
+        if submission.pipeline == "recurring_rlhf_pipeline":
+            problems.append(
+                "recurring_rlhf_pipeline counts what is new against a model registry, and Kubeflow has none that this project "
+                "registers in. Schedule rlhf_pipeline, or use Vertex or rlhf run."
+            )
         if submission.fail_fast:
             problems.append("--failure-policy fast is of Vertex; Kubeflow Pipelines has no such setting.")
         root = submission.pipeline_root

@@ -18,7 +18,7 @@ _SAMPLE_FILES: dict[str, dict[str, str]] = {
     "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
     "infer_pipeline": {"prompt_dataset": "eval_prompts.jsonl"},
 }
-_SAMPLE_FILES["validate"] = _SAMPLE_FILES["rlhf_pipeline"]
+_SAMPLE_FILES["validate"] = _SAMPLE_FILES["recurring_rlhf_pipeline"] = _SAMPLE_FILES["rlhf_pipeline"]
 _SAMPLE_MODEL = "smollm2-135m-instruct"
 
 

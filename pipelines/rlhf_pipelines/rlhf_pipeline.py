@@ -138,6 +138,7 @@ def for_target(target: str) -> Any:
                 scorer=scorer,
                 dtype=dtype,
                 max_bad_rows=max_bad_rows,
+                serving_machine=serving_machine,
             )
             .set_display_name("Validate Inputs")
             .set_caching_options(False)

@@ -2,7 +2,7 @@
 
 The pipelines say nothing of it (they run anywhere); it is put into the compiled pipeline, as constants: values that
 come from pipeline parameters are understood by newer backends only, and each backend has its own words. Steps in the
-trainer image get the machine that is asked for, all others a small one. To add a GPU: a line in `GPUS`.
+trainer image get the machine that is asked for, all others a small one.
 """
 
 import difflib
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_components.images import TRAINER_IMAGE
+from rlhf_tuning.accelerators import GPUS, Gpu, machine_name
 from rlhf_tuning.errors import ParameterError
 
 #: A compiled pipeline as kfp's YAML holds it.
@@ -28,73 +29,12 @@ DEFAULT_MACHINES = {"vertex": "a100-80gb", "kubeflow": "gpu"}
 HUB_SECRET, HUB_SECRET_KEY = "huggingface", "token"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """One kind of GPU.
-
-    Args:
-        vertex: Its name on Vertex.
-        gke: Its name in the label `cloud.google.com/gke-accelerator` of a GKE node; empty for any GPU on any node.
-        cpu: Virtual CPUs that come with each of them.
-        memory: GB that come with each of them.
-        machine_types: Number of GPUs to the Compute Engine machine that Vertex offers with so many.
-        on_demand: Numbers of GPUs for which that machine can be had on demand.
-    """
-
-    vertex: str = ""
-    gke: str = ""
-    cpu: int
-    memory: int
-    machine_types: dict[int, str]
-    on_demand: tuple[int, ...] = (1, 2, 4, 8)
-
-
-#: Read from Google's pages on accelerator-optimized machines. Of H100, machines with fewer than 8 exist as Spot or
-#: Flex-start VMs alone; H200 comes by eights, as these or with a reservation.
-GPUS: dict[str, Gpu] = {
-    "l4": Gpu(
-        vertex="NVIDIA_L4",
-        gke="nvidia-l4",
-        cpu=12,
-        memory=48,
-        machine_types={1: "g2-standard-12", 2: "g2-standard-24", 4: "g2-standard-48", 8: "g2-standard-96"},
-    ),
-    "a100-40gb": Gpu(
-        vertex="NVIDIA_TESLA_A100",
-        gke="nvidia-tesla-a100",
-        cpu=12,
-        memory=85,
-        machine_types={1: "a2-highgpu-1g", 2: "a2-highgpu-2g", 4: "a2-highgpu-4g", 8: "a2-highgpu-8g"},
-    ),
-    "a100-80gb": Gpu(
-        vertex="NVIDIA_A100_80GB",
-        gke="nvidia-a100-80gb",
-        cpu=12,
-        memory=170,
-        machine_types={1: "a2-ultragpu-1g", 2: "a2-ultragpu-2g", 4: "a2-ultragpu-4g", 8: "a2-ultragpu-8g"},
-    ),
-    "h100": Gpu(
-        vertex="NVIDIA_H100_80GB",
-        gke="nvidia-h100-80gb",
-        cpu=26,
-        memory=234,
-        machine_types={1: "a3-highgpu-1g", 2: "a3-highgpu-2g", 4: "a3-highgpu-4g", 8: "a3-highgpu-8g"},
-        on_demand=(8,),
-    ),
-    "h200": Gpu(
-        vertex="NVIDIA_H200_141GB",
-        gke="nvidia-h200-141gb",
-        cpu=28,
-        memory=369,
-        machine_types={8: "a3-ultragpu-8g"},
-        on_demand=(),
-    ),
-    # Any NVIDIA GPU of a Kubernetes cluster, GKE or not; no node with one is smaller.
-    "gpu": Gpu(cpu=4, memory=16, machine_types={}),
-}
-
 #: A pipeline on Vertex cannot ask for more (Google's page on machine types for a pipeline step).
 _MOST_VERTEX_CPU, _MOST_VERTEX_MEMORY = 96, 624
+
+
+#: The step that pays for a machine of its own.
+_DEPLOYS = "exec-deploy-model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +54,7 @@ class Machine:
 def machines(target: str) -> dict[str, Machine]:
     """Return every machine of a target by its name, such as `l4` or `a100-80gb-x8`."""
     found = [
-        Machine(name=kind if count == 1 else f"{kind}-x{count}", gpu=gpu, count=count)
+        Machine(name=machine_name(kind, count), gpu=gpu, count=count)
         for kind, gpu in GPUS.items()
         for count in (1, 2, 4, 8)
     ]
@@ -269,8 +209,11 @@ def _set_retries(spec: Spec, label: str, *, gpu: bool) -> None:
     Backends cannot tell a person's mistake (exit status 2) from a lost machine, so both are retried. CPU steps, which read
     storage and the model hub, cost little: two retries. GPU steps get one: a machine that cannot be had, is taken away or
     breaks is worth one more start, but a step that fails after hours must not cost them three times. Mistakes of a person
-    show before: Validate Inputs has refused them, or they end a GPU step in its first minutes.
+    show before: Validate Inputs has refused them, or they end a GPU step in its first minutes. Deployment is not retried:
+    it asks again by itself what may pass, and a model that does not answer sensibly would cost GPU hours each time.
     """
+    if label == _DEPLOYS:
+        return
     policy = {
         "maxRetryCount": 1 if gpu else 2,
         "backoffDuration": "300s" if gpu else "30s",

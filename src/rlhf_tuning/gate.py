@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from rlhf_tuning.comparison import Row, Summary, number, percent
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import check_limits
+from rlhf_tuning.limits import Limit
 from rlhf_tuning.statistics import WinRate, sign_test, win_rate
 
 #: Shares of answers that may not rise, by the name of their row, and how they are told.
@@ -21,6 +21,7 @@ _DEGENERATE = {
     "repetitive": "repetitive answers",
     "refused": "refusals",
 }
+_LIMITS = {"gate_win_rate_margin": Limit(0, 0.49), "gate_max_kl": Limit(0), "gate_max_length_ratio": Limit(0)}
 #: One side of 95%.
 _ALPHA = 0.025
 _TOO_FAR = "The optimised reward rose at the expense of quality: raise kl_coeff or train fewer steps."
@@ -44,7 +45,10 @@ class GateConfig:
     gate_max_length_ratio: float = 2.0
 
     def __post_init__(self) -> None:
-        check_limits(**asdict(self))
+        for name, limit in _LIMITS.items():
+            value = getattr(self, name)
+            if not limit.allows(value):
+                raise ParameterError(f"{name} is {value}; it must be {limit}.")
         if 0 < self.gate_max_length_ratio < 1:
             raise ParameterError(
                 f"gate_max_length_ratio is {self.gate_max_length_ratio}; it must be at least 1, or 0 for no limit."

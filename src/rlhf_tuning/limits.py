@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from rlhf_tuning.accelerators import GPUS, machine_name
 from rlhf_tuning.errors import ParameterError
 
 
@@ -42,20 +43,12 @@ LIMITS: dict[str, Limit] = {
     "eval_prompts": Limit(1),
     "max_bad_rows": Limit(0),
     "min_new_preferences": Limit(0),
-    "gate_win_rate_margin": Limit(0, 0.49),
-    "gate_max_kl": Limit(0),
-    "gate_max_length_ratio": Limit(0),
 }
 
 #: What an endpoint can run on; empty for the cheapest that the model fits on. `serving.MACHINES` says what they are.
 SERVING_MACHINES: tuple[str, ...] = (
     "",
-    *(
-        kind if count == 1 else f"{kind}-x{count}"
-        for kind in ("l4", "a100-40gb", "a100-80gb", "h100")
-        for count in (1, 2, 4, 8)
-    ),
-    "h200-x8",
+    *(machine_name(kind, count) for kind, gpu in GPUS.items() for count in gpu.machine_types),
 )
 
 #: Names.

@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_tuning.accelerators import GPUS, machine_name
 from rlhf_tuning.degeneration import is_repetitive
 from rlhf_tuning.errors import ModelError
+from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, instructed, plain_text
 
 #: The longest prompt and answer that a run can ask for; more would only take memory from the answers at a time.
@@ -35,19 +37,13 @@ class Machine:
     memory: int
 
 
-#: By the names of `limits.SERVING_MACHINES`. To add a GPU: a line here, and its names there.
+#: By the names of `limits.SERVING_MACHINES`.
 MACHINES: dict[str, Machine] = {
-    kind if count == 1 else f"{kind}-x{count}": Machine(
-        machine_type=machine_type, accelerator=accelerator, count=count, memory=memory * count
+    machine_name(kind, count): Machine(
+        machine_type=machine_type, accelerator=gpu.vertex, count=count, memory=gpu.gpu_memory * count
     )
-    for kind, accelerator, memory, machine_types in (
-        ("l4", "NVIDIA_L4", 24, {1: "g2-standard-12", 2: "g2-standard-24", 4: "g2-standard-48", 8: "g2-standard-96"}),
-        ("a100-40gb", "NVIDIA_TESLA_A100", 40, {count: f"a2-highgpu-{count}g" for count in (1, 2, 4, 8)}),
-        ("a100-80gb", "NVIDIA_A100_80GB", 80, {count: f"a2-ultragpu-{count}g" for count in (1, 2, 4, 8)}),
-        ("h100", "NVIDIA_H100_80GB", 80, {count: f"a3-highgpu-{count}g" for count in (1, 2, 4, 8)}),
-        ("h200", "NVIDIA_H200_141GB", 141, {8: "a3-ultragpu-8g"}),
-    )
-    for count, machine_type in machine_types.items()
+    for kind, gpu in GPUS.items()
+    for count, machine_type in gpu.machine_types.items()
 }
 #: What is taken when nobody says: the first that the model fits on, from the cheapest.
 _BY_PRICE = ("l4", "l4-x2", "a100-80gb", "a100-80gb-x2", "a100-80gb-x4", "a100-80gb-x8")
@@ -110,8 +106,10 @@ def plan_serving(model_dir: Path, parameters: Mapping[str, Any], machine: str = 
         machine: Name in `MACHINES`; the cheapest that the model fits on when empty.
 
     Raises:
+        ParameterError: If there is no such machine.
         ModelError: If the folder holds no model, or the model does not fit.
     """
+    check_limits(serving_machine=machine)
     try:
         config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -21,7 +21,8 @@ SECONDS = 90.0
 _LOOKS: tuple[float, ...] = (1, 2, 4, 8, 15, 30)
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 #: How an operation's error would have been answered at once: google.rpc.Code to the HTTP status.
-_HTTP = {3: 400, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 13: 500, 14: 503, 16: 401}
+_HTTP = {3: 400, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 13: 500, 14: 503, 16: 401}
+_ABORTED = 10
 
 Json = dict[str, Any]
 
@@ -129,18 +130,22 @@ class VertexApi:
 
         for delay in (*google_errors.DELAYS, None):
             looks = _LOOKS
+            operation: Json | None = None
             try:
                 operation = self.post(path, body, **query)
-            except exceptions.Conflict as error:
+                return self.wait(operation, seconds=seconds)
+            except exceptions.Aborted as error:  # another operation on the same resource goes on
                 refused: Exception = error
+                looks = ()
+            except exceptions.Conflict as error:
+                refused = error
                 looks = (_LOOKS[-1],) * int(patience / _LOOKS[-1])
             except Exception as error:
-                if not may_pass(error):
+                # What an operation ends in is certain, and to start it again would cost as much again.
+                if operation is not None or not may_pass(error):
                     raise
                 refused = error
                 looks = _LOOKS if is_unclear(error) else ()
-            else:
-                return self.wait(operation, seconds=seconds)
             for look in looks:
                 found = existing()
                 if found is not None:
@@ -184,8 +189,10 @@ class VertexApi:
             operation = self.get(operation["name"])
         if "error" in operation:
             error = operation["error"]
-            status = _HTTP.get(error.get("code", 13), 500)
-            raise exceptions.from_http_status(status, error.get("message", "no reason was given"))
+            message = error.get("message", "no reason was given")
+            if error.get("code") == _ABORTED:
+                raise exceptions.Aborted(message)
+            raise exceptions.from_http_status(_HTTP.get(error.get("code"), 500), message)
         response: Json = operation.get("response", {})
         return response
 
@@ -221,6 +228,8 @@ class VertexApi:
         url = f"{address or self.address}/v1/{path}"
         response = self._session.request(verb, url, json=body, params=query, timeout=SECONDS)
         if not response.ok:
-            raise exceptions.from_http_response(response)
+            error = exceptions.from_http_response(response)
+            # Two things have the status 409: what exists already, and what has to wait for something else.
+            raise exceptions.Aborted(error.message) if '"ABORTED"' in response.text else error
         answer: Json = response.json()
         return answer

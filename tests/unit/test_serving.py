@@ -4,7 +4,7 @@ import pytest
 from tuned_run import write_model
 
 from rlhf_tuning import serving
-from rlhf_tuning.errors import ModelError
+from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.limits import SERVING_MACHINES
 from rlhf_tuning.serving import MACHINES, ServingPlan, answer_in, plan_serving, problem_with_answer, request_for
 
@@ -38,6 +38,11 @@ def test_a_machine_that_is_too_small_is_refused_with_those_that_are_not(tmp_path
         ModelError, match=r"serving_machine is 'l4-x2'.* 48 GB.*78 GB. Choose a100-80gb or a100-80gb-x2"
     ):
         plan_serving(folder, PARAMETERS, "l4-x2")
+
+
+def test_a_machine_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(ParameterError, match="serving_machine is 'tpu'; it must be one of '', 'l4'"):
+        plan_serving(write_model(tmp_path), PARAMETERS, "tpu")
 
 
 def test_a_model_too_large_for_any_machine_is_refused(tmp_path):

@@ -117,6 +117,41 @@ def test_a_new_version_is_tried_apart_and_then_replaces_the_one_that_served(vert
         {"palms": {"1": 0, "2": 100}},
     ]
     assert {key: deployed_versions(found) for key, found in endpoints(vertex).items()} == {"palms": {"2": 100}}
+    deployed_id, earlier_id = (request.deployed_model.id for request in reversed(vertex.received("DeployModel")[::2]))
+    assert deployed_id != earlier_id
+    assert dict(vertex.received("DeployModel")[-1].traffic_split) == {earlier_id: 100}
+
+
+def test_traffic_that_moves_slowly_is_waited_for(vertex, api, upload, monkeypatch):
+    name = deploy(api, upload())
+    (earlier,) = vertex.resources[name].deployed_models
+    serving, late = vertex._serving, iter(range(3))
+
+    def moves_slowly(endpoint):
+        deployed, model = serving(endpoint)
+        if endpoint == name and model.version_id == "2" and next(late, None) is not None:
+            return earlier, vertex._version(f"{model.name}@1")
+        return deployed, model
+
+    monkeypatch.setattr(vertex, "_serving", moves_slowly)
+    vertex.serve = lambda model, body: answers(model, body) if model.version_id == "2" else silent(model, body)
+    deploy(api, upload())
+    assert deployed_versions(vertex.resources[name]) == {"2": 100}
+    assert len(vertex.received("Predict")) == 1 + 1 + 4
+
+
+def test_traffic_that_never_moves_fails_the_run(vertex, api, upload, monkeypatch):
+    name = deploy(api, upload())
+    (earlier,) = vertex.resources[name].deployed_models
+    serving = vertex._serving
+    monkeypatch.setattr(
+        vertex,
+        "_serving",
+        lambda endpoint: (earlier, vertex._version(f"{earlier.model}@1")) if endpoint == name else serving(endpoint),
+    )
+    with pytest.raises(RunError, match=r"got no traffic within minutes\. The traffic is back where it was"):
+        deploy(api, upload())
+    assert deployed_versions(vertex.resources[name]) == {"1": 100}
 
 
 def silent(model, body):
@@ -283,6 +318,38 @@ def test_a_lost_answer_makes_one_endpoint_and_one_deployment(vertex, api, upload
     (endpoint,) = vertex.of_kind(v1.Endpoint)
     assert deployed_versions(endpoint) == {"1": 100}
     assert len(vertex.received(method)) == (1 if fault.acted else 2)
+
+
+@pytest.mark.parametrize("method", ["CreateEndpoint", "DeployModel"])
+def test_what_is_slower_than_our_patience_is_still_made_once(vertex, api, upload, method, monkeypatch):
+    """The second request is refused, at once or in the end, because its name is taken."""
+    name = upload()
+    monkeypatch.setattr(vertex_api, "_LOOKS", (1.0,))
+    vertex.steps = 6
+    vertex.fail(method, Fault(acted=True, lost=True))
+    if method == "DeployModel":
+        vertex.fail(method, Fault(status="ALREADY_EXISTS", message="DeployedModel exists"))
+    deploy(api, name)
+    (endpoint,) = vertex.of_kind(v1.Endpoint)
+    assert deployed_versions(endpoint) == {"1": 100}
+
+
+def test_another_operation_on_the_endpoint_is_waited_for(vertex, api, upload):
+    name = upload()
+    vertex.fail("DeployModel", Fault(status="ABORTED", message="Another operation is in progress."))
+    deploy(api, name)
+    vertex.fail("DeployModel", Fault(status="ABORTED", message="Another operation is in progress."), times=9)
+    with pytest.raises(UserError, match="Another operation is in progress"):
+        deploy(api, upload())
+    assert len(vertex.received("DeployModel")) == 2 + 3
+    assert len(vertex.received("GetEndpoint")) < 20  # and not hours of looking for what nobody makes
+
+
+def test_a_dedicated_endpoint_is_asked_at_its_own_address(vertex, api, upload):
+    name = deploy(api, upload())
+    vertex.resources[name].dedicated_endpoint_dns = "127.0.0.1:9"
+    with pytest.raises(RunError, match="port=9"):
+        ask_endpoint(api, "palms", "Palms?")
 
 
 def test_a_deployment_that_goes_on_is_waited_for(vertex, api, upload):
