@@ -57,6 +57,10 @@ class Vertex:
             raise ParameterError("--location is missing: the Google Cloud region of the job, such as us-central1.")
         if not re.fullmatch(r"[a-z]+(?:-[a-z]+)+\d+", self._location):
             raise ParameterError(f"--location is {self._location!r}; give a Google Cloud region such as us-central1.")
+        if connection.project and not re.fullmatch(r"[a-z0-9][a-z0-9.:-]*", connection.project):
+            raise ParameterError(
+                f"--project is {connection.project!r}; give a Google Cloud project's id, such as my-project."
+            )
         self._given_project = connection.project
         self._address = connection.api_endpoint or f"{self._location}-aiplatform.googleapis.com"
 
@@ -316,6 +320,8 @@ class Vertex:
         return self._ask(lambda: self._schedules.get_schedule(name=full, timeout=_SECONDS), f"schedule {name}")
 
     def _newest(self, method: Callable[..., Any], limit: int, what: str, paths: tuple[str, ...] = ()) -> Iterator[Any]:
+        if limit < 1:
+            raise ParameterError(f"--limit is {limit}; it must be at least 1.")
         request: dict[str, Any] = {"parent": self._parent, "order_by": "create_time desc", "page_size": min(limit, 100)}
         if paths:
             request["read_mask"] = {"paths": list(paths)}

@@ -4,7 +4,6 @@ Most of it is seen in the submission alone. Whether the bucket and the images ex
 registries; what a registry that is not Google's holds cannot be known from here.
 """
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 from rlhf_components.images import IMAGES
 from rlhf_pipelines.backend import Submission
 from rlhf_pipelines.spec_parameters import problems_with_values
-
-logger = logging.getLogger(__name__)
+from rlhf_tuning.errors import RunError
+from rlhf_tuning.step import say
 
 _PREDEFINED_PAIRS = {
     "ASIA1": ("asia-northeast1", "asia-northeast2"),
@@ -54,6 +53,9 @@ def bucket_problems(pipeline_root: str, location: str, client: Any) -> list[str]
         pipeline_root: `gs://BUCKET/FOLDER`.
         location: Region of the job.
         client: A `google.cloud.storage.Client`.
+
+    Raises:
+        RunError: If Cloud Storage gives no answer.
     """
     from google.api_core import exceptions
     from google.api_core.retry import Retry
@@ -74,9 +76,9 @@ def bucket_problems(pipeline_root: str, location: str, client: Any) -> list[str]
             "else. You need the roles roles/storage.legacyBucketReader and roles/storage.objectViewer on it."
         ]
     except (exceptions.GoogleAPICallError, exceptions.RetryError, GoogleAuthError, RequestException) as error:
-        return [
-            f"--pipeline-root is {pipeline_root}, and Cloud Storage does not say whether that bucket exists: {error}"
-        ]
+        raise RunError(
+            f"Cloud Storage does not say whether the bucket {name} of --pipeline-root exists: {error}"
+        ) from error
     regions = bucket.data_locations or _PREDEFINED_PAIRS.get(bucket.location, (bucket.location,))
     if location in [region.lower() for region in regions]:
         return []
@@ -110,7 +112,7 @@ def _image_problem(image: str, session: Any) -> str:
     host, _, rest = image.partition("/")
     if not _GOOGLE_REGISTRY.fullmatch(host):
         if image not in IMAGES.values():
-            logger.info("Whether the image %s exists cannot be checked from here.", image)
+            say(f"Whether the image {image} exists cannot be checked from here.")
         return ""
     name, at, reference = rest.partition("@")
     if not at:
@@ -119,7 +121,7 @@ def _image_problem(image: str, session: Any) -> str:
     try:
         status = session.head(address, headers={"Accept": _MANIFESTS}, timeout=_SECONDS).status_code
     except (RequestException, GoogleAuthError) as error:
-        logger.info("Whether the image %s exists cannot be checked: %s", image, error)
+        say(f"Whether the image {image} exists cannot be checked: {error}")
         return ""
     if status == 404:
         return f"The image {image} does not exist. Build it with containers/cloudbuild.yaml, or correct --image."

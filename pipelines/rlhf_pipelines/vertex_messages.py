@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from rlhf_pipelines.backend import Job, Plan, Schedule, ScheduleState, State, Submission, Task
 from rlhf_pipelines.parameters import Value
@@ -126,7 +125,7 @@ def read_schedule(message: Any) -> Schedule:
         ),
         link=_link(message.name, "schedules"),
         runs_started=message.started_run_count,
-        next_run=_in_zone(_moment(message.next_run_time), zone),
+        next_run=_moment(message.next_run_time),
         created=_moment(message.create_time),
         # The service keeps the answer to its last request: a job's name, or an error.
         last_error="" if "/pipelineJobs/" in response else response,
@@ -220,7 +219,3 @@ def _link(name: str, kind: str) -> str:
 def _moment(moment: datetime | None) -> datetime | None:
     """Return a plain time; the client's own class prints as something else."""
     return datetime.fromisoformat(moment.isoformat()) if moment else None
-
-
-def _in_zone(moment: datetime | None, zone: str) -> datetime | None:
-    return moment.astimezone(ZoneInfo(zone)) if moment else None

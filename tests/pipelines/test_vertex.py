@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -244,6 +245,8 @@ def test_lists_are_the_newest_of_several_pages_and_no_more_than_asked_for(server
     server.page_size = 2
     names = [vertex.submit(SUBMISSION).name for _ in range(5)]
     assert [job.name for job in vertex.jobs(3)] == names[:1:-1]
+    with pytest.raises(ParameterError, match="--limit is 0"):
+        vertex.jobs(0)
     (request, *_) = server.received("ListPipelineJobs")
     assert "pipeline_spec" not in request.read_mask.paths
 
@@ -410,6 +413,7 @@ def test_a_job_of_another_region_says_where_it_is(vertex):
     [
         (Connection(), "--location is missing"),
         (Connection(location="Zurich"), "--location is 'Zurich'"),
+        (Connection(location=LOCATION, project="My Project"), "--project is 'My Project'"),
         (Connection(location=LOCATION, host="http://h"), "--host is for Kubeflow"),
         (Connection(location=LOCATION, namespace="n"), "--namespace is for Kubeflow"),
     ],
@@ -553,6 +557,15 @@ def test_the_bucket_must_be_where_the_job_is(checked, storage, metadata, fits):
     assert bool(problems) is not fits
 
 
+def test_a_storage_that_does_not_answer_is_no_mistake_of_the_person(checked, storage, monkeypatch):
+    from tests.gcs_server import Fault as StorageFault
+
+    monkeypatch.setattr(vertex_checks, "_SECONDS", 0.1)
+    storage.list_faults.extend([StorageFault(status=503)] * 9)
+    with pytest.raises(RunError, match="Cloud Storage does not say whether the bucket bucket"):
+        checked.problems(SUBMISSION)
+
+
 def test_a_bucket_that_may_not_be_looked_at_names_the_roles(checked, storage):
     from tests.gcs_server import Fault as StorageFault
 
@@ -573,12 +586,13 @@ def test_a_bucket_that_may_not_be_looked_at_names_the_roles(checked, storage):
         ("docker.io/library/python:3.11", "", ""),
     ],
 )
-def test_images_must_exist_where_that_can_be_known(server, checked, image, status, message):
+def test_images_must_exist_where_that_can_be_known(server, checked, image, status, message, capsys):
     spec = {**SPEC, "deploymentSpec": {"executors": {"exec-prepare": {"container": {"image": image}}}}}
     if status:
         server.fail("HeadManifest", Fault(status=status))
     problems = checked.problems(replace(SUBMISSION, spec=spec))
     assert [message in problem for problem in problems] == ([True] if message else [])
+    assert ("cannot be checked from here" in capsys.readouterr().out) is image.startswith("docker.io")
 
 
 def test_images_that_are_only_names_cannot_be_pulled(checked):
@@ -650,7 +664,7 @@ def test_a_schedule_carries_all_that_a_job_would_have(server, either):
     assert (sent.max_concurrent_run_count, sent.max_concurrent_active_run_count) == (1, 1)
     assert schedule.plan == replace(PLAN, start=schedule.plan.start)
     assert (schedule.state, schedule.runs_started, schedule.pipeline) == (ScheduleState.ACTIVE, 0, "two-steps")
-    assert schedule.next_run.strftime("%a %H:%M") == "Mon 03:00"
+    assert schedule.next_run.astimezone(ZoneInfo("Europe/Zurich")).strftime("%a %H:%M") == "Mon 03:00"
     assert "/pipelines/schedules/" in schedule.link
 
 
