@@ -165,6 +165,40 @@ def test_an_alias_names_one_version(client):
     assert [list(version.version_aliases) for version in versions] == [["default", "champion", "stable"], []]
 
 
+def test_models_are_found_by_label_and_versions_and_models_deleted(vertex, client):
+    vertex.steps = 1
+    models = client("ModelService")
+    for labels in ({"kind": "tuned"}, {"kind": "base"}):
+        models.upload_model(parent=PARENT, model=v1.Model(display_name="m", labels=labels)).result(timeout=20)
+    request = v1.ListModelsRequest(parent=PARENT, filter='labels.kind="tuned" AND display_name=m')
+    (model,) = models.list_models(request)
+    second = v1.UploadModelRequest(parent=PARENT, parent_model=model.name, model=v1.Model(display_name="m"))
+    models.upload_model(second).result(timeout=20)
+    models.delete_model_version(name=f"{model.name}@2").result(timeout=20)
+    with pytest.raises(exceptions.BadRequest, match="default version cannot be deleted"):
+        models.delete_model_version(name=f"{model.name}@1")
+    models.delete_model(name=model.name).result(timeout=20)
+    with pytest.raises(exceptions.NotFound):
+        models.get_model(name=model.name)
+
+
+def test_a_raw_prediction_carries_what_the_container_takes_and_gives(vertex, client):
+    from google.auth import default
+    from google.auth.transport.requests import AuthorizedSession
+
+    models, endpoints = client("ModelService"), client("EndpointService")
+    vertex.steps = 0
+    uploaded = models.upload_model(parent=PARENT, model=v1.Model(display_name="m")).result(timeout=20)
+    endpoint = endpoints.create_endpoint(parent=PARENT, endpoint=v1.Endpoint(display_name="e")).result(timeout=20)
+    deployment = v1.DeployedModel(model=uploaded.model, dedicated_resources=MACHINE)
+    endpoints.deploy_model(endpoint=endpoint.name, deployed_model=deployment).result(timeout=20)
+    vertex.serve = lambda model, body: Reply(status=418, body=body.upper(), content_type="text/plain")
+    session = AuthorizedSession(default(scopes=["https://www.googleapis.com/auth/cloud-platform"])[0])
+    answer = session.post(f"{vertex.rest}/v1/{endpoint.name}:rawPredict", data=b"hello")
+    assert (answer.status_code, answer.text, answer.headers["Content-Type"]) == (418, "HELLO", "text/plain")
+    session.close()
+
+
 def test_an_endpoint_answers_through_the_deployed_model_and_a_failed_deployment_changes_nothing(vertex, client):
     models, endpoints, predictions = client("ModelService"), client("EndpointService"), client("PredictionService")
     uploaded = models.upload_model(parent=PARENT, model=v1.Model(display_name="tuned")).result(timeout=20)

@@ -221,6 +221,8 @@ class _RestHandler(BaseHTTPRequestHandler):
         except ConnectionResetError:
             self.close_connection = True
             return None
+        except Exception as error:  # a mistake in the tests' own parts: told to the client, to be seen
+            return self._refuse(Refused("INTERNAL", repr(error)))
         if isinstance(response, httpbody_pb2.HttpBody):
             return self._reply(Reply(body=response.data, content_type=response.content_type))
         message = response if hasattr(response, "DESCRIPTOR") else type(response).pb(response)

@@ -364,12 +364,12 @@ class VertexService:
         if "default" in model.version_aliases:
             raise Refused("FAILED_PRECONDITION", "The default version cannot be deleted; delete the model.")
         self._refuse_deployed(model.name, model.version_id)
-        return self._operation("DeleteModelVersion", model.name, lambda: self.versions[model.name].remove(model))
+        return self._operation("DeleteModelVersion", model.name, lambda: self._forget(model.name, model))
 
     def DeleteModel(self, request: v1.DeleteModelRequest) -> operations_pb2.Operation:
         model = self._version(request.name)
         self._refuse_deployed(model.name)
-        return self._operation("DeleteModel", model.name, lambda: self.versions.pop(model.name))
+        return self._operation("DeleteModel", model.name, lambda: self._forget(model.name))
 
     # Endpoints.
 
@@ -764,6 +764,13 @@ class VertexService:
             if other is not model:
                 other.version_aliases = [alias for alias in other.version_aliases if alias not in aliases]
         model.version_aliases = list(dict.fromkeys([*model.version_aliases, *aliases]))
+
+    def _forget(self, name: str, version: v1.Model | None = None) -> None:
+        """Delete a version of a model, or all of it."""
+        if version:
+            self.versions[name].remove(version)
+        else:
+            del self.versions[name]
 
     def _versions(self, name: str) -> list[v1.Model]:
         if name not in self.versions:
