@@ -180,6 +180,18 @@ def google_s_own(server, storage, tmp_path, monkeypatch):
     return submit
 
 
+def test_a_lost_answer_to_a_cancellation_is_no_error(server, either):
+    server.steps = 50
+    name = either.submit(SUBMISSION).name
+    server.fail("CancelPipelineJob", Fault(acted=True, lost=True))
+    either.cancel(name)
+    either.cancel(name)
+    assert server.of_kind(v1.PipelineJob)[0].state == v1.PipelineState.PIPELINE_STATE_CANCELLING
+    server.fail("CancelPipelineJob", Fault(status="PERMISSION_DENIED", message="No."))
+    with pytest.raises(UserError, match=r"No\."):
+        either.cancel(either.submit(SUBMISSION).name)
+
+
 @pytest.mark.parametrize(("caching", "fail_fast"), [(None, False), (False, True), (True, False)])
 def test_what_is_sent_is_what_google_s_own_pipeline_job_sends(server, vertex, google_s_own, caching, fail_fast):
     vertex.submit(replace(SUBMISSION, caching=caching, fail_fast=fail_fast))
