@@ -573,7 +573,7 @@ def test_a_storage_that_does_not_answer_is_no_mistake_of_the_person(checked, sto
     from tests.gcs_server import Fault as StorageFault
 
     monkeypatch.setattr(vertex_checks, "_SECONDS", 0.1)
-    storage.list_faults.extend([StorageFault(status=503)] * 9)
+    storage.bucket_faults.extend([StorageFault(status=503)] * 9)
     with pytest.raises(RunError, match="Cloud Storage does not say whether the bucket bucket"):
         checked.problems(SUBMISSION)
 
@@ -581,7 +581,7 @@ def test_a_storage_that_does_not_answer_is_no_mistake_of_the_person(checked, sto
 def test_a_bucket_that_may_not_be_looked_at_names_the_roles(checked, storage):
     from tests.gcs_server import Fault as StorageFault
 
-    storage.list_faults.append(StorageFault(status=403))
+    storage.bucket_faults.append(StorageFault(status=403))
     (problem,) = checked.problems(SUBMISSION)
     assert "roles/storage.legacyBucketReader" in problem
 
