@@ -625,7 +625,7 @@ def test_the_manifest_of_a_digest_is_asked_for_by_it(server, checked):
 def test_every_path_among_the_parameters_is_known_to_the_checks():
     local = {parameter.name for parameter in PIPELINES["rlhf_pipeline"] if "folder" in parameter.description}
     local |= {parameter.name for parameter in PIPELINES["rlhf_pipeline"] if "JSONL" in parameter.description}
-    assert all(name.endswith(("_dataset", "_model_reference")) or name == "registry_dir" for name in local)
+    assert all(name.endswith(("_dataset", "_model_reference", "_adapter")) or name == "registry_dir" for name in local)
 
 
 # Experiments.
