@@ -73,7 +73,8 @@ class CloudStorage:
     Args:
         page_size: The most objects in one page of a list.
         download_faults: For one download after the other, from the left.
-        list_faults: For one request of a list or of metadata after the other.
+        list_faults: For one request of a list or of an object's metadata after the other.
+        bucket_faults: For one request of a bucket's metadata after the other, which the client also makes by itself.
         downloads: The range of every download, `FIRST-LAST`.
         pages: How many pages of lists were sent.
         faults_happened: Whether there was any fault so far.
@@ -86,6 +87,7 @@ class CloudStorage:
     page_size: int = 1000
     download_faults: deque[Fault] = field(default_factory=deque)
     list_faults: deque[Fault] = field(default_factory=deque)
+    bucket_faults: deque[Fault] = field(default_factory=deque)
     downloads: list[str] = field(default_factory=list)
     pages: int = 0
     faults_happened: bool = False
@@ -170,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._download(found, fault)
 
     def _get_bucket(self, bucket: str) -> None:
-        fault = self.storage.list_faults.popleft() if self.storage.list_faults else Fault()
+        fault = self.storage.bucket_faults.popleft() if self.storage.bucket_faults else Fault()
         if fault.status:
             return self._refuse(fault.status, "refused")
         if bucket not in self.storage.metadata:

@@ -69,8 +69,8 @@ class Kubeflow:
         ]
         if submission.pipeline == "recurring_rlhf_pipeline":
             problems.append(
-                "recurring_rlhf_pipeline counts what is new against a model registry, and Kubeflow has none that this project "
-                "registers in. Schedule rlhf_pipeline, or use Vertex or rlhf run."
+                "recurring_rlhf_pipeline counts what is new against a model registry, and Kubeflow has none that this "
+                "project registers in. Schedule rlhf_pipeline, or use Vertex or rlhf run."
             )
         if submission.fail_fast:
             problems.append("--failure-policy fast is of Vertex; Kubeflow Pipelines has no such setting.")

@@ -180,6 +180,18 @@ def google_s_own(server, storage, tmp_path, monkeypatch):
     return submit
 
 
+def test_a_lost_answer_to_a_cancellation_is_no_error(server, either):
+    server.steps = 50
+    name = either.submit(SUBMISSION).name
+    server.fail("CancelPipelineJob", Fault(acted=True, lost=True))
+    either.cancel(name)
+    either.cancel(name)
+    assert server.of_kind(v1.PipelineJob)[0].state == v1.PipelineState.PIPELINE_STATE_CANCELLING
+    server.fail("CancelPipelineJob", Fault(status="PERMISSION_DENIED", message="No."))
+    with pytest.raises(UserError, match=r"No\."):
+        either.cancel(either.submit(SUBMISSION).name)
+
+
 @pytest.mark.parametrize(("caching", "fail_fast"), [(None, False), (False, True), (True, False)])
 def test_what_is_sent_is_what_google_s_own_pipeline_job_sends(server, vertex, google_s_own, caching, fail_fast):
     vertex.submit(replace(SUBMISSION, caching=caching, fail_fast=fail_fast))
@@ -561,7 +573,7 @@ def test_a_storage_that_does_not_answer_is_no_mistake_of_the_person(checked, sto
     from tests.gcs_server import Fault as StorageFault
 
     monkeypatch.setattr(vertex_checks, "_SECONDS", 0.1)
-    storage.list_faults.extend([StorageFault(status=503)] * 9)
+    storage.bucket_faults.extend([StorageFault(status=503)] * 9)
     with pytest.raises(RunError, match="Cloud Storage does not say whether the bucket bucket"):
         checked.problems(SUBMISSION)
 
@@ -569,7 +581,7 @@ def test_a_storage_that_does_not_answer_is_no_mistake_of_the_person(checked, sto
 def test_a_bucket_that_may_not_be_looked_at_names_the_roles(checked, storage):
     from tests.gcs_server import Fault as StorageFault
 
-    storage.list_faults.append(StorageFault(status=403))
+    storage.bucket_faults.append(StorageFault(status=403))
     (problem,) = checked.problems(SUBMISSION)
     assert "roles/storage.legacyBucketReader" in problem
 
@@ -613,10 +625,7 @@ def test_the_manifest_of_a_digest_is_asked_for_by_it(server, checked):
 def test_every_path_among_the_parameters_is_known_to_the_checks():
     local = {parameter.name for parameter in PIPELINES["rlhf_pipeline"] if "folder" in parameter.description}
     local |= {parameter.name for parameter in PIPELINES["rlhf_pipeline"] if "JSONL" in parameter.description}
-    assert all(
-        name.endswith(("_dataset", "_model_reference")) or name in ("registry_dir", "warm_start_adapter")
-        for name in local
-    )
+    assert all(name.endswith(("_dataset", "_model_reference", "_adapter")) or name == "registry_dir" for name in local)
 
 
 # Experiments.

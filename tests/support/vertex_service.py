@@ -239,7 +239,7 @@ class VertexService:
 
     def CancelPipelineJob(self, request: v1.CancelPipelineJobRequest) -> empty_pb2.Empty:
         job = self._get(request.name, v1.PipelineJob)
-        if job.state in _ENDED:
+        if job.state in (*_ENDED, v1.PipelineState.PIPELINE_STATE_CANCELLING):
             raise Refused(
                 "FAILED_PRECONDITION", f"The PipelineJob {job.name} is in a terminal state: {job.state.name}."
             )
