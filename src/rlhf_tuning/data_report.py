@@ -159,7 +159,7 @@ def _problem(problem: Problem, more: int) -> str:
         ("Accepted", text(problem.accepted, _QUOTE_BYTES)),
     )
     shown = "".join(f'<td data-name="{name}">{value}</td>' for name, value in cells)
-    alike = f'<br><span class="soft">and {more:,} more like {"this" if more == 1 else "these"}</span>' if more else ""
+    alike = f'<br><span class="soft">and {more:,} more that say{"s" * (more == 1)} the same</span>' if more else ""
     return f'<tr><th scope="row"><code>{text(problem.location, _QUOTE_BYTES)}</code>{alike}</th>{shown}</tr>'
 
 
@@ -190,11 +190,11 @@ def _contents(findings: Sequence[Finding]) -> str:
         return ""
     lines = "".join(
         f'<tr><th scope="row"><a href="#{_warning_anchor(index)}"><code>{text(finding.code, 200)}</code></a></th>'
-        f'<td data-name="Dataset">{_name(finding.parameter)}</td><td>{text(_beginning(finding.message), 800)}</td></tr>'
+        f'<td data-name="About">{_name(finding.parameter)}</td><td>{text(_beginning(finding.message), 800)}</td></tr>'
         for index, finding in enumerate(findings)
     )
     return (
-        '<div class="card gap"><table class="stack"><thead><tr><th scope="col">Code</th><th scope="col">Dataset</th>'
+        '<div class="card gap"><table class="stack contents"><thead><tr><th scope="col">Code</th><th scope="col">About</th>'
         f'<th scope="col">What was found</th></tr></thead><tbody>{lines}</tbody></table></div>'
     )
 

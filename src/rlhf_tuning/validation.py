@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
+from rlhf_tuning.data.problems import FILE_CODES
 from rlhf_tuning.data.summary import Finding
 from rlhf_tuning.data_report import write_data_report
 from rlhf_tuning.errors import DataError, ModelError
@@ -106,8 +107,9 @@ def validate_data(
             if config.max_bad_rows
             else "To leave some bad rows out on purpose, say how many with max_bad_rows."
         )
+        rows = f"\n{allowed}" if check.summary.problem_counts.keys() - FILE_CODES else ""
         raise DataError(
-            f"{check.problems}\n{allowed}\nAll problems: {problems_path}\nBad rows: {bad_rows_path}\nReport: {report_path}"
+            f"{check.problems}{rows}\nAll problems: {problems_path}\nBad rows: {bad_rows_path}\nReport: {report_path}"
         )
     tell("Rows: " + ", ".join(f"{name} {count:,}" for name, count in check.counts.items()))
     for warning in check.warnings:

@@ -84,7 +84,7 @@ def test_problems_that_say_the_same_are_counted_where_one_of_them_is_shown() -> 
     extra = problem("extra_field", 4)._replace(field="id")
     summary = replace(GOOD, problem_counts={"extra_field": 40}, problems=(extra,), repeats={extra: 30}, usable=False)
     text = shown(summary)
-    assert "and 30 more like these" in text
+    assert "and 30 more that say the same" in text
     assert "and 9 more problems" in text
     assert "To drop them: jq -c 'del(.id)' < bad.jsonl > bad-new.jsonl" in text
 

@@ -53,7 +53,7 @@ def test_bad_data_is_refused_and_the_report_and_all_problems_are_written_all_the
     assert {problem["code"] for problem in problems} == {"wrong_type"}
     bad_rows = [json.loads(line) for line in (tmp_path / "out" / "bad_rows.jsonl").read_text().splitlines()]
     assert bad_rows == rows[1::2]
-    assert "and 47 more like these" in str(caught.value)
+    assert "and 47 more that say the same" in str(caught.value)
     assert str(tmp_path / "out" / "problems.jsonl") in str(caught.value)
     assert "cannot be used" in (tmp_path / "out" / "report.html").read_text()
 

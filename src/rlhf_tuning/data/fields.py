@@ -97,6 +97,7 @@ def read_preference(record: Mapping[str, object], faults: list[Fault], where: st
     choice = record["choice"]
     accepted = "0 or 1, the index of the preferred candidate"
     if type(choice) is not int:
+        accepted += ", without quotes" if choice in ("0", "1") else ""
         faults.append(Fault("wrong_type", where + "choice", describe(choice), accepted))
     elif choice not in (0, 1):
         if choice == 2:

@@ -444,8 +444,8 @@ def _flattened_turns(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding |
         return None
     message = (
         f"{len(found):,} of {summary.sampled:,} rows{_of_sample(summary)} of {summary.parameter} hold a whole dialogue in "
-        "one turn, with marks such as Human: and Assistant: in its text. A chat model sees one long message of the user; "
-        "write such rows as messages, one for each turn."
+        'one turn, with marks such as "Human:" and "Assistant:" in its text. A chat model sees one long message of the '
+        "user; write such rows as messages, one for each turn."
     )
     examples = tuple(Example(row.location, shorten(row.prompt[-1]["content"], 200)) for row in found[:_EXAMPLES])
     return Finding(code="flattened_turns", parameter=summary.parameter, message=message, examples=examples)

@@ -122,7 +122,7 @@ def _row_fault(record: Mapping[str, object], row_format: Format | None, accepts:
         other: Kind = "prompt" if kind == "preference" else "preference"
         ignored: list[Fault] = []
         if row_format.parse(record, accepts=(other,), instruction="", faults=ignored) is not None and not ignored:
-            found = f"a row {_WITH[other]} preference fields, as belong into {other}_dataset"
+            found = f"a row {_WITH[other]} preference fields, which belongs into {other}_dataset"
             return Fault("wrong_kind", "", found, f"rows {_WITH[kind]} preference fields")
     return None
 

@@ -37,8 +37,8 @@ CODES: dict[str, str] = {
     "blank_text": "a text that is empty or blank",
     "nul_character": "a text with a NUL character",
     "lone_surrogate": "a text with half of a surrogate pair, which is no character",
-    "wrong_choice": "`choice` is not the index of a candidate",
     "choices_from_one": "`choice` counts the candidates from 1",
+    "wrong_choice": "`choice` is not the index of a candidate",
     "identical_candidates": "both candidates are the same text",
     "no_messages": "a conversation without messages",
     "wrong_author": "an unknown author of a message",
@@ -224,7 +224,7 @@ class Problems:
             for problem in self.kept[code]:
                 parts.append(f"  {problem}")
                 more = repeats.get(problem, 0)
-                parts += [f"    and {more:,} more like {'this' if more == 1 else 'these'}"] if more else []
+                parts += [f"    and {more:,} more that say{'s' * (more == 1)} the same"] if more else []
                 rest -= 1 + more
             parts += [f"  and {rest:,} more"] if rest else []
             parts += [f"  {advice}"] if (advice := how_to_mend(code, self.kept[code])) else []

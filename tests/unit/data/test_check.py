@@ -89,7 +89,7 @@ def test_lists_the_problems_of_all_datasets_at_once(write_rows: WriteRows) -> No
     assert message.startswith("eval_dataset and preference_dataset and prompt_dataset cannot be used: 6 problems.")
     for line in (
         "p.jsonl:11: input_text",
-        "r.jsonl:11: found a row without preference fields, as belong into prompt_dataset",
+        "r.jsonl:11: found a row without preference fields, which belongs into prompt_dataset",
         "e.jsonl:5: found a row with preference fields",
     ):
         assert line in message

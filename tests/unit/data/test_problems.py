@@ -51,7 +51,7 @@ def test_counts_all_and_shows_the_first_of_each_kind() -> None:
     assert message.count("a.jsonl:") == SHOWN_ALIKE + 1
     assert f"a.jsonl:{SHOWN_ALIKE}:" in message
     assert f"a.jsonl:{SHOWN_ALIKE + 1}:" not in message
-    assert f"and {1000 - SHOWN_ALIKE} more like these" in message
+    assert f"and {1000 - SHOWN_ALIKE} more that say the same" in message
     assert message.endswith("Mend the dataset and run again.")
     assert message.index("blank_line (1)") < message.index("wrong_type")
 
@@ -73,8 +73,8 @@ def test_what_differs_is_shown_up_to_the_limit_and_what_is_alike_in_few_rows_and
     assert len(problems.kept["wrong_type"]) == SHOWN_OF_EACH
     assert [each.field for each in problems.kept["extra_field"]] == ["messages[0].id", "a b", "meta"]
     message = problems.render()
-    assert "    and 297 more like these" in message
-    assert [message.count(f"    and {count} more like these") for count in (299, 149)] == [1, 2]
+    assert "    and 297 more that say the same" in message
+    assert [message.count(f"    and {count} more that say the same") for count in (299, 149)] == [1, 2]
     shown = sum(len(kept) for kept in problems.kept.values())
     more = sum(int(words[1]) for line in message.splitlines() if (words := line.split())[0] == "and")
     assert shown + more == 1200
