@@ -64,6 +64,7 @@ FILE_CODES = frozenset(
 
 #: What differs between two problems that say the same: numbers, and what is quoted.
 _VALUES = re.compile(r"""\d+|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""")
+_INDEX = re.compile(r"\[\d+\]")
 _BAD_ROW = b'{"bad_row": '
 _PATH_STEP = re.compile(r"[A-Za-z_]\w*(?:\[\])?")
 
@@ -97,8 +98,8 @@ class Problem(NamedTuple):
     @property
     def gist(self) -> tuple[str, ...]:
         """Return what problems that say the same of different rows have in common; with an extra field, that field."""
-        found = "" if self.code == "extra_field" else _VALUES.sub("", self.found)
-        return self.parameter, re.sub(r"\[\d+\]", "[]", self.field), found
+        field = _INDEX.sub("[]", self.field) if "[" in self.field else self.field
+        return self.parameter, field, "" if self.code == "extra_field" else _VALUES.sub("", self.found)
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
@@ -123,6 +124,7 @@ class Problems:
         self.alike: dict[str, Counter[tuple[str, ...]]] = {}
         self.set_aside: Counter[str] = Counter()
         self.warnings: list[str] = []
+        self._shown: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._parameters: Counter[str] = Counter()
         self._unwritten: list[str] = []
         self._bad_rows = 0
@@ -134,8 +136,9 @@ class Problems:
             problem: What is wrong.
             bad_row: Which of the bad rows that are kept it concerns, counted from 1; 0 for none.
         """
-        self._count(problem.code, problem.gist, problem.parameter, 1)
-        self._keep(problem)
+        gist = problem.gist
+        self._count(problem.code, gist, problem.parameter, 1)
+        self._keep(problem, gist)
         if self.path:
             # The number stands first, where `merge` finds it.
             self._unwritten.append(json.dumps({"bad_row": bad_row, **problem._asdict()}) + "\n")
@@ -149,10 +152,11 @@ class Problems:
         if gist in alike or len(self.kept.get(code, ())) < SHOWN_OF_EACH:
             alike[gist] += count
 
-    def _keep(self, problem: Problem) -> None:
+    def _keep(self, problem: Problem, gist: tuple[str, ...]) -> None:
         kept = self.kept.setdefault(problem.code, [])
         most = 1 if problem.code == "extra_field" else SHOWN_ALIKE
-        if len(kept) < SHOWN_OF_EACH and sum(other.gist == problem.gist for other in kept) < most:
+        if len(kept) < SHOWN_OF_EACH and self._shown[problem.code, gist] < most:
+            self._shown[problem.code, gist] += 1
             kept.append(problem)
 
     def flush(self) -> None:
@@ -187,7 +191,7 @@ class Problems:
             self.counts[code] += untold
             self._parameters[problems[0].parameter] += untold
             for problem in problems:
-                self._keep(problem)
+                self._keep(problem, problem.gist)
         if self.path and other.path:
             self.flush()
             other.flush()
@@ -203,10 +207,9 @@ class Problems:
         """Return the last kept problem of those that say the same, and how many more do."""
         repeats: dict[Problem, int] = {}
         for code, kept in self.kept.items():
-            shown = Counter(problem.gist for problem in kept)
             last = {problem.gist: problem for problem in kept}
             for gist, problem in last.items():
-                if more := self.alike[code][gist] - shown[gist]:
+                if more := self.alike[code][gist] - self._shown[code, gist]:
                     repeats[problem] = more
         return repeats
 
@@ -245,7 +248,7 @@ def how_to_mend(code: str, problems: Sequence[Problem]) -> str:
     """Return how to mend all problems of a code at once, where a command does it; else nothing."""
     if code != "extra_field":
         return ""
-    fields = dict.fromkeys(re.sub(r"\[\d+\]", "[]", problem.field) for problem in problems)
+    fields = dict.fromkeys(_INDEX.sub("[]", problem.field) for problem in problems)
     paths = [f".{field}" for field in fields if all(map(_PATH_STEP.fullmatch, field.split(".")))]
     program = f"jq -c 'del({', '.join(paths)})'"
     return f"To drop them: {convert(problems[0].file, program)}" if paths else ""
