@@ -145,6 +145,13 @@ def test_problems_name_the_line_of_their_row_among_the_bad_rows(tmp_path: Path) 
         assert bad_rows[problem["bad_row"] - 1] == lines[problem["line"] - 1]
 
 
+def test_what_no_number_of_bad_rows_can_mend_does_not_come_with_the_way_to_set_rows_aside(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("input_text\nDescribe the sea.\n")
+    with pytest.raises(DataError, match="not_json_lines") as caught:
+        validate(tmp_path, prompt_dataset=str(tmp_path / "p.csv"))
+    assert "max_bad_rows" not in str(caught.value)
+
+
 def test_prompts_alone_are_not_trained_on_so_no_epochs_are_counted(tmp_path: Path) -> None:
     prompts = write(tmp_path / "q.jsonl", [{"input_text": f"Prompt {n}."} for n in range(20)])
     check, _ = validate(tmp_path, prompt_dataset=prompts)

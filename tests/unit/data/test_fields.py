@@ -41,6 +41,14 @@ def test_accepts_blank_text_where_it_has_a_meaning() -> None:
     assert faults == []
 
 
+@pytest.mark.parametrize(("choice", "quoted"), [("0", True), ("1", True), ("2", False), (True, False)])
+def test_a_choice_that_only_has_quotes_too_many_is_called_so(choice: object, quoted: bool) -> None:
+    faults: list[Fault] = []
+    read_preference({"candidate_0": "a", "candidate_1": "b", "choice": choice}, faults)
+    [fault] = faults
+    assert fault.accepted.endswith(", without quotes") == quoted
+
+
 def test_names_each_missing_and_each_extra_field() -> None:
     faults: list[Fault] = []
     record = {"b": 1, "x\ud800\n": None, "y": 1, "o": 1}

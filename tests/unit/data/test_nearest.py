@@ -55,6 +55,7 @@ def test_answers_that_are_whole_conversations_come_with_the_command_that_splits_
 def test_names_that_only_differ_in_their_number_are_not_taken_for_each_other() -> None:
     assert closest_field("candidate_1", ["candidate_2", "candidate1"]) == "candidate1"
     assert closest_field("candidate_1", ["candidate_0", "candidate"]) == ""
+    assert closest_field("candidate_1", [*map(str, range(100)), "candidate1"]) == ""  # not looked for so far
 
 
 def test_a_row_of_very_many_fields_with_long_names_is_described_in_short() -> None:

@@ -123,6 +123,9 @@ def test_a_line_too_long_to_be_kept_that_is_an_array_is_named(monkeypatch: pytes
     reading = read(json.dumps(ROWS).encode() * 3)
     assert reading.found == [("not_json_lines", 0, "")]
     assert reading.problem.found == "one JSON array"
+    among_rows = read(json.dumps(ROWS).encode() + b"\n" + as_lines(ROWS))
+    assert among_rows.found == [("long_line", 1, "")]
+    assert among_rows.lines == [2, 3, 4]
 
 
 @pytest.mark.parametrize(

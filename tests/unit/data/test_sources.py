@@ -176,7 +176,7 @@ def test_says_who_must_be_let_in_when_a_file_is_closed_to_us(tmp_path: Path) -> 
         list(read_blocks(source, parameter="prompt_dataset"))
 
 
-@pytest.mark.parametrize("pattern", ["closed/*.jsonl", "*/*.jsonl", "**/*.jsonl", "*/inner/*.jsonl"])
+@pytest.mark.parametrize("pattern", ["closed/*.jsonl", "*/*.jsonl", "**/*.jsonl", "*/inner/*.jsonl", "*/*/*.jsonl"])
 def test_a_glob_does_not_take_a_folder_that_is_closed_to_us_for_an_empty_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
