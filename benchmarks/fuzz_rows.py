@@ -125,7 +125,7 @@ class AllProblems(Problems):
         super().__init__()
         self.all: list[Problem] = []
 
-    def add(self, problem: Problem) -> None:
+    def add(self, problem: Problem, *, bad_row: int = 0) -> None:
         """Keep a problem."""
         self.all.append(problem)
 

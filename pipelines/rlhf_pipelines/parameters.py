@@ -174,14 +174,15 @@ _MOST_INTEGER = 2**53
 def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, Value]:
     """Return the value of every parameter of `pipeline`, with defaults filled in where `values` has none or null.
 
-    `validate` stands for what `rlhf validate` looks at; the other parameters of a run may be there and are left out.
+    `validate` stands for what `rlhf validate` looks at; the other parameters of a run may be there: they are checked too,
+    as far as they are given, and left out.
 
     Raises:
         ParameterError: Listing every problem that was found: unknown, missing, wrong type, beyond its limits.
     """
     table = {parameter.name: parameter for parameter in _TABLES[pipeline]}
-    ignored = PARAMETERS if pipeline == "validate" else {}
-    problems = [_unknown(name, pipeline) for name in values if name not in table and name not in ignored]
+    others = PARAMETERS if pipeline == "validate" else {}
+    problems = [_unknown(name, pipeline) for name in values if name not in table and name not in others]
     checked: dict[str, Value] = {}
     missing: list[str] = []
     for name, parameter in table.items():
@@ -191,12 +192,12 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
             continue
         if value is None:
             value = parameter.default
-        converted = _converted(parameter, value)
-        problem = _type_problem(parameter, value) if converted is None else _value_problem(parameter, converted)
-        if problem:
-            problems.append(problem)
-        elif converted is not None:
+        converted = _checked(parameter, value, problems)
+        if converted is not None:
             checked[name] = converted
+    for name, value in values.items():
+        if name in others and name not in table and value is not None:
+            _checked(others[name], value, problems)
     problems += [f"{name} is missing: {table[name].description}." for name in missing]
     if problems:
         raise ParameterError(_joined(problems))
@@ -214,6 +215,15 @@ def _unknown(name: str, pipeline: str) -> str:
     if others:
         return f"{name} is no parameter of {pipeline}, only of {' and '.join(others)}."
     return f"{name} is no parameter of {pipeline}.{closest(name, [p.name for p in _TABLES[pipeline]])}"
+
+
+def _checked(parameter: Parameter, value: object, problems: list[str]) -> Value | None:
+    """Return `value` as the parameter's type; or None, with the reason added to `problems`."""
+    converted = _converted(parameter, value)
+    problem = _type_problem(parameter, value) if converted is None else _value_problem(parameter, converted)
+    if problem:
+        problems.append(problem)
+    return None if problem else converted
 
 
 def _converted(parameter: Parameter, value: object) -> Value | None:

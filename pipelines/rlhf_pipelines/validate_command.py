@@ -20,6 +20,8 @@ def validate_here(values: Mapping[str, Value], output_dir: Path) -> int:
     """
     from rlhf_tuning.validation import ValidationConfig, validate_data
 
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ParameterError(f"--output-dir {output_dir} is a file. Name a folder, which is made if it is not there.")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

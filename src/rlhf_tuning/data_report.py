@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from rlhf_tuning.charts import IntervalRow, count_bars, histogram, share_bar, share_text
-from rlhf_tuning.data.problems import CODES, Problem
+from rlhf_tuning.data.problems import CODES, Problem, how_to_mend
 from rlhf_tuning.data.summary import DatasetSummary, DataSummary, Finding, Lengths, SampledRow
 from rlhf_tuning.page import VALUE_BYTES, Section, conversation, grid, render_page, said, text, values_table, write_page
 from rlhf_tuning.statistics import wilson_interval
@@ -16,17 +16,30 @@ _ROW_BYTES = 300_000
 # What a problem or a warning quotes is meant to be short already.
 _QUOTE_BYTES = 800
 
-_NAMES = {"preference_dataset": "Preferences", "prompt_dataset": "Prompts", "eval_dataset": "Evaluation"}
+# From so many warnings on a table lists them first.
+_MANY_WARNINGS = 4
+
+_NAMES = {
+    "preference_dataset": "Preferences",
+    "prompt_dataset": "Prompts",
+    "eval_dataset": "Evaluation",
+    "large_model_reference": "Base model",
+}
 _PARTS = {"prompt": "Prompts", "chosen": "Chosen answers", "rejected": "Rejected answers"}
 
 
-def write_data_report(summary: DataSummary, path: str) -> None:
+def write_data_report(summary: DataSummary, path: str, facts: Sequence[tuple[str, str]] = ()) -> None:
     """Write the report of `summary` as one HTML file at `path`; one that is there stays until the new one is whole."""
-    write_page(render_data_report(summary), path)
+    write_page(render_data_report(summary, facts), path)
 
 
-def render_data_report(summary: DataSummary) -> str:
-    """Return the HTML of the report of `summary`."""
+def render_data_report(summary: DataSummary, facts: Sequence[tuple[str, str]] = ()) -> str:
+    """Return the HTML of a report.
+
+    Args:
+        summary: What was found.
+        facts: Labels and values for the line under the title; text from outside.
+    """
     problems = "What was set aside" if summary.usable else "Problems"
     sections = [
         Section("problems", problems, _problems(summary)),
@@ -39,7 +52,7 @@ def render_data_report(summary: DataSummary) -> str:
     return render_page(
         kicker="RLHF data report",
         title="What is in the data",
-        facts=[],
+        facts=facts,
         verdict=_verdict(summary),
         sections=sections,
         footer="Intervals of shares are Wilson's, 95%. Every figure is of good rows.",
@@ -121,7 +134,9 @@ def _problems(summary: DataSummary) -> str:
     tables = []
     for index, code in enumerate(codes):
         kept = [problem for problem in summary.problems if problem.code == code]
-        lines, shown = _fitting((_problem(problem) for problem in kept), most)
+        lines, shown = _fitting((_problem(problem, summary.repeats.get(problem, 0)) for problem in kept), most)
+        told = shown + sum(summary.repeats.get(problem, 0) for problem in kept[:shown])
+        advice = how_to_mend(code, kept)
         table = (
             '<table class="stack problems"><thead><tr><th scope="col">Where</th><th scope="col">Field</th>'
             f'<th scope="col">Found</th><th scope="col">Accepted</th></tr></thead><tbody>{lines}</tbody></table>'
@@ -131,12 +146,12 @@ def _problems(summary: DataSummary) -> str:
         tables.append(
             f'<article class="card gap" id="{_problem_anchor(index)}"><h3><code>{text(code, 200)}</code> '
             f'<span class="badge loss">{counts[code]:,}</span></h3><p>{_meaning(code)}</p>{table}'
-            f"{_more(counts[code] - shown, 'problem')}</article>"
+            f"{_more(counts[code] - told, 'problem')}{f'<p>{text(advice)}</p>' if advice else ''}</article>"
         )
     return contents + "".join(tables)
 
 
-def _problem(problem: Problem) -> str:
+def _problem(problem: Problem, more: int) -> str:
     # The names of the columns stand in the cells too, for narrow pages where a row becomes a block.
     cells = (
         ("Field", f"<code>{text(problem.field, _QUOTE_BYTES)}</code>" if problem.field else ""),
@@ -144,13 +159,14 @@ def _problem(problem: Problem) -> str:
         ("Accepted", text(problem.accepted, _QUOTE_BYTES)),
     )
     shown = "".join(f'<td data-name="{name}">{value}</td>' for name, value in cells)
-    return f'<tr><th scope="row"><code>{text(problem.location, _QUOTE_BYTES)}</code></th>{shown}</tr>'
+    alike = f'<br><span class="soft">and {more:,} more that say{"s" * (more == 1)} the same</span>' if more else ""
+    return f'<tr><th scope="row"><code>{text(problem.location, _QUOTE_BYTES)}</code>{alike}</th>{shown}</tr>'
 
 
 def _warnings(findings: Sequence[Finding]) -> str:
     most = _WARNING_BYTES // max(1, len(findings))
     cards = []
-    for finding in findings:
+    for index, finding in enumerate(findings):
         lines, shown = _fitting(
             (
                 f'<tr><th scope="row"><code>{text(example.location, _QUOTE_BYTES)}</code></th>'
@@ -161,11 +177,31 @@ def _warnings(findings: Sequence[Finding]) -> str:
         )
         table = f'<table class="stack quotes"><tbody>{lines}</tbody></table>' if shown else ""
         cards.append(
-            f'<article class="card gap warning"><p class="soft">{_name(finding.parameter)} · '
+            f'<article class="card gap warning" id="{_warning_anchor(index)}"><p class="soft">{_name(finding.parameter)} · '
             f'<code>{text(finding.code, 200)}</code></p><p class="message">{text(finding.message)}</p>{table}'
             f"{_more(len(finding.examples) - shown, 'example')}</article>"
         )
-    return "".join(cards)
+    return _contents(findings) + "".join(cards)
+
+
+def _contents(findings: Sequence[Finding]) -> str:
+    """Return a table of many warnings, in which each is one line."""
+    if len(findings) < _MANY_WARNINGS:
+        return ""
+    lines = "".join(
+        f'<tr><th scope="row"><a href="#{_warning_anchor(index)}"><code>{text(finding.code, 200)}</code></a></th>'
+        f'<td data-name="About">{_name(finding.parameter)}</td><td>{text(_beginning(finding.message), 800)}</td></tr>'
+        for index, finding in enumerate(findings)
+    )
+    return (
+        '<div class="card gap"><table class="stack contents"><thead><tr><th scope="col">Code</th><th scope="col">About</th>'
+        f'<th scope="col">What was found</th></tr></thead><tbody>{lines}</tbody></table></div>'
+    )
+
+
+def _beginning(message: str) -> str:
+    """Return what a warning says first: up to its first colon or full stop."""
+    return re.split(r"[.:;](?=\s)", message, maxsplit=1)[0]
 
 
 def _dataset(dataset: DatasetSummary) -> str:
@@ -298,6 +334,10 @@ def _meaning(code: str) -> str:
 
 def _anchor(index: int) -> str:
     return f"dataset-{index + 1}"
+
+
+def _warning_anchor(index: int) -> str:
+    return f"warning-{index + 1}"
 
 
 def _problem_anchor(index: int) -> str:

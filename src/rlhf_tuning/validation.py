@@ -1,10 +1,13 @@
 """Validates the data of a run before anything is spent on it, and writes the data report."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
+from rlhf_tuning.data.problems import FILE_CODES
+from rlhf_tuning.data.summary import Finding
 from rlhf_tuning.data_report import write_data_report
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
@@ -76,9 +79,10 @@ def validate_data(
     Raises:
         DataError: If a dataset cannot be used; the files are written all the same.
     """
+    unchecked: list[str] = []
     tunes = bool(config.prompt_dataset and config.preference_dataset)
     training = Training(
-        load_text_format=lambda: _text_format(config, tell),
+        load_text_format=lambda: _text_format(config, unchecked),
         batch_size=config.batch_size,
         reward_model_train_steps=config.reward_model_train_steps,
         # Prompts alone are answered, not trained on.
@@ -94,7 +98,11 @@ def validate_data(
         problems_path=problems_path,
         bad_rows_path=bad_rows_path,
     )
-    write_data_report(check.summary, report_path)
+    if unchecked:
+        check = _with_finding(check, _lengths_not_checked(unchecked[0]))
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    facts = [("Base model", config.large_model_reference), ("Made", made)]
+    write_data_report(check.summary, report_path, facts)
     if check.problems:
         allowed = (
             f"Up to max_bad_rows ({config.max_bad_rows:,}) bad rows of each dataset are set aside; these are more, or no "
@@ -102,8 +110,9 @@ def validate_data(
             if config.max_bad_rows
             else "To leave some bad rows out on purpose, say how many with max_bad_rows."
         )
+        rows = f"\n{allowed}" if check.summary.problem_counts.keys() - FILE_CODES else ""
         raise DataError(
-            f"{check.problems}\n{allowed}\nAll problems: {problems_path}\nBad rows: {bad_rows_path}\nReport: {report_path}"
+            f"{check.problems}{rows}\nAll problems: {problems_path}\nBad rows: {bad_rows_path}\nReport: {report_path}"
         )
     tell("Rows: " + ", ".join(f"{name} {count:,}" for name, count in check.counts.items()))
     for warning in check.warnings:
@@ -111,9 +120,10 @@ def validate_data(
     return check
 
 
-def _text_format(config: ValidationConfig, tell: Callable[[str], None]) -> TextFormat | None:
-    """Return what counts tokens as training will, or None, and say why, where the tokenizer cannot be had."""
+def _text_format(config: ValidationConfig, unchecked: list[str]) -> TextFormat | None:
+    """Return what counts tokens as training will; or None, with the reason in `unchecked`."""
     if not config.large_model_reference:
+        unchecked.append("No large_model_reference is given.")
         return None
     from rlhf_tuning.tokenizer import load_tokenizer
 
@@ -122,10 +132,23 @@ def _text_format(config: ValidationConfig, tell: Callable[[str], None]) -> TextF
         resolve_reference(config.large_model_reference)
         tokenizer = load_tokenizer(config.large_model_reference)
     except ModelError as error:
-        tell(f"Lengths are counted in characters, not in tokens: {error}")
+        unchecked.append(str(error))
         return None
     return TextFormat(
         tokenizer,
         prompt_sequence_length=config.prompt_sequence_length,
         target_sequence_length=config.target_sequence_length,
     )
+
+
+def _lengths_not_checked(reason: str) -> Finding:
+    message = (
+        "Lengths were not checked: they are in characters, and nothing is known of the limits in tokens, nor of what the "
+        f"model's chat template takes. {reason}"
+    )
+    return Finding(code="lengths_not_checked", parameter="large_model_reference", message=message)
+
+
+def _with_finding(check: DatasetCheck, finding: Finding) -> DatasetCheck:
+    summary = replace(check.summary, findings=(*check.summary.findings, finding))
+    return replace(check, warnings=[*check.warnings, finding.message], summary=summary)

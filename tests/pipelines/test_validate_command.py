@@ -23,7 +23,7 @@ def test_data_that_can_be_used_ends_with_status_0_and_names_the_report(
     assert status == 0
     shown = capsys.readouterr().out
     assert "Rows: prompt_dataset 10" in shown
-    assert f"The data can be used. Report: {output / 'report.html'}" in shown
+    assert f"The data can be used, with 1 warning. Report: {output / 'report.html'}" in shown
     assert (output / "report.html").stat().st_size > 10_000
 
 
@@ -44,6 +44,20 @@ def test_the_values_of_a_whole_run_may_be_given(tmp_path: Path, capsys: pytest.C
     values.write_text(json.dumps({"prompt_dataset": "p.jsonl", "prompt_datasett": "p.jsonl"}))
     assert cli.main(["validate", *flags]) == 2
     assert "Did you mean prompt_dataset?" in capsys.readouterr().err
+
+
+def test_values_of_a_run_that_it_would_refuse_are_refused_here_too_and_all_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = tmp_path / "values.json"
+    wrong = {"kl_coeff": -1, "rl_algorithm": "dpo", "lora_dim": "8", "batch_size": 0, "seed": None, "temperature": 0.5}
+    values.write_text(json.dumps({"prompt_dataset": prompts(tmp_path / "p.jsonl"), **wrong}))
+    assert cli.main(["validate", "--parameter-values", str(values), "--output-dir", str(tmp_path / "out")]) == 2
+    shown = capsys.readouterr().err
+    assert "4 parameters cannot be used" in shown
+    for name in ("kl_coeff is -1", "rl_algorithm is 'dpo'", "lora_dim must be a whole number", "batch_size is 0"):
+        assert name in shown
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_embedded_sample_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,6 +89,8 @@ def test_a_folder_that_cannot_be_made_is_a_mistake_of_the_person(
     dataset = prompts(tmp_path / "p.jsonl")
     assert cli.main(["validate", "--prompt-dataset", dataset, "--output-dir", str(tmp_path / "file" / "out")]) == 2
     assert "--output-dir" in capsys.readouterr().err
+    assert cli.main(["validate", "--prompt-dataset", dataset, "--output-dir", str(tmp_path / "file")]) == 2
+    assert "file is a file. Name a folder" in capsys.readouterr().err
 
 
 def test_an_older_verdict_is_not_left_behind_by_a_check_that_did_not_end(tmp_path: Path) -> None:

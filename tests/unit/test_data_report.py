@@ -72,6 +72,23 @@ def problem(code: str, line: int) -> Problem:
     return Problem(code, "preference_dataset", "bad.jsonl", line, "choice", '"1" (a string)', "0 or 1")
 
 
+def test_many_warnings_are_listed_by_their_first_words_with_links_to_them() -> None:
+    findings = tuple(replace(BIAS, code=f"code_{n}", message=f"Found {n}: why <b>. What to do.") for n in range(5))
+    html = render_data_report(replace(GOOD, findings=findings))
+    assert html.count('href="#warning-') == html.count('id="warning-') == 5
+    assert "<td>Found 3</td>" in html
+    assert 'href="#warning-' not in render_data_report(replace(GOOD, findings=findings[:3]))
+
+
+def test_problems_that_say_the_same_are_counted_where_one_of_them_is_shown() -> None:
+    extra = problem("extra_field", 4)._replace(field="id")
+    summary = replace(GOOD, problem_counts={"extra_field": 40}, problems=(extra,), repeats={extra: 30}, usable=False)
+    text = shown(summary)
+    assert "and 30 more that say the same" in text
+    assert "and 9 more problems" in text
+    assert "To drop them: jq -c 'del(.id)' < bad.jsonl > bad-new.jsonl" in text
+
+
 def test_the_verdict_comes_first_and_says_whether_the_data_can_be_used() -> None:
     text = shown(replace(GOOD, datasets=(replace(PREFERENCES, set_aside=0),)))
     assert text.index("The data can be used.") < text.index("12,345")

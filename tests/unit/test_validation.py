@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_bad_data_is_refused_and_the_report_and_all_problems_are_written_all_the
     assert {problem["code"] for problem in problems} == {"wrong_type"}
     bad_rows = [json.loads(line) for line in (tmp_path / "out" / "bad_rows.jsonl").read_text().splitlines()]
     assert bad_rows == rows[1::2]
-    assert "and 30 more" in str(caught.value)
+    assert "and 47 more that say the same" in str(caught.value)
     assert str(tmp_path / "out" / "problems.jsonl") in str(caught.value)
     assert "cannot be used" in (tmp_path / "out" / "report.html").read_text()
 
@@ -89,7 +90,66 @@ def test_a_model_that_is_not_there_leaves_lengths_in_characters_and_says_so(tmp_
     missing = str(tmp_path / "no-model")
     check, told = validate(tmp_path, preference_dataset=dataset, large_model_reference=missing)
     assert {entry.unit for entry in check.summary.datasets[0].lengths} == {"characters"}
-    assert any(line.startswith("Lengths are counted in characters") for line in told)
+    assert any(line.startswith("Warning: Lengths were not checked") and "no-model" in line for line in told)
+    assert check.summary.findings[-1].code == "lengths_not_checked"
+    assert check.warnings[-1] == check.summary.findings[-1].message
+    assert "no-model" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_without_a_model_the_lengths_that_were_not_checked_are_a_warning_that_counts(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "p.jsonl", [{"input_text": f"Describe place {n}."} for n in range(30)])
+    check, told = validate(tmp_path, prompt_dataset=dataset)
+    assert len(check.warnings) == len(check.summary.findings) == 1
+    assert told[-1].startswith("Warning: Lengths were not checked")
+    assert told[-1].endswith("No large_model_reference is given.")
+
+
+def test_the_report_says_of_which_model_and_day_it_is(tmp_path: Path, tiny_model: Path) -> None:
+    dataset = write(tmp_path / "p.jsonl", [{"input_text": f"Describe place {n}."} for n in range(30)])
+    validate(tmp_path, prompt_dataset=dataset, large_model_reference=str(tiny_model))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"Base model <b>{tiny_model}</b>" in page
+    assert re.search(r"Made <b>\d{4}-\d\d-\d\d \d\d:\d\d UTC</b>", page)
+
+
+def test_a_check_that_is_interrupted_leaves_no_files_of_its_own_and_none_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write(tmp_path / "p.jsonl", [{"input_text": " "}])
+    with pytest.raises(DataError):
+        validate(tmp_path, prompt_dataset=dataset)
+    assert (tmp_path / "out" / "bad_rows.jsonl").read_bytes()
+
+    def interrupt(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlhf_tuning.data.check.examine", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        validate(tmp_path, prompt_dataset=dataset)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
+
+
+def test_problems_name_the_line_of_their_row_among_the_bad_rows(tmp_path: Path) -> None:
+    bad = [preference(1, choice="1"), preference(2, choice=7, candidate_0=""), preference(3, extra=1)]
+    (tmp_path / "p").mkdir()
+    for name, rows in (("a", [preference(0), bad[0]]), ("b", [*bad[1:], preference(4)])):
+        write(tmp_path / "p" / f"{name}.jsonl", rows)
+    evaluation = write(tmp_path / "e.jsonl", [preference(9), preference(5, candidate_1=" ")])
+    with pytest.raises(DataError):
+        validate(tmp_path, preference_dataset=str(tmp_path / "p"), eval_dataset=evaluation)
+    bad_rows = (tmp_path / "out" / "bad_rows.jsonl").read_text().splitlines()
+    problems = [json.loads(line) for line in (tmp_path / "out" / "problems.jsonl").read_text().splitlines()]
+    assert len(problems) == 5
+    for problem in problems:
+        lines = Path(problem["file"]).read_text().splitlines()
+        assert bad_rows[problem["bad_row"] - 1] == lines[problem["line"] - 1]
+
+
+def test_what_no_number_of_bad_rows_can_mend_does_not_come_with_the_way_to_set_rows_aside(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("input_text\nDescribe the sea.\n")
+    with pytest.raises(DataError, match="not_json_lines") as caught:
+        validate(tmp_path, prompt_dataset=str(tmp_path / "p.csv"))
+    assert "max_bad_rows" not in str(caught.value)
 
 
 def test_prompts_alone_are_not_trained_on_so_no_epochs_are_counted(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 sources    where the bytes come from (files, folders, globs, Cloud Storage), as numbered lines
 strict_json, fields, vertex_*, formats
            what a row may be: one file and one line of the table in `formats` for each format
+other_files, nearest
+           what a file or a row that is none of these was probably meant to be, and how to convert it
 rows       the one canonical form
 reader     sources and formats together: rows with their locations; what is wrong goes to `problems`
 check      reads every row of every dataset before money is spent

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from rlhf_tuning.data.findings import Training, empty_file_findings, eval_prompts_in_preferences, examine
 from rlhf_tuning.data.importer import distinct_prompts, report_overlap, too_few_to_split
-from rlhf_tuning.data.output import scratch_folder
+from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problems
 from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, check_instruction
 from rlhf_tuning.data.repeats import Repeats
@@ -97,10 +98,9 @@ def check_datasets(
     sources = _resolve_all(references)
     _keep_apart(sources, {"every problem": problems_path, "every bad row": bad_rows_path})
     for path in filter(None, (problems_path, bad_rows_path)):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(b"")
-    problems = Problems(problems_path)
+        Path(path).unlink(missing_ok=True)  # whatever stops this check, nothing older is left to be taken for its own
     with scratch_folder() as folder:
+        problems = Problems(str(folder / "problems") if problems_path else "")
         scans = {
             parameter: Scan(
                 parameter=parameter,
@@ -133,9 +133,6 @@ def check_datasets(
             report_overlap(data["eval_dataset"].files, data["prompt_dataset"].files, problems)
         repeats = {parameter: dataset.repeats.find() for parameter, dataset in data.items() if dataset.repeats}
         _check_split(data, repeats, references, problems)
-        problems.flush()
-        if bad_rows_path:
-            _keep_bad_rows(data, bad_rows_path)
         # 4. What is in them, and what of it is suspicious.
         text_format = training.load_text_format() if training and not problems.counts else None
         datasets: list[DatasetSummary] = []
@@ -157,6 +154,10 @@ def check_datasets(
                 findings += more
         problems.flush()
         findings += empty_file_findings(problems)
+        bad_rows = [file.set_aside_file for dataset in data.values() for file in dataset.files]
+        for path, parts in ((problems_path, [folder / "problems"]), (bad_rows_path, bad_rows)):
+            if path:
+                _join(parts, path)
     return DatasetCheck(
         prompt_fingerprint=_fingerprint(data, "prompt_dataset"),
         preference_fingerprint=_fingerprint(data, "preference_dataset"),
@@ -169,6 +170,7 @@ def check_datasets(
             findings=tuple(findings),
             problem_counts=dict(problems.counts),
             problems=tuple(problem for kept in problems.kept.values() for problem in kept),
+            repeats=problems.repeats(),
             usable=not problems.counts,
         ),
     )
@@ -204,13 +206,13 @@ def _keep_apart(sources: dict[str, list[Source]], outputs: dict[str, str]) -> No
                 )
 
 
-def _keep_bad_rows(data: dict[str, ScannedDataset], path: str) -> None:
-    with open(path, "wb") as target:
-        for dataset in data.values():
-            for file in dataset.files:
-                if file.set_aside_file is not None and file.set_aside_file.exists():
-                    with file.set_aside_file.open("rb") as source:
-                        shutil.copyfileobj(source, target)
+def _join(parts: Iterable[Path | None], path: str) -> None:
+    """Write files, as far as they are there, as one."""
+    with written_together(path) as [target]:
+        for part in parts:
+            if part is not None and part.exists():
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, target)
 
 
 def _fingerprint(data: dict[str, ScannedDataset], parameter: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
+from rlhf_tuning.data.nearest import closest_field
 from rlhf_tuning.data.problems import Fault, describe, shorten
 from rlhf_tuning.data.rows import Kind
 
@@ -43,15 +44,22 @@ def check_fields(
         return True
     complete = True
     fields = ", ".join((*required, *(f"optional {field}" for field in optional)))
+    extra = [field for field in record if field not in required and field not in optional]
+    missing = [field for field in required if field not in record]
+    # The only field too many is mostly the only missing one by another name.
+    same = extra[0] if len(extra) == len(missing) == 1 else ""
     for field in required:
         if field not in record:
             complete = False
-            faults.append(Fault("missing_field", where + field, "no such field", f"the fields {fields}"))
-    for field in record:
-        if field not in required and field not in optional:
-            complete = False
-            value = describe(record[field])
-            faults.append(Fault("extra_field", where + shorten(ascii(field)[1:-1]), value, f"only the fields {fields}"))
+            found, accepted = "no such field", f"the fields {fields}"
+            if misspelt := closest_field(field, extra) or same:
+                extra.remove(misspelt)
+                found, accepted = f"{shorten(ascii(misspelt)[1:-1])}", f"{accepted}; did you mean {field}?"
+            faults.append(Fault("missing_field", where + field, found, accepted))
+    for field in extra:
+        complete = False
+        value = describe(record[field])
+        faults.append(Fault("extra_field", where + shorten(ascii(field)[1:-1]), value, f"only the fields {fields}"))
     return complete
 
 
@@ -89,6 +97,7 @@ def read_preference(record: Mapping[str, object], faults: list[Fault], where: st
     choice = record["choice"]
     accepted = "0 or 1, the index of the preferred candidate"
     if type(choice) is not int:
+        accepted += ", without quotes" if choice in ("0", "1") else ""
         faults.append(Fault("wrong_type", where + "choice", describe(choice), accepted))
     elif choice not in (0, 1):
         if choice == 2:

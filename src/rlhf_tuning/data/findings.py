@@ -1,6 +1,7 @@
 """What is in valid data, and what of it is suspicious: each finding says what it costs and what to do."""
 
 import json
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -15,6 +16,7 @@ from rlhf_tuning.data.rows import Conversation
 from rlhf_tuning.data.sample import SampleRow
 from rlhf_tuning.data.scan import ScannedDataset
 from rlhf_tuning.data.summary import DatasetSummary, Example, Finding, Lengths, SampledRow
+from rlhf_tuning.limits import LIMITS
 from rlhf_tuning.statistics import wilson_interval
 from rlhf_tuning.text_format import RefusedConversationError, TextFormat
 
@@ -39,6 +41,12 @@ _REPORT_ROWS = 6
 _SCRIPT_LETTERS = 300
 _ASCII = re.compile("[\x00-\x7f]+")
 _SCRIPT_NAMES = {"CJK": "Chinese or Japanese", "HIRAGANA": "Chinese or Japanese", "KATAKANA": "Chinese or Japanese"}
+
+#: The share of rows that a sequence length should leave whole.
+WHOLE_SHARE = 0.95
+
+#: How a conversation that was written into one text marks who speaks, at the start of a line.
+_SPEAKER = re.compile(r"^[ \t]*(?:(human|user)|(assistant|ai|bot|model))[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 #: What chat templates mark turns with. In a text these are plain characters; a person should still know.
 _CHAT_MARKER = re.compile(r"<\|\w(?:[\w ]{0,38}\w)?\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>")
@@ -139,9 +147,10 @@ def examine(
         _length_bias(summary),
         _scripts(summary, rows),
         _few_rows(summary),
-        _epochs(summary),
+        _epochs(summary, training),
         _control_characters(dataset),
         _chat_markers(summary, rows),
+        _flattened_turns(summary, rows),
     ]
     return summary, [finding for finding in findings if finding is not None]
 
@@ -287,9 +296,24 @@ def _cut(summary: DatasetSummary) -> Iterable[Finding]:
         message = (
             f"{len(cut):,} of {n:,} {part}s ({_share(len(cut), n)}){_of_sample(summary)} of {summary.parameter} are longer "
             f"than {parameter} {lengths[0].limit:,} and lose {loses}: {sum(cut) / len(cut):,.0f} tokens each on average, "
-            f"{max(cut):,} at most."
+            f"{max(cut):,} at most. {_limit_to_set(parameter, lengths)}"
         )
         yield Finding(code=f"{part}s_cut", parameter=summary.parameter, message=message)
+
+
+def _limit_to_set(parameter: str, lengths: Sequence[Lengths]) -> str:
+    """Say which limit keeps nearly all rows whole; a row is as long as the longer of its answers."""
+    sizes = sorted(max(row) for row in zip(*(entry.values for entry in lengths), strict=True))
+    most = int(LIMITS[parameter].high)
+    wanted = sizes[math.ceil(WHOLE_SHARE * len(sizes)) - 1]
+    if lengths[0].limit is not None and wanted <= lengths[0].limit:
+        return f"{parameter} {sizes[-1]:,} would keep every row whole." if sizes[-1] <= most else ""
+    if wanted <= most:
+        return f"{parameter} {wanted:,} would keep {WHOLE_SHARE:.0%} of the rows whole."
+    whole = sum(size <= most for size in sizes)
+    return (
+        f"Even {most:,}, the highest that is possible, would keep only {_share(whole, len(sizes))} of the rows whole."
+    )
 
 
 def _position_bias(summary: DatasetSummary) -> Finding | None:
@@ -356,7 +380,7 @@ def _few_rows(summary: DatasetSummary) -> Finding | None:
     return Finding(code="few_preferences", parameter=summary.parameter, message=message)
 
 
-def _epochs(summary: DatasetSummary) -> Finding | None:
+def _epochs(summary: DatasetSummary, training: Training | None) -> Finding | None:
     limits = {
         "preference_dataset": (MOST_REWARD_MODEL_EPOCHS, "reward_model_train_steps", "learns its rows by heart"),
         "prompt_dataset": (
@@ -365,12 +389,14 @@ def _epochs(summary: DatasetSummary) -> Finding | None:
             "learns to please the score",
         ),
     }
-    if summary.epochs is None or summary.epochs <= limits[summary.parameter][0]:
+    if training is None or summary.epochs is None or summary.epochs <= limits[summary.parameter][0]:
         return None
     most, parameter, what = limits[summary.parameter]
+    steps = most * summary.rows // training.batch_size
+    advice = f"Set {parameter} to {steps:,} at most, or add rows." if steps else "Lower batch_size, or add rows."
     message = (
         f"{parameter} and batch_size show each of the {summary.rows:,} rows of {summary.parameter} {summary.epochs:,.0f} "
-        f"times; past {most} times a model {what}. Lower {parameter}, or add rows."
+        f"times; past {most} times a model {what}. {advice}"
     )
     return Finding(code="many_epochs", parameter=summary.parameter, message=message)
 
@@ -402,6 +428,27 @@ def _chat_markers(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | No
     )
     examples = tuple(Example(row.location, mark) for row, mark in found[:_EXAMPLES])
     return Finding(code="chat_markers", parameter=summary.parameter, message=message, examples=examples)
+
+
+def _flattened_turns(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | None:
+    """Find dialogues that were written into a text prompt, as "Human: ... Assistant: ..."."""
+    found = [
+        row
+        for row in rows
+        if (marks := list(_SPEAKER.finditer(row.prompt[-1]["content"])))
+        and len(marks) > 1
+        and any(mark[1] for mark in marks)
+        and any(mark[2] for mark in marks)
+    ]
+    if not found:
+        return None
+    message = (
+        f"{len(found):,} of {summary.sampled:,} rows{_of_sample(summary)} of {summary.parameter} hold a whole dialogue in "
+        'one turn, with marks such as "Human:" and "Assistant:" in its text. A chat model sees one long message of the '
+        "user; write such rows as messages, one for each turn."
+    )
+    examples = tuple(Example(row.location, shorten(row.prompt[-1]["content"], 200)) for row in found[:_EXAMPLES])
+    return Finding(code="flattened_turns", parameter=summary.parameter, message=message, examples=examples)
 
 
 def _answers(row: _Row) -> list[str]:

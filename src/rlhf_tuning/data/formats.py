@@ -1,12 +1,16 @@
 """The row formats. To add one: a file like `vertex_text.py`, a line in `FORMATS`, and its test."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
 from rlhf_tuning.data import trl_conversational, trl_standard, vertex_chat, vertex_chat_inline, vertex_text
 from rlhf_tuning.data.batch import Columns
+from rlhf_tuning.data.fields import PREFERENCE_FIELDS
+from rlhf_tuning.data.nearest import SPLIT_ANSWERS, nearest_format
 from rlhf_tuning.data.problems import Fault, shorten
 from rlhf_tuning.data.rows import Kind, Row
 from rlhf_tuning.data.strict_json import decode_object
@@ -68,6 +72,8 @@ FORMATS = (
     _format(trl_standard),
 )
 
+_WITH: dict[Kind, str] = {"prompt": "without", "preference": "with"}
+
 
 def parse_line(
     raw: bytes, *, accepts: Collection[Kind], instruction: str, faults: list[Fault]
@@ -83,11 +89,51 @@ def parse_line(
     record = decode_object(raw, faults)
     if record is None:
         return None
-    for row_format in FORMATS:
-        if row_format.recognises(record):
-            row = row_format.parse(record, accepts=accepts, instruction=instruction, faults=faults)
-            return None if faults or row is None else (row_format, row)
-    fields = shorten(", ".join(ascii(field)[1:-1] for field in record)) or "none"
-    known = " or ".join(dict.fromkeys(row_format.fields for row_format in FORMATS))
-    faults.append(Fault("unknown_format", "", f"the fields {fields}", f"a row with {known}"))
+    row_format = next((row_format for row_format in FORMATS if row_format.recognises(record)), None)
+    if row_format is not None:
+        row = row_format.parse(record, accepts=accepts, instruction=instruction, faults=faults)
+        if row is not None and not faults:
+            return row_format, row
+    if fault := _row_fault(record, row_format, accepts):
+        faults[:] = [fault]
     return None
+
+
+def _row_fault(record: Mapping[str, object], row_format: Format | None, accepts: Collection[Kind]) -> Fault | None:
+    """Return the one fault that explains all that is wrong with a row, where there is one."""
+    fields = record.keys()
+    shown = f"the fields {shorten(', '.join(ascii(field)[1:-1] for field in record)) or 'none'}"
+    whole_turns = _is_conversation(record.get("chosen")) and not isinstance(record.get("prompt"), list)
+    vertex = fields & {"input_text", "messages"}
+    trl = fields & set(trl_standard.PREFERENCE)
+    if row_format is None or whole_turns or len(vertex) > 1 or (trl and (vertex or fields >= {*PREFERENCE_FIELDS})):
+        if whole_turns and "preference" in accepts:
+            accepted = f"prompt, chosen and rejected as messages, and nothing else; convert the rows: {SPLIT_ANSWERS}"
+        else:
+            shapes = tuple(_fields_of(each, kind) for each in FORMATS for kind in accepts if kind in each.many)
+            accepted = nearest_format(tuple(islice(record, 100)), shapes)
+            known = " or ".join(dict.fromkeys(each.fields for each in FORMATS))
+            accepted = accepted or f"a row with {known}"
+        if row_format is None:
+            return Fault("unknown_format", "", shown, accepted)
+        return Fault("several_formats", "", shown, accepted)
+    if len(accepts) == 1:
+        [kind] = accepts
+        other: Kind = "prompt" if kind == "preference" else "preference"
+        ignored: list[Fault] = []
+        if row_format.parse(record, accepts=(other,), instruction="", faults=ignored) is not None and not ignored:
+            found = f"a row {_WITH[other]} preference fields, which belongs into {other}_dataset"
+            return Fault("wrong_kind", "", found, f"rows {_WITH[kind]} preference fields")
+    return None
+
+
+def _fields_of(row_format: Format, kind: Kind) -> tuple[str, ...]:
+    names = [name for name in re.findall(r"\w+", row_format.fields) if name != "and"]
+    return tuple(names) if kind == "preference" else (names[0],)
+
+
+def _is_conversation(value: object) -> bool:
+    """Say whether an answer is the whole conversation that it ends, as on many datasets of the Hugging Face hub."""
+    return (
+        isinstance(value, list) and len(value) > 1 and all(isinstance(turn, dict) and "role" in turn for turn in value)
+    )

@@ -2,8 +2,10 @@
 
 import json
 import os
-import shutil
+import re
+import shlex
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlhf_tuning.errors import DataError
@@ -11,10 +13,14 @@ from rlhf_tuning.errors import DataError
 #: How many problems of each kind are kept to be shown.
 SHOWN_OF_EACH = 20
 
+#: How many of those may say the same of different rows.
+SHOWN_ALIKE = 3
+
 #: Code to what it means. A code is stable: people and programs may rely on it.
 CODES: dict[str, str] = {
     "empty_dataset": "the dataset has no row",
     "unreadable_file": "a file cannot be read to its end",
+    "not_json_lines": "a file that holds something else than one JSON object on each line",
     "blank_line": "a blank line between rows",
     "long_line": "a line longer than 16 MiB, which no row needs",
     "invalid_utf8": "not UTF-8 text",
@@ -23,12 +29,15 @@ CODES: dict[str, str] = {
     "duplicate_key": "a key stands twice in one object",
     "not_a_number": "NaN and infinities are not JSON",
     "unknown_format": "no known row format",
+    "several_formats": "fields of more than one row format",
+    "wrong_kind": "prompts where preferences belong, or preferences where prompts belong",
     "missing_field": "a required field is missing",
     "extra_field": "a field that has no meaning here",
     "wrong_type": "a field of the wrong type",
     "blank_text": "a text that is empty or blank",
     "nul_character": "a text with a NUL character",
     "lone_surrogate": "a text with half of a surrogate pair, which is no character",
+    "choices_from_one": "`choice` counts the candidates from 1",
     "wrong_choice": "`choice` is not the index of a candidate",
     "identical_candidates": "both candidates are the same text",
     "no_messages": "a conversation without messages",
@@ -42,8 +51,22 @@ CODES: dict[str, str] = {
 
 #: Those that concern a whole file or dataset: no bad rows that could be set aside.
 FILE_CODES = frozenset(
-    {"empty_dataset", "unreadable_file", "eval_prompt_in_training", "too_few_rows", "refused_conversation"}
+    {
+        "empty_dataset",
+        "unreadable_file",
+        "not_json_lines",
+        "choices_from_one",
+        "eval_prompt_in_training",
+        "too_few_rows",
+        "refused_conversation",
+    }
 )
+
+#: What differs between two problems that say the same: numbers, and what is quoted.
+_VALUES = re.compile(r"""\d+|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""")
+_INDEX = re.compile(r"\[\d+\]")
+_BAD_ROW = b'{"bad_row": '
+_PATH_STEP = re.compile(r"[A-Za-z_]\w*(?:\[\])?")
 
 
 class Fault(NamedTuple):
@@ -72,9 +95,16 @@ class Problem(NamedTuple):
         name = printable(self.file)
         return f"{name}:{self.line}" if self.line else name
 
+    @property
+    def gist(self) -> tuple[str, ...]:
+        """Return what problems that say the same of different rows have in common; with an extra field, that field."""
+        field = _INDEX.sub("[]", self.field) if "[" in self.field else self.field
+        return self.parameter, field, "" if self.code == "extra_field" else _VALUES.sub("", self.found)
+
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
-        return f"{self.location}: {field}found {self.found}; accepted: {self.accepted}"
+        # What was found may be whole sentences.
+        return f"{self.location}: {field}found {self.found.removesuffix('.')}; accepted: {self.accepted}"
 
 
 class Problems:
@@ -82,28 +112,52 @@ class Problems:
 
     Args:
         path: Where every problem is written, one JSON object a line; none where it is empty.
+
+    `kept` has the first problems of each code, `counts` how many there are, and `alike` how many of them say what one of
+    those kept says.
     """
 
     def __init__(self, path: str = "") -> None:
         self.path = path
         self.counts: Counter[str] = Counter()
         self.kept: dict[str, list[Problem]] = {}
+        self.alike: dict[str, Counter[tuple[str, ...]]] = {}
         self.set_aside: Counter[str] = Counter()
         self.warnings: list[str] = []
+        self._shown: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._parameters: Counter[str] = Counter()
         self._unwritten: list[str] = []
+        self._bad_rows = 0
 
-    def add(self, problem: Problem) -> None:
-        """Count a problem, write it, and keep it if it is among the first of its kind."""
-        self.counts[problem.code] += 1
-        self._parameters[problem.parameter] += 1
-        kept = self.kept.setdefault(problem.code, [])
-        if len(kept) < SHOWN_OF_EACH:
-            kept.append(problem)
+    def add(self, problem: Problem, *, bad_row: int = 0) -> None:
+        """Count a problem, write it, and keep it if it is among the first of its kind.
+
+        Args:
+            problem: What is wrong.
+            bad_row: Which of the bad rows that are kept it concerns, counted from 1; 0 for none.
+        """
+        gist = problem.gist
+        self._count(problem.code, gist, problem.parameter, 1)
+        self._keep(problem, gist)
         if self.path:
-            self._unwritten.append(json.dumps(problem._asdict()) + "\n")
+            # The number stands first, where `merge` finds it.
+            self._unwritten.append(json.dumps({"bad_row": bad_row, **problem._asdict()}) + "\n")
             if len(self._unwritten) >= 1000:
                 self.flush()
+
+    def _count(self, code: str, gist: tuple[str, ...], parameter: str, count: int) -> None:
+        self.counts[code] += count
+        self._parameters[parameter] += count
+        alike = self.alike.setdefault(code, Counter())
+        if gist in alike or len(self.kept.get(code, ())) < SHOWN_OF_EACH:
+            alike[gist] += count
+
+    def _keep(self, problem: Problem, gist: tuple[str, ...]) -> None:
+        kept = self.kept.setdefault(problem.code, [])
+        most = 1 if problem.code == "extra_field" else SHOWN_ALIKE
+        if len(kept) < SHOWN_OF_EACH and self._shown[problem.code, gist] < most:
+            self._shown[problem.code, gist] += 1
+            kept.append(problem)
 
     def flush(self) -> None:
         """Write what waits to be written."""
@@ -112,47 +166,71 @@ class Problems:
                 stream.writelines(self._unwritten)
             self._unwritten.clear()
 
-    def add_faults(self, faults: list[Fault], *, parameter: str, file: str, line: int) -> None:
-        """Add what is wrong with the row at `file` and `line`."""
+    def add_faults(self, faults: list[Fault], *, parameter: str, file: str, line: int, bad_row: int = 0) -> None:
+        """Add what is wrong with the row at `file` and `line`; `bad_row` is as for `add`."""
         for fault in faults:
-            self.add(Problem(fault.code, parameter, file, line, fault.field, fault.found, fault.accepted))
+            problem = Problem(fault.code, parameter, file, line, fault.field, fault.found, fault.accepted)
+            self.add(problem, bad_row=bad_row)
 
-    def merge(self, other: "Problems", *, set_aside: bool = False) -> None:
+    def merge(self, other: "Problems", *, set_aside: bool = False, bad_rows: int = 0) -> None:
         """Add all that another collection has, and take over what it wrote.
 
         Args:
             other: Of one file.
             set_aside: Whether its bad rows are set aside: then only what concerns the file as a whole is a problem.
+            bad_rows: How many bad rows of the file are kept, after those of earlier files.
         """
         self.warnings += other.warnings
         for code, problems in other.kept.items():
             if set_aside and code not in FILE_CODES:
                 self.set_aside[code] += other.counts[code]
                 continue
-            self.counts[code] += other.counts[code]
-            self._parameters[problems[0].parameter] += other.counts[code]
-            kept = self.kept.setdefault(code, [])
-            kept += problems[: SHOWN_OF_EACH - len(kept)]
+            untold = other.counts[code] - other.alike[code].total()
+            for gist, count in other.alike[code].items():
+                self._count(code, gist, gist[0], count)
+            self.counts[code] += untold
+            self._parameters[problems[0].parameter] += untold
+            for problem in problems:
+                self._keep(problem, problem.gist)
         if self.path and other.path:
             self.flush()
             other.flush()
         if self.path and other.path and os.path.exists(other.path):
             with open(other.path, "rb") as source, open(self.path, "ab") as target:
-                shutil.copyfileobj(source, target)
+                for line in source:
+                    number, rest = line.removeprefix(_BAD_ROW).split(b",", 1)
+                    bad_row = int(number) and int(number) + self._bad_rows
+                    target.write(b"%b%d,%b" % (_BAD_ROW, bad_row, rest))
+        self._bad_rows += bad_rows
+
+    def repeats(self) -> dict[Problem, int]:
+        """Return the last kept problem of those that say the same, and how many more do."""
+        repeats: dict[Problem, int] = {}
+        for code, kept in self.kept.items():
+            last = {problem.gist: problem for problem in kept}
+            for gist, problem in last.items():
+                if more := self.alike[code][gist] - self._shown[code, gist]:
+                    repeats[problem] = more
+        return repeats
 
     def render(self) -> str:
         """Return one message: each kind in the order of `CODES`, with its count and its first problems."""
         parameters = " and ".join(sorted(self._parameters))
         total = self.counts.total()
         parts = [f"{parameters} cannot be used: {total:,} problem{'s' if total != 1 else ''}."]
+        repeats = self.repeats()
         for code, meaning in CODES.items():
             if not self.counts[code]:
                 continue
-            kept = self.kept[code]
             parts.append(f"{code} ({self.counts[code]:,}): {meaning}")
-            parts.extend(f"  {problem}" for problem in kept)
-            if self.counts[code] > len(kept):
-                parts.append(f"  and {self.counts[code] - len(kept):,} more")
+            rest = self.counts[code]
+            for problem in self.kept[code]:
+                parts.append(f"  {problem}")
+                more = repeats.get(problem, 0)
+                parts += [f"    and {more:,} more that say{'s' * (more == 1)} the same"] if more else []
+                rest -= 1 + more
+            parts += [f"  and {rest:,} more"] if rest else []
+            parts += [f"  {advice}"] if (advice := how_to_mend(code, self.kept[code])) else []
         parts.append("Nothing was imported. Mend the dataset and run again.")
         return "\n".join(parts)
 
@@ -164,6 +242,31 @@ class Problems:
         """
         if self.counts:
             raise DataError(self.render())
+
+
+def how_to_mend(code: str, problems: Sequence[Problem]) -> str:
+    """Return how to mend all problems of a code at once, where a command does it; else nothing."""
+    if code != "extra_field":
+        return ""
+    fields = dict.fromkeys(_INDEX.sub("[]", problem.field) for problem in problems)
+    paths = [f".{field}" for field in fields if all(map(_PATH_STEP.fullmatch, field.split(".")))]
+    program = f"jq -c 'del({', '.join(paths)})'"
+    return f"To drop them: {convert(problems[0].file, program)}" if paths else ""
+
+
+def convert(name: str, program: str) -> str:
+    """Return a shell command that sends a file, unpacked, through a program, into a new file of JSON lines."""
+    if not name.isprintable():
+        name = "FILE"
+    base = os.path.basename(name) if name.startswith("gs://") else name
+    stem = base.removesuffix(".gz")
+    root = os.path.splitext(stem)[0].removesuffix(".jsonl")
+    new = f"{root}-new.jsonl" if stem.endswith(".jsonl") else f"{root}.jsonl"
+    steps = [f"gcloud storage cat {shlex.quote(name)}"] if name.startswith("gs://") else []
+    if name.endswith(".gz"):
+        steps.append("gzip -dc" if steps else f"gzip -dc {shlex.quote(name)}")
+    end = program if steps else f"{program} < {shlex.quote(name)}"
+    return f"{' | '.join([*steps, end])} > {shlex.quote(new)}"
 
 
 def describe(value: object) -> str:

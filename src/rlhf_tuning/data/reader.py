@@ -4,6 +4,7 @@ A byte order mark at the start of a file and `\r\n` at the end of lines are acce
 are too; a blank line before a row is a problem, because it is what an interrupted or doubled writer leaves behind.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from rlhf_tuning.data.batch import Batch, Columns, make_batch
 from rlhf_tuning.data.block import read_block
 from rlhf_tuning.data.formats import Format, parse_line
+from rlhf_tuning.data.other_files import HEAD_BYTES, other_file
 from rlhf_tuning.data.problems import SHOWN_OF_EACH, Fault, Problem, Problems
 from rlhf_tuning.data.rows import Kind, Row, encode_prompt, encode_text, prompt_key
 from rlhf_tuning.data.sources import LINE_BYTES, LongLine, Source, UnreadableError, read_blocks
@@ -52,7 +54,8 @@ class FileReader:
         bad_row: Called with the bytes of every line that holds a bad row, but for those too long to be kept.
 
     After reading, `first` is the dataset's first row so far, `empty` says that the file has no row, good or bad,
-    `bad_rows` counts the bad ones, `control_character_rows` counts the good ones with such characters in a text, and
+    `bad_rows` counts the bad ones, `kept_bad_rows` those given to `bad_row`, `control_character_rows` counts the good
+    ones with such characters in a text, and
     `control_characters` has the lines of the first of those.
     """
 
@@ -67,7 +70,7 @@ class FileReader:
         first: FirstRow | None = None,
         bad_row: Callable[[bytes], None] = lambda line: None,
     ) -> None:
-        self.first, self.empty, self.bad_rows = first, True, 0
+        self.first, self.empty, self.bad_rows, self.kept_bad_rows = first, True, 0, 0
         self.control_character_rows = 0
         self.control_characters: list[int] = []
         self._source, self._parameter, self._accepts = source, parameter, accepts
@@ -79,7 +82,11 @@ class FileReader:
     def batches(self) -> Iterator[Batch]:
         """Yield the file's good rows in order; everything that is wrong goes to the problems."""
         try:
-            for block in read_blocks(self._source, parameter=self._parameter, block_bytes=BLOCK_BYTES):
+            blocks = read_blocks(self._source, parameter=self._parameter, block_bytes=BLOCK_BYTES)
+            start, broke_off = _start_of(blocks)
+            if self._is_other_file(start):
+                return
+            for block in itertools.chain(start, blocks):
                 if isinstance(block, LongLine):
                     self._line += 1
                     self._add_blank_lines(self._line)
@@ -91,10 +98,25 @@ class FileReader:
                 if self._line == 0:
                     block = block.removeprefix(_BYTE_ORDER_MARK)
                 yield from self._read(block)
+            if broke_off:
+                raise broke_off
         except UnreadableError as error:
             self.empty = False
             accepted = "a file that can be read to its end"
             self._add_problem("unreadable_file", self._line + 1 if self._line else 0, error.reason, accepted)
+
+    def _is_other_file(self, start: list[bytes | LongLine]) -> bool:
+        """Say whether a file holds something else than JSON lines, and add that as its only problem."""
+        text = b"".join(block for block in start if not isinstance(block, LongLine))
+        if start and isinstance(start[0], LongLine):
+            other = other_file(start[0].head, text, self._source.name, cut=True)
+        else:
+            end = text.find(b"\n") + 1 or len(text)
+            other = other_file(text[:end], text[end:], self._source.name)
+        if other is not None:
+            self.empty = False
+            self._add_problem("not_json_lines", 0, other.found, other.accepted)
+        return other is not None
 
     def _read(self, block: bytes) -> Iterator[Batch]:
         if self._format is None and (end := block.find(b"\n") + 1):
@@ -160,7 +182,9 @@ class FileReader:
 
     def _add_bad_row(self, faults: list[Fault], line: int, raw: bytes) -> None:
         self.bad_rows += 1
-        self._problems.add_faults(faults, parameter=self._parameter, file=self._source.name, line=line)
+        self.kept_bad_rows += bool(raw)
+        bad_row = self.kept_bad_rows if raw else 0
+        self._problems.add_faults(faults, parameter=self._parameter, file=self._source.name, line=line, bad_row=bad_row)
         if raw:
             self._bad_row(raw)
 
@@ -181,6 +205,21 @@ def check_instruction(instruction: str) -> str:
     if "\0" in instruction:
         raise ParameterError("instruction holds a NUL character. Remove it.")
     return instruction if instruction.strip() else ""
+
+
+def _start_of(blocks: Iterator[bytes | LongLine]) -> tuple[list[bytes | LongLine], UnreadableError | None]:
+    """Return the first blocks of a file, enough to tell what it is, and why there are no more where that is so."""
+    start: list[bytes | LongLine] = []
+    rest = 0
+    try:
+        for block in blocks:
+            rest += len(block) if start else len(block) - block.find(b"\n") if isinstance(block, bytes) else 0
+            start.append(block)
+            if rest > HEAD_BYTES or (start[1:] and isinstance(block, LongLine)):
+                break
+    except UnreadableError as error:
+        return start, error
+    return start, None
 
 
 def _texts(row: Row) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from rlhf_tuning.data.batch import CHOSEN, PROMPT, REJECTED, Batch, Hashes
 from rlhf_tuning.data.fingerprint import Fingerprint
 from rlhf_tuning.data.held_out import HeldOut, held_out_orders
-from rlhf_tuning.data.problems import Problem, Problems, printable
+from rlhf_tuning.data.problems import Problem, Problems, convert, describe, printable
 from rlhf_tuning.data.reader import FileReader, FirstRow
 from rlhf_tuning.data.repeats import RepeatFinder
 from rlhf_tuning.data.rows import Kind
@@ -74,6 +74,7 @@ class ScannedFile:
     first: FirstRow | None = None
     empty: bool = False
     bad_rows: int = 0
+    kept_bad_rows: int = 0
     control_character_rows: int = 0
     control_characters: list[int] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
@@ -145,7 +146,8 @@ def scan_file(
             with counter.get_lock():
                 counter.value += len(batch.encoded)
     result.problems.flush()
-    result.first, result.empty, result.bad_rows = reader.first, reader.empty, reader.bad_rows
+    result.first, result.empty = reader.first, reader.empty
+    result.bad_rows, result.kept_bad_rows = reader.bad_rows, reader.kept_bad_rows
     result.control_character_rows = reader.control_character_rows
     result.control_characters = reader.control_characters
     return result
@@ -296,7 +298,10 @@ def gather(files: Sequence[ScannedFile], scan: Scan, problems: Problems, *, max_
         max_bad_rows: So many bad rows are set aside, and are no problem then.
     """
     bad_rows = sum(file.bad_rows for file in files)
-    set_aside = bad_rows if bad_rows <= max_bad_rows else 0
+    whole = _problem_of_all_rows(files, scan)
+    set_aside = bad_rows if bad_rows <= max_bad_rows and whole is None else 0
+    if whole is not None:
+        problems.add(whole)
     empty = [file.source.name for file in files if file.empty]
     result = ScannedDataset(
         parameter=scan.parameter,
@@ -311,7 +316,7 @@ def gather(files: Sequence[ScannedFile], scan: Scan, problems: Problems, *, max_
         formats=Counter(),
     )
     for file in files:
-        problems.merge(file.problems, set_aside=bool(set_aside))
+        problems.merge(file.problems, set_aside=bool(set_aside), bad_rows=file.kept_bad_rows)
         result.fingerprint.merge(file.fingerprint)
         result.held_out.merge(file.held_out)
         result.sample.merge(file.sample)
@@ -332,3 +337,24 @@ def gather(files: Sequence[ScannedFile], scan: Scan, problems: Problems, *, max_
             "If something should be in them, they were not written to their end."
         )
     return result
+
+
+def _problem_of_all_rows(files: Sequence[ScannedFile], scan: Scan) -> Problem | None:
+    """Return what is wrong with all rows of a dataset in the same way: no number of rows to set aside mends that."""
+    rows = sum(file.fingerprint.rows for file in files)
+    bad_rows = sum(file.bad_rows for file in files)
+    names = [file.source.name for file in files]
+    place = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
+    if bad_rows and not rows and bad_rows == sum(file.problems.counts["wrong_kind"] for file in files):
+        other, what = ("prompt", "without") if scan.accepts == ("preference",) else ("preference", "with")
+        found = f"only rows {what} preference fields: this looks like the {other} dataset"
+        accepted = f"the dataset that {scan.parameter} names. Were the two swapped?"
+        return Problem("wrong_kind", scan.parameter, place, 0, "", found, accepted)
+    choices = [problem for file in files for problem in file.problems.kept.get("wrong_choice", ())]
+    if choices and all(problem.found == describe(2) for problem in choices) and not any(f.first_chosen for f in files):
+        field = choices[0].field
+        path = f".{field}" if "[" not in field else ".messages[-1].choice"
+        how = convert(names[0], f"jq -c '{path} -= 1'")
+        accepted = f"0 for the first candidate and 1 for the second. Subtract 1 from each: {how}"
+        return Problem("choices_from_one", scan.parameter, place, 0, field, "only 1 and 2, never 0", accepted)
+    return None

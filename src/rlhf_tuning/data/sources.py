@@ -60,6 +60,12 @@ _GZIP_PIECE_BYTES = 2**16  # small, because each of many short members copies wh
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 _DOWNLOAD_BYTES = 16 * 2**20  # held in memory; each piece costs one wait for the service's answer
 _LONG_LINE_HEAD_BYTES = 200
+_EXPORT = (
+    "Export one to JSONL first: python3 -c 'from datasets import load_dataset; "
+    'load_dataset("OWNER/NAME", split="train").to_json("train.jsonl")\'; or download its files: hf download --repo-type '
+    "dataset OWNER/NAME --local-dir data."
+)
+_HUB_NAME = re.compile(r"[\w-]+/[\w-]+")
 _ACCEPTED = "Give a JSONL file, a folder of *.jsonl files, a glob such as 'data/*.jsonl', or the same on gs://."
 
 
@@ -132,6 +138,10 @@ def resolve(reference: str, *, parameter: str) -> list[Source]:
     try:
         if reference.startswith("gs://"):
             return _cloud_sources(reference, parameter)
+        if reference.startswith("hf://"):
+            raise DataError(
+                f"{parameter} is {reference!r}, but datasets of the Hugging Face hub are no files. {_EXPORT}"
+            )
         if "://" in reference:
             raise DataError(
                 f"{parameter} is {reference!r}, but {reference.split('://')[0]}:// cannot be read. {_ACCEPTED}"
@@ -282,6 +292,7 @@ def _local_sources(path: str, reference: str, parameter: str) -> list[Source]:
     elif os.path.exists(path):
         raise DataError(f"{parameter} is {reference!r}, which is not an ordinary file. {_ACCEPTED}")
     elif _GLOB_CHARACTERS.search(path):
+        _look_into_folders(path)
         files = [file for file in glob.glob(path, recursive=True) if os.path.isfile(file)]
         if not files:
             raise DataError(f"{parameter} is {reference!r}, but no file matches it. {_ACCEPTED}")
@@ -289,9 +300,21 @@ def _local_sources(path: str, reference: str, parameter: str) -> list[Source]:
         # isfile and isdir also say no where a folder on the way is closed to us; stat tells the two apart.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.stat(path)
-        raise DataError(f"{parameter} is {reference!r}, but there is no such file or folder. {_ACCEPTED}")
+        hint = f" If it is a dataset of the Hugging Face hub: {_EXPORT}" if _HUB_NAME.fullmatch(reference) else ""
+        raise DataError(f"{parameter} is {reference!r}, but there is no such file or folder. {_ACCEPTED}{hint}")
     in_cloud = reference.startswith("gs://")
     return [_local_source(file, _unmounted(file) if in_cloud else file) for file in sorted(files)]
+
+
+def _look_into_folders(pattern: str) -> None:
+    """List every folder that a glob looks into: a glob takes one that is closed to us for an empty one."""
+    folder = os.path.dirname(pattern)
+    for name in glob.iglob(folder, recursive=True) if folder else (os.curdir,):
+        if os.path.isdir(name):
+            with os.scandir(name):
+                pass
+    if _GLOB_CHARACTERS.search(folder):
+        _look_into_folders(folder)
 
 
 def _local_source(path: str, name: str) -> Source:

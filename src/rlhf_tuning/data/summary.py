@@ -117,6 +117,7 @@ class DataSummary:
         findings: Warnings, most serious first.
         problem_counts: Code to number of problems; empty where the data can be used (or bad rows were set aside).
         problems: The first of each code.
+        repeats: How many more problems say what one of those says.
         usable: Whether a run may start.
     """
 
@@ -124,4 +125,5 @@ class DataSummary:
     findings: tuple[Finding, ...] = ()
     problem_counts: dict[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    repeats: dict[Problem, int] = field(default_factory=dict)
     usable: bool = True

@@ -86,8 +86,12 @@ def test_lists_the_problems_of_all_datasets_at_once(write_rows: WriteRows) -> No
             eval_dataset=write_rows("e.jsonl", [*OTHERS, *as_preferences(OTHERS)]),
         )
     message = str(caught.value)
-    assert message.startswith("eval_dataset and preference_dataset and prompt_dataset cannot be used: 8 problems.")
-    for line in ("p.jsonl:11: input_text", "r.jsonl:11: candidate_0", "e.jsonl:5: found a row with preference fields"):
+    assert message.startswith("eval_dataset and preference_dataset and prompt_dataset cannot be used: 6 problems.")
+    for line in (
+        "p.jsonl:11: input_text",
+        "r.jsonl:11: found a row without preference fields, which belongs into prompt_dataset",
+        "e.jsonl:5: found a row with preference fields",
+    ):
         assert line in message
 
 
@@ -161,3 +165,45 @@ def test_too_few_preferences_to_split_are_a_problem_without_evaluation_preferenc
         with pytest.raises(DataError, match=r"preference_dataset cannot be used(.*\n)*too_few_rows"):
             check(preference_dataset=one, eval_dataset=eval_dataset)
     check(preference_dataset=one, eval_dataset=write_rows("f.jsonl", as_preferences(OTHERS)))
+
+
+def test_choices_that_count_from_one_are_refused_however_many_bad_rows_may_be_set_aside(
+    write_rows: WriteRows,
+) -> None:
+    rows = [{**row, "choice": 1 + number % 2} for number, row in enumerate(as_preferences(PROMPTS))]
+    result = check_datasets(
+        prompt_dataset="",
+        preference_dataset=write_rows("r.jsonl", rows),
+        eval_dataset="",
+        instruction="",
+        max_bad_rows=1_000,
+    )
+    assert result.summary.problem_counts == {"choices_from_one": 1, "wrong_choice": len(rows) // 2}
+    first = result.summary.problems[0]
+    assert (first.code, first.found) == ("choices_from_one", "only 1 and 2, never 0")
+    assert "Subtract 1 from each: jq -c '.choice -= 1' < " in first.accepted
+    rows[0]["choice"] = 0
+    mixed = check_datasets(
+        prompt_dataset="",
+        preference_dataset=write_rows("r.jsonl", rows),
+        eval_dataset="",
+        instruction="",
+        max_bad_rows=1_000,
+    )
+    assert mixed.summary.usable
+
+
+@pytest.mark.parametrize("max_bad_rows", [0, 1_000])
+def test_datasets_that_were_swapped_are_called_so(write_rows: WriteRows, max_bad_rows: int) -> None:
+    result = check_datasets(
+        prompt_dataset=write_rows("p.jsonl", as_preferences(PROMPTS)),
+        preference_dataset=write_rows("r.jsonl", PROMPTS),
+        eval_dataset="",
+        instruction="",
+        max_bad_rows=max_bad_rows,
+    )
+    assert set(result.summary.problem_counts) == {"wrong_kind"}
+    assert result.summary.problem_counts["wrong_kind"] == 2 * len(PROMPTS) + 2
+    for name in ("prompt", "preference"):
+        assert f"this looks like the {name} dataset" in result.problems
+    assert len(result.problems.splitlines()) < 15

@@ -29,6 +29,11 @@ CHAT = '{"messages": [{"author": "user", "content": "Describe the sea."}]}'
 #: A byte order mark is one only at the start of a file.
 MARKED = '\ufeff{"input_text": "a"}'
 
+#: What is a bad row in the midst of others, and by itself no bad row but another kind of file.
+UTF_16 = '{"input_text": "a"}'.encode("utf-16")
+ARRAY = f"[{PROMPT}]"
+OTHER_FILES: tuple[bytes | str, ...] = (UTF_16, ARRAY)
+
 
 class Bad(NamedTuple):
     """A bad row.
@@ -68,7 +73,7 @@ ROWS = [
     Bad("invalid_utf8", "", b'{"input_text": "\xed\xa0\xbd"}', "byte 0xed"),
     Bad("invalid_utf8", "", b'{"input_text": "\xc0\x80"}', "byte 0xc0"),
     Bad("invalid_utf8", "", b'{"input_text": "\xf5\x80\x80\x80"}', "byte 0xf5"),
-    Bad("invalid_utf8", "", '{"input_text": "a"}'.encode("utf-16"), "byte 0xff at byte 1 of the line"),
+    Bad("invalid_utf8", "", UTF_16, "byte 0xff at byte 1 of the line"),
     # What is no JSON.
     Bad("invalid_json", "", "Describe the sea.", "column 1"),
     Bad("invalid_json", "", '{"input_text": "a"', "delimiter"),
@@ -87,7 +92,7 @@ ROWS = [
     Bad("invalid_json", "", '{"input_text": ' + "[" * 100_000 + "]" * 100_000 + "}", "nesting too deep"),
     Bad("invalid_json", "", '{"input_text": ' + '{"a": ' * 100_000, "nesting too deep"),
     Bad("invalid_json", "", '{"input_text": ' + "9" * 5_000 + "}", "digits"),
-    Bad("not_an_object", "", "[" + PROMPT + "]", "an array of 1"),
+    Bad("not_an_object", "", ARRAY, "an array of 1"),
     Bad("not_an_object", "", '"Describe the sea."', '"Describe the sea." (a string)'),
     Bad("not_an_object", "", "null", "null"),
     Bad("not_an_object", "", "1", "1 (a number)"),
@@ -130,6 +135,10 @@ ROWS = [
     Bad("unknown_format", "", '{"text": "a", "id": 7}', "the fields text, id"),
     Bad("unknown_format", "", '{"Input_text": "a"}', "the fields Input_text"),
     Bad("unknown_format", "", '{"__proto__": {"input_text": "a"}}', "the fields __proto__"),
+    Bad("several_formats", "", '{"input_text": "a", "prompt": "b"}', "the fields input_text, prompt"),
+    preference("several_formats", "", pair()[:-1] + ', "chosen": "b"}', "choice, chosen"),
+    Bad("wrong_kind", "", PREFERENCE, "a row with preference fields"),
+    preference("wrong_kind", "", CHAT, "a row without preference fields"),
     preference("missing_field", "candidate_0", '{"input_text": "a", "candidate_1": "b", "choice": 0}', "no such field"),
     preference(
         "missing_field", "choice", '{"input_text": "a", "candidate_0": "a", "candidate_1": "b"}', "no such field"
@@ -239,7 +248,9 @@ def shown(bad: Bad) -> str:
     return f"{bad.code}-{ascii(as_bytes(bad.line)[:60])[2:-1]}"
 
 
-@pytest.mark.parametrize("bad", [bad for bad in ROWS if bad.code != "mixed_rows" and bad.line != MARKED], ids=shown)
+@pytest.mark.parametrize(
+    "bad", [bad for bad in ROWS if bad.code != "mixed_rows" and bad.line not in (MARKED, *OTHER_FILES)], ids=shown
+)
 def test_a_bad_row_in_a_first_line_is_named(bad: Bad) -> None:
     reading = read(as_bytes(bad.line) + b"\n", accepts=bad.accepts)
     assert reading.found == [(bad.code, 1, bad.field)]
@@ -274,7 +285,7 @@ def test_what_is_said_of_a_bad_row_fits_on_a_line_and_can_be_printed_anywhere(ba
 
 
 def found_by_check(
-    tmp_path: Path, *, training: Training | None = None, **datasets: bytes | dict[str, bytes]
+    tmp_path: Path, *, training: Training | None = None, max_bad_rows: int = 0, **datasets: bytes | dict[str, bytes]
 ) -> list[Problem]:
     """Write datasets, check them, and return the first problems, with paths as seen from `tmp_path`."""
     references = dict.fromkeys(("prompt_dataset", "preference_dataset", "eval_dataset"), "")
@@ -287,7 +298,7 @@ def found_by_check(
             path.mkdir()
             for name, part in content.items():
                 (path / name).write_bytes(part)
-    result = check_datasets(instruction="", training=training, **references)
+    result = check_datasets(instruction="", training=training, max_bad_rows=max_bad_rows, **references)
     assert bool(result.problems) == bool(result.summary.problems)
     return [problem._replace(file=problem.file.removeprefix(f"{tmp_path}/")) for problem in result.summary.problems]
 
@@ -334,6 +345,17 @@ def overlap(tmp_path: Path) -> list[Problem]:
     return found_by_check(tmp_path, prompt_dataset=prompts(20), eval_dataset=lines(CHAT, '{"input_text": "Prompt 7"}'))
 
 
+def comma_separated_values(tmp_path: Path) -> list[Problem]:
+    rows = [json.loads(PREFERENCE)] * 30
+    table = "".join(",".join(map(str, row)) + "\n" for row in [rows[0].keys(), *(row.values() for row in rows)])
+    return found_by_check(tmp_path, preference_dataset=table.encode())
+
+
+def choices_from_one(tmp_path: Path) -> list[Problem]:
+    rows = preferences(8) + preferences(1).replace(b'"choice": 1', b'"choice": 2') * 2
+    return found_by_check(tmp_path, max_bad_rows=2, preference_dataset=rows)[:1]
+
+
 def refused_conversation(tmp_path: Path) -> list[Problem]:
     template = "{% if messages[1] %}{{ raise_exception('One turn only') }}{% endif %}{{ messages[0]['content'] }}"
     training = Training(
@@ -352,6 +374,8 @@ FILES: list[tuple[str, str, str, Callable[[Path], list[Problem]]]] = [
     ("empty_dataset", "prompt_dataset", "prompt_dataset.jsonl/a.jsonl, ", empty_folder),
     ("blank_line", "prompt_dataset", "prompt_dataset.jsonl:3", blank_line),
     ("unreadable_file", "prompt_dataset", "prompt_dataset.jsonl/b.jsonl.gz:", cut_gzip),
+    ("not_json_lines", "preference_dataset", "preference_dataset.jsonl", comma_separated_values),
+    ("choices_from_one", "preference_dataset", "preference_dataset.jsonl", choices_from_one),
     ("too_few_rows", "prompt_dataset", "prompt_dataset.jsonl", one_prompt_to_split),
     ("too_few_rows", "preference_dataset", "preference_dataset.jsonl", one_preference_to_split),
     ("eval_prompt_in_training", "eval_dataset", "eval_dataset.jsonl:2", overlap),

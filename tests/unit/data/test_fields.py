@@ -41,15 +41,43 @@ def test_accepts_blank_text_where_it_has_a_meaning() -> None:
     assert faults == []
 
 
+@pytest.mark.parametrize(("choice", "quoted"), [("0", True), ("1", True), ("2", False), (True, False)])
+def test_a_choice_that_only_has_quotes_too_many_is_called_so(choice: object, quoted: bool) -> None:
+    faults: list[Fault] = []
+    read_preference({"candidate_0": "a", "candidate_1": "b", "choice": choice}, faults)
+    [fault] = faults
+    assert fault.accepted.endswith(", without quotes") == quoted
+
+
 def test_names_each_missing_and_each_extra_field() -> None:
     faults: list[Fault] = []
-    record = {"b": 1, "x\ud800\n": None, "o": 1}
+    record = {"b": 1, "x\ud800\n": None, "y": 1, "o": 1}
     assert not check_fields(record, faults, required=("a", "b"), optional=("o",), where="messages[0].")
     assert [(fault.code, fault.field) for fault in faults] == [
         ("missing_field", "messages[0].a"),
         ("extra_field", "messages[0].x\\ud800\\n"),
+        ("extra_field", "messages[0].y"),
     ]
     assert faults[0].accepted == "the fields a, b, optional o"
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "name"),
+    [
+        ({"input_text": 1, "candidate_0": 1, "candidate1": 1, "id": 1}, "candidate_1", "candidate1"),
+        ({"Input_Text": 1, "candidate_0": 1, "candidate_1": 1}, "input_text", "Input_Text"),
+        ({"input_text": 1, "candidate-0": 1, "candidate_1": 1}, "candidate_0", "candidate-0"),
+        ({"question": 1, "candidate_0": 1, "candidate_1": 1}, "input_text", "question"),
+    ],
+)
+def test_a_misspelt_field_is_one_fault_that_names_what_was_meant(
+    record: dict[str, object], field: str, name: str
+) -> None:
+    faults: list[Fault] = []
+    check_fields(record, faults, required=("input_text", "candidate_0", "candidate_1"))
+    assert (faults[0].code, faults[0].field, faults[0].found) == ("missing_field", field, name)
+    assert faults[0].accepted.endswith(f"; did you mean {field}?")
+    assert [fault.field for fault in faults[1:]] == (["id"] if "id" in record else [])
 
 
 def test_accepts_required_fields_with_and_without_optional_ones() -> None:

@@ -429,6 +429,13 @@ def test_too_many_epochs_of_preferences_are_found(check: Check, steps: int, expe
     if expected:
         assert "reward_model_train_steps" in by_code["many_epochs"].message
         assert by_code["many_epochs"].parameter == "preference_dataset"
+        assert "Set reward_model_train_steps to 3,000 at most, or add rows." in by_code["many_epochs"].message
+
+
+def test_rows_too_few_for_a_single_step_of_the_batch_size_say_so(check: Check) -> None:
+    settings = training(reward_model_train_steps=1, batch_size=1_000)
+    finding = found(check(preferences=preferences(20), training=settings))["many_epochs"]
+    assert finding.message.endswith("Lower batch_size, or add rows.")
 
 
 def test_too_many_epochs_of_prompts_are_found(check: Check) -> None:
@@ -456,12 +463,14 @@ def test_prompts_and_answers_that_will_be_cut_are_found_with_how_much(check: Che
     over = max(sizes) - sorted(sizes)[-2]
     assert by_code["prompts_cut"].message == (
         f"1 of 20 prompts (5.0%) of preference_dataset are longer than prompt_sequence_length {sorted(sizes)[-2]} and lose "
-        f"their oldest turns or their beginning: {over} tokens each on average, {over} at most."
+        f"their oldest turns or their beginning: {over} tokens each on average, {over} at most. "
+        f"prompt_sequence_length {max(sizes)} would keep every row whole."
     )
     overs = [size - limit for size in answers if size > limit]
     assert by_code["answers_cut"].message == (
         f"2 of 40 answers (5.0%) of preference_dataset are longer than target_sequence_length {limit} and lose their end: "
-        f"{sum(overs) / 2:,.0f} tokens each on average, {max(overs)} at most."
+        f"{sum(overs) / 2:,.0f} tokens each on average, {max(overs)} at most. target_sequence_length "
+        f"{sorted(answers)[-2]} would keep 95% of the rows whole."
     )
     lengths = {entry.part: entry for entry in result.summary.datasets[0].lengths}
     assert sorted(lengths["prompt"].values) == sorted(sizes)
@@ -470,6 +479,37 @@ def test_prompts_and_answers_that_will_be_cut_are_found_with_how_much(check: Che
     # At the limits nothing is cut.
     at_limits = check(preferences=rows, training=training(tokenizer, prompt=max(sizes), target=max(answers)))
     assert not {"prompts_cut", "answers_cut"} & set(found(at_limits))
+
+
+def test_the_limit_that_keeps_nearly_all_rows_whole_is_named_as_far_as_it_is_allowed(
+    check: Check, tokenizer: Any
+) -> None:
+    rows = prompts(100)
+    for row in rows[:30]:
+        row["input_text"] *= 2
+    text_format = training(tokenizer, prompt=9_000).load_text_format()
+    assert text_format is not None
+    sizes = sorted(len(text_format.prompt_ids([{"role": "user", "content": row["input_text"]}])) for row in rows)
+    result = check(prompts=rows, training=training(tokenizer, prompt=sizes[0] - 1))
+    assert f"prompt_sequence_length {sizes[94]} would keep 95% of the rows whole." in only(result).message
+    for row in rows[:30]:
+        row["input_text"] = "Describe it. " * 4_000
+    message = found(check(prompts=rows, training=training(tokenizer, prompt=200)))["prompts_cut"].message
+    assert message.endswith("Even 8,192, the highest that is possible, would keep only 70% of the rows whole.")
+
+
+DIALOGUE = "\n\nHuman: Where is the sea?\n\nAssistant: In the west.\n\nHuman: And the harbour?\n\nAssistant:"
+
+
+def test_dialogues_that_were_written_into_one_turn_are_found(check: Check) -> None:
+    rows = prompts(9)
+    texts = [DIALOGUE, "user: Hi\nbot : Hello\nuser: Bye", "Human: Hi", "An assistant: who is it?\nHuman: x\nHuman: y"]
+    for row, text in zip(rows, texts, strict=False):
+        row["input_text"] = text
+    finding = only(check(prompts=rows))
+    assert finding.code == "flattened_turns"
+    assert finding.message.startswith("2 of 9 rows of prompt_dataset hold a whole dialogue in one turn")
+    assert places(finding) == ["prompt_dataset.jsonl:1", "prompt_dataset.jsonl:2"]
 
 
 def test_answers_that_are_the_same_once_they_are_cut_are_found(check: Check, tokenizer: Any) -> None:

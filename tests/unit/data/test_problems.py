@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import rlhf_tuning.data
-from rlhf_tuning.data.problems import CODES, SHOWN_OF_EACH, Fault, Problem, Problems, describe, shorten
+from rlhf_tuning.data.problems import CODES, SHOWN_ALIKE, SHOWN_OF_EACH, Fault, Problem, Problems, describe, shorten
 from rlhf_tuning.errors import DataError
 
 
@@ -48,12 +48,55 @@ def test_counts_all_and_shows_the_first_of_each_kind() -> None:
     message = problems.render()
     assert message.startswith("prompt_dataset cannot be used: 1,001 problems.")
     assert "wrong_type (1,000): a field of the wrong type" in message
-    assert message.count("a.jsonl:") == SHOWN_OF_EACH + 1
-    assert f"a.jsonl:{SHOWN_OF_EACH}:" in message
-    assert f"a.jsonl:{SHOWN_OF_EACH + 1}:" not in message
-    assert f"and {1000 - SHOWN_OF_EACH} more" in message
+    assert message.count("a.jsonl:") == SHOWN_ALIKE + 1
+    assert f"a.jsonl:{SHOWN_ALIKE}:" in message
+    assert f"a.jsonl:{SHOWN_ALIKE + 1}:" not in message
+    assert f"and {1000 - SHOWN_ALIKE} more that say the same" in message
     assert message.endswith("Mend the dataset and run again.")
     assert message.index("blank_line (1)") < message.index("wrong_type")
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_what_differs_is_shown_up_to_the_limit_and_what_is_alike_in_few_rows_and_all_is_counted(files: int) -> None:
+    problems = Problems()
+    parts = [problems] if files == 1 else [Problems() for _ in range(files)]
+    for number in range(300):
+        part = parts[number * files // 300]
+        part.add(problem(line=number)._replace(field=f"messages[{number}].{'abcdefghijklmnopqrstuvwxyz'[number % 26]}"))
+        part.add(problem(line=number)._replace(found=f'"{number}" (a string)'))
+        part.add(problem("extra_field", number)._replace(field=f"messages[{number % 7}].id", found=str([number] * 5)))
+        part.add(problem("extra_field", number)._replace(field="meta" if number % 2 else "a b", found="null"))
+    if files > 1:
+        for part in parts:
+            problems.merge(part)
+    assert problems.counts == {"wrong_type": 600, "extra_field": 600}
+    assert len(problems.kept["wrong_type"]) == SHOWN_OF_EACH
+    assert [each.field for each in problems.kept["extra_field"]] == ["messages[0].id", "a b", "meta"]
+    message = problems.render()
+    assert "    and 297 more that say the same" in message
+    assert [message.count(f"    and {count} more that say the same") for count in (299, 149)] == [1, 2]
+    shown = sum(len(kept) for kept in problems.kept.values())
+    more = sum(int(words[1]) for line in message.splitlines() if (words := line.split())[0] == "and")
+    assert shown + more == 1200
+    assert "To drop them: jq -c 'del(.messages[].id, .meta)' < a.jsonl > a-new.jsonl" in message
+
+
+def test_problems_and_bad_rows_can_be_joined_by_number(tmp_path: Path) -> None:
+    problems = Problems(str(tmp_path / "all"))
+    for name in ("a", "b"):
+        part = Problems(str(tmp_path / name))
+        part.add_faults([Fault("wrong_type", "f", "1", "2")] * 2, parameter="p", file=name, line=5, bad_row=1)
+        part.add(problem("blank_line", 6))
+        part.add_faults([Fault("wrong_type", "f", "1", "2")], parameter="p", file=name, line=7, bad_row=2)
+        problems.merge(part, bad_rows=2)
+    written = [json.loads(line) for line in (tmp_path / "all").read_text().splitlines()]
+    assert [each["bad_row"] for each in written] == [1, 1, 0, 2, 3, 3, 0, 4]
+    assert [each["line"] for each in written] == [5, 5, 6, 7] * 2
+
+
+def test_a_reason_of_whole_sentences_is_punctuated_once() -> None:
+    reason = problem("unreadable_file", 0)._replace(field="", found="it ends early. Copy it again.", accepted="a file")
+    assert str(reason) == "a.jsonl: found it ends early. Copy it again; accepted: a file"
 
 
 def test_names_every_dataset_that_has_a_problem() -> None:

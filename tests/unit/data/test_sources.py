@@ -176,6 +176,33 @@ def test_says_who_must_be_let_in_when_a_file_is_closed_to_us(tmp_path: Path) -> 
         list(read_blocks(source, parameter="prompt_dataset"))
 
 
+@pytest.mark.parametrize("pattern", ["closed/*.jsonl", "*/*.jsonl", "**/*.jsonl", "*/inner/*.jsonl", "*/*/*.jsonl"])
+def test_a_glob_does_not_take_a_folder_that_is_closed_to_us_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    for name in ("closed", "open"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "a.jsonl").write_text("{}")
+        (tmp_path / name / "inner" / "a.jsonl").write_text("{}")
+    assert resolve(str(tmp_path / pattern), parameter="prompt_dataset")
+    real = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if "closed" in str(path):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"prompt_dataset: .* cannot be read: no permission"):
+        resolve(str(tmp_path / pattern), parameter="prompt_dataset")
+
+
+@pytest.mark.parametrize("reference", ["hf://datasets/Anthropic/hh-rlhf", "Anthropic/hh-rlhf"])
+def test_a_dataset_of_the_hub_comes_with_the_way_to_export_it(reference: str) -> None:
+    with pytest.raises(DataError, match=r"load_dataset\(.*to_json.*hf download --repo-type dataset"):
+        resolve(reference, parameter="preference_dataset")
+
+
 def test_says_when_a_folder_on_the_way_is_closed_to_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.stat
 
