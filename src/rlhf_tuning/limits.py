@@ -44,6 +44,7 @@ LIMITS: dict[str, Limit] = {
     "gate_win_rate_margin": Limit(0, 0.49),
     "gate_max_kl": Limit(0),
     "gate_max_length_ratio": Limit(0),
+    "judge_max_calls": Limit(1),
 }
 
 #: Names.
@@ -51,6 +52,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rl_algorithm": ("rloo", "grpo"),
     "dtype": ("auto", "float32", "bfloat16"),
     "scorer": ("", "house_style"),
+    "judge": ("", "language_model", "gemini", "local_model"),
     "accelerator_type": ("GPU",),
 }
 
