@@ -501,7 +501,7 @@ def _side_by_side(
         text = textwrap.wrap(_plain(answer.text) or "(empty)", column) or ["(empty)"]
         if len(text) > most_lines:
             text = [*text[: most_lines - 1], "…"]
-        blocks.append([f"{side}: {scored}" if scored else side, *text])
+        blocks.append([*textwrap.wrap(f"{side}: {scored}" if scored else side, column), *text])
     for parts in zip(*(block + [""] * (max(map(len, blocks)) - len(block)) for block in blocks), strict=True):
         lines.append("   " + " │ ".join(part + " " * (column - _cells(part)) for part in parts))
     return lines

@@ -206,6 +206,8 @@ def test_the_table_has_a_judge_s_agreement_and_the_effect_of_the_order_beside_it
     assert lines[at + 1] == "agrees with people 70% [60%, 80%] of 200 choices"
     assert lines[at + 2].startswith("favours what is shown first 62% [42%, 80%] of 8 pairs; its verdict turned")
     assert "tuned: reward 1.00, preferred by judge gpt" in " ".join(lines)
+    narrow = summary_text(pairs, judges=known(0.7, 0.6, 0.8), samples=1, width=60)
+    assert max(map(len, narrow.rpartition("1. Ask")[2].splitlines())) <= 60
 
 
 def test_metrics_are_finite_numbers() -> None:
