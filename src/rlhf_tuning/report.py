@@ -202,11 +202,14 @@ def _judges(summary: Summary) -> str:
         lines.append(f'<tr><th scope="row">{text(wins.measure, 200)}</th>{"".join(cells)}</tr>')
     names = ["Win rate", "Agrees with people", "Favours what is shown first", "Turns with the order"]
     heads = "".join(f'<th scope="col" class="n">{name}</th>' for name in names)
+    note = (
+        "The most trusted stands first. Agreement is measured on the human choices that were held out; 50% is chance. "
+        "A language model judges every pair in both orders, and what the order alone decides is a tie."
+    )
     return (
-        f'<div class="card scroll"><table><thead><tr><th scope="col">Judge</th>{heads}</tr></thead>'
+        f'<p class="soft">{note}</p><div class="card scroll"><table>'
+        f'<thead><tr><th scope="col">Judge</th>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
-        '<p class="soft">The most trusted stands first. Agreement is measured on the human choices that were held out; '
-        "50% is chance. A language model judges every pair in both orders, and what the order alone decides is a tie.</p>"
     )
 
 
