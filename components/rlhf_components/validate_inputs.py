@@ -34,6 +34,11 @@ def validate_inputs(
     seed: int = 0,
     eval_prompts: int = 200,
     scorer: str = "",
+    judge: str = "",
+    judge_model: str = "",
+    judge_endpoint: str = "",
+    judge_rubric: str = "",
+    judge_max_calls: int = 1000,
     dtype: str = "auto",
     max_bad_rows: int = 0,
     serving_machine: str = "",
@@ -69,6 +74,11 @@ def validate_inputs(
         seed: Of every random choice.
         eval_prompts: Most prompts to hold out.
         scorer: A program that knows the true quality.
+        judge: Kind of language model that compares answers.
+        judge_model: The language model that judges.
+        judge_endpoint: Base URL of its server.
+        judge_rubric: What a better answer is: text, or the name of a text file.
+        judge_max_calls: Most requests to the server.
         dtype: auto, float32 or bfloat16.
         max_bad_rows: So many bad rows of each dataset are set aside.
         serving_machine: What the tuned model is to be served on; the cheapest that it fits on when empty.
@@ -78,6 +88,7 @@ def validate_inputs(
         preference_fingerprint: Fingerprint of the preferences' content.
         eval_fingerprint: Fingerprint of the evaluation rows' content.
     """
+    from rlhf_tuning.judges import check_judge
     from rlhf_tuning.limits import check_limits
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
@@ -98,6 +109,13 @@ def validate_inputs(
             scorer=scorer,
             dtype=dtype,
             serving_machine=serving_machine,
+        )
+        check_judge(
+            judge=judge,
+            judge_model=judge_model,
+            judge_endpoint=judge_endpoint,
+            judge_rubric=judge_rubric,
+            judge_max_calls=judge_max_calls,
         )
         config = ValidationConfig(
             prompt_dataset=prompt_dataset,

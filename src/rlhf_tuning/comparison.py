@@ -6,16 +6,14 @@ import shutil
 import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rlhf_tuning.degeneration import distinct, is_refusal, is_repetitive
+from rlhf_tuning.judges.verdict import TIE_WITHIN, Agreement, OrderEffect, Verdict, order_effect
 from rlhf_tuning.statistics import MeanEstimate, WinRate, mean_interval, paired_difference, wilson_interval, win_rate
 
 Outcome = Literal["better", "unclear", "worse"]
-
-#: Scores this close are a tie; no two different answers get nearer by more than rounding.
-TIE_WITHIN = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +45,52 @@ class AnswerPair:
         prompt: Turns with `role` and `content`.
         tuned: The tuned model's answer.
         base: The base model's answer.
+        verdicts: What language-model judges say, by the judge's name; the base model's answer is the first, the tuned
+            model's the second.
     """
 
     prompt: Sequence[Mapping[str, object]]
     tuned: ScoredAnswer
     base: ScoredAnswer | None = None
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeRecord:
+    """What is known of one judge of an evaluation.
+
+    Args:
+        name: Its name among the judges, such as `language_model`.
+        label: How people read it.
+        agreement: How often it agrees with held-out human choices; None when there are none.
+        notes: What a person should know of its work, such as that a cap was reached.
+    """
+
+    name: str
+    label: str
+    agreement: Agreement | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wins:
-    """How often the tuned model's answer beats the base model's by one measure."""
+    """How often the tuned model's answer beats the base model's by one measure.
 
+    Args:
+        name: `reward`, `true_score`, or a language-model judge's name.
+        measure: How people read it.
+        rate: The win rate.
+        unjudged: Pairs of answers without a verdict.
+        agreement: How often the judge agrees with held-out human choices; None when it was not checked.
+        order: What the order of the answers does to the judge, where it is shown both.
+    """
+
+    name: str
     measure: str
     rate: WinRate
+    unjudged: int = 0
+    agreement: Agreement | None = None
+    order: OrderEffect | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -90,23 +121,32 @@ class Summary:
     rows: tuple[Row, ...]
     reward: Wins | None
     true_score: Wins | None
+    judges: tuple[Wins, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> tuple[Wins, ...]:
+        """Return the win rates that there are, the most trusted first: the true score, language-model judges, reward."""
+        return tuple(wins for wins in (self.true_score, *self.judges, self.reward) if wins)
 
     @property
     def outcome(self) -> Outcome | None:
-        """Return the verdict: by the true score where there is one, otherwise by reward."""
-        wins = self.true_score or self.reward
-        return wins.outcome if wins else None
+        """Return the verdict of the most trusted measure."""
+        return self.measured[0].outcome if self.measured else None
 
     def metrics(self) -> dict[str, float]:
         """Return the finite numbers by name, for metric artifacts and manifests."""
         found: dict[str, float] = {"eval_prompts": self.n}
-        for name, wins in (("reward", self.reward), ("true", self.true_score)):
-            if wins:
-                found |= {
-                    f"{name}_win_rate": wins.rate.rate,
-                    f"{name}_win_rate_low": wins.rate.low,
-                    f"{name}_win_rate_high": wins.rate.high,
-                }
+        for wins in self.measured:
+            name = "true" if wins.name == "true_score" else wins.name
+            rate = wins.rate
+            found |= _named(f"{name}_win_rate", rate.rate, rate.low, rate.high, rate.n)
+            if wins.agreement:
+                found |= _named(f"{name}_agreement", *wins.agreement)
+            if wins.order:
+                first = wins.order.first
+                found |= _named(f"{name}_first_favoured", first.rate, first.low, first.high, first.n)
+                found |= _named(f"{name}_order_changed", *wins.order.changed)
         for row in self.rows:
             for side, estimate in (("base", row.base), ("tuned", row.tuned), ("difference", row.difference)):
                 if estimate:
@@ -118,13 +158,22 @@ class Summary:
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def pair_outcome(pair: AnswerPair, measure: Literal["reward", "true_score"]) -> Literal["win", "tie", "loss"] | None:
-    """Return whether the tuned answer won; None when one of the two was not scored.
+def _named(name: str, value: float, low: float, high: float, n: int) -> dict[str, float]:
+    return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_n": n}
+
+
+def pair_outcome(pair: AnswerPair, measure: str) -> Literal["win", "tie", "loss"] | None:
+    """Return whether the tuned answer won; None when one of the two was not scored, or there is no verdict.
+
+    `measure` is `reward`, `true_score`, or a language-model judge's name.
 
     The same text twice is a tie, even if its score was computed in two batches and differs in the last digits.
     """
     if pair.base is None:
         return None
+    if measure not in ("reward", "true_score"):
+        verdict = pair.verdicts.get(measure)
+        return verdict.outcome if verdict else None
     base, tuned = _measured(pair.base, measure), _measured(pair.tuned, measure)
     if base is None or tuned is None:
         return None
@@ -133,7 +182,9 @@ def pair_outcome(pair: AnswerPair, measure: Literal["reward", "true_score"]) -> 
     return "win" if tuned > base else "loss"
 
 
-def summarize(pairs: Sequence[AnswerPair], *, scorer_name: str = "true score") -> Summary:
+def summarize(
+    pairs: Sequence[AnswerPair], *, scorer_name: str = "true score", judges: Sequence[JudgeRecord] = ()
+) -> Summary:
     """Return the measurements of `pairs`.
 
     KL per token is the mean over answers of an answer's KL divided by its tokens.
@@ -141,7 +192,10 @@ def summarize(pairs: Sequence[AnswerPair], *, scorer_name: str = "true score") -
     Args:
         pairs: The answers.
         scorer_name: What gave the true score, such as `house style`.
+        judges: What is known of the judges.
     """
+    records = {record.name: record for record in judges}
+    asked = dict.fromkeys(name for pair in pairs for name in pair.verdicts)
     compared = [(pair.base, pair.tuned) for pair in pairs if pair.base is not None]
     rows = [
         _mean_row("reward", "Mean reward", pairs, lambda answer: answer.reward),
@@ -169,8 +223,14 @@ def summarize(pairs: Sequence[AnswerPair], *, scorer_name: str = "true score") -
         n=len(pairs),
         compared=len(compared),
         rows=tuple(row for row in rows if row.tuned or row.base),
-        reward=_wins(pairs, "reward", "reward"),
-        true_score=_wins(pairs, "true_score", scorer_name),
+        reward=_wins(pairs, "reward", "reward", records.get("reward_model")),
+        true_score=_wins(pairs, "true_score", scorer_name, records.get("scorer")),
+        judges=tuple(
+            wins
+            for name in asked
+            if (wins := _wins(pairs, name, records[name].label if name in records else name, records.get(name)))
+        ),
+        notes=tuple(f"{record.label}: {note}" for record in judges for note in record.notes),
     )
 
 
@@ -180,7 +240,7 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
         return "No answers were compared.", ["This run has no evaluation answers."]
     if not summary.compared:
         return "Nothing to compare with.", [f"One model answered {_count(summary.n, 'prompt')}."]
-    measured = [wins for wins in (summary.true_score, summary.reward) if wins]
+    measured = summary.measured
     if not measured:
         return "No verdict.", [
             f"Both models answered {_count(summary.compared, 'prompt')}, but no answers were scored."
@@ -201,23 +261,26 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
             f"By {source} it wins {percent(wins.rate.rate)} [{percent(wins.rate.low)}, {percent(wins.rate.high)}] of "
             f"{_count(wins.rate.n, 'held-out prompt')}"
         )
+        if wins.unjudged:
+            text += f" ({wins.unjudged:,} more have no verdict)"
         sentences.append(
             text
             + {
-                "better": ".",
-                "unclear": ": the interval includes 50%, so no difference is shown beyond chance.",
-                "worse": ": it loses more often than it wins.",
+                "better": ". ",
+                "unclear": ": the interval includes 50%, so no difference is shown beyond chance. ",
+                "worse": ": it loses more often than it wins. ",
             }[wins.outcome]
+            + _agreement_sentence(wins)
         )
-    if summary.true_score is None:
+    first = measured[0]
+    if first is summary.reward:
         sentences.append(
             "Reward is what the model was trained to raise, so it is no independent judge: read some answers as well."
         )
-    elif summary.reward and summary.reward.outcome == "better" and summary.true_score.outcome != "better":
-        sentences.append(
-            f"Reward rose but {summary.true_score.measure} is not shown to have: "
-            "the model may have learnt to please the reward model only."
-        )
+    elif summary.reward and summary.reward.outcome == "better" and first.outcome != "better":
+        lacking = f"{first.measure} is not shown to have" if first is summary.true_score else f"not by {first.measure}"
+        sentences.append(f"Reward rose but {lacking}: the model may have learnt to please the reward model only.")
+    sentences += [f"{note[:1].upper()}{note[1:]}." for note in summary.notes]
     ended = next(row.tuned for row in summary.rows if row.name == "ended")
     if ended and ended.mean < 0.5:
         sentences.append(
@@ -229,8 +292,23 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
     return headline, sentences
 
 
+def _agreement_sentence(wins: Wins) -> str:
+    if wins.agreement is None:
+        return "No human choices were there to check it against."
+    share, low, high, n = wins.agreement
+    text = f"It agrees with {percent(share)} [{percent(low)}, {percent(high)}] of {_count(n, 'human choice')}"
+    if high < 0.5:
+        return f"{text}: it judges against people, so do not trust it."
+    return f"{text}: no better than chance, so do not rely on it." if low <= 0.5 else f"{text}."
+
+
 def summary_text(
-    pairs: Sequence[AnswerPair], *, scorer_name: str = "true score", samples: int = 3, width: int | None = None
+    pairs: Sequence[AnswerPair],
+    *,
+    scorer_name: str = "true score",
+    samples: int = 3,
+    width: int | None = None,
+    judges: Sequence[JudgeRecord] = (),
 ) -> str:
     """Return the comparison for a terminal: the verdict, a table, and the first `samples` pairs side by side.
 
@@ -239,9 +317,10 @@ def summary_text(
         scorer_name: What gave the true score.
         samples: How many pairs to show.
         width: Columns to use; the terminal's, at most 120, when absent.
+        judges: What is known of the judges.
     """
     width = max(60, width or min(120, shutil.get_terminal_size((100, 24)).columns))
-    summary = summarize(pairs, scorer_name=scorer_name)
+    summary = summarize(pairs, scorer_name=scorer_name, judges=judges)
     headline, sentences = verdict(summary)
     lines = [headline]
     for sentence in sentences:
@@ -249,7 +328,7 @@ def summary_text(
     if summary.rows:
         lines += ["", *_table(summary)]
     for index, pair in enumerate(pairs[:samples], 1):
-        lines += ["", *_side_by_side(index, pair, width, scorer_name)]
+        lines += ["", *_side_by_side(index, pair, width, scorer_name, summary)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -277,14 +356,23 @@ def number(value: float, *, sign: bool = False, like: float = 0.0) -> str:
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
-def _measured(answer: ScoredAnswer, measure: Literal["reward", "true_score"]) -> float | None:
+def _measured(answer: ScoredAnswer, measure: str) -> float | None:
     return answer.reward if measure == "reward" else answer.true_score
 
 
-def _wins(pairs: Sequence[AnswerPair], measure: Literal["reward", "true_score"], label: str) -> Wins | None:
-    outcomes = [pair_outcome(pair, measure) for pair in pairs]
+def _wins(pairs: Sequence[AnswerPair], measure: str, label: str, record: JudgeRecord | None) -> Wins | None:
+    outcomes = [pair_outcome(pair, measure) for pair in pairs if pair.base]
     counts = [outcomes.count(outcome) for outcome in ("win", "tie", "loss")]
-    return Wins(measure=label, rate=win_rate(*counts)) if sum(counts) else None
+    if not sum(counts):
+        return None
+    return Wins(
+        name=measure,
+        measure=label,
+        rate=win_rate(*counts),
+        unjudged=outcomes.count(None),
+        agreement=record.agreement if record else None,
+        order=order_effect([pair.verdicts.get(measure) for pair in pairs]),
+    )
 
 
 def _mean(values: Sequence[float]) -> MeanEstimate | None:
@@ -362,18 +450,19 @@ def _table(summary: Summary) -> list[str]:
     compared = summary.compared > 0
     header = [_count(summary.n, "prompt"), "base", "tuned", "difference [95% interval]"]
     cells = [header if compared else [header[0], "", "answers", "[95% interval]"]]
-    for wins in (summary.true_score, summary.reward):
-        if wins:
-            rate = wins.rate
-            counts = f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost"
-            cells.append(
-                [
-                    f"Win rate by {wins.measure}",
-                    "",
-                    percent(rate.rate),
-                    f"[{percent(rate.low)}, {percent(rate.high)}] {counts}",
-                ]
-            )
+    for wins in summary.measured:
+        rate = wins.rate
+        counts = f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost"
+        cells.append([f"Win rate by {wins.measure}", "", *_cells_of(rate.rate, rate.low, rate.high, counts)])
+        if wins.agreement:
+            share, low, high, n = wins.agreement
+            cells.append(["  agrees with people", "", *_cells_of(share, low, high, f"of {_count(n, 'choice')}")])
+        else:
+            cells.append(["  agrees with people", "", "–", "no human choices to check it against"])
+        if wins.order:
+            first, changed = wins.order
+            said = f"of {_count(first.n, 'pair')}; its verdict turned with the order on {percent(changed.share)}"
+            cells.append(["  favours what is shown first", "", *_cells_of(first.rate, first.low, first.high, said)])
     for row in summary.rows:
         estimate, sign = (row.difference, True) if row.difference else (row.tuned, False)
         interval = show_interval(row, estimate, sign=sign)
@@ -386,7 +475,13 @@ def _table(summary: Summary) -> list[str]:
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
-def _side_by_side(index: int, pair: AnswerPair, width: int, scorer_name: str, *, most_lines: int = 12) -> list[str]:
+def _cells_of(share: float, low: float, high: float, counts: str) -> list[str]:
+    return [percent(share), f"[{percent(low)}, {percent(high)}] {counts}"]
+
+
+def _side_by_side(
+    index: int, pair: AnswerPair, width: int, scorer_name: str, summary: Summary, *, most_lines: int = 12
+) -> list[str]:
     content = "\n".join(str(turn.get("content", "")) for turn in pair.prompt if turn.get("role") != "system")
     prompt = textwrap.shorten(_plain(content), 3 * width, placeholder=" …")
     lines = textwrap.wrap(f"{index}. {prompt}", width, subsequent_indent="   ")
@@ -395,11 +490,18 @@ def _side_by_side(index: int, pair: AnswerPair, width: int, scorer_name: str, *,
     blocks = []
     for side, answer in answers:
         scores = [("reward", answer.reward), (scorer_name, answer.true_score)]
-        scored = ", ".join(f"{label} {number(value)}" for label, value in scores if value is not None)
+        words = [f"{label} {number(value)}" for label, value in scores if value is not None]
+        better = {"base": "loss", "tuned": "win"}
+        words += [
+            f"preferred by {wins.measure}"
+            for wins in summary.judges
+            if wins.name in pair.verdicts and pair_outcome(pair, wins.name) == better.get(side)
+        ]
+        scored = ", ".join(words)
         text = textwrap.wrap(_plain(answer.text) or "(empty)", column) or ["(empty)"]
         if len(text) > most_lines:
             text = [*text[: most_lines - 1], "…"]
-        blocks.append([f"{side}: {scored}" if scored else side, *text])
+        blocks.append([*textwrap.wrap(f"{side}: {scored}" if scored else side, column), *text])
     for parts in zip(*(block + [""] * (max(map(len, blocks)) - len(block)) for block in blocks), strict=True):
         lines.append("   " + " │ ".join(part + " " * (column - _cells(part)) for part in parts))
     return lines

@@ -18,6 +18,12 @@ REGISTRY_DIR = Path(
 #: Network of the containers of `rlhf run --runner docker`, such as `host` or `none`; the engine's default when empty.
 DOCKER_NETWORK = os.environ.get("RLHF_DOCKER_NETWORK", "")
 
+#: Key of the server whose language model judges answers; sent to it and shown nowhere.
+JUDGE_API_KEY = os.environ.get("RLHF_JUDGE_API_KEY", "")
+
+#: Key for Gemini under the names that Google's libraries know, where RLHF_JUDGE_API_KEY is not set.
+GEMINI_API_KEY = os.environ.get("GEMINI_API_KEY", "") or os.environ.get("GOOGLE_API_KEY", "")
+
 #: "events" makes a step print its progress as machine-readable lines, which `rlhf run` draws; "lines" as sparse text.
 PROGRESS = os.environ.get("RLHF_PROGRESS", "lines")
 

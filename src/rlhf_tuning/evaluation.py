@@ -1,9 +1,9 @@
 """Is the tuned model better than the base model? Answers to held-out prompts, compared pair by pair.
 
-Each prompt is answered once by either model. Two judges compare the answers: the reward model of phase 1, and, where a
-`scorer` is named, a program that knows the true quality; what they say is summed up in `comparison`. KL is estimated on
-the tuned model's own answers: the sum over an answer's tokens of log policy - log reference, at the temperature they were
-sampled at.
+Each prompt is answered once by either model. Judges compare the answers: the reward model of phase 1; where a `scorer` is
+named, a program that knows the true quality; where a `judge` is named, a language model. Each is first scored against
+held-out human choices; what they say is summed up in `comparison`. KL is estimated on the tuned model's own answers: the
+sum over an answer's tokens of log policy - log reference, at the temperature they were sampled at.
 """
 
 import gc
@@ -16,18 +16,16 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, reward_model, step
-from rlhf_tuning.comparison import AnswerPair, ScoredAnswer, summarize, summary_text
+from rlhf_tuning import base_model, step
+from rlhf_tuning.comparison import AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
+from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.inference import read_predictions
+from rlhf_tuning.judges import Judge, JudgeSettings, check_judge, load_judge
+from rlhf_tuning.judges.verdict import Comparison, Verdict, agreement
 from rlhf_tuning.limits import check_limits
-from rlhf_tuning.sample import house_style
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
-
-#: `scorer` to the program that scores (prompt, answer). To add one: a function, a line here, its name in
-#: `limits.CHOICES`.
-SCORERS: dict[str, Callable[[str, str], float]] = {"house_style": house_style.score}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,30 +37,67 @@ class EvaluationConfig:
     target_sequence_length: int = 64
     temperature: float = 1.0
     scorer: str = ""
+    judge: str = ""
+    judge_model: str = ""
+    judge_endpoint: str = ""
+    judge_rubric: str = ""
+    judge_max_calls: int = 1000
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
+        check_judge(
+            judge=self.judge,
+            judge_model=self.judge_model,
+            judge_endpoint=self.judge_endpoint,
+            judge_rubric=self.judge_rubric,
+            judge_max_calls=self.judge_max_calls,
+        )
+
+
+def judges_of(config: EvaluationConfig, *, reward_model_dir: str) -> list[Judge]:
+    """Return the judges that `config` asks for, the most trusted first; nothing heavy is loaded yet.
+
+    Args:
+        config: The settings.
+        reward_model_dir: What phase 1 saved; empty for no reward model.
+    """
+    settings = JudgeSettings(
+        reward_model_dir=reward_model_dir,
+        scorer=config.scorer,
+        judge_model=config.judge_model,
+        judge_endpoint=config.judge_endpoint,
+        judge_rubric=config.judge_rubric,
+        judge_max_calls=config.judge_max_calls,
+        dtype=config.dtype,
+    )
+    named = ("scorer" if config.scorer else "", config.judge, "reward_model" if reward_model_dir else "")
+    return [load_judge(name, settings) for name in named if name]
 
 
 def evaluate_policy(
     config: EvaluationConfig,
     *,
+    judges: Sequence[Judge],
     tuned_model_dir: str,
-    reward_model_dir: str,
     base_predictions_path: str,
     tuned_predictions_path: str,
-) -> list[AnswerPair]:
+    eval_preferences_path: str = "",
+) -> tuple[list[AnswerPair], list[JudgeRecord]]:
     """Judge the answers of both models, and measure how far the tuned one has moved.
 
     One model is in memory at a time.
 
     Args:
         config: The base model and how the answers were sampled.
+        judges: Who compares the answers.
         tuned_model_dir: The tuned model, merged.
-        reward_model_dir: What phase 1 saved.
         base_predictions_path: The base model's answers.
         tuned_predictions_path: The tuned model's answers to the same prompts, in the same order.
+        eval_preferences_path: Canonical preference rows that nothing was trained on, to score the judges by.
+
+    Returns:
+        Every pair of answers with what was measured on it, and what is known of each judge.
 
     Raises:
         DataError: If the two files answer different prompts.
@@ -75,32 +110,62 @@ def evaluate_policy(
             f"{base_predictions_path} and {tuned_predictions_path} answer different prompts, so they cannot be compared."
         )
     conversations = [row["prompt"] for row in base_rows]
-    judge = reward_model.load_reward_model(reward_model_dir, dtype=config.dtype)
-    progress = step.Progress("scoring answers", 2 * len(conversations), "answer")
-    rewards = judge.score(
-        conversations * 2,
-        [row["prediction"] for row in base_rows + tuned_rows],
-        on_progress=progress.update,
-    )
-    del judge
-    gc.collect()
-    kl = _kl_per_answer(config, tuned_model_dir, tuned_rows)
-    count = len(base_rows)
-    return [
-        AnswerPair(
-            prompt=conversations[index],
-            base=_scored(base_rows[index], rewards[index], config.scorer),
-            tuned=_scored(tuned_rows[index], rewards[count + index], config.scorer, kl=kl[index]),
-        )
-        for index in range(count)
+    answers = [
+        Comparison(base["prompt"], base["prediction"], tuned["prediction"])
+        for base, tuned in zip(base_rows, tuned_rows, strict=True)
     ]
+    said: dict[str, list[Verdict | None]] = {}
+    records = []
+    for judge in judges:
+        choices = _human_choices(eval_preferences_path, judge.most_human_choices)
+        # Together, so that what the judge loads is loaded once. The choices come first: without them a cap would leave a
+        # win rate that nobody can judge.
+        verdicts = judge.compare(choices + answers)
+        gc.collect()
+        said[judge.name] = verdicts[len(choices) :]
+        records.append(
+            JudgeRecord(
+                name=judge.name,
+                label=judge.label,
+                agreement=agreement(verdicts[: len(choices)]),
+                notes=tuple(judge.notes),
+            )
+        )
+    kl = _kl_per_answer(config, tuned_model_dir, tuned_rows)
+    pairs = []
+    for index, conversation in enumerate(conversations):
+        verdicts_here = {name: verdicts[index] for name, verdicts in said.items()}
+        rewards, true_scores = _scores(verdicts_here, "reward_model"), _scores(verdicts_here, "scorer")
+        pairs.append(
+            AnswerPair(
+                prompt=conversation,
+                base=_answer(base_rows[index], rewards[0], true_scores[0]),
+                tuned=_answer(tuned_rows[index], rewards[1], true_scores[1], kl=kl[index]),
+                verdicts={name: verdict for name, verdict in verdicts_here.items() if verdict and not verdict.scores},
+            )
+        )
+    return pairs, records
 
 
-def _scored(row: dict[str, Any], reward: float, scorer: str, kl: float | None = None) -> ScoredAnswer:
-    text = row["prediction"]
-    true_score = SCORERS[scorer](row["prompt"][-1]["content"], text) if scorer else None
+def _human_choices(path: str, most: int) -> list[Comparison]:
+    """Return held-out human choices as comparisons in which people preferred the second answer."""
+    if not path or not most:
+        return []
+    # Always the same ones, so that a repeated run finds its judge's replies again.
+    rows = sample_canonical(path, most=most, seed=0)
+    return [Comparison(row["prompt"], row["rejected"], row["chosen"]) for row in rows]
+
+
+def _scores(verdicts: dict[str, Verdict | None], judge: str) -> tuple[float | None, float | None]:
+    verdict = verdicts.get(judge)
+    return verdict.scores if verdict and verdict.scores else (None, None)
+
+
+def _answer(
+    row: dict[str, Any], reward: float | None, true_score: float | None, kl: float | None = None
+) -> ScoredAnswer:
     return ScoredAnswer(
-        text=text, tokens=row["tokens"], ended=row["ended"], reward=reward, true_score=true_score, kl=kl
+        text=row["prediction"], tokens=row["tokens"], ended=row["ended"], reward=reward, true_score=true_score, kl=kl
     )
 
 
@@ -109,17 +174,23 @@ def scorer_name(scorer: str) -> str:
     return scorer.replace("_", " ") or "true score"
 
 
-def write_evaluation(config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str) -> dict[str, float]:
-    """Write the headline numbers and every answer with its scores as JSON, and return the numbers."""
-    metrics = summarize(pairs, scorer_name=scorer_name(config.scorer)).metrics()
-    text = json.dumps({"metrics": metrics, "answers": [asdict(pair) for pair in pairs]}, ensure_ascii=False, indent=1)
+def write_evaluation(
+    config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str, *, judges: Sequence[JudgeRecord] = ()
+) -> dict[str, float]:
+    """Write the headline numbers, the judges, and every answer with its scores as JSON, and return the numbers."""
+    metrics = summarize(pairs, scorer_name=scorer_name(config.scorer), judges=judges).metrics()
+    known = [asdict(judge) | {"agreement": judge.agreement._asdict() if judge.agreement else None} for judge in judges]
+    content = {"metrics": metrics, "judges": known, "answers": [asdict(pair) for pair in pairs]}
+    text = json.dumps(content, ensure_ascii=False, indent=1)
     Path(path).write_text(text + "\n", encoding="utf-8")
     return metrics
 
 
-def write_summary(config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str) -> None:
+def write_summary(
+    config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str, *, judges: Sequence[JudgeRecord] = ()
+) -> None:
     """Write what a person reads at the end of a run: the verdict, a table, three pairs of answers."""
-    text = summary_text(pairs, scorer_name=scorer_name(config.scorer), width=110)
+    text = summary_text(pairs, scorer_name=scorer_name(config.scorer), width=110, judges=judges)
     Path(path).write_text(text, encoding="utf-8")
 
 

@@ -104,7 +104,7 @@ def decide(summary: Summary, config: GateConfig, *, champion: str) -> Decision:
         champion: How people call the champion, such as `my-model@3` or `the base model`.
     """
     rows = {row.name: row for row in summary.rows}
-    wins = summary.true_score or summary.reward
+    wins = summary.measured[0] if summary.measured else None
     conditions = [
         _beats(wins.rate if wins else None, wins.measure if wins else "", champion, config),
         _kl(rows.get("kl_per_answer"), config),

@@ -43,6 +43,7 @@ LIMITS: dict[str, Limit] = {
     "eval_prompts": Limit(1),
     "max_bad_rows": Limit(0),
     "min_new_preferences": Limit(0),
+    "judge_max_calls": Limit(1),
 }
 
 #: What an endpoint can run on; empty for the cheapest that the model fits on. `serving.MACHINES` says what they are.
@@ -56,6 +57,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rl_algorithm": ("rloo", "grpo"),
     "dtype": ("auto", "float32", "bfloat16"),
     "scorer": ("", "house_style"),
+    "judge": ("", "language_model", "gemini", "local_model"),
     "accelerator_type": ("GPU",),
     "serving_machine": SERVING_MACHINES,
 }

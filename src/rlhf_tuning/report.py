@@ -8,6 +8,7 @@ from typing import Literal
 from rlhf_tuning.charts import IntervalRow, histogram_pair, interval_plot, line_chart
 from rlhf_tuning.comparison import (
     AnswerPair,
+    JudgeRecord,
     ScoredAnswer,
     Summary,
     Wins,
@@ -95,6 +96,7 @@ class RunReport:
         tuned_model: Its name in the registry.
         pairs: The answers to the held-out prompts.
         scorer_name: What gave the answers' true scores, such as `house style`.
+        judges: What is known of the judges.
         reward_model: Phase 1.
         reinforcement: Phase 2, one record a step: `step`, `reward`, `kl`, `entropy`, `answer_tokens`, `ended`,
             `learning_rate`, those there are.
@@ -112,6 +114,7 @@ class RunReport:
     tuned_model: str = ""
     pairs: Sequence[AnswerPair] = ()
     scorer_name: str = "true score"
+    judges: Sequence[JudgeRecord] = ()
     reward_model: RewardModelPart | None = None
     reinforcement: Sequence[Mapping[str, float]] = ()
     data: Sequence[DataSource] = ()
@@ -129,9 +132,10 @@ def write_report(report: RunReport, path: str) -> None:
 
 def render_report(report: RunReport) -> str:
     """Return the HTML of `report`."""
-    summary = summarize(report.pairs, scorer_name=report.scorer_name)
+    summary = summarize(report.pairs, scorer_name=report.scorer_name, judges=report.judges)
     sections = [
         Section("numbers", "Base against tuned" if summary.compared else "The answers in numbers", _numbers(summary)),
+        Section("judges", "Who judged, and how far to trust it", _judges(summary)),
         Section("spread", "", _histograms(report, summary)),
         Section("learning", "Reinforcement learning", _reinforcement(report)),
         Section("reward-model", "Reward model", _reward_model(report.reward_model)),
@@ -157,10 +161,9 @@ def render_report(report: RunReport) -> str:
 def _verdict(summary: Summary) -> str:
     headline, sentences = verdict(summary)
     paragraphs = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
-    measured = [wins for wins in (summary.true_score, summary.reward) if wins]
     picture = ""
-    if measured:
-        rows = [_win_row(wins) for wins in measured]
+    if summary.measured:
+        rows = [_win_row(wins) for wins in summary.measured]
         plot = interval_plot(
             "Win rate of the tuned model, with its 95% interval", rows, reference_label="no difference"
         )
@@ -176,6 +179,42 @@ def _win_row(wins: Wins) -> IntervalRow:
     rate = wins.rate
     note = f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost"
     return IntervalRow(f"by {wins.measure}: {percent(rate.rate)}", rate.rate, rate.low, rate.high, note)
+
+
+def _judges(summary: Summary) -> str:
+    if not summary.measured:
+        return ""
+    lines = []
+    for wins in summary.measured:
+        rate, agreed = wins.rate, wins.agreement
+        cells = [_estimate(rate.rate, rate.low, rate.high, f"{rate.n:,} pairs")]
+        cells.append(
+            _estimate(*agreed[:3], f"{agreed.n:,} choices")
+            if agreed
+            else '<td class="n soft">not checked<small>no human choices</small></td>'
+        )
+        if wins.order:
+            first, changed = wins.order
+            cells.append(_estimate(first.rate, first.low, first.high, f"{first.n:,} pairs"))
+            cells.append(_estimate(*changed[:3], f"{changed.n:,} pairs"))
+        else:
+            cells += ['<td class="n soft">–</td>'] * 2
+        lines.append(f'<tr><th scope="row">{text(wins.measure, 200)}</th>{"".join(cells)}</tr>')
+    names = ["Win rate", "Agrees with people", "Favours what is shown first", "Turns with the order"]
+    heads = "".join(f'<th scope="col" class="n">{name}</th>' for name in names)
+    note = (
+        "The most trusted stands first. Agreement is measured on the human choices that were held out; 50% is chance. "
+        "A language model judges every pair in both orders, and what the order alone decides is a tie."
+    )
+    return (
+        f'<p class="soft">{note}</p><div class="card scroll"><table>'
+        f'<thead><tr><th scope="col">Judge</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _estimate(share: float, low: float, high: float, counted: str) -> str:
+    return f'<td class="n">{percent(share)}<small>[{percent(low)}, {percent(high)}] {counted}</small></td>'
 
 
 def _numbers(summary: Summary) -> str:
@@ -274,7 +313,8 @@ def _reward_model(part: RewardModelPart | None) -> str:
 def _answers(report: RunReport, summary: Summary) -> str:
     if not report.pairs:
         return ""
-    measure: Literal["reward", "true_score"] = "true_score" if summary.true_score else "reward"
+    decisive = summary.measured[0] if summary.measured else None
+    measure = decisive.name if decisive else "reward"
     shown: list[str] = []
     size = 0
     counts = {"win": 0, "tie": 0, "loss": 0}
@@ -292,7 +332,7 @@ def _answers(report: RunReport, summary: Summary) -> str:
         notes.append(f"The first {len(shown):,} of {len(report.pairs):,}; all of them are in the predictions file.")
     filters = [("all", f"All {len(shown):,}")]
     if any(counts.values()):
-        by = report.scorer_name if measure == "true_score" else "reward"
+        by = decisive.measure if decisive else "reward"
         notes.append(f"Won, tied, lost: what the tuned model's answer did, by {text(by)}.")
         filters += [(name, f"{word} {counts[name]:,}") for name, word in _OUTCOME_WORDS.items()]
     picks = "".join(

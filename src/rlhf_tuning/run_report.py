@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from rlhf_tuning.comparison import AnswerPair
+from rlhf_tuning.comparison import AnswerPair, JudgeRecord
 from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, write_report
 from rlhf_tuning.training_log import read_metrics
 
@@ -45,6 +45,7 @@ def write_run_report(
     adapter_dir: str,
     data: Sequence[DataSource],
     path: str,
+    judges: Sequence[JudgeRecord] = (),
 ) -> None:
     """Write the report of a whole run.
 
@@ -55,6 +56,7 @@ def write_run_report(
         adapter_dir: What phase 2 left.
         data: The datasets and their fingerprints.
         path: The file to write.
+        judges: What is known of the judges.
     """
     reward_settings = json.loads((Path(reward_model_dir) / "reward_model.json").read_text(encoding="utf-8"))
     measured = json.loads((Path(reward_model_dir) / "evaluation.json").read_text(encoding="utf-8"))
@@ -73,6 +75,7 @@ def write_run_report(
             base_model=settings["large_model_reference"],
             pairs=pairs,
             scorer_name=scorer_name,
+            judges=judges,
             reward_model=part,
             reinforcement=read_metrics(Path(adapter_dir) / "metrics.jsonl"),
             data=data,

@@ -5,6 +5,7 @@ import pytest
 
 from rlhf_tuning.comparison import (
     AnswerPair,
+    JudgeRecord,
     ScoredAnswer,
     Summary,
     number,
@@ -14,6 +15,7 @@ from rlhf_tuning.comparison import (
     summary_text,
     verdict,
 )
+from rlhf_tuning.judges.verdict import Agreement, Verdict
 from rlhf_tuning.statistics import MeanEstimate, win_rate
 
 
@@ -114,7 +116,8 @@ def test_rows_without_values_are_left_out() -> None:
 def test_a_win_beyond_chance_is_better() -> None:
     headline, sentences = verdict(summarize([pair(0, 1)] * 80 + [pair(1, 0)] * 20))
     assert headline == "The tuned model is better than the base model."
-    assert sentences[0] == "By reward it wins 80% [71%, 87%] of 100 held-out prompts."
+    unchecked = "No human choices were there to check it against."
+    assert sentences[0] == f"By reward it wins 80% [71%, 87%] of 100 held-out prompts. {unchecked}"
     assert "no independent judge" in sentences[1]
 
 
@@ -134,7 +137,7 @@ def test_the_true_score_decides_and_a_reward_without_it_is_named() -> None:
     headline, sentences = verdict(summarize([pair(0, 1, true=(1, 0))] * 50, scorer_name="house style"))
     assert headline == "The tuned model is worse than the base model."
     assert sentences[0].startswith("By house style (true score) it wins 0% [0%, 7%] of 50")
-    assert sentences[1] == "By reward it wins 100% [93%, 100%] of 50 held-out prompts."
+    assert sentences[1].startswith("By reward it wins 100% [93%, 100%] of 50 held-out prompts. ")
     assert "Reward rose but house style is not shown to have" in sentences[2]
 
 
@@ -148,6 +151,63 @@ def test_no_answers_give_no_verdict() -> None:
     assert verdict(summarize([]))[0] == "No answers were compared."
     assert verdict(summarize([replace(pair(0, 1), base=None)]))[1] == ["One model answered 1 prompt."]
     assert verdict(summarize([pair(None, None)]))[0] == "No verdict."
+
+
+def judged(example: AnswerPair, *orders: float) -> AnswerPair:
+    return replace(example, verdicts={"language_model": Verdict(orders=(orders[0], orders[1]))})
+
+
+def known(share: float, low: float, high: float) -> list[JudgeRecord]:
+    return [
+        JudgeRecord(name="language_model", label="judge gpt", agreement=Agreement(share, low, high, 200)),
+        JudgeRecord(name="reward_model", label="reward", agreement=Agreement(0.8, 0.7, 0.9, 500)),
+    ]
+
+
+def test_a_language_model_is_trusted_more_than_reward_and_less_than_the_true_score() -> None:
+    lost = [judged(pair(0, 1), -1, -1)] * 50
+    summary = summarize(lost, judges=known(0.7, 0.6, 0.8))
+    assert [wins.measure for wins in summary.measured] == ["judge gpt", "reward"]
+    assert summary.outcome == "worse"
+    headline, sentences = verdict(summary)
+    assert headline == "The tuned model is worse than the base model."
+    assert sentences[0].endswith("It agrees with 70% [60%, 80%] of 200 human choices.")
+    assert sentences[1].endswith("It agrees with 80% [70%, 90%] of 500 human choices.")
+    assert "Reward rose but not by judge gpt" in sentences[2]
+    true = [judged(pair(0, 1, true=(0, 1)), -1, -1)] * 50
+    assert summarize(true, judges=known(0.7, 0.6, 0.8)).outcome == "better"
+
+
+@pytest.mark.parametrize(
+    ("agreement", "words"),
+    [((0.52, 0.45, 0.59), "no better than chance, so do not rely on it"), ((0.3, 0.2, 0.4), "against people")],
+)
+def test_a_judge_that_does_not_agree_with_people_is_named(agreement: tuple[float, float, float], words: str) -> None:
+    _, sentences = verdict(summarize([judged(pair(0, 1), 1, 1)] * 50, judges=known(*agreement)))
+    assert words in sentences[0]
+
+
+def test_pairs_without_a_verdict_are_counted_and_the_notes_are_told() -> None:
+    pairs = [judged(pair(0, 1), 1, 1)] * 3 + [pair(0, 1)] * 2
+    record = replace(known(0.7, 0.6, 0.8)[0], notes=("2 of 5 pairs have no verdict: the cap",))
+    summary = summarize(pairs, judges=[record])
+    assert (summary.judges[0].rate.n, summary.judges[0].unjudged) == (3, 2)
+    _, sentences = verdict(summary)
+    assert "of 3 held-out prompts (2 more have no verdict)" in sentences[0]
+    assert "Judge gpt: 2 of 5 pairs have no verdict: the cap." in sentences
+
+
+def test_the_table_has_a_judge_s_agreement_and_the_effect_of_the_order_beside_its_win_rate() -> None:
+    pairs = [judged(pair(0, 1), 1, 1)] * 6 + [judged(pair(0, 1), -1, 1)] * 2
+    lines = [
+        " ".join(line.split()) for line in summary_text(pairs, judges=known(0.7, 0.6, 0.8), width=110).splitlines()
+    ]
+    at = lines.index("Win rate by judge gpt 88% [59%, 96%] 6 won, 2 tied, 0 lost")
+    assert lines[at + 1] == "agrees with people 70% [60%, 80%] of 200 choices"
+    assert lines[at + 2].startswith("favours what is shown first 62% [42%, 80%] of 8 pairs; its verdict turned")
+    assert "tuned: reward 1.00, preferred by judge gpt" in " ".join(lines)
+    narrow = summary_text(pairs, judges=known(0.7, 0.6, 0.8), samples=1, width=60)
+    assert max(map(len, narrow.rpartition("1. Ask")[2].splitlines())) <= 60
 
 
 def test_metrics_are_finite_numbers() -> None:

@@ -2,11 +2,11 @@ import json
 
 import pytest
 import torch
+from judge_server import judge_server
 
-from rlhf_tuning import base_model, evaluation
+from rlhf_tuning import base_model, environment, evaluation
 from rlhf_tuning.comparison import AnswerPair, ScoredAnswer
 from rlhf_tuning.errors import DataError
-from rlhf_tuning.limits import CHOICES
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def test_answers_to_different_prompts_are_not_compared(tmp_path):
     with pytest.raises(DataError, match="different prompts"):
         evaluation.evaluate_policy(
             evaluation.EvaluationConfig(large_model_reference="unused"),
+            judges=[],
             tuned_model_dir="unused",
-            reward_model_dir="unused",
             base_predictions_path=str(tmp_path / "base"),
             tuned_predictions_path=str(tmp_path / "tuned"),
         )
@@ -79,5 +79,56 @@ def test_the_summary_names_the_scorer_and_shows_three_pairs(tmp_path):
     assert all(f"Create {number}." in text for number in range(3))
 
 
-def test_every_scorer_may_be_named():
-    assert set(evaluation.SCORERS) | {""} == set(CHOICES["scorer"])
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_every_judge_is_scored_by_held_out_human_choices_first(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setattr(environment, "CACHE_DIR", tmp_path / "cache")
+    asked = [[{"role": "user", "content": f"Describe place {number}."}] for number in range(8)]
+    rows = {
+        side: [
+            {"prompt": prompt, "prediction": text * 3, "tokens": 3, "ended": True, "token_ids": [5, 6, 7]}
+            for prompt in asked
+        ]
+        for side, text in (("base", "Sun. "), ("tuned", "Gulls call. "))
+    }
+    # People liked the longer answer three times out of four.
+    choices = [
+        {"prompt": asked[0], "chosen": f"{n} " + ("long " if n % 4 else "") * 5, "rejected": f"{n} middling"}
+        for n in range(8)
+    ]
+    with judge_server() as server:
+        config = evaluation.EvaluationConfig(
+            large_model_reference=str(tiny_model),
+            scorer="house_style",
+            judge="language_model",
+            judge_model="judge-1",
+            judge_endpoint=f"{server.url}/v1",
+            dtype="float32",
+        )
+        pairs, judges = evaluation.evaluate_policy(
+            config,
+            judges=evaluation.judges_of(config, reward_model_dir=""),
+            tuned_model_dir=str(tiny_model),
+            base_predictions_path=write_rows(tmp_path / "base", rows["base"]),
+            tuned_predictions_path=write_rows(tmp_path / "tuned", rows["tuned"]),
+            eval_preferences_path=write_rows(tmp_path / "choices", choices),
+        )
+    assert [judge.name for judge in judges] == ["scorer", "language_model"]
+    assert [judge.agreement.n for judge in judges] == [8, 8]
+    assert judges[1].agreement.share == 0.75
+    metrics = evaluation.write_evaluation(config, pairs, str(tmp_path / "evaluation"), judges=judges)
+    assert metrics["language_model_win_rate"] == 1.0
+    assert metrics["language_model_agreement"] == 0.75
+    assert metrics["language_model_agreement_n"] == 8
+    assert metrics["language_model_order_changed"] == 0.0
+    written = json.loads((tmp_path / "evaluation").read_text())
+    assert written["judges"][1]["agreement"]["share"] == 0.75
+    assert written["answers"][0]["verdicts"]["language_model"]["orders"] == [1, 1]
+    evaluation.write_summary(config, pairs, str(tmp_path / "summary"), judges=judges)
+    text = (tmp_path / "summary").read_text()
+    assert "By judge judge-1 it wins 100%" in text
+    assert "agrees with people 75% [41%, 93%] of 8 choices" in " ".join(text.split())
+    assert "preferred by judge judge-1" in text

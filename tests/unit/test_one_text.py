@@ -107,8 +107,8 @@ def test_scoring_during_evaluation(reward_dir, model_folder, expected, monkeypat
     )
     evaluation.evaluate_policy(
         config,
+        judges=evaluation.judges_of(config, reward_model_dir=reward_dir[0]),
         tuned_model_dir=str(model_folder),
-        reward_model_dir=reward_dir[0],
         base_predictions_path=str(predictions),
         tuned_predictions_path=str(predictions),
     )

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from html_page import HOSTILE, Page
 
-from rlhf_tuning.comparison import AnswerPair, ScoredAnswer
+from rlhf_tuning.comparison import AnswerPair, JudgeRecord, ScoredAnswer
+from rlhf_tuning.judges.verdict import Agreement, Verdict
 from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, render_report, write_report
 
 PLACES = [
@@ -191,6 +192,17 @@ def test_fetches_nothing_and_runs_only_its_own_script() -> None:
         assert f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'" in policy
     # The policy would silently drop style attributes, so there must be none.
     assert not any("style" in held for _, held in page.tags)
+
+
+def test_every_judge_stands_with_its_agreement_and_the_effect_of_the_order() -> None:
+    pairs = [replace(pair, verdicts={"gemini": Verdict(orders=(1, 1))}) for pair in fake_pairs(40, 0.3)]
+    judges = [JudgeRecord(name="gemini", label="judge <b>gemini", agreement=Agreement(0.71, 0.64, 0.77, 200))]
+    page = Page(render_report(replace(realistic_report(0), pairs=pairs, judges=judges, scorer_name="house style")))
+    assert "judge <b>gemini" in page.text
+    assert "71%[64%, 77%] 200 choices" in page.text
+    assert "50%[46%, 54%] 40 pairs" in page.text
+    assert "not checkedno human choices" in page.text
+    assert "<b>gemini" not in render_report(replace(realistic_report(0), pairs=pairs, judges=judges))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
