@@ -3,12 +3,10 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from msgspec import Struct
-
 from rlhf_tuning.data import trl_conversational, trl_standard, vertex_chat, vertex_chat_inline, vertex_text
-from rlhf_tuning.data.batch import Columns
 from rlhf_tuning.data.problems import Fault, shorten
 from rlhf_tuning.data.rows import Kind, Row
+from rlhf_tuning.data.shape import Shape
 from rlhf_tuning.data.strict_json import decode_object
 
 
@@ -21,18 +19,6 @@ class Parser(Protocol):
         """Return the canonical row; it counts only when nothing was added to `faults`."""
 
 
-class ManyRows(NamedTuple):
-    """How many rows of one format and kind are read at once.
-
-    Args:
-        fields: The type of one row: exactly its fields, texts as they stand in the file.
-        columns: Puts such rows into columns, with the instruction; or None where one of them needs a closer look.
-    """
-
-    fields: type[Struct]
-    columns: Callable[..., Columns | None]
-
-
 class Format(NamedTuple):
     """One row format.
 
@@ -41,22 +27,19 @@ class Format(NamedTuple):
         fields: What it is known by.
         recognises: Says whether an object is of this format.
         parse: Reads one row carefully, and says all that is wrong with it.
-        many: Reads many good rows fast, by the kind of the rows.
+        shapes: What rows of each kind look like to the fast path.
     """
 
     name: str
     fields: str
     recognises: Callable[[Mapping[str, object]], bool]
     parse: Parser
-    many: Mapping[Kind, ManyRows]
+    shapes: Mapping[Kind, Shape]
 
 
 def _format(module: Any) -> Format:
     """Return the format that a module of this package defines, named as the module is."""
-    many: dict[Kind, ManyRows] = {"preference": ManyRows(module.Preference, module.preference_columns)}
-    if "Prompt" in vars(module):
-        many["prompt"] = ManyRows(module.Prompt, module.prompt_columns)
-    return Format(module.__name__.rpartition(".")[2], module.FIELDS, module.recognises, module.parse, many)
+    return Format(module.__name__.rpartition(".")[2], module.FIELDS, module.recognises, module.parse, module.SHAPES)
 
 
 #: The first that recognises a row parses it.
