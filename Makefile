@@ -53,7 +53,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 # One environment for all: `test` adds the development tools to what `tune` installs.
-$(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt hatch_build.py src/rlhf_tuning/data/read_rows.c
 	@echo "Installing torch, transformers, trl and kfp into $(VENV) (minutes; about 2 GB, more with a CUDA build of torch)"
 	@$(PIP) --editable '.[train]'
 	@touch $@

@@ -32,7 +32,7 @@ Record = dict[str, Any]
 FORMAT = {row_format.name: row_format for row_format in FORMATS}
 
 #: Every format with every kind of row that it has.
-SHAPES: tuple[tuple[str, Kind], ...] = tuple((name, kind) for name in FORMAT for kind in FORMAT[name].many)
+SHAPES: tuple[tuple[str, Kind], ...] = tuple((name, kind) for name in FORMAT for kind in FORMAT[name].shapes)
 
 _WORDS = [
     *("a", "text", "Où ?", "漢字", "😀", '"', "\\", "/", "\n", "\t", "\r", " ", "\u00a0", "\u3000", "\u2028", "\x7f"),

@@ -3,19 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, repeat
 from typing import NamedTuple, TypeAlias
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from msgspec import Raw
 
 from rlhf_tuning.data.rows import Kind
-
-#: A JSON string, as it stands in a canonical line or in a file that wrote it the same way.
-JsonString: TypeAlias = bytes | Raw
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -23,36 +17,23 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 
 PROMPT, CHOSEN, REJECTED = range(3)
 
-_QUOTE = ord('"')
-_BEGIN, _CHOSEN, _REJECTED, _END = b'{"prompt": ', b', "chosen": ', b', "rejected": ', b"}\n"
-
 
 class Columns(NamedTuple):
-    """Rows of one kind by column; what a format makes of its rows.
+    """Rows of one kind by column.
 
     Args:
-        prompts: Canonical conversations, without what they all begin and end with.
-        begin: What every conversation begins with.
-        end: What every conversation ends with.
+        prompts: Canonical conversations.
         keys: What tells the conversations apart, as `rows.prompt_key` gives it.
-        chosen: The preferred answers; empty for prompts.
-        rejected: The other answers; empty for prompts.
+        chosen: The preferred answers, as canonical strings; empty for prompts.
+        rejected: The other answers, likewise.
         first_chosen: Whether the first candidate is the preferred one; empty where a format has no order.
-        texts: Every value of the rows, beside their answers, that must be a string and not blank.
-        open_texts: Every value that must be a string and may be blank.
-        quotes: How many quotation marks the rows have outside these values and the answers when each key stands once.
     """
 
-    prompts: Sequence[JsonString]
-    begin: bytes
-    end: bytes
-    keys: Sequence[JsonString]
-    chosen: Sequence[JsonString]
-    rejected: Sequence[JsonString]
+    prompts: Sequence[bytes]
+    keys: Sequence[bytes]
+    chosen: Sequence[bytes]
+    rejected: Sequence[bytes]
     first_chosen: Sequence[bool]
-    texts: Sequence[JsonString]
-    open_texts: Sequence[JsonString]
-    quotes: int
 
 
 @dataclass(frozen=True)
@@ -92,9 +73,7 @@ class Batch:
         return self.encoded[int(self.ends[index - 1]) if index else 0 : int(self.ends[index])]
 
 
-def make_batch(
-    kind: Kind, format: str, columns: Columns, line_numbers: Integers, answer_sizes: Integers | None = None
-) -> Batch:
+def make_batch(kind: Kind, format: str, columns: Columns, line_numbers: Integers) -> Batch:
     """Encode and hash rows.
 
     Args:
@@ -102,39 +81,25 @@ def make_batch(
         format: Name of their row format.
         columns: The rows.
         line_numbers: [rows] where they stand.
-        answer_sizes: [2, rows] bytes of the chosen and the rejected answers, where they are known already.
     """
     rows = len(columns.prompts)
-    begin, end = _BEGIN + columns.begin, columns.end
     hashes = np.zeros((rows, 3, 2), np.uint64)
     sizes = np.zeros((rows, 3), np.int64)
-    hashes[:, PROMPT] = _hashes(columns.keys)
-    sizes[:, PROMPT] = text_sizes(columns.prompts) + len(columns.begin) + len(columns.end)
+    hashes[:, PROMPT], sizes[:, PROMPT] = _hashes(columns.keys), list(map(len, columns.prompts))
     if kind == "preference":
-        if answer_sizes is None:
-            answer_sizes = np.stack([text_sizes(columns.chosen), text_sizes(columns.rejected)])
-        hashes[:, CHOSEN], hashes[:, REJECTED] = _hashes(columns.chosen), _hashes(columns.rejected)
-        sizes[:, CHOSEN:] = answer_sizes.T
-        parts = zip(
-            repeat(begin),
-            columns.prompts,
-            repeat(end + _CHOSEN),
-            columns.chosen,
-            repeat(_REJECTED),
-            columns.rejected,
-            repeat(_END),
-            strict=False,
-        )
-        constant = len(_BEGIN) + len(_CHOSEN) + len(_REJECTED) + len(_END)
-        encoded = b"".join(chain.from_iterable(parts))
+        for part, answers in ((CHOSEN, columns.chosen), (REJECTED, columns.rejected)):
+            hashes[:, part], sizes[:, part] = _hashes(answers), list(map(len, answers))
+        lines = [
+            b'{"prompt": %b, "chosen": %b, "rejected": %b}\n' % row
+            for row in zip(columns.prompts, columns.chosen, columns.rejected, strict=True)
+        ]
     else:
-        constant = len(_BEGIN) + len(_END)
-        encoded = b"".join(chain.from_iterable(zip(repeat(begin), columns.prompts, repeat(end + _END), strict=False)))
+        lines = [b'{"prompt": %b}\n' % prompt for prompt in columns.prompts]
     return Batch(
         kind=kind,
         format=format,
-        encoded=encoded,
-        ends=np.cumsum(sizes.sum(axis=1) + constant),
+        encoded=b"".join(lines),
+        ends=np.cumsum(list(map(len, lines)), dtype=np.int64),
         line_numbers=line_numbers,
         hashes=hashes,
         sizes=sizes,
@@ -142,19 +107,10 @@ def make_batch(
     )
 
 
-def text_sizes(texts: Sequence[JsonString]) -> Integers:
-    """Return [texts] how many bytes each has."""
-    return np.fromiter(map(len, texts), np.int64, len(texts))
-
-
-def is_blank(text: JsonString) -> bool:
-    """Say whether a JSON value is a string without any visible character."""
-    # Only a string is decoded: a number may be too large for that.
-    return memoryview(text)[0] == _QUOTE and not msgspec.json.decode(text).strip()
-
-
-def _hashes(texts: Sequence[JsonString]) -> Hashes:
-    return np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, texts)), "<u8").reshape(len(texts), 2)
+def _hashes(texts: Sequence[bytes]) -> Hashes:
+    """Return [texts, 2] what `read_rows.c` computes as well: XXH64 with the seeds 0 and 1."""
+    digests = [[xxhash.xxh64_intdigest(text, seed) for seed in (0, 1)] for text in texts]
+    return np.array(digests, np.uint64).reshape(len(texts), 2)
 
 
 def mix(*words: Hashes) -> Hashes:

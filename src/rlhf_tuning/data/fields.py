@@ -6,9 +6,11 @@ from typing import cast
 from rlhf_tuning.data.nearest import closest_field
 from rlhf_tuning.data.problems import Fault, describe, shorten
 from rlhf_tuning.data.rows import Kind
+from rlhf_tuning.data.shape import Field
 
 #: What turns a Vertex prompt row into a preference row.
 PREFERENCE_FIELDS = ("candidate_0", "candidate_1", "choice")
+CANDIDATES = (("candidate_0", Field.FIRST), ("candidate_1", Field.SECOND), ("choice", Field.CHOICE))
 
 _TEXT = "a non-empty string"
 

@@ -30,5 +30,5 @@ class Fingerprint:
 
     def value(self) -> str:
         """Return the fingerprint of the rows so far, as `sha256:` and 64 hexadecimal digits."""
-        content = f"rows-v2 {self.rows} {self._sums[0]:016x} {self._sums[1]:016x}"
+        content = f"rows-v3 {self.rows} {self._sums[0]:016x} {self._sums[1]:016x}"
         return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"

@@ -5,14 +5,12 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
-from msgspec import Struct
-
 from rlhf_tuning.data import trl_conversational, trl_standard, vertex_chat, vertex_chat_inline, vertex_text
-from rlhf_tuning.data.batch import Columns
 from rlhf_tuning.data.fields import PREFERENCE_FIELDS
 from rlhf_tuning.data.nearest import SPLIT_ANSWERS, nearest_format
 from rlhf_tuning.data.problems import Fault, shorten
 from rlhf_tuning.data.rows import Kind, Row
+from rlhf_tuning.data.shape import Shape
 from rlhf_tuning.data.strict_json import decode_object
 
 
@@ -25,18 +23,6 @@ class Parser(Protocol):
         """Return the canonical row; it counts only when nothing was added to `faults`."""
 
 
-class ManyRows(NamedTuple):
-    """How many rows of one format and kind are read at once.
-
-    Args:
-        fields: The type of one row: exactly its fields, texts as they stand in the file.
-        columns: Puts such rows into columns, with the instruction; or None where one of them needs a closer look.
-    """
-
-    fields: type[Struct]
-    columns: Callable[..., Columns | None]
-
-
 class Format(NamedTuple):
     """One row format.
 
@@ -45,22 +31,19 @@ class Format(NamedTuple):
         fields: What it is known by.
         recognises: Says whether an object is of this format.
         parse: Reads one row carefully, and says all that is wrong with it.
-        many: Reads many good rows fast, by the kind of the rows.
+        shapes: What rows of each kind look like to the fast path.
     """
 
     name: str
     fields: str
     recognises: Callable[[Mapping[str, object]], bool]
     parse: Parser
-    many: Mapping[Kind, ManyRows]
+    shapes: Mapping[Kind, Shape]
 
 
 def _format(module: Any) -> Format:
     """Return the format that a module of this package defines, named as the module is."""
-    many: dict[Kind, ManyRows] = {"preference": ManyRows(module.Preference, module.preference_columns)}
-    if "Prompt" in vars(module):
-        many["prompt"] = ManyRows(module.Prompt, module.prompt_columns)
-    return Format(module.__name__.rpartition(".")[2], module.FIELDS, module.recognises, module.parse, many)
+    return Format(module.__name__.rpartition(".")[2], module.FIELDS, module.recognises, module.parse, module.SHAPES)
 
 
 #: The first that recognises a row parses it.
@@ -110,7 +93,7 @@ def _row_fault(record: Mapping[str, object], row_format: Format | None, accepts:
         if whole_turns and "preference" in accepts:
             accepted = f"prompt, chosen and rejected as messages, and nothing else; convert the rows: {SPLIT_ANSWERS}"
         else:
-            shapes = tuple(_fields_of(each, kind) for each in FORMATS for kind in accepts if kind in each.many)
+            shapes = tuple(_fields_of(each, kind) for each in FORMATS for kind in accepts if kind in each.shapes)
             accepted = nearest_format(tuple(islice(record, 100)), shapes)
             known = " or ".join(dict.fromkeys(each.fields for each in FORMATS))
             accepted = accepted or f"a row with {known}"

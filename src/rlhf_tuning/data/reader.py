@@ -237,14 +237,9 @@ def _batch_of(row_format: Format, rows: list[Row], line_numbers: list[int]) -> B
     kind = rows[0].kind
     columns = Columns(
         prompts=[encode_prompt(row.prompt) for row in rows],
-        begin=b"",
-        end=b"",
         keys=[prompt_key(row.prompt) for row in rows],
         chosen=[encode_text(row.chosen or "") for row in rows] if kind == "preference" else (),
         rejected=[encode_text(row.rejected or "") for row in rows] if kind == "preference" else (),
         first_chosen=[bool(row.first_chosen) for row in rows] if rows[0].first_chosen is not None else (),
-        texts=(),
-        open_texts=(),
-        quotes=0,
     )
     return make_batch(kind, row_format.name, columns, np.array(line_numbers, np.int64))

@@ -51,7 +51,7 @@ def prompt_key(prompt: Conversation) -> bytes:
     return encode_prompt(prompt)
 
 
-def encode_turn(role: str, content: bytes | msgspec.Raw) -> bytes:
+def encode_turn(role: str, content: bytes) -> bytes:
     """Return one turn as canonical JSON, from its role and its content as a JSON string."""
     return b'{"role": "%b", "content": %b}' % (role.encode(), content)
 

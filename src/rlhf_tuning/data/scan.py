@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_tuning.data.batch import CHOSEN, PROMPT, REJECTED, Batch, Hashes
+from rlhf_tuning.data.block import tell_if_slow
 from rlhf_tuning.data.fingerprint import Fingerprint
 from rlhf_tuning.data.held_out import HeldOut, held_out_orders
 from rlhf_tuning.data.problems import Problem, Problems, convert, describe, printable
@@ -216,6 +217,7 @@ def scan_in_turn(
 
 def scan_at_once(datasets: Sequence[tuple[Sequence[Source], Scan]]) -> list[list[ScannedFile]]:
     """Read the files of several datasets on all cores, with the progress where there is much to read."""
+    tell_if_slow()
     jobs = [(source, number, scan) for sources, scan in datasets for number, source in enumerate(sources)]
     total = sum(source.size or 0 for source, _, _ in jobs)
     cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(jobs))

@@ -7,41 +7,26 @@ A system message may stand at the beginning; without one, the instruction become
 message are the user's.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from collections.abc import Collection, Mapping
 
-from msgspec import Raw, Struct
-
-from rlhf_tuning.data.batch import Columns, JsonString
 from rlhf_tuning.data.fields import check_different, check_ends, check_fields, kind_of, read_message, read_objects
 from rlhf_tuning.data.problems import Fault, describe
-from rlhf_tuning.data.rows import Conversation, Kind, Row, encode_text, encode_turn, join_turns
+from rlhf_tuning.data.rows import Conversation, Kind, Row
+from rlhf_tuning.data.shape import Field, Shape
 from rlhf_tuning.data.trl_standard import PREFERENCE
-from rlhf_tuning.data.vertex_chat import conversations
 
 FIELDS = "prompt (and chosen, rejected)"
 _ROLES = ("system", "user", "assistant")
 
 
-class Message(Struct, forbid_unknown_fields=True, gc=False):
-    """The fields of a message, for reading many rows at once."""
-
-    role: Literal["system", "user", "assistant"]
-    content: Raw
-
-
-class Prompt(Struct, forbid_unknown_fields=True, gc=False):
-    """The fields of a prompt row, for reading many at once."""
-
-    prompt: list[Message]
-
-
-class Preference(Struct, forbid_unknown_fields=True, gc=False):
-    """The fields of a preference row, for reading many at once."""
-
-    prompt: list[Message]
-    chosen: list[Message]
-    rejected: list[Message]
+_PROMPT = (("prompt", Field.MESSAGES),)
+_MESSAGE = (("role", Field.SPEAKER), ("content", Field.CONTENT))
+SHAPES: dict[Kind, Shape] = {
+    "prompt": Shape(row=_PROMPT, message=_MESSAGE, system=True),
+    "preference": Shape(
+        row=(*_PROMPT, ("chosen", Field.FIRST), ("rejected", Field.SECOND)), message=_MESSAGE, system=True, answers=True
+    ),
+}
 
 
 def recognises(record: Mapping[str, object]) -> bool:
@@ -95,36 +80,3 @@ def _read_messages(messages: object, field: str, faults: list[Fault]) -> Convers
         read_message(message, f"{field}[{index}]", key="role", speakers=_ROLES, faults=faults)
         for index, message in enumerate(read_objects(messages, field, faults))
     ]
-
-
-def prompt_columns(rows: Sequence[Prompt | Preference], *, instruction: str) -> Columns | None:
-    """Return prompt rows by column, or None where a row needs a closer look."""
-    default = [encode_turn("system", encode_text(instruction))] if instruction else []
-    prompts: list[bytes] = []
-    keys: list[JsonString] = []
-    texts: list[Raw] = []
-    for row in rows:
-        roles = [message.role for message in row.prompt]
-        begin = 1 if roles[:1] == ["system"] else 0
-        if roles[begin : begin + 1] != ["user"] or roles[-1] != "user" or "system" in roles[begin:]:
-            return None
-        texts += [message.content for message in row.prompt]
-        turns = [encode_turn(message.role, message.content) for message in row.prompt]
-        prompts.append(join_turns(turns if begin else [*default, *turns]))
-        keys.append(prompts[-1] if default or len(turns) > 1 else row.prompt[0].content)
-    return conversations(prompts, keys, texts, (), 2 * len(rows) + 6 * len(texts))
-
-
-def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Columns | None:
-    """Return preference rows by column, or None where a row needs a closer look."""
-    columns = prompt_columns(rows, instruction=instruction)
-    for answers in ([row.chosen for row in rows], [row.rejected for row in rows]):
-        if any(len(answer) != 1 or answer[0].role != "assistant" for answer in answers):
-            return None
-    chosen = [row.chosen[0].content for row in rows]
-    rejected = [row.rejected[0].content for row in rows]
-    return columns and columns._replace(
-        chosen=chosen,
-        rejected=rejected,
-        quotes=columns.quotes + 16 * len(rows),
-    )

@@ -6,32 +6,21 @@
 The prompt is one user turn: the instruction, an empty line, and the text.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
-from msgspec import Raw, Struct
-
-from rlhf_tuning.data.batch import Columns
 from rlhf_tuning.data.fields import check_different, check_fields, kind_of, read_text
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Kind, Row
-from rlhf_tuning.data.vertex_text import user_columns
+from rlhf_tuning.data.shape import Field, Shape
 
 FIELDS = "prompt (and chosen, rejected)"
 PREFERENCE = ("prompt", "chosen", "rejected")
 
 
-class Prompt(Struct, forbid_unknown_fields=True, gc=False):
-    """The fields of a prompt row, for reading many at once."""
-
-    prompt: Raw
-
-
-class Preference(Struct, forbid_unknown_fields=True, gc=False):
-    """The fields of a preference row, for reading many at once."""
-
-    prompt: Raw
-    chosen: Raw
-    rejected: Raw
+SHAPES: dict[Kind, Shape] = {
+    "prompt": Shape(row=(("prompt", Field.PROMPT),)),
+    "preference": Shape(row=(("prompt", Field.PROMPT), ("chosen", Field.FIRST), ("rejected", Field.SECOND))),
+}
 
 
 def recognises(record: Mapping[str, object]) -> bool:
@@ -54,15 +43,3 @@ def parse(
     rejected = read_text(record["rejected"], "rejected", faults)
     check_different(chosen, rejected, "rejected", "chosen", faults)
     return Row(prompt, chosen, rejected)
-
-
-def prompt_columns(rows: Sequence[Prompt], *, instruction: str) -> Columns | None:
-    """Return prompt rows by column."""
-    return user_columns([row.prompt for row in rows], instruction)
-
-
-def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Columns | None:
-    """Return preference rows by column."""
-    return user_columns([row.prompt for row in rows], instruction)._replace(
-        chosen=[row.chosen for row in rows], rejected=[row.rejected for row in rows], quotes=6 * len(rows)
-    )

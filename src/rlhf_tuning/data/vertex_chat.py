@@ -7,13 +7,10 @@ The first and the last message are the user's; authors need not alternate. `cont
 takes the place of the instruction, even when it is empty. It becomes a system turn unless it is blank.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from collections.abc import Collection, Mapping
 
-from msgspec import UNSET, Raw, Struct, UnsetType
-
-from rlhf_tuning.data.batch import Columns, JsonString, is_blank
 from rlhf_tuning.data.fields import (
+    CANDIDATES,
     PREFERENCE_FIELDS,
     check_ends,
     check_fields,
@@ -24,7 +21,8 @@ from rlhf_tuning.data.fields import (
     read_text,
 )
 from rlhf_tuning.data.problems import Fault
-from rlhf_tuning.data.rows import Conversation, Kind, Row, encode_text, encode_turn, join_turns
+from rlhf_tuning.data.rows import Conversation, Kind, Row
+from rlhf_tuning.data.shape import Field, Shape
 
 FIELDS = "messages (and candidate_0, candidate_1, choice)"
 _AUTHORS = ("user", "assistant")
@@ -32,28 +30,12 @@ _PROMPT = ("messages",)
 _PREFERENCE = ("messages", *PREFERENCE_FIELDS)
 
 
-class Message(Struct, forbid_unknown_fields=True, gc=False):
-    """The fields of a message, for reading many rows at once."""
-
-    author: Literal["user", "assistant"]
-    content: Raw
-
-
-class Prompt(Struct, forbid_unknown_fields=True, gc=False):
-    """The fields of a prompt row, for reading many at once."""
-
-    messages: list[Message]
-    context: Raw | UnsetType = UNSET
-
-
-class Preference(Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
-    """The fields of a preference row, for reading many at once."""
-
-    messages: list[Message]
-    context: Raw | UnsetType = UNSET
-    candidate_0: Raw
-    candidate_1: Raw
-    choice: Literal[0, 1]
+CHAT = (("messages", Field.MESSAGES), ("context", Field.CONTEXT))
+MESSAGE = (("author", Field.SPEAKER), ("content", Field.CONTENT))
+SHAPES: dict[Kind, Shape] = {
+    "prompt": Shape(row=CHAT, message=MESSAGE),
+    "preference": Shape(row=(*CHAT, *CANDIDATES), message=MESSAGE),
+}
 
 
 def recognises(record: Mapping[str, object]) -> bool:
@@ -90,71 +72,3 @@ def read_messages(messages: object, faults: list[Fault]) -> Conversation:
     ]
     check_ends([turn["role"] for turn in turns], "messages", "author", faults)
     return turns
-
-
-def prompt_columns(rows: Sequence[Prompt], *, instruction: str) -> Columns | None:
-    """Return prompt rows by column, or None where a row needs a closer look."""
-    return conversation_columns(rows, instruction=instruction)
-
-
-def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Columns | None:
-    """Return preference rows by column, or None where a row needs a closer look."""
-    columns = conversation_columns(rows, instruction=instruction)
-    if columns is None:
-        return None
-    chosen = [row.candidate_1 if row.choice else row.candidate_0 for row in rows]
-    rejected = [row.candidate_0 if row.choice else row.candidate_1 for row in rows]
-    return columns._replace(
-        chosen=chosen,
-        rejected=rejected,
-        first_chosen=[not row.choice for row in rows],
-        quotes=columns.quotes + 6 * len(rows),
-    )
-
-
-def conversation_columns(rows: Sequence[Prompt | Preference], *, instruction: str) -> Columns | None:
-    """Return the conversations of rows, and what is to be checked of them."""
-    default = [encode_turn("system", encode_text(instruction))] if instruction else []
-    prompts: list[bytes] = []
-    keys: list[bytes | Raw] = []
-    texts: list[Raw] = []
-    contexts: list[Raw] = []
-    quotes = 2 * len(rows)
-    for row in rows:
-        messages = row.messages
-        if not messages or messages[0].author != "user" or messages[-1].author != "user":
-            return None
-        turns = default
-        if row.context is not UNSET:
-            context = row.context
-            contexts.append(context)
-            quotes += 2
-            turns = [] if is_blank(context) else [encode_turn("system", context)]
-        texts += [message.content for message in messages]
-        quotes += 6 * len(messages)
-        prompt = join_turns([*turns, *(encode_turn(message.author, message.content) for message in messages)])
-        prompts.append(prompt)
-        keys.append(prompt if turns or len(messages) > 1 else messages[0].content)
-    return conversations(prompts, keys, texts, contexts, quotes)
-
-
-def conversations(
-    prompts: Sequence[bytes],
-    keys: Sequence[JsonString],
-    texts: Sequence[JsonString],
-    contexts: Sequence[JsonString],
-    quotes: int,
-) -> Columns:
-    """Return prompts by column, from their encoded conversations."""
-    return Columns(
-        prompts=prompts,
-        begin=b"",
-        end=b"",
-        keys=keys,
-        chosen=(),
-        rejected=(),
-        first_chosen=(),
-        texts=texts,
-        open_texts=contexts,
-        quotes=quotes,
-    )

@@ -6,35 +6,19 @@
 All else is as in `vertex_chat`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, cast
-
-from msgspec import UNSET, Raw, Struct, UnsetType
+from collections.abc import Collection, Mapping
+from typing import cast
 
 from rlhf_tuning.data import vertex_chat
-from rlhf_tuning.data.batch import Columns
-from rlhf_tuning.data.fields import PREFERENCE_FIELDS, check_fields, read_preference
+from rlhf_tuning.data.fields import CANDIDATES, PREFERENCE_FIELDS, check_fields, read_preference
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Kind, Row
+from rlhf_tuning.data.shape import Shape
 
 FIELDS = "messages (and candidate_0, candidate_1, choice)"
 
 
-class Message(Struct, forbid_unknown_fields=True, gc=False):
-    """The fields of a message, for reading many rows at once."""
-
-    author: Literal["user", "assistant"]
-    content: Raw
-    candidate_0: Raw | UnsetType = UNSET
-    candidate_1: Raw | UnsetType = UNSET
-    choice: Literal[0, 1] | UnsetType = UNSET
-
-
-class Preference(Struct, forbid_unknown_fields=True, gc=False):
-    """The fields of a preference row, for reading many at once."""
-
-    messages: list[Message]
-    context: Raw | UnsetType = UNSET
+SHAPES: dict[Kind, Shape] = {"preference": Shape(row=vertex_chat.CHAT, message=(*vertex_chat.MESSAGE, *CANDIDATES))}
 
 
 def recognises(record: Mapping[str, object]) -> bool:
@@ -62,29 +46,3 @@ def parse(
     plain = {field: value for field, value in last.items() if field not in PREFERENCE_FIELDS}
     prompt += vertex_chat.read_messages([*messages[:-1], plain], faults)
     return Row(prompt, *read_preference(last, faults, where))
-
-
-def preference_columns(rows: Sequence[Preference], *, instruction: str) -> Columns | None:
-    """Return preference rows by column, or None where a row needs a closer look."""
-    chosen: list[Raw] = []
-    rejected: list[Raw] = []
-    first_chosen: list[bool] = []
-    for row in rows:
-        if not row.messages:
-            return None
-        # Candidates in any other message show in the count of quotation marks.
-        last = row.messages[-1]
-        if last.candidate_0 is UNSET or last.candidate_1 is UNSET or last.choice is UNSET:
-            return None
-        candidates = (last.candidate_0, last.candidate_1)
-        choice = int(last.choice)
-        chosen.append(candidates[choice])
-        rejected.append(candidates[1 - choice])
-        first_chosen.append(choice == 0)
-    columns = vertex_chat.conversation_columns(cast(Sequence[vertex_chat.Prompt], rows), instruction=instruction)
-    return columns and columns._replace(
-        chosen=chosen,
-        rejected=rejected,
-        first_chosen=first_chosen,
-        quotes=columns.quotes + 6 * len(rows),
-    )

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import unicodedata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,9 +12,12 @@ from benchmarks.fuzz_rows import FORMAT, SHAPES, Record, canonical, careful, dif
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rlhf_tuning.data import block as block_module
 from rlhf_tuning.data.batch import Batch
 from rlhf_tuning.data.block import read_block
 from rlhf_tuning.data.rows import Kind
+
+pytestmark = pytest.mark.skipif(not block_module.is_fast(), reason="installed without a C compiler: no fast path")
 
 Shape = tuple[str, Kind]
 
@@ -558,9 +562,60 @@ def test_a_text_that_only_looks_odd_is_read_fast(text: str, ensure_ascii: bool) 
         assert [json.loads(batch.line(index))["chosen"] for index in range(3)] == [text + "c"] * 3
 
 
-@pytest.mark.parametrize("line", [CHOICE % b"-0", CHOICE % b"0 ", (CHOICE % b"1").replace(b'"cho', b'"c\\u0068o')])
-def test_an_odd_way_to_write_a_good_row_is_read_as_the_careful_path_reads_it(line: bytes) -> None:
-    assert read_both_ways(line + b"\n", _CHOICE) is not None
+@pytest.mark.parametrize("line", [CHOICE % b"-0", (CHOICE % b"1").replace(b'"cho', b'"c\\u0068o')])
+def test_an_odd_way_to_write_a_good_row_is_left_to_the_careful_path(line: bytes) -> None:
+    block = line + b"\n"
+    assert read_block(block, 1, FORMAT["vertex_text"], "preference", instruction="") is None
+    batches, problems, _ = careful(block, 1, "preference", ("preference",), "")
+    assert (len(batches), problems) == (1, [])
+
+
+def test_blanks_are_those_of_python() -> None:
+    for code in (*range(0x3100), 0xD7FF, 0xFEFF, 0x1F600):
+        text = chr(code)
+        block = TEXT % json.dumps(text).encode() + b"\n"
+        fast = read_block(block, 1, FORMAT["vertex_text"], "prompt", instruction="")
+        assert (fast is not None) == (bool(text.strip()) and (code >= 0x20 or text == "\b")), hex(code)
+
+
+@pytest.mark.parametrize("odd", ["é", '"', "\n", "漢", "😀"])
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_hashes_and_texts_are_right_at_every_length(odd: str, ensure_ascii: bool) -> None:
+    block = b""
+    for size in (*range(1, 100), 1000):
+        for text in ("a" * size, "a" * (size - 1) + odd, odd + "a" * (size - 1), odd * size):
+            row = {"input_text": text + "a", "candidate_0": text + "b", "candidate_1": "c", "choice": 0}
+            block += json.dumps(row, ensure_ascii=ensure_ascii).encode() + b"\n"
+    assert read_both_ways(block, _CHOICE) is not None
+
+
+def test_a_block_cut_anywhere_is_not_read_past_its_end() -> None:
+    whole = TURNS % '{"role": "user", "content": "é漢😀\\ud83d\\ude00\\\\"}'.encode() + b"\n"
+    assert read_both_ways(whole, _TURNS) is not None
+    for end in range(len(whole)):
+        assert read_block(whole[:end], 1, FORMAT["trl_conversational"], "prompt", instruction="") is None
+
+
+@pytest.mark.parametrize(("turns", "fast"), [(511, True), (513, False)])
+def test_a_very_long_conversation_is_left_to_the_careful_path(turns: int, fast: bool) -> None:
+    block = TURNS % b", ".join([b'{"role": "user", "content": "a"}'] * turns) + b"\n"
+    assert (read_both_ways(block, _TURNS) is not None) is fast
+
+
+def test_without_the_library_every_block_is_left_to_the_careful_path_and_the_person_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for cached in (block_module._read_rows, block_module.tell_if_slow):
+        cached.cache_clear()
+    monkeypatch.setattr(block_module, "LIBRARY", tmp_path / "none.so")
+    try:
+        assert read_block(A + b"\n", 1, FORMAT["vertex_text"], "prompt", instruction="") is None
+        block_module.tell_if_slow()
+        block_module.tell_if_slow()
+        assert capsys.readouterr().out.count("without a C compiler") == 1
+    finally:
+        for cached in (block_module._read_rows, block_module.tell_if_slow):
+            cached.cache_clear()
 
 
 @pytest.mark.parametrize("text", ["\x01", "\x0b", "\x1f", "a\x1f\\u001f"])

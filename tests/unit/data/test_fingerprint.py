@@ -60,8 +60,8 @@ def test_changes_with_the_part_of_the_row_that_a_text_stands_in() -> None:
 
 
 def test_is_a_named_hash_that_stays_the_same_between_releases() -> None:
-    assert fingerprint(*prompts("a", "b")) == "sha256:5b04872696731ffc3ae8a798c3bbfc3077bf5801faf7a07ca0793b7055ed23b0"
+    assert fingerprint(*prompts("a", "b")) == "sha256:ea6f70b3be3fa0ac1091725082e88550c2c5a854bfcb85a2adcaf451a17abbb6"
     assert (
         fingerprint(preference("a", "b", "c"))
-        == "sha256:a2cc8cff1ddb1dfdce3aa06a7ff80ceadc4c7ba9845abe50b38d04d8299dd726"
+        == "sha256:944bd3bfabc2e3ddb6eb997351392c46694bde07500c16be7d1748826ec68452"
     )

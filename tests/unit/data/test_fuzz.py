@@ -2,7 +2,9 @@ import pytest
 from benchmarks import fuzz_rows
 from benchmarks.fuzz_rows import Fuzzer, fuzz
 
-from rlhf_tuning.data.block import read_block
+from rlhf_tuning.data.block import is_fast, read_block
+
+pytestmark = pytest.mark.skipif(not is_fast(), reason="installed without a C compiler: no fast path")
 
 
 def test_damaged_rows_are_accepted_for_what_they_hold_or_refused_with_a_known_code_and_line() -> None:
