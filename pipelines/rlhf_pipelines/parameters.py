@@ -83,6 +83,13 @@ PARAMETERS: dict[str, Parameter] = {
             "eval_prompts", int, 200, "most prompts to hold out, a tenth at the most, when there is no eval_dataset"
         ),
         Parameter("scorer", str, "", "program that scores answers in the evaluation, such as house_style"),
+        Parameter("judge", str, "", "language model that compares answers: language_model, gemini or local_model"),
+        Parameter("judge_model", str, "", "name of that model, as its server knows it; for local_model a base model"),
+        Parameter("judge_endpoint", str, "", "base URL of an OpenAI-compatible server"),
+        Parameter(
+            "judge_rubric", str, "", "what a better answer is, in words, or a text file; a general one when empty"
+        ),
+        Parameter("judge_max_calls", int, 1000, "most requests to the judge; what was judged by then counts"),
         Parameter("dtype", str, "auto", "number format of the weights: auto, float32 or bfloat16"),
         Parameter(
             "max_bad_rows", int, 0, "bad rows of each dataset that are set aside; one more and the data is refused"

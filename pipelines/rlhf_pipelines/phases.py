@@ -15,6 +15,7 @@ class RewardModelOutputs(NamedTuple):
 
     reward_model: dsl.Model
     metrics: dsl.Metrics
+    eval_preferences: dsl.Dataset
 
 
 class ReinforcementOutputs(NamedTuple):
@@ -69,7 +70,11 @@ def reward_model_phase(
         seed=seed,
         dtype=dtype,
     ).set_display_name("Reward Model Trainer")
-    return RewardModelOutputs(reward_model=trainer.outputs["reward_model"], metrics=trainer.outputs["metrics"])
+    return RewardModelOutputs(
+        reward_model=trainer.outputs["reward_model"],
+        metrics=trainer.outputs["metrics"],
+        eval_preferences=data.outputs["eval_preferences"],
+    )
 
 
 @dsl.pipeline(name="reinforcement-learning", description="Phase 2: raise the probability of good answers.")

@@ -60,6 +60,11 @@ def for_target(target: str) -> Any:
         reward_model_reference: str = "",
         eval_prompts: int = 200,
         scorer: str = "",
+        judge: str = "",
+        judge_model: str = "",
+        judge_endpoint: str = "",
+        judge_rubric: str = "",
+        judge_max_calls: int = 1000,
         dtype: str = "auto",
         max_bad_rows: int = 0,
         registry_dir: str = "",
@@ -100,6 +105,11 @@ def for_target(target: str) -> Any:
             reward_model_reference: Base of the reward model; the policy's own when empty.
             eval_prompts: Most prompts to hold out, a tenth at the most, when there is no evaluation dataset.
             scorer: Program that knows the true quality of an answer, such as house_style for the sample.
+            judge: Language model that compares answers: language_model, gemini or local_model; none when empty.
+            judge_model: Name of that model, as its server knows it; for local_model a base model reference.
+            judge_endpoint: Base URL of an OpenAI-compatible server, such as https://api.example.com/v1.
+            judge_rubric: What a better answer is, in words, or the name of a text file; a general one when empty.
+            judge_max_calls: Most requests to the server; what was judged by then counts.
             dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
             max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
             registry_dir: Folder of the local model registry; its usual place when empty.
@@ -165,6 +175,11 @@ def for_target(target: str) -> Any:
                 reward_model_reference=reward_model_reference,
                 eval_prompts=eval_prompts,
                 scorer=scorer,
+                judge=judge,
+                judge_model=judge_model,
+                judge_endpoint=judge_endpoint,
+                judge_rubric=judge_rubric,
+                judge_max_calls=judge_max_calls,
                 dtype=dtype,
                 max_bad_rows=max_bad_rows,
                 registry_dir=registry_dir,

@@ -60,6 +60,11 @@ def for_target(target: str) -> Any:
         reward_model_reference: str = "",
         eval_prompts: int = 200,
         scorer: str = "",
+        judge: str = "",
+        judge_model: str = "",
+        judge_endpoint: str = "",
+        judge_rubric: str = "",
+        judge_max_calls: int = 1000,
         dtype: str = "auto",
         max_bad_rows: int = 0,
         registry_dir: str = "",
@@ -98,6 +103,11 @@ def for_target(target: str) -> Any:
             reward_model_reference: Base of the reward model; the policy's own when empty.
             eval_prompts: Most prompts to hold out, a tenth at the most, when there is no evaluation dataset.
             scorer: Program that knows the true quality of an answer, such as house_style for the sample.
+            judge: Language model that compares answers: language_model, gemini or local_model; none when empty.
+            judge_model: Name of that model, as its server knows it; for local_model a base model reference.
+            judge_endpoint: Base URL of an OpenAI-compatible server, such as https://api.example.com/v1.
+            judge_rubric: What a better answer is, in words, or the name of a text file; a general one when empty.
+            judge_max_calls: Most requests to the server; what was judged by then counts.
             dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
             max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
             registry_dir: Folder of the local model registry; its usual place when empty.
@@ -136,6 +146,11 @@ def for_target(target: str) -> Any:
                 seed=seed,
                 eval_prompts=eval_prompts,
                 scorer=scorer,
+                judge=judge,
+                judge_model=judge_model,
+                judge_endpoint=judge_endpoint,
+                judge_rubric=judge_rubric,
+                judge_max_calls=judge_max_calls,
                 dtype=dtype,
                 max_bad_rows=max_bad_rows,
                 serving_machine=serving_machine,
@@ -226,11 +241,17 @@ def for_target(target: str) -> Any:
             model=phase_2.outputs["model"],
             adapter=phase_2.outputs["adapter"],
             reward_model=phase_1.outputs["reward_model"],
+            eval_preferences=phase_1.outputs["eval_preferences"],
             large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
             temperature=temperature,
             scorer=scorer,
+            judge=judge,
+            judge_model=judge_model,
+            judge_endpoint=judge_endpoint,
+            judge_rubric=judge_rubric,
+            judge_max_calls=judge_max_calls,
             dtype=dtype,
         ).set_display_name("Evaluate Tuned Model")
         # Not cached: a registry may have lost what an earlier run put there. The same content makes one version.
