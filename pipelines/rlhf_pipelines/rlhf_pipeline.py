@@ -274,6 +274,7 @@ def for_target(target: str) -> Any:
                 project=project,
                 location=location,
                 encryption_spec_key_name=encryption_spec_key_name,
+                tensorboard_resource_id=tensorboard_resource_id,
             )
             .set_display_name("Upload and Deploy Tuned Model")
             .set_caching_options(False)

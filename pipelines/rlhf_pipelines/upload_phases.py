@@ -8,6 +8,7 @@ from rlhf_components.deploy_model import deploy_model as deploy_model_to_endpoin
 from rlhf_components.upload_model import upload_model
 from rlhf_components.upload_model_to_kubeflow import upload_model_to_kubeflow
 from rlhf_components.upload_model_to_vertex import upload_model_to_vertex
+from rlhf_components.upload_tensorboard_metrics import upload_tensorboard_metrics
 
 #: What Vertex Pipelines, and nothing else, fills in when a run starts.
 RUN_PLACE = {
@@ -31,6 +32,7 @@ def upload_locally(
     project: Any,
     location: Any,
     encryption_spec_key_name: Any,
+    tensorboard_resource_id: Any,
     **inputs: Any,
 ) -> Any:
     """Register in a folder. It has no endpoints, and nothing of Google Cloud."""
@@ -56,6 +58,7 @@ def upload_to_vertex_phase(
     project: str,
     location: str,
     encryption_spec_key_name: str,
+    tensorboard_resource_id: str,
 ) -> UploadOutputs:
     """Upload to the Vertex AI Model Registry and deploy to the model's endpoint."""
     upload = (
@@ -93,6 +96,14 @@ def upload_to_vertex_phase(
         .set_display_name("Deploy Tuned Model")
         .set_caching_options(False)
     )
+    with dsl.If(tensorboard_resource_id != "", name="a TensorBoard is named"):
+        upload_tensorboard_metrics(
+            adapter=adapter,
+            reward_model=reward_model,
+            tensorboard_resource_id=tensorboard_resource_id,
+            run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+            **RUN_PLACE,
+        ).set_display_name("Upload TensorBoard Metrics").set_caching_options(False)
     return UploadOutputs(model_resource_name=upload.output, endpoint_resource_name=deployment.output)
 
 
@@ -115,6 +126,7 @@ def upload_to_kubeflow_phase(
     project: str,
     location: str,
     encryption_spec_key_name: str,
+    tensorboard_resource_id: str,
 ) -> UploadOutputs:
     """Write what KServe needs. Nothing is deployed."""
     upload = (

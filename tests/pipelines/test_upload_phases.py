@@ -25,10 +25,20 @@ STEP = "Upload and Deploy Tuned Model"
 
 
 def graph(target):
-    """Return the compiled pipeline, and the tasks within the upload phase."""
+    """Return the compiled pipeline, and the steps within the upload phase, those under a condition too."""
     spec = for_target(target).pipeline_spec
-    (task,) = (task for task in spec.root.dag.tasks.values() if task.task_info.name == STEP)
-    return spec, spec.components[task.component_ref.name].dag.tasks
+    (phase,) = (task for task in spec.root.dag.tasks.values() if task.task_info.name == STEP)
+    return spec, steps_of(spec, phase)
+
+
+def steps_of(spec, task):
+    inner = spec.components[task.component_ref.name].dag.tasks
+    if not inner:
+        return {}
+    found = {}
+    for name, step in inner.items():
+        found |= steps_of(spec, step) or {name: step}
+    return found
 
 
 @pytest.mark.parametrize("target", UPLOAD_PHASES)
@@ -46,7 +56,11 @@ def test_every_target_compiles_to_one_document_with_the_same_inputs_and_outputs(
 def test_only_the_local_upload_is_a_step_of_its_own():
     assert not graph("local")[1]
     assert {task.task_info.name for task in graph("kubeflow")[1].values()} == {"Upload Tuned Model"}
-    assert {task.task_info.name for task in graph("vertex")[1].values()} == {"Upload Tuned Model", "Deploy Tuned Model"}
+    assert {task.task_info.name for task in graph("vertex")[1].values()} == {
+        "Upload Tuned Model",
+        "Deploy Tuned Model",
+        "Upload TensorBoard Metrics",
+    }
 
 
 def test_no_upload_or_deployment_is_taken_from_a_cache():
@@ -61,6 +75,8 @@ def test_the_run_s_own_project_and_location_stand_in_the_vertex_phase_alone():
     outside = [task for task in spec.root.dag.tasks.values() if task.task_info.name != STEP]
     assert PLACEHOLDER not in str(outside)
     for task in inner.values():
+        if task.task_info.name == "Upload TensorBoard Metrics":
+            continue  # it gets them from the phase, through its condition
         given = {name: str(task.inputs.parameters[name]) for name in ("run_project", "run_location")}
         assert "pipeline_google_cloud_project_id" in given["run_project"]
         assert "pipeline_google_cloud_location" in given["run_location"]
@@ -116,6 +132,7 @@ VALUES = {
     "project": "",
     "location": "",
     "encryption_spec_key_name": "",
+    "tensorboard_resource_id": "",
 }
 
 
@@ -172,6 +189,17 @@ def test_the_run_fails_when_the_endpoint_does_not_answer(vertex, tmp_path):
     assert not vertex.of_kind(v1.Endpoint)[0].deployed_models
 
 
+def test_a_tensorboard_that_is_named_gets_the_curves_of_both_phases(vertex, tmp_path):
+    board = f"projects/{PROJECT}/locations/{LOCATION}/tensorboards/7"
+    vertex.tensorboards.add(board)
+    place = on_vertex(vertex, tmp_path)
+    outputs, output = run_phase("vertex", tmp_path, place, deploy_model=False, tensorboard_resource_id=board)
+    assert outputs, output
+    assert vertex.scalars[("reward-model", "rank_loss")] == {1: 0.7}
+    assert vertex.scalars[("reinforcement-learning", "reward")] == {1: 0.1}
+    assert not vertex.of_kind(v1.TensorboardExperiment)[0].name.endswith("experiments/rlhf")
+
+
 def test_nothing_is_deployed_when_nobody_asks_for_it(vertex, tmp_path):
     outputs, output = run_phase("vertex", tmp_path, on_vertex(vertex, tmp_path), deploy_model=False)
     assert outputs, output
@@ -199,7 +227,10 @@ def test_the_kubeflow_phase_tells_where_the_model_is_and_how_it_is_served(tmp_pa
             "manifest": "manifest.json",
         }.items()
     }
-    unused = ("registry_dir", "deploy_model", "project", "location", "encryption_spec_key_name")
+    unused = (
+        *("registry_dir", "deploy_model", "project", "location"),
+        *("encryption_spec_key_name", "tensorboard_resource_id"),
+    )
     values = {name: value for name, value in VALUES.items() if name not in unused}
     outputs = upload_model_to_kubeflow.python_func(**places, **values)
     assert outputs == ("s3://mlpipeline/model", "")

@@ -38,4 +38,7 @@ def write_run(folder: Path) -> Path:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
+    for name, metrics in {"reward": {"loss": 0.7}, "adapter": {"reward": 0.1, "kl": 0.2}}.items():
+        record = {"step": 1, "seconds": 2.0, **metrics}
+        (folder / name / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     return folder

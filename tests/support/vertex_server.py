@@ -92,6 +92,16 @@ ROUTES = (
     Route("GetMetadataStore", "GET", "{name=metadataStores}"),
     Route("GetContext", "GET", "{name=metadataStores/contexts}"),
     Route("CreateContext", "POST", "{parent=metadataStores}/contexts", "context"),
+    Route("CreateTensorboardExperiment", "POST", "{parent=tensorboards}/experiments", "tensorboard_experiment"),
+    Route("CreateTensorboardRun", "POST", "{parent=tensorboards/experiments}/runs", "tensorboard_run"),
+    Route(
+        "CreateTensorboardTimeSeries",
+        "POST",
+        "{parent=tensorboards/experiments/runs}/timeSeries",
+        "tensorboard_time_series",
+    ),
+    Route("ListTensorboardTimeSeries", "GET", "{parent=tensorboards/experiments/runs}/timeSeries"),
+    Route("WriteTensorboardExperimentData", "POST", "{tensorboard_experiment=tensorboards/experiments}:write", "*"),
     Route("AddContextChildren", "POST", "{context=metadataStores/contexts}:addContextChildren", "*"),
 )
 _OPERATION = re.compile(rf"/(?:v1|ui)/({_IN_REGION}/.+/operations/[^/:]+)")

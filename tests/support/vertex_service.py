@@ -124,6 +124,8 @@ class VertexService:
             a thread; without it, tasks succeed one after the other as requests come.
         task_ends: How tasks end when there is no `run_job`; they succeed unless named here.
         images: Manifests of the project's Artifact Registry, such as `/v2/my-project/repository/light/manifests/1`.
+        tensorboards: Names of the TensorBoards that there are.
+        scalars: What was written to them: TensorBoard run and tag to step to value.
         calls: Every request, in order.
     """
 
@@ -133,6 +135,8 @@ class VertexService:
     run_job: Callable[[v1.PipelineJob], Mapping[str, TaskEnd]] | None = None
     task_ends: dict[str, TaskEnd] = field(default_factory=dict)
     images: set[str] = field(default_factory=set)
+    tensorboards: set[str] = field(default_factory=set)
+    scalars: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     resources: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, list[v1.Model]] = field(default_factory=dict)
@@ -524,6 +528,47 @@ class VertexService:
             if context.name not in found.parent_contexts:
                 found.parent_contexts.append(context.name)
         return v1.AddContextChildrenResponse()
+
+    # TensorBoards: `tensorboards` are there from the start, values end up in `scalars`.
+
+    def CreateTensorboardExperiment(self, request: v1.CreateTensorboardExperimentRequest) -> v1.TensorboardExperiment:
+        if self._canonical(request.parent) not in {self._canonical(name) for name in self.tensorboards}:
+            raise Refused("NOT_FOUND", f"The Tensorboard does not exist: {request.parent}.")
+        _check_id("tensorboard_experiment_id", request.tensorboard_experiment_id, r"[a-z0-9][a-z0-9-]{0,126}")
+        made = v1.TensorboardExperiment(request.tensorboard_experiment)
+        made.name = f"{self._canonical(request.parent)}/experiments/{request.tensorboard_experiment_id}"
+        return self._add(made)
+
+    def CreateTensorboardRun(self, request: v1.CreateTensorboardRunRequest) -> v1.TensorboardRun:
+        self._get(request.parent, v1.TensorboardExperiment)
+        made = v1.TensorboardRun(request.tensorboard_run)
+        made.name = f"{self._canonical(request.parent)}/runs/{request.tensorboard_run_id}"
+        return self._add(made)
+
+    def CreateTensorboardTimeSeries(self, request: v1.CreateTensorboardTimeSeriesRequest) -> v1.TensorboardTimeSeries:
+        self._get(request.parent, v1.TensorboardRun)
+        made = v1.TensorboardTimeSeries(request.tensorboard_time_series)
+        made.name = f"{self._canonical(request.parent)}/timeSeries/{next(self._numbers)}"
+        return self._add(made)
+
+    def ListTensorboardTimeSeries(
+        self, request: v1.ListTensorboardTimeSeriesRequest
+    ) -> v1.ListTensorboardTimeSeriesResponse:
+        run = self._canonical(request.parent)
+        found = [series for series in self.of_kind(v1.TensorboardTimeSeries) if series.name.startswith(f"{run}/")]
+        return v1.ListTensorboardTimeSeriesResponse(tensorboard_time_series=found)
+
+    def WriteTensorboardExperimentData(
+        self, request: v1.WriteTensorboardExperimentDataRequest
+    ) -> v1.WriteTensorboardExperimentDataResponse:
+        self._get(request.tensorboard_experiment, v1.TensorboardExperiment)
+        for written in request.write_run_data_requests:
+            run = self._canonical(written.tensorboard_run)
+            for data in written.time_series_data:
+                series = self._get(f"{run}/timeSeries/{data.tensorboard_time_series_id}", v1.TensorboardTimeSeries)
+                values = self.scalars.setdefault((run.rsplit("/", 1)[-1], series.display_name), {})
+                values.update({point.step: point.scalar.value for point in data.values})
+        return v1.WriteTensorboardExperimentDataResponse()
 
     # Operations.
 

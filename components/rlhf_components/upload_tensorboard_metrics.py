@@ -1,0 +1,43 @@
+"""Upload TensorBoard Metrics: the curves of both phases, where the Vertex job had them."""
+
+from kfp import dsl
+
+from rlhf_components.images import LIGHT_IMAGE
+
+
+@dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
+def upload_tensorboard_metrics(
+    adapter: dsl.Input[dsl.Model],
+    reward_model: dsl.Input[dsl.Model],
+    tensorboard_resource_id: str,
+    run_name: str,
+    run_project: str,
+    run_location: str,
+) -> str:
+    """Write the metrics of both phases to a Vertex AI TensorBoard.
+
+    Args:
+        adapter: The policy's adapter, with the metrics of phase 2.
+        reward_model: The reward model, with the metrics of phase 1.
+        tensorboard_resource_id: projects/PROJECT/locations/REGION/tensorboards/NUMBER.
+        run_name: Name of the pipeline's run, which the experiment gets.
+        run_project: Google Cloud project in which the pipeline runs.
+        run_location: Google Cloud region in which the pipeline runs.
+
+    Returns:
+        The experiment's resource name.
+    """
+    from rlhf_tuning.step import running_step, say
+    from rlhf_tuning.vertex_api import VertexApi
+    from rlhf_tuning.vertex_tensorboard import write_to_tensorboard
+
+    with running_step("Upload TensorBoard Metrics"):
+        experiment = write_to_tensorboard(
+            VertexApi(project=run_project, location=run_location),
+            tensorboard_resource_id,
+            experiment=run_name,
+            reward_model_dir=reward_model.path,
+            adapter_dir=adapter.path,
+        )
+        say(f"Wrote {experiment}")
+    return experiment
