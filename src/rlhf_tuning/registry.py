@@ -20,7 +20,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -129,12 +129,28 @@ def register_model(
     return _load(folder, version, _read_aliases(folder))
 
 
-def list_models(registry_dir: Path | None = None) -> list[ModelVersion]:
-    """Return every version of every model, by name and then by number."""
+def list_models(
+    registry_dir: Path | None = None, on_damage: Callable[[str], None] = lambda message: None
+) -> list[ModelVersion]:
+    """Return every version of every model, by name and then by number.
+
+    Args:
+        registry_dir: The registry; `RLHF_REGISTRY_DIR` when absent.
+        on_damage: Is told of each version, or model, whose records cannot be read and which is therefore left out.
+
+    Raises:
+        ModelError: If the registry is no folder.
+    """
+    root = _root(registry_dir)
+    if root.exists() and not root.is_dir():
+        raise ModelError(f"The registry {root} is a file. Give the folder in which models were registered.")
     found = []
-    for folder in _model_folders(_root(registry_dir)):
-        aliases = _read_aliases(folder)
-        found += [_load(folder, number, aliases) for number in _version_numbers(folder / "versions")]
+    for folder in _model_folders(root):
+        for number in _version_numbers(folder / "versions"):
+            try:
+                found.append(_load(folder, number, _read_aliases(folder)))
+            except ModelError as error:
+                on_damage(str(error))
     return found
 
 

@@ -150,6 +150,23 @@ def test_models_are_listed_by_name_and_number(made: Path, root: Path) -> None:
     assert listed == [("ant", number) for number in range(1, 12)] + [("zebra", 1)]
 
 
+def test_a_damaged_version_does_not_hide_the_others(made: Path, root: Path) -> None:
+    register(made, root)
+    (made / "config.json").write_text('{"other": 1}', encoding="utf-8")
+    register(made, root)
+    (root / "palms" / "versions" / "1" / "manifest.json").unlink()
+    told: list[str] = []
+    assert [model.version for model in registry.list_models(root, told.append)] == [2]
+    assert len(told) == 1
+    assert "manifest.json is missing" in told[0]
+
+
+def test_a_registry_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match="is a file"):
+        registry.list_models(tmp_path / "file")
+
+
 def test_an_absent_registry_lists_nothing(root: Path) -> None:
     assert list_models(root) == []
 

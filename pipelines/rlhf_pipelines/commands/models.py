@@ -1,6 +1,7 @@
 """`rlhf models`: what is in the local registry."""
 
 import argparse
+import sys
 
 from rlhf_pipelines.command_line import Commands, add_command, add_registry_dir
 
@@ -16,6 +17,6 @@ def _list_models(options: argparse.Namespace) -> int:
     from rlhf_pipelines.model_list import as_json, as_table
     from rlhf_tuning.registry import list_models
 
-    models = list_models(options.registry_dir)
+    models = list_models(options.registry_dir, lambda message: print(f"rlhf: warning: {message}", file=sys.stderr))
     print(as_json(models) if options.json else as_table(models))
     return 0
