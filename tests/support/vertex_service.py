@@ -81,11 +81,12 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskEnd:
-    """How one task of a job ends: a state's name, the error's text, and its outputs."""
+    """How one task of a job ends: a state's name, the error's text, its output parameters and its artifacts."""
 
     state: str = "SUCCEEDED"
     error: str = ""
     outputs: Mapping[str, Any] = field(default_factory=dict)
+    artifacts: Mapping[str, v1.Artifact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -731,6 +732,8 @@ class VertexService:
         if end.outputs:
             metadata = {f"output:{key}": value for key, value in end.outputs.items()}
             task.execution = v1.Execution(metadata=metadata)
+        for name, artifact in end.artifacts.items():
+            task.outputs[name] = v1.PipelineTaskDetail.ArtifactList(artifacts=[artifact])
 
     def _settle(self, job: v1.PipelineJob) -> None:
         """End a job whose tasks have all ended."""

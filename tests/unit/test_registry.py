@@ -152,7 +152,7 @@ def test_models_are_listed_by_name_and_number(made: Path, root: Path) -> None:
 
 def test_a_damaged_version_does_not_hide_the_others(made: Path, root: Path) -> None:
     register(made, root)
-    (made / "config.json").write_text('{"other": 1}', encoding="utf-8")
+    (made / "model" / "config.json").write_text('{"other": 1}', encoding="utf-8")
     register(made, root)
     (root / "palms" / "versions" / "1" / "manifest.json").unlink()
     told: list[str] = []
