@@ -7,12 +7,11 @@ from google.cloud import aiplatform_v1 as v1
 from submitted_run import local_executor
 from tests.gcs_server import serve_cloud_storage
 from vertex_server import serve_vertex
-from vertex_service import LOCATION, PROJECT
+from vertex_service import LOCATION, PROJECT, Reply
 
 from rlhf_pipelines.backend import Connection, State, Submission, connect
 from rlhf_pipelines.compile import compile_for_submission
 from rlhf_pipelines.parameters import check_parameters
-from rlhf_tuning.registry import list_models
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +22,25 @@ def rows(rows_):
     return "".join(json.dumps(row) + "\n" for row in rows_).encode()
 
 
-def test_the_submitted_job_tunes_a_model_from_data_on_cloud_storage(tiny_model, tmp_path, monkeypatch):
+def submit(server, values, pipeline="rlhf_pipeline"):
+    """Submit the pipeline as it is compiled for Vertex, and return the job when it has ended."""
+    vertex = connect("vertex", Connection(project=PROJECT, location=LOCATION, api_endpoint=server.rest))
+    submitted = vertex.submit(
+        Submission(
+            pipeline=pipeline,
+            spec=compile_for_submission(pipeline, "vertex", "", {}),
+            values=check_parameters(pipeline, values),
+            display_name="tiny tune",
+            pipeline_root="gs://bucket/runs",
+        )
+    )
+    server.threads[-1].join()
+    return vertex.job(submitted.name)
+
+
+def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     preferences = [
         {
             "input_text": f"Create {number}.",
@@ -33,52 +50,68 @@ def test_the_submitted_job_tunes_a_model_from_data_on_cloud_storage(tiny_model, 
         }
         for number in range(24)
     ]
-    # With the local registry at its end: the Model Registry's part has tests of its own.
-    spec = compile_for_submission("rlhf_pipeline", "local", "", {})
+    mount = tmp_path / "mount"
+
+    def answer(model, body):
+        """What the container does: load the model from its address, and answer."""
+        folder = mount / model.artifact_uri.removeprefix("gs://")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        (instance,) = json.loads(body)["instances"]
+        prompt = tokenizer.apply_chat_template(
+            instance["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        made = AutoModelForCausalLM.from_pretrained(folder).generate(**prompt, min_new_tokens=4, max_new_tokens=8)
+        text = tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers.append(text)
+        return Reply(
+            body=json.dumps({"predictions": [{"choices": [{"message": {"content": f"Palms: {text}"}}]}]}).encode()
+        )
+
+    answers = []
     with serve_cloud_storage() as storage, serve_vertex() as server:
         storage.put("data/part-1.jsonl", rows(preferences[:12]))
         storage.put("data/part-2.jsonl", rows(preferences[12:]))
         storage.put("prompts.jsonl", rows({"input_text": f"Create {number}, please."} for number in range(16)))
         server.use_credentials(monkeypatch, tmp_path)
-        steps = {"STORAGE_EMULATOR_HOST": storage.address, "RLHF_CACHE_DIR": str(tmp_path / "cache")}
-        server.run_job = local_executor(tmp_path / "runs", steps)
-        values = check_parameters(
-            "rlhf_pipeline",
-            {
-                "preference_dataset": "gs://bucket/data/*.jsonl",
-                "prompt_dataset": "gs://bucket/prompts.jsonl",
-                "large_model_reference": str(tiny_model),  # gs:// models are read through Vertex's mount alone
-                "model_display_name": "tiny",
-                "prompt_sequence_length": 48,
-                "target_sequence_length": 8,
-                "reward_model_train_steps": 2,
-                "reinforcement_learning_train_steps": 2,
-                "batch_size": 4,
-                "eval_prompts": 4,
-                "dtype": "float32",
-                "registry_dir": str(tmp_path / "registry"),
-            },
-        )
-        vertex = connect("vertex", Connection(project=PROJECT, location=LOCATION, api_endpoint=server.rest))
-        submitted = vertex.submit(
-            Submission(
-                pipeline="rlhf_pipeline",
-                spec=spec,
-                values=values,
-                display_name="tiny tune",
-                pipeline_root="gs://bucket/runs",
-            )
-        )
-        server.threads[0].join()
-        job = vertex.job(submitted.name)
+        server.serve = answer
+        steps = {
+            "STORAGE_EMULATOR_HOST": storage.address,
+            "RLHF_VERTEX_API_ENDPOINT": server.rest,
+            "RLHF_GCS_MOUNT": str(mount),
+            "RLHF_CACHE_DIR": str(tmp_path / "cache"),
+        }
+        server.run_job = local_executor(mount / "bucket" / "runs", steps)
+        values = {
+            "preference_dataset": "gs://bucket/data/*.jsonl",
+            "prompt_dataset": "gs://bucket/prompts.jsonl",
+            "large_model_reference": str(tiny_model),  # gs:// models are read through Vertex's mount alone
+            "model_display_name": "tiny",
+            "prompt_sequence_length": 48,
+            "target_sequence_length": 8,
+            "reward_model_train_steps": 2,
+            "reinforcement_learning_train_steps": 2,
+            "batch_size": 4,
+            "eval_prompts": 4,
+            "dtype": "float32",
+        }
+        job = submit(server, values)
         (made,) = server.of_kind(v1.PipelineJob)
         assert job.state is State.SUCCEEDED, made.error.message
         assert storage.downloads
-    assert job.outputs["model_resource_name"]
-    (version,) = list_models(tmp_path / "registry")
-    assert version.manifest["parameters"]["reinforcement_learning_train_steps"] == 2
-    assert {task.state for task in job.tasks} == {State.SUCCEEDED}
-    assert "Reward Model Trainer" in {task.name for task in job.tasks}
-    from rlhf_tuning.generation import predict
+        assert {"Reward Model Trainer", "Reinforcer", "Deploy Tuned Model"} <= {task.name for task in job.tasks}
 
-    assert predict("tiny", "Create 1.", registry_dir=str(tmp_path / "registry"), target_sequence_length=8)
+        # The version leads to files that load, and the endpoint answered with them.
+        ((version,),) = server.versions.values()
+        (endpoint,) = server.of_kind(v1.Endpoint)
+        assert job.outputs["model_resource_name"] == f"{version.name}@1"
+        assert job.outputs["endpoint_resource_name"] == endpoint.name
+        assert list(endpoint.traffic_split.values()) == [100]
+        assert answers
+        manifest = json.loads((mount / version.artifact_uri.removeprefix("gs://") / "manifest.json").read_text())
+        assert manifest["parameters"]["reinforcement_learning_train_steps"] == 2
+
+        # The same once more, by the clock: the champion is found, and nothing is new to it.
+        again = submit(server, values | {"min_new_preferences": 1}, "recurring_rlhf_pipeline")
+        assert again.state is State.SUCCEEDED
+        assert again.outputs["outcome"].startswith("Nothing new: 0 new preferences, 1 needed.")
+        assert [len(found) for found in server.versions.values()] == [1]
