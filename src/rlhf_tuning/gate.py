@@ -8,12 +8,13 @@ kept, or no fall or rise beyond chance. They can only refuse, so they do not rai
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from rlhf_tuning.comparison import Row, Summary, number, percent
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import Limit
-from rlhf_tuning.statistics import WinRate, sign_test, win_rate
+from rlhf_tuning.statistics import MeanEstimate, WinRate, sign_test, win_rate
 
 #: Shares of answers that may not rise, by the name of their row, and how they are told.
 _DEGENERATE = {
@@ -204,29 +205,17 @@ def _length(row: Row | None, config: GateConfig) -> Condition:
 
 
 def _did_not_fall(row: Row | None, name: str, change: str) -> Condition:
-    limit = "not lower beyond chance"
-    if row is None or row.difference is None:
-        return Condition(name=name, value="not measured", limit=limit, holds=None)
-    return Condition(
-        name=name,
-        value=_difference(row),
-        limit=limit,
-        holds=row.difference.high >= 0,
-        change=change,
-    )
+    return _no_harm(row, name, "not lower beyond chance", change, lambda difference: difference.high >= 0)
 
 
 def _did_not_rise(row: Row | None, name: str) -> Condition:
-    limit = "not higher beyond chance"
+    return _no_harm(row, name, "not higher beyond chance", _LOOK, lambda difference: difference.low <= 0)
+
+
+def _no_harm(row: Row | None, name: str, limit: str, change: str, holds: Callable[[MeanEstimate], bool]) -> Condition:
     if row is None or row.difference is None:
         return Condition(name=name, value="not measured", limit=limit, holds=None)
-    return Condition(
-        name=name,
-        value=_difference(row),
-        limit=limit,
-        holds=row.difference.low <= 0,
-        change=_LOOK,
-    )
+    return Condition(name=name, value=_difference(row), limit=limit, holds=holds(row.difference), change=change)
 
 
 def _estimate(row: Row | None, unit: str) -> str:
