@@ -1,6 +1,6 @@
-"""Evaluate Tuned Model: is it better than the base, and how far has it moved?"""
+"""Evaluate Tuned Model: is it better than the champion, how far has it moved, may it take the champion's place?"""
 
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from kfp import dsl
 
@@ -9,16 +9,18 @@ from rlhf_components.images import TRAINER_IMAGE
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def evaluate(
-    base_predictions: dsl.Input[dsl.Dataset],
+    champion_predictions: dsl.Input[dsl.Dataset],
     tuned_predictions: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     adapter: dsl.Input[dsl.Model],
     reward_model: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
+    decision: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     large_model_reference: str,
+    held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
     eval_preferences: Optional[dsl.Input[dsl.Dataset]] = None,
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
@@ -30,20 +32,27 @@ def evaluate(
     judge_rubric: str = "",
     judge_max_calls: int = 1000,
     dtype: str = "auto",
-) -> None:
-    """Compare the tuned model's answers with the base model's, prompt by prompt.
+    champion: str = "",
+    gate_win_rate_margin: float = 0.0,
+    gate_max_kl: float = 50.0,
+    gate_max_length_ratio: float = 3.0,
+) -> NamedTuple("Outputs", [("promote", bool)]):  # type: ignore[valid-type]
+    """Compare the tuned model's answers with the champion's, prompt by prompt, and decide which is champion from now on.
 
     Args:
-        base_predictions: The base model's answers.
+        champion_predictions: The answers of the champion; before the first one, of the base model.
         tuned_predictions: The tuned model's answers to the same prompts.
         model: The tuned model, merged.
         adapter: The policy's adapter, with the metrics of phase 2.
         reward_model: The reward model, with the metrics of phase 1.
         evaluation: JSON: the headline numbers, the judges, and every answer with its scores.
+        decision: JSON: whether the tuned model is promoted, and each condition with its value, its limit, and what would
+            change it.
         metrics: The headline numbers.
         report: One self-contained HTML page.
         summary: What a person reads at the end of the run.
         large_model_reference: Base model.
+        held_out_reward_model: A reward model that learnt from other preferences and was never optimised against.
         eval_preferences: Canonical preference rows that were held out of training, to score every judge by.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
@@ -56,10 +65,19 @@ def evaluate(
         judge_rubric: What a better answer is: text, or the name of a text file; a general rubric when empty.
         judge_max_calls: Most requests to the server, repeated ones included.
         dtype: auto, float32 or bfloat16.
+        champion: From Find Champion.
+        gate_win_rate_margin: Win rate beyond one half that must be shown.
+        gate_max_kl: Most nats of KL to the base model over an answer, on average; 0 for no limit.
+        gate_max_length_ratio: Most that the mean length may grow or shrink, as a factor; 0 for no limit.
+
+    Returns:
+        promote: Whether the tuned model takes the champion's place.
     """
     from rlhf_tuning import evaluation as comparison
+    from rlhf_tuning.gate import decision_text
+    from rlhf_tuning.reward_model import saved_in
     from rlhf_tuning.run_report import data_sources, write_run_report
-    from rlhf_tuning.step import running_step
+    from rlhf_tuning.step import running_step, say
 
     with running_step("Evaluate Tuned Model"):
         config = comparison.EvaluationConfig(
@@ -74,25 +92,36 @@ def evaluate(
             judge_rubric=judge_rubric,
             judge_max_calls=judge_max_calls,
             dtype=dtype,
+            champion=champion,
+            gate_win_rate_margin=gate_win_rate_margin,
+            gate_max_kl=gate_max_kl,
+            gate_max_length_ratio=gate_max_length_ratio,
         )
+        held_out_dir = saved_in(held_out_reward_model.path) if held_out_reward_model else ""
         pairs, judges = comparison.evaluate_policy(
             config,
-            judges=comparison.judges_of(config, reward_model_dir=reward_model.path),
+            judges=comparison.judges_of(
+                config, reward_model_dir=reward_model.path, held_out_reward_model_dir=held_out_dir
+            ),
             tuned_model_dir=model.path,
-            base_predictions_path=base_predictions.path,
+            base_predictions_path=champion_predictions.path,
             tuned_predictions_path=tuned_predictions.path,
             eval_preferences_path=eval_preferences.path if eval_preferences else "",
         )
         numbers = comparison.write_evaluation(config, pairs, evaluation.path, judges=judges)
-        comparison.write_summary(config, pairs, summary.path, judges=judges)
+        decided = comparison.decide_promotion(config, pairs, decision.path, judges=judges)
+        comparison.write_summary(config, pairs, summary.path, decision=decided, judges=judges)
         write_run_report(
             pairs,
             scorer_name=comparison.scorer_name(scorer),
             reward_model_dir=reward_model.path,
             adapter_dir=adapter.path,
-            data=data_sources(reward_model.metadata, model.metadata, base_predictions.metadata),
+            data=data_sources(reward_model.metadata, model.metadata, champion_predictions.metadata),
             path=report.path,
             judges=judges,
         )
         for name, value in numbers.items():
             metrics.log_metric(name, value)
+        metrics.log_metric("promoted", float(decided.promote))
+        say(decision_text(decided))
+    return (decided.promote,)

@@ -14,6 +14,7 @@ def infer(
     large_model_reference: str,
     large_model_fingerprint: str,
     model: Optional[dsl.Input[dsl.Model]] = None,
+    label: str = "",
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
     temperature: float = 1.0,
@@ -29,6 +30,7 @@ def infer(
         large_model_reference: The model that answers, or the base of the one that does.
         large_model_fingerprint: From Preprocess Inputs.
         model: A tuned model; without it the base answers.
+        label: Which model answers, for people; `tuned model` or `base model` when empty.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         temperature: Of the samples.
@@ -39,7 +41,7 @@ def infer(
     from rlhf_tuning.inference import InferenceConfig, write_predictions
     from rlhf_tuning.step import running_step
 
-    which = "tuned model" if model else "base model"
+    which = label or ("tuned model" if model else "base model")
     with running_step(f"Perform Inference ({which})"):
         config = InferenceConfig(
             large_model_reference=model.path if model else large_model_reference,

@@ -1,4 +1,4 @@
-"""Reward Model Trainer: phase 1."""
+"""Reward Model Trainer: phase 1. And a second reward model, which nothing is optimised against."""
 
 from kfp import dsl
 
@@ -23,6 +23,8 @@ def train_reward_model(
     batch_size: int = 64,
     seed: int = 0,
     dtype: str = "auto",
+    held_out_reward_model_share: float = 0.0,
+    held_out: bool = False,
 ) -> None:
     """Learn from preferences a model that scores answers as the people did.
 
@@ -43,15 +45,17 @@ def train_reward_model(
         batch_size: Preferences a step.
         seed: Of the head, the adapter and the order of the rows.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+        held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
+        held_out: Train that one. With a share of 0 nothing is trained, and the output is empty.
     """
     import shutil
     from pathlib import Path
 
     from rlhf_tuning import reward_model as phase
     from rlhf_tuning.registry import PREFERENCE_ROWS
-    from rlhf_tuning.step import running_step
+    from rlhf_tuning.step import running_step, say
 
-    with running_step("Reward Model Trainer"):
+    with running_step("Held-out Reward Model Trainer" if held_out else "Reward Model Trainer"):
         config = phase.RewardModelConfig(
             large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,
@@ -62,7 +66,15 @@ def train_reward_model(
             batch_size=batch_size,
             seed=seed,
             dtype=dtype,
+            held_out_reward_model_share=held_out_reward_model_share,
+            held_out=held_out,
+            # Only differences of the held-out reward are looked at.
+            centring_prompts=0 if held_out else phase.RewardModelConfig.centring_prompts,
         )
+        if held_out and held_out_reward_model_share == 0:
+            say("No held-out reward model, as held_out_reward_model_share says")
+            Path(reward_model.path).mkdir(parents=True, exist_ok=True)
+            return
         evaluation = phase.train_reward_model(
             config,
             preferences_path=preferences.path,

@@ -18,6 +18,8 @@ def upload_model(
     prompt_fingerprint: str,
     preference_fingerprint: str,
     eval_fingerprint: str,
+    promote: bool,
+    champion: str,
     model_display_name: str = "",
     instruction: str = "",
     registry_dir: str = "",
@@ -34,6 +36,8 @@ def upload_model(
         prompt_fingerprint: From Validate Inputs.
         preference_fingerprint: From Validate Inputs.
         eval_fingerprint: From Validate Inputs.
+        promote: From Evaluate Tuned Model: whether it becomes `champion` and `default`, or `challenger`.
+        champion: From Find Champion.
         model_display_name: Name in the registry; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         registry_dir: Folder of the registry; its default place when empty.
@@ -61,6 +65,8 @@ def upload_model(
             model_display_name=model_display_name,
             instruction=instruction,
             registry_dir=registry_dir,
+            promote=promote,
+            champion=champion,
         )
-        say(f"Registered {version.resource_name}")
+        say(f"Registered {version.resource_name} ({', '.join(version.aliases)})")
     return (version.resource_name, "")

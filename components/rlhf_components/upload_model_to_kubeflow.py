@@ -20,6 +20,7 @@ def upload_model_to_kubeflow(
     prompt_fingerprint: str,
     preference_fingerprint: str,
     eval_fingerprint: str,
+    promote: bool,
     model_display_name: str = "",
     instruction: str = "",
     serving_machine: str = "",
@@ -38,6 +39,7 @@ def upload_model_to_kubeflow(
         prompt_fingerprint: From Validate Inputs.
         preference_fingerprint: From Validate Inputs.
         eval_fingerprint: From Validate Inputs.
+        promote: From Evaluate Tuned Model: whether the model is shown to be better; written into the service's annotations.
         model_display_name: Name of the service; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         serving_machine: Says how many GPUs the service gets, such as l4-x2; as many as the model needs when empty.
@@ -71,7 +73,10 @@ def upload_model_to_kubeflow(
             ),
             service_path=inference_service.path,
             manifest_path=manifest.path,
+            promote=promote,
             serving_machine=serving_machine,
         )
         say(f"The model is at {location}; serve it with: kubectl apply --filename {inference_service.uri}, downloaded")
+        if not promote:
+            say("It is not shown to be better than the base model, so think twice before serving it")
     return (location, "")

@@ -18,6 +18,8 @@ def upload_model_to_vertex(
     eval_fingerprint: str,
     run_project: str,
     run_location: str,
+    promote: bool,
+    champion: str,
     model_display_name: str = "",
     instruction: str = "",
     serving_machine: str = "",
@@ -39,6 +41,8 @@ def upload_model_to_vertex(
         eval_fingerprint: From Validate Inputs.
         run_project: Google Cloud project in which the pipeline runs.
         run_location: Google Cloud region in which the pipeline runs.
+        promote: From Evaluate Tuned Model: whether it becomes `champion` and `default`, or `challenger`.
+        champion: From Find Champion.
         model_display_name: Name in the registry; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         serving_machine: What it is to be served on, such as l4 or a100-80gb-x2; the cheapest that it fits on when empty.
@@ -52,15 +56,17 @@ def upload_model_to_vertex(
     from pathlib import Path
 
     from rlhf_tuning.step import running_step, say
-    from rlhf_tuning.upload import generated_name, model_manifest, preference_rows
+    from rlhf_tuning.upload import aliases, generated_name, model_manifest, preference_rows
     from rlhf_tuning.vertex_api import VertexApi
-    from rlhf_tuning.vertex_registry import cloud_storage_uri, upload_to_vertex
+    from rlhf_tuning.vertex_registry import cloud_storage_uri, present_champion, upload_to_vertex
 
     with running_step("Upload Tuned Model"):
+        api = VertexApi(project=project or run_project, location=location or run_location)
+        name = model_display_name or generated_name(large_model_reference)
         uploaded = upload_to_vertex(
-            VertexApi(project=project or run_project, location=location or run_location),
+            api,
             model_dir=model.path,
-            name=model_display_name or generated_name(large_model_reference),
+            name=name,
             manifest=model_manifest(
                 adapter_dir=adapter.path,
                 reward_model_dir=reward_model.path,
@@ -79,6 +85,7 @@ def upload_model_to_vertex(
             preference_rows=preference_rows(reward_model.path),
             serving_machine=serving_machine,
             encryption_spec_key_name=encryption_spec_key_name,
+            aliases=aliases(promote, champion, present_champion(api, name)),
         )
         say(f"Registered {uploaded.resource_name}")
     return uploaded.resource_name

@@ -42,6 +42,10 @@ def validate_inputs(
     dtype: str = "auto",
     max_bad_rows: int = 0,
     serving_machine: str = "",
+    held_out_reward_model_share: float = 0.0,
+    gate_win_rate_margin: float = 0.0,
+    gate_max_kl: float = 50.0,
+    gate_max_length_ratio: float = 3.0,
 ) -> NamedTuple("Outputs", [("prompt_fingerprint", str), ("preference_fingerprint", str), ("eval_fingerprint", str)]):  # type: ignore[valid-type]
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
 
@@ -82,6 +86,10 @@ def validate_inputs(
         dtype: auto, float32 or bfloat16.
         max_bad_rows: So many bad rows of each dataset are set aside.
         serving_machine: What the tuned model is to be served on; the cheapest that it fits on when empty.
+        held_out_reward_model_share: Share of the preferences' prompts for the held-out reward model.
+        gate_win_rate_margin: Win rate beyond one half that a promotion takes.
+        gate_max_kl: Most nats of KL for a promotion.
+        gate_max_length_ratio: Most that answers may grow or shrink for a promotion.
 
     Returns:
         prompt_fingerprint: Fingerprint of the prompts' content.
@@ -109,6 +117,10 @@ def validate_inputs(
             scorer=scorer,
             dtype=dtype,
             serving_machine=serving_machine,
+            held_out_reward_model_share=held_out_reward_model_share,
+            gate_win_rate_margin=gate_win_rate_margin,
+            gate_max_kl=gate_max_kl,
+            gate_max_length_ratio=gate_max_length_ratio,
         )
         check_judge(
             judge=judge,

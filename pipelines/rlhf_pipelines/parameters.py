@@ -101,6 +101,27 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "warm_start_adapter", str, "", "LoRA adapter to start the policy from: a registered model or a folder"
         ),
+        Parameter(
+            "held_out_reward_model_share",
+            float,
+            0.25,
+            "share of the preferences' prompts for a second reward model that only judges; 0 for none",
+        ),
+        Parameter(
+            "gate_win_rate_margin", float, 0.0, "win rate against the champion beyond one half that must be shown"
+        ),
+        Parameter(
+            "gate_max_kl",
+            float,
+            50.0,
+            "most nats of KL to the base model over an answer for a promotion; 0 for no limit",
+        ),
+        Parameter(
+            "gate_max_length_ratio",
+            float,
+            3.0,
+            "most that answers may grow or shrink for a promotion, as a factor; 0 for no limit",
+        ),
         # Of a tune that recurs.
         Parameter(
             "min_new_preferences", int, 100, "new preferences, held against the champion's, that a recurring run needs"

@@ -15,7 +15,9 @@ class RewardModelOutputs(NamedTuple):
 
     reward_model: dsl.Model
     metrics: dsl.Metrics
+    preferences: dsl.Dataset
     eval_preferences: dsl.Dataset
+    preference_rows: dsl.Dataset
 
 
 class ReinforcementOutputs(NamedTuple):
@@ -44,6 +46,7 @@ def reward_model_phase(
     seed: int,
     dtype: str,
     max_bad_rows: int,
+    held_out_reward_model_share: float,
 ) -> RewardModelOutputs:
     """Import preferences and train the reward model on them."""
     data = import_preference_dataset(
@@ -69,11 +72,14 @@ def reward_model_phase(
         batch_size=batch_size,
         seed=seed,
         dtype=dtype,
+        held_out_reward_model_share=held_out_reward_model_share,
     ).set_display_name("Reward Model Trainer")
     return RewardModelOutputs(
         reward_model=trainer.outputs["reward_model"],
         metrics=trainer.outputs["metrics"],
+        preferences=data.outputs["preferences"],
         eval_preferences=data.outputs["eval_preferences"],
+        preference_rows=data.outputs["preference_rows"],
     )
 
 

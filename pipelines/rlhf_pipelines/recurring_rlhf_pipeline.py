@@ -70,6 +70,10 @@ def for_target(target: str) -> Any:
         registry_dir: str = "",
         serving_machine: str = "",
         warm_start_adapter: str = "",
+        held_out_reward_model_share: float = 0.25,
+        gate_win_rate_margin: float = 0.0,
+        gate_max_kl: float = 50.0,
+        gate_max_length_ratio: float = 3.0,
         min_new_preferences: int = 100,
         warm_start: bool = False,
     ) -> RecurringOutputs:
@@ -116,6 +120,12 @@ def for_target(target: str) -> Any:
             serving_machine: What the model is served on, such as l4 or a100-80gb-x2; the cheapest it fits on when empty.
             warm_start_adapter: LoRA adapter that the policy starts from: a registered model such as my-model@champion, or a
                 folder; KL is still measured to the base model. Empty for none.
+            held_out_reward_model_share: Share of the preferences' prompts from which a second reward model learns, one
+                that judges and is never optimised against; 0 for none.
+            gate_win_rate_margin: Win rate against the champion, beyond one half, that must be shown for a promotion.
+            gate_max_kl: Most nats of KL to the base model over an answer, on average, for a promotion; 0 for no limit.
+            gate_max_length_ratio: Most that the mean length of answers may grow or shrink for a promotion, as a factor; 0
+                for no limit.
             min_new_preferences: Distinct preferences that the champion was not trained on, without which the run ends.
             warm_start: Start the policy from the champion's adapter; KL is still measured to the base model.
 
@@ -185,6 +195,10 @@ def for_target(target: str) -> Any:
                 registry_dir=registry_dir,
                 serving_machine=serving_machine,
                 warm_start_adapter=count.outputs["warm_start_adapter"],
+                held_out_reward_model_share=held_out_reward_model_share,
+                gate_win_rate_margin=gate_win_rate_margin,
+                gate_max_kl=gate_max_kl,
+                gate_max_length_ratio=gate_max_length_ratio,
             ).set_display_name("Tune")
         with dsl.Else(name="nothing is new"):
             kept = (

@@ -104,6 +104,7 @@ def reward_model_pipeline(
         seed=seed,
         dtype=dtype,
         max_bad_rows=max_bad_rows,
+        held_out_reward_model_share=0.0,
     ).set_display_name("Train Reward Model")
     return RewardModelPipelineOutputs(
         reward_model=phase_1.outputs["reward_model"],

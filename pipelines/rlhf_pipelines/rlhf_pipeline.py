@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 from kfp import dsl
 
 from rlhf_components.evaluate import evaluate
+from rlhf_components.find_champion import find_champion
 from rlhf_components.infer import infer
 from rlhf_components.preprocess_inputs import preprocess_inputs
+from rlhf_components.train_reward_model import train_reward_model
 from rlhf_components.validate_inputs import validate_inputs
 from rlhf_pipelines.phases import reinforcement_phase, reward_model_phase
-from rlhf_pipelines.upload_phases import UPLOAD_PHASES
+from rlhf_pipelines.upload_phases import RUN_PLACE, UPLOAD_PHASES
 
 
 class RlhfOutputs(NamedTuple):
@@ -70,6 +72,10 @@ def for_target(target: str) -> Any:
         registry_dir: str = "",
         serving_machine: str = "",
         warm_start_adapter: str = "",
+        held_out_reward_model_share: float = 0.25,
+        gate_win_rate_margin: float = 0.0,
+        gate_max_kl: float = 50.0,
+        gate_max_length_ratio: float = 3.0,
     ) -> RlhfOutputs:
         """Tune a language model with human preferences.
 
@@ -114,11 +120,17 @@ def for_target(target: str) -> Any:
             serving_machine: What the model is served on, such as l4 or a100-80gb-x2; the cheapest it fits on when empty.
             warm_start_adapter: LoRA adapter that the policy starts from: a registered model such as my-model@champion, or
                 a folder; KL is still measured to the base model. Empty for none.
+            held_out_reward_model_share: Share of the preferences' prompts from which a second reward model learns, one
+                that judges and is never optimised against; 0 for none.
+            gate_win_rate_margin: Win rate against the champion, beyond one half, that must be shown for a promotion.
+            gate_max_kl: Most nats of KL to the base model over an answer, on average, for a promotion; 0 for no limit.
+            gate_max_length_ratio: Most that the mean length of answers may grow or shrink for a promotion, as a factor; 0
+                for no limit.
 
         Returns:
             model_resource_name: The registered model.
             endpoint_resource_name: The endpoint, or empty where there is none.
-            summary: The comparison with the base model, as text.
+            summary: The comparison with the champion, or with the base model, and the gate's decision, as text.
             report: The whole report, as one HTML page.
             data_report: What is in the data, as one HTML page.
         """
@@ -154,6 +166,10 @@ def for_target(target: str) -> Any:
                 dtype=dtype,
                 max_bad_rows=max_bad_rows,
                 serving_machine=serving_machine,
+                held_out_reward_model_share=held_out_reward_model_share,
+                gate_win_rate_margin=gate_win_rate_margin,
+                gate_max_kl=gate_max_kl,
+                gate_max_length_ratio=gate_max_length_ratio,
             )
             .set_display_name("Validate Inputs")
             .set_caching_options(False)
@@ -187,7 +203,25 @@ def for_target(target: str) -> Any:
             seed=seed,
             dtype=dtype,
             max_bad_rows=max_bad_rows,
+            held_out_reward_model_share=held_out_reward_model_share,
         ).set_display_name("Train Reward Model")
+        held_out = train_reward_model(
+            preferences=phase_1.outputs["preferences"],
+            eval_preferences=phase_1.outputs["eval_preferences"],
+            preference_rows=phase_1.outputs["preference_rows"],
+            large_model_reference=models.outputs["reward_model_reference"],
+            large_model_fingerprint=models.outputs["reward_model_fingerprint"],
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
+            reward_model_train_steps=reward_model_train_steps,
+            reward_lora_dim=reward_lora_dim,
+            batch_size=batch_size,
+            seed=seed,
+            dtype=dtype,
+            held_out_reward_model_share=held_out_reward_model_share,
+            held_out=True,
+        ).set_display_name("Held-out Reward Model Trainer")
         phase_2 = reinforcement_phase(
             reward_model=phase_1.outputs["reward_model"],
             prompt_dataset=prompt_dataset,
@@ -214,16 +248,32 @@ def for_target(target: str) -> Any:
             warm_start_adapter=models.outputs["warm_start_adapter"],
             warm_start_fingerprint=models.outputs["warm_start_fingerprint"],
         ).set_display_name("Reinforcement Learning")
-        base_answers = infer(
+        champion = (
+            find_champion(
+                target=target,
+                large_model_reference=large_model_reference,
+                large_model_fingerprint=models.outputs["large_model_fingerprint"],
+                model_display_name=model_display_name,
+                registry_dir=registry_dir,
+                project=project,
+                location=location,
+                **(RUN_PLACE if target == "vertex" else {}),
+            )
+            .set_display_name("Find Champion")
+            .set_caching_options(False)
+            .after(phase_2)
+        )
+        champion_answers = infer(
             prompts=phase_2.outputs["evaluation_prompts"],
-            large_model_reference=large_model_reference,
-            large_model_fingerprint=models.outputs["large_model_fingerprint"],
+            large_model_reference=champion.outputs["model_reference"],
+            large_model_fingerprint=champion.outputs["model_fingerprint"],
+            label="champion",
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
             temperature=temperature,
             seed=seed,
             dtype=dtype,
-        ).set_display_name("Perform Inference (base model)")
+        ).set_display_name("Perform Inference (champion)")
         tuned_answers = infer(
             prompts=phase_2.outputs["evaluation_prompts"],
             large_model_reference=large_model_reference,
@@ -236,11 +286,12 @@ def for_target(target: str) -> Any:
             dtype=dtype,
         ).set_display_name("Perform Inference (tuned model)")
         comparison = evaluate(
-            base_predictions=base_answers.outputs["predictions"],
+            champion_predictions=champion_answers.outputs["predictions"],
             tuned_predictions=tuned_answers.outputs["predictions"],
             model=phase_2.outputs["model"],
             adapter=phase_2.outputs["adapter"],
             reward_model=phase_1.outputs["reward_model"],
+            held_out_reward_model=held_out.outputs["reward_model"],
             eval_preferences=phase_1.outputs["eval_preferences"],
             large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,
@@ -253,6 +304,10 @@ def for_target(target: str) -> Any:
             judge_rubric=judge_rubric,
             judge_max_calls=judge_max_calls,
             dtype=dtype,
+            champion=champion.outputs["champion"],
+            gate_win_rate_margin=gate_win_rate_margin,
+            gate_max_kl=gate_max_kl,
+            gate_max_length_ratio=gate_max_length_ratio,
         ).set_display_name("Evaluate Tuned Model")
         # Not cached: a registry may have lost what an earlier run put there. The same content makes one version.
         upload = (
@@ -266,6 +321,8 @@ def for_target(target: str) -> Any:
                 prompt_fingerprint=inputs.outputs["prompt_fingerprint"],
                 preference_fingerprint=inputs.outputs["preference_fingerprint"],
                 eval_fingerprint=inputs.outputs["eval_fingerprint"],
+                promote=comparison.outputs["promote"],
+                champion=champion.outputs["champion"],
                 model_display_name=model_display_name,
                 instruction=instruction,
                 registry_dir=registry_dir,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from kfp import dsl
 
 from rlhf_components.deploy_model import deploy_model as deploy_model_to_endpoint
+from rlhf_components.keep_champion import keep_champion
 from rlhf_components.upload_model import upload_model
 from rlhf_components.upload_model_to_kubeflow import upload_model_to_kubeflow
 from rlhf_components.upload_model_to_vertex import upload_model_to_vertex
@@ -50,6 +51,8 @@ def upload_to_vertex_phase(
     prompt_fingerprint: str,
     preference_fingerprint: str,
     eval_fingerprint: str,
+    promote: bool,
+    champion: str,
     model_display_name: str,
     instruction: str,
     registry_dir: str,
@@ -73,6 +76,8 @@ def upload_to_vertex_phase(
             preference_fingerprint=preference_fingerprint,
             eval_fingerprint=eval_fingerprint,
             **RUN_PLACE,
+            promote=promote,
+            champion=champion,
             model_display_name=model_display_name,
             instruction=instruction,
             serving_machine=serving_machine,
@@ -83,19 +88,26 @@ def upload_to_vertex_phase(
         .set_display_name("Upload Tuned Model")
         .set_caching_options(False)
     )
-    deployment = (
-        deploy_model_to_endpoint(
-            evaluation=evaluation,
-            model_resource_name=upload.output,
-            **RUN_PLACE,
-            deploy=deploy_model,
-            project=project,
-            location=location,
-            encryption_spec_key_name=encryption_spec_key_name,
+    with dsl.If(promote == True, name="the tuned model is promoted"):  # noqa: E712
+        deployment = (
+            deploy_model_to_endpoint(
+                evaluation=evaluation,
+                model_resource_name=upload.output,
+                **RUN_PLACE,
+                deploy=deploy_model,
+                project=project,
+                location=location,
+                encryption_spec_key_name=encryption_spec_key_name,
+            )
+            .set_display_name("Deploy Tuned Model")
+            .set_caching_options(False)
         )
-        .set_display_name("Deploy Tuned Model")
-        .set_caching_options(False)
-    )
+    with dsl.Else(name="the champion stays"):
+        kept = (
+            keep_champion(champion=champion, model_resource_name=upload.output)
+            .set_display_name("Keep Champion")
+            .set_caching_options(False)
+        )
     with dsl.If(tensorboard_resource_id != "", name="a TensorBoard is named"):
         upload_tensorboard_metrics(
             adapter=adapter,
@@ -104,7 +116,10 @@ def upload_to_vertex_phase(
             run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
             **RUN_PLACE,
         ).set_display_name("Upload TensorBoard Metrics").set_caching_options(False)
-    return UploadOutputs(model_resource_name=upload.output, endpoint_resource_name=deployment.output)
+    return UploadOutputs(
+        model_resource_name=upload.output,
+        endpoint_resource_name=dsl.OneOf(deployment.output, kept.output),
+    )
 
 
 @dsl.pipeline(name="upload-on-kubeflow", description="The model's location, and how KServe serves it.")
@@ -118,6 +133,8 @@ def upload_to_kubeflow_phase(
     prompt_fingerprint: str,
     preference_fingerprint: str,
     eval_fingerprint: str,
+    promote: bool,
+    champion: str,
     model_display_name: str,
     instruction: str,
     registry_dir: str,
@@ -140,6 +157,7 @@ def upload_to_kubeflow_phase(
             prompt_fingerprint=prompt_fingerprint,
             preference_fingerprint=preference_fingerprint,
             eval_fingerprint=eval_fingerprint,
+            promote=promote,
             model_display_name=model_display_name,
             instruction=instruction,
             serving_machine=serving_machine,

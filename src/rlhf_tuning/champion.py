@@ -1,4 +1,4 @@
-"""The champion of a recurring tune: the registered model whose data a new run is held against.
+"""The champion: the registered model that a new one must beat, and whose data a recurring run is held against.
 
 Each target keeps its models elsewhere; a line in `FINDERS` says which function finds the champion there.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_tuning import registry
-from rlhf_tuning.errors import UserError
 from rlhf_tuning.model_reference import local_folder
 from rlhf_tuning.upload import generated_name, registry_name
 
@@ -20,13 +19,34 @@ class Champion:
 
     Args:
         resource_name: Its name and version.
+        promoted: Whether it beat the champion before it; not so for a first version that Vertex AI called `default` itself.
+        model: Its folder, as `large_model_reference` takes it.
+        fingerprint: Changes when its content does.
         preference_rows: File of the rows that it was trained on; empty where that is not known.
         adapter: Its LoRA adapter, as `warm_start_adapter` takes it; empty where it has none.
     """
 
     resource_name: str
+    promoted: bool
+    model: str
+    fingerprint: str
     preference_rows: str
     adapter: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelToBeat:
+    """The model that a new one is compared with.
+
+    Args:
+        champion: Its resource name; empty for the base model.
+        model: Where it is, as `large_model_reference` takes it.
+        fingerprint: Changes when its weights do.
+    """
+
+    champion: str
+    model: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +76,9 @@ def local_champion(model_display_name: str, large_model_reference: str, place: P
     rows, adapter = version.path / registry.PREFERENCE_ROWS, version.path / "adapter"
     return Champion(
         resource_name=version.resource_name,
+        promoted=registry.CHAMPION_ALIAS in version.aliases,
+        model=str(version.path / "model"),
+        fingerprint=version.fingerprint,
         preference_rows=str(rows) if rows.is_file() else "",
         adapter=f"{version.name}@{version.version}" if (adapter / "adapter_config.json").is_file() else "",
     )
@@ -89,28 +112,45 @@ def vertex_champion(model_display_name: str, large_model_reference: str, place: 
     made_from = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
     return Champion(
         resource_name=str(version["name"]),
+        promoted=registry.CHAMPION_ALIAS in version.get("versionAliases", []),
+        model=str(version["artifactUri"]),
+        fingerprint=vertex_registry.content_of(version),
         preference_rows=str(rows) if rows.is_file() else "",
         adapter=str(made_from.get("adapter", "")),
     )
 
 
-def kubeflow_champion_is_not_known(
-    model_display_name: str, large_model_reference: str, place: Place
-) -> Champion | None:
-    """Refuse: on Kubeflow a model is a folder and a manifest for KServe, and nothing lists its versions.
+def model_to_beat(
+    target: str,
+    *,
+    model_display_name: str,
+    large_model_reference: str,
+    large_model_fingerprint: str,
+    place: Place,
+) -> ModelToBeat:
+    """Return the promoted champion, or the base model where there is none yet.
+
+    Args:
+        target: Where the run registers its models. Where that has no registry, the base model is always the one to beat.
+        model_display_name: Name of the model; made from the base model's when empty.
+        large_model_reference: Base model.
+        large_model_fingerprint: Of that model's weights.
+        place: Where the registry is.
 
     Raises:
-        UserError: Always.
+        ModelError: If the champion's files were changed after it was registered.
+        UserError: If the registry refuses.
+        RunError: If the registry fails.
     """
-    raise UserError(
-        "recurring_rlhf_pipeline counts new preferences against a model registry, and Kubeflow has none that this project "
-        "registers in. Schedule rlhf_pipeline there, or run recurring_rlhf_pipeline on Vertex or with rlhf run."
-    )
+    champion = FINDERS[target](model_display_name, large_model_reference, place) if target in FINDERS else None
+    if champion is None or not champion.promoted:
+        return ModelToBeat(champion="", model=large_model_reference, fingerprint=large_model_fingerprint)
+    return ModelToBeat(champion=champion.resource_name, model=champion.model, fingerprint=champion.fingerprint)
 
 
-#: Target to the function that finds the champion where that target registers its models.
+#: Target to the function that finds the champion where that target registers its models. Kubeflow has no registry: a
+#: model there is a folder and a manifest for KServe, and nothing lists its versions.
 FINDERS: dict[str, Callable[[str, str, Place], Champion | None]] = {
     "local": local_champion,
     "vertex": vertex_champion,
-    "kubeflow": kubeflow_champion_is_not_known,
 }

@@ -14,6 +14,8 @@ from rlhf_tuning.judges.verdict import TIE_WITHIN, Agreement, OrderEffect, Verdi
 from rlhf_tuning.statistics import MeanEstimate, WinRate, mean_interval, paired_difference, wilson_interval, win_rate
 
 Outcome = Literal["better", "unclear", "worse"]
+#: Measures that are numbers on each answer, as `ScoredAnswer` has them.
+SCORES = ("true_score", "held_out_reward", "reward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class ScoredAnswer:
         tokens: Its length in tokens.
         ended: Whether the model ended it by itself, not the length limit.
         reward: The reward model's score.
+        held_out_reward: The score by a reward model that was never optimised against, where there is one.
         true_score: The quality by a program or a person, where there is one.
         kl: How far this model is from the base model on this answer: log-ratios summed over its tokens, in nats.
     """
@@ -33,6 +36,7 @@ class ScoredAnswer:
     tokens: int
     ended: bool
     reward: float | None = None
+    held_out_reward: float | None = None
     true_score: float | None = None
     kl: float | None = None
 
@@ -77,7 +81,7 @@ class Wins:
     """How often the tuned model's answer beats the base model's by one measure.
 
     Args:
-        name: `reward`, `true_score`, or a language-model judge's name.
+        name: One of `SCORES`, or a language-model judge's name.
         measure: How people read it.
         rate: The win rate.
         unjudged: Pairs of answers without a verdict.
@@ -123,11 +127,15 @@ class Summary:
     true_score: Wins | None
     judges: tuple[Wins, ...] = ()
     notes: tuple[str, ...] = ()
+    held_out_reward: Wins | None = None
 
     @property
     def measured(self) -> tuple[Wins, ...]:
-        """Return the win rates that there are, the most trusted first: the true score, language-model judges, reward."""
-        return tuple(wins for wins in (self.true_score, *self.judges, self.reward) if wins)
+        """Return the win rates that there are, the most trusted first.
+
+        The true score, language-model judges, the held-out reward, and last the reward that was optimised.
+        """
+        return tuple(wins for wins in (self.true_score, *self.judges, self.held_out_reward, self.reward) if wins)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -165,13 +173,13 @@ def _named(name: str, value: float, low: float, high: float, n: int) -> dict[str
 def pair_outcome(pair: AnswerPair, measure: str) -> Literal["win", "tie", "loss"] | None:
     """Return whether the tuned answer won; None when one of the two was not scored, or there is no verdict.
 
-    `measure` is `reward`, `true_score`, or a language-model judge's name.
+    `measure` is one of `SCORES`, or a language-model judge's name.
 
     The same text twice is a tie, even if its score was computed in two batches and differs in the last digits.
     """
     if pair.base is None:
         return None
-    if measure not in ("reward", "true_score"):
+    if measure not in SCORES:
         verdict = pair.verdicts.get(measure)
         return verdict.outcome if verdict else None
     base, tuned = _measured(pair.base, measure), _measured(pair.tuned, measure)
@@ -199,6 +207,7 @@ def summarize(
     compared = [(pair.base, pair.tuned) for pair in pairs if pair.base is not None]
     rows = [
         _mean_row("reward", "Mean reward", pairs, lambda answer: answer.reward),
+        _mean_row("held_out_reward", "Mean held-out reward", pairs, lambda answer: answer.held_out_reward),
         _mean_row("true_score", f"Mean {scorer_name}", pairs, lambda answer: answer.true_score),
         Row(
             name="kl_per_token",
@@ -224,6 +233,7 @@ def summarize(
         compared=len(compared),
         rows=tuple(row for row in rows if row.tuned or row.base),
         reward=_wins(pairs, "reward", "reward", records.get("reward_model")),
+        held_out_reward=_wins(pairs, "held_out_reward", "held-out reward", records.get("held_out_reward_model")),
         true_score=_wins(pairs, "true_score", scorer_name, records.get("scorer")),
         judges=tuple(
             wins
@@ -357,7 +367,8 @@ def number(value: float, *, sign: bool = False, like: float = 0.0) -> str:
 
 
 def _measured(answer: ScoredAnswer, measure: str) -> float | None:
-    return answer.reward if measure == "reward" else answer.true_score
+    scores = {"reward": answer.reward, "held_out_reward": answer.held_out_reward, "true_score": answer.true_score}
+    return scores[measure]
 
 
 def _wins(pairs: Sequence[AnswerPair], measure: str, label: str, record: JudgeRecord | None) -> Wins | None:

@@ -1,7 +1,8 @@
 """Is the tuned model better than the base model? Answers to held-out prompts, compared pair by pair.
 
-Each prompt is answered once by either model. Judges compare the answers: the reward model of phase 1; where a `scorer` is
-named, a program that knows the true quality; where a `judge` is named, a language model. Each is first scored against
+Each prompt is answered once by either model. Judges compare the answers: the reward model of phase 1; one that was never
+optimised against, where there is one; where a `scorer` is named, a program that knows the true quality; where a `judge` is
+named, a language model. Each is first scored against
 held-out human choices; what they say is summed up in `comparison`. KL is estimated on the tuned model's own answers: the
 sum over an answer's tokens of log policy - log reference, at the temperature they were sampled at.
 """
@@ -20,6 +21,7 @@ from rlhf_tuning import base_model, step
 from rlhf_tuning.comparison import AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError
+from rlhf_tuning.gate import Decision, GateConfig, decide, decision_text
 from rlhf_tuning.inference import read_predictions
 from rlhf_tuning.judges import Judge, JudgeSettings, check_judge, load_judge
 from rlhf_tuning.judges.verdict import Comparison, Verdict, agreement
@@ -27,10 +29,16 @@ from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 
+#: A score of an answer, to the judge that gives it.
+_SCORED_BY = {"true_score": "scorer", "held_out_reward": "held_out_reward_model", "reward": "reward_model"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Settings of the evaluation, named as the pipeline's parameters are."""
+    """Settings of the evaluation, named as the pipeline's parameters are.
+
+    `champion` is the resource name of the model that the tuned one is compared with; empty for the base model.
+    """
 
     large_model_reference: str
     prompt_sequence_length: int = 512
@@ -43,6 +51,10 @@ class EvaluationConfig:
     judge_rubric: str = ""
     judge_max_calls: int = 1000
     dtype: str = "auto"
+    champion: str = ""
+    gate_win_rate_margin: float = GateConfig.gate_win_rate_margin
+    gate_max_kl: float = GateConfig.gate_max_kl
+    gate_max_length_ratio: float = GateConfig.gate_max_length_ratio
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -54,16 +66,23 @@ class EvaluationConfig:
             judge_max_calls=self.judge_max_calls,
         )
 
+    @property
+    def opponent(self) -> str:
+        """Return how people call the model that the tuned one must beat."""
+        return self.champion.removeprefix("models/") or "the base model"
 
-def judges_of(config: EvaluationConfig, *, reward_model_dir: str) -> list[Judge]:
+
+def judges_of(config: EvaluationConfig, *, reward_model_dir: str, held_out_reward_model_dir: str = "") -> list[Judge]:
     """Return the judges that `config` asks for, the most trusted first; nothing heavy is loaded yet.
 
     Args:
         config: The settings.
         reward_model_dir: What phase 1 saved; empty for no reward model.
+        held_out_reward_model_dir: What the training of the held-out reward model saved; empty for none.
     """
     settings = JudgeSettings(
         reward_model_dir=reward_model_dir,
+        held_out_reward_model_dir=held_out_reward_model_dir,
         scorer=config.scorer,
         judge_model=config.judge_model,
         judge_endpoint=config.judge_endpoint,
@@ -71,7 +90,12 @@ def judges_of(config: EvaluationConfig, *, reward_model_dir: str) -> list[Judge]
         judge_max_calls=config.judge_max_calls,
         dtype=config.dtype,
     )
-    named = ("scorer" if config.scorer else "", config.judge, "reward_model" if reward_model_dir else "")
+    named = (
+        "scorer" if config.scorer else "",
+        config.judge,
+        "held_out_reward_model" if held_out_reward_model_dir else "",
+        "reward_model" if reward_model_dir else "",
+    )
     return [load_judge(name, settings) for name in named if name]
 
 
@@ -135,12 +159,12 @@ def evaluate_policy(
     pairs = []
     for index, conversation in enumerate(conversations):
         verdicts_here = {name: verdicts[index] for name, verdicts in said.items()}
-        rewards, true_scores = _scores(verdicts_here, "reward_model"), _scores(verdicts_here, "scorer")
+        scores = {field: _scores(verdicts_here, judge) for field, judge in _SCORED_BY.items()}
         pairs.append(
             AnswerPair(
                 prompt=conversation,
-                base=_answer(base_rows[index], rewards[0], true_scores[0]),
-                tuned=_answer(tuned_rows[index], rewards[1], true_scores[1], kl=kl[index]),
+                base=_answer(base_rows[index], {field: both[0] for field, both in scores.items()}),
+                tuned=_answer(tuned_rows[index], {field: both[1] for field, both in scores.items()}, kl=kl[index]),
                 verdicts={name: verdict for name, verdict in verdicts_here.items() if verdict and not verdict.scores},
             )
         )
@@ -161,17 +185,29 @@ def _scores(verdicts: dict[str, Verdict | None], judge: str) -> tuple[float | No
     return verdict.scores if verdict and verdict.scores else (None, None)
 
 
-def _answer(
-    row: dict[str, Any], reward: float | None, true_score: float | None, kl: float | None = None
-) -> ScoredAnswer:
-    return ScoredAnswer(
-        text=row["prediction"], tokens=row["tokens"], ended=row["ended"], reward=reward, true_score=true_score, kl=kl
-    )
+def _answer(row: dict[str, Any], scores: dict[str, float | None], kl: float | None = None) -> ScoredAnswer:
+    return ScoredAnswer(text=row["prediction"], tokens=row["tokens"], ended=row["ended"], kl=kl, **scores)
 
 
 def scorer_name(scorer: str) -> str:
     """Return how people read a scorer's name."""
     return scorer.replace("_", " ") or "true score"
+
+
+def decide_promotion(
+    config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str, *, judges: Sequence[JudgeRecord] = ()
+) -> Decision:
+    """Ask the gate whether the tuned model takes the champion's place; write the decision as JSON, and return it."""
+    limits = GateConfig(
+        gate_win_rate_margin=config.gate_win_rate_margin,
+        gate_max_kl=config.gate_max_kl,
+        gate_max_length_ratio=config.gate_max_length_ratio,
+    )
+    summary = summarize(pairs, scorer_name=scorer_name(config.scorer), judges=judges)
+    decision = decide(summary, limits, champion=config.opponent)
+    text = json.dumps(decision.as_json(), ensure_ascii=False, indent=1)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+    return decision
 
 
 def write_evaluation(
@@ -187,11 +223,16 @@ def write_evaluation(
 
 
 def write_summary(
-    config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str, *, judges: Sequence[JudgeRecord] = ()
+    config: EvaluationConfig,
+    pairs: Sequence[AnswerPair],
+    path: str,
+    *,
+    decision: Decision,
+    judges: Sequence[JudgeRecord] = (),
 ) -> None:
-    """Write what a person reads at the end of a run: the verdict, a table, three pairs of answers."""
+    """Write what a person reads at the end of a run: the verdict, a table, three pairs of answers, the gate's decision."""
     text = summary_text(pairs, scorer_name=scorer_name(config.scorer), width=110, judges=judges)
-    Path(path).write_text(text, encoding="utf-8")
+    Path(path).write_text(text + "\n" + decision_text(decision), encoding="utf-8")
 
 
 def _kl_per_answer(config: EvaluationConfig, tuned_model_dir: str, rows: Sequence[dict[str, Any]]) -> list[float]:

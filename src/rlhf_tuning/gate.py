@@ -8,12 +8,11 @@ kept, or no fall or rise beyond chance. They can only refuse, so they do not rai
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 
-from rlhf_tuning.comparison import Row, Summary, number, percent
-from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import Limit
+from rlhf_tuning.comparison import Row, Summary, Wins, number, percent
+from rlhf_tuning.limits import check_limits
 from rlhf_tuning.statistics import MeanEstimate, WinRate, sign_test, win_rate
 
 #: Shares of answers that may not rise, by the name of their row, and how they are told.
@@ -22,7 +21,6 @@ _DEGENERATE = {
     "repetitive": "repetitive answers",
     "refused": "refusals",
 }
-_LIMITS = {"gate_win_rate_margin": Limit(0, 0.49), "gate_max_kl": Limit(0), "gate_max_length_ratio": Limit(0)}
 #: One side of 95%.
 _ALPHA = 0.025
 _TOO_FAR = "The optimised reward rose at the expense of quality: raise kl_coeff or train fewer steps."
@@ -43,17 +41,10 @@ class GateConfig:
 
     gate_win_rate_margin: float = 0.0
     gate_max_kl: float = 50.0
-    gate_max_length_ratio: float = 2.0
+    gate_max_length_ratio: float = 3.0
 
     def __post_init__(self) -> None:
-        for name, limit in _LIMITS.items():
-            value = getattr(self, name)
-            if not limit.allows(value):
-                raise ParameterError(f"{name} is {value}; it must be {limit}.")
-        if 0 < self.gate_max_length_ratio < 1:
-            raise ParameterError(
-                f"gate_max_length_ratio is {self.gate_max_length_ratio}; it must be at least 1, or 0 for no limit."
-            )
+        check_limits(**asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +96,11 @@ def decide(summary: Summary, config: GateConfig, *, champion: str) -> Decision:
         champion: How people call the champion, such as `my-model@3` or `the base model`.
     """
     rows = {row.name: row for row in summary.rows}
-    wins = summary.measured[0] if summary.measured else None
     conditions = [
-        _beats(wins.rate if wins else None, wins.measure if wins else "", champion, config),
+        _beats(summary.measured, champion, config),
         _kl(rows.get("kl_per_answer"), config),
         _length(rows.get("tokens"), config),
-        _did_not_fall(rows.get("held_out_reward"), "Held-out reward did not fall", _TOO_FAR),
+        _held_out_reward(rows.get("held_out_reward"), summary.held_out_reward),
         _did_not_fall(rows.get("ended"), "As many answers end by themselves", _LOOK),
         *(_did_not_rise(rows.get(name), f"No rise of {words}") for name, words in _DEGENERATE.items()),
     ]
@@ -141,12 +131,19 @@ def shown_better(wins: int, ties: int, losses: int, margin: float = 0.0) -> bool
     return win_rate(wins, ties, losses).low > 0.5 + margin and sign_test(wins, losses) <= _ALPHA
 
 
-def _beats(rate: WinRate | None, judge: str, champion: str, config: GateConfig) -> Condition:
+def _beats(measured: Sequence[Wins], champion: str, config: GateConfig) -> Condition:
     name, least = f"Beats {champion} beyond chance", 0.5 + config.gate_win_rate_margin
     limit = f"lower end above {_share(least)}, p at most {_ALPHA}"
-    if rate is None:
+    if not measured:
         change = "Give a scorer, or a reward model, so that answers can be compared."
         return Condition(name=name, value="no answers were compared", limit=limit, holds=False, change=change)
+    # A judge that agrees with people no better than chance decides nothing, however independent it is.
+    trusted = [wins for wins in measured if _trusted(wins)]
+    if not trusted:
+        change = "Give more, or more consistent, preferences, a larger base model, or another judge."
+        value = "no judge agrees with people beyond chance"
+        return Condition(name=name, value=value, limit=limit, holds=False, change=change)
+    judge, rate = trusted[0].measure, trusted[0].rate
     value = (
         f"wins {_share(rate.rate)} [{_share(rate.low)}, {_share(rate.high)}] by {judge}, "
         f"n = {rate.n:,}: {rate.wins} won, {rate.ties} tied, {rate.losses} lost; "
@@ -176,7 +173,7 @@ def _kl(row: Row | None, config: GateConfig) -> Condition:
     name = "KL to the base model within its limit"
     if config.gate_max_kl == 0:
         return Condition(name=name, value=_estimate(row, "nats per answer"), limit="no limit", holds=None)
-    limit = f"at most {number(config.gate_max_kl)}"
+    limit = f"at most {config.gate_max_kl:g}"
     if row is None or row.tuned is None:
         return Condition(name=name, value="not measured", limit=limit, holds=None)
     return Condition(
@@ -190,7 +187,7 @@ def _kl(row: Row | None, config: GateConfig) -> Condition:
 
 def _length(row: Row | None, config: GateConfig) -> Condition:
     name, most = "Answers of about the same length", config.gate_max_length_ratio
-    limit = f"between 1/{number(most)} and {number(most)} times" if most else "no limit"
+    limit = f"between 1/{most:g} and {most:g} times" if most else "no limit"
     if row is None or row.tuned is None or row.base is None or row.base.mean == 0:
         return Condition(name=name, value="not measured", limit=limit, holds=None)
     ratio = row.tuned.mean / row.base.mean
@@ -202,6 +199,19 @@ def _length(row: Row | None, config: GateConfig) -> Condition:
         holds=None if not most else 1 / most <= ratio <= most,
         change="Look at the answers: length alone may have been rewarded. If they are wanted, raise gate_max_length_ratio.",
     )
+
+
+def _held_out_reward(row: Row | None, wins: Wins | None) -> Condition:
+    condition = _did_not_fall(row, "Held-out reward did not fall", _TOO_FAR)
+    if wins and not _trusted(wins):
+        value = f"{condition.value}, but it agrees with people no better than chance"
+        return replace(condition, value=value, holds=None)
+    return condition
+
+
+def _trusted(wins: Wins) -> bool:
+    """Say whether a judge agrees with people beyond chance, as far as that was checked."""
+    return wins.agreement is None or wins.agreement.low > 0.5
 
 
 def _did_not_fall(row: Row | None, name: str, change: str) -> Condition:

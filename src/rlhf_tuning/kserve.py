@@ -33,6 +33,7 @@ def write_kserve(
     manifest: Mapping[str, Any],
     service_path: str,
     manifest_path: str,
+    promote: bool,
     serving_machine: str = "",
 ) -> str:
     """Write the InferenceService of a tuned model, and beside it the model's manifest; return the model's location.
@@ -44,6 +45,7 @@ def write_kserve(
         manifest: What made it.
         service_path: The YAML file to write, for `kubectl apply -f`.
         manifest_path: The JSON file to write.
+        promote: Whether the model is shown to be better than the base model, which the service's annotations tell.
         serving_machine: Says how many GPUs; as many as the model needs when empty.
 
     Raises:
@@ -51,7 +53,9 @@ def write_kserve(
     """
     plan = serving.plan_serving(Path(model_dir), manifest["parameters"], serving_machine)
     storage_uri = kserve_uri(model_uri)
-    service = inference_service(name, storage_uri, plan, manifest, content_fingerprint(Path(model_dir)))
+    service = inference_service(
+        name, storage_uri, plan, manifest, content_fingerprint(Path(model_dir)), promote=promote
+    )
     written = "# kubectl apply --filename THIS_FILE --namespace NAMESPACE\n" + yaml.safe_dump(service, sort_keys=False)
     for path, text in (
         (service_path, written),
@@ -79,7 +83,7 @@ def kserve_uri(uri: str) -> str:
 
 
 def inference_service(
-    name: str, storage_uri: str, plan: ServingPlan, manifest: Mapping[str, Any], fingerprint: str
+    name: str, storage_uri: str, plan: ServingPlan, manifest: Mapping[str, Any], fingerprint: str, *, promote: bool
 ) -> dict[str, Any]:
     """Return the InferenceService of a model, as Kubernetes takes it."""
     service_name = kubernetes_name(name)
@@ -108,6 +112,7 @@ def inference_service(
             "annotations": {
                 "rlhf-pipelines/version": __version__,
                 "rlhf-pipelines/base-model": str(manifest["base_model"]),
+                "rlhf-pipelines/promoted": str(promote).lower(),
                 "rlhf-pipelines/ask": "/openai/v1/chat/completions" if plan.chat_template else "/openai/v1/completions",
                 "rlhf-pipelines/instruction": plan.instruction,
                 "rlhf-pipelines/instruction-role": plan.instruction_role,

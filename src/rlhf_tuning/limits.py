@@ -44,6 +44,10 @@ LIMITS: dict[str, Limit] = {
     "max_bad_rows": Limit(0),
     "min_new_preferences": Limit(0),
     "judge_max_calls": Limit(1),
+    "held_out_reward_model_share": Limit(0, 0.5),
+    "gate_win_rate_margin": Limit(0, 0.49),
+    "gate_max_kl": Limit(0),
+    "gate_max_length_ratio": Limit(0),
 }
 
 #: What an endpoint can run on; empty for the cheapest that the model fits on. `serving.MACHINES` says what they are.
@@ -78,6 +82,8 @@ def problem_with(name: str, value: object) -> str:
             return f"{name} is {value!r}; it must be a number {LIMITS[name]}."
         if not LIMITS[name].allows(value):
             return f"{name} is {value}; it must be {LIMITS[name]}."
+        if name == "gate_max_length_ratio" and 0 < value < 1:
+            return f"{name} is {value}; it must be at least 1, or 0 for no limit."
     return ""
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from rlhf_tuning import step
 from rlhf_tuning.champion import FINDERS, Champion, Place
 from rlhf_tuning.data.known_rows import count_new
-from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.errors import ParameterError, UserError
 from rlhf_tuning.limits import check_limits
 
 
@@ -60,6 +60,11 @@ def count_new_preferences(config: RecurringConfig, *, target: str) -> Outcome:
         ModelError: If the champion is damaged.
         UserError: If the target's registry does not tell what its models were trained on.
     """
+    if target not in FINDERS:
+        raise UserError(
+            "recurring_rlhf_pipeline counts new preferences against a model registry, and Kubeflow has none that this "
+            "project registers in. Schedule rlhf_pipeline there, or run recurring_rlhf_pipeline on Vertex or with rlhf run."
+        )
     place = Place(registry_dir=config.registry_dir, project=config.project, location=config.location)
     champion = FINDERS[target](config.model_display_name, config.large_model_reference, place)
     rows = count_new(
@@ -88,7 +93,7 @@ def count_new_preferences(config: RecurringConfig, *, target: str) -> Outcome:
 
 
 def _start(config: RecurringConfig, champion: Champion | None) -> str:
-    if not config.warm_start or champion is None:
+    if not config.warm_start or champion is None or not champion.promoted:
         return config.warm_start_adapter
     if not champion.adapter:
         step.say(f"{champion.resource_name} has no adapter, so there is no warm start from it")

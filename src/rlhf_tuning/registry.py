@@ -5,7 +5,7 @@
                                  preference_rows.bin   which preferences it was trained on, when that is known
                                  manifest.json   what the caller said about it
                                  version.json    when it was registered and the digest of every file
-    REGISTRY_DIR/NAME/aliases.json               {"default": 3}
+    REGISTRY_DIR/NAME/aliases.json               {"champion": 2, "default": 2, "challenger": 3}
 
 A version appears whole or not at all: it is put together beside the others and renamed into place. Large files are hard
 links where the file system has them, so a version costs no space. A program that writes into the original would then
@@ -31,8 +31,12 @@ from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError, RunError
 
 DEFAULT_ALIAS = "default"
-#: The version that a new one must beat; where no version has this alias, `default` stands for it.
+#: The version that a new one must beat.
 CHAMPION_ALIAS = "champion"
+#: The newest version that did not beat the champion.
+CHALLENGER_ALIAS = "challenger"
+#: Where there is no champion, what a recurring run's new rows are held against, so that it does not learn the same again.
+CHAMPIONS = (CHAMPION_ALIAS, DEFAULT_ALIAS, CHALLENGER_ALIAS)
 #: File of a version that tells which preferences it was trained on (see `rlhf_tuning.data.known_rows`).
 PREFERENCE_ROWS = "preference_rows.bin"
 
@@ -43,7 +47,10 @@ _LINK_FROM_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """One registered version of a model. `path` holds `model/` and, when there is one, `adapter/`."""
+    """One registered version of a model.
+
+    `path` holds `model/` and, when there is one, `adapter/`; `fingerprint` changes with the content.
+    """
 
     name: str
     version: int
@@ -51,6 +58,7 @@ class ModelVersion:
     path: Path
     manifest: dict[str, object]
     created: str
+    fingerprint: str
 
     @property
     def resource_name(self) -> str:
@@ -175,13 +183,17 @@ def resolve_model(spec: str, registry_dir: Path | None = None) -> ModelVersion:
         raise ModelError(f"No model '{name}' in the registry {root}. Models there: {names}.")
     folder = folders[name]
     aliases, numbers = _read_aliases(folder), _version_numbers(folder / "versions")
+    if not reference and DEFAULT_ALIAS not in aliases:
+        raise ModelError(
+            f"No version of model '{name}' is promoted yet. Name one: {_versions_and_aliases(name, numbers, aliases)}"
+        )
     reference = reference or DEFAULT_ALIAS
     number = int(reference) if reference.isdecimal() else aliases.get(reference)
     if number not in numbers:
         kind = "version" if reference.isdecimal() else "alias"
-        listed = ", ".join(map(str, numbers))
-        named = ", ".join(f"{alias} (version {target})" for alias, target in sorted(aliases.items())) or "none"
-        raise ModelError(f"Model '{name}' has no {kind} '{reference}'. Versions: {listed}. Aliases: {named}.")
+        raise ModelError(
+            f"Model '{name}' has no {kind} '{reference}'. There are: {_versions_and_aliases(name, numbers, aliases)}"
+        )
     changed = _changed_files(folder / "versions" / str(number))
     if changed:
         raise ModelError(
@@ -191,16 +203,21 @@ def resolve_model(spec: str, registry_dir: Path | None = None) -> ModelVersion:
     return _load(folder, number, aliases)
 
 
+def _versions_and_aliases(name: str, numbers: Sequence[int], aliases: Mapping[str, int]) -> str:
+    versions = [f"{name}@{number}" for number in numbers]
+    return ", ".join([*versions, *(f"{name}@{alias} (version {aliases[alias]})" for alias in sorted(aliases))]) + "."
+
+
 def find_champion(name: str, registry_dir: Path | None = None) -> ModelVersion | None:
-    """Return the version that is `champion`, or else `default`; None when the model has no version yet.
+    """Return the version that is `champion`, or else `default` or `challenger`; None when there is no such version.
 
     Raises:
         ModelError: If that version's files were changed after it was registered.
     """
     folder = _root(registry_dir) / name
     aliases = _read_aliases(folder)
-    alias = CHAMPION_ALIAS if CHAMPION_ALIAS in aliases else DEFAULT_ALIAS
-    return resolve_model(f"{name}@{alias}", registry_dir) if alias in aliases else None
+    alias = next((alias for alias in CHAMPIONS if alias in aliases), "")
+    return resolve_model(f"{name}@{alias}", registry_dir) if alias else None
 
 
 @contextmanager
@@ -348,13 +365,15 @@ def _version_numbers(versions: Path) -> list[int]:
 
 def _load(folder: Path, version: int, aliases: Mapping[str, int]) -> ModelVersion:
     path = folder / "versions" / str(version)
+    record = _read_json(path / "version.json")
     return ModelVersion(
         name=folder.name,
         version=version,
         aliases=tuple(sorted(alias for alias, target in aliases.items() if target == version)),
         path=path,
         manifest=_read_json(path / "manifest.json"),
-        created=str(_read_json(path / "version.json").get("created", "")),
+        created=str(record.get("created", "")),
+        fingerprint=str(record.get("fingerprint", "")),
     )
 
 

@@ -27,8 +27,8 @@ import torch
 from torch import nn
 
 from rlhf_tuning import base_model, generation, statistics, step
-from rlhf_tuning.data.importer import read_canonical, sample_canonical
-from rlhf_tuning.errors import ModelError
+from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
+from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
@@ -52,6 +52,9 @@ class RewardModelConfig:
 
     `reward_lora_dim` 0 means full fine-tuning. `centring_prompts` is how many training prompts the base model answers to
     find the zero of the scores; 0 leaves the scores as they are.
+
+    Of the preferences, those to `held_out_reward_model_share` of the prompts are left to a second, held-out reward model;
+    `held_out` says that it is this one. Both see each preference equally often, so that one takes fewer steps.
     """
 
     large_model_reference: str
@@ -64,6 +67,8 @@ class RewardModelConfig:
     seed: int = 0
     dtype: str = "auto"
     centring_prompts: int = 128
+    held_out_reward_model_share: float = 0.0
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -73,6 +78,21 @@ class RewardModelConfig:
         """The peak learning rate."""
         base = BASE_LEARNING_RATE if self.reward_lora_dim else FULL_BASE_LEARNING_RATE
         return base * self.reward_model_learning_rate_multiplier
+
+    @property
+    def steps(self) -> int:
+        """The optimizer steps of this reward model."""
+        if not self.held_out:
+            return self.reward_model_train_steps
+        share = self.held_out_reward_model_share
+        return max(1, round(self.reward_model_train_steps * share / (1 - share)))
+
+    @property
+    def part(self) -> Part | None:
+        """The preferences that this reward model learns from; None for all."""
+        if self.held_out_reward_model_share == 0:
+            return None
+        return Part(share=self.held_out_reward_model_share, seed=self.seed, held_out=self.held_out)
 
 
 class ScoreHead(nn.Linear):
@@ -166,7 +186,7 @@ def train_reward_model(
     output_dir: str,
     tensorboard_dir: str,
 ) -> dict[str, float]:
-    """Train a reward model for exactly `reward_model_train_steps` steps, centre it, measure it and save it.
+    """Train a reward model for exactly `config.steps` steps, centre it, measure it and save it.
 
     Args:
         config: The settings.
@@ -177,7 +197,8 @@ def train_reward_model(
         tensorboard_dir: Gets event files.
 
     Returns:
-        The evaluation, as in `evaluation.json`; see `evaluate_reward_model`.
+        The evaluation, as in `evaluation.json`; see `evaluate_reward_model`. Empty, with nothing saved, for a held-out
+        reward model to which no prompt fell.
 
     Raises:
         ModelError: If the base model cannot be loaded.
@@ -191,8 +212,15 @@ def train_reward_model(
     # 1. Encode the preferences.
     tokenizer = load_tokenizer(config.large_model_reference)
     text_format = _text_format(tokenizer, config)
-    most = max(config.reward_model_train_steps * config.batch_size, MOST_SPARE_ROWS)
-    preferences = sample_canonical(preferences_path, most=most, seed=config.seed)
+    most = max(config.steps * config.batch_size, MOST_SPARE_ROWS)
+    preferences = sample_canonical(preferences_path, most=most, seed=config.seed, part=config.part)
+    if not preferences and config.held_out:
+        step.say("Too few prompts for a second reward model: there is no held-out reward in this run")
+        return {}
+    if not preferences:
+        raise DataError(
+            "Every preference fell to the held-out reward model. Give more, or set held_out_reward_model_share to 0."
+        )
     rows: list[dict[str, Any]] = [
         {
             "chosen_ids": text_format.scored_ids(row["prompt"], row["chosen"]),
@@ -204,7 +232,7 @@ def train_reward_model(
         row["length"] = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
     # 2. Build the model: the base with a fresh score head.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed + config.held_out)
     lora = config.reward_lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
     model = base_model.load_sequence_classifier(config.large_model_reference, dtype=compute if lora else torch.float32)
@@ -221,7 +249,7 @@ def train_reward_model(
     with tempfile.TemporaryDirectory(prefix="reward-trainer-") as scratch:
         settings = shared_settings(
             output_dir=scratch,
-            steps=config.reward_model_train_steps,
+            steps=config.steps,
             learning_rate=config.learning_rate,
             seed=config.seed,
             compute=compute,
@@ -238,8 +266,8 @@ def train_reward_model(
             remove_unused_columns=False,
         )
         log = TrainingLog(
-            label="reward model",
-            total_steps=config.reward_model_train_steps,
+            label="held-out reward model" if config.held_out else "reward model",
+            total_steps=config.steps,
             metrics_path=folder / "metrics.jsonl",
             tensorboard_dir=Path(tensorboard_dir),
             select=_reward_metrics,
@@ -287,7 +315,7 @@ def train_reward_model(
     }
     (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     evaluation = evaluate_reward_model(reward_model, list(read_canonical(eval_preferences_path)))
-    evaluation |= {"steps": config.reward_model_train_steps, "final_loss": _mean_tail(log.history, "loss")}
+    evaluation |= {"steps": config.steps, "final_loss": _mean_tail(log.history, "loss")}
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     step.say(
         f"Reward model: agrees with {evaluation['accuracy']:.1%} of {evaluation['n']} held-out preferences "
@@ -329,6 +357,11 @@ def read_metadata(directory: str) -> dict[str, Any]:
         )
     metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return metadata
+
+
+def saved_in(directory: str) -> str:
+    """Return `directory` if it holds a reward model, else an empty string."""
+    return directory if (Path(directory) / _METADATA).is_file() else ""
 
 
 def saved_text_format(directory: str) -> TextFormat:

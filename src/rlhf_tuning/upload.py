@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_tuning import __version__, registry
+from rlhf_tuning.step import say
 
 #: Settings of the two phases, by the file that each leaves in its artifact.
 _PHASE_1, _PHASE_2 = "reward_model.json", "reinforcement.json"
@@ -23,8 +24,12 @@ def upload_to_local_registry(
     model_display_name: str,
     instruction: str,
     registry_dir: str,
+    promote: bool,
+    champion: str,
 ) -> registry.ModelVersion:
-    """Register a tuned model with a manifest of what made it, and point the alias `default` to it.
+    """Register a tuned model with a manifest of what made it.
+
+    A promoted one gets the aliases `champion` and `default`, any other `challenger`.
 
     Args:
         model_dir: The tuned model, merged.
@@ -36,8 +41,13 @@ def upload_to_local_registry(
         model_display_name: Any text; the name in the registry is made from it, or from the base model's when it is empty.
         instruction: That the model was tuned with.
         registry_dir: Folder of the registry; its default place when empty.
-
+        promote: The gate's decision.
+        champion: Resource name of the model that it was held against; empty for the base model.
     """
+    name = registry_name(model_display_name) or generated_name(large_model_reference)
+    folder = Path(registry_dir).expanduser() if registry_dir else None
+    present = registry.find_champion(name, folder)
+    beaten = present.resource_name if present and registry.CHAMPION_ALIAS in present.aliases else ""
     manifest = model_manifest(
         adapter_dir=adapter_dir,
         reward_model_dir=reward_model_dir,
@@ -50,11 +60,30 @@ def upload_to_local_registry(
     return registry.register_model(
         model_dir=model_dir,
         adapter_dir=adapter_dir,
-        name=registry_name(model_display_name) or generated_name(large_model_reference),
+        name=name,
         manifest=manifest,
+        aliases=aliases(promote, champion, beaten),
         preference_rows=preference_rows(reward_model_dir),
-        registry_dir=Path(registry_dir).expanduser() if registry_dir else None,
+        registry_dir=folder,
     )
+
+
+def aliases(promote: bool, champion: str, present: str) -> tuple[str, ...]:
+    """Return what a new version is called.
+
+    Args:
+        promote: The gate's decision.
+        champion: Resource name of the model that it was held against; empty for the base model.
+        present: Resource name of the champion of now; empty when there is none.
+    """
+    if promote and champion == present:
+        return (registry.CHAMPION_ALIAS, registry.DEFAULT_ALIAS)
+    if promote:
+        say(
+            f"Not promoted: it beat {champion or 'the base model'}, but {present} became champion in the meantime. Run the "
+            "pipeline again to hold it against that one."
+        )
+    return (registry.CHALLENGER_ALIAS,)
 
 
 def preference_rows(reward_model_dir: str) -> str:

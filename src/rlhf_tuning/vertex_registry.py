@@ -27,7 +27,7 @@ from rlhf_tuning import environment, serving
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.google_errors import persistently
 from rlhf_tuning.model_reference import content_fingerprint
-from rlhf_tuning.registry import CHAMPION_ALIAS, DEFAULT_ALIAS, PREFERENCE_ROWS
+from rlhf_tuning.registry import CHAMPION_ALIAS, CHAMPIONS, PREFERENCE_ROWS
 from rlhf_tuning.serving import ServingPlan
 from rlhf_tuning.step import say
 from rlhf_tuning.vertex_api import Json, VertexApi
@@ -152,7 +152,7 @@ def ours(api: VertexApi, kind: str, display_name: str) -> Json | None:
 
 
 def find_champion(api: VertexApi, display_name: str) -> Json | None:
-    """Return the version that is `champion`, or else `default`; None when the model has no such version."""
+    """Return the version that is `champion`, or else `default` or `challenger`; None when there is no such version."""
     parent = ours(api, "models", display_name[:128])
     if parent is None:
         return None
@@ -161,8 +161,20 @@ def find_champion(api: VertexApi, display_name: str) -> Json | None:
         for version in api.list(f"{parent['name']}:listVersions", "models")
         for alias in version.get("versionAliases", [])
     }
-    version = by_alias.get(CHAMPION_ALIAS) or by_alias.get(DEFAULT_ALIAS)
+    version = next((by_alias[alias] for alias in CHAMPIONS if alias in by_alias), None)
     return {**version, "name": f"{parent['name']}@{version['versionId']}"} if version else None
+
+
+def present_champion(api: VertexApi, display_name: str) -> str:
+    """Return the resource name of the version that is `champion` now; empty when there is none."""
+    with api.explaining(f"model {display_name}", sought=False):
+        version = find_champion(api, display_name)
+    return str(version["name"]) if version and CHAMPION_ALIAS in version.get("versionAliases", []) else ""
+
+
+def content_of(version: Json) -> str:
+    """Return what changes with a version's content; empty when it was not uploaded by us."""
+    return str(version.get("labels", {}).get(_CONTENT, ""))
 
 
 def _upload(api: VertexApi, model: Json, content: str) -> str:
@@ -188,7 +200,7 @@ def _find(api: VertexApi, display_name: str, content: str) -> Json | None:
     if parent is None:
         return None
     for version in api.list(f"{parent['name']}:listVersions", "models"):
-        if version.get("labels", {}).get(_CONTENT) == content:
+        if content_of(version) == content:
             return {"model": parent["name"], "modelVersionId": version["versionId"]}
     return None
 

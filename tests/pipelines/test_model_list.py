@@ -13,6 +13,7 @@ def model(version: int, manifest: dict[str, object], aliases: tuple[str, ...] = 
         path=Path("/models/plantation"),
         manifest=manifest,
         created="2026-01-02T03:04:05+00:00",
+        fingerprint="sha256:0",
     )
 
 

@@ -68,7 +68,6 @@ def job(tiny_model, tmp_path_factory):
         "batch_size": 8,
         "reward_lora_dim": 8,
         "lora_dim": 8,
-        "scorer": "house_style",
         "registry_dir": str(folder / "registry"),
         "dtype": "float32",
     }
@@ -120,6 +119,7 @@ def test_the_run_ends_with_the_comparison_the_report_and_the_command_that_calls_
     job, output = finished
     assert "Win rate by reward" in output
     assert "rlhf predict --model tiny@1" in output
+    assert "Promoted: the tuned model takes the place of the base model." in output
     report = artifact(job, "*/evaluate/report")
     assert "Report: ./runs/report.html" in output
     assert (job / "runs" / "report.html").read_bytes() == report.read_bytes()
@@ -147,14 +147,21 @@ def test_running_again_continues_after_the_finished_steps_until_the_content_chan
     _, output = rlhf("run", "--parameter-values", "values.json", "--pipeline-root", "runs", cwd=job)
     assert "Reward Model Trainer: cached" in output
     assert "Reinforcer: cached" in output
-    assert len(list_models(job / "registry")) == 1
+    # The champion is now the tuned model itself, and nobody beats oneself.
+    assert "Not promoted: tiny@1 stays champion." in output
+    (version,) = list_models(job / "registry")
+    assert {"champion", "default"} <= set(version.aliases)
     # Other prompts behind the same path: phase 1 stays, phase 2 is done again.
     prompts = job / "prompts.jsonl"
     prompts.write_text(prompts.read_text() + json.dumps({"input_text": "Create 41, please."}) + "\n")
     _, output = rlhf("run", "--parameter-values", "values.json", "--pipeline-root", "runs", cwd=job)
     assert "Reward Model Trainer: cached" in output
     assert "Reinforcer: cached" not in output
-    assert len(list_models(job / "registry")) == 2
+    decision = json.loads(sorted((job / "runs").glob("*/evaluate/decision"))[-1].read_text())
+    assert decision["champion"] == "tiny@1"
+    first, second = list_models(job / "registry")
+    assert ("champion" in second.aliases) == decision["promote"]
+    assert ("champion" in first.aliases) != decision["promote"]
 
 
 def test_a_reward_model_alone(job, tiny_model):

@@ -59,6 +59,7 @@ def test_only_the_local_upload_is_a_step_of_its_own():
     assert {task.task_info.name for task in graph("vertex")[1].values()} == {
         "Upload Tuned Model",
         "Deploy Tuned Model",
+        "Keep Champion",
         "Upload TensorBoard Metrics",
     }
 
@@ -70,13 +71,15 @@ def test_no_upload_or_deployment_is_taken_from_a_cache():
         assert not any(task.caching_options.enable_cache for task in [*outer, *inner.values()])
 
 
-def test_the_run_s_own_project_and_location_stand_in_the_vertex_phase_alone():
+def test_the_run_s_own_project_and_location_stand_where_a_registry_is_asked_alone():
     spec, inner = graph("vertex")
-    outside = [task for task in spec.root.dag.tasks.values() if task.task_info.name != STEP]
+    outside = [task for task in spec.root.dag.tasks.values() if task.task_info.name not in (STEP, "Find Champion")]
     assert PLACEHOLDER not in str(outside)
     for task in inner.values():
         if task.task_info.name == "Upload TensorBoard Metrics":
             continue  # it gets them from the phase, through its condition
+        if task.task_info.name == "Keep Champion":
+            continue  # it touches nothing
         given = {name: str(task.inputs.parameters[name]) for name in ("run_project", "run_location")}
         assert "pipeline_google_cloud_project_id" in given["run_project"]
         assert "pipeline_google_cloud_location" in given["run_location"]
@@ -124,6 +127,8 @@ VALUES = {
     "prompt_fingerprint": "b",
     "preference_fingerprint": "c",
     "eval_fingerprint": "d",
+    "promote": True,
+    "champion": "",
     "model_display_name": "palms",
     "instruction": "Be brief.",
     "registry_dir": "",
@@ -208,6 +213,17 @@ def test_nothing_is_deployed_when_nobody_asks_for_it(vertex, tmp_path):
     assert not vertex.received("CreateEndpoint")
 
 
+def test_a_model_that_is_not_promoted_is_a_version_and_touches_no_endpoint(vertex, tmp_path):
+    outputs, output = run_phase("vertex", tmp_path, on_vertex(vertex, tmp_path), promote=False)
+    assert outputs, output
+    assert outputs["endpoint_resource_name"] == ""
+    assert "the base model stays champion, and no endpoint was touched" in output
+    assert not vertex.received("CreateEndpoint")
+    ((version,),) = vertex.versions.values()
+    assert "challenger" in version.version_aliases
+    assert "champion" not in version.version_aliases
+
+
 def test_the_kubeflow_phase_refuses_a_model_that_kserve_cannot_read(tmp_path):
     outputs, output = run_phase("kubeflow", tmp_path)
     assert outputs is None
@@ -228,7 +244,7 @@ def test_the_kubeflow_phase_tells_where_the_model_is_and_how_it_is_served(tmp_pa
         }.items()
     }
     unused = (
-        *("registry_dir", "deploy_model", "project", "location"),
+        *("registry_dir", "deploy_model", "project", "location", "champion"),
         *("encryption_spec_key_name", "tensorboard_resource_id"),
     )
     values = {name: value for name, value in VALUES.items() if name not in unused}

@@ -7,6 +7,7 @@ from judge_server import judge_server
 from rlhf_tuning import base_model, environment, evaluation
 from rlhf_tuning.comparison import AnswerPair, ScoredAnswer
 from rlhf_tuning.errors import DataError
+from rlhf_tuning.gate import decision_text
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +74,11 @@ def test_the_evaluation_file_holds_the_numbers_and_every_answer(tmp_path):
 
 def test_the_summary_names_the_scorer_and_shows_three_pairs(tmp_path):
     config = evaluation.EvaluationConfig(large_model_reference="unused", scorer="house_style")
-    evaluation.write_summary(config, pairs(), str(tmp_path / "summary"))
+    decision = evaluation.decide_promotion(config, pairs(), str(tmp_path / "decision"))
+    evaluation.write_summary(config, pairs(), str(tmp_path / "summary"), decision=decision)
     text = (tmp_path / "summary").read_text()
+    assert text.endswith(decision_text(decision))
+    assert json.loads((tmp_path / "decision").read_text()) == decision.as_json()
     assert "house style" in text
     assert all(f"Create {number}." in text for number in range(3))
 
@@ -127,7 +131,8 @@ def test_every_judge_is_scored_by_held_out_human_choices_first(tmp_path, tiny_mo
     written = json.loads((tmp_path / "evaluation").read_text())
     assert written["judges"][1]["agreement"]["share"] == 0.75
     assert written["answers"][0]["verdicts"]["language_model"]["orders"] == [1, 1]
-    evaluation.write_summary(config, pairs, str(tmp_path / "summary"), judges=judges)
+    decision = evaluation.decide_promotion(config, pairs, str(tmp_path / "decision"), judges=judges)
+    evaluation.write_summary(config, pairs, str(tmp_path / "summary"), decision=decision, judges=judges)
     text = (tmp_path / "summary").read_text()
     assert "By judge judge-1 it wins 100%" in text
     assert "agrees with people 75% [41%, 93%] of 8 choices" in " ".join(text.split())

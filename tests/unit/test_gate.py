@@ -1,11 +1,13 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from rlhf_tuning.comparison import AnswerPair, ScoredAnswer, summarize
+from rlhf_tuning.comparison import AnswerPair, JudgeRecord, ScoredAnswer, summarize
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.gate import GateConfig, decide, decision_text
+from rlhf_tuning.judges.verdict import Agreement
 
 PROMPT = [{"role": "user", "content": "Describe it."}]
 TEXT = "a place by the sea with bright rooms and a quiet garden where breakfast is served in the morning sun"
@@ -66,8 +68,8 @@ def test_without_any_judge_nothing_is_promoted():
     ("tuned", "name"),
     [
         ({"kl": 60.0}, "KL to the base model within its limit"),
-        ({"tokens": 50}, "Answers of about the same length"),
-        ({"tokens": 9}, "Answers of about the same length"),
+        ({"tokens": 70}, "Answers of about the same length"),
+        ({"tokens": 6}, "Answers of about the same length"),
         ({"ended": False}, "As many answers end by themselves"),
         ({"text": ""}, "No rise of empty answers"),
         ({"text": "very good " * 20}, "No rise of repetitive answers"),
@@ -82,6 +84,28 @@ def test_one_harm_that_is_shown_stops_a_winner(tuned, name):
 
 def test_a_limit_of_0_is_no_limit():
     assert decided(pairs(190, 10, tuned={"kl": 60.0, "tokens": 60}), gate_max_kl=0, gate_max_length_ratio=0).promote
+
+
+def test_a_judge_that_agrees_with_people_no_better_than_chance_decides_nothing():
+    made = pairs(190, 10, tuned={"held_out_reward": 0.0})
+    made = [replace(pair, base=replace(pair.base, held_out_reward=1.0)) for pair in made]
+    names = ("held_out_reward_model", "reward_model")
+
+    def decided_with(*agreements):
+        known = [JudgeRecord(name=n, label=n, agreement=a) for n, a in zip(names, agreements, strict=True)]
+        return decide(summarize(made, judges=known), GateConfig(), champion="the base model")
+
+    good, chance = Agreement(0.7, 0.6, 0.8, 100), Agreement(0.5, 0.4, 0.6, 100)
+    assert "by held-out reward" in decided_with(good, good).conditions[0].value
+    assert failed(decided_with(good, good))[:2] == [
+        "Beats the base model beyond chance",
+        "Held-out reward did not fall",
+    ]
+    doubtful = decided_with(chance, good)
+    assert doubtful.promote
+    assert "by reward" in doubtful.conditions[0].value
+    assert "no better than chance" in doubtful.conditions[3].value
+    assert failed(decided_with(chance, chance)) == ["Beats the base model beyond chance"]
 
 
 def test_what_was_not_measured_is_told_and_stops_nothing():

@@ -19,7 +19,7 @@ def write(tmp_path, uri="gs://bucket/run/model", **settings):
         manifest=MANIFEST,
         service_path=str(tmp_path / "out/service"),
         manifest_path=str(tmp_path / "out/manifest"),
-        **settings,
+        **{"promote": True} | settings,
     )
     return location, yaml.safe_load((tmp_path / "out/service").read_text())
 
@@ -54,6 +54,8 @@ def test_the_service_says_how_its_model_is_asked(tmp_path):
     annotations = write(tmp_path)[1]["metadata"]["annotations"]
     assert annotations["rlhf-pipelines/ask"] == "/openai/v1/completions"
     assert annotations["rlhf-pipelines/instruction"] == "Be brief."
+    assert annotations["rlhf-pipelines/promoted"] == "true"
+    assert write(tmp_path, promote=False)[1]["metadata"]["annotations"]["rlhf-pipelines/promoted"] == "false"
     (tmp_path / "model/chat_template.jinja").write_text("{{ messages }}")
     assert write(tmp_path)[1]["metadata"]["annotations"]["rlhf-pipelines/ask"] == "/openai/v1/chat/completions"
 
@@ -77,6 +79,7 @@ def test_an_instruction_cannot_forge_yaml(tmp_path):
         manifest={**MANIFEST, "parameters": parameters},
         service_path=str(tmp_path / "service"),
         manifest_path=str(tmp_path / "manifest"),
+        promote=True,
     )
     service = yaml.safe_load((tmp_path / "service").read_text())
     assert service["metadata"]["annotations"]["rlhf-pipelines/instruction"] == instruction

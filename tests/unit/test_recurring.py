@@ -6,7 +6,6 @@ from vertex_server import serve_vertex
 from vertex_service import LOCATION, PROJECT
 
 from rlhf_tuning import environment
-from rlhf_tuning.champion import FINDERS, Place
 from rlhf_tuning.data import known_rows
 from rlhf_tuning.data.importer import import_preferences
 from rlhf_tuning.errors import ParameterError, UserError
@@ -31,7 +30,7 @@ def write(path, count):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def register(tmp_path, dataset, *, seed=0, aliases=("default",), with_rows=True, with_adapter=True):
+def register(tmp_path, dataset, *, seed=0, aliases=("champion", "default"), with_rows=True, with_adapter=True):
     """Register a model that was tuned on the dataset as it is now."""
     for name in ("model/config.json", "adapter/reinforcement.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -97,9 +96,9 @@ def test_zero_needed_always_tunes(tmp_path, dataset):
 
 
 def test_the_champion_counts_and_not_the_newest_version(tmp_path, dataset):
-    register(tmp_path, dataset, seed=1, aliases=("champion", "default"))
+    register(tmp_path, dataset, seed=1)
     write(dataset, 40)
-    register(tmp_path, dataset, seed=2)
+    register(tmp_path, dataset, seed=2, aliases=("default",))
     found = outcome(tmp_path, dataset)
     assert (found.enough, found.champion) == (True, "models/My-model@1")
 
@@ -133,9 +132,17 @@ def test_a_negative_minimum_is_refused():
         RecurringConfig(preference_dataset="p", large_model_reference="b", min_new_preferences=-1)
 
 
-def test_kubeflow_which_has_no_registry_says_so():
+def test_kubeflow_which_has_no_registry_says_so(dataset):
+    config = RecurringConfig(preference_dataset=str(dataset), large_model_reference="base")
     with pytest.raises(UserError, match="Kubeflow has none"):
-        FINDERS["kubeflow"]("name", "base", Place())
+        count_new_preferences(config, target="kubeflow")
+
+
+def test_a_challenger_that_lost_is_not_tuned_again_from_the_same_rows_nor_started_from(tmp_path, dataset):
+    register(tmp_path, dataset, aliases=("challenger",))
+    assert outcome(tmp_path, dataset).message.startswith("Nothing new: 0 new preferences")
+    write(dataset, 40)
+    assert outcome(tmp_path, dataset, warm_start=True).warm_start_adapter == ""
 
 
 def test_on_vertex_the_champion_is_held_against_the_rows_beside_its_manifest(tmp_path, dataset, monkeypatch):
@@ -160,6 +167,7 @@ def test_on_vertex_the_champion_is_held_against_the_rows_beside_its_manifest(tmp
             name="My model",
             manifest={**MANIFEST, "adapter": "gs://bucket/run/adapter"},
             preference_rows=str(local.path / "preference_rows.bin"),
+            aliases=("champion", "default"),
         )
         nothing = count_new_preferences(RecurringConfig(**settings), target="vertex")
         assert (nothing.enough, nothing.champion) == (False, uploaded.resource_name)

@@ -204,8 +204,12 @@ def test_an_unknown_model_lists_those_there_are(made: Path, root: Path) -> None:
 
 def test_an_unknown_alias_or_version_lists_those_there_are(made: Path, root: Path) -> None:
     register(made, root, aliases=("champion",))
-    with pytest.raises(ModelError, match=r"no alias 'default'. Versions: 1. Aliases: champion \(version 1\)"):
+    with pytest.raises(
+        ModelError, match=r"No version of model 'palms' is promoted yet. .*: palms@1, palms@champion \(version 1\)"
+    ):
         resolve_model("palms", root)
+    with pytest.raises(ModelError, match=r"no alias 'x'. There are: palms@1, palms@champion \(version 1\)\."):
+        resolve_model("palms@x", root)
     with pytest.raises(ModelError, match="no version '2'"):
         resolve_model("palms@2", root)
 

@@ -54,7 +54,7 @@ def upload(run, **settings):
         model_display_name="palms",
         instruction="Be brief.",
         registry_dir=str(run / "registry"),
-        **settings,
+        **{"promote": True, "champion": ""} | settings,
     )
 
 
@@ -87,3 +87,23 @@ def test_uploading_the_same_twice_makes_one_version(run):
 def test_the_rows_that_the_reward_model_learnt_from_are_kept(run):
     (run / "reward" / "preference_rows.bin").write_bytes(b"12345678")
     assert (upload(run).path / "preference_rows.bin").read_bytes() == b"12345678"
+
+
+def test_only_a_promoted_model_is_champion_and_what_predict_calls(run):
+    assert upload(run, promote=False).aliases == ("challenger",)
+    (run / "model/config.json").write_text('{"a": 1}')
+    assert upload(run).aliases == ("champion", "default")
+    (run / "model/config.json").write_text('{"a": 2}')
+    assert upload(run, promote=False, champion="models/palms@2").aliases == ("challenger",)
+    assert [version.aliases for version in list_models(run / "registry")] == [
+        (),
+        ("champion", "default"),
+        ("challenger",),
+    ]
+
+
+def test_who_beat_a_champion_that_is_none_any_more_is_not_promoted(run, capsys):
+    upload(run)
+    (run / "model/config.json").write_text('{"a": 1}')
+    assert upload(run, champion="").aliases == ("challenger",)
+    assert "models/palms@1 became champion in the meantime" in capsys.readouterr().out

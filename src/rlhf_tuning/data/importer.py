@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from xxhash import xxh64_intdigest
 
 from rlhf_tuning.data import known_rows
 from rlhf_tuning.data.batch import PROMPT, Batch, Hashes
@@ -372,7 +373,28 @@ def read_canonical(path: str | Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path} does not exist. Import the dataset first.") from None
 
 
-def sample_canonical(path: str | Path, *, most: int, seed: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One of the two parts of imported preferences: no prompt is in both, whatever the order of the rows.
+
+    Args:
+        share: Of the prompts that are in the held-out part.
+        seed: Of the choice.
+        held_out: Whether this is that part, and not the rest.
+    """
+
+    share: float
+    seed: int
+    held_out: bool
+
+    def has(self, line: bytes) -> bool:
+        """Say whether a line of the file belongs to this part."""
+        # Inside a JSON text the quotation marks would be escaped, so this is where the prompt ends.
+        prompt = line.partition(b', "chosen": ')[0]
+        return (xxh64_intdigest(prompt, self.seed) < self.share * 2**64) is self.held_out
+
+
+def sample_canonical(path: str | Path, *, most: int, seed: int, part: Part | None = None) -> list[dict[str, Any]]:
     """Return the rows of a file that an import wrote, or, where it has more, so many of them, drawn by the seed.
 
     Training that ends before it has seen every row need not read, encode and remember them all.
@@ -381,20 +403,24 @@ def sample_canonical(path: str | Path, *, most: int, seed: int) -> list[dict[str
         path: The file.
         most: How many rows to return at most.
         seed: Of the draw.
+        part: Which part of the rows to look at; all when absent.
 
     Raises:
         DataError: If the file is missing or not what an import writes.
     """
     try:
         with open(path, "rb") as stream:
-            rows = sum(1 for _ in stream)
+            rows = sum(1 for line in stream if part is None or part.has(line))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Import the dataset first.") from None
-    if rows <= most:
-        return list(read_canonical(path))
-    drawn = set(random.Random(seed).sample(range(rows), most))
-    with open(path, encoding="utf-8", newline="\n") as stream:
-        return [_canonical_row(path, number + 1, line) for number, line in enumerate(stream) if number in drawn]
+    drawn = set(random.Random(seed).sample(range(rows), most)) if rows > most else range(rows)
+    with open(path, "rb") as stream:
+        numbered = ((number, line) for number, line in enumerate(stream, 1) if part is None or part.has(line))
+        return [
+            _canonical_row(path, number, line.decode())
+            for place, (number, line) in enumerate(numbered)
+            if place in drawn
+        ]
 
 
 def _canonical_row(path: str | Path, number: int, line: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ JUDGES: dict[str, str] = {
     "language_model": "rlhf_tuning.judges.language_model",
     "gemini": "rlhf_tuning.judges.gemini",
     "local_model": "rlhf_tuning.judges.local_model",
+    "held_out_reward_model": "rlhf_tuning.judges.held_out_reward_model",
     "reward_model": "rlhf_tuning.judges.reward_model",
 }
 
@@ -47,6 +48,7 @@ class JudgeSettings:
 
     Args:
         reward_model_dir: What phase 1 saved.
+        held_out_reward_model_dir: What the training of the held-out reward model saved.
         scorer: The scoring program.
         judge_model: The language model that judges.
         judge_endpoint: Base URL of an OpenAI-compatible server, such as `https://api.openai.com/v1`; of another Gemini
@@ -57,6 +59,7 @@ class JudgeSettings:
     """
 
     reward_model_dir: str = ""
+    held_out_reward_model_dir: str = ""
     scorer: str = ""
     judge_model: str = ""
     judge_endpoint: str = ""

@@ -16,7 +16,7 @@ GOOD = {
 
 
 def test_every_judge_and_every_scorer_may_be_named():
-    assert set(JUDGES) == set(CHOICES["judge"]) - {""} | {"scorer", "reward_model"}
+    assert set(JUDGES) == set(CHOICES["judge"]) - {""} | {"scorer", "held_out_reward_model", "reward_model"}
     assert set(SCORERS) | {""} == set(CHOICES["scorer"])
 
 
