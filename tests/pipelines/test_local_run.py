@@ -82,4 +82,4 @@ def test_of_the_branches_of_a_condition_only_the_first_is_planned() -> None:
     names = [step["name"] for step in planned_steps(load_pipeline("recurring_rlhf_pipeline").pipeline_spec)]
     assert {"Count New Preferences", "Reinforcer"} <= set(names)
     assert "Nothing New" not in names
-    assert len(names) == 11
+    assert len(names) == 13
