@@ -13,6 +13,8 @@ from rlhf_tuning.registry import list_models, tuned_by_one
 pytestmark = pytest.mark.slow
 
 NEEDED = 6
+#: Enough that the held-out ones tell the reward model from chance.
+ROWS = 60
 
 
 def recurring(folder: Path, *arguments: object) -> tuple[int, str]:
@@ -45,9 +47,9 @@ def write_preferences(folder: Path, count: int) -> None:
 def first(tiny_model, tmp_path_factory):
     """The folder and the output of a first run."""
     folder = tmp_path_factory.mktemp("recurring")
-    write_preferences(folder, 30)
+    write_preferences(folder, ROWS)
     for name, words in (("prompts.jsonl", "please"), ("eval.jsonl", "now")):
-        prompts = [{"input_text": f"Create {number} {words}."} for number in range(12)]
+        prompts = [{"input_text": f"Create {number} {words}."} for number in range(60)]
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in prompts))
     values = {
         "preference_dataset": "preferences.jsonl",
@@ -57,11 +59,13 @@ def first(tiny_model, tmp_path_factory):
         "model_display_name": "tiny",
         "prompt_sequence_length": 32,
         "target_sequence_length": 8,
-        "reward_model_train_steps": 3,
-        "reinforcement_learning_train_steps": 3,
+        # Enough to be shown better than the base model, without which nothing becomes champion.
+        "reward_model_train_steps": 25,
+        "reward_model_learning_rate_multiplier": 50.0,
+        "reinforcement_learning_train_steps": 40,
         "reinforcement_learning_rate_multiplier": 50.0,
         "kl_coeff": 0.01,
-        "batch_size": 4,
+        "batch_size": 8,
         "reward_lora_dim": 4,
         "lora_dim": 4,
         "registry_dir": str(folder / "registry"),
@@ -86,12 +90,13 @@ def first_kl(adapter: Path) -> float:
 def test_the_first_run_tunes_from_the_base_and_ends_as_every_tune_does(first):
     folder, output = first
     assert "No champion yet" in output
-    assert "Upload and Deploy Tuned Model: started (step 11 of 11)" in output
+    assert "Upload and Deploy Tuned Model: started (step 13 of 13)" in output
     assert "Win rate by reward" in output
     assert "Report: ./runs/report.html" in output
     assert "rlhf predict --model tiny@1" in output
+    assert "Promoted: the tuned model takes the place of the base model." in output
     [version] = list_models(folder / "registry")
-    assert (version.path / "preference_rows.bin").stat().st_size == 8 * 30
+    assert (version.path / "preference_rows.bin").stat().st_size == 8 * ROWS
     assert version.manifest["parameters"]["warm_start_adapter"] == ""
     assert first_kl(adapters(folder)[0]) == pytest.approx(0, abs=1e-6)
 
@@ -99,7 +104,7 @@ def test_the_first_run_tunes_from_the_base_and_ends_as_every_tune_does(first):
 def test_later_runs_tune_only_when_enough_is_new_and_then_start_from_the_champion(first):
     folder, _ = first
     # 1. Fewer new rows than needed: green, and no step of the tune ran.
-    write_preferences(folder, 30 + NEEDED - 1)
+    write_preferences(folder, ROWS + NEEDED - 1)
     status, output = recurring(folder)
     assert status == 0, output
     assert "outcome: Nothing new: 5 new preferences, 6 needed. models/tiny@1 stays as it is." in output
@@ -110,19 +115,21 @@ def test_later_runs_tune_only_when_enough_is_new_and_then_start_from_the_champio
     assert "Trainer" not in output
     assert len(list_models(folder / "registry")) == len(adapters(folder)) == 1
     # 2. One more: it tunes, and begins where the champion ended.
-    write_preferences(folder, 30 + NEEDED)
+    write_preferences(folder, ROWS + NEEDED)
     status, output = recurring(folder)
     assert status == 0, output
     assert "6 new preferences since models/tiny@1, 6 needed: tuning." in output
     versions = list_models(folder / "registry")
-    assert [version.aliases for version in versions] == [(), ("default",)]
+    promoted = "Promoted: the tuned model takes the place of tiny@1." in output
+    assert ["champion" in version.aliases for version in versions] == [not promoted, promoted]
     started_from = versions[1].manifest["parameters"]["warm_start_adapter"]
     assert started_from == str(versions[0].path / "adapter")
     assert first_kl(adapters(folder)[1]) > 0.001
-    # 3. The same again: its rows are known now.
-    status, output = recurring(folder)
+    # 3. The same again: the champion's rows count, whichever it is now.
+    status, output = recurring(folder, "--min-new-preferences", NEEDED + 1)
     assert status == 0, output
-    assert "Nothing new: 0 new preferences, 6 needed. models/tiny@2 stays as it is." in output
+    new, champion = (0, "tiny@2") if promoted else (NEEDED, "tiny@1")
+    assert f"Nothing new: {new} new preferences, 7 needed. models/{champion} stays as it is." in output
 
 
 def test_a_second_run_of_the_same_model_ends_at_once(first):

@@ -39,6 +39,7 @@ def submit(server, values, pipeline="rlhf_pipeline"):
 
 
 def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model, tmp_path, monkeypatch):
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     preferences = [
@@ -48,19 +49,22 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
             "candidate_1": BAD if number % 2 else GOOD,
             "choice": (number + 1) % 2,
         }
-        for number in range(24)
+        for number in range(60)
     ]
     mount = tmp_path / "mount"
 
-    def answer(model, body):
+    def answer(version, body):
         """What the container does: load the model from its address, and answer."""
-        folder = mount / model.artifact_uri.removeprefix("gs://")
+        folder = mount / version.artifact_uri.removeprefix("gs://")
         tokenizer = AutoTokenizer.from_pretrained(folder)
         (instance,) = json.loads(body)["instances"]
         prompt = tokenizer.apply_chat_template(
             instance["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        made = AutoModelForCausalLM.from_pretrained(folder).generate(**prompt, min_new_tokens=4, max_new_tokens=8)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        # Sampled, as the likeliest words of so small a model are the same one over and over.
+        made = model.generate(**prompt, do_sample=True, min_new_tokens=4, max_new_tokens=8)
         text = tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
         answers.append(text)
         return Reply(
@@ -69,9 +73,10 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
 
     answers = []
     with serve_cloud_storage() as storage, serve_vertex() as server:
-        storage.put("data/part-1.jsonl", rows(preferences[:12]))
-        storage.put("data/part-2.jsonl", rows(preferences[12:]))
-        storage.put("prompts.jsonl", rows({"input_text": f"Create {number}, please."} for number in range(16)))
+        storage.put("data/part-1.jsonl", rows(preferences[:30]))
+        storage.put("data/part-2.jsonl", rows(preferences[30:]))
+        storage.put("prompts.jsonl", rows({"input_text": f"Create {number}, please."} for number in range(40)))
+        storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(80)))
         server.use_credentials(monkeypatch, tmp_path)
         server.serve = answer
         steps = {
@@ -84,14 +89,18 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
         values = {
             "preference_dataset": "gs://bucket/data/*.jsonl",
             "prompt_dataset": "gs://bucket/prompts.jsonl",
+            "eval_dataset": "gs://bucket/eval.jsonl",
             "large_model_reference": str(tiny_model),  # gs:// models are read through Vertex's mount alone
             "model_display_name": "tiny",
             "prompt_sequence_length": 48,
             "target_sequence_length": 8,
-            "reward_model_train_steps": 2,
-            "reinforcement_learning_train_steps": 2,
-            "batch_size": 4,
-            "eval_prompts": 4,
+            # Enough to be shown better than the base model, without which nothing is deployed.
+            "reward_model_train_steps": 25,
+            "reward_model_learning_rate_multiplier": 50.0,
+            "reinforcement_learning_train_steps": 40,
+            "reinforcement_learning_rate_multiplier": 50.0,
+            "kl_coeff": 0.01,
+            "batch_size": 8,
             "dtype": "float32",
         }
         job = submit(server, values)
@@ -106,9 +115,10 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
         assert job.outputs["model_resource_name"] == f"{version.name}@1"
         assert job.outputs["endpoint_resource_name"] == endpoint.name
         assert list(endpoint.traffic_split.values()) == [100]
+        assert {"champion", "default"} <= set(version.version_aliases)
         assert answers
         manifest = json.loads((mount / version.artifact_uri.removeprefix("gs://") / "manifest.json").read_text())
-        assert manifest["parameters"]["reinforcement_learning_train_steps"] == 2
+        assert manifest["parameters"]["reinforcement_learning_train_steps"] == 40
 
         # The same once more, by the clock: the champion is found, and nothing is new to it.
         again = submit(server, values | {"min_new_preferences": 1}, "recurring_rlhf_pipeline")
