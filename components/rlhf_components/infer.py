@@ -26,18 +26,21 @@ def infer(
 
     Args:
         prompts: Canonical prompt rows.
-        predictions: JSON lines: prompt, prediction, tokens, ended, token_ids.
+        predictions: JSON lines: inputs.inputs_pretokenized and prediction, as the Vertex job had them; prompt, tokens,
+            ended, token_ids.
         large_model_reference: The model that answers, or the base of the one that does.
         large_model_fingerprint: From Preprocess Inputs.
         model: A tuned model; without it the base answers.
         label: Which model answers, for people; `tuned model` or `base model` when empty.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
-        temperature: Of the samples.
+        temperature: Of the samples; 0 takes the likeliest token each time.
         batch_size: Prompts a batch.
         seed: Of the samples.
         dtype: auto, float32 or bfloat16.
     """
+    from pathlib import Path
+
     from rlhf_tuning.inference import InferenceConfig, write_predictions
     from rlhf_tuning.step import running_step
 
@@ -53,7 +56,12 @@ def infer(
             dtype=dtype,
         )
         rows = write_predictions(
-            config, prompts_path=prompts.path, predictions_path=predictions.path, label=f"answers of the {which}"
+            config,
+            prompts_path=prompts.path,
+            predictions_path=predictions.path,
+            label=f"answers of the {which}",
+            # Beside the runs: a retry, and a run that is started again, finds there what was answered.
+            work_dir=str(Path(predictions.path).parents[2] / ".answers"),
         )
         predictions.metadata.update(
             prompt_rows=rows,

@@ -97,7 +97,7 @@ def validate_inputs(
         eval_fingerprint: Fingerprint of the evaluation rows' content.
     """
     from rlhf_tuning.judges import check_judge
-    from rlhf_tuning.limits import check_limits
+    from rlhf_tuning.limits import check_exploration, check_limits
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
 
@@ -122,6 +122,8 @@ def validate_inputs(
             gate_max_kl=gate_max_kl,
             gate_max_length_ratio=gate_max_length_ratio,
         )
+        if preference_dataset and prompt_dataset:
+            check_exploration(temperature)
         check_judge(
             judge=judge,
             judge_model=judge_model,

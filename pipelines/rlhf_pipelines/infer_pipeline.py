@@ -42,13 +42,13 @@ def infer_pipeline(
         target_sequence_length: Most tokens of an answer, up to 1024.
         instruction: Put before every prompt; the default context of chat rows.
         batch_size: Prompts answered at once.
-        temperature: Sampling temperature.
+        temperature: Sampling temperature; 0 takes the likeliest token each time.
         seed: Of the samples.
         dtype: auto, float32 or bfloat16.
         max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
 
     Returns:
-        predictions: JSON lines, one a prompt: prompt, prediction, tokens, ended, token_ids.
+        predictions: JSON lines, one a prompt: inputs.inputs_pretokenized, prediction, prompt, tokens, ended, token_ids.
     """
     inputs = (
         validate_inputs(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import problem_with
+from rlhf_tuning.limits import NO_EXPLORATION, problem_with
 from rlhf_tuning.model_reference import problem_with_name
 
 Value = str | int | float | bool
@@ -226,6 +226,8 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
     for name, value in values.items():
         if name in others and name not in table and value is not None:
             _checked(others[name], value, problems)
+    if "rl_algorithm" in table and checked.get("temperature") == 0:
+        problems.append(NO_EXPLORATION)
     problems += [f"{name} is missing: {table[name].description}." for name in missing]
     if problems:
         raise ParameterError(_joined(problems))

@@ -141,9 +141,7 @@ def predict(
     Raises:
         ModelError: If the registry has no such model.
     """
-    check_limits(target_sequence_length=target_sequence_length, seed=seed)
-    if temperature != 0:
-        check_limits(temperature=temperature)
+    check_limits(target_sequence_length=target_sequence_length, seed=seed, temperature=temperature)
     version = registry.resolve_model(model, registry_dir)
     reference = str(version.path / "model")
     tokenizer = load_tokenizer(reference)

@@ -38,7 +38,7 @@ LIMITS: dict[str, Limit] = {
     "reward_lora_dim": Limit(0),
     "batch_size": Limit(1),
     "num_generations": Limit(2),
-    "temperature": Limit(0, open_low=True),
+    "temperature": Limit(0),
     "seed": Limit(0, 2**32 - 1),
     "eval_prompts": Limit(1),
     "max_bad_rows": Limit(0),
@@ -67,6 +67,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
+NO_EXPLORATION = (
+    "temperature is 0; it must be greater than 0: reinforcement learning compares different answers to a prompt, and at 0 "
+    "all are the same. Only infer_pipeline takes 0."
+)
+
+
 def problem_with(name: str, value: object) -> str:
     """Return what is wrong with a parameter's value, or an empty string."""
     if name == "accelerator_type" and value == "TPU":
@@ -85,6 +91,16 @@ def problem_with(name: str, value: object) -> str:
         if name == "gate_max_length_ratio" and 0 < value < 1:
             return f"{name} is {value}; it must be at least 1, or 0 for no limit."
     return ""
+
+
+def check_exploration(temperature: float) -> None:
+    """Check the temperature of a run that learns from samples.
+
+    Raises:
+        ParameterError: If it is 0.
+    """
+    if temperature == 0:
+        raise ParameterError(NO_EXPLORATION)
 
 
 def check_limits(**values: object) -> None:

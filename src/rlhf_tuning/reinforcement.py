@@ -21,7 +21,7 @@ from rlhf_tuning import base_model, reward_model, step
 from rlhf_tuning.algorithms import load_algorithm
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
-from rlhf_tuning.limits import check_limits
+from rlhf_tuning.limits import check_exploration, check_limits
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 from rlhf_tuning.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
@@ -59,6 +59,7 @@ class ReinforcementConfig:
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
+        check_exploration(self.temperature)
 
     @property
     def learning_rate(self) -> float:

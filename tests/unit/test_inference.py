@@ -1,5 +1,11 @@
+import json
+import shutil
+import subprocess
+import sys
+
 import pytest
 
+from rlhf_tuning import inference
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.inference import InferenceConfig, read_predictions, write_predictions
 
@@ -34,3 +40,91 @@ def test_answers_are_written_one_a_line_in_the_order_of_the_prompts(tiny_model, 
 def test_rejects_settings_beyond_their_limits():
     with pytest.raises(ParameterError, match="temperature"):
         InferenceConfig(large_model_reference="x", temperature=-1.0)
+
+
+PROMPTS = 40
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    rows = [
+        {"prompt": [{"role": "user", "content": f"Create {number}." * (1 + number % 3)}]} for number in range(PROMPTS)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def infer(model, prompts, out, **settings):
+    known = {"large_model_reference": str(model), "target_sequence_length": 6, "dtype": "float32", "batch_size": 4}
+    work_dir = settings.pop("work_dir", "")
+    config = InferenceConfig(**known | settings)
+    write_predictions(config, prompts_path=str(prompts), predictions_path=str(out), label="answers", work_dir=work_dir)
+    return out.read_text()
+
+
+def test_a_line_has_what_the_vertex_job_s_lines_had(tiny_model, prompts, tmp_path):
+    first = json.loads(infer(tiny_model, prompts, tmp_path / "out").splitlines()[0])
+    assert first["inputs"] == {"inputs_pretokenized": "Create 0."}
+    assert isinstance(first["prediction"], str)
+
+
+def test_the_likeliest_tokens_do_not_depend_on_the_seed_and_samples_do(tiny_model, prompts, tmp_path):
+    greedy = [infer(tiny_model, prompts, tmp_path / "out", temperature=0.0, seed=seed) for seed in (0, 1)]
+    sampled = [infer(tiny_model, prompts, tmp_path / "out", seed=seed) for seed in (0, 1, 1)]
+    assert greedy[0] == greedy[1]
+    assert sampled[0] != sampled[1] == sampled[2]
+
+
+PROGRAM = """
+import os, signal, sys
+from rlhf_tuning import inference
+from rlhf_tuning.inference import InferenceConfig, write_predictions
+model, prompts, out, work, stop_after = sys.argv[1:]
+generate, calls = inference.generate_answers, []
+def killed(*arguments, **settings):
+    calls.append(1)
+    if len(calls) > int(stop_after):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return generate(*arguments, **settings)
+inference.generate_answers = killed
+config = InferenceConfig(large_model_reference=model, target_sequence_length=6, dtype="float32", batch_size=4)
+write_predictions(config, prompts_path=prompts, predictions_path=out, label="answers", work_dir=work)
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_file(tiny_model, prompts, tmp_path, capsys, monkeypatch):
+    whole = infer(tiny_model, prompts, tmp_path / "whole")
+    arguments = [str(tiny_model), str(prompts), str(tmp_path / "out"), str(tmp_path / "work"), "3"]
+    killed = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=False, capture_output=True)
+    assert killed.returncode == -9, killed.stderr
+    assert not (tmp_path / "out").exists()
+    calls = []
+    generate = inference.generate_answers
+    monkeypatch.setattr(inference, "generate_answers", lambda *a, **k: calls.append(1) or generate(*a, **k))
+    # The tuned model of a run stands in another folder each time.
+    moved = shutil.copytree(tiny_model, tmp_path / "moved")
+    assert infer(moved, prompts, tmp_path / "again", work_dir=str(tmp_path / "work")) == whole
+    assert len(calls) == PROMPTS // 4 - 3
+    assert "12 of 40 answers are there already" in capsys.readouterr().out
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_answers_of_other_settings_or_prompts_are_not_taken(tiny_model, prompts, tmp_path):
+    arguments = [str(tiny_model), str(prompts), str(tmp_path / "out"), str(tmp_path / "work"), "3"]
+    subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=False, capture_output=True)
+    (kept,) = (tmp_path / "work").iterdir()
+    for change in ({"seed": 1}, {"temperature": 0.5}, {"target_sequence_length": 5}):
+        infer(tiny_model, prompts, tmp_path / "out", work_dir=str(tmp_path / "work"), **change)
+    prompts.write_text(prompts.read_text().replace("Create 1.", "Create one."))
+    infer(tiny_model, prompts, tmp_path / "out", work_dir=str(tmp_path / "work"))
+    assert len(list(kept.iterdir())) == 3
+
+
+def test_a_batch_that_was_cut_off_is_answered_again(tiny_model, prompts, tmp_path):
+    whole = infer(tiny_model, prompts, tmp_path / "whole")
+    arguments = [str(tiny_model), str(prompts), str(tmp_path / "out"), str(tmp_path / "work"), "3"]
+    subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=False, capture_output=True)
+    (kept,) = (tmp_path / "work").iterdir()
+    (kept / "000001.json").write_text("[{")
+    assert infer(tiny_model, prompts, tmp_path / "out", work_dir=str(tmp_path / "work")) == whole

@@ -15,7 +15,6 @@ from rlhf_tuning.limits import LIMITS, check_limits, problem_with
         ("target_sequence_length", 1025),
         ("kl_coeff", -0.01),
         ("reinforcement_learning_rate_multiplier", 0),
-        ("temperature", 0.0),
         ("num_generations", 1),
         ("lora_dim", -1),
         ("kl_coeff", math.nan),
