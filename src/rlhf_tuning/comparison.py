@@ -1,5 +1,6 @@
-"""What the answers of base and tuned model say: means, win rates, a verdict in words, and a table for a terminal."""
+"""What the answers of two models say: means, win rates, a verdict in words, and a table for a terminal."""
 
+import json
 import math
 import re
 import shutil
@@ -11,9 +12,20 @@ from typing import Literal
 
 from rlhf_tuning.degeneration import distinct, is_refusal, is_repetitive
 from rlhf_tuning.judges.verdict import TIE_WITHIN, Agreement, OrderEffect, Verdict, order_effect
-from rlhf_tuning.statistics import MeanEstimate, WinRate, mean_interval, paired_difference, wilson_interval, win_rate
+from rlhf_tuning.statistics import (
+    MeanEstimate,
+    WinRate,
+    clustered_mean,
+    length_controlled_win_rate,
+    mean_interval,
+    paired_difference,
+    wilson_interval,
+    win_rate,
+)
 
 Outcome = Literal["better", "unclear", "worse"]
+#: How people read the opponent before there is a champion.
+BASE_MODEL = "the base model"
 #: Measures that are numbers on each answer, as `ScoredAnswer` has them.
 SCORES = ("true_score", "held_out_reward", "reward")
 
@@ -43,13 +55,15 @@ class ScoredAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerPair:
-    """The answers of the tuned and the base model to one prompt; without a base model, of one model alone.
+    """The answers of the tuned model and its opponent to one prompt; without an opponent, of one model alone.
+
+    The opponent is the model that it is compared with: the base model, or a champion. KL is always that to the base model.
 
     Args:
         prompt: Turns with `role` and `content`.
         tuned: The tuned model's answer.
-        base: The base model's answer.
-        verdicts: What language-model judges say, by the judge's name; the base model's answer is the first, the tuned
+        base: The opponent's answer.
+        verdicts: What language-model judges say, by the judge's name; the opponent's answer is the first, the tuned
             model's the second.
     """
 
@@ -78,15 +92,16 @@ class JudgeRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Wins:
-    """How often the tuned model's answer beats the base model's by one measure.
+    """How often the tuned model's answer beats its opponent's by one measure.
 
     Args:
         name: One of `SCORES`, or a language-model judge's name.
         measure: How people read it.
-        rate: The win rate.
+        rate: The win rate. Where prompts repeat, its interval lets answers to one prompt depend on each other.
         unjudged: Pairs of answers without a verdict.
         agreement: How often the judge agrees with held-out human choices; None when it was not checked.
         order: What the order of the answers does to the judge, where it is shown both.
+        at_equal_length: The win rate had all answers been as long as their opponents; None when that cannot be told.
     """
 
     name: str
@@ -95,6 +110,7 @@ class Wins:
     unjudged: int = 0
     agreement: Agreement | None = None
     order: OrderEffect | None = None
+    at_equal_length: MeanEstimate | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -128,6 +144,7 @@ class Summary:
     judges: tuple[Wins, ...] = ()
     notes: tuple[str, ...] = ()
     held_out_reward: Wins | None = None
+    opponent: str = BASE_MODEL
 
     @property
     def measured(self) -> tuple[Wins, ...]:
@@ -151,6 +168,8 @@ class Summary:
             found |= _named(f"{name}_win_rate", rate.rate, rate.low, rate.high, rate.n)
             if wins.agreement:
                 found |= _named(f"{name}_agreement", *wins.agreement)
+            if wins.at_equal_length:
+                found |= _named(f"{name}_win_rate_at_equal_length", *wins.at_equal_length)
             if wins.order:
                 first = wins.order.first
                 found |= _named(f"{name}_first_favoured", first.rate, first.low, first.high, first.n)
@@ -191,7 +210,11 @@ def pair_outcome(pair: AnswerPair, measure: str) -> Literal["win", "tie", "loss"
 
 
 def summarize(
-    pairs: Sequence[AnswerPair], *, scorer_name: str = "true score", judges: Sequence[JudgeRecord] = ()
+    pairs: Sequence[AnswerPair],
+    *,
+    scorer_name: str = "true score",
+    judges: Sequence[JudgeRecord] = (),
+    opponent: str = BASE_MODEL,
 ) -> Summary:
     """Return the measurements of `pairs`.
 
@@ -201,6 +224,7 @@ def summarize(
         pairs: The answers.
         scorer_name: What gave the true score, such as `house style`.
         judges: What is known of the judges.
+        opponent: How people read the model that the tuned one is compared with.
     """
     records = {record.name: record for record in judges}
     asked = dict.fromkeys(name for pair in pairs for name in pair.verdicts)
@@ -241,6 +265,7 @@ def summarize(
             if (wins := _wins(pairs, name, records[name].label if name in records else name, records.get(name)))
         ),
         notes=tuple(f"{record.label}: {note}" for record in judges for note in record.notes),
+        opponent=opponent,
     )
 
 
@@ -256,9 +281,9 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
             f"Both models answered {_count(summary.compared, 'prompt')}, but no answers were scored."
         ]
     headline = {
-        "better": "The tuned model is better than the base model.",
+        "better": f"The tuned model is better than {summary.opponent}.",
         "unclear": "No difference shown beyond chance.",
-        "worse": "The tuned model is worse than the base model.",
+        "worse": f"The tuned model is worse than {summary.opponent}.",
     }[measured[0].outcome]
     sentences = []
     for wins in measured:
@@ -281,6 +306,7 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
                 "worse": ": it loses more often than it wins. ",
             }[wins.outcome]
             + _agreement_sentence(wins)
+            + _length_sentence(wins)
         )
     first = measured[0]
     if first is summary.reward:
@@ -302,6 +328,17 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
     return headline, sentences
 
 
+def _length_sentence(wins: Wins) -> str:
+    """Say so where length alone may be what wins."""
+    equal = wins.at_equal_length
+    if wins.outcome != "better" or equal is None or equal.low > 0.5:
+        return ""
+    return (
+        f" Had all answers been as long as their opponents it would have won {percent(equal.mean)} [{percent(equal.low)}, "
+        f"{percent(equal.high)}], so length may be what wins."
+    )
+
+
 def _agreement_sentence(wins: Wins) -> str:
     if wins.agreement is None:
         return "No human choices were there to check it against."
@@ -319,6 +356,7 @@ def summary_text(
     samples: int = 3,
     width: int | None = None,
     judges: Sequence[JudgeRecord] = (),
+    opponent: str = BASE_MODEL,
 ) -> str:
     """Return the comparison for a terminal: the verdict, a table, and the first `samples` pairs side by side.
 
@@ -328,9 +366,10 @@ def summary_text(
         samples: How many pairs to show.
         width: Columns to use; the terminal's, at most 120, when absent.
         judges: What is known of the judges.
+        opponent: How people read the model that the tuned one is compared with.
     """
     width = max(60, width or min(120, shutil.get_terminal_size((100, 24)).columns))
-    summary = summarize(pairs, scorer_name=scorer_name, judges=judges)
+    summary = summarize(pairs, scorer_name=scorer_name, judges=judges, opponent=opponent)
     headline, sentences = verdict(summary)
     lines = [headline]
     for sentence in sentences:
@@ -371,15 +410,28 @@ def _measured(answer: ScoredAnswer, measure: str) -> float | None:
     return scores[measure]
 
 
+_WORTH = {"win": 1.0, "tie": 0.5, "loss": 0.0}
+
+
 def _wins(pairs: Sequence[AnswerPair], measure: str, label: str, record: JudgeRecord | None) -> Wins | None:
-    outcomes = [pair_outcome(pair, measure) for pair in pairs if pair.base]
+    compared = [pair for pair in pairs if pair.base]
+    outcomes = [pair_outcome(pair, measure) for pair in compared]
     counts = [outcomes.count(outcome) for outcome in ("win", "tie", "loss")]
     if not sum(counts):
         return None
+    scores = [_WORTH[outcome] for outcome in outcomes if outcome]
+    judged = [(pair.base, pair) for pair, outcome in zip(compared, outcomes, strict=True) if pair.base and outcome]
+    prompts = [json.dumps(list(map(dict, pair.prompt)), sort_keys=True) for _, pair in judged]
+    rate = win_rate(*counts)
+    if len(set(prompts)) < len(prompts):
+        by_prompt = clustered_mean(scores, prompts)
+        rate = rate._replace(low=max(0.0, by_prompt.low), high=min(1.0, by_prompt.high))
+    lengths = [float(pair.tuned.tokens - base.tokens) for base, pair in judged]
     return Wins(
         name=measure,
         measure=label,
-        rate=win_rate(*counts),
+        rate=rate,
+        at_equal_length=length_controlled_win_rate(scores, lengths),
         unjudged=outcomes.count(None),
         agreement=record.agreement if record else None,
         order=order_effect([pair.verdicts.get(measure) for pair in pairs]),
@@ -459,12 +511,15 @@ def _largest(estimate: MeanEstimate) -> float:
 
 def _table(summary: Summary) -> list[str]:
     compared = summary.compared > 0
-    header = [_count(summary.n, "prompt"), "base", "tuned", "difference [95% interval]"]
+    header = [_count(summary.n, "prompt"), _side_name(summary), "tuned", "difference [95% interval]"]
     cells = [header if compared else [header[0], "", "answers", "[95% interval]"]]
     for wins in summary.measured:
         rate = wins.rate
         counts = f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost"
         cells.append([f"Win rate by {wins.measure}", "", *_cells_of(rate.rate, rate.low, rate.high, counts)])
+        if equal := wins.at_equal_length:
+            said = "had all answers been as long as their opponents"
+            cells.append(["  at equal length", "", *_cells_of(equal.mean, equal.low, equal.high, said)])
         if wins.agreement:
             share, low, high, n = wins.agreement
             cells.append(["  agrees with people", "", *_cells_of(share, low, high, f"of {_count(n, 'choice')}")])
@@ -486,6 +541,10 @@ def _table(summary: Summary) -> list[str]:
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
+def _side_name(summary: Summary) -> str:
+    return "base" if summary.opponent == BASE_MODEL else "champion"
+
+
 def _cells_of(share: float, low: float, high: float, counts: str) -> list[str]:
     return [percent(share), f"[{percent(low)}, {percent(high)}] {counts}"]
 
@@ -496,17 +555,17 @@ def _side_by_side(
     content = "\n".join(str(turn.get("content", "")) for turn in pair.prompt if turn.get("role") != "system")
     prompt = textwrap.shorten(_plain(content), 3 * width, placeholder=" …")
     lines = textwrap.wrap(f"{index}. {prompt}", width, subsequent_indent="   ")
-    answers = [("base", pair.base), ("tuned", pair.tuned)] if pair.base else [("answer", pair.tuned)]
+    answers = [(_side_name(summary), pair.base), ("tuned", pair.tuned)] if pair.base else [("answer", pair.tuned)]
     column = (width - 3 - 3 * (len(answers) - 1)) // len(answers)
     blocks = []
     for side, answer in answers:
         scores = [("reward", answer.reward), (scorer_name, answer.true_score)]
         words = [f"{label} {number(value)}" for label, value in scores if value is not None]
-        better = {"base": "loss", "tuned": "win"}
+        better = "win" if answer is pair.tuned else "loss"
         words += [
             f"preferred by {wins.measure}"
             for wins in summary.judges
-            if wins.name in pair.verdicts and pair_outcome(pair, wins.name) == better.get(side)
+            if wins.name in pair.verdicts and pair_outcome(pair, wins.name) == better
         ]
         scored = ", ".join(words)
         text = textwrap.wrap(_plain(answer.text) or "(empty)", column) or ["(empty)"]

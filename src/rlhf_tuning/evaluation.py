@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from rlhf_tuning import base_model, step
-from rlhf_tuning.comparison import AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
+from rlhf_tuning.comparison import BASE_MODEL, AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.gate import Decision, GateConfig, decide, decision_text
@@ -69,7 +69,7 @@ class EvaluationConfig:
     @property
     def opponent(self) -> str:
         """Return how people call the model that the tuned one must beat."""
-        return self.champion.removeprefix("models/") or "the base model"
+        return self.champion.removeprefix("models/") or BASE_MODEL
 
 
 def judges_of(config: EvaluationConfig, *, reward_model_dir: str, held_out_reward_model_dir: str = "") -> list[Judge]:
@@ -203,7 +203,7 @@ def decide_promotion(
         gate_max_kl=config.gate_max_kl,
         gate_max_length_ratio=config.gate_max_length_ratio,
     )
-    summary = summarize(pairs, scorer_name=scorer_name(config.scorer), judges=judges)
+    summary = summarize(pairs, scorer_name=scorer_name(config.scorer), judges=judges, opponent=config.opponent)
     decision = decide(summary, limits, champion=config.opponent)
     text = json.dumps(decision.as_json(), ensure_ascii=False, indent=1)
     Path(path).write_text(text + "\n", encoding="utf-8")
@@ -214,7 +214,9 @@ def write_evaluation(
     config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str, *, judges: Sequence[JudgeRecord] = ()
 ) -> dict[str, float]:
     """Write the headline numbers, the judges, and every answer with its scores as JSON, and return the numbers."""
-    metrics = summarize(pairs, scorer_name=scorer_name(config.scorer), judges=judges).metrics()
+    metrics = summarize(
+        pairs, scorer_name=scorer_name(config.scorer), judges=judges, opponent=config.opponent
+    ).metrics()
     known = [asdict(judge) | {"agreement": judge.agreement._asdict() if judge.agreement else None} for judge in judges]
     content = {"metrics": metrics, "judges": known, "answers": [asdict(pair) for pair in pairs]}
     text = json.dumps(content, ensure_ascii=False, indent=1)
@@ -231,7 +233,9 @@ def write_summary(
     judges: Sequence[JudgeRecord] = (),
 ) -> None:
     """Write what a person reads at the end of a run: the verdict, a table, three pairs of answers, the gate's decision."""
-    text = summary_text(pairs, scorer_name=scorer_name(config.scorer), width=110, judges=judges)
+    text = summary_text(
+        pairs, scorer_name=scorer_name(config.scorer), width=110, judges=judges, opponent=config.opponent
+    )
     Path(path).write_text(text + "\n" + decision_text(decision), encoding="utf-8")
 
 

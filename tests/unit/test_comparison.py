@@ -1,8 +1,11 @@
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from rlhf_tuning import comparison
 from rlhf_tuning.comparison import (
     AnswerPair,
     JudgeRecord,
@@ -11,12 +14,26 @@ from rlhf_tuning.comparison import (
     number,
     pair_outcome,
     percent,
-    summarize,
-    summary_text,
     verdict,
 )
 from rlhf_tuning.judges.verdict import Agreement, Verdict
 from rlhf_tuning.statistics import MeanEstimate, win_rate
+
+
+def distinct(pairs: Sequence[AnswerPair]) -> list[AnswerPair]:
+    """Return the pairs as answers to a prompt each."""
+    return [
+        replace(made, prompt=[{"role": "user", "content": f"{made.prompt[0]['content']} {number}"}])
+        for number, made in enumerate(pairs)
+    ]
+
+
+def summarize(pairs: Sequence[AnswerPair], **settings: Any) -> Summary:
+    return comparison.summarize(distinct(pairs), **settings)
+
+
+def summary_text(pairs: Sequence[AnswerPair], **settings: Any) -> str:
+    return comparison.summary_text(distinct(pairs), **settings)
 
 
 def pair(
@@ -296,3 +313,38 @@ def test_a_number_takes_the_decimals_of_its_neighbour() -> None:
 @pytest.mark.parametrize(("share", "shown"), [(0, "0%"), (0.004, "0.4%"), (0.5, "50%"), (0.996, "99.6%"), (1, "100%")])
 def test_shares_claim_all_or_nothing_only_when_it_is_so(share: float, shown: str) -> None:
     assert percent(share) == shown
+
+
+def test_answers_to_one_prompt_do_not_count_as_if_each_were_alone() -> None:
+    won, lost = pair(0, 1, prompt="A"), pair(1, 0, prompt="B")
+    four = [*[won] * 10, *[lost] * 4, *[pair(0, 1, prompt="C")] * 8, *[pair(0, 1, prompt="D")] * 8]
+    together = comparison.summarize(four).reward
+    alone = summarize(four).reward
+    assert together is not None
+    assert alone is not None
+    assert together.rate.rate == alone.rate.rate
+    assert together.rate.low < alone.rate.low - 0.1
+    assert 0 <= together.rate.low < together.rate.high <= 1
+
+
+def test_a_win_by_length_alone_is_told() -> None:
+    # What is longer wins, whoever wrote it, and the tuned model writes longer.
+    pairs = [pair(0, 1, tokens=(10, 30))] * 30 + [pair(1, 0, tokens=(20, 10))] * 10
+    pairs += [pair(0, 1, tokens=(10, 11)), pair(1, 0, tokens=(11, 10))] * 5
+    summary = summarize(pairs)
+    wins = summary.reward
+    assert wins is not None
+    assert wins.outcome == "better"
+    assert wins.at_equal_length is not None
+    assert wins.at_equal_length.low < 0.5
+    assert "so length may be what wins" in verdict(summary)[1][0]
+    assert "at equal length" in summary_text(pairs)
+    assert "reward_win_rate_at_equal_length" in summary.metrics()
+
+
+def test_the_opponent_is_named() -> None:
+    pairs = [pair(0, 1)] * 20
+    text = summary_text(pairs, opponent="palms@3")
+    assert text.startswith("The tuned model is better than palms@3.")
+    assert "champion  tuned  difference" in text
+    assert "champion: reward" in text

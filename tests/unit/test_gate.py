@@ -9,7 +9,6 @@ from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.gate import GateConfig, decide, decision_text
 from rlhf_tuning.judges.verdict import Agreement
 
-PROMPT = [{"role": "user", "content": "Describe it."}]
 TEXT = "a place by the sea with bright rooms and a quiet garden where breakfast is served in the morning sun"
 
 
@@ -21,7 +20,8 @@ def pairs(wins, losses, *, tuned=None):
         scores = (0.0, 1.0) if index < wins else (1.0, 0.0)
         ours = {"text": f"{text} tuned", "tokens": 22, "ended": True, "reward": scores[1], "kl": 3.0} | (tuned or {})
         theirs = ScoredAnswer(text=f"{text} base", tokens=20, ended=True, reward=scores[0])
-        made.append(AnswerPair(prompt=PROMPT, base=theirs, tuned=ScoredAnswer(**ours)))
+        prompt = [{"role": "user", "content": f"Describe {index}."}]
+        made.append(AnswerPair(prompt=prompt, base=theirs, tuned=ScoredAnswer(**ours)))
     return made
 
 
