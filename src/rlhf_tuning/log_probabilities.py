@@ -10,6 +10,7 @@ out anew in the backward pass.
 shorter than the text) callers use the plain layout.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -173,13 +174,7 @@ def packing_works(model: Any, prompt: Sequence[int], *, longest: int) -> bool:
         prompt: Some tokens.
         longest: Tokens of the longest prompt and answer together that will come.
     """
-    settings = model.config.get_text_config().to_dict()
-    # A mask of ours takes the place of the window's, which a short test would not show.
-    window = settings.get("sliding_window")
-    sliding = settings.get("use_sliding_window", True) and "sliding_attention" in (
-        settings.get("layer_types") or ["sliding_attention"]
-    )
-    if window is not None and sliding and longest > window:
+    if longest > window(model):
         return False
     device = next(model.parameters()).device
     prompt = list(prompt[-32:])
@@ -197,6 +192,15 @@ def packing_works(model: Any, prompt: Sequence[int], *, longest: int) -> bool:
     # What seeing another answer would do is far larger; bfloat16 rounds at about 0.03 here.
     most = 1e-3 if _precise(model) else 0.1
     return bool(torch.cat(differences).mean() < most)
+
+
+def window(model: Any) -> float:
+    """Return how far back every layer of a model sees. Masks of ours have no window, which a short test would not show."""
+    settings = model.config.get_text_config().to_dict()
+    size = settings.get("sliding_window")
+    kinds = settings.get("layer_types") or ["sliding_attention"]
+    slides = settings.get("use_sliding_window", True) and "sliding_attention" in kinds
+    return size if size is not None and slides else math.inf
 
 
 def _precise(model: Any) -> bool:

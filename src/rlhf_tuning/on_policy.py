@@ -6,6 +6,7 @@ What changes is the cost; the gradient is TRL's (`tests/unit/test_on_policy.py` 
   where TRL shuffles them.
 - No pass for the log-probabilities of the policy that sampled: it is the policy that learns, so their ratio is 1. RLOO's KL
   term, which TRL reads off that pass, is read off the update's own.
+- Answers are sampled by `rollout`.
 
 Every override names the TRL method that it replaces; drop it when TRL does the same.
 """
@@ -14,11 +15,17 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import log_probabilities, step
+from rlhf_tuning import base_model, log_probabilities, rollout, step
 
 
-def on_policy(trainer_class: Any) -> Any:
-    """Return a TRL trainer's subclass for prompts given as tokens and one update for each batch of samples."""
+def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str = "auto") -> Any:
+    """Return a TRL trainer's subclass for prompts given as tokens and one update for each batch of samples.
+
+    Args:
+        trainer_class: RLOOTrainer or GRPOTrainer.
+        compute: Of matrix products.
+        rollout_engine: See `rollout.chosen_engine`.
+    """
     from trl import RLOOTrainer
     from trl.trainer.utils import split_tensor_dict
 
@@ -27,19 +34,33 @@ def on_policy(trainer_class: Any) -> Any:
             super().__init__(*args, **settings)
             for model in (self.accelerator.unwrap_model(self.model), self.ref_model):
                 if model is not None:
-                    _answer_packed(causal_lm(model), self.temperature)
+                    _answer_packed(base_model.causal_lm(model), self.temperature)
+            policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
+            some_prompt = self.train_dataset[0]["prompt"]
             longest = max(map(len, self.train_dataset["prompt"])) + self.max_completion_length
             with self.accelerator.autocast():
-                self.packs = log_probabilities.packing_works(
-                    causal_lm(self.accelerator.unwrap_model(self.model)),
-                    self.train_dataset[0]["prompt"],
-                    longest=longest,
-                )
+                self.packs = log_probabilities.packing_works(policy, some_prompt, longest=longest)
             if not self.packs:
                 step.say("This model's answers cannot share their prompt, so each is computed with a prompt of its own")
+            self.rollout_engine = rollout.chosen_engine(rollout_engine, policy, compute, some_prompt, longest=longest)
 
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return prompts, None, {}
+
+        def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any) -> Any:
+            if self.rollout_engine == "transformers":
+                return super()._generate_single_turn(prompt_ids, *rest)
+            policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
+            with rollout.prepared(policy, compute):
+                answers = rollout.sample(
+                    policy,
+                    prompt_ids,
+                    most_tokens=self.max_completion_length,
+                    temperature=self.temperature,
+                    ends=self.eos_token_ids,
+                )
+            # GRPO's trainer wants the sampler's log-probabilities beside them, or None.
+            return answers if issubclass(trainer_class, RLOOTrainer) else (answers, None)
 
         def _prepare_inputs(self, rows: Any) -> dict[str, Any]:
             # Not shuffled: the answers to a prompt stay together.
@@ -144,13 +165,6 @@ def on_policy(trainer_class: Any) -> Any:
             self._metrics["train"][name].append((sums[0] / sums[1].clamp(min=1.0)).item())
 
     return OnPolicyRLOOTrainer if issubclass(trainer_class, RLOOTrainer) else OnPolicyTrainer
-
-
-def causal_lm(model: Any) -> Any:
-    """Return the model of transformers inside a PeftModel, or the model itself."""
-    from peft import PeftModel
-
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _answer_packed(model: Any, temperature: float) -> None:

@@ -41,6 +41,8 @@ class ReinforcementConfig:
 
     `batch_size` counts prompts; each step samples `num_generations` answers to every one. `lora_dim` 0 means full
     fine-tuning. `warm_start_adapter` is the folder of the adapter that the policy starts from; the reference stays the base.
+    `rollout_engine` says what samples the answers: `lean` is this project's (see `rollout`), `transformers` its `generate`,
+    `auto` the first where it gives the model's own numbers.
     """
 
     large_model_reference: str
@@ -57,6 +59,7 @@ class ReinforcementConfig:
     seed: int = 0
     dtype: str = "auto"
     warm_start_adapter: str = ""
+    rollout_engine: str = "auto"
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -154,7 +157,7 @@ def train_policy(
             select=_policy_metrics(samples),
             vertex_tags={"reward": "reward", "kl": "kl_loss"},
         )
-        trainer = on_policy(algorithm.trainer_class())(
+        trainer = on_policy(algorithm.trainer_class(), compute=compute, rollout_engine=config.rollout_engine)(
             model=policy,
             args=one_device(arguments),
             reward_funcs=scorer,

@@ -21,6 +21,10 @@ class Gradients(TrainerCallback):
         self.found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def ours_of(kind):
+    return on_policy.on_policy(kind, compute=torch.float32)
+
+
 def reward(completion_ids, **columns):
     return [float(sum(ids) % 7) for ids in completion_ids]
 
@@ -74,7 +78,7 @@ def one_step(wrap, name, tiny_model, folder, *, lora, kl_coeff):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_gradient_and_the_metrics_are_those_of_trl(name, lora, kl_coeff, tiny_model, tmp_path):
     stock, stock_log = one_step(lambda kind: kind, name, tiny_model, tmp_path, lora=lora, kl_coeff=kl_coeff)
-    ours, log = one_step(on_policy.on_policy, name, tiny_model, tmp_path, lora=lora, kl_coeff=kl_coeff)
+    ours, log = one_step(ours_of, name, tiny_model, tmp_path, lora=lora, kl_coeff=kl_coeff)
     assert set(ours) == set(stock)
     largest = max(float(gradient.abs().max()) for gradient in stock.values())
     assert largest > 0.01
@@ -90,7 +94,7 @@ def test_a_model_whose_answers_cannot_share_a_prompt_is_trained_as_trl_does(tiny
     stock, _ = one_step(lambda kind: kind, "rloo", tiny_model, tmp_path, lora=True, kl_coeff=0.3)
     monkeypatch.setattr(on_policy.log_probabilities, "packing_works", lambda *args, **settings: False)
     monkeypatch.setattr(on_policy.log_probabilities, "pack", None)
-    ours, _ = one_step(on_policy.on_policy, "rloo", tiny_model, tmp_path, lora=True, kl_coeff=0.3)
+    ours, _ = one_step(ours_of, "rloo", tiny_model, tmp_path, lora=True, kl_coeff=0.3)
     assert "each is computed with a prompt of its own" in capsys.readouterr().out
     for parameter, gradient in stock.items():
         assert torch.allclose(ours[parameter], gradient, rtol=1e-4, atol=1e-6)
