@@ -27,6 +27,7 @@ def train_policy(
     temperature: float = 1.0,
     seed: int = 0,
     dtype: str = "auto",
+    rollout_engine: str = "auto",
     warm_start_adapter: str = "",
     warm_start_fingerprint: str = "",
 ) -> None:
@@ -53,6 +54,7 @@ def train_policy(
         temperature: Of the samples.
         seed: Of the adapter, the order of the prompts and the samples.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+        rollout_engine: What samples the answers: auto, lean (our decode loop) or transformers (its generate).
         warm_start_adapter: Folder of the adapter that the policy starts from; empty for a new one.
         warm_start_fingerprint: From Preprocess Inputs.
     """
@@ -74,6 +76,7 @@ def train_policy(
             temperature=temperature,
             seed=seed,
             dtype=dtype,
+            rollout_engine=rollout_engine,
             warm_start_adapter=warm_start_adapter,
         )
         final = phase.train_policy(

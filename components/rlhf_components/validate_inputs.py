@@ -42,6 +42,7 @@ def validate_inputs(
     dtype: str = "auto",
     max_bad_rows: int = 0,
     serving_machine: str = "",
+    rollout_engine: str = "auto",
     held_out_reward_model_share: float = 0.0,
     gate_win_rate_margin: float = 0.0,
     gate_max_kl: float = 50.0,
@@ -86,6 +87,7 @@ def validate_inputs(
         dtype: auto, float32 or bfloat16.
         max_bad_rows: So many bad rows of each dataset are set aside.
         serving_machine: What the tuned model is to be served on; the cheapest that it fits on when empty.
+        rollout_engine: What samples answers.
         held_out_reward_model_share: Share of the preferences' prompts for the held-out reward model.
         gate_win_rate_margin: Win rate beyond one half that a promotion takes.
         gate_max_kl: Most nats of KL for a promotion.
@@ -117,6 +119,7 @@ def validate_inputs(
             scorer=scorer,
             dtype=dtype,
             serving_machine=serving_machine,
+            rollout_engine=rollout_engine,
             held_out_reward_model_share=held_out_reward_model_share,
             gate_win_rate_margin=gate_win_rate_margin,
             gate_max_kl=gate_max_kl,

@@ -69,6 +69,13 @@ def load_sequence_classifier(reference: str, *, dtype: torch.dtype) -> Any:
     return _load(AutoModelForSequenceClassification, reference, dtype=dtype, num_labels=1)
 
 
+def causal_lm(model: Any) -> Any:
+    """Return the model of transformers inside a PeftModel, or the model itself."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def check_context(model: Any, *, prompt_sequence_length: int, target_sequence_length: int) -> None:
     """Refuse sequences that are longer than the positions a model was made for.
 

@@ -26,6 +26,7 @@ from rlhf_tuning.inference import read_predictions
 from rlhf_tuning.judges import Judge, JudgeSettings, check_judge, load_judge
 from rlhf_tuning.judges.verdict import Comparison, Verdict, agreement
 from rlhf_tuning.limits import check_limits
+from rlhf_tuning.log_probabilities import log_probabilities, pack
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 
@@ -281,29 +282,8 @@ def answer_log_probabilities(
     device = next(model.parameters()).device
     totals: list[float] = []
     for start in range(0, len(prompts), batch_size):
-        pairs = list(zip(prompts[start : start + batch_size], answers[start : start + batch_size], strict=True))
-        longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
-        keep = max(len(answer) for _, answer in pairs)
-        # Right-aligned, so that every answer lies within the last `keep` columns.
-        input_ids = torch.zeros((len(pairs), longest), dtype=torch.long)
-        attention_mask = torch.zeros_like(input_ids)
-        answer_mask = torch.zeros_like(input_ids)
-        for row, (prompt, answer) in enumerate(pairs):
-            ids = torch.tensor([*prompt, *answer])
-            input_ids[row, longest - len(ids) :] = ids
-            attention_mask[row, longest - len(ids) :] = 1
-            answer_mask[row, longest - len(answer) :] = 1
-        input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
-        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        logits = model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=keep + 1,
-        ).logits[:, :-1]  # (rows, keep, vocabulary)
-        log_probabilities = torch.log_softmax(logits.float() / temperature, dim=-1)
-        chosen = log_probabilities.gather(-1, input_ids[:, -keep:, None])[..., 0]  # (rows, keep)
-        totals += (chosen * answer_mask[:, -keep:].to(device)).sum(dim=1).tolist()
+        part = slice(start, start + batch_size)
+        packed = pack(prompts[part], answers[part], device=device)
+        totals += log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
         on_progress(len(totals))
     return totals

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from rlhf_tuning import base_model, registry
+from rlhf_tuning import base_model, registry, rollout
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, TextFormat, instructed
 from rlhf_tuning.tokenizer import load_tokenizer
@@ -53,6 +54,7 @@ def generate_answers(
     seed: int,
     on_progress: Callable[[int], None] = lambda done: None,
     adapter: AbstractContextManager[None] | None = None,
+    rollout_engine: str = "auto",
 ) -> list[Answer]:
     """Sample one answer to each conversation; temperature 0 takes the likeliest token each time.
 
@@ -69,34 +71,62 @@ def generate_answers(
         seed: Of the samples.
         on_progress: Called with the number of answers finished.
         adapter: Entered around generation, to switch adapters.
+        rollout_engine: What samples the answers, see `rollout.chosen_engine`.
     """
     prompts = [text_format.prompt_ids(conversation) for conversation in conversations]
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     ends = end_token_ids(model, text_format.tokenizer)
+    answers: dict[int, Answer] = {}
+    with torch.random.fork_rng(), torch.no_grad(), adapter or nullcontext():
+        torch.manual_seed(seed)
+        inner = base_model.causal_lm(model)
+        longest = max(map(len, prompts), default=0) + text_format.target_sequence_length
+        if prompts and rollout.chosen_engine(rollout_engine, inner, inner.dtype, prompts[0], longest=longest) == "lean":
+            fast: AbstractContextManager[None] = rollout.prepared(inner, inner.dtype)
+            sample = partial(rollout.sample, inner)
+        else:
+            fast, sample = nullcontext(), partial(_generate, model, text_format.tokenizer.pad_token_id)
+        with fast:
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                found = sample(
+                    [prompts[row] for row in rows],
+                    most_tokens=text_format.target_sequence_length,
+                    temperature=temperature,
+                    ends=ends,
+                )
+                for row, ids in zip(rows, found, strict=True):
+                    answers[row] = _answer(ids, ends, text_format)
+                on_progress(len(answers))
+    return [answers[row] for row in range(len(prompts))]
+
+
+def _generate(
+    model: Any,
+    pad_id: int,
+    prompts: Sequence[Sequence[int]],
+    *,
+    most_tokens: int,
+    temperature: float,
+    ends: Sequence[int],
+) -> list[list[int]]:
+    """Do what `rollout.sample` does by transformers' `generate`."""
     config = GenerationConfig(
-        max_new_tokens=text_format.target_sequence_length,
+        max_new_tokens=most_tokens,
         do_sample=temperature > 0,
         temperature=temperature if temperature > 0 else None,
         top_k=0 if temperature > 0 else None,
         top_p=1.0 if temperature > 0 else None,
-        eos_token_id=ends,
-        pad_token_id=text_format.tokenizer.pad_token_id,
+        eos_token_id=list(ends),
+        pad_token_id=pad_id,
     )
-    answers: dict[int, Answer] = {}
-    was_training = model.training
+    inputs = left_padded(prompts, pad_id, next(model.parameters()).device)
+    training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    with torch.random.fork_rng(), torch.no_grad(), adapter or nullcontext():
-        torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            inputs = left_padded([prompts[row] for row in rows], text_format.tokenizer.pad_token_id, device)
-            output = _without_shaping(model).generate(**inputs, generation_config=config)
-            for row, ids in zip(rows, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-                answers[row] = _answer(ids, ends, text_format)
-            on_progress(len(answers))
-    model.train(was_training)
-    return [answers[row] for row in range(len(prompts))]
+    output = _without_shaping(model).generate(**inputs, generation_config=config)
+    model.train(training)
+    found: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return found
 
 
 def _without_shaping(model: Any) -> Any:

@@ -60,6 +60,7 @@ SERVING_MACHINES: tuple[str, ...] = (
 CHOICES: dict[str, tuple[str, ...]] = {
     "rl_algorithm": ("rloo", "grpo"),
     "dtype": ("auto", "float32", "bfloat16"),
+    "rollout_engine": ("auto", "lean", "transformers"),
     "scorer": ("", "house_style"),
     "judge": ("", "language_model", "gemini", "local_model"),
     "accelerator_type": ("GPU",),

@@ -22,6 +22,7 @@ from rlhf_tuning.algorithms import load_algorithm
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_exploration, check_limits
+from rlhf_tuning.on_policy import on_policy
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 from rlhf_tuning.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
@@ -40,6 +41,8 @@ class ReinforcementConfig:
 
     `batch_size` counts prompts; each step samples `num_generations` answers to every one. `lora_dim` 0 means full
     fine-tuning. `warm_start_adapter` is the folder of the adapter that the policy starts from; the reference stays the base.
+    `rollout_engine` says what samples the answers: `lean` is this project's (see `rollout`), `transformers` its `generate`,
+    `auto` the first where it gives the model's own numbers.
     """
 
     large_model_reference: str
@@ -56,6 +59,7 @@ class ReinforcementConfig:
     seed: int = 0
     dtype: str = "auto"
     warm_start_adapter: str = ""
+    rollout_engine: str = "auto"
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -122,7 +126,8 @@ def train_policy(
 
     # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
     samples = config.batch_size * config.num_generations
-    per_device = micro_batch(samples, most=16)
+    # The answers to a prompt stay together, so that they can share it.
+    per_device = config.num_generations * micro_batch(config.batch_size, most=max(1, 16 // config.num_generations))
     algorithm = load_algorithm(config.rl_algorithm)
     scorer = _AnswerScorer(conversations)
     with TemporaryDirectory(prefix="policy-trainer-") as scratch:
@@ -153,7 +158,7 @@ def train_policy(
             select=_policy_metrics(samples),
             vertex_tags={"reward": "reward", "kl": "kl_loss"},
         )
-        trainer = _with_exact_prompts(algorithm.trainer_class())(
+        trainer = on_policy(algorithm.trainer_class(), compute=compute, rollout_engine=config.rollout_engine)(
             model=policy,
             args=one_device(arguments),
             reward_funcs=scorer,
@@ -225,16 +230,6 @@ def _continue_adapter(policy: Any, directory: str) -> None:
         )
     set_peft_model_state_dict(policy, weights)
     step.say(f"The policy starts from the adapter in {directory}; KL is measured to the base model")
-
-
-def _with_exact_prompts(trainer_class: Any) -> Any:
-    """Make a TRL trainer take prompts as the tokens that `text_format` made, instead of tokenising text itself."""
-
-    class ExactPromptsTrainer(trainer_class):  # type: ignore[misc]
-        def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
-            return prompts, None, {}
-
-    return ExactPromptsTrainer
 
 
 def _reward_model_for(policy: Any, config: ReinforcementConfig, directory: str) -> reward_model.RewardModel:

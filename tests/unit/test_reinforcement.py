@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from rlhf_tuning import base_model, reinforcement, reward_model
+from rlhf_tuning import base_model, reinforcement, reward_model, rollout
 from rlhf_tuning.algorithms import ALGORITHMS, load_algorithm
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.limits import CHOICES
@@ -208,13 +208,9 @@ def test_the_policy_is_prompted_with_the_tokens_that_the_text_format_makes(
         lambda self, prompts, answers, **options: seen.extend(prompts) or original(self, prompts, answers, **options),
     )
     given = []
-    from trl import RLOOTrainer
-
-    generate = RLOOTrainer._generate_single_turn
+    sample = rollout.sample
     monkeypatch.setattr(
-        RLOOTrainer,
-        "_generate_single_turn",
-        lambda self, prompt_ids, *rest: given.extend(prompt_ids) or generate(self, prompt_ids, *rest),
+        rollout, "sample", lambda model, prompts, **options: given.extend(prompts) or sample(model, prompts, **options)
     )
     tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, reinforcement_learning_train_steps=1)
     text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=32, target_sequence_length=12)

@@ -1,0 +1,208 @@
+"""Log-probabilities of answers, with a prompt computed once for all its answers.
+
+Stock layout: a row for each answer, its prompt before it. Here: a row for each prompt, all its answers after it; a 4-D
+attention mask lets every answer see the prompt and itself alone, and positions restart after the prompt. The numbers are
+the same; the prompt's share of the work is done once instead of k times. The output head is applied where a token of an
+answer is predicted and nowhere else, by TRL's function, which never holds the logits of the whole vocabulary and works them
+out anew in the backward pass.
+
+`packing_works` compares both layouts on the model at hand. Where they differ (linear attention, ALiBi, a sliding window
+shorter than the text) callers use the plain layout.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+
+#: Positions that the output head takes at a time on a CPU: with 50,000 tokens in the vocabulary some 100 MB.
+HEAD_POSITIONS = 256
+
+#: Vocabulary entries at a time, as TRL has it.
+_HEAD_TOKENS = 32_768
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Answers to some prompts, packed into one row for each prompt.
+
+    Args:
+        input_ids: Prompt, then its answers; padded on the right. (prompts, length)
+        position_ids: Restarting after the prompt for each answer. (prompts, length)
+        visible: Which positions (last axis) each position sees. (prompts, 1, length, length), bool; None where no prompt
+            has a second answer, so that each sees what is before it.
+        predictors: Index into the flattened (prompts x length) of the position that predicts each answer's token.
+        targets: That token.
+        places: Index into the flattened (answers x longest answer) of that token.
+        shape: (answers, longest answer)
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    visible: torch.Tensor | None
+    predictors: torch.Tensor
+    targets: torch.Tensor
+    places: torch.Tensor
+    shape: tuple[int, int]
+
+
+def pack(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    device: torch.device,
+    width: int | None = None,
+) -> Answers:
+    """Pack answers; those with the same prompt that stand next to each other share it.
+
+    Args:
+        prompts: One for each answer, as tokens; none is empty.
+        answers: As tokens.
+        device: Where the tensors go.
+        width: Columns of what `log_probabilities` returns; by default as many as the longest answer has tokens.
+    """
+    width = max((len(answer) for answer in answers), default=0) if width is None else width
+    groups = [list(members) for _, members in groupby(range(len(prompts)), key=lambda row: tuple(prompts[row]))]
+    lengths = [len(prompts[rows[0]]) + sum(len(answers[row]) for row in rows) for rows in groups]
+    longest = max(lengths)
+    input_ids = torch.zeros((len(groups), longest), dtype=torch.long)
+    position_ids = torch.zeros_like(input_ids)
+    visible = torch.eye(longest, dtype=torch.bool).repeat(len(groups), 1, 1)
+    causal = torch.ones((longest, longest), dtype=torch.bool).tril()
+    predictors: list[int] = []
+    targets: list[int] = []
+    places: list[int] = []
+    for index, rows in enumerate(groups):
+        prompt = prompts[rows[0]]
+        start = len(prompt)
+        input_ids[index, :start] = torch.tensor(prompt)
+        position_ids[index, :start] = torch.arange(start)
+        visible[index, :start, :start] = causal[:start, :start]
+        for row in rows:
+            answer = answers[row]
+            if not answer:
+                continue
+            end = start + len(answer)
+            input_ids[index, start:end] = torch.tensor(answer)
+            position_ids[index, start:end] = torch.arange(len(prompt), len(prompt) + len(answer))
+            visible[index, start:end, : len(prompt)] = True
+            visible[index, start:end, start:end] = causal[: len(answer), : len(answer)]
+            # The prompt's last token predicts the first of every answer.
+            predictors += [index * longest + place for place in (len(prompt) - 1, *range(start, end - 1))]
+            targets += answer
+            places += range(row * width, row * width + len(answer))
+            start = end
+    return Answers(
+        input_ids=input_ids.to(device),
+        position_ids=position_ids.to(device),
+        visible=visible[:, None].to(device) if len(groups) < len(prompts) else None,
+        predictors=torch.tensor(predictors, dtype=torch.long, device=device),
+        targets=torch.tensor(targets, dtype=torch.long, device=device),
+        places=torch.tensor(places, dtype=torch.long, device=device),
+        shape=(len(answers), width),
+    )
+
+
+def log_probabilities(model: Any, answers: Answers, *, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log p of every token of every answer and the entropy there, both (answers, longest), 0 after an answer's end.
+
+    Args:
+        model: A causal language model of transformers, not wrapped in anything.
+        answers: What `pack` returned.
+        temperature: Divides the logits.
+    """
+    hidden = model.base_model(
+        input_ids=answers.input_ids,
+        attention_mask=None if answers.visible is None else _mask(model, answers.visible),
+        position_ids=answers.position_ids,
+        use_cache=False,
+    ).last_hidden_state  # (prompts, length, d)
+    found = _head(model, hidden.flatten(0, 1)[answers.predictors], answers.targets, temperature=temperature)
+    size = answers.shape[0] * answers.shape[1]
+    spread = [values.new_zeros(size).index_put((answers.places,), values).view(answers.shape) for values in found]
+    return spread[0], spread[1].detach()
+
+
+def _mask(model: Any, visible: torch.Tensor) -> torch.Tensor:
+    """Return the mask as the model's attention wants it: added to the scores by eager code, bool for torch's own."""
+    if model.config._attn_implementation != "eager":
+        return visible
+    kind = visible.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+
+
+def _head(
+    model: Any, hidden: torch.Tensor, targets: torch.Tensor, *, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probability of each target and the entropy, float32, from the hidden states that predict them."""
+    from trl.kernels import ChunkedLogProbFunction
+
+    head = model.get_output_embeddings()
+    softcap = model.config.get_text_config().to_dict().get("final_logit_softcapping")
+    # Compiled kernels on a GPU need no more than one tile; a CPU makes several copies of it.
+    size = HEAD_POSITIONS if hidden.device.type == "cpu" else max(1, len(targets))
+    parts = [
+        ChunkedLogProbFunction.apply(
+            hidden[start : start + size],
+            head.weight,
+            head.bias,
+            targets[start : start + size],
+            temperature,
+            _HEAD_TOKENS,
+            softcap,
+            1.0,
+            ("log_probs", "entropy"),
+        )
+        for start in range(0, len(targets), size)
+    ]
+    if not parts:
+        nothing = hidden.new_zeros(0, dtype=torch.float32)
+        return nothing, nothing
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+@torch.no_grad()
+def packing_works(model: Any, prompt: Sequence[int], *, longest: int) -> bool:
+    """Say whether a model gives packed answers the log-probabilities that it gives them one to a row.
+
+    Args:
+        model: A causal language model of transformers, not wrapped in anything.
+        prompt: Some tokens.
+        longest: Tokens of the longest prompt and answer together that will come.
+    """
+    if longest > window(model):
+        return False
+    device = next(model.parameters()).device
+    prompt = list(prompt[-32:])
+    answers = [prompt[::-1][:9], prompt[:7], prompt[1:] + prompt[:1]]
+    try:
+        packed, _ = log_probabilities(model, pack([prompt] * len(answers), answers, device=device), temperature=1.0)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError):
+        return False
+    differences = []
+    for row, answer in enumerate(answers):
+        ids = torch.tensor([[*prompt, *answer]], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        plain = logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0]
+        differences.append((packed[row, : len(answer)] - plain).abs())
+    # What seeing another answer would do is far larger; bfloat16 rounds at about 0.03 here.
+    most = 1e-3 if _precise(model) else 0.1
+    return bool(torch.cat(differences).mean() < most)
+
+
+def window(model: Any) -> float:
+    """Return how far back every layer of a model sees. Masks of ours have no window, which a short test would not show."""
+    settings = model.config.get_text_config().to_dict()
+    size = settings.get("sliding_window")
+    kinds = settings.get("layer_types") or ["sliding_attention"]
+    slides = settings.get("use_sliding_window", True) and "sliding_attention" in kinds
+    return size if size is not None and slides else math.inf
+
+
+def _precise(model: Any) -> bool:
+    """Say whether a model works in float32 here."""
+    return model.dtype == torch.float32 and not torch.is_autocast_enabled(next(model.parameters()).device.type)

@@ -1,0 +1,197 @@
+"""TRL's RLOO and GRPO trainers without the work that one update for each batch of samples makes needless.
+
+What changes is the cost; the gradient is TRL's (`tests/unit/test_on_policy.py` compares them):
+
+- A prompt is computed once for all its answers, see `log_probabilities`; so a batch keeps the answers to a prompt together,
+  where TRL shuffles them.
+- No pass for the log-probabilities of the policy that sampled: it is the policy that learns, so their ratio is 1. RLOO's KL
+  term, which TRL reads off that pass, is read off the update's own.
+- Answers are sampled by `rollout`.
+
+Every override names the TRL method that it replaces; drop it when TRL does the same.
+"""
+
+from typing import Any
+
+import torch
+
+from rlhf_tuning import base_model, log_probabilities, rollout, step
+
+
+def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str = "auto") -> Any:
+    """Return a TRL trainer's subclass for prompts given as tokens and one update for each batch of samples.
+
+    Args:
+        trainer_class: RLOOTrainer or GRPOTrainer.
+        compute: Of matrix products.
+        rollout_engine: See `rollout.chosen_engine`.
+    """
+    from trl import RLOOTrainer
+    from trl.trainer.utils import split_tensor_dict
+
+    class OnPolicyTrainer(trainer_class):  # type: ignore[misc]
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            for model in (self.accelerator.unwrap_model(self.model), self.ref_model):
+                if model is not None:
+                    _answer_packed(base_model.causal_lm(model), self.temperature)
+            policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
+            some_prompt = self.train_dataset[0]["prompt"]
+            longest = max(map(len, self.train_dataset["prompt"])) + self.max_completion_length
+            with self.accelerator.autocast():
+                self.packs = log_probabilities.packing_works(policy, some_prompt, longest=longest)
+            if not self.packs:
+                step.say("This model's answers cannot share their prompt, so each is computed with a prompt of its own")
+            self.rollout_engine = rollout.chosen_engine(rollout_engine, policy, compute, some_prompt, longest=longest)
+
+        def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+            return prompts, None, {}
+
+        def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any) -> Any:
+            if self.rollout_engine == "transformers":
+                return super()._generate_single_turn(prompt_ids, *rest)
+            policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
+            with rollout.prepared(policy, compute):
+                answers = rollout.sample(
+                    policy,
+                    prompt_ids,
+                    most_tokens=self.max_completion_length,
+                    temperature=self.temperature,
+                    ends=self.eos_token_ids,
+                )
+            # GRPO's trainer wants the sampler's log-probabilities beside them, or None.
+            return answers if issubclass(trainer_class, RLOOTrainer) else (answers, None)
+
+        def _prepare_inputs(self, rows: Any) -> dict[str, Any]:
+            # Not shuffled: the answers to a prompt stay together.
+            turn = self._step % self.args.steps_per_generation
+            if turn == 0:
+                samples = self._generate_and_score_completions(rows)
+                self._buffered_inputs = split_tensor_dict(samples, self.args.steps_per_generation)
+            inputs: dict[str, Any] = self._buffered_inputs[turn]
+            return inputs
+
+        def _get_per_token_logps_and_entropies(
+            self,
+            model: Any,
+            input_ids: torch.Tensor,
+            attention_mask: torch.Tensor,
+            logits_to_keep: int,
+            batch_size: int | None = None,
+            **settings: Any,
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+            if not self.packs:
+                found: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = (
+                    super()._get_per_token_logps_and_entropies(
+                        model, input_ids, attention_mask, logits_to_keep, batch_size, **settings
+                    )
+                )
+                return found
+            prompts, answers = _unpadded(input_ids, attention_mask, logits_to_keep)
+            size = batch_size or len(prompts)
+            parts = []
+            for start in range(0, len(prompts), size):
+                part = slice(start, start + size)
+                packed = log_probabilities.pack(
+                    prompts[part], answers[part], device=input_ids.device, width=logits_to_keep
+                )
+                with self.accelerator.autocast():
+                    parts.append(model(packed=packed))
+            return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]), None
+
+    class OnPolicyRLOOTrainer(OnPolicyTrainer):
+        _sampling = False
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            # TRL takes the KL off the rewards before the update's pass, which knows the policy's part of it; we do after.
+            self.kl_coeff: float = self.args.beta
+            self.beta = 0.0
+
+        def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+            self._sampling = True
+            try:
+                samples: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            finally:
+                self._sampling = False
+            return samples
+
+        def _get_per_token_logps_and_entropies(
+            self,
+            model: Any,
+            input_ids: torch.Tensor,
+            attention_mask: torch.Tensor,
+            logits_to_keep: int,
+            *rest: Any,
+            **kw: Any,
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+            if self._sampling:
+                nothing = input_ids.new_zeros((len(input_ids), logits_to_keep), dtype=torch.float32)
+                return nothing, nothing, None
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *rest, **kw
+            )
+
+        def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+            mask = inputs["completion_mask"]  # (answers, longest answer)
+            sequences = (
+                torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+                torch.cat([inputs["prompt_mask"], mask], dim=1),
+                mask.shape[1],
+            )
+            log_policy, entropy, _ = self._get_per_token_logps_and_entropies(model, *sequences, compute_entropy=True)
+            advantages = inputs["advantages"]  # (answers,), without KL
+            if self.kl_coeff:
+                log_reference = self._reference(sequences)
+                kl = ((log_policy.detach() - log_reference) * mask).sum(dim=1)
+                advantages = advantages - self.kl_coeff * _leave_one_out(kl, self.num_generations)
+                self._note("kl", kl.sum(), mask.sum())
+            self._note("entropy", (entropy * mask).sum(), mask.sum())
+            log_answers = (log_policy * mask).sum(dim=1)  # (answers,)
+            # The ratio to the policy that sampled is 1; its gradient is that of the log-probability.
+            ratio = torch.exp(log_answers - log_answers.detach())
+            loss: torch.Tensor = -(ratio * advantages).mean()
+            return loss
+
+        @torch.no_grad()
+        def _reference(self, sequences: tuple[torch.Tensor, torch.Tensor, int]) -> torch.Tensor:
+            if self.ref_model is not None:
+                return self._get_per_token_logps_and_entropies(self.ref_model, *sequences)[0]
+            with self.accelerator.unwrap_model(self.model).disable_adapter():
+                return self._get_per_token_logps_and_entropies(self.model, *sequences)[0]
+
+        def _note(self, name: str, total: torch.Tensor, tokens: torch.Tensor) -> None:
+            sums = self.accelerator.reduce(torch.stack([total.float(), tokens.float()]), reduction="sum")
+            self._metrics["train"][name].append((sums[0] / sums[1].clamp(min=1.0)).item())
+
+    return OnPolicyRLOOTrainer if issubclass(trainer_class, RLOOTrainer) else OnPolicyTrainer
+
+
+def _answer_packed(model: Any, temperature: float) -> None:
+    """Let `model(packed=...)` return `log_probabilities`, through whatever is wrapped around the model."""
+    plain = model.forward
+
+    def forward(*args: Any, packed: log_probabilities.Answers | None = None, **settings: Any) -> Any:
+        if packed is None:
+            return plain(*args, **settings)
+        return log_probabilities.log_probabilities(model, packed, temperature=temperature)
+
+    model.forward = forward
+
+
+def _unpadded(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return prompts and answers from rows of a left-padded prompt and a right-padded answer in the last `columns`."""
+    prompts, answers = [], []
+    for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True):
+        kept = [token if keep else None for token, keep in zip(ids, mask, strict=True)]
+        prompts.append([token for token in kept[:-columns] if token is not None])
+        answers.append([token for token in kept[-columns:] if token is not None])
+    return prompts, answers
+
+
+def _leave_one_out(values: torch.Tensor, group: int) -> torch.Tensor:
+    """Return each value less the mean of the others in its group of neighbours."""
+    grouped = values.view(-1, group)
+    return ((grouped - grouped.mean(dim=1, keepdim=True)) * group / (group - 1)).flatten()

@@ -1,0 +1,391 @@
+"""Answers sampled quickly: transformers' own model code, called one token at a time without what is not needed here.
+
+What `generate` of transformers spends its time on, and what is done instead while `prepared` is entered:
+
+- Linear layers: an adapter costs two more products for each, so it is merged into a copy of the weights, in the precision
+  that the products have. On a CPU that copy is kept in oneDNN's layout for small batches (torch would lay it out anew for
+  every product), several times as fast.
+- Attention: keys and values stand in a buffer as long as the answers may get, and each group of heads that shares them is
+  one product; nothing is concatenated or repeated at each token. A prompt is computed once for all its answers.
+- Sampling: one random number an answer and the cumulative distribution, not one random number for every entry of the
+  vocabulary.
+- Answers that have ended leave the batch.
+
+`works` compares the numbers with the model's own; callers fall back to `generate` where they differ.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from rlhf_tuning import step
+from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.log_probabilities import window
+
+#: Answers decoded together. A CPU gains nothing from more; a GPU does, and has less memory.
+ROWS_TOGETHER = {"cpu": 64, "cuda": 1024}
+
+_ATTENTION = "rlhf_rollout"
+
+
+@contextmanager
+def prepared(model: Any, compute: torch.dtype) -> Iterator[None]:
+    """Have a model decode quickly for a while, with the weights that it has now; then leave it as it was.
+
+    Args:
+        model: A causal language model of transformers, which may have LoRA layers; not wrapped in anything.
+        compute: Of matrix products.
+    """
+    replaced = _linear_layers(model)
+    attention, training = model.config._attn_implementation, model.training
+    with torch.no_grad():
+        for layer in replaced:
+            layer.forward = _product(layer, compute)
+    model.config._attn_implementation = _ATTENTION
+    model.eval()
+    try:
+        yield
+    finally:
+        for layer in replaced:
+            del layer.forward
+        model.config._attn_implementation = attention
+        model.train(training)
+
+
+@torch.no_grad()
+def sample(
+    model: Any, prompts: Sequence[Sequence[int]], *, most_tokens: int, temperature: float, ends: Sequence[int]
+) -> list[list[int]]:
+    """Return the tokens of one answer to each prompt, with the one that ends it if there is one.
+
+    The model must be `prepared`. Nothing but the temperature shapes the distribution.
+
+    Args:
+        model: A causal language model of transformers, not wrapped in anything.
+        prompts: As tokens; a prompt that is repeated next to itself is computed once.
+        most_tokens: Of an answer.
+        temperature: Divides the logits; 0 takes the likeliest token each time.
+        ends: The tokens that end an answer.
+    """
+    answers: list[list[int]] = []
+    together = ROWS_TOGETHER[next(model.parameters()).device.type]
+    for start in range(0, len(prompts), together):
+        answers += _sample(model, prompts[start : start + together], most_tokens, temperature, ends)
+    return answers
+
+
+def _sample(
+    model: Any, prompts: Sequence[Sequence[int]], most_tokens: int, temperature: float, ends: Sequence[int]
+) -> list[list[int]]:
+    decoder = _Decoder(model, prompts, most_tokens)
+    device = decoder.device
+    count = len(prompts)
+    tokens = torch.full((count, most_tokens), -1, dtype=torch.long, device=device)
+    rows = torch.arange(count, device=device)  # of the answers that go on
+    ending = torch.tensor(list(ends), device=device)
+    # Asking a GPU costs more than some answers that need not go on.
+    pause = 1 if device.type == "cpu" else 8
+    logits = decoder.logits
+    going = torch.ones(count, dtype=torch.bool, device=device)
+    for place in range(most_tokens):
+        # For every answer, ended or not, so that one answer does not depend on when others end.
+        chance = torch.rand(count, device=device)[rows] if temperature > 0 else None
+        chosen = choose(logits, temperature, chance)
+        tokens[rows, place] = torch.where(going, chosen, -1)
+        going &= ~torch.isin(chosen, ending)
+        if place + 1 == most_tokens:
+            break
+        if (place + 1) % pause == 0:
+            left = int(going.sum())
+            if left == 0:
+                break
+            # Moving the cache costs about as much as a token, so not for every single answer.
+            if left <= 0.8 * len(rows):
+                kept = going.nonzero()[:, 0]
+                decoder.keep(kept)
+                rows, chosen, going = rows[kept], chosen[kept], going[kept]
+        logits = decoder.step(chosen)
+    return [[token for token in row if token >= 0] for row in tokens.tolist()]
+
+
+def choose(logits: torch.Tensor, temperature: float, chance: torch.Tensor | None) -> torch.Tensor:
+    """Return a token for each row of logits: the likeliest, or where the cumulative distribution passes `chance`."""
+    if chance is None:
+        return logits.argmax(dim=-1)
+    scaled = logits.float() / temperature
+    weights = torch.exp(scaled - scaled.amax(dim=-1, keepdim=True))
+    cumulative = weights.cumsum(dim=-1)
+    found = torch.searchsorted(cumulative, chance[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    return found.clamp(max=logits.shape[-1] - 1)
+
+
+@torch.no_grad()
+def works(model: Any, compute: torch.dtype, prompt: Sequence[int]) -> bool:
+    """Say whether a `prepared` model gives the logits that it gives by itself.
+
+    Args:
+        model: A causal language model of transformers, not wrapped in anything.
+        compute: Of matrix products.
+        prompt: Some tokens.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    prompt = list(prompt[-24:])
+    # Of unequal length, one of them twice; each goes on with tokens of its own.
+    prompts = [prompt, prompt, prompt[:1] + prompt[-4:]]
+    going_on = [[*prompt[:3], *prompt[-2:]], prompt[-5:], prompt[-5:][::-1]]
+    steps = min(map(len, going_on))
+    try:
+        with prepared(model, compute):
+            decoder = _Decoder(model, prompts, steps)
+            found = [decoder.logits]
+            for place in range(steps - 1):
+                found.append(decoder.step(torch.tensor([tokens[place] for tokens in going_on], device=device)))
+            decoder.keep(torch.tensor([0, 2], device=device))
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError, NotImplementedError):
+        return False
+    differences = []
+    model.eval()
+    with torch.autocast(device.type, dtype=compute, enabled=compute != torch.float32):
+        for row, start in enumerate(prompts):
+            ids = torch.tensor([[*start, *going_on[row][: steps - 1]]], device=device)
+            expected = model(input_ids=ids, use_cache=False).logits[0, len(start) - 1 :].float().log_softmax(-1)
+            got = torch.stack([logits[row] for logits in found]).float().log_softmax(-1)
+            differences.append((got - expected).abs().mean())
+    model.train(training)
+    return bool(torch.stack(differences).max() < (1e-3 if compute == torch.float32 else 0.1))
+
+
+def chosen_engine(engine: str, model: Any, compute: torch.dtype, prompt: Sequence[int], *, longest: int) -> str:
+    """Return `lean` or `transformers`: the parameter `rollout_engine`, whose `auto` is `lean` where that `works`.
+
+    Args:
+        engine: `auto`, `lean` or `transformers`.
+        model: A causal language model of transformers, not wrapped in anything.
+        compute: Of matrix products.
+        prompt: Some tokens.
+        longest: Tokens of the longest prompt and answer together that will come.
+
+    Raises:
+        ParameterError: If `lean` is asked for and does not work with this model.
+    """
+    if engine == "transformers":
+        return engine
+    if longest <= window(model) and works(model, compute, prompt):
+        return "lean"
+    if engine == "lean":
+        raise ParameterError(
+            "rollout_engine is 'lean', which gives other numbers than the base model's own code. Use 'auto' or "
+            "'transformers'."
+        )
+    step.say("This model's answers are sampled by transformers' own generate, since the faster way gives other numbers")
+    return "transformers"
+
+
+class _Decoder:
+    """Decodes answers to some prompts in step. `logits` predict the first token of each."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], most_tokens: int) -> None:
+        self.device = next(model.parameters()).device
+        groups = [(list(prompt), len(list(members))) for prompt, members in groupby(map(tuple, prompts))]
+        longest = max(len(prompt) for prompt, _ in groups)
+        input_ids = torch.zeros((len(groups), longest), dtype=torch.long)
+        real = torch.zeros((len(groups), longest), dtype=torch.bool)
+        for row, (prompt, _) in enumerate(groups):
+            input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            real[row, longest - len(prompt) :] = True
+        input_ids, real = input_ids.to(self.device), real.to(self.device)
+        padded = not bool(real.all())
+        repeats = torch.tensor([count for _, count in groups], device=self.device)
+        which = torch.repeat_interleave(torch.arange(len(groups), device=self.device), repeats)
+        self._model = model
+        self._layers = [
+            _Buffer(which, longest + most_tokens) for _ in range(model.config.get_text_config().num_hidden_layers)
+        ]
+        self._cache = Cache(layers=list(self._layers))
+        positions = (real.cumsum(dim=1) - 1).clamp(min=0)
+        logits = self._forward(input_ids, positions, _visible(real) if padded else None)
+        self.logits = logits[which]  # (answers, vocabulary)
+        self._next = real.sum(dim=1)[which]
+        self._hidden = None
+        if padded:
+            # Added to scores: nothing sees the padding before a prompt.
+            hidden = torch.zeros((len(which), 1, 1, longest + most_tokens), device=self.device)
+            hidden[:, 0, 0, :longest].masked_fill_(~real[which], -torch.inf)
+            self._hidden = hidden
+        self._length = longest
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Add one token to each answer and return the logits of the next, (answers, vocabulary)."""
+        self._length += 1
+        mask = None if self._hidden is None else self._hidden[..., : self._length]
+        logits = self._forward(tokens[:, None], self._next[:, None], mask)
+        self._next = self._next + 1
+        return logits
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these answers alone."""
+        for layer in self._layers:
+            layer.reorder_cache(rows)
+        self._next = self._next[rows]
+        if self._hidden is not None:
+            self._hidden = self._hidden[rows]
+
+    def _forward(self, input_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        output = self._model(
+            input_ids=input_ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+
+class _Buffer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values, with room for whole answers. The first to arrive are those of the prompts.
+
+    Args:
+        which: The prompt of each answer.
+        room: Positions of the longest prompt and answer.
+    """
+
+    is_sliding = False
+
+    def __init__(self, which: torch.Tensor, room: int) -> None:
+        super().__init__()
+        self._which, self._room, self._length = which, room, 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Make room."""
+        heads = key_states.shape[1]
+        self.keys = key_states.new_empty((len(self._which), heads, self._room, key_states.shape[-1]))
+        self.values = value_states.new_empty((len(self._which), heads, self._room, value_states.shape[-1]))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store what is new and return what there is."""
+        end = self._length + key_states.shape[2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys[:, :, :end] = key_states[self._which]
+            self.values[:, :, :end] = value_states[self._which]
+            self._length = end
+            return key_states, value_states
+        self.keys[:, :, self._length : end] = key_states
+        self.values[:, :, self._length : end] = value_states
+        self._length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the length of the keys and where they begin."""
+        return self._length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Return how many positions are stored."""
+        return self._length
+
+    def get_max_length(self) -> int:
+        """Return how many there is room for."""
+        return self._room
+
+
+def _visible(real: torch.Tensor) -> torch.Tensor:
+    """Return which positions each position of left-padded prompts sees, (prompts, 1, length, length)."""
+    length = real.shape[1]
+    causal = torch.ones((length, length), dtype=torch.bool, device=real.device).tril()
+    own = torch.eye(length, dtype=torch.bool, device=real.device)
+    return ((causal & real[:, None, :]) | own)[:, None]
+
+
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention for transformers' `AttentionInterface`: prompts by torch, single tokens by one product for each key head."""
+    batch, heads, length, size = query.shape
+    scale = size**-0.5 if scaling is None else scaling
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if length > 1 and softcap is None:
+        mixed = nn.functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            is_causal=attention_mask is None,
+            scale=scale,
+            enable_gqa=heads != key.shape[1],
+        )
+        return mixed.transpose(1, 2), None
+    grouped = query.reshape(batch, key.shape[1], -1, size)  # (batch, key heads, heads of each x length, size)
+    scores = (grouped @ key.transpose(2, 3)).float() * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if length > 1:
+        causal = torch.ones((length, length), dtype=torch.bool, device=query.device).tril()
+        seen = causal if attention_mask is None else attention_mask
+        scores = scores.view(batch, heads, length, -1).masked_fill(~seen, -torch.inf).view(scores.shape)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    mixed = scores.softmax(dim=-1).to(value.dtype) @ value
+    return mixed.view(batch, heads, length, size).transpose(1, 2), None
+
+
+AttentionInterface.register(_ATTENTION, _attend)
+
+
+def _linear_layers(model: Any) -> list[Any]:
+    """Return the linear layers of a model; one with an adapter is one layer."""
+    from peft.tuners.lora import Linear
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found: list[Any] = []
+    within: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if name.startswith(within) and within:
+            continue
+        if isinstance(module, BaseTunerLayer):
+            within = (*within, name + ".")
+            if type(module) is Linear and type(module.get_base_layer()) is nn.Linear and not module.use_dora:
+                found.append(module)
+        elif type(module) is nn.Linear:
+            found.append(module)
+    return found
+
+
+def _product(layer: Any, compute: torch.dtype) -> Callable[..., torch.Tensor]:
+    """Return what a linear layer does, with its adapter merged into a copy of its weight."""
+    adapters: list[str] = []
+    if not isinstance(layer, nn.Linear):
+        adapters = [] if layer.disable_adapters or layer.merged else list(layer.active_adapters)
+        adapters = [name for name in adapters if name in layer.lora_A]
+    base = layer if isinstance(layer, nn.Linear) else layer.get_base_layer()
+    weight, bias = base.weight, base.bias
+    if adapters:
+        # Added before rounding: small changes would be lost one by one.
+        weight = weight.float()
+        for name in adapters:
+            weight = weight + layer.get_delta_weight(name).float()
+    weight = weight.to(compute)
+    bias = None if bias is None else bias.to(compute)
+    if weight.device.type != "cpu" or not torch._C._has_mkldnn:
+        return lambda input, *rest: nn.functional.linear(input.to(compute), weight, bias)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
+    multiply = torch.ops.mkldnn._linear_pointwise
+    return lambda input, *rest: multiply(input.to(compute), packed, bias, "none", [], "")
