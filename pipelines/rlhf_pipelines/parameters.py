@@ -101,6 +101,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "warm_start_adapter", str, "", "LoRA adapter to start the policy from: a registered model or a folder"
         ),
+        Parameter("rollout_engine", str, "auto", "what samples answers in training: auto, lean or transformers"),
         Parameter(
             "held_out_reward_model_share",
             float,

@@ -107,6 +107,7 @@ def reinforcement_phase(
     seed: int,
     dtype: str,
     max_bad_rows: int,
+    rollout_engine: str,
     warm_start_adapter: str,
     warm_start_fingerprint: str,
 ) -> ReinforcementOutputs:
@@ -138,6 +139,7 @@ def reinforcement_phase(
         temperature=temperature,
         seed=seed,
         dtype=dtype,
+        rollout_engine=rollout_engine,
         warm_start_adapter=warm_start_adapter,
         warm_start_fingerprint=warm_start_fingerprint,
     ).set_display_name("Reinforcer")

@@ -70,6 +70,7 @@ def for_target(target: str) -> Any:
         registry_dir: str = "",
         serving_machine: str = "",
         warm_start_adapter: str = "",
+        rollout_engine: str = "auto",
         held_out_reward_model_share: float = 0.25,
         gate_win_rate_margin: float = 0.0,
         gate_max_kl: float = 50.0,
@@ -120,6 +121,8 @@ def for_target(target: str) -> Any:
             serving_machine: What the model is served on, such as l4 or a100-80gb-x2; the cheapest it fits on when empty.
             warm_start_adapter: LoRA adapter that the policy starts from: a registered model such as my-model@champion, or a
                 folder; KL is still measured to the base model. Empty for none.
+            rollout_engine: What samples answers in training: auto (the fastest that gives the model's own numbers), lean (our
+                decode loop) or transformers (its generate).
             held_out_reward_model_share: Share of the preferences' prompts from which a second reward model learns, one
                 that judges and is never optimised against; 0 for none.
             gate_win_rate_margin: Win rate against the champion, beyond one half, that must be shown for a promotion.
@@ -195,6 +198,7 @@ def for_target(target: str) -> Any:
                 registry_dir=registry_dir,
                 serving_machine=serving_machine,
                 warm_start_adapter=count.outputs["warm_start_adapter"],
+                rollout_engine=rollout_engine,
                 held_out_reward_model_share=held_out_reward_model_share,
                 gate_win_rate_margin=gate_win_rate_margin,
                 gate_max_kl=gate_max_kl,
