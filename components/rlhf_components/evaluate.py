@@ -75,6 +75,7 @@ def evaluate(
     """
     from rlhf_tuning import evaluation as comparison
     from rlhf_tuning.gate import decision_text
+    from rlhf_tuning.report_data import add_report
     from rlhf_tuning.reward_model import saved_in
     from rlhf_tuning.run_report import data_sources, write_run_report
     from rlhf_tuning.step import running_step, say
@@ -111,7 +112,7 @@ def evaluate(
         numbers = comparison.write_evaluation(config, pairs, evaluation.path, judges=judges)
         decided = comparison.decide_promotion(config, pairs, decision.path, judges=judges)
         comparison.write_summary(config, pairs, summary.path, decision=decided, judges=judges)
-        write_run_report(
+        run_report = write_run_report(
             pairs,
             scorer_name=comparison.scorer_name(scorer),
             reward_model_dir=reward_model.path,
@@ -119,7 +120,10 @@ def evaluate(
             data=data_sources(reward_model.metadata, model.metadata, champion_predictions.metadata),
             path=report.path,
             judges=judges,
+            decision=decided,
+            opponent=config.opponent,
         )
+        add_report(run_report, evaluation.path)
         for name, value in numbers.items():
             metrics.log_metric(name, value)
         metrics.log_metric("promoted", float(decided.promote))

@@ -84,7 +84,8 @@ def train_reward_model(
         )
         shutil.copyfile(preference_rows.path, Path(reward_model.path) / PREFERENCE_ROWS)
         for name, value in evaluation.items():
-            metrics.log_metric(name, value)
+            if isinstance(value, int | float):
+                metrics.log_metric(name, value)
         reward_model.metadata.update(
             base_model=large_model_reference,
             base_model_fingerprint=large_model_fingerprint,

@@ -121,8 +121,8 @@ def for_target(target: str) -> Any:
             serving_machine: What the model is served on, such as l4 or a100-80gb-x2; the cheapest it fits on when empty.
             warm_start_adapter: LoRA adapter that the policy starts from: a registered model such as my-model@champion, or
                 a folder; KL is still measured to the base model. Empty for none.
-            rollout_engine: What samples answers in training: auto (the fastest that gives the model's own numbers), lean (our
-                decode loop) or transformers (its generate).
+            rollout_engine: What samples answers in training: lean (our decode loop), transformers (its generate), or
+                auto: the first of them that gives the model's own numbers.
             held_out_reward_model_share: Share of the preferences' prompts from which a second reward model learns, one
                 that judges and is never optimised against; 0 for none.
             gate_win_rate_margin: Win rate against the champion, beyond one half, that must be shown for a promotion.

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,8 @@ _SUMMARY = "summary"
 #: The pages among a pipeline's outputs, with the names that they get beside the runs: kfp names artifacts without an
 #: ending, which browsers and people go by.
 _PAGES = {"report": ("Report:", "report.html"), "data_report": ("Data:", "data-report.html")}
+#: The page that is made anew when the whole run is known.
+_REPORT = "report"
 #: The pipeline output that names the registered model.
 _MODEL = "model_resource_name"
 #: The pipeline that never tunes a model twice at once.
@@ -110,7 +112,7 @@ def run_locally(run: LocalRun, display: Display) -> int:
         elif ended.returncode == 0:
             status = 0
             _say_finished(watch.follower, elapsed, log.path, display)
-            _say_outputs(_read_outputs(outputs), run, display)
+            _say_outputs(_read_outputs(outputs), run, watch.follower.finished, display)
         else:
             status = _say_failed(watch, ended, log, display)
         log.note(f"ended with status {status} after {duration(elapsed)}")
@@ -265,7 +267,7 @@ def _say_finished(follower: RunFollower, elapsed: float, log: Path, display: Dis
     display.say(f"Finished in {duration(elapsed)}: {steps} {_steps(steps)}{kept}. Log: {shown(log)}")
 
 
-def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, display: Display) -> None:
+def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[StepFinished], display: Display) -> None:
     """Print the pipeline's own summary or, where it has none, its outputs; and where to go from here."""
     artifacts: Mapping[str, Mapping[str, Any]] = outputs["artifacts"]
     if _SUMMARY in artifacts:
@@ -280,30 +282,56 @@ def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, display: Display) ->
         for name, artifact in artifacts.items():
             if name not in _PAGES and Path(artifact["path"]).exists():
                 display.say(f"  {name}: {shown(Path(artifact['path']))}")
-    if lines := _next_steps(outputs, run):
+    if lines := _next_steps(outputs, run, finished):
         display.say("\n".join(["", *lines]))
 
 
-def _next_steps(outputs: Mapping[str, Any], run: LocalRun) -> list[str]:
+def _next_steps(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[StepFinished]) -> list[str]:
     """Return where the reports and the model are, and the command that calls the model."""
     lines = []
+    name = str(outputs["parameters"].get(_MODEL, ""))
+    model_lines, call = _model_lines(name, run) if name else ([], "")
     for output, (label, file_name) in _PAGES.items():
         artifact = outputs["artifacts"].get(output)
         if artifact and Path(artifact["path"]).is_file():
             page = run.pipeline_root.expanduser().absolute() / file_name
-            shutil.copyfile(artifact["path"], page)
+            if output == _REPORT:
+                _complete_report(Path(artifact["path"]).parents[1], page, run, finished, name, call)
+            else:
+                shutil.copyfile(artifact["path"], page)
             lines.append(f"{label:<7} {shown(page)}")
-    name = str(outputs["parameters"].get(_MODEL, ""))
-    if name:
-        spec = name.removeprefix("models/")
-        registry_dir = str(run.arguments.get("registry_dir", ""))
-        place = ["--registry-dir", registry_dir] if registry_dir else []
-        folder = Path(registry_dir).expanduser().absolute() if registry_dir else environment.REGISTRY_DIR
-        model, _, version = spec.partition("@")
-        lines.append(f"Model:  {shown(folder / model / 'versions' / version / 'model')}")
-        call = ["rlhf", "predict", "--model", spec, *place, "--prompt", _EXAMPLE_PROMPT]
-        lines.append(f"Call:   {shlex.join(call)}")
-    return lines
+    return lines + model_lines
+
+
+def _complete_report(
+    folder: Path, page: Path, run: LocalRun, finished: Sequence[StepFinished], model: str, call: str
+) -> None:
+    """Make the report with what only the whole run knows; where an earlier run evaluated, with what is known of that one."""
+    from rlhf_pipelines.complete_report import RUN_FILE, write_complete_report, write_run_file
+    from rlhf_tuning.report import StepTime
+
+    if not (folder / RUN_FILE).exists():
+        write_run_file(
+            folder,
+            pipeline=run.name,
+            arguments=run.arguments,
+            steps=[StepTime(name=step.step, seconds=step.seconds, cached=step.cached) for step in finished],
+            model=model,
+            call=call,
+            ended=time.strftime("%Y-%m-%d %H:%M"),
+        )
+    write_complete_report(folder, page)
+
+
+def _model_lines(name: str, run: LocalRun) -> tuple[list[str], str]:
+    """Return where the model is and how it is called, and the call alone."""
+    spec = name.removeprefix("models/")
+    registry_dir = str(run.arguments.get("registry_dir", ""))
+    place = ["--registry-dir", registry_dir] if registry_dir else []
+    folder = Path(registry_dir).expanduser().absolute() if registry_dir else environment.REGISTRY_DIR
+    model, _, version = spec.partition("@")
+    call = shlex.join(["rlhf", "predict", "--model", spec, *place, "--prompt", _EXAMPLE_PROMPT])
+    return [f"Model:  {shown(folder / model / 'versions' / version / 'model')}", f"Call:   {call}"], call
 
 
 def _read_outputs(file: Path) -> Mapping[str, Any]:

@@ -82,6 +82,83 @@ def line_chart(
     return _framed(title, *parts)
 
 
+def two_lines(
+    title: str, lines: Sequence[tuple[str, str, Sequence[Point]]], *, x_label: str = "step", mark: Point | None = None
+) -> str:
+    """Return two or more lines over the same steps, each with its dots.
+
+    Args:
+        title: What is shown, with its unit.
+        lines: Name, class of colour (`base` or `tuned`) and points of each.
+        x_label: What the horizontal axis counts.
+        mark: A step, and nothing else of the point, at which a dashed line stands.
+    """
+    every = [point for _, _, points in lines for point in points if math.isfinite(point[1])]
+    if not every:
+        return _framed(title, '<text class="note" x="170" y="120" text-anchor="middle">no values</text>')
+    y_ticks = nice_ticks(min(y for _, y in every), max(y for _, y in every))
+    first, last = min(x for x, _ in every), max(x for x, _ in every)
+    x = _Scale(first, last if last > first else first + 1, _LEFT, _WIDTH - _RIGHT)
+    y = _Scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    x_ticks = [tick for tick in nice_ticks(x.low, x.high, whole=True, about=6) if x.low <= tick <= x.high]
+    parts = [_axes(x, y, x_ticks, y_ticks, x_label), _legend([(f"line {kind}", name) for name, kind, _ in lines])]
+    if mark:
+        parts.append(f'<line class="limit" x1="{x(mark[0]):.1f}" x2="{x(mark[0]):.1f}" y1="{_TOP}" y2="{y.start}"/>')
+    for name, kind, points in lines:
+        finite = [point for point in points if math.isfinite(point[1])]
+        if len(finite) > 1:
+            parts.append(f'<path class="line {kind}" d="{_path(finite, x, y)}"/>')
+        parts += [
+            f'<circle class="dot {kind}" cx="{x(px):.1f}" cy="{y(py):.1f}" r="3">'
+            f"<title>{escape(name)}, {escape(x_label)} {px:.6g}: {py:.4g}</title></circle>"
+            for px, py in finite
+        ]
+    return _framed(title, *parts)
+
+
+def scatter(title: str, points: Sequence[tuple[float, float, str]], *, x_label: str) -> str:
+    """Return dots, each with words of its own, in the order in which they came: the later, the darker."""
+    finite = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
+    if not finite:
+        return _framed(title, '<text class="note" x="170" y="120" text-anchor="middle">no values</text>')
+    x_ticks = nice_ticks(min(x for x, _, _ in finite), max(x for x, _, _ in finite))
+    y_ticks = nice_ticks(min(y for _, y, _ in finite), max(y for _, y, _ in finite))
+    x = _Scale(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT)
+    y = _Scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    dots = [
+        f'<circle class="dot" cx="{x(px):.1f}" cy="{y(py):.1f}" r="3.5" '
+        f'fill-opacity="{0.25 + 0.75 * index / max(1, len(finite) - 1):.2f}"><title>{escape(words)}</title></circle>'
+        for index, (px, py, words) in enumerate(finite)
+    ]
+    return _framed(title, _axes(x, y, x_ticks, y_ticks, x_label), *dots)
+
+
+def calibration(title: str, points: Sequence[tuple[float, float, float, float, str]], *, x_label: str) -> str:
+    """Return observed shares with their intervals over predicted ones, both from one half up, and the line of equality.
+
+    Args:
+        title: What is shown.
+        points: Predicted share, observed share, the ends of its interval, words.
+        x_label: Of the horizontal axis.
+    """
+    ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    lowest = min([0.5, *(low for _, _, low, _, _ in points)])
+    y_ticks = nice_ticks(math.floor(lowest * 10) / 10, 1.0, about=5)
+    x = _Scale(0.5, 1.0, _LEFT, _WIDTH - _RIGHT)
+    y = _Scale(y_ticks[0], 1.0, _HEIGHT - _BOTTOM, _TOP)
+    parts = [
+        _axes(x, y, ticks, y_ticks, x_label, _percent),
+        f'<line class="reference" x1="{x(0.5):.1f}" x2="{x(1.0):.1f}" y1="{y(0.5):.1f}" y2="{y(1.0):.1f}"/>',
+    ]
+    for predicted, observed, low, high, words in points:
+        parts.append(
+            f'<g class="interval"><title>{escape(words)}</title>'
+            f'<line class="whisker" x1="{x(predicted):.1f}" x2="{x(predicted):.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>'
+            f'<circle class="dot" cx="{x(predicted):.1f}" cy="{y(observed):.1f}" r="4"/></g>'
+        )
+    return _framed(title, *parts)
+
+
 def histogram_pair(
     title: str, groups: Sequence[tuple[str, str, Sequence[float]]], *, x_label: str, whole: bool = False
 ) -> str:

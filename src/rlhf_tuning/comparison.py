@@ -209,6 +209,17 @@ def pair_outcome(pair: AnswerPair, measure: str) -> Literal["win", "tie", "loss"
     return "win" if tuned > base else "loss"
 
 
+def score_change(pair: AnswerPair, measure: str) -> float | None:
+    """Return how much better the tuned answer is than its opponent by a measure; None where that is not known."""
+    if pair.base is None:
+        return None
+    if measure not in SCORES:
+        verdict = pair.verdicts.get(measure)
+        return verdict.preference if verdict else None
+    base, tuned = _measured(pair.base, measure), _measured(pair.tuned, measure)
+    return None if base is None or tuned is None else tuned - base
+
+
 def summarize(
     pairs: Sequence[AnswerPair],
     *,
@@ -511,7 +522,7 @@ def _largest(estimate: MeanEstimate) -> float:
 
 def _table(summary: Summary) -> list[str]:
     compared = summary.compared > 0
-    header = [_count(summary.n, "prompt"), _side_name(summary), "tuned", "difference [95% interval]"]
+    header = [_count(summary.n, "prompt"), short_name(summary.opponent), "tuned", "difference [95% interval]"]
     cells = [header if compared else [header[0], "", "answers", "[95% interval]"]]
     for wins in summary.measured:
         rate = wins.rate
@@ -541,8 +552,12 @@ def _table(summary: Summary) -> list[str]:
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
-def _side_name(summary: Summary) -> str:
-    return "base" if summary.opponent == BASE_MODEL else "champion"
+def short_name(opponent: str, most: int = 24) -> str:
+    """Return what columns and legends call an opponent."""
+    if opponent == BASE_MODEL:
+        return "base"
+    name = _plain(opponent.rsplit("/", 1)[-1])
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _cells_of(share: float, low: float, high: float, counts: str) -> list[str]:
@@ -555,7 +570,9 @@ def _side_by_side(
     content = "\n".join(str(turn.get("content", "")) for turn in pair.prompt if turn.get("role") != "system")
     prompt = textwrap.shorten(_plain(content), 3 * width, placeholder=" …")
     lines = textwrap.wrap(f"{index}. {prompt}", width, subsequent_indent="   ")
-    answers = [(_side_name(summary), pair.base), ("tuned", pair.tuned)] if pair.base else [("answer", pair.tuned)]
+    answers = (
+        [(short_name(summary.opponent), pair.base), ("tuned", pair.tuned)] if pair.base else [("answer", pair.tuned)]
+    )
     column = (width - 3 - 3 * (len(answers) - 1)) // len(answers)
     blocks = []
     for side, answer in answers:

@@ -116,7 +116,7 @@ def evaluate_policy(
     Args:
         config: The base model and how the answers were sampled.
         judges: Who compares the answers.
-        tuned_model_dir: The tuned model, merged.
+        tuned_model_dir: The tuned model, merged; empty when KL is not to be measured.
         base_predictions_path: The base model's answers.
         tuned_predictions_path: The tuned model's answers to the same prompts, in the same order.
         eval_preferences_path: Canonical preference rows that nothing was trained on, to score the judges by.
@@ -156,7 +156,9 @@ def evaluate_policy(
                 notes=tuple(judge.notes),
             )
         )
-    kl = _kl_per_answer(config, tuned_model_dir, tuned_rows)
+    kl: list[float | None] = [None] * len(tuned_rows)
+    if tuned_model_dir:
+        kl = list(_kl_per_answer(config, tuned_model_dir, tuned_rows))
     pairs = []
     for index, conversation in enumerate(conversations):
         verdicts_here = {name: verdicts[index] for name, verdicts in said.items()}

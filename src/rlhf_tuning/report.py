@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from rlhf_tuning.charts import IntervalRow, histogram_pair, interval_plot, line_chart
+from rlhf_tuning.charts import IntervalRow, calibration, histogram_pair, interval_plot, line_chart, scatter, two_lines
 from rlhf_tuning.comparison import (
+    BASE_MODEL,
     AnswerPair,
     JudgeRecord,
     ScoredAnswer,
@@ -15,11 +16,14 @@ from rlhf_tuning.comparison import (
     number,
     pair_outcome,
     percent,
+    score_change,
+    short_name,
     show,
     show_interval,
     summarize,
     verdict,
 )
+from rlhf_tuning.gate import Decision
 from rlhf_tuning.page import (
     VALUE_BYTES,
     Section,
@@ -32,6 +36,7 @@ from rlhf_tuning.page import (
     write_page,
 )
 from rlhf_tuning.statistics import wilson_interval
+from rlhf_tuning.step import duration
 
 #: At least this many pairs of answers are shown, if there are so many, and as many more as fit.
 LEAST_PAIRS = 50
@@ -67,12 +72,25 @@ class RewardModelPart:
         accuracy: How often it agrees with held-out preferences.
         shorter_preferred: The same where the shorter answer was preferred.
         longer_wins: How often "the longer answer wins" agrees with them.
+        by_margin: The accuracy by how far apart the two scores are, as `reward_model.evaluate_reward_model` has it.
+        by_length_difference: The accuracy by how much longer the preferred answer is, likewise.
     """
 
     history: Sequence[Mapping[str, float]] = ()
     accuracy: Proportion | None = None
     shorter_preferred: Proportion | None = None
     longer_wins: Proportion | None = None
+    by_margin: Sequence[Mapping[str, float]] = ()
+    by_length_difference: Sequence[Mapping[str, float]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """How long a step of the run took; `cached` says that an earlier run had done it."""
+
+    name: str
+    seconds: float
+    cached: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +124,11 @@ class RunReport:
         seed: The run's seed.
         files: What the run left, by name, and where.
         command: The command that calls the tuned model.
+        decision: The gate's.
+        opponent: How people read the model that the tuned one is compared with.
+        watch: What the watch over the policy saw, as `watch.json` has it.
+        steps: How long each step took.
+        reproduce: The command that runs the same again.
     """
 
     title: str
@@ -123,6 +146,11 @@ class RunReport:
     seed: int | None = None
     files: Mapping[str, str] | None = None
     command: str = ""
+    decision: Decision | None = None
+    opponent: str = BASE_MODEL
+    watch: Mapping[str, Any] | None = None
+    steps: Sequence[StepTime] = ()
+    reproduce: str = ""
 
 
 def write_report(report: RunReport, path: str) -> None:
@@ -132,13 +160,19 @@ def write_report(report: RunReport, path: str) -> None:
 
 def render_report(report: RunReport) -> str:
     """Return the HTML of `report`."""
-    summary = summarize(report.pairs, scorer_name=report.scorer_name, judges=report.judges)
+    summary = summarize(report.pairs, scorer_name=report.scorer_name, judges=report.judges, opponent=report.opponent)
+    opponent = _capital(short_name(report.opponent))
     sections = [
-        Section("numbers", "Base against tuned" if summary.compared else "The answers in numbers", _numbers(summary)),
+        Section(
+            "numbers",
+            f"{opponent} against tuned" if summary.compared else "The answers in numbers",
+            _numbers(summary, opponent),
+        ),
         Section("judges", "Who judged, and how far to trust it", _judges(summary)),
         Section("spread", "", _histograms(report, summary)),
         Section("learning", "Reinforcement learning", _reinforcement(report)),
         Section("reward-model", "Reward model", _reward_model(report.reward_model)),
+        Section("time", "Where the time went", _times(report.steps)),
         Section("answers", "Answers side by side" if summary.compared else "Answers", _answers(report, summary)),
         Section("inputs", "What went in, what came out", _inputs(report)),
     ]
@@ -147,19 +181,31 @@ def render_report(report: RunReport) -> str:
         title=report.title,
         facts=[
             ("Base model", report.base_model),
+            ("Compared with", report.opponent if summary.compared else ""),
             ("Tuned model", report.tuned_model),
             ("Held-out prompts", f"{summary.n:,}" if summary.n else ""),
             ("Made", report.created),
         ],
-        verdict=_verdict(summary),
+        verdict=_verdict(summary, report.decision),
         sections=sections,
         footer="Intervals are 95%: Tango's for win rates and differences of shares, Wilson's for shares, "
         "Student's t for means and their differences. A tie counts half.",
     )
 
 
-def _verdict(summary: Summary) -> str:
+def _capital(name: str) -> str:
+    return "Base" if name == "base" else name
+
+
+def _verdict(summary: Summary, decision: Decision | None) -> str:
     headline, sentences = verdict(summary)
+    if decision:
+        sentences = [headline, *sentences]
+        headline = (
+            f"Promoted: the tuned model takes the place of {decision.champion}."
+            if decision.promote
+            else f"Not promoted: {decision.champion} stays champion."
+        )
     paragraphs = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
     picture = ""
     if summary.measured:
@@ -169,10 +215,29 @@ def _verdict(summary: Summary) -> str:
         )
         picture = f'<div class="intervals">{plot}</div>'
     state = summary.outcome or "unclear"
+    if decision:
+        state = "better" if decision.promote else "worse" if state == "worse" else "unclear"
     return (
-        f'<section class="card verdict {state}" aria-label="Verdict"><p class="headline">{headline}</p>'
-        f"{paragraphs}{picture}</section>"
+        f'<section class="card verdict {state}" aria-label="Verdict"><p class="headline">{text(headline)}</p>'
+        f"{paragraphs}{picture}{_conditions(decision)}</section>"
     )
+
+
+def _conditions(decision: Decision | None) -> str:
+    if decision is None:
+        return ""
+    words = {True: ("holds", "holds"), False: ("fails", "fails"), None: ("", "not asked")}
+    rows = []
+    for condition in decision.conditions:
+        kind, word = words[condition.holds]
+        change = f"<small>{text(condition.change)}</small>" if condition.holds is False and condition.change else ""
+        rows.append(
+            f'<tr><td class="state {kind}">{word}</td><th scope="row">{text(condition.name)}{change}</th>'
+            f"<td>{text(_minus(condition.value))}</td><td>{text(condition.limit)}</td></tr>"
+        )
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("", "Condition of a promotion", "Measured", "Limit"))
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="scroll conditions">{table}</div>'
 
 
 def _win_row(wins: Wins) -> IntervalRow:
@@ -188,6 +253,10 @@ def _judges(summary: Summary) -> str:
     for wins in summary.measured:
         rate, agreed = wins.rate, wins.agreement
         cells = [_estimate(rate.rate, rate.low, rate.high, f"{rate.n:,} pairs")]
+        equal = wins.at_equal_length
+        cells.append(
+            _estimate(equal.mean, equal.low, equal.high, f"{equal.n:,} pairs") if equal else '<td class="n soft">–</td>'
+        )
         cells.append(
             _estimate(*agreed[:3], f"{agreed.n:,} choices")
             if agreed
@@ -200,10 +269,11 @@ def _judges(summary: Summary) -> str:
         else:
             cells += ['<td class="n soft">–</td>'] * 2
         lines.append(f'<tr><th scope="row">{text(wins.measure, 200)}</th>{"".join(cells)}</tr>')
-    names = ["Win rate", "Agrees with people", "Favours what is shown first", "Turns with the order"]
+    names = ["Win rate", "At equal length", "Agrees with people", "Favours what is shown first", "Turns with the order"]
     heads = "".join(f'<th scope="col" class="n">{name}</th>' for name in names)
     note = (
-        "The most trusted stands first. Agreement is measured on the human choices that were held out; 50% is chance. "
+        "The most trusted stands first. At equal length: the win rate had all answers been as long as their opponents. "
+        "Agreement is measured on the human choices that were held out; 50% is chance. "
         "A language model judges every pair in both orders, and what the order alone decides is a tie."
     )
     return (
@@ -217,7 +287,7 @@ def _estimate(share: float, low: float, high: float, counted: str) -> str:
     return f'<td class="n">{percent(share)}<small>[{percent(low)}, {percent(high)}] {counted}</small></td>'
 
 
-def _numbers(summary: Summary) -> str:
+def _numbers(summary: Summary, opponent: str) -> str:
     if not summary.rows:
         return ""
     lines = []
@@ -234,8 +304,8 @@ def _numbers(summary: Summary) -> str:
         lines.append(
             f'<tr><th scope="row">{text(row.label)}</th>{"".join(cells)}<td class="n soft">{counted:,}</td></tr>'
         )
-    names = ["Base", "Tuned", "Difference"] if summary.compared else ["Answers"]
-    heads = "".join(f'<th scope="col" class="n">{name}</th>' for name in names)
+    names = [opponent, "Tuned", "Difference"] if summary.compared else ["Answers"]
+    heads = "".join(f'<th scope="col" class="n">{text(name, 200)}</th>' for name in names)
     return (
         f'<div class="card scroll"><table><thead><tr><th></th>{heads}<th scope="col" class="n">n</th></tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -249,7 +319,7 @@ def _histograms(report: RunReport, summary: Summary) -> str:
         return ""
 
     def groups(values: dict[str, list[float]]) -> list[tuple[str, str, list[float]]]:
-        named = [("base", "base"), ("tuned", "tuned" if summary.compared else "answers")]
+        named = [("base", short_name(report.opponent)), ("tuned", "tuned" if summary.compared else "answers")]
         return [(label, kind, values[kind]) for kind, label in named if values[kind]]
 
     lengths = {"base": [float(answer.tokens) for answer in base], "tuned": [float(answer.tokens) for answer in tuned]}
@@ -280,10 +350,59 @@ def _curves(history: Sequence[Mapping[str, float]], charts: Sequence[tuple[str, 
 
 
 def _reinforcement(report: RunReport) -> str:
-    curves = grid(_curves(report.reinforcement, _REINFORCEMENT_CHARTS))
+    drawn = _curves(report.reinforcement, _REINFORCEMENT_CHARTS)
+    steps = [record for record in report.reinforcement if "kl" in record]
+    if steps:
+        points = [(record["kl"], record["reward"], f"step {record['step']:g}") for record in steps]
+        drawn.insert(2, scatter("Reward against KL: pale early, dark late", points, x_label="KL, nats per answer"))
+    curves = _watched(report.watch) + grid(drawn)
     if curves and not any("kl" in record for record in report.reinforcement):
         curves = '<p class="soft">No KL curve: the reference model was not used in training.</p>' + curves
     return curves
+
+
+def _watched(watch: Mapping[str, Any] | None) -> str:
+    """Return what the watch saw: optimised and held-out reward, and KL, on the same prompts at every look."""
+    if not watch or not watch["looks"]:
+        return ""
+    looks = watch["looks"]
+
+    def line(name: str) -> list[tuple[float, float]]:
+        """Return the means less the first one, so that two rewards of different zeros share an axis."""
+        found = [(float(look["step"]), float(look[name]["mean"])) for look in looks if look.get(name)]
+        start = found[0][1] if found and name != "kl" else 0.0
+        return [(step, value - start) for step, value in found]
+
+    lines = [("optimised", "base", line("reward")), ("held out", "tuned", line("held_out_reward"))]
+    lines = [(name, kind, points) for name, kind, points in lines if points]
+    mark = (float(watch["best_step"]), 0.0)
+    charts = [two_lines("Reward since the start; dashed: the step kept", lines, mark=mark)]
+    if kl := line("kl"):
+        charts.append(two_lines("KL on the same prompts, nats per answer", [("policy", "tuned", kl)], mark=mark))
+    note = (
+        f"At each look the policy answered the same {looks[0]['n']:,} prompts, which it did not learn from. "
+        f"{watch['reason']}"
+    )
+    return f"<p>{text(note)}</p>{grid(charts)}"
+
+
+def _times(steps: Sequence[StepTime]) -> str:
+    if not steps:
+        return ""
+    total = sum(step.seconds for step in steps)
+    rows = "".join(
+        f'<tr><th scope="row">{text(step.name)}</th>'
+        + (
+            '<td class="n soft">from an earlier run</td><td class="n"></td>'
+            if step.cached
+            else f'<td class="n">{duration(step.seconds)}</td><td class="n">{percent(step.seconds / total)}</td>'
+        )
+        + "</tr>"
+        for step in steps
+    )
+    rows += f'<tr><th scope="row">All steps</th><td class="n">{duration(total)}</td><td class="n"></td></tr>'
+    heads = '<th scope="col">Step</th><th scope="col" class="n">Time</th><th scope="col" class="n">Share</th>'
+    return f'<div class="card scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _reward_model(part: RewardModelPart | None) -> str:
@@ -305,9 +424,50 @@ def _reward_model(part: RewardModelPart | None) -> str:
         if held and held.n
     ]
     plot = interval_plot("Agreement with people, with its 95% interval", rows, reference_label="chance") if rows else ""
-    curves = grid(_curves(part.history, _REWARD_MODEL_CHARTS))
+    curves = grid([*_curves(part.history, _REWARD_MODEL_CHARTS), *_calibration(part.by_margin)])
     measured_plot = f'<div class="card gap"><div class="intervals">{plot}</div></div>' if plot else ""
-    return measured_plot + curves
+    by = "".join(
+        f'<div class="card gap"><div class="intervals">{plot}</div></div>'
+        for plot in (
+            _accuracy_plot("Agreement by how far apart the two scores are", part.by_margin, ""),
+            _accuracy_plot(
+                "Agreement by how much longer the preferred answer is", part.by_length_difference, " tokens"
+            ),
+        )
+        if plot
+    )
+    return measured_plot + by + curves
+
+
+def _accuracy_plot(title: str, parts: Sequence[Mapping[str, float]], unit: str) -> str:
+    rows = []
+    for part in parts:
+        share = part["correct"] / part["n"]
+        span = (
+            f"{number(part['low'])} to {number(part['high'])}{unit}"
+            if not unit
+            else (f"{part['low']:+.0f} to {part['high']:+.0f}{unit}")
+        )
+        rows.append(
+            IntervalRow(
+                f"{_minus(span)}: {percent(share)}",
+                share,
+                *wilson_interval(part["correct"], int(part["n"])),
+                f"n = {part['n']:,.0f}",
+            )
+        )
+    return interval_plot(title, rows, reference_label="chance") if rows else ""
+
+
+def _calibration(parts: Sequence[Mapping[str, float]]) -> list[str]:
+    points = []
+    for part in parts:
+        share = part["correct"] / part["n"]
+        low, high = wilson_interval(part["correct"], int(part["n"]))
+        words = f"predicted {percent(part['predicted'])}, right {percent(share)}, n = {part['n']:,.0f}"
+        points.append((part["predicted"], share, low, high, words))
+    title = "Calibration: how often right, by what the scores say"
+    return [calibration(title, points, x_label="predicted chance of being right")] if points else []
 
 
 def _answers(report: RunReport, summary: Summary) -> str:
@@ -320,7 +480,7 @@ def _answers(report: RunReport, summary: Summary) -> str:
     counts = {"win": 0, "tie": 0, "loss": 0}
     for index, pair in enumerate(report.pairs, 1):
         outcome = pair_outcome(pair, measure)
-        block = _pair(index, pair, outcome, report.scorer_name)
+        block = _pair(index, pair, outcome, report, measure)
         size += len(block.encode())
         if index > LEAST_PAIRS and size > _ANSWER_BYTES:
             break
@@ -343,6 +503,11 @@ def _answers(report: RunReport, summary: Summary) -> str:
     search = (
         '<input id="search" type="search" placeholder="Search prompts and answers" aria-label="Search answers" hidden>'
     )
+    if any("data-change" in block for block in shown):
+        search += (
+            '<select id="order" aria-label="Order of the answers" hidden><option value="">in the data\'s order</option>'
+            '<option value="gain">largest gain first</option><option value="loss">largest loss first</option></select>'
+        )
     note = f'<p class="soft">{" ".join(notes)}</p>' if notes else ""
     return (
         f'{note}{picks}<div class="controls">{labels}{search}<span id="shown" role="status"></span></div>'
@@ -353,14 +518,19 @@ def _answers(report: RunReport, summary: Summary) -> str:
 _OUTCOME_WORDS = {"win": "Won", "tie": "Tied", "loss": "Lost"}
 
 
-def _pair(index: int, pair: AnswerPair, outcome: Literal["win", "tie", "loss"] | None, scorer_name: str) -> str:
+def _pair(
+    index: int, pair: AnswerPair, outcome: Literal["win", "tie", "loss"] | None, report: RunReport, measure: str
+) -> str:
+    scorer_name = report.scorer_name
+    change = score_change(pair, measure)
+    data = f' data-change="{change:.6g}"' if change is not None else ""
     badge = f'<span class="badge {outcome}">{_OUTCOME_WORDS[outcome]}</span>' if outcome else ""
     sides = []
     if pair.base:
-        sides.append(_side("base", "Base", pair.base, scorer_name))
+        sides.append(_side("base", text(_capital(short_name(report.opponent)), 200), pair.base, scorer_name))
     sides.append(_side("tuned", "Tuned" if pair.base else "Answer", pair.tuned, scorer_name))
     return (
-        f'<article class="card pair {outcome or ""}"><header><span class="soft">{index}</span>'
+        f'<article class="card pair {outcome or ""}"{data}><header><span class="soft">{index}</span>'
         f'<div class="ask">{conversation(pair.prompt)}</div>{badge}</header>'
         f'<div class="sides">{"".join(sides)}</div></article>'
     )
@@ -373,6 +543,8 @@ def _side(kind: str, name: str, answer: ScoredAnswer, scorer_name: str) -> str:
         scores.append("cut at the length limit")
     if answer.kl is not None:
         scores.insert(0, f"KL {_minus(number(answer.kl))}")
+    if answer.held_out_reward is not None:
+        scores.insert(0, f"held-out reward {_minus(number(answer.held_out_reward))}")
     if answer.reward is not None:
         scores.insert(0, f"reward {_minus(number(answer.reward))}")
     if answer.true_score is not None:
@@ -385,6 +557,8 @@ def _inputs(report: RunReport) -> str:
     blocks = []
     if report.command:
         blocks.append(f"<h3>Call the model</h3><pre class=command><code>{text(report.command)}</code></pre>")
+    if report.reproduce:
+        blocks.append(f"<h3>Run the same again</h3><pre class=command><code>{text(report.reproduce)}</code></pre>")
     if report.files:
         blocks.append("<h3>Files</h3>" + _settings(report.files))
     if report.data:

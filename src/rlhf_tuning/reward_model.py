@@ -185,7 +185,7 @@ def train_reward_model(
     eval_preferences_path: str,
     output_dir: str,
     tensorboard_dir: str,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train a reward model for exactly `config.steps` steps, centre it, measure it and save it.
 
     Args:
@@ -404,6 +404,9 @@ def evaluate_reward_model(reward_model: RewardModel, preferences: Sequence[dict[
 
     Equal scores count half. Beside the accuracy stand its 95% Wilson interval, the accuracy where the shorter answer was
     preferred (a model that has only learnt length scores 0 there), and what "the longer answer wins" would have got.
+    `by_margin` and `by_length_difference` have the accuracy in up to six parts of about equal size: by how far the two
+    scores are apart, with the mean of sigmoid(difference), which a calibrated model's accuracy equals; and by how many
+    tokens the preferred answer is longer.
 
     Args:
         reward_model: The model to measure.
@@ -438,8 +441,43 @@ def evaluate_reward_model(reward_model: RewardModel, preferences: Sequence[dict[
             interval = statistics.wilson_interval(sum(values), len(values))
             result |= {name: sum(values) / len(values), f"{name}_low": interval.low, f"{name}_high": interval.high}
     result["shorter_preferred_n"] = len(shorter)
+    margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
+    result["by_margin"] = [
+        {
+            "low": min(abs(margins[row]) for row in part),
+            "high": max(abs(margins[row]) for row in part),
+            "n": len(part),
+            "correct": sum(points[row] for row in part),
+            "predicted": sum(1 / (1 + math.exp(-abs(margins[row]))) for row in part) / len(part),
+        }
+        for part in _parts([abs(margin) for margin in margins])
+    ]
+    differences = [a - b for a, b in lengths]
+    result["by_length_difference"] = [
+        {
+            "low": min(differences[row] for row in part),
+            "high": max(differences[row] for row in part),
+            "n": len(part),
+            "correct": sum(points[row] for row in part),
+        }
+        for part in _parts(differences)
+    ]
     result["mean_margin"] = sum(a - b for a, b in zip(chosen, rejected, strict=True)) / max(1, len(rows))
     return result
+
+
+def _parts(values: Sequence[float]) -> list[list[int]]:
+    """Return the places of `values` in order of value, in up to six parts of about equal size."""
+    order = sorted(range(len(values)), key=lambda place: values[place])
+    size = max(10, math.ceil(len(order) / 6))
+    parts: list[list[int]] = []
+    for place in order:
+        last = parts[-1] if parts else []
+        if last and (len(last) < size or values[last[-1]] == values[place]):
+            last.append(place)
+        else:
+            parts.append([place])
+    return parts
 
 
 def _point(first: float, second: float) -> float:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from rlhf_tuning.comparison import AnswerPair, JudgeRecord
+from rlhf_tuning.comparison import BASE_MODEL, AnswerPair, JudgeRecord
+from rlhf_tuning.gate import Decision
 from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, write_report
 from rlhf_tuning.training_log import read_metrics
 
@@ -46,8 +47,10 @@ def write_run_report(
     data: Sequence[DataSource],
     path: str,
     judges: Sequence[JudgeRecord] = (),
-) -> None:
-    """Write the report of a whole run.
+    decision: Decision | None = None,
+    opponent: str = BASE_MODEL,
+) -> RunReport:
+    """Write the report of a whole run, and return what is in it.
 
     Args:
         pairs: The answers of both models.
@@ -57,6 +60,8 @@ def write_run_report(
         data: The datasets and their fingerprints.
         path: The file to write.
         judges: What is known of the judges.
+        decision: The gate's.
+        opponent: How people read the model that the tuned one is compared with.
     """
     reward_settings = json.loads((Path(reward_model_dir) / "reward_model.json").read_text(encoding="utf-8"))
     measured = json.loads((Path(reward_model_dir) / "evaluation.json").read_text(encoding="utf-8"))
@@ -67,21 +72,26 @@ def write_run_report(
         shorter_preferred=Proportion(share=measured["shorter_preferred_accuracy"], n=measured["shorter_preferred_n"])
         if measured["shorter_preferred_n"]
         else None,
+        by_margin=measured["by_margin"],
+        by_length_difference=measured["by_length_difference"],
         longer_wins=Proportion(share=measured["longer_wins_accuracy"], n=measured["n"]),
     )
-    write_report(
-        RunReport(
-            title=f"RLHF of {Path(settings['large_model_reference']).name}",
-            base_model=settings["large_model_reference"],
-            pairs=pairs,
-            scorer_name=scorer_name,
-            judges=judges,
-            reward_model=part,
-            reinforcement=read_metrics(Path(adapter_dir) / "metrics.jsonl"),
-            data=data,
-            parameters={**reward_settings, **settings},
-            versions=package_versions(),
-            seed=settings["seed"],
-        ),
-        path,
+    watch = Path(adapter_dir) / "watch.json"
+    report = RunReport(
+        title=f"RLHF of {Path(settings['large_model_reference']).name}",
+        base_model=settings["large_model_reference"],
+        pairs=pairs,
+        scorer_name=scorer_name,
+        judges=judges,
+        reward_model=part,
+        reinforcement=read_metrics(Path(adapter_dir) / "metrics.jsonl"),
+        data=data,
+        parameters={**reward_settings, **settings},
+        versions=package_versions(),
+        seed=settings["seed"],
+        decision=decision,
+        opponent=opponent,
+        watch=json.loads(watch.read_text(encoding="utf-8")) if watch.is_file() else None,
     )
+    write_report(report, path)
+    return report

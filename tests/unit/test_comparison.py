@@ -346,5 +346,5 @@ def test_the_opponent_is_named() -> None:
     pairs = [pair(0, 1)] * 20
     text = summary_text(pairs, opponent="palms@3")
     assert text.startswith("The tuned model is better than palms@3.")
-    assert "champion  tuned  difference" in text
-    assert "champion: reward" in text
+    assert "palms@3  tuned  difference" in text
+    assert "palms@3: reward" in text

@@ -154,8 +154,8 @@ def test_a_full_report_has_every_part() -> None:
         "rlhf predict --model palms-style@3",
     ):
         assert part in page.text, part
-    # Two interval plots, three histograms, six curves of RL and two of the reward model.
-    assert page.count("svg") == 13
+    # Two interval plots, three histograms, six curves of RL, reward against KL, and two of the reward model.
+    assert page.count("svg") == 14
     assert page.count("article", "pair") == 200
 
 
@@ -340,7 +340,7 @@ def test_a_reward_model_without_a_shorter_case_leaves_it_out() -> None:
 def test_values_that_are_not_finite_do_not_break_the_page() -> None:
     history = [{"step": step, "reward": math.nan if step == 2 else float(step), "kl": math.inf} for step in range(1, 5)]
     html = render_report(RunReport(title="odd", reinforcement=history))
-    assert Page(html).count("svg") == 2
+    assert Page(html).count("svg") == 3
     assert "nan" not in html.split("<body>")[1].split("<script>")[0]
 
 

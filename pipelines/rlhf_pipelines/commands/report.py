@@ -1,0 +1,33 @@
+"""`rlhf report`: a run's report, made again."""
+
+import argparse
+from pathlib import Path
+
+from rlhf_pipelines.command_line import Commands, add_command
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "report",
+        "make the report of a run again",
+        _report,
+        "Make the report of a run on this machine again, from what the run left behind.\n\n"
+        "example:\n"
+        "  rlhf report runs/rlhf-pipeline-2027-01-31-06-00-00-123456",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder under its pipeline root")
+    _add_output(parser, "report.html")
+
+
+def _add_output(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument("--output", metavar="FILE", type=Path, default=Path(name), help=f"default: {name}")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from rlhf_pipelines.complete_report import write_complete_report
+
+    write_complete_report(options.run, options.output)
+    print(options.output)
+    return 0
