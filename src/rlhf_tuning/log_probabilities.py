@@ -189,8 +189,8 @@ def packing_works(model: Any, prompt: Sequence[int], *, longest: int) -> bool:
         logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
         plain = logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0]
         differences.append((packed[row, : len(answer)] - plain).abs())
-    # What seeing another answer would do is far larger; bfloat16 rounds at about 0.03 here.
-    most = 1e-3 if _precise(model) else 0.1
+    # Seeing another answer would do far more; bfloat16's rounding alone can do 0.2 to tokens as unlikely as these.
+    most = 1e-3 if _precise(model) else 0.4
     return bool(torch.cat(differences).mean() < most)
 
 

@@ -126,10 +126,11 @@ def train_policy(
 
     # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
     samples = config.batch_size * config.num_generations
-    # The answers to a prompt stay together, so that they can share it.
-    per_device = config.num_generations * micro_batch(config.batch_size, most=max(1, 16 // config.num_generations))
+    # The answers to a prompt stay together, so that they can share it. A CPU is as busy with those to one prompt.
+    most = max(1, 16 // config.num_generations) if torch.cuda.is_available() else 1
+    per_device = config.num_generations * micro_batch(config.batch_size, most=most)
     algorithm = load_algorithm(config.rl_algorithm)
-    scorer = _AnswerScorer(conversations)
+    scorer = _AnswerScorer(conversations, compute=compute)
     with TemporaryDirectory(prefix="policy-trainer-") as scratch:
         settings = shared_settings(
             output_dir=scratch,
@@ -187,13 +188,16 @@ class _AnswerScorer:
 
     __name__ = "reward_model"  # TRL reads the name of the metric here
 
-    def __init__(self, conversations: Sequence[Any]) -> None:
-        self._conversations = conversations
+    def __init__(self, conversations: Sequence[Any], *, compute: torch.dtype) -> None:
+        self._conversations, self._compute = conversations, compute
+        self._device = base_model.device().type
         self.reward_model: reward_model.RewardModel
 
     def __call__(self, completions: Sequence[str], row: Sequence[int], **columns: Any) -> list[float]:
         prompts = [self._conversations[index] for index in row]
-        return self.reward_model.score(prompts, [answer.strip() for answer in completions])
+        # As in training: the adapter's products have the precision of the others.
+        with torch.autocast(self._device, dtype=self._compute, enabled=self._compute != torch.float32):
+            return self.reward_model.score(prompts, [answer.strip() for answer in completions])
 
 
 def _lora_config(config: ReinforcementConfig) -> Any:

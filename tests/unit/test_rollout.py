@@ -56,6 +56,13 @@ def test_a_model_is_left_as_it_was(policy):
     with rollout.prepared(model, torch.float32):
         assert model.config._attn_implementation != before[1]
         assert not model.training
+        # One product for each linear layer, its adapter in it.
+        called = []
+        for module in model.modules():
+            if type(module) is torch.nn.Linear and module is not model.lm_head:
+                module.register_forward_pre_hook(lambda module, given: called.append(module))
+        model(ids[:, :1], past_key_values=None, use_cache=False)
+        assert not called
     assert model.training
     assert model.config._attn_implementation == before[1]
     assert torch.equal(model(ids).logits, before[0])
