@@ -23,6 +23,7 @@ class Comparison:
     second: str
     prompts: str = ""
     max_prompts: int = 200
+    prompt_sequence_length: int = 512
     target_sequence_length: int = 128
     temperature: float = 1.0
     seed: int = 0
@@ -49,6 +50,7 @@ def compare(asked: Comparison, path: Path, *, tell: Callable[[str], None]) -> st
         DataError: If a run left no answers, or the prompts cannot be used.
     """
     check_limits(
+        prompt_sequence_length=asked.prompt_sequence_length,
         target_sequence_length=asked.target_sequence_length,
         temperature=asked.temperature,
         seed=asked.seed,
@@ -141,7 +143,7 @@ def _answered_now(asked: Comparison, tell: Callable[[str], None]) -> tuple[Seque
             write_predictions(
                 InferenceConfig(
                     large_model_reference=model,
-                    prompt_sequence_length=8192 - asked.target_sequence_length,
+                    prompt_sequence_length=asked.prompt_sequence_length,
                     target_sequence_length=asked.target_sequence_length,
                     temperature=asked.temperature,
                     seed=asked.seed,

@@ -122,7 +122,7 @@ def test_the_run_ends_with_the_comparison_the_report_and_the_command_that_calls_
     assert "Promoted: the tuned model takes the place of the base model." in output
     report = artifact(job, "*/evaluate/report")
     assert "Report: ./runs/report.html" in output
-    assert (job / "runs" / "report.html").read_bytes() == report.read_bytes()
+    assert "Where the time went" in (job / "runs" / "report.html").read_text()
     assert report.read_text().lstrip().lower().startswith("<!doctype html>")
 
 

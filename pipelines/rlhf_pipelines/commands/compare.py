@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--max-prompts", metavar="N", type=int, default=200, help="at most so many of them; default: 200"
     )
+    parser.add_argument("--prompt-sequence-length", metavar="N", type=int, default=512, help="default: 512")
     parser.add_argument("--target-sequence-length", metavar="N", type=int, default=128, help="default: 128")
     parser.add_argument("--temperature", metavar="X", type=float, default=1.0, help="default: 1.0")
     parser.add_argument("--seed", metavar="N", type=int, default=0)
@@ -54,6 +55,7 @@ def _compare(options: argparse.Namespace) -> int:
             second=options.second,
             prompts=options.prompts,
             max_prompts=options.max_prompts,
+            prompt_sequence_length=options.prompt_sequence_length,
             target_sequence_length=options.target_sequence_length,
             temperature=options.temperature,
             seed=options.seed,
