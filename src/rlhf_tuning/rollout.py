@@ -42,7 +42,7 @@ def prepared(model: Any, compute: torch.dtype) -> Iterator[None]:
         model: A causal language model of transformers, which may have LoRA layers; not wrapped in anything.
         compute: Of matrix products.
     """
-    replaced = _linear_layers(model)
+    replaced = linear_layers(model)
     attention, training = model.config._attn_implementation, model.training
     with torch.no_grad():
         for layer in replaced:
@@ -351,7 +351,7 @@ def _attend(
 AttentionInterface.register(_ATTENTION, _attend)
 
 
-def _linear_layers(model: Any) -> list[Any]:
+def linear_layers(model: Any) -> list[Any]:
     """Return the linear layers of a model; one with an adapter is one layer."""
     from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
