@@ -44,6 +44,8 @@ LIMITS: dict[str, Limit] = {
     "max_bad_rows": Limit(0),
     "min_new_preferences": Limit(0),
     "judge_max_calls": Limit(1),
+    "watch_interval": Limit(0),
+    "watch_prompts": Limit(0),
 }
 
 #: What an endpoint can run on; empty for the cheapest that the model fits on. `serving.MACHINES` says what they are.
