@@ -1,5 +1,7 @@
 """Reinforcer: phase 2."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from rlhf_components.images import TRAINER_IMAGE
@@ -30,6 +32,9 @@ def train_policy(
     rollout_engine: str = "auto",
     warm_start_adapter: str = "",
     warm_start_fingerprint: str = "",
+    watch_interval: int = 0,
+    watch_prompts: int = 64,
+    held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
 ) -> None:
     """Raise the probability of answers that the reward model scores highly, near the base model.
 
@@ -57,8 +62,13 @@ def train_policy(
         rollout_engine: What samples the answers: auto, lean (our decode loop) or transformers (its generate).
         warm_start_adapter: Folder of the adapter that the policy starts from; empty for a new one.
         warm_start_fingerprint: From Preprocess Inputs.
+        watch_interval: Steps between looks of the watch over over-optimisation; 0 for a tenth of the steps.
+        watch_prompts: Prompts set aside for the watch and not learnt from; 0 for no watch.
+        held_out_reward_model: A reward model trained on other preferences, by which the watch stops the run and chooses the
+            checkpoint; without one it draws curves only.
     """
     from rlhf_tuning import reinforcement as phase
+    from rlhf_tuning.reward_model import saved_better_than_chance
     from rlhf_tuning.step import running_step
 
     with running_step("Reinforcer"):
@@ -78,6 +88,8 @@ def train_policy(
             dtype=dtype,
             rollout_engine=rollout_engine,
             warm_start_adapter=warm_start_adapter,
+            watch_interval=watch_interval,
+            watch_prompts=watch_prompts,
         )
         final = phase.train_policy(
             config,
@@ -86,6 +98,9 @@ def train_policy(
             adapter_dir=adapter.path,
             model_dir=model.path,
             tensorboard_dir=tensorboard.path,
+            held_out_reward_model_dir=saved_better_than_chance(held_out_reward_model.path)
+            if held_out_reward_model
+            else "",
         )
         for name, value in final.items():
             metrics.log_metric(name, value)

@@ -44,6 +44,8 @@ def validate_inputs(
     serving_machine: str = "",
     rollout_engine: str = "auto",
     held_out_reward_model_share: float = 0.0,
+    watch_interval: int = 0,
+    watch_prompts: int = 64,
     gate_win_rate_margin: float = 0.0,
     gate_max_kl: float = 50.0,
     gate_max_length_ratio: float = 3.0,
@@ -89,6 +91,8 @@ def validate_inputs(
         serving_machine: What the tuned model is to be served on; the cheapest that it fits on when empty.
         rollout_engine: What samples answers.
         held_out_reward_model_share: Share of the preferences' prompts for the held-out reward model.
+        watch_interval: Steps between looks of the watch.
+        watch_prompts: Prompts of the watch.
         gate_win_rate_margin: Win rate beyond one half that a promotion takes.
         gate_max_kl: Most nats of KL for a promotion.
         gate_max_length_ratio: Most that answers may grow or shrink for a promotion.
@@ -121,6 +125,8 @@ def validate_inputs(
             serving_machine=serving_machine,
             rollout_engine=rollout_engine,
             held_out_reward_model_share=held_out_reward_model_share,
+            watch_interval=watch_interval,
+            watch_prompts=watch_prompts,
             gate_win_rate_margin=gate_win_rate_margin,
             gate_max_kl=gate_max_kl,
             gate_max_length_ratio=gate_max_length_ratio,

@@ -109,6 +109,10 @@ PARAMETERS: dict[str, Parameter] = {
             "share of the preferences' prompts for a second reward model that only judges; 0 for none",
         ),
         Parameter(
+            "watch_interval", int, 0, "steps between looks of the watch over over-optimisation; 0 for a tenth of all"
+        ),
+        Parameter("watch_prompts", int, 64, "prompts set aside for that watch, and not learnt from; 0 for no watch"),
+        Parameter(
             "gate_win_rate_margin", float, 0.0, "win rate against the champion beyond one half that must be shown"
         ),
         Parameter(

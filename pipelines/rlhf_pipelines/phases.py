@@ -86,6 +86,7 @@ def reward_model_phase(
 @dsl.pipeline(name="reinforcement-learning", description="Phase 2: raise the probability of good answers.")
 def reinforcement_phase(
     reward_model: dsl.Input[dsl.Model],
+    held_out_reward_model: dsl.Input[dsl.Model],
     prompt_dataset: str,
     eval_dataset: str,
     instruction: str,
@@ -108,6 +109,8 @@ def reinforcement_phase(
     dtype: str,
     max_bad_rows: int,
     rollout_engine: str,
+    watch_interval: int,
+    watch_prompts: int,
     warm_start_adapter: str,
     warm_start_fingerprint: str,
 ) -> ReinforcementOutputs:
@@ -125,6 +128,7 @@ def reinforcement_phase(
     trainer = train_policy(
         prompts=data.outputs["prompts"],
         reward_model=reward_model,
+        held_out_reward_model=held_out_reward_model,
         large_model_reference=large_model_reference,
         large_model_fingerprint=large_model_fingerprint,
         prompt_sequence_length=prompt_sequence_length,
@@ -140,6 +144,8 @@ def reinforcement_phase(
         seed=seed,
         dtype=dtype,
         rollout_engine=rollout_engine,
+        watch_interval=watch_interval,
+        watch_prompts=watch_prompts,
         warm_start_adapter=warm_start_adapter,
         warm_start_fingerprint=warm_start_fingerprint,
     ).set_display_name("Reinforcer")

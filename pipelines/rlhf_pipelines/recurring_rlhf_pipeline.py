@@ -72,6 +72,8 @@ def for_target(target: str) -> Any:
         warm_start_adapter: str = "",
         rollout_engine: str = "auto",
         held_out_reward_model_share: float = 0.25,
+        watch_interval: int = 0,
+        watch_prompts: int = 64,
         gate_win_rate_margin: float = 0.0,
         gate_max_kl: float = 50.0,
         gate_max_length_ratio: float = 3.0,
@@ -125,6 +127,8 @@ def for_target(target: str) -> Any:
                 auto: the first of them that gives the model's own numbers.
             held_out_reward_model_share: Share of the preferences' prompts from which a second reward model learns, one
                 that judges and is never optimised against; 0 for none.
+            watch_interval: Steps between looks of the watch over over-optimisation; 0 for a tenth of all steps.
+            watch_prompts: Prompts set aside for that watch, and not learnt from; 0 for no watch.
             gate_win_rate_margin: Win rate against the champion, beyond one half, that must be shown for a promotion.
             gate_max_kl: Most nats of KL to the base model over an answer, on average, for a promotion; 0 for no limit.
             gate_max_length_ratio: Most that the mean length of answers may grow or shrink for a promotion, as a factor; 0
@@ -200,6 +204,8 @@ def for_target(target: str) -> Any:
                 warm_start_adapter=count.outputs["warm_start_adapter"],
                 rollout_engine=rollout_engine,
                 held_out_reward_model_share=held_out_reward_model_share,
+                watch_interval=watch_interval,
+                watch_prompts=watch_prompts,
                 gate_win_rate_margin=gate_win_rate_margin,
                 gate_max_kl=gate_max_kl,
                 gate_max_length_ratio=gate_max_length_ratio,

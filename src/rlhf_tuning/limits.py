@@ -48,6 +48,8 @@ LIMITS: dict[str, Limit] = {
     "gate_win_rate_margin": Limit(0, 0.49),
     "gate_max_kl": Limit(0),
     "gate_max_length_ratio": Limit(0),
+    "watch_interval": Limit(0),
+    "watch_prompts": Limit(0),
 }
 
 #: What an endpoint can run on; empty for the cheapest that the model fits on. `serving.MACHINES` says what they are.

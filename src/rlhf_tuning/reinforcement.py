@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, reward_model, step
+from rlhf_tuning import base_model, over_optimisation, reward_model, step
 from rlhf_tuning.algorithms import load_algorithm
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
@@ -43,6 +43,8 @@ class ReinforcementConfig:
     fine-tuning. `warm_start_adapter` is the folder of the adapter that the policy starts from; the reference stays the base.
     `rollout_engine` says what samples the answers: `lean` is this project's (see `rollout`), `transformers` its `generate`,
     `auto` the first where it gives the model's own numbers.
+    `watch_prompts` are set aside for the watch over over-optimisation (0: no watch), which looks every `watch_interval`
+    steps (0: a tenth of the steps, at least 1).
     """
 
     large_model_reference: str
@@ -60,6 +62,8 @@ class ReinforcementConfig:
     dtype: str = "auto"
     warm_start_adapter: str = ""
     rollout_engine: str = "auto"
+    watch_interval: int = 0
+    watch_prompts: int = 64
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -80,16 +84,22 @@ def train_policy(
     adapter_dir: str,
     model_dir: str,
     tensorboard_dir: str,
+    held_out_reward_model_dir: str = "",
 ) -> dict[str, float]:
-    """Tune the policy for exactly `reinforcement_learning_train_steps` steps and save it.
+    """Tune the policy for `reinforcement_learning_train_steps` steps and save it, or the better checkpoint before it.
+
+    With a held-out reward model it stops early where it is over-optimised beyond noise, see `over_optimisation`.
 
     Args:
         config: The settings.
         prompts_path: Canonical prompt rows.
         reward_model_dir: What phase 1 saved.
-        adapter_dir: Gets the policy's LoRA adapter (with full fine-tuning only `metrics.jsonl`), and `metrics.jsonl`.
+        adapter_dir: Gets the policy's LoRA adapter (with full fine-tuning none), `metrics.jsonl`, and `watch.json`
+            if there was a watch.
         model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
         tensorboard_dir: Gets event files.
+        held_out_reward_model_dir: Another reward model, trained on other preferences, that nothing is optimised against;
+            empty for none.
 
     Returns:
         The mean of the last tenth of the steps, by metric.
@@ -111,6 +121,9 @@ def train_policy(
     conversations = [row["prompt"] for row in sample_canonical(prompts_path, most=most, seed=config.seed)]
     if not conversations:
         raise DataError(f"{prompts_path} holds no prompt to learn from.")
+    conversations, watched = over_optimisation.set_aside(
+        conversations, watch_prompts=config.watch_prompts, seed=config.seed
+    )
     rows = [{"prompt": text_format.prompt_ids(prompt), "row": row} for row, prompt in enumerate(conversations)]
 
     # 2. Load the policy.
@@ -175,7 +188,30 @@ def train_policy(
 
         # 4. Train, with the reward model on the policy's own base weights where it has the same base.
         scorer.reward_model = _reward_model_for(trainer.model, config, reward_model_dir)
+        watcher = None
+        if watched:
+            watcher = over_optimisation.Watcher(
+                policy=trainer.model,
+                reference=trainer.ref_model,
+                reward_model=scorer.reward_model,
+                held_out_reward_model=_reward_model_for(
+                    trainer.model, config, held_out_reward_model_dir, adapter_name="held_out_reward"
+                )
+                if held_out_reward_model_dir
+                else None,
+                conversations=watched,
+                text_format=text_format,
+                temperature=config.temperature,
+                seed=config.seed,
+                total_steps=config.reinforcement_learning_train_steps,
+                interval=config.watch_interval,
+                log=log,
+                scratch=scratch,
+            )
+            trainer.add_callback(watcher)
         trainer.train()
+        if watcher is not None:
+            watcher.finish(adapter_dir)
         log.close()
 
     # 5. Save.
@@ -236,12 +272,14 @@ def _continue_adapter(policy: Any, directory: str) -> None:
     step.say(f"The policy starts from the adapter in {directory}; KL is measured to the base model")
 
 
-def _reward_model_for(policy: Any, config: ReinforcementConfig, directory: str) -> reward_model.RewardModel:
+def _reward_model_for(
+    policy: Any, config: ReinforcementConfig, directory: str, *, adapter_name: str = "reward"
+) -> reward_model.RewardModel:
     metadata = reward_model.read_metadata(directory)
     same_base = metadata["base_model"] == config.large_model_reference
     if same_base and config.lora_dim > 0 and int(metadata["reward_lora_dim"]) > 0:
-        return reward_model.share_trunk(policy, directory)
-    step.say("The reward model does not share the policy's base weights, so a second model is loaded")
+        return reward_model.share_trunk(policy, directory, adapter_name=adapter_name)
+    step.say("A reward model does not share the policy's base weights, so a second model is loaded")
     return reward_model.load_reward_model(directory, dtype=config.dtype)
 
 

@@ -364,6 +364,20 @@ def saved_in(directory: str) -> str:
     return directory if (Path(directory) / _METADATA).is_file() else ""
 
 
+def saved_better_than_chance(directory: str) -> str:
+    """Return `directory` if it holds a reward model that agrees with held-out preferences beyond chance, else nothing."""
+    if not saved_in(directory):
+        return ""
+    measured = json.loads((Path(directory) / "evaluation.json").read_text(encoding="utf-8"))
+    if measured.get("accuracy_low", 0.0) > 0.5:
+        return directory
+    step.say(
+        "The held-out reward model agrees with people no better than chance, so it neither stops the run nor chooses the "
+        "checkpoint"
+    )
+    return ""
+
+
 def saved_text_format(directory: str) -> TextFormat:
     """Return the text format that a saved reward model was trained with."""
     metadata = read_metadata(directory)

@@ -72,6 +72,12 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
                 self._writer.add_scalar(tag, value, state.global_step)
         self._progress.update(state.global_step, metrics)
 
+    def add_look(self, at: int, metrics: Mapping[str, float], seconds: float) -> None:
+        """Draw what was measured beside the training, and take the time that it took out of the step's."""
+        self._step_started += seconds
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, at)
+
     def close(self) -> None:
         """Finish the files."""
         self._file.close()
