@@ -165,7 +165,7 @@ def render_report(report: RunReport) -> str:
     sections = [
         Section(
             "numbers",
-            f"{opponent} against tuned" if summary.compared else "The answers in numbers",
+            f"{text(opponent, 200)} against tuned" if summary.compared else "The answers in numbers",
             _numbers(summary, opponent),
         ),
         Section("judges", "Who judged, and how far to trust it", _judges(summary)),
@@ -235,7 +235,9 @@ def _conditions(decision: Decision | None) -> str:
             f'<tr><td class="state {kind}">{word}</td><th scope="row">{text(condition.name)}{change}</th>'
             f"<td>{text(_minus(condition.value))}</td><td>{text(condition.limit)}</td></tr>"
         )
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("", "Condition of a promotion", "Measured", "Limit"))
+    heads = "".join(
+        f'<th scope="col">{name}</th>' for name in ("Holds?", "Condition of a promotion", "Measured", "Limit")
+    )
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f'<div class="scroll conditions">{table}</div>'
 
@@ -307,7 +309,7 @@ def _numbers(summary: Summary, opponent: str) -> str:
     names = [opponent, "Tuned", "Difference"] if summary.compared else ["Answers"]
     heads = "".join(f'<th scope="col" class="n">{text(name, 200)}</th>' for name in names)
     return (
-        f'<div class="card scroll"><table><thead><tr><th></th>{heads}<th scope="col" class="n">n</th></tr></thead>'
+        f'<div class="card scroll"><table><thead><tr><th scope="col">Measure</th>{heads}<th scope="col" class="n">n</th></tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
@@ -355,16 +357,17 @@ def _reinforcement(report: RunReport) -> str:
     if steps:
         points = [(record["kl"], record["reward"], f"step {record['step']:g}") for record in steps]
         drawn.insert(2, scatter("Reward against KL: pale early, dark late", points, x_label="KL, nats per answer"))
-    curves = _watched(report.watch) + grid(drawn)
+    note, watched = _watched(report.watch)
+    curves = note + grid([*watched, *drawn])
     if curves and not any("kl" in record for record in report.reinforcement):
         curves = '<p class="soft">No KL curve: the reference model was not used in training.</p>' + curves
     return curves
 
 
-def _watched(watch: Mapping[str, Any] | None) -> str:
+def _watched(watch: Mapping[str, Any] | None) -> tuple[str, list[str]]:
     """Return what the watch saw: optimised and held-out reward, and KL, on the same prompts at every look."""
     if not watch or not watch["looks"]:
-        return ""
+        return "", []
     looks = watch["looks"]
 
     def line(name: str) -> list[tuple[float, float]]:
@@ -376,14 +379,14 @@ def _watched(watch: Mapping[str, Any] | None) -> str:
     lines = [("optimised", "base", line("reward")), ("held out", "tuned", line("held_out_reward"))]
     lines = [(name, kind, points) for name, kind, points in lines if points]
     mark = (float(watch["best_step"]), 0.0)
-    charts = [two_lines("Reward since the start; dashed: the step kept", lines, mark=mark)]
+    charts = [two_lines("Reward since the start; dashed: kept", lines, mark=mark)]
     if kl := line("kl"):
         charts.append(two_lines("KL on the same prompts, nats per answer", [("policy", "tuned", kl)], mark=mark))
     note = (
         f"At each look the policy answered the same {looks[0]['n']:,} prompts, which it did not learn from. "
         f"{watch['reason']}"
     )
-    return f"<p>{text(note)}</p>{grid(charts)}"
+    return f"<p>{text(note)}</p>", charts
 
 
 def _times(steps: Sequence[StepTime]) -> str:
@@ -466,7 +469,7 @@ def _calibration(parts: Sequence[Mapping[str, float]]) -> list[str]:
         low, high = wilson_interval(part["correct"], int(part["n"]))
         words = f"predicted {percent(part['predicted'])}, right {percent(share)}, n = {part['n']:,.0f}"
         points.append((part["predicted"], share, low, high, words))
-    title = "Calibration: how often right, by what the scores say"
+    title = "Calibration of the scores"
     return [calibration(title, points, x_label="predicted chance of being right")] if points else []
 
 

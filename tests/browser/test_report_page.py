@@ -1,0 +1,172 @@
+"""The report in a real browser: it filters, sorts, searches, can be read and reached; hostile answers do nothing."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+from tests.unit.test_report import one_pair, realistic_report
+
+from rlhf_tuning.comparison import AnswerPair
+from rlhf_tuning.gate import Condition, Decision
+from rlhf_tuning.report import RunReport, StepTime, render_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+HOSTILE = [
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    "</article></main><svg onload=window.hacked=1>",
+    'javascript:window.hacked=1 " onmouseover="window.hacked=1',
+    "\ud800 broken \udfff and \x00\x1b[31m",
+    "\u202eright to left override \u2066 \u200f",
+    "w" * 100_000,
+    "<!-- <style>body{display:none}</style>",
+    "مرحبا بالعالم 你好，世界 👩‍👩‍👧‍👦",
+]
+
+
+def look(number: int, reward: float, held_out: float) -> dict[str, Any]:
+    def around(mean: float) -> dict[str, float]:
+        return {"mean": mean, "low": mean - 0.2, "high": mean + 0.2}
+
+    return {
+        "step": number,
+        "n": 64,
+        "reward": around(reward),
+        "held_out_reward": around(held_out),
+        "kl": around(number / 10),
+    }
+
+
+def full_report() -> RunReport:
+    report = realistic_report()
+    assert report.reward_model
+    parts = [
+        {"low": low, "high": low + 0.5, "n": 40, "correct": 22 + 6 * low, "predicted": 0.5 + low / 5}
+        for low in (0.0, 0.5, 1.0, 1.5)
+    ]
+    condition = Condition(name="KL within its limit", value="60 nats", limit="at most 50", holds=False, change="Stop.")
+    return replace(
+        report,
+        reward_model=replace(report.reward_model, by_margin=parts, by_length_difference=parts),
+        decision=Decision(champion="palms@2", conditions=(condition,)),
+        opponent="palms@2",
+        watch={
+            "looks": [look(0, 0, 0), look(10, 1, 0.6), look(20, 1.5, 0.2)],
+            "best_step": 10,
+            "last_step": 20,
+            "stopped": True,
+            "reason": "Stopped at step 20.",
+        },
+        steps=[StepTime(name="Reinforcer", seconds=100), StepTime(name="Validate Inputs", seconds=0, cached=True)],
+        reproduce="rlhf run --sample",
+    )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    flags = ["--no-sandbox"]
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=flags) as launched:
+        yield launched
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """A function that opens a report; at the end nothing may have been complained of, asked for, or run."""
+    complaints: list[str] = []
+    contexts = []
+
+    def open_report(report: RunReport, **settings: Any) -> Any:
+        path = tmp_path / "report.html"
+        path.write_text(render_report(report), encoding="utf-8", errors="replace")
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("request", lambda request: complaints.append(request.url) if "report.html" not in request.url else None)
+        page.goto(path.as_uri())
+        return page
+
+    yield open_report
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def visible(page: Any) -> Any:
+    return page.locator(".pair:visible")
+
+
+def test_answers_are_filtered_searched_and_sorted(opened: Any) -> None:
+    page = opened(full_report())
+    everything = visible(page).count()
+    assert everything >= 50
+    for pick in ("win", "loss", "all"):
+        page.locator(f"label[for={pick}]").click()
+        wanted = everything if pick == "all" else page.locator(f".pair.{pick}").count()
+        assert 0 < visible(page).count() == wanted
+        assert page.locator("#shown").inner_text().startswith(f"{wanted} of {everything}")
+    word = visible(page).nth(3).locator(".ask .said").inner_text().split()[-1]
+    page.fill("#search", word)
+    assert 0 < visible(page).count() < everything
+    page.fill("#search", "")
+    for order, best in (("gain", max), ("loss", min)):
+        page.select_option("#order", order)
+        changes = [
+            float(value) for value in page.locator(".pair").evaluate_all("all => all.map(x => x.dataset.change)")
+        ]
+        assert changes[0] == best(changes)
+        assert changes == sorted(changes, reverse=order == "gain")
+
+
+def test_the_filters_can_be_reached_and_used_with_the_keyboard_alone(opened: Any) -> None:
+    page = opened(full_report())
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+        if reached[-1] == "all":
+            page.keyboard.press("ArrowRight")
+            assert page.evaluate("document.activeElement.id") == "win"
+            assert visible(page).count() == page.locator(".pair.win").count()
+        if reached[-1] == "order":
+            break
+    assert {"all", "search", "order"} <= set(reached)
+
+
+def test_hostile_answers_are_shown_and_do_nothing(opened: Any) -> None:
+    pairs = [one_pair(prompt=text, base=text, tuned=text) for text in HOSTILE]
+    ordinary: AnswerPair = one_pair(prompt="The last one")
+    report = replace(full_report(), pairs=[*pairs, ordinary], title=HOSTILE[0], opponent=HOSTILE[1])
+    page = opened(report)
+    page.mouse.wheel(0, 5000)
+    page.locator(".pair .side").first.hover()
+    assert page.evaluate("window.hacked") is None
+    assert visible(page).count() == len(pairs) + 1
+    assert "<script>window.hacked = 1</script>" in page.locator(".pair").first.inner_text()
+    # Nothing pushes the page wider than the window.
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(opened: Any, scheme: str) -> None:
+    page = opened(full_report(), color_scheme=scheme, bypass_csp=True)
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_a_thousand_answers_stay_below_3_mb_and_open(opened: Any) -> None:
+    report = realistic_report(n=1000)
+    assert len(render_report(report).encode()) < 3_000_000
+    assert visible(opened(report)).count() >= 50
