@@ -281,11 +281,12 @@ def answer_log_probabilities(
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[float]:
     """Return log p(answer | prompt) in nats for each pair of token sequences, summed over the answer's tokens."""
+    model = base_model.causal_lm(model)
     device = next(model.parameters()).device
     totals: list[float] = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        packed = pack(prompts[part], answers[part], device=device)
+        packed = pack(prompts[part], answers[part], device=device, share=False)
         totals += log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
         on_progress(len(totals))
     return totals

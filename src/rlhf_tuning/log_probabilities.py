@@ -55,6 +55,7 @@ def pack(
     *,
     device: torch.device,
     width: int | None = None,
+    share: bool = True,
 ) -> Answers:
     """Pack answers; those with the same prompt that stand next to each other share it.
 
@@ -63,9 +64,11 @@ def pack(
         answers: As tokens.
         device: Where the tensors go.
         width: Columns of what `log_probabilities` returns; by default as many as the longest answer has tokens.
+        share: False gives every answer a prompt of its own, which every model can do.
     """
     width = max((len(answer) for answer in answers), default=0) if width is None else width
-    groups = [list(members) for _, members in groupby(range(len(prompts)), key=lambda row: tuple(prompts[row]))]
+    alike = groupby(range(len(prompts)), key=lambda row: tuple(prompts[row]) if share else row)
+    groups = [list(members) for _, members in alike]
     lengths = [len(prompts[rows[0]]) + sum(len(answers[row]) for row in rows) for rows in groups]
     longest = max(lengths)
     input_ids = torch.zeros((len(groups), longest), dtype=torch.long)

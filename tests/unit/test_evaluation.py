@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from judge_server import judge_server
+from peft import LoraConfig, get_peft_model
 
 from rlhf_tuning import base_model, environment, evaluation
 from rlhf_tuning.comparison import AnswerPair, ScoredAnswer
@@ -34,6 +35,17 @@ def test_log_probabilities_are_those_at_the_sampling_temperature(model):
     expected = torch.log_softmax(logits / 2.0, dim=-1)[9].item()
     found = evaluation.answer_log_probabilities(model, [[5, 6]], [[9]], temperature=2.0)
     assert found == pytest.approx([expected], abs=1e-4)
+
+
+def test_log_probabilities_of_a_policy_are_those_with_its_adapter_as_it_is(tiny_model):
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    policy = get_peft_model(base_model.load_causal_lm(str(tiny_model), dtype=torch.float32), config).eval()
+    prompts, answers = [[5, 6], [5, 6]], [[9], [10]]
+    with torch.no_grad():
+        expected = torch.log_softmax(policy(torch.tensor([[5, 6]])).logits[0, -1], dim=-1)[[9, 10]].tolist()
+    assert evaluation.answer_log_probabilities(policy, prompts, answers) == pytest.approx(expected, abs=1e-4)
+    with policy.disable_adapter():
+        assert evaluation.answer_log_probabilities(policy, prompts, answers) != pytest.approx(expected, abs=1e-2)
 
 
 def test_answers_to_different_prompts_are_not_compared(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rlhf_tuning
-from rlhf_tuning import base_model, evaluation, generation, registry, reinforcement, reward_model, text_format
+from rlhf_tuning import base_model, evaluation, generation, registry, reinforcement, reward_model, rollout, text_format
 from rlhf_tuning.text_format import TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 
@@ -75,7 +75,7 @@ def test_scoring_during_reinforcement(reward_dir, model_folder, expected, monkey
         "score_ids",
         lambda self, rows, **options: scored.extend(rows) or [0.0] * len(rows),
     )
-    scorer = reinforcement._AnswerScorer([PROMPT])
+    scorer = reinforcement._AnswerScorer([PROMPT], compute=torch.float32)
     scorer.reward_model = reward_model.load_reward_model(reward_dir[0], dtype="float32")
     # TRL hands over the text that it decoded from the policy's tokens, special tokens left out.
     tokenizer = load_tokenizer(str(model_folder))
@@ -121,11 +121,11 @@ def test_serving(model_folder, expected, monkeypatch, tmp_path):
         model_dir=str(model_folder), adapter_dir="", name="tiny", manifest={}, registry_dir=tmp_path
     )
     prompted = []
-    padded = generation.left_padded
+    sample = rollout.sample
     monkeypatch.setattr(
-        generation,
-        "left_padded",
-        lambda sequences, *rest: prompted.extend(sequences) or padded(sequences, *rest),
+        rollout,
+        "sample",
+        lambda model, prompts, **options: prompted.extend(prompts) or sample(model, prompts, **options),
     )
     generation.predict(version.name, QUESTION, registry_dir=tmp_path, target_sequence_length=4)
     assert prompted == [expected[0]]
