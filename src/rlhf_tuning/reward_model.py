@@ -10,6 +10,7 @@ What differs from the paper and from stock TRL:
   applied in float32: in bfloat16 two answers often got the very same score.
 - After training the scores are centred: the mean score of the base model's own answers to training prompts is stored
   as an offset, so that 0 means "as good as the base model's mean answer".
+- The prompt of a pair is computed once for both answers (`packing`), where the model's architecture allows it.
 - Text is encoded by `text_format` and reaches the trainer as token ids.
 """
 
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhf_tuning import base_model, generation, statistics, step
+from rlhf_tuning import base_model, generation, packing, statistics, step
 from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
@@ -42,6 +43,9 @@ FULL_BASE_LEARNING_RATE = 1e-5
 
 #: The Vertex job evaluated on no more rows than this.
 MOST_EVAL_ROWS = 5_000
+
+#: Into how many bins the evaluation sorts preferences.
+_BINS = 6
 
 _METADATA = "reward_model.json"
 
@@ -207,6 +211,8 @@ def train_reward_model(
     from peft import LoraConfig
     from trl import RewardConfig, RewardTrainer
 
+    from rlhf_tuning.pair_trainer import PairTrainer, collate_pairs
+
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     # 1. Encode the preferences.
@@ -245,7 +251,14 @@ def train_reward_model(
     model.score = _fresh_head(model)
 
     # 3. Train.
-    per_device = micro_batch(config.batch_size, most=4)
+    longest = max(rows, key=lambda row: row["length"])
+    packed = packing.packing_is_exact(model.base_model, [longest["chosen_ids"], longest["rejected_ids"]])
+    if not packed:
+        step.say(
+            "Reward model: this architecture cannot share a prompt between two answers, so each answer has its own"
+        )
+    # On a CPU one packed pair keeps the cores busy, nothing is padded, and the least is held.
+    per_device = micro_batch(config.batch_size, most=4 if torch.cuda.is_available() or not packed else 1)
     with tempfile.TemporaryDirectory(prefix="reward-trainer-") as scratch:
         settings = shared_settings(
             output_dir=scratch,
@@ -261,7 +274,7 @@ def train_reward_model(
             lr_scheduler_type="linear",
             max_length=None,
             # Pairs of similar length share a batch, so that less is padded.
-            train_sampling_strategy="group_by_length",
+            train_sampling_strategy="group_by_length" if per_device > 1 else "random",
             length_column_name="length",
             remove_unused_columns=False,
         )
@@ -273,8 +286,9 @@ def train_reward_model(
             select=_reward_metrics,
             vertex_tags={"loss": "rank_loss"},
         )
-        trainer = RewardTrainer(
+        trainer = (PairTrainer if packed else RewardTrainer)(
             model=model,
+            data_collator=collate_pairs if packed else None,
             args=one_device(arguments),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
@@ -418,9 +432,8 @@ def evaluate_reward_model(reward_model: RewardModel, preferences: Sequence[dict[
 
     Equal scores count half. Beside the accuracy stand its 95% Wilson interval, the accuracy where the shorter answer was
     preferred (a model that has only learnt length scores 0 there), and what "the longer answer wins" would have got.
-    `by_margin` and `by_length_difference` have the accuracy in up to six parts of about equal size: by how far the two
-    scores are apart, with the mean of sigmoid(difference), which a calibrated model's accuracy equals; and by how many
-    tokens the preferred answer is longer.
+    `by_margin` and `by_length_difference` tell the same apart by how far the scores are from each other, and by how many
+    tokens longer the preferred answer is.
 
     Args:
         reward_model: The model to measure.
@@ -454,44 +467,37 @@ def evaluate_reward_model(reward_model: RewardModel, preferences: Sequence[dict[
         if values:
             interval = statistics.wilson_interval(sum(values), len(values))
             result |= {name: sum(values) / len(values), f"{name}_low": interval.low, f"{name}_high": interval.high}
-    result["shorter_preferred_n"] = len(shorter)
     margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
+    result["shorter_preferred_n"] = len(shorter)
+    result["mean_margin"] = sum(margins) / max(1, len(rows))
     result["by_margin"] = [
-        {
-            "low": min(abs(margins[row]) for row in part),
-            "high": max(abs(margins[row]) for row in part),
-            "n": len(part),
-            "correct": sum(points[row] for row in part),
-            "predicted": sum(1 / (1 + math.exp(-abs(margins[row]))) for row in part) / len(part),
-        }
-        for part in _parts([abs(margin) for margin in margins])
+        _bin([abs(margins[row]) for row in members], [points[row] for row in members])
+        # How sure the model is of whichever answer it prefers, beside how often it is right.
+        | {"predicted": sum(1 / (1 + math.exp(-abs(margins[row]))) for row in members) / len(members)}
+        for members in _equal_bins([abs(margin) for margin in margins])
     ]
     differences = [a - b for a, b in lengths]
     result["by_length_difference"] = [
-        {
-            "low": min(differences[row] for row in part),
-            "high": max(differences[row] for row in part),
-            "n": len(part),
-            "correct": sum(points[row] for row in part),
-        }
-        for part in _parts(differences)
+        _bin([differences[row] for row in members], [points[row] for row in members])
+        for members in _equal_bins(differences)
     ]
-    result["mean_margin"] = sum(a - b for a, b in zip(chosen, rejected, strict=True)) / max(1, len(rows))
     return result
 
 
-def _parts(values: Sequence[float]) -> list[list[int]]:
-    """Return the places of `values` in order of value, in up to six parts of about equal size."""
-    order = sorted(range(len(values)), key=lambda place: values[place])
-    size = max(10, math.ceil(len(order) / 6))
-    parts: list[list[int]] = []
-    for place in order:
-        last = parts[-1] if parts else []
-        if last and (len(last) < size or values[last[-1]] == values[place]):
-            last.append(place)
-        else:
-            parts.append([place])
-    return parts
+def _equal_bins(values: Sequence[float]) -> list[list[int]]:
+    """Return the indices of values in order, in at most `_BINS` bins of about equal size; equal values stay together."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    bins: list[list[int]] = []
+    for rank, index in enumerate(order):
+        begins = rank * _BINS // len(order) > (rank - 1) * _BINS // len(order)
+        if not bins or (begins and values[index] != values[bins[-1][-1]]):
+            bins.append([])
+        bins[-1].append(index)
+    return bins
+
+
+def _bin(values: Sequence[float], points: Sequence[float]) -> dict[str, float]:
+    return {"low": min(values), "high": max(values), "n": len(values), "correct": sum(points)}
 
 
 def _point(first: float, second: float) -> float:

@@ -1,10 +1,11 @@
+import itertools
 import json
 import random
 
 import pytest
 import torch
 
-from rlhf_tuning import reward_model
+from rlhf_tuning import packing, reward_model
 from rlhf_tuning.data.importer import read_canonical
 from rlhf_tuning.errors import ModelError, ParameterError
 
@@ -75,6 +76,29 @@ def test_reports_the_baseline_that_only_looks_at_length(trained, preferences, ti
     longer = [len(text_format.answer_ids(row["chosen"])) > len(text_format.answer_ids(row["rejected"])) for row in rows]
     assert evaluation["longer_wins_accuracy"] == pytest.approx(sum(longer) / len(longer))
     assert evaluation["shorter_preferred_n"] == len(longer) - sum(longer)
+
+
+@pytest.mark.parametrize("name", ["by_margin", "by_length_difference"])
+def test_sorts_the_agreement_into_bins_that_hold_every_preference_once(trained, name):
+    _, evaluation = trained
+    bins = evaluation[name]
+    assert sum(part["n"] for part in bins) == evaluation["n"]
+    assert sum(part["correct"] for part in bins) == pytest.approx(evaluation["accuracy"] * evaluation["n"])
+    assert all(before["high"] < after["low"] for before, after in itertools.pairwise(bins))
+    assert all(0.5 <= part["predicted"] <= 1 for part in evaluation["by_margin"])
+
+
+def test_bins_are_about_equal_and_equal_values_share_one():
+    assert [len(part) for part in reward_model._equal_bins(list(range(24)))] == [4] * 6
+    assert reward_model._equal_bins([1.0] * 10) == [list(range(10))]
+    assert reward_model._equal_bins([]) == []
+    assert [len(part) for part in reward_model._equal_bins([0, 0, 0, 0, 0, 0, 1])] == [6, 1]
+
+
+def test_a_model_that_cannot_share_prompts_learns_all_the_same(preferences, tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(packing, "packing_is_exact", lambda trunk, sequences: False)
+    assert train(preferences, tiny_model, tmp_path)["accuracy"] > 0.9
+    assert "cannot share a prompt between two answers" in capsys.readouterr().out
 
 
 def test_a_reloaded_reward_model_gives_the_same_scores(trained, preferences):
