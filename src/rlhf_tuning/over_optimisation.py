@@ -1,9 +1,9 @@
 """Is the reward still worth raising? A watch over the policy while it learns, and the choice of the checkpoint to return.
 
 A policy that is tuned long enough finds what its reward model wrongly likes: the optimised reward climbs on while the
-answers get worse (Gao, Schulman and Hilton 2022, arXiv:2210.10760). A second reward model, trained on other preferences and never
-optimised against, shows it. At some steps (the looks) the policy answers the same prompts with the same seed; measured are
-the optimised reward, the held-out reward and KL to the base model.
+answers get worse (Gao, Schulman and Hilton 2022, arXiv:2210.10760). A second reward model, trained on other preferences
+and never optimised against, shows it. At some steps (the looks) the policy answers the same prompts with the same seed;
+measured are the optimised reward, the held-out reward and KL to the base model.
 
 These prompts are set aside: not learnt from, since there the answers would look better than elsewhere, and none of the
 evaluation's, which must not have had a say in which checkpoint it is that they judge.
@@ -17,8 +17,8 @@ Two decisions are made by the held-out reward, both by differences paired by pro
   stopped in at most 2% of cases. Corrected for the L looks alone the rule fires more often than it says: the best of several
   noisy looks is too good by chance. Asking for two looks in a row finds no more, and its false stops grow with L.
 - What to return. After a stop, the best look. Otherwise the last checkpoint, unless the best look is better than it by more
-  than one standard error. Returning the best look in any case costs healthy runs three times as much quality as this does,
-  and gains over-optimised ones little; asking for two standard errors keeps too many that fell.
+  than one standard error. Returning the best look in any case costs healthy runs about three times as much quality as
+  this does and gains over-optimised ones little; asking for two standard errors keeps too many that fell.
 
 `benchmarks/over_optimisation.py` measures both. Without a held-out reward model the watch only draws curves: nothing is
 stopped and the last checkpoint is returned.
@@ -138,10 +138,10 @@ class OverOptimisationWatch:
         climb = paired_difference(best.reward, look.reward)
         if climb.low > 0:
             self._exploit = (
-                f"{'Stopped' if self.stops_early else 'Over-optimised'} at step {look.step}: since step {best.step} the optimised "
-                f"reward climbed by {_shown(climb)} while the held-out reward, which nothing optimises, fell by "
-                f"{_shown(fall, -1)}: the policy exploits its reward model. The checkpoint of step {best.step} is returned. A "
-                "larger kl_coeff, fewer steps or more preferences would help."
+                f"{'Stopped' if self.stops_early else 'Over-optimised'} at step {look.step}: since step {best.step} the "
+                f"optimised reward climbed by {_shown(climb)} while the held-out reward, which nothing optimises, fell by "
+                f"{_shown(fall, -1)}: the policy exploits its reward model. The checkpoint of step {best.step} is returned. "
+                "A larger kl_coeff, fewer steps or more preferences would help."
             )
 
     def outcome(self) -> Outcome:
@@ -165,14 +165,14 @@ class OverOptimisationWatch:
         fall = paired_difference(_held_out(self._best), _held_out(last))
         if fall.mean >= -_BETTER * _standard_error(fall):
             reason = (
-                f"The last checkpoint, step {last.step}, is returned: by the held-out reward it is as good as the best look, "
-                f"step {self._best.step}, within one standard error (difference {_shown(fall)})."
+                f"The last checkpoint, step {last.step}, is returned: by the held-out reward it is as good as the best "
+                f"look, step {self._best.step}, within one standard error (difference {_shown(fall)})."
             )
             return Outcome(best_step=last.step, last_step=last.step, stopped=False, reason=reason)
         beyond = "beyond noise" if fall.high < 0 else "by more than one standard error"
         reason = (
-            f"The checkpoint of step {self._best.step} is returned, not the last: by the end, step {last.step}, the held-out "
-            f"reward had fallen {beyond}, by {_shown(fall, -1)}, though not so that the run had to be stopped."
+            f"The checkpoint of step {self._best.step} is returned, not the last: by the end, step {last.step}, the "
+            f"held-out reward had fallen {beyond}, by {_shown(fall, -1)}, though not so that the run had to be stopped."
         )
         return Outcome(best_step=self._best.step, last_step=last.step, stopped=False, reason=reason)
 
@@ -224,8 +224,8 @@ def set_aside(
     n = min(watch_prompts, len(distinct) // 4)
     if watch_prompts and n < min(watch_prompts, _FEWEST_PROMPTS):
         step.say(
-            f"No watch over over-optimisation: of {len(distinct)} prompts a quarter would be {n}, too few to measure by; give "
-            f"{4 * _FEWEST_PROMPTS} or more"
+            f"No watch over over-optimisation: of {len(distinct)} prompts a quarter would be {n}, too few to measure by; "
+            f"give {4 * _FEWEST_PROMPTS} or more"
         )
         n = 0
     elif n < watch_prompts:

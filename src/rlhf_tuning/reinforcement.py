@@ -190,15 +190,18 @@ def train_policy(
         scorer.reward_model = _reward_model_for(trainer.model, config, reward_model_dir)
         watcher = None
         if watched:
+            held_out = None
+            if held_out_reward_model_dir:
+                # A new adapter starts with random numbers; what is learnt must not depend on whether it is watched.
+                with torch.random.fork_rng():
+                    held_out = _reward_model_for(
+                        trainer.model, config, held_out_reward_model_dir, adapter_name="held_out_reward"
+                    )
             watcher = over_optimisation.Watcher(
                 policy=trainer.model,
                 reference=trainer.ref_model,
                 reward_model=scorer.reward_model,
-                held_out_reward_model=_reward_model_for(
-                    trainer.model, config, held_out_reward_model_dir, adapter_name="held_out_reward"
-                )
-                if held_out_reward_model_dir
-                else None,
+                held_out_reward_model=held_out,
                 conversations=watched,
                 text_format=text_format,
                 temperature=config.temperature,

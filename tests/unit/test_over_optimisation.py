@@ -125,3 +125,18 @@ def test_with_very_few_prompts_there_is_no_watch_and_it_is_said(capsys):
 def test_no_watch_is_asked_for_by_0_prompts(capsys):
     assert set_aside(prompts(400), watch_prompts=0, seed=0) == (prompts(400), [])
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loophole", [True, False])
+def test_a_planted_loophole_is_caught_and_a_healthy_run_is_not_stopped(tiny_model, tmp_path, loophole):
+    from benchmarks.over_optimisation import real_run
+
+    found = real_run(str(tiny_model), tmp_path, seed=0, loophole=loophole)
+    assert found["stopped"] is loophole, found["reason"]
+    if loophole:
+        assert found["best_step"] < found["last_step"] < 40
+        assert found["returned"] > found["last"]
+    else:
+        assert found["last_step"] == 40
+        assert found["returned"] > found["base"]

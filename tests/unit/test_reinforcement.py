@@ -53,7 +53,7 @@ def reward_dirs(tiny_model, tiny_plain_model, tmp_path_factory):
     return directories
 
 
-def tune(tiny_model, prompts_path, reward_dir, folder, **settings):
+def tune(tiny_model, prompts_path, reward_dir, folder, held_out_reward_model_dir="", **settings):
     config = reinforcement.ReinforcementConfig(
         large_model_reference=str(tiny_model),
         **{
@@ -76,6 +76,7 @@ def tune(tiny_model, prompts_path, reward_dir, folder, **settings):
         adapter_dir=str(folder / "adapter"),
         model_dir=str(folder / "model"),
         tensorboard_dir=str(folder / "tensorboard"),
+        held_out_reward_model_dir=held_out_reward_model_dir,
     )
     lines = (folder / "adapter" / "metrics.jsonl").read_text().splitlines()
     return final, [json.loads(line) for line in lines]
@@ -285,3 +286,111 @@ def test_an_adapter_that_does_not_fit_the_base_is_refused(tiny_model, tmp_path):
     save_file({**weights, min(weights): torch.zeros(8, 5)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="does not fit the base model"):
         reinforcement._continue_adapter(policy, str(tmp_path))
+
+
+MANY = [[{"role": "user", "content": f"Create {number}."}] for number in range(48)]
+
+
+@pytest.fixture(scope="module")
+def many_prompts_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("many") / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in MANY))
+    return str(path)
+
+
+class FallingReward:
+    """A held-out reward model that likes every look less than the one before, and says what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def score(self, conversations, answers):
+        self.asked.append((list(conversations), list(answers)))
+        return [0.01 * index - 10.0 * len(self.asked) for index in range(len(answers))]
+
+
+@pytest.mark.parametrize("lora_dim", [8, 0])
+def test_the_best_checkpoint_by_the_held_out_reward_is_saved_not_the_last(
+    tiny_model, many_prompts_path, reward_dirs, tmp_path, monkeypatch, lora_dim
+):
+    held_out, seen = FallingReward(), []
+    reward_for = reinforcement._reward_model_for
+    monkeypatch.setattr(
+        reinforcement,
+        "_reward_model_for",
+        lambda policy, config, directory, **name: (
+            seen.append(policy)
+            or (held_out if directory == "held out" else reward_for(policy, config, directory, **name))
+        ),
+    )
+    multiplier = 100.0 if lora_dim else 1000.0
+    _, metrics = tune(
+        tiny_model,
+        many_prompts_path,
+        reward_dirs["shared"],
+        tmp_path,
+        held_out_reward_model_dir="held out",
+        lora_dim=lora_dim,
+        reinforcement_learning_rate_multiplier=multiplier,
+    )
+    watched = json.loads((tmp_path / "adapter" / "watch.json").read_text())
+    assert (watched["best_step"], watched["looks"][0]["n"]) == (0, 12)
+    assert [look["step"] for look in watched["looks"]] == list(range(watched["last_step"] + 1))
+    assert len(metrics) == watched["last_step"]
+    assert watched["looks"][0]["kl"]["mean"] == pytest.approx(0.0, abs=1e-5)
+    assert abs(watched["looks"][-1]["kl"]["mean"]) > 1e-4
+    assert held_out.asked[0][0] == held_out.asked[1][0]
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32).state_dict()
+    tuned = base_model.load_causal_lm(str(tmp_path / "model"), dtype=torch.float32).state_dict()
+    assert all(torch.allclose(base[name], tuned[name], atol=1e-6) for name in base)
+
+
+def test_the_watch_changes_nothing_of_what_is_learnt_and_its_prompts_are_not_learnt_from(
+    tiny_model, many_prompts_path, reward_dirs, tmp_path, monkeypatch
+):
+    learnt = []
+    score = reinforcement._AnswerScorer.__call__
+
+    def recording(self, completions, row, **columns):
+        learnt.extend(str(self._conversations[index]) for index in row)
+        return score(self, completions, row, **columns)
+
+    monkeypatch.setattr(reinforcement._AnswerScorer, "__call__", recording)
+    metrics = {}
+    for name, settings in (
+        ("every step", {"watch_interval": 1}),
+        ("ends", {"watch_interval": 100}),
+        ("held out", {"held_out_reward_model_dir": reward_dirs["shared"]}),
+    ):
+        metrics[name] = tune(tiny_model, many_prompts_path, reward_dirs["shared"], tmp_path / name, **settings)[1]
+    rewards = {name: [record["reward"] for record in records] for name, records in metrics.items()}
+    assert rewards["every step"] == rewards["ends"] == rewards["held out"]
+    assert len(set(learnt)) <= 36
+
+
+def test_the_held_out_reward_model_shares_the_base_and_only_the_policy_is_saved(
+    tiny_model, many_prompts_path, reward_dirs, tmp_path, capsys
+):
+    from safetensors.torch import load_file
+
+    tune(
+        tiny_model,
+        many_prompts_path,
+        reward_dirs["shared"],
+        tmp_path,
+        held_out_reward_model_dir=reward_dirs["shared"],
+        reinforcement_learning_train_steps=2,
+    )
+    watched = json.loads((tmp_path / "adapter" / "watch.json").read_text())
+    for look in watched["looks"]:
+        assert look["held_out_reward"] == look["reward"]
+    names = list(load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    assert names
+    assert not [name for name in names if "reward" in name or "score" in name]
+    assert {path.name for path in (tmp_path / "adapter").iterdir() if path.is_dir()} == set()
+    assert "Watch at step 2 of 2: reward " in capsys.readouterr().out
+
+
+def test_without_watch_prompts_there_is_no_watch(tiny_model, many_prompts_path, reward_dirs, tmp_path):
+    tune(tiny_model, many_prompts_path, reward_dirs["shared"], tmp_path, watch_prompts=0)
+    assert not (tmp_path / "adapter" / "watch.json").exists()
