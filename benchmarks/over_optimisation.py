@@ -162,7 +162,7 @@ def real_run(base: str, folder: Path, *, seed: int, loophole: bool, steps: int =
     prompts = folder / "prompts.jsonl"
     _write(prompts, [{"prompt": _prompt(number)} for number in range(256)])
     rewards = []
-    for name, worth in (("optimised", 1.5 if loophole else -1.0), ("held_out", -1.0)):
+    for name, worth in (("optimised", 3.0 if loophole else -2.0), ("held_out", -2.0)):
         draw = random.Random(f"{name} {seed}")
         data = folder / f"{name}.jsonl"
         _write(data, [_preference(draw, number, worth) for number in range(600)])
@@ -228,7 +228,7 @@ def _preference(draw: random.Random, number: int, worth: float) -> dict[str, Any
     return {"prompt": _prompt(number), "chosen": answers[1], "rejected": answers[0]}
 
 
-def liking(answer: str, *, punctuation: float = -1.0) -> float:
+def liking(answer: str, *, punctuation: float = -2.0) -> float:
     """Return how well people like an answer: words are good, digits bad, and so is punctuation if not told otherwise."""
     words = sum(answer.count(word.strip()) for word in _WORDS)
     return words - sum(map(str.isdigit, answer)) + punctuation * sum(map(answer.count, _PUNCTUATION))
