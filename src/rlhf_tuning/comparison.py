@@ -434,9 +434,14 @@ def _wins(pairs: Sequence[AnswerPair], measure: str, label: str, record: JudgeRe
     judged = [(pair.base, pair) for pair, outcome in zip(compared, outcomes, strict=True) if pair.base and outcome]
     prompts = [json.dumps(list(map(dict, pair.prompt)), sort_keys=True) for _, pair in judged]
     rate = win_rate(*counts)
-    if len(set(prompts)) < len(prompts):
+    distinct_prompts = len(set(prompts))
+    if distinct_prompts < len(prompts):
+        # Never narrower than so many prompts with an answer each would make it: without spread clusters have no width.
         by_prompt = clustered_mean(scores, prompts)
-        rate = rate._replace(low=max(0.0, by_prompt.low), high=min(1.0, by_prompt.high))
+        alone = win_rate(*(math.ceil(count * distinct_prompts / len(prompts)) for count in counts))
+        rate = rate._replace(
+            low=max(0.0, min(by_prompt.low, alone.low)), high=min(1.0, max(by_prompt.high, alone.high))
+        )
     lengths = [float(pair.tuned.tokens - base.tokens) for base, pair in judged]
     return Wins(
         name=measure,

@@ -149,7 +149,8 @@ def _beats(measured: Sequence[Wins], champion: str, config: GateConfig) -> Condi
         f"n = {rate.n:,}: {rate.wins} won, {rate.ties} tied, {rate.losses} lost; "
         f"exact sign test p = {number(sign_test(rate.wins, rate.losses))}"
     )
-    holds = shown_better(rate.wins, rate.ties, rate.losses, config.gate_win_rate_margin)
+    # The interval as well, which knows of prompts that repeat; the counts do not.
+    holds = rate.low > least and shown_better(rate.wins, rate.ties, rate.losses, config.gate_win_rate_margin)
     return Condition(name=name, value=value, limit=limit, holds=holds, change=_more_prompts(rate, config))
 
 

@@ -39,7 +39,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback
 
-from rlhf_tuning import generation, step
+from rlhf_tuning import base_model, generation, step
 from rlhf_tuning.evaluation import answer_log_probabilities
 from rlhf_tuning.statistics import MeanEstimate, mean_interval, paired_difference, student_t_quantile
 from rlhf_tuning.text_format import Conversation, TextFormat
@@ -263,6 +263,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         total_steps: How many steps there will be.
         interval: Steps between looks, see `look_steps`.
         log: Gets the curves, and is told how long looks took.
+        compute: Of matrix products.
         scratch: A folder for the best weights of a plain model; an adapter's are kept in memory.
     """
 
@@ -281,6 +282,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         interval: int,
         log: TrainingLog,
         scratch: str,
+        compute: torch.dtype,
     ) -> None:
         from peft import PeftModel
 
@@ -288,7 +290,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self._lora = isinstance(policy, PeftModel)
         self._reward_model, self._held_out = reward_model, held_out_reward_model
         self._conversations, self._text_format = conversations, text_format
-        self._temperature, self._seed = temperature, seed
+        self._temperature, self._seed, self._compute = temperature, seed, compute
         self._total_steps, self._steps = total_steps, look_steps(total_steps, interval)
         self._log, self._saved_weights = log, Path(scratch) / "best.pt"
         self._adapter: dict[str, torch.Tensor] = {}
@@ -348,10 +350,14 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             seed=self._seed,
         )
         texts = [answer.text for answer in answers]
+        # As the trainer scores: the adapters' products have the precision of the others.
+        with torch.autocast(base_model.device().type, dtype=self._compute, enabled=self._compute != torch.float32):
+            reward = self._reward_model.score(self._conversations, texts)
+            held_out_reward = self._held_out.score(self._conversations, texts) if self._held_out else None
         return Look(
             step=at,
-            reward=self._reward_model.score(self._conversations, texts),
-            held_out_reward=self._held_out.score(self._conversations, texts) if self._held_out else None,
+            reward=reward,
+            held_out_reward=held_out_reward,
             kl=self._kl(model, [answer.ids for answer in answers]),
         )
 

@@ -210,6 +210,7 @@ def train_policy(
                 interval=config.watch_interval,
                 log=log,
                 scratch=scratch,
+                compute=compute,
             )
             trainer.add_callback(watcher)
         trainer.train()

@@ -308,9 +308,9 @@ def _numbers(summary: Summary, opponent: str) -> str:
         )
     names = [opponent, "Tuned", "Difference"] if summary.compared else ["Answers"]
     heads = "".join(f'<th scope="col" class="n">{text(name, 200)}</th>' for name in names)
+    heads = f'<th scope="col">Measure</th>{heads}<th scope="col" class="n">n</th>'
     return (
-        f'<div class="card scroll"><table><thead><tr><th scope="col">Measure</th>{heads}<th scope="col" class="n">n</th></tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f'<div class="card scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
 
 

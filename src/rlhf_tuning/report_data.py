@@ -10,7 +10,7 @@ from rlhf_tuning.comparison import AnswerPair, JudgeRecord, ScoredAnswer
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.gate import Condition, Decision
 from rlhf_tuning.judges.verdict import Agreement, Verdict
-from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport
+from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, StepTime
 
 #: What the evaluation file has by itself.
 _APART = ("pairs", "judges")
@@ -25,6 +25,7 @@ def add_report(report: RunReport, evaluation_path: str) -> None:
         "reward_model": asdict(report.reward_model) if report.reward_model else None,
         "data": [asdict(source) for source in report.data],
         "decision": report.decision.as_json() if report.decision else None,
+        "steps": [asdict(step) for step in report.steps],
     }
     content["report"] = kept
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -45,6 +46,7 @@ def read_report(evaluation_path: Path) -> RunReport:
             "reward_model": _reward_model(kept["reward_model"]),
             "data": [DataSource(**source) for source in kept["data"]],
             "decision": _decision(kept["decision"]),
+            "steps": [StepTime(**step) for step in kept["steps"]],
         }
         return RunReport(**{**kept, **parts})
     except OSError as error:

@@ -164,6 +164,25 @@ def test_running_again_continues_after_the_finished_steps_until_the_content_chan
     assert ("champion" in first.aliases) != decision["promote"]
 
 
+def test_reports_are_made_again_and_two_runs_and_two_models_are_compared(finished):
+    job, _ = finished
+    runs = sorted((job / "runs").glob("rlhf-pipeline-*"))
+    _, output = rlhf("report", runs[0], "--output", "again.html", cwd=job)
+    page = (job / "again.html").read_text()
+    assert all(part in page for part in ("Where the time went", "rlhf run --pipeline rlhf_pipeline", "Promoted"))
+    _, output = rlhf("compare", runs[0], runs[-1], cwd=job)
+    assert "100 prompts" in output
+    assert (job / "compare.html").read_text().lstrip().lower().startswith("<!doctype html>")
+    if len(list_models(job / "registry")) > 1:
+        named = ("tiny@1", "tiny@2", "--registry-dir", job / "registry", "--target-sequence-length", 12)
+        judged = ("--prompts", "eval.jsonl", "--max-prompts", 20, "--scorer", "house_style")
+        _, output = rlhf("compare", *named, *judged, cwd=job)
+        assert "Win rate by house style" in output
+        status, output = rlhf("compare", *named, cwd=job, check=False)
+        assert status == 2
+        assert "--prompts FILE" in output
+
+
 def test_a_reward_model_alone(job, tiny_model):
     _, output = rlhf(
         *("run", "--pipeline", "reward_model_pipeline", "--preference-dataset", "preferences.jsonl"),

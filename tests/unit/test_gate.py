@@ -54,6 +54,13 @@ def test_a_model_that_loses_is_told_that_no_number_of_prompts_would_be_enough():
     assert "no number of prompts" in decision_text(decided(pairs(90, 110)))
 
 
+def test_many_answers_to_few_prompts_are_no_proof():
+    few = [replace(pair, prompt=made.prompt) for made in pairs(3, 0) for pair in pairs(40, 0)]
+    decision = decided(few)
+    assert failed(decision) == ["Beats the base model beyond chance"]
+    assert "wins 100% [44%, 100%]" in decision.conditions[0].value
+
+
 def test_a_margin_asks_for_more():
     assert decided(pairs(140, 60), gate_win_rate_margin=0.1).promote is True
     assert decided(pairs(140, 60), gate_win_rate_margin=0.2).promote is False

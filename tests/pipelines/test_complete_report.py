@@ -1,0 +1,87 @@
+"""`rlhf report` and `rlhf compare` on what runs leave behind."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tests.browser.test_report_page import full_report
+from tests.unit.test_report import one_pair
+
+from rlhf_pipelines.cli import main
+from rlhf_pipelines.complete_report import write_run_file
+from rlhf_tuning.evaluation import EvaluationConfig, write_evaluation
+from rlhf_tuning.report import StepTime
+from rlhf_tuning.report_data import add_report, read_report
+
+
+def write_run(folder, report):
+    (folder / "evaluate").mkdir(parents=True)
+    path = folder / "evaluate" / "evaluation"
+    config = EvaluationConfig(large_model_reference="base", scorer="house_style")
+    write_evaluation(config, report.pairs, str(path), judges=report.judges)
+    add_report(report, str(path))
+    return path
+
+
+def test_a_report_comes_back_as_it_was(tmp_path):
+    report = replace(full_report(), steps=(), reproduce="")
+    again = read_report(write_run(tmp_path / "run", report))
+    assert json.loads(json.dumps(again.watch)) == report.watch
+    assert again.decision == report.decision
+    assert again.reward_model.accuracy == report.reward_model.accuracy
+    assert [pair.tuned for pair in again.pairs] == [pair.tuned for pair in report.pairs]
+    assert again.opponent == "palms@2"
+
+
+def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_path, capsys):
+    write_run(tmp_path / "run", full_report())
+    arguments = {"prompt_dataset": "my prompts.jsonl", "kl_coeff": 0.05, "batch_size": 64, "deploy_model": False}
+    write_run_file(
+        tmp_path / "run",
+        pipeline="rlhf_pipeline",
+        arguments=arguments,
+        steps=[StepTime(name="Reinforcer", seconds=61)],
+        model="models/palms@3",
+        call="rlhf predict --model palms@3 --prompt x",
+        ended="2027-01-31 06:00",
+    )
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "run"), "--output", str(page)]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    text = page.read_text()
+    assert "rlhf run --pipeline rlhf_pipeline --prompt-dataset &#x27;my prompts.jsonl&#x27; --kl-coeff 0.05" in text
+    assert "--deploy-model false" in text
+    assert "--batch-size" not in text
+    assert "61 s" in text
+    assert "palms@3" in text
+
+
+@pytest.mark.parametrize("broken", ["", "{}", "[]", '{"report": {"x": 1}, "answers": [], "judges": []}'])
+def test_what_is_no_run_is_refused_in_one_line(tmp_path, capsys, broken):
+    folder = tmp_path / "run"
+    assert main(["report", str(folder)]) == 2
+    assert "evaluate/evaluation is missing" in capsys.readouterr().err
+    (folder / "evaluate").mkdir(parents=True)
+    (folder / "evaluate" / "evaluation").write_text(broken)
+    assert main(["report", str(folder)]) == 2
+    assert "is no evaluation by this version" in capsys.readouterr().err
+
+
+def test_two_runs_are_compared_by_the_answers_that_they_left(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = full_report()
+    first = replace(base, pairs=[one_pair(prompt=f"Ask {number}") for number in range(20)])
+    better = [replace(pair, tuned=replace(pair.tuned, true_score=2.0, text="Better.")) for pair in first.pairs]
+    write_run(tmp_path / "first", first)
+    write_run(tmp_path / "second", replace(base, pairs=better[:15]))
+    assert main(["compare", "first", "second"]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("The tuned model is better than first.")
+    assert "15 prompts" in output
+    assert "reward" not in output.split("1. Ask")[0].lower().replace("no reward", "")
+    assert "second against first" in (tmp_path / "compare.html").read_text()
+    write_run(tmp_path / "other", replace(base, pairs=[one_pair(prompt="Something else")]))
+    assert main(["compare", "first", "other"]) == 2
+    assert "different prompts" in capsys.readouterr().err
+    assert main(["compare", "first", "palms@1"]) == 2
+    assert "--prompts FILE" in capsys.readouterr().err
