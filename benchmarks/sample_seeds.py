@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rlhf_tuning import __version__
 from rlhf_tuning.registry import resolve_model
+from rlhf_tuning.statistics import mean_interval
 
 
 def run_seed(seed: int, folder: Path, extra: list[str]) -> dict[str, object]:
@@ -67,6 +68,20 @@ def table(results: dict[int, dict[str, object]]) -> list[str]:
     return lines
 
 
+def over_seeds(results: dict[int, dict[str, object]]) -> str:
+    """Return what the seeds say together: the mean over seeds, with Student's 95% interval, in which a seed is one trial."""
+    names = {"true_win_rate": "true win rate", "reward_win_rate": "reward win rate", "tuned_kl_per_answer": "KL"}
+    words = []
+    for name, label in names.items():
+        values = []
+        for result in results.values():
+            assert isinstance(result["evaluation"], dict)
+            values.append(float(result["evaluation"][name]))
+        mean = mean_interval(values)
+        words.append(f"{label} {mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]")
+    return f"Over {len(results)} seeds: {', '.join(words)}."
+
+
 def main() -> None:
     """Run every seed and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,6 +100,7 @@ def main() -> None:
         f"peak memory of the largest process {peak:.1f} GiB\n"
     )
     print("\n".join(table(results)))
+    print(f"\n{over_seeds(results)}")
     (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 

@@ -33,6 +33,7 @@ def evaluate(
     judge_max_calls: int = 1000,
     dtype: str = "auto",
     champion: str = "",
+    data_warnings: str = "",
     gate_win_rate_margin: float = 0.0,
     gate_max_kl: float = 50.0,
     gate_max_length_ratio: float = 3.0,
@@ -66,6 +67,7 @@ def evaluate(
         judge_max_calls: Most requests to the server, repeated ones included.
         dtype: auto, float32 or bfloat16.
         champion: From Find Champion.
+        data_warnings: From Validate Inputs; shown in the report.
         gate_win_rate_margin: Win rate beyond one half that must be shown.
         gate_max_kl: Most nats of KL to the base model over an answer, on average; 0 for no limit.
         gate_max_length_ratio: Most that the mean length may grow or shrink, as a factor; 0 for no limit.
@@ -122,6 +124,7 @@ def evaluate(
             judges=judges,
             decision=decided,
             opponent=config.opponent,
+            data_warnings=data_warnings.splitlines(),
         )
         add_report(run_report, evaluation.path)
         for name, value in numbers.items():

@@ -12,6 +12,7 @@ def train_reward_model(
     preference_rows: dsl.Input[dsl.Dataset],
     reward_model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    classification: dsl.Output[dsl.ClassificationMetrics],
     tensorboard: dsl.Output[dsl.Artifact],
     large_model_reference: str,
     large_model_fingerprint: str,
@@ -34,6 +35,7 @@ def train_reward_model(
         preference_rows: Which rows the dataset has; kept with the reward model.
         reward_model: The adapter with its score head, or the whole model; with its metrics and its evaluation.
         metrics: Held-out accuracy with its interval, beside what "the longer answer wins" gets.
+        classification: How well the scores tell the preferred answer from the other one, as a ROC curve.
         tensorboard: Event files; tag rank_loss as the Vertex job had it.
         large_model_reference: Base model of the reward model.
         large_model_fingerprint: From Preprocess Inputs.
@@ -86,6 +88,8 @@ def train_reward_model(
         for name, value in evaluation.items():
             if isinstance(value, int | float):
                 metrics.log_metric(name, value)
+        if "roc" in evaluation:
+            classification.log_roc_curve(**evaluation["roc"])
         reward_model.metadata.update(
             base_model=large_model_reference,
             base_model_fingerprint=large_model_fingerprint,

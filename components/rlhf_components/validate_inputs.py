@@ -49,7 +49,10 @@ def validate_inputs(
     gate_win_rate_margin: float = 0.0,
     gate_max_kl: float = 50.0,
     gate_max_length_ratio: float = 3.0,
-) -> NamedTuple("Outputs", [("prompt_fingerprint", str), ("preference_fingerprint", str), ("eval_fingerprint", str)]):  # type: ignore[valid-type]
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Outputs",
+    [("prompt_fingerprint", str), ("preference_fingerprint", str), ("eval_fingerprint", str), ("data_warnings", str)],
+):
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
 
     Never cached: the content behind a path may change. Its fingerprints are arguments of every later step, so that those
@@ -101,6 +104,7 @@ def validate_inputs(
         prompt_fingerprint: Fingerprint of the prompts' content.
         preference_fingerprint: Fingerprint of the preferences' content.
         eval_fingerprint: Fingerprint of the evaluation rows' content.
+        data_warnings: What is wrong with valid data, a line each.
     """
     from rlhf_tuning.judges import check_judge
     from rlhf_tuning.limits import check_exploration, check_limits
@@ -162,4 +166,5 @@ def validate_inputs(
             eval_fingerprint=check.eval_fingerprint,
             warnings=len(check.warnings),
         )
-    return (check.prompt_fingerprint, check.preference_fingerprint, check.eval_fingerprint)
+    warnings = "\n".join(check.warnings)
+    return (check.prompt_fingerprint, check.preference_fingerprint, check.eval_fingerprint, warnings)

@@ -319,6 +319,7 @@ def for_target(target: str) -> Any:
             judge_max_calls=judge_max_calls,
             dtype=dtype,
             champion=champion.outputs["champion"],
+            data_warnings=inputs.outputs["data_warnings"],
             gate_win_rate_margin=gate_win_rate_margin,
             gate_max_kl=gate_max_kl,
             gate_max_length_ratio=gate_max_length_ratio,

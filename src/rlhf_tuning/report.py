@@ -129,6 +129,7 @@ class RunReport:
         watch: What the watch over the policy saw, as `watch.json` has it.
         steps: How long each step took.
         reproduce: The command that runs the same again.
+        data_warnings: What is wrong with the data though it is valid.
     """
 
     title: str
@@ -151,6 +152,7 @@ class RunReport:
     watch: Mapping[str, Any] | None = None
     steps: Sequence[StepTime] = ()
     reproduce: str = ""
+    data_warnings: Sequence[str] = ()
 
 
 def write_report(report: RunReport, path: str) -> None:
@@ -172,6 +174,7 @@ def render_report(report: RunReport) -> str:
         Section("spread", "", _histograms(report, summary)),
         Section("learning", "Reinforcement learning", _reinforcement(report)),
         Section("reward-model", "Reward model", _reward_model(report.reward_model)),
+        Section("warnings", "Warnings about the data", _warnings(report.data_warnings)),
         Section("time", "Where the time went", _times(report.steps)),
         Section("answers", "Answers side by side" if summary.compared else "Answers", _answers(report, summary)),
         Section("inputs", "What went in, what came out", _inputs(report)),
@@ -387,6 +390,11 @@ def _watched(watch: Mapping[str, Any] | None) -> tuple[str, list[str]]:
         f"{watch['reason']}"
     )
     return f"<p>{text(note)}</p>", charts
+
+
+def _warnings(warnings: Sequence[str]) -> str:
+    items = "".join(f"<li>{text(warning)}</li>" for warning in warnings)
+    return f'<div class="card"><ul>{items}</ul></div>' if items else ""
 
 
 def _times(steps: Sequence[StepTime]) -> str:

@@ -26,6 +26,7 @@ def add_report(report: RunReport, evaluation_path: str) -> None:
         "data": [asdict(source) for source in report.data],
         "decision": report.decision.as_json() if report.decision else None,
         "steps": [asdict(step) for step in report.steps],
+        "data_warnings": list(report.data_warnings),
     }
     content["report"] = kept
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -476,12 +476,36 @@ def evaluate_reward_model(reward_model: RewardModel, preferences: Sequence[dict[
         | {"predicted": sum(1 / (1 + math.exp(-abs(margins[row]))) for row in members) / len(members)}
         for members in _equal_bins([abs(margin) for margin in margins])
     ]
+    result["roc"] = roc_curve(margins)
     differences = [a - b for a, b in lengths]
     result["by_length_difference"] = [
         _bin([differences[row] for row in members], [points[row] for row in members])
         for members in _equal_bins(differences)
     ]
     return result
+
+
+def roc_curve(margins: Sequence[float], most: int = 50) -> dict[str, list[float]]:
+    """Return the receiver operating characteristic of "the first answer is preferred", for KFP's ClassificationMetrics.
+
+    Every preference stands for two cases, one in each order, so that the curve is symmetric and its area is the accuracy
+    for margins of equal sureness.
+
+    Args:
+        margins: Score of the preferred answer less that of the other, for each preference.
+        most: Points to return at most.
+    """
+    if not margins:
+        return {"fpr": [], "tpr": [], "threshold": []}
+    thresholds = sorted({*margins, *(-margin for margin in margins)}, reverse=True)
+    step = max(1, math.ceil(len(thresholds) / most))
+    kept = [*thresholds[::step], *([thresholds[-1]] if (len(thresholds) - 1) % step else [])]
+    n = len(margins)
+    return {
+        "fpr": [sum(-margin >= threshold for margin in margins) / n for threshold in kept],
+        "tpr": [sum(margin >= threshold for margin in margins) / n for threshold in kept],
+        "threshold": kept,
+    }
 
 
 def _equal_bins(values: Sequence[float]) -> list[list[int]]:

@@ -49,6 +49,7 @@ def write_run_report(
     judges: Sequence[JudgeRecord] = (),
     decision: Decision | None = None,
     opponent: str = BASE_MODEL,
+    data_warnings: Sequence[str] = (),
 ) -> RunReport:
     """Write the report of a whole run, and return what is in it.
 
@@ -62,6 +63,7 @@ def write_run_report(
         judges: What is known of the judges.
         decision: The gate's.
         opponent: How people read the model that the tuned one is compared with.
+        data_warnings: What is wrong with the data though it is valid.
     """
     reward_settings = json.loads((Path(reward_model_dir) / "reward_model.json").read_text(encoding="utf-8"))
     measured = json.loads((Path(reward_model_dir) / "evaluation.json").read_text(encoding="utf-8"))
@@ -91,6 +93,7 @@ def write_run_report(
         seed=settings["seed"],
         decision=decision,
         opponent=opponent,
+        data_warnings=data_warnings,
         watch=json.loads(watch.read_text(encoding="utf-8")) if watch.is_file() else None,
     )
     write_report(report, path)

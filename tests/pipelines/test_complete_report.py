@@ -34,7 +34,7 @@ def test_a_report_comes_back_as_it_was(tmp_path):
 
 
 def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_path, capsys):
-    write_run(tmp_path / "run", full_report())
+    write_run(tmp_path / "run", replace(full_report(), data_warnings=["The longer answer wins."]))
     arguments = {"prompt_dataset": "my prompts.jsonl", "kl_coeff": 0.05, "batch_size": 64, "deploy_model": False}
     write_run_file(
         tmp_path / "run",
@@ -46,7 +46,7 @@ def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_pat
         ended="2027-01-31 06:00",
     )
     page = tmp_path / "page.html"
-    assert main(["report", str(tmp_path / "run"), "--output", str(page)]) == 0
+    assert main(["report", "run", "--pipeline-root", str(tmp_path), "--output", str(page)]) == 0
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text()
     assert "rlhf run --pipeline rlhf_pipeline --prompt-dataset &#x27;my prompts.jsonl&#x27; --kl-coeff 0.05" in text
@@ -54,6 +54,7 @@ def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_pat
     assert "--batch-size" not in text
     assert "61 s" in text
     assert "palms@3" in text
+    assert "<li>The longer answer wins.</li>" in text
 
 
 @pytest.mark.parametrize("broken", ["", "{}", "[]", '{"report": {"x": 1}, "answers": [], "judges": []}'])

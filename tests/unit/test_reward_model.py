@@ -180,3 +180,17 @@ def test_rejects_settings_beyond_their_limits(name, value):
 def test_a_folder_that_holds_no_reward_model_is_named(tmp_path):
     with pytest.raises(ModelError, match="holds no reward model"):
         reward_model.load_reward_model(str(tmp_path))
+
+
+def test_the_roc_curve_goes_from_nothing_to_everything_and_its_area_tells_a_good_model_from_chance():
+    def area(curve):
+        points = [(0.0, 0.0), *zip(curve["fpr"], curve["tpr"], strict=True)]
+        return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
+
+    good = reward_model.roc_curve([0.1 * number for number in range(-10, 90)])
+    assert (good["fpr"][-1], good["tpr"][-1]) == (1, 1)
+    assert good["threshold"] == sorted(good["threshold"], reverse=True)
+    assert len(good["fpr"]) <= 51
+    assert area(good) > 0.9
+    assert area(reward_model.roc_curve([-1.0, 1.0] * 20)) == pytest.approx(0.5)
+    assert reward_model.roc_curve([]) == {"fpr": [], "tpr": [], "threshold": []}

@@ -17,7 +17,10 @@ def add(commands: Commands) -> None:
         "example:\n"
         "  rlhf report runs/rlhf-pipeline-2027-01-31-06-00-00-123456",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder under its pipeline root")
+    parser.add_argument("run", metavar="RUN", help="the run's folder, or its name under the pipeline root")
+    parser.add_argument(
+        "--pipeline-root", metavar="DIR", type=Path, default=Path("runs"), help="where named runs are; default: ./runs"
+    )
     _add_output(parser, "report.html")
 
 
@@ -28,6 +31,7 @@ def _add_output(parser: argparse.ArgumentParser, name: str) -> None:
 def _report(options: argparse.Namespace) -> int:
     from rlhf_pipelines.complete_report import write_complete_report
 
-    write_complete_report(options.run, options.output)
+    named = options.pipeline_root / options.run
+    write_complete_report(named if named.is_dir() else Path(options.run), options.output)
     print(options.output)
     return 0
