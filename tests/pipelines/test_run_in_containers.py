@@ -205,7 +205,7 @@ def test_the_whole_job_ends_in_a_model_that_this_machine_loads(job, engine):
     assert "rlhf predict --model tiny@1" in output
     assert (folder / "runs" / "report.html").is_file()
     assert containers_of_runs(engine) == []
-    answered, answer = rlhf(job, "predict", "--model", "tiny", "--prompt", "Create 1.")
+    answered, answer = rlhf(job, "predict", "--model", "tiny@1", "--prompt", "Create 1.")
     assert answered == 0, answer
     assert answer.strip()
 
