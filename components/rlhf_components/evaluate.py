@@ -130,5 +130,5 @@ def evaluate(
         for name, value in numbers.items():
             metrics.log_metric(name, value)
         metrics.log_metric("promoted", float(decided.promote))
-        say(decision_text(decided))
+        say(decision_text(decided).rstrip())
     return (decided.promote,)
