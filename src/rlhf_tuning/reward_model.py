@@ -512,10 +512,13 @@ def _equal_bins(values: Sequence[float]) -> list[list[int]]:
     """Return the indices of values in order, in at most `_BINS` bins of about equal size; equal values stay together."""
     order = sorted(range(len(values)), key=lambda index: values[index])
     bins: list[list[int]] = []
+    began = 0
     for rank, index in enumerate(order):
-        begins = rank * _BINS // len(order) > (rank - 1) * _BINS // len(order)
-        if not bins or (begins and values[index] != values[bins[-1][-1]]):
+        # A bin that was due among equal values begins after them.
+        due = rank * _BINS // len(order) > began
+        if not bins or (due and values[index] != values[bins[-1][-1]]):
             bins.append([])
+            began = rank * _BINS // len(order)
         bins[-1].append(index)
     return bins
 

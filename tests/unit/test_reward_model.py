@@ -194,3 +194,11 @@ def test_the_roc_curve_goes_from_nothing_to_everything_and_its_area_tells_a_good
     assert area(good) > 0.9
     assert area(reward_model.roc_curve([-1.0, 1.0] * 20)) == pytest.approx(0.5)
     assert reward_model.roc_curve([]) == {"fpr": [], "tpr": [], "threshold": []}
+
+
+def test_bins_go_on_after_many_equal_values():
+    values = [-3.0, -2.0, *[0.0] * 20, 1.0, 2.0, 3.0, 4.0]
+    bins = reward_model._equal_bins(values)
+    assert sorted(index for members in bins for index in members) == list(range(len(values)))
+    assert [{values[index] for index in members} for members in bins][-1] == {1.0, 2.0, 3.0, 4.0}
+    assert len(bins) == 2
