@@ -3,8 +3,9 @@
 Stock layout: a row for each answer, its prompt before it. Here: a row for each prompt, all its answers after it; a 4-D
 attention mask lets every answer see the prompt and itself alone, and positions restart after the prompt. The numbers are
 the same; the prompt's share of the work is done once instead of k times. The output head is applied where a token of an
-answer is predicted and nowhere else, by TRL's function, which never holds the logits of the whole vocabulary and works them
-out anew in the backward pass.
+answer is predicted and nowhere else: by TRL's function, which never holds the logits of the whole vocabulary and works them
+out anew in the backward pass; on a CPU, where that is slow, a few positions at a time by `_HeadOnCpu`, which keeps their
+probabilities for the backward pass.
 
 `packing_works` compares both layouts on the model at hand. Where they differ (linear attention, ALiBi, a sliding window
 shorter than the text) callers use the plain layout.
@@ -18,8 +19,16 @@ from typing import Any
 
 import torch
 
+from rlhf_tuning import linear
+
 #: Positions that the output head takes at a time on a CPU: with 50,000 tokens in the vocabulary some 100 MB.
 HEAD_POSITIONS = 256
+
+#: Bytes of probabilities that a backward pass on a CPU may wait for.
+_MOST_KEPT = 200_000_000
+
+#: Positions whose softmax is worked out at a time on a CPU, so that what is between stays in its caches.
+_CACHED_POSITIONS = 16
 
 #: Vocabulary entries at a time, as TRL has it.
 _HEAD_TOKENS = 32_768
@@ -146,26 +155,58 @@ def _head(
 
     head = model.get_output_embeddings()
     softcap = model.config.get_text_config().to_dict().get("final_logit_softcapping")
+    on_cpu = hidden.device.type == "cpu"
+    plain = head.bias is None and softcap is None and not head.weight.requires_grad
+    kept = len(targets) * len(head.weight) * head.weight.element_size() if torch.is_grad_enabled() else 0
     # Compiled kernels on a GPU need no more than one tile; a CPU makes several copies of it.
-    size = HEAD_POSITIONS if hidden.device.type == "cpu" else max(1, len(targets))
-    parts = [
-        ChunkedLogProbFunction.apply(
-            hidden[start : start + size],
-            head.weight,
-            head.bias,
-            targets[start : start + size],
-            temperature,
-            _HEAD_TOKENS,
-            softcap,
-            1.0,
-            ("log_probs", "entropy"),
-        )
-        for start in range(0, len(targets), size)
-    ]
+    size = HEAD_POSITIONS if on_cpu else max(1, len(targets))
+    parts = []
+    for start in range(0, len(targets), size):
+        some, wanted = hidden[start : start + size], targets[start : start + size]
+        if on_cpu and plain and kept <= _MOST_KEPT:
+            part = _HeadOnCpu.apply(some, head.weight, wanted, temperature)  # type: ignore[no-untyped-call]
+        else:
+            part = ChunkedLogProbFunction.apply(
+                some, head.weight, head.bias, wanted, temperature, _HEAD_TOKENS, softcap, 1.0, ("log_probs", "entropy")
+            )
+        parts.append(part)
     if not parts:
         nothing = hidden.new_zeros(0, dtype=torch.float32)
         return nothing, nothing
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+class _HeadOnCpu(torch.autograd.Function):
+    """Log-probability and entropy behind an output head that does not learn. The entropy has no gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast("cpu", enabled=False):
+            logits = linear.multiply(hidden.to(weight.dtype), weight)  # (positions, vocabulary)
+            found, entropies = [], []
+            for start in range(0, len(targets), _CACHED_POSITIONS):
+                rows = slice(start, start + _CACHED_POSITIONS)
+                scaled = logits[rows].float()
+                logs = (scaled if temperature == 1.0 else scaled.div_(temperature)).log_softmax(dim=-1)
+                chances = logs.exp()
+                found.append(logs.gather(1, targets[rows, None])[:, 0])
+                entropies.append(-torch.linalg.vecdot(chances, logs))
+                logits[rows] = chances
+        ctx.save_for_backward(logits, weight, targets)
+        ctx.temperature, ctx.dtype = temperature, hidden.dtype
+        entropy = torch.cat(entropies)
+        ctx.mark_non_differentiable(entropy)
+        return torch.cat(found), entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        chances, weight, targets = ctx.saved_tensors
+        wanted = gradients[0].to(chances.dtype)[:, None] / ctx.temperature
+        # The logits' gradient is (one-hot - chances) x wanted. One product over the whole vocabulary, summed in float32.
+        of_logits = (chances * -wanted).scatter_add_(1, targets[:, None], wanted)
+        return linear.multiply(of_logits, weight.t()).to(ctx.dtype), None, None, None
 
 
 @torch.no_grad()

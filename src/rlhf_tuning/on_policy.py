@@ -7,17 +7,16 @@ What changes is the cost; the gradient is TRL's (`tests/unit/test_on_policy.py` 
 - No pass for the log-probabilities of the policy that sampled: it is the policy that learns, so their ratio is 1. RLOO's KL
   term, which TRL reads off that pass, is read off the update's own.
 - Answers are sampled by `rollout`.
-- On a CPU, float32 products with frozen weights are oneDNN's; torch takes MKL's, which are half as fast on some processors.
+- A layer and its adapter are one function, see `linear`.
 
 Every override names the TRL method that it replaces; drop it when TRL does the same.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, log_probabilities, rollout, step
+from rlhf_tuning import base_model, linear, log_probabilities, rollout, step
 
 
 def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str = "auto") -> Any:
@@ -44,7 +43,7 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
                 self.packs = log_probabilities.packing_works(policy, some_prompt, longest=longest)
             if not self.packs:
                 step.say("This model's answers cannot share their prompt, so each is computed with a prompt of its own")
-            _multiply_frozen_weights_by_onednn(policy)
+            linear.quicken(policy)
             self.rollout_engine = rollout.chosen_engine(rollout_engine, policy, compute, some_prompt, longest=longest)
 
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
@@ -168,38 +167,6 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
             self._metrics["train"][name].append((sums[0] / sums[1].clamp(min=1.0)).item())
 
     return OnPolicyRLOOTrainer if issubclass(trainer_class, RLOOTrainer) else OnPolicyTrainer
-
-
-class _FrozenProduct(torch.autograd.Function):
-    """A float32 product with a weight that does not learn, on a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(weight)
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
-        return product
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (weight,) = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        return torch.ops.mkldnn._linear_pointwise(gradient, weight.t(), None, "none", [], ""), None, None
-
-
-def _multiply_frozen_weights_by_onednn(model: Any) -> None:
-    if not torch._C._has_mkldnn:
-        return
-    for layer in rollout.linear_layers(model):
-        if not isinstance(layer, torch.nn.Linear):
-            base = layer.get_base_layer()
-            weight, bias = base.weight, base.bias
-            if weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.requires_grad:
-                base.forward = partial(_multiply, weight, bias)
-
-
-def _multiply(weight: torch.Tensor, bias: torch.Tensor | None, input: torch.Tensor) -> torch.Tensor:
-    product: torch.Tensor = _FrozenProduct.apply(input, weight, bias)  # type: ignore[no-untyped-call]
-    return product
 
 
 def _answer_packed(model: Any, temperature: float) -> None:

@@ -27,10 +27,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhf_tuning import base_model, generation, packing, statistics, step
+from rlhf_tuning import base_model, generation, linear, packing, statistics, step
 from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
+from rlhf_tuning.log_probabilities import window
 from rlhf_tuning.text_format import Conversation, TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 from rlhf_tuning.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
@@ -130,6 +131,7 @@ class RewardModel:
     ) -> None:
         self.offset, self.text_format = offset, text_format
         self._trunk, self._head, self._active = trunk, head.float(), active
+        self._packs: bool | None = None  # not known yet
 
     def score(
         self,
@@ -139,11 +141,13 @@ class RewardModel:
         batch_size: int = 16,
         on_progress: Callable[[int], None] = lambda done: None,
     ) -> list[float]:
-        """Return the centred score of each answer to its prompt."""
+        """Return the centred score of each answer to its prompt, which is computed once for all its answers."""
         rows = [self.text_format.scored_ids(*pair) for pair in zip(conversations, answers, strict=True)]
-        return self.score_ids(rows, batch_size=batch_size, on_progress=on_progress)
+        alike: dict[str, list[int]] = {}
+        for row, conversation in enumerate(conversations):
+            alike.setdefault(json.dumps(conversation), []).append(row)
+        return self._score(rows, list(alike.values()), batch_size=batch_size, on_progress=on_progress)
 
-    @torch.no_grad()
     def score_ids(
         self,
         rows: Sequence[Sequence[int]],
@@ -152,21 +156,75 @@ class RewardModel:
         on_progress: Callable[[int], None] = lambda done: None,
     ) -> list[float]:
         """Return the centred score of each token sequence, read at its last token."""
+        return self._score(rows, [[row] for row in range(len(rows))], batch_size=batch_size, on_progress=on_progress)
+
+    @torch.no_grad()
+    def _score(
+        self,
+        rows: Sequence[Sequence[int]],
+        groups: Sequence[Sequence[int]],
+        *,
+        batch_size: int,
+        on_progress: Callable[[int], None],
+    ) -> list[float]:
+        """Score rows, of which those of a group have a common beginning; `batch_size` counts rows."""
+        groups = self._packable(rows, groups, most=batch_size)
         scores = [0.0] * len(rows)
-        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
-        pad_id = self.text_format.tokenizer.pad_token_id
-        for start in range(0, len(rows), batch_size):
-            batch = order[start : start + batch_size]
-            # Padding on the left puts every last token in the last column, and real positions are counted by the mask.
-            inputs = generation.left_padded([rows[row] for row in batch], pad_id, self._head.device)
-            positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+        done = 0
+        for batch in _batches(sorted(groups, key=lambda group: -_packed_length(rows, group)), batch_size):
             with self._active():
-                hidden = self._trunk(**inputs, position_ids=positions, use_cache=False).last_hidden_state[:, -1]
+                hidden = self._last_hidden([[rows[row] for row in group] for group in batch])
             values = nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset  # (batch,)
-            for row, value in zip(batch, values.tolist(), strict=True):
+            members = [row for group in batch for row in group]
+            for row, value in zip(members, values.tolist(), strict=True):
                 scores[row] = value
-            on_progress(min(start + batch_size, len(rows)))
+            done += len(members)
+            on_progress(done)
         return scores
+
+    def _packable(
+        self, rows: Sequence[Sequence[int]], groups: Sequence[Sequence[int]], *, most: int
+    ) -> list[Sequence[int]]:
+        """Cut groups into such of `most` rows, or into single rows where this model cannot pack."""
+        several = [group for group in groups if len(group) > 1]
+        fits = max(map(len, rows), default=0) <= window(self._trunk)
+        if several and fits and self._packs is None:
+            longest = max(several, key=lambda group: _packed_length(rows, group))
+            with self._active():
+                self._packs = packing.packing_is_exact(self._trunk, [rows[row] for row in longest[:most]])
+        size = most if fits and self._packs else 1
+        return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
+    def _last_hidden(self, groups: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
+        """Return the hidden state at the last token of every sequence, (sequences, d)."""
+        device = self._head.device
+        if all(len(group) == 1 for group in groups):
+            # Padding on the left puts every last token in the last column, and real positions are counted by the mask.
+            pad_id = self.text_format.tokenizer.pad_token_id
+            inputs = generation.left_padded([group[0] for group in groups], pad_id, device)
+            positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+            hidden: torch.Tensor = self._trunk(**inputs, position_ids=positions, use_cache=False).last_hidden_state
+            return hidden[:, -1]
+        packed = packing.pack([packing.share_beginning(group) for group in groups])
+        tensors = (packed.input_ids, packed.position_ids, packed.visible, packed.answers)
+        return packing.last_hidden(self._trunk, *(tensor.to(device) for tensor in tensors))
+
+
+def _packed_length(rows: Sequence[Sequence[int]], group: Sequence[int]) -> int:
+    shared, rest = packing.share_beginning([rows[row] for row in group])
+    return len(shared) + sum(map(len, rest))
+
+
+def _batches(groups: Sequence[Sequence[int]], size: int) -> Iterator[list[Sequence[int]]]:
+    """Yield groups together that have at most `size` rows, of which each has no more by itself."""
+    batch: list[Sequence[int]] = []
+    for group in groups:
+        if batch and sum(map(len, batch)) + len(group) > size:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
 
 
 @contextmanager
@@ -305,6 +363,7 @@ def train_reward_model(
             else None,
         )
         _keep_trained_weights_in_float32(trainer.model)
+        linear.quicken(trainer.model)
         drop_printing(trainer)
         trainer.train()
         log.close()

@@ -24,12 +24,15 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from rlhf_tuning import step
+from rlhf_tuning import linear, step
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.log_probabilities import window
 
 #: Answers decoded together. A CPU gains nothing from more; a GPU does, and has less memory.
 ROWS_TOGETHER = {"cpu": 64, "cuda": 1024}
+
+#: Entries of the vocabulary whose probabilities are summed up at a time.
+_BLOCK = 128
 
 _ATTENTION = "rlhf_rollout"
 
@@ -42,18 +45,21 @@ def prepared(model: Any, compute: torch.dtype) -> Iterator[None]:
         model: A causal language model of transformers, which may have LoRA layers; not wrapped in anything.
         compute: Of matrix products.
     """
-    replaced = linear_layers(model)
+    layers = linear.linear_layers(model)
+    before = [layer.__dict__.get("forward") for layer in layers]
     attention, training = model.config._attn_implementation, model.training
     with torch.no_grad():
-        for layer in replaced:
+        for layer in layers:
             layer.forward = _product(layer, compute)
     model.config._attn_implementation = _ATTENTION
     model.eval()
     try:
         yield
     finally:
-        for layer in replaced:
+        for layer, own in zip(layers, before, strict=True):
             del layer.forward
+            if own is not None:
+                layer.forward = own
         model.config._attn_implementation = attention
         model.train(training)
 
@@ -118,11 +124,19 @@ def choose(logits: torch.Tensor, temperature: float, chance: torch.Tensor | None
     """Return a token for each row of logits: the likeliest, or where the cumulative distribution passes `chance`."""
     if chance is None:
         return logits.argmax(dim=-1)
-    scaled = logits.float() / temperature
-    weights = torch.exp(scaled - scaled.amax(dim=-1, keepdim=True))
-    cumulative = weights.cumsum(dim=-1)
-    found = torch.searchsorted(cumulative, chance[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    return found.clamp(max=logits.shape[-1] - 1)
+    weights = torch.softmax(logits.float() / temperature, dim=-1)
+    # In blocks, then in the one that is hit: a sum over all entries, one after the other, is slow.
+    vocabulary = weights.shape[-1]
+    weights = nn.functional.pad(weights, (0, -vocabulary % _BLOCK)).view(len(weights), -1, _BLOCK)
+    blocks = weights.sum(dim=-1).cumsum(dim=-1)  # (answers, blocks)
+    point = chance[:, None] * blocks[:, -1:]
+    block = torch.searchsorted(blocks, point, right=True).clamp(max=blocks.shape[-1] - 1)
+    before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp(min=0)), 0.0)
+    within = weights.take_along_dim(block[:, :, None], dim=1)[:, 0].cumsum(dim=-1)
+    # Rounding may pass the last entry that has any weight.
+    last = (within < within[:, -1:]).sum(dim=-1, keepdim=True)
+    place = torch.searchsorted(within, point - before, right=True).minimum(last)
+    return (block * _BLOCK + place)[:, 0]
 
 
 @torch.no_grad()
@@ -351,38 +365,17 @@ def _attend(
 AttentionInterface.register(_ATTENTION, _attend)
 
 
-def linear_layers(model: Any) -> list[Any]:
-    """Return the linear layers of a model; one with an adapter is one layer."""
-    from peft.tuners.lora import Linear
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    found: list[Any] = []
-    within: tuple[str, ...] = ()
-    for name, module in model.named_modules():
-        if name.startswith(within) and within:
-            continue
-        if isinstance(module, BaseTunerLayer):
-            within = (*within, name + ".")
-            if type(module) is Linear and type(module.get_base_layer()) is nn.Linear and not module.lora_variant:
-                found.append(module)
-        elif type(module) is nn.Linear:
-            found.append(module)
-    return found
-
-
 def _product(layer: Any, compute: torch.dtype) -> Callable[..., torch.Tensor]:
     """Return what a linear layer does, with its adapter merged into a copy of its weight."""
-    adapters: list[str] = []
-    if not isinstance(layer, nn.Linear):
-        adapters = [] if layer.disable_adapters or layer.merged else list(layer.active_adapters)
-        adapters = [name for name in adapters if name in layer.lora_A]
+    adapters = linear.active_adapters(layer)
     base = layer if isinstance(layer, nn.Linear) else layer.get_base_layer()
     weight, bias = base.weight, base.bias
     if adapters:
         # Added before rounding: small changes would be lost one by one.
-        weight = weight.float()
+        weight = weight.to(torch.float32, copy=True)
         for name in adapters:
-            weight = weight + layer.get_delta_weight(name).float()
+            b, a = layer.lora_B[name].weight, layer.lora_A[name].weight
+            weight.addmm_(b.float(), a.float(), alpha=float(layer.scaling[name]))
     weight = weight.to(compute)
     bias = None if bias is None else bias.to(compute)
     if weight.device.type != "cpu" or not torch._C._has_mkldnn:

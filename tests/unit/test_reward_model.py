@@ -116,6 +116,26 @@ def test_scores_do_not_depend_on_padding_or_batch(trained):
     assert together == pytest.approx(alone, abs=1e-4)
 
 
+@pytest.mark.parametrize("packs", [True, False])
+def test_answers_to_one_prompt_score_as_each_does_alone(packs, trained, monkeypatch):
+    model = reward_model.load_reward_model(str(trained[0] / "reward_model"), dtype="float32")
+    short, long = ([{"role": "user", "content": text}] for text in ("Create 1.", "Create a description. " * 5))
+    prompts = [short, long, short, short, long, short, short]
+    answers = [GOOD, BAD, BAD, GOOD + BAD, GOOD, "", BAD + GOOD]
+    alone = [model.score([prompt], [answer])[0] for prompt, answer in zip(prompts, answers, strict=True)]
+    if not packs:
+        monkeypatch.setattr(reward_model, "window", lambda trunk: 3)
+    packed = []
+    monkeypatch.setattr(
+        packing, "last_hidden", lambda *given, plain=packing.last_hidden: packed.append(1) or plain(*given)
+    )
+    done = []
+    assert model.score(prompts, answers, batch_size=3, on_progress=done.append) == pytest.approx(alone, abs=1e-4)
+    assert done == sorted(done)
+    assert done[-1] == 7
+    assert bool(packed) == packs
+
+
 def test_the_mean_answer_of_the_base_model_scores_zero(trained, tiny_model):
     from rlhf_tuning import base_model, generation
 

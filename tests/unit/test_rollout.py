@@ -80,14 +80,22 @@ def test_an_answer_ends_with_its_first_end_and_does_not_depend_on_when_others_en
     assert {len(answer) for answer in whole} == {12}
 
 
-def test_tokens_are_drawn_as_often_as_the_model_says():
+@pytest.mark.parametrize("before", [0, 3, 1000])
+def test_tokens_are_drawn_as_often_as_the_model_says(before):
     torch.manual_seed(0)
-    logits = torch.tensor([1.0, 0.0, -1.0, -torch.inf, 2.0])
-    drawn = rollout.choose(logits.expand(40_000, -1), 0.7, torch.rand(40_000))
-    expected = torch.softmax(logits / 0.7, dim=0)
+    some = torch.tensor([1.0, 0.0, -1.0, -torch.inf, 2.0])
+    logits = torch.cat([torch.full((before,), -torch.inf), some, torch.full((before,), -torch.inf)])
+    drawn = rollout.choose(logits.expand(40_000, -1), 0.7, torch.rand(40_000)) - before
+    expected = torch.softmax(some / 0.7, dim=0)
     assert torch.allclose(torch.bincount(drawn, minlength=5) / 40_000, expected, atol=0.01)
-    edges = rollout.choose(logits.expand(2, -1), 0.7, torch.tensor([0.0, 1.0 - 2**-24]))
+    edges = rollout.choose(logits.expand(2, -1), 0.7, torch.tensor([0.0, 1.0 - 2**-24])) - before
     assert edges.tolist() == [0, 4]
+
+
+def test_every_entry_of_a_large_vocabulary_can_be_drawn():
+    logits = torch.zeros(1, 1000).expand(1000, -1)
+    drawn = rollout.choose(logits, 1.0, (torch.arange(1000) + 0.5) / 1000)
+    assert drawn.tolist() == list(range(1000))
 
 
 def test_answers_come_in_the_order_of_the_prompts_however_many_are_decoded_together(policy, monkeypatch):
