@@ -35,15 +35,15 @@ def linear_layers(model: Any) -> list[Any]:
 
 
 def quicken(model: Any) -> None:
-    """Have the layers of a model that carry a LoRA adapter compute it as described above, for as long as the model lives.
+    """Have the layers of a model that carry a LoRA adapter compute it as described above, from now on.
 
     Args:
         model: With PEFT's LoRA layers; without any, nothing changes.
     """
     for layer in linear_layers(model):
-        if isinstance(layer, nn.Linear) or layer.get_base_layer().weight.requires_grad:
-            continue
-        layer.forward = partial(_forward, layer, layer.forward)
+        plain = isinstance(layer, nn.Linear) or layer.get_base_layer().weight.requires_grad
+        if not plain and "forward" not in vars(layer):
+            layer.forward = partial(_forward, layer, layer.forward)
 
 
 def active_adapters(layer: Any) -> list[str]:

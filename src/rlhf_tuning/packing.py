@@ -85,6 +85,12 @@ def share_beginning(sequences: Sequence[Sequence[int]]) -> Group:
     return sequences[0][:shared], [sequence[shared:] for sequence in sequences]
 
 
+def packed_length(sequences: Sequence[Sequence[int]]) -> int:
+    """Return how long the row is that holds these sequences, their common beginning once."""
+    shared, rest = share_beginning(sequences)
+    return len(shared) + sum(map(len, rest))
+
+
 def last_hidden(
     trunk: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, visible: torch.Tensor, answers: torch.Tensor
 ) -> torch.Tensor:

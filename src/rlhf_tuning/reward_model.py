@@ -19,7 +19,7 @@ import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -171,8 +171,8 @@ class RewardModel:
         groups = self._packable(rows, groups, most=batch_size)
         scores = [0.0] * len(rows)
         done = 0
-        for batch in _batches(sorted(groups, key=lambda group: -_packed_length(rows, group)), batch_size):
-            with self._active():
+        for batch in _batches(sorted(groups, key=lambda group: -packing.packed_length([rows[row] for row in group])), batch_size):
+            with self._active(), _adapter_precision(self._trunk):
                 hidden = self._last_hidden([[rows[row] for row in group] for group in batch])
             values = nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset  # (batch,)
             members = [row for group in batch for row in group]
@@ -189,8 +189,8 @@ class RewardModel:
         several = [group for group in groups if len(group) > 1]
         fits = max(map(len, rows), default=0) <= window(self._trunk)
         if several and fits and self._packs is None:
-            longest = max(several, key=lambda group: _packed_length(rows, group))
-            with self._active():
+            longest = max(several, key=lambda group: packing.packed_length([rows[row] for row in group]))
+            with self._active(), _adapter_precision(self._trunk):
                 self._packs = packing.packing_is_exact(self._trunk, [rows[row] for row in longest[:most]])
         size = most if fits and self._packs else 1
         return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
@@ -210,9 +210,11 @@ class RewardModel:
         return packing.last_hidden(self._trunk, *(tensor.to(device) for tensor in tensors))
 
 
-def _packed_length(rows: Sequence[Sequence[int]], group: Sequence[int]) -> int:
-    shared, rest = packing.share_beginning([rows[row] for row in group])
-    return len(shared) + sum(map(len, rest))
+def _adapter_precision(trunk: Any) -> Any:
+    """Have an adapter's products made in the precision of the frozen weights, as they were in training."""
+    if trunk.dtype != torch.bfloat16:
+        return nullcontext()
+    return torch.autocast(trunk.device.type, dtype=torch.bfloat16)
 
 
 def _batches(groups: Sequence[Sequence[int]], size: int) -> Iterator[list[Sequence[int]]]:
@@ -292,9 +294,6 @@ def train_reward_model(
         }
         for row in preferences
     ]
-    for row in rows:
-        row["length"] = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-
     # 2. Build the model: the base with a fresh score head.
     torch.manual_seed(config.seed + config.held_out)
     lora = config.reward_lora_dim > 0
@@ -309,12 +308,15 @@ def train_reward_model(
     model.score = _fresh_head(model)
 
     # 3. Train.
-    longest = max(rows, key=lambda row: row["length"])
+    longest = max(rows, key=lambda row: len(row["chosen_ids"]) + len(row["rejected_ids"]))
     packed = packing.packing_is_exact(model.base_model, [longest["chosen_ids"], longest["rejected_ids"]])
     if not packed:
         step.say(
             "Reward model: this architecture cannot share a prompt between two answers, so each answer has its own"
         )
+    for row in rows:
+        both = (row["chosen_ids"], row["rejected_ids"])
+        row["length"] = packing.packed_length(both) if packed else max(map(len, both))
     # More rows at a time are faster, and packed rows leave the memory for them.
     per_device = micro_batch(config.batch_size, most=8 if packed else 4)
     with tempfile.TemporaryDirectory(prefix="reward-trainer-") as scratch:
@@ -616,17 +618,13 @@ def _wrap(model: Any, *, offset: float, text_format: TextFormat) -> RewardModel:
     from peft import PeftModel
 
     if isinstance(model, PeftModel):
+        linear.quicken(model)
         classifier = model.get_base_model()
         weight = classifier.score.modules_to_save["default"].weight
     else:
         classifier = model
         weight = classifier.score.weight
-    return RewardModel(classifier.base_model, weight.detach(), offset=offset, text_format=text_format, active=_nothing)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+    return RewardModel(classifier.base_model, weight.detach(), offset=offset, text_format=text_format, active=nullcontext)
 
 
 def _base_mean_score(
