@@ -42,6 +42,8 @@ _REPORT = "report"
 _MODEL = "model_resource_name"
 #: The pipeline that never tunes a model twice at once.
 _RECURRING = "recurring_rlhf_pipeline"
+#: What the loops of training count, and no others.
+_TRAINING_UNIT = "step"
 _EXAMPLE_PROMPT = "Create a description for Plantation Palms."
 
 
@@ -265,6 +267,22 @@ def _say_finished(follower: RunFollower, elapsed: float, log: Path, display: Dis
     cached = sum(step.cached for step in follower.finished)
     kept = f", {cached} of them in an earlier run" if cached else ""
     display.say(f"Finished in {duration(elapsed)}: {steps} {_steps(steps)}{kept}. Log: {shown(log)}")
+    if words := _time_words(follower.finished, elapsed):
+        display.say(words)
+
+
+def _time_words(finished: Sequence[StepFinished], elapsed: float) -> str:
+    """Return what the time of a run went into; nothing for one without a loop, all of whose steps were cached, say."""
+    training = sum(step.loops.get(_TRAINING_UNIT, 0.0) for step in finished)
+    other = sum(sum(step.loops.values()) for step in finished) - training
+    if training + other == 0:
+        return ""
+    parts = (
+        ("training loops", training),
+        ("answers, scores and other loops", other),
+        ("start-up, imports, loading and saving", elapsed - training - other),
+    )
+    return "Time: " + ", ".join(f"{name} {duration(seconds)} ({seconds / elapsed:.0%})" for name, seconds in parts)
 
 
 def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[StepFinished], display: Display) -> None:

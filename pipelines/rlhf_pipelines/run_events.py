@@ -57,12 +57,16 @@ class StepMessage:
 
 @dataclass(frozen=True)
 class StepFinished:
-    """A step ended well, or its results of an earlier run were used."""
+    """A step ended well, or its results of an earlier run were used.
+
+    `loops` are the seconds that it spent in its loops, by the unit that they count.
+    """
 
     step: str
     seconds: float
     metrics: Mapping[str, float]
     cached: bool
+    loops: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,22 @@ class PlannedStep:
 
 
 @dataclass
+class _Loop:
+    """A loop of a step, from its first report to its newest."""
+
+    label: str
+    unit: str
+    since: float
+    until: float
+
+
+@dataclass
 class _Running:
     """The step that runs now."""
 
     step: str
     since: float
+    loops: list[_Loop] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: tuple[str, int] | None = None
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
@@ -163,6 +178,7 @@ class RunFollower:
             metrics = {str(name): float(value) for name, value in _typed(dict, event["metrics"]).items()}
             # Another loop of the step may have none; the step ends with the newest that there were.
             running.metrics = metrics or running.metrics
+            self._clock_loop(running, str(event["label"]), str(event["unit"]), first=event["done"] == 0)
             left = event["seconds_left"]
             return StepProgress(
                 step=running.step,
@@ -187,12 +203,21 @@ class RunFollower:
             running, self._running = self._running, None
             seconds = self._clock() - running.since
             if match["status"] == "SUCCESS":
-                return self._finish(StepFinished(running.step, seconds, running.metrics, cached=False))
+                loops = _seconds_by_unit(running.loops)
+                return self._finish(StepFinished(running.step, seconds, running.metrics, cached=False, loops=loops))
             text, status = running.error or ("", 1)
             failed = StepFailed(running.step, seconds, text, status, tuple(running.last_lines))
             self.failed.append(failed)
             return failed
         return None
+
+    def _clock_loop(self, running: _Running, label: str, unit: str, *, first: bool) -> None:
+        now = self._clock()
+        under_way = [loop for loop in running.loops if loop.label == label]
+        if first or not under_way:
+            running.loops.append(_Loop(label, unit, now, now))
+        else:
+            under_way[-1].until = now
 
     def _finish(self, finished: StepFinished) -> StepFinished:
         self.finished.append(finished)
@@ -205,6 +230,18 @@ class RunFollower:
                 planned.begun = True
                 return sum(step.begun for step in self.plan), planned.name
         return 0, (component or task or "").replace("-", " ").capitalize()
+
+
+def _seconds_by_unit(loops: list[_Loop]) -> dict[str, float]:
+    """Return the seconds spent in loops by their unit; a loop within another is part of that one."""
+    found: dict[str, float] = {}
+    end = 0.0
+    for loop in sorted(loops, key=lambda loop: (loop.since, -loop.until)):
+        seconds = loop.until - max(loop.since, end)
+        if seconds > 0:
+            found[loop.unit] = found.get(loop.unit, 0.0) + seconds
+        end = max(end, loop.until)
+    return found
 
 
 def plain(text: str) -> str:

@@ -148,6 +148,7 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
                 kl = ((log_policy.detach() - log_reference) * mask).sum(dim=1)
                 advantages = advantages - self.kl_coeff * _leave_one_out(kl, self.num_generations)
                 self._note("kl", kl.sum(), mask.sum())
+                self._note("kl_per_answer", kl.sum(), kl.new_tensor(len(kl)))
             self._note("entropy", (entropy * mask).sum(), mask.sum())
             log_answers = (log_policy * mask).sum(dim=1)  # (answers,)
             # The ratio to the policy that sampled is 1; its gradient is that of the log-probability.

@@ -292,7 +292,8 @@ def _policy_metrics(samples: int) -> Any:
         length = logs["completions/mean_length"]
         metrics = {"reward": logs["reward"], "loss": logs["loss"]}
         if "kl" in logs:
-            metrics |= {"kl": logs["kl"] * length, "kl_per_token": logs["kl"]}
+            # TRL's is a mean over batches of a mean over tokens, which is off where answers end at different places.
+            metrics |= {"kl": logs.get("kl_per_answer", logs["kl"] * length), "kl_per_token": logs["kl"]}
         return metrics | {
             "entropy": logs["entropy"],
             "answer_tokens": length,

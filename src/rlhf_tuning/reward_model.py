@@ -171,7 +171,9 @@ class RewardModel:
         groups = self._packable(rows, groups, most=batch_size)
         scores = [0.0] * len(rows)
         done = 0
-        for batch in _batches(sorted(groups, key=lambda group: -packing.packed_length([rows[row] for row in group])), batch_size):
+        for batch in _batches(
+            sorted(groups, key=lambda group: -packing.packed_length([rows[row] for row in group])), batch_size
+        ):
             with self._active(), _adapter_precision(self._trunk):
                 hidden = self._last_hidden([[rows[row] for row in group] for group in batch])
             values = nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset  # (batch,)
@@ -624,7 +626,9 @@ def _wrap(model: Any, *, offset: float, text_format: TextFormat) -> RewardModel:
     else:
         classifier = model
         weight = classifier.score.weight
-    return RewardModel(classifier.base_model, weight.detach(), offset=offset, text_format=text_format, active=nullcontext)
+    return RewardModel(
+        classifier.base_model, weight.detach(), offset=offset, text_format=text_format, active=nullcontext
+    )
 
 
 def _base_mean_score(

@@ -41,17 +41,17 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         select: Callable[[Mapping[str, float], float], dict[str, float]],
         vertex_tags: Mapping[str, str],
     ) -> None:
-        self._progress = Progress(label, total_steps)
+        self._label, self._total_steps = label, total_steps
         self._select = select
         self._vertex_tags = vertex_tags
         metrics_path.parent.mkdir(parents=True, exist_ok=True)
         self._file = metrics_path.open("w", encoding="utf-8")
         self._writer = SummaryWriter(str(tensorboard_dir))
-        self._started = self._step_started = time.monotonic()
         self.history: list[dict[str, float]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock after the set-up, which is not part of the first step."""
+        self._progress = Progress(self._label, self._total_steps)
         self._started = self._step_started = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kw: Any) -> None:

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,6 +82,12 @@ def test_run_shows_its_steps_and_ends_with_the_summary(finished: Toy) -> None:
     assert any(line.startswith("Toy Trainer: finished in") and "loss 0.05" in line for line in finished.shown)
     assert "\n\nBase   0.1\nTuned  PLUM\n\nModel:  " in finished.output
     assert "Finished in" in finished.output
+    (time_line,) = (line for line in finished.shown if line.startswith("Time: "))
+    assert re.fullmatch(
+        r"Time: training loops .+ \(\d+%\), answers, scores and other loops .+ \(\d+%\), "
+        r"start-up, imports, loading and saving .+ \(\d+%\)",
+        time_line,
+    )
 
 
 def test_log_has_the_steps_output_and_no_flood_of_progress(finished: Toy) -> None:

@@ -76,6 +76,31 @@ def test_finished_step_keeps_its_newest_metrics_and_its_duration() -> None:
     assert follower.running_step is None
 
 
+def test_time_in_loops_is_counted_once_by_what_they_count() -> None:
+    def progress(label: str, done: int, unit: str) -> str:
+        return event(event="progress", label=label, done=done, total=9, unit=unit, seconds_left=None, metrics={})
+
+    clock = Clock()
+    follower = RunFollower(clock)
+    for seconds, line in (
+        (0, PLAN),
+        (0, EXECUTING),
+        (5, progress("training", 0, "step")),  # after 5 seconds of start-up
+        (2, progress("training", 1, "step")),
+        (0, progress("answers", 0, "answer")),  # a look within the training
+        (3, progress("answers", 9, "answer")),
+        (1, progress("training", 9, "step")),
+        (4, progress("answers", 0, "answer")),  # and one after it
+        (2, progress("answers", 9, "answer")),
+        (7, SUCCEEDED),
+    ):
+        clock.now += seconds
+        follower.feed(line)
+    (finished,) = follower.finished
+    assert finished.seconds == 24.0
+    assert finished.loops == {"step": 6.0, "answer": 2.0}
+
+
 def test_cached_step_is_finished() -> None:
     follower, updates = follow(PLAN, kfp("Task prepare cache hit (key=aeea5b439b9f); skipping execution."))
     assert updates == follower.finished == [StepFinished("Prepare Data", 0.0, {}, cached=True)]
