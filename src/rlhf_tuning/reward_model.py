@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from xxhash import xxh3_128_hexdigest
 
 from rlhf_tuning import base_model, generation, linear, packing, statistics, step
 from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
@@ -49,6 +50,7 @@ MOST_EVAL_ROWS = 5_000
 _BINS = 6
 
 _METADATA = "reward_model.json"
+_SCORES = "scores.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,9 +173,8 @@ class RewardModel:
         groups = self._packable(rows, groups, most=batch_size)
         scores = [0.0] * len(rows)
         done = 0
-        for batch in _batches(
-            sorted(groups, key=lambda group: -packing.packed_length([rows[row] for row in group])), batch_size
-        ):
+        longest_first = sorted(groups, key=lambda group: -packing.packed_length([rows[row] for row in group]))
+        for batch in _batches(longest_first, batch_size):
             with self._active(), _adapter_precision(self._trunk):
                 hidden = self._last_hidden([[rows[row] for row in group] for group in batch])
             values = nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset  # (batch,)
@@ -391,7 +392,9 @@ def train_reward_model(
         "target_sequence_length": config.target_sequence_length,
     }
     (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-    evaluation = evaluate_reward_model(reward_model, list(read_canonical(eval_preferences_path)))
+    evaluation = evaluate_reward_model(
+        reward_model, list(read_canonical(eval_preferences_path)), scores_path=folder / _SCORES
+    )
     evaluation |= {"steps": config.steps, "final_loss": _mean_tail(log.history, "loss")}
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     step.say(
@@ -455,6 +458,18 @@ def saved_better_than_chance(directory: str) -> str:
     return ""
 
 
+def answer_key(conversation: Conversation, answer: str) -> str:
+    """Return what stands for an answer to a conversation among saved scores."""
+    return xxh3_128_hexdigest(json.dumps([conversation, answer]).encode())
+
+
+def saved_scores(directory: str) -> dict[str, float]:
+    """Return the scores that a saved reward model gave to held-out answers when it was measured, by `answer_key`."""
+    path = Path(directory) / _SCORES
+    scores: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return scores
+
+
 def saved_text_format(directory: str) -> TextFormat:
     """Return the text format that a saved reward model was trained with."""
     metadata = read_metadata(directory)
@@ -490,7 +505,9 @@ def share_trunk(policy: Any, directory: str, *, adapter_name: str = "reward") ->
     )
 
 
-def evaluate_reward_model(reward_model: RewardModel, preferences: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def evaluate_reward_model(
+    reward_model: RewardModel, preferences: Sequence[dict[str, Any]], *, scores_path: Path | None = None
+) -> dict[str, Any]:
     """Score both answers of each preference and return how often the preferred one scores higher.
 
     Equal scores count half. Beside the accuracy stand its 95% Wilson interval, the accuracy where the shorter answer was
@@ -501,15 +518,16 @@ def evaluate_reward_model(reward_model: RewardModel, preferences: Sequence[dict[
     Args:
         reward_model: The model to measure.
         preferences: Canonical rows; the first `MOST_EVAL_ROWS` are used.
+        scores_path: Gets the score of every answer, for `saved_scores`.
     """
     rows = list(preferences[:MOST_EVAL_ROWS])
     prompts = [row["prompt"] for row in rows]
     progress = step.Progress("reward model evaluation", 2 * len(rows), "answer")
-    both = reward_model.score(
-        prompts + prompts,
-        [row["chosen"] for row in rows] + [row["rejected"] for row in rows],
-        on_progress=progress.update,
-    )
+    answers = [row["chosen"] for row in rows] + [row["rejected"] for row in rows]
+    both = reward_model.score(prompts + prompts, answers, on_progress=progress.update)
+    if scores_path:
+        keys = map(answer_key, prompts + prompts, answers)
+        scores_path.write_text(json.dumps(dict(zip(keys, both, strict=True))) + "\n", encoding="utf-8")
     chosen, rejected = both[: len(rows)], both[len(rows) :]
     points = [_point(a, b) for a, b in zip(chosen, rejected, strict=True)]
     lengths = [

@@ -25,15 +25,18 @@ class RewardModelJudge:
         Raises:
             ModelError: If the reward model cannot be loaded.
         """
-        model = reward_model.load_reward_model(self._directory, dtype=self._dtype)
-        progress = step.Progress("scoring answers", 2 * len(comparisons), "answer")
-        scores = model.score(
-            [comparison.prompt for comparison in comparisons] * 2,
-            [comparison.first for comparison in comparisons] + [comparison.second for comparison in comparisons],
-            on_progress=progress.update,
-        )
-        count = len(comparisons)
-        return [Verdict(scores=pair) for pair in zip(scores[:count], scores[count:], strict=True)]
+        asked = [(comparison.prompt, answer) for comparison in comparisons for answer in comparison[1:]]
+        keys = [reward_model.answer_key(*pair) for pair in asked]
+        scores = reward_model.saved_scores(self._directory)  # of the human choices, as a rule
+        unknown = {key: pair for key, pair in zip(keys, asked, strict=True) if key not in scores}
+        if unknown:
+            model = reward_model.load_reward_model(self._directory, dtype=self._dtype)
+            progress = step.Progress("scoring answers", len(unknown), "answer")
+            found = model.score(*zip(*unknown.values(), strict=True), on_progress=progress.update)
+            scores |= dict(zip(unknown, found, strict=True))
+        return [
+            Verdict(scores=(scores[first], scores[second])) for first, second in zip(keys[::2], keys[1::2], strict=True)
+        ]
 
 
 def make_judge(settings: JudgeSettings) -> RewardModelJudge:
