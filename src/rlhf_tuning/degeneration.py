@@ -9,13 +9,17 @@ import re
 # Thai to Lao, Khmer, Japanese, Chinese: scripts that write no spaces between words.
 _UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 _UNIT = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+# Finds the same units where none of those characters stand, and faster.
+_IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
+_WORD = re.compile(r"\w+")
 
 #: From this share of repeated runs on an answer counts as repetitive: every second run of four words was there before.
 REPETITIVE_FROM = 0.5
 
-# How chat models decline. English only; a refusal in another language is not seen.
+# How chat models decline. English only; a refusal in another language is not seen. The possessive `*+` does not try again
+# from every one of ten thousand quotation marks: no refusal begins with what it has passed.
 _REFUSAL = re.compile(
-    r"\W*(?:"
+    r"\W*+(?:"
     r"(?:i['’]?m|i am)\s+(?:very\s+|really\s+|so\s+)?(?:sorry|afraid|unable|not able)"
     r"|sorry,|i apologi[sz]e"
     r"|i\s+(?:can['’]?t|cannot|can not|won['’]?t|will not)\s+"
@@ -48,5 +52,6 @@ def is_refusal(text: str) -> bool:
 
 
 def _runs(text: str, n: int) -> list[tuple[str, ...]]:
-    units = _UNIT.findall(text.casefold())
-    return [tuple(units[start : start + n]) for start in range(len(units) - n + 1)]
+    folded = text.casefold()
+    units = (_UNIT if _IS_UNSPACED.search(folded) else _WORD).findall(folded)
+    return list(zip(*(units[start:] for start in range(n)), strict=False))

@@ -78,7 +78,7 @@ def test_the_machine_that_is_asked_for_stands_in_every_gpu_step(tmp_path):
 
 def test_only_for_kubeflow_is_there_a_second_document(folder, compiled):
     for path in compiled:
-        documents = list(yaml.safe_load_all(path.read_text()))
+        documents = list(yaml.load_all(path.read_text(), yaml.CSafeLoader))
         assert [list(document) for document in documents[1:]] == ([["platforms"]] if "kubeflow" in path.parts else [])
 
 
@@ -91,7 +91,7 @@ def test_a_local_pipeline_has_neither_resources_nor_retries():
 @pytest.mark.parametrize("target", ["vertex", "kubeflow"])
 def test_every_step_is_retried_and_the_costly_ones_only_once(target):
     for path in (COMPILED / target).iterdir():
-        spec = next(yaml.safe_load_all(path.read_text()))
+        spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
         graphs = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
         for task in (task for graph in graphs for task in graph["tasks"].values()):
             component = spec["components"][task["componentRef"]["name"]]

@@ -63,7 +63,7 @@ def train(large_model_reference: str) -> str:
 def compiled(pipeline: Any, folder: Path) -> list[dict[str, Any]]:
     """What kfp itself writes."""
     compiler.Compiler().compile(pipeline, str(folder / "pipeline.yaml"))
-    return list(yaml.safe_load_all((folder / "pipeline.yaml").read_text()))
+    return list(yaml.load_all((folder / "pipeline.yaml").read_text(), yaml.CSafeLoader))
 
 
 def plain_pipeline() -> Any:

@@ -46,7 +46,7 @@ def test_every_target_compiles_to_one_document_with_the_same_inputs_and_outputs(
     path = str(tmp_path / "pipeline.yaml")
     compiler.Compiler().compile(for_target(target), path)
     with open(path) as stream:
-        (root,) = (spec["root"] for spec in yaml.safe_load_all(stream))
+        (root,) = (spec["root"] for spec in yaml.load_all(stream, yaml.CSafeLoader))
     local = rlhf_pipeline.pipeline_spec.root
     assert set(root["inputDefinitions"]["parameters"]) == set(local.input_definitions.parameters)
     assert set(root["outputDefinitions"]["parameters"]) == {"model_resource_name", "endpoint_resource_name"}
