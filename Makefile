@@ -19,7 +19,7 @@ tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (abou
 	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS) $(RUN_FLAGS)
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
-	$(VENV)/bin/python -m pytest -q -n auto
+	$(VENV)/bin/python -m pytest -q -n auto --dist worksteal
 	$(VENV)/bin/python -m pytest -q -m "slow and not docker and not gpu"
 
 check: $(VENV)/.dev  ## Lint, check formatting and types, and hold the compiled pipelines current

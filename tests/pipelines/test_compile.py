@@ -125,7 +125,9 @@ def test_a_machine_that_the_target_lacks_is_refused():
             compile_for_submission("rlhf_pipeline", target, "xyz", {})
 
 
-@pytest.mark.parametrize("module", ["rlhf_components.train_policy", *PIPELINES.values()])
-def test_importing_pipelines_and_components_imports_no_torch(module):
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_importing_pipelines_and_components_imports_no_torch():
+    code = "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
+    code += "    assert not {'torch', 'transformers'} & set(sys.modules), name"
+    modules = ["rlhf_components.train_policy", *PIPELINES.values()]
+    done = subprocess.run([sys.executable, "-c", code, *modules], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -45,14 +45,17 @@ def test_rejects_settings_beyond_their_limits():
 PROMPTS = 40
 
 
-@pytest.fixture
-def prompts(tmp_path):
-    path = tmp_path / "prompts.jsonl"
+def write_prompts(path):
     rows = [
         {"prompt": [{"role": "user", "content": f"Create {number}." * (1 + number % 3)}]} for number in range(PROMPTS)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    return write_prompts(tmp_path / "prompts.jsonl")
 
 
 def infer(model, prompts, out, **settings):
@@ -93,38 +96,48 @@ write_predictions(config, prompts_path=prompts, predictions_path=out, label="ans
 """
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_file(tiny_model, prompts, tmp_path, capsys, monkeypatch):
-    whole = infer(tiny_model, prompts, tmp_path / "whole")
-    arguments = [str(tiny_model), str(prompts), str(tmp_path / "out"), str(tmp_path / "work"), "3"]
+@pytest.fixture(scope="module")
+def left_behind(tiny_model, tmp_path_factory):
+    """The work folder of a run that was killed after three batches; not to be changed."""
+    folder = tmp_path_factory.mktemp("killed")
+    prompts = write_prompts(folder / "prompts.jsonl")
+    arguments = [str(tiny_model), str(prompts), str(folder / "out"), str(folder / "work"), "3"]
     killed = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=False, capture_output=True)
     assert killed.returncode == -9, killed.stderr
-    assert not (tmp_path / "out").exists()
+    assert not (folder / "out").exists()
+    return folder / "work"
+
+
+@pytest.fixture
+def work(left_behind, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(left_behind, tmp_path / "work")
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_file(tiny_model, prompts, work, tmp_path, capsys, monkeypatch):
+    whole = infer(tiny_model, prompts, tmp_path / "whole")
     calls = []
     generate = inference.generate_answers
     monkeypatch.setattr(inference, "generate_answers", lambda *a, **k: calls.append(1) or generate(*a, **k))
     # The tuned model of a run stands in another folder each time.
     moved = shutil.copytree(tiny_model, tmp_path / "moved")
-    assert infer(moved, prompts, tmp_path / "again", work_dir=str(tmp_path / "work")) == whole
+    assert infer(moved, prompts, tmp_path / "again", work_dir=str(work)) == whole
     assert len(calls) == PROMPTS // 4 - 3
     assert "12 of 40 answers are there already" in capsys.readouterr().out
-    assert not list((tmp_path / "work").iterdir())
+    assert not list(work.iterdir())
 
 
-def test_answers_of_other_settings_or_prompts_are_not_taken(tiny_model, prompts, tmp_path):
-    arguments = [str(tiny_model), str(prompts), str(tmp_path / "out"), str(tmp_path / "work"), "3"]
-    subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=False, capture_output=True)
-    (kept,) = (tmp_path / "work").iterdir()
+def test_answers_of_other_settings_or_prompts_are_not_taken(tiny_model, prompts, work, tmp_path):
+    (kept,) = work.iterdir()
     for change in ({"seed": 1}, {"temperature": 0.5}, {"target_sequence_length": 5}):
-        infer(tiny_model, prompts, tmp_path / "out", work_dir=str(tmp_path / "work"), **change)
+        infer(tiny_model, prompts, tmp_path / "out", work_dir=str(work), **change)
     prompts.write_text(prompts.read_text().replace("Create 1.", "Create one."))
-    infer(tiny_model, prompts, tmp_path / "out", work_dir=str(tmp_path / "work"))
+    infer(tiny_model, prompts, tmp_path / "out", work_dir=str(work))
     assert len(list(kept.iterdir())) == 3
 
 
-def test_a_batch_that_was_cut_off_is_answered_again(tiny_model, prompts, tmp_path):
+def test_a_batch_that_was_cut_off_is_answered_again(tiny_model, prompts, work, tmp_path):
     whole = infer(tiny_model, prompts, tmp_path / "whole")
-    arguments = [str(tiny_model), str(prompts), str(tmp_path / "out"), str(tmp_path / "work"), "3"]
-    subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=False, capture_output=True)
-    (kept,) = (tmp_path / "work").iterdir()
+    (kept,) = work.iterdir()
     (kept / "000001.json").write_text("[{")
-    assert infer(tiny_model, prompts, tmp_path / "out", work_dir=str(tmp_path / "work")) == whole
+    assert infer(tiny_model, prompts, tmp_path / "out", work_dir=str(work)) == whole
