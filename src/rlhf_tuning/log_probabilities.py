@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import linear
+from rlhf_tuning import linear, packing
 
 #: Positions that the output head takes at a time on a CPU: with 50,000 tokens in the vocabulary some 100 MB.
 HEAD_POSITIONS = 256
@@ -78,39 +78,21 @@ def pack(
     width = max((len(answer) for answer in answers), default=0) if width is None else width
     alike = groupby(range(len(prompts)), key=lambda row: tuple(prompts[row]) if share else row)
     groups = [list(members) for _, members in alike]
-    lengths = [len(prompts[rows[0]]) + sum(len(answers[row]) for row in rows) for rows in groups]
-    longest = max(lengths)
-    input_ids = torch.zeros((len(groups), longest), dtype=torch.long)
-    position_ids = torch.zeros_like(input_ids)
-    visible = torch.eye(longest, dtype=torch.bool).repeat(len(groups), 1, 1)
-    causal = torch.ones((longest, longest), dtype=torch.bool).tril()
+    packed = packing.pack([(prompts[rows[0]], [answers[row] for row in rows]) for rows in groups])
+    length = packed.input_ids.shape[1]
     predictors: list[int] = []
     targets: list[int] = []
     places: list[int] = []
-    for index, rows in enumerate(groups):
-        prompt = prompts[rows[0]]
-        start = len(prompt)
-        input_ids[index, :start] = torch.tensor(prompt)
-        position_ids[index, :start] = torch.arange(start)
-        visible[index, :start, :start] = causal[:start, :start]
-        for row in rows:
-            answer = answers[row]
-            if not answer:
-                continue
-            end = start + len(answer)
-            input_ids[index, start:end] = torch.tensor(answer)
-            position_ids[index, start:end] = torch.arange(len(prompt), len(prompt) + len(answer))
-            visible[index, start:end, : len(prompt)] = True
-            visible[index, start:end, start:end] = causal[: len(answer), : len(answer)]
+    for row, (start, end) in enumerate(packed.answers.tolist()):
+        if start < end:
             # The prompt's last token predicts the first of every answer.
-            predictors += [index * longest + place for place in (len(prompt) - 1, *range(start, end - 1))]
-            targets += answer
-            places += range(row * width, row * width + len(answer))
-            start = end
+            predictors += [start // length * length + len(prompts[row]) - 1, *range(start, end - 1)]
+            targets += answers[row]
+            places += range(row * width, row * width + end - start)
     return Answers(
-        input_ids=input_ids.to(device),
-        position_ids=position_ids.to(device),
-        visible=visible[:, None].to(device) if len(groups) < len(prompts) else None,
+        input_ids=packed.input_ids.to(device),
+        position_ids=packed.position_ids.to(device),
+        visible=packed.visible.to(device) if len(groups) < len(prompts) else None,
         predictors=torch.tensor(predictors, dtype=torch.long, device=device),
         targets=torch.tensor(targets, dtype=torch.long, device=device),
         places=torch.tensor(places, dtype=torch.long, device=device),
@@ -128,7 +110,7 @@ def log_probabilities(model: Any, answers: Answers, *, temperature: float) -> tu
     """
     hidden = model.base_model(
         input_ids=answers.input_ids,
-        attention_mask=None if answers.visible is None else _mask(model, answers.visible),
+        attention_mask=None if answers.visible is None else packing.attention_mask(model, answers.visible),
         position_ids=answers.position_ids,
         use_cache=False,
     ).last_hidden_state  # (prompts, length, d)
@@ -136,15 +118,6 @@ def log_probabilities(model: Any, answers: Answers, *, temperature: float) -> tu
     size = answers.shape[0] * answers.shape[1]
     spread = [values.new_zeros(size).index_put((answers.places,), values).view(answers.shape) for values in found]
     return spread[0], spread[1].detach()
-
-
-def _mask(model: Any, visible: torch.Tensor) -> torch.Tensor:
-    """Return the mask as the model's attention wants it: added to the scores by eager code, bool for torch's own."""
-    if model.config._attn_implementation != "eager":
-        return visible
-    kind = visible.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
-    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
 
 
 def _head(

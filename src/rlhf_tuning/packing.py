@@ -100,15 +100,19 @@ def last_hidden(
         trunk: Of a transformers model, without its head.
         input_ids: Like the rest, of a `Packed`, on the trunk's device. None of the answers may be empty.
     """
-    mask = visible
-    if trunk.config._attn_implementation == "eager":
-        # Eager code adds the mask to the scores; torch's own attention takes what is visible.
-        kind = visible.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else trunk.dtype
-        mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+    mask = attention_mask(trunk, visible)
     output = trunk(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
     hidden: torch.Tensor = output.last_hidden_state  # (rows, length, d)
     return hidden.flatten(0, 1)[answers[:, 1] - 1]
+
+
+def attention_mask(model: Any, visible: torch.Tensor) -> torch.Tensor:
+    """Return what is visible as a model's attention wants it: added to the scores by eager code, bool for torch's own."""
+    if model.config._attn_implementation != "eager":
+        return visible
+    kind = visible.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
 
 
 @torch.no_grad()
