@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 def device() -> torch.device:
     """Return the device that models run on: the first CUDA device, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fork_random_numbers() -> AbstractContextManager[None]:
+    """Leave torch's random numbers as they were, those of other processes' GPUs alone."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
 
 
 def choose_dtype(dtype: str) -> torch.dtype:
