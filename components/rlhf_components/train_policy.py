@@ -54,7 +54,7 @@ def train_policy(
         kl_coeff: Reward given up for each nat of KL to the base model over an answer; 0 for no reference pass.
         rl_algorithm: rloo or grpo.
         lora_dim: Rank of the LoRA adapter; 0 for full fine-tuning.
-        batch_size: Prompts a step.
+        batch_size: Prompts a step, on all GPUs together.
         num_generations: Answers sampled to each prompt.
         temperature: Of the samples.
         seed: Of the adapter, the order of the prompts and the samples.

@@ -44,7 +44,7 @@ def train_reward_model(
         reward_model_learning_rate_multiplier: Times the base learning rate.
         reward_model_train_steps: Optimizer steps.
         reward_lora_dim: Rank of the LoRA adapter; 0 for full fine-tuning.
-        batch_size: Preferences a step.
+        batch_size: Preferences a step, on all GPUs together.
         seed: Of the head, the adapter and the order of the rows.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
