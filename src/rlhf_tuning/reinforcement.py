@@ -135,6 +135,10 @@ def train_policy(
     # 2. Load the policy.
     lora = config.lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
+    reference_copy = not lora and config.kl_coeff > 0
+    base_model.check_memory(
+        config.large_model_reference, dtype=compute, rank="lora_dim", full=not lora, copies=int(reference_copy)
+    )
     torch.manual_seed(config.seed)
     policy = base_model.load_causal_lm(config.large_model_reference, dtype=compute if lora else torch.float32)
     base_model.check_context(

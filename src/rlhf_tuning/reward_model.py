@@ -247,6 +247,7 @@ def train_reward_model(
     torch.manual_seed(config.seed + config.held_out)
     lora = config.reward_lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
+    base_model.check_memory(config.large_model_reference, dtype=compute, rank="reward_lora_dim", full=not lora)
     model = base_model.load_sequence_classifier(config.large_model_reference, dtype=compute if lora else torch.float32)
     base_model.check_context(
         model,
