@@ -250,7 +250,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     """Takes the looks while a trainer trains, keeps the best checkpoint, and stops the trainer.
 
     Looks leave torch's random numbers as they were, so that they do not change what is learnt. Of several processes each
-    measures its share of the prompts, and all decide the same from the same numbers.
+    measures its share of the prompts, and all decide the same from the same numbers; the main one, which saves the policy,
+    keeps the best checkpoint.
 
     Args:
         policy: The model that learns: a PeftModel with its adapter named `default`, or a plain one.
@@ -312,7 +313,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def finish(self, adapter_dir: str) -> Outcome:
         """Put the chosen checkpoint's weights into the policy, write `watch.json` and say what was decided."""
         outcome = self.watch.outcome()
-        if outcome.best_step != outcome.last_step:
+        if outcome.best_step != outcome.last_step and processes.is_main():
             self._restore()
         text = json.dumps(self.watch.as_json(), indent=2, ensure_ascii=False) + "\n"
         if processes.is_main():
@@ -326,7 +327,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         started = time.monotonic()
         look = self._measure(at)
         self.watch.add(look)
-        if self._held_out is not None and self.watch.best is look:
+        if self._held_out is not None and self.watch.best is look and processes.is_main():
             self._keep()
         measured = {
             name: value for name, value in look.as_json().items() if name not in ("step", "n") and value is not None

@@ -62,10 +62,16 @@ def join() -> None:
 
     if count() == 1 or torch.distributed.is_initialized():
         return
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=_PATIENCE)
+    if not torch.cuda.is_available():
+        torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+        return
+    from accelerate.utils import check_cuda_p2p_ib_support
+
+    if not check_cuda_p2p_ib_support():  # as `accelerate launch` does: some cards for games cannot talk directly
+        os.environ |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl", timeout=_PATIENCE, device_id=device)
 
 
 def spread(work: Callable[[Sequence[Row]], Sequence[Found]], rows: Sequence[Row]) -> list[Found]:
