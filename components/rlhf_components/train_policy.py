@@ -54,7 +54,7 @@ def train_policy(
         kl_coeff: Reward given up for each nat of KL to the base model over an answer; 0 for no reference pass.
         rl_algorithm: rloo or grpo.
         lora_dim: Rank of the LoRA adapter; 0 for full fine-tuning.
-        batch_size: Prompts a step.
+        batch_size: Prompts a step, on all GPUs together.
         num_generations: Answers sampled to each prompt.
         temperature: Of the samples.
         seed: Of the adapter, the order of the prompts and the samples.
@@ -67,6 +67,7 @@ def train_policy(
         held_out_reward_model: A reward model trained on other preferences, by which the watch stops the run and chooses the
             checkpoint; without one it draws curves only.
     """
+    from rlhf_tuning import processes
     from rlhf_tuning import reinforcement as phase
     from rlhf_tuning.reward_model import saved_better_than_chance
     from rlhf_tuning.step import running_step
@@ -91,7 +92,8 @@ def train_policy(
             watch_interval=watch_interval,
             watch_prompts=watch_prompts,
         )
-        final = phase.train_policy(
+        final = processes.run(
+            phase.train_policy,
             config,
             prompts_path=prompts.path,
             reward_model_dir=reward_model.path,

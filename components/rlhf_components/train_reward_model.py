@@ -44,7 +44,7 @@ def train_reward_model(
         reward_model_learning_rate_multiplier: Times the base learning rate.
         reward_model_train_steps: Optimizer steps.
         reward_lora_dim: Rank of the LoRA adapter; 0 for full fine-tuning.
-        batch_size: Preferences a step.
+        batch_size: Preferences a step, on all GPUs together.
         seed: Of the head, the adapter and the order of the rows.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
@@ -53,6 +53,7 @@ def train_reward_model(
     import shutil
     from pathlib import Path
 
+    from rlhf_tuning import processes
     from rlhf_tuning import reward_model as phase
     from rlhf_tuning.registry import PREFERENCE_ROWS
     from rlhf_tuning.step import running_step, say
@@ -77,7 +78,8 @@ def train_reward_model(
             say("No held-out reward model, as held_out_reward_model_share says")
             Path(reward_model.path).mkdir(parents=True, exist_ok=True)
             return
-        evaluation = phase.train_reward_model(
+        evaluation = processes.run(
+            phase.train_reward_model,
             config,
             preferences_path=preferences.path,
             eval_preferences_path=eval_preferences.path,

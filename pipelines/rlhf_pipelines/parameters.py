@@ -74,7 +74,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("rl_algorithm", str, "rloo", "reinforcement learning algorithm: rloo or grpo"),
         Parameter("lora_dim", int, 16, "LoRA rank of the policy; 0 trains all weights"),
         Parameter("reward_lora_dim", int, 16, "LoRA rank of the reward model; 0 trains all weights"),
-        Parameter("batch_size", int, 64, "rows in one optimizer step"),
+        Parameter("batch_size", int, 64, "rows in one optimizer step, on all GPUs together"),
         Parameter("num_generations", int, 4, "answers sampled for each prompt in reinforcement learning"),
         Parameter("temperature", float, 1.0, "sampling temperature"),
         Parameter("seed", int, 0, "seed of every random choice"),

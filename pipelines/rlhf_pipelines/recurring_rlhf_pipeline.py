@@ -105,7 +105,7 @@ def for_target(target: str) -> Any:
             rl_algorithm: Reinforcement learning algorithm: rloo or grpo.
             lora_dim: LoRA rank of the policy; 0 trains all weights.
             reward_lora_dim: LoRA rank of the reward model; 0 trains all weights.
-            batch_size: Preferences (phase 1) or prompts (phase 2) in one optimizer step.
+            batch_size: Preferences (phase 1) or prompts (phase 2) in one optimizer step, on all GPUs together.
             num_generations: Answers sampled to each prompt in reinforcement learning.
             temperature: Sampling temperature, in training and evaluation.
             seed: Of every random choice.

@@ -50,7 +50,7 @@ def reward_model_pipeline(
         instruction: Put before every prompt; the default context of chat rows.
         eval_dataset: JSONL of preferences to measure on; a part of the data is held out when empty.
         reward_lora_dim: LoRA rank; 0 trains all weights.
-        batch_size: Preferences in one optimizer step.
+        batch_size: Preferences in one optimizer step, on all GPUs together.
         seed: Of every random choice.
         reward_model_reference: Base of the reward model; `large_model_reference` when empty.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.

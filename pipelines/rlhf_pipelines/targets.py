@@ -87,8 +87,6 @@ def choose_machine(target: str, name: str = "") -> Machine:
 def cautions(target: str, machine: Machine) -> list[str]:
     """Return what a person should know of a machine before a run is paid for."""
     found = []
-    if machine.count > 1:
-        found.append(f"{machine.name} has {machine.count} GPUs, and a step trains on one: the others would stand idle.")
     if target == "vertex" and machine.count not in machine.gpu.on_demand:
         found.append(
             f"{machine.name} is {machine.machine_type}, which Google Cloud offers as Spot or Flex-start VMs"

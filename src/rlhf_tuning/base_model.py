@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rlhf_tuning import environment, step
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 def device() -> torch.device:
     """Return the device that models run on: the first CUDA device, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fork_random_numbers() -> AbstractContextManager[None]:
+    """Leave torch's random numbers as they were, those of other processes' GPUs alone."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
 
 
 def choose_dtype(dtype: str) -> torch.dtype:
@@ -89,6 +95,47 @@ def check_context(model: Any, *, prompt_sequence_length: int, target_sequence_le
             f"prompt_sequence_length {prompt_sequence_length} and target_sequence_length {target_sequence_length} are more "
             f"than the {limit} positions of the base model. Lower them, or choose a model with a longer context."
         )
+
+
+def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, copies: int = 0) -> None:
+    """Refuse, before it is loaded, a model whose training cannot fit on a GPU; each GPU holds all of it.
+
+    Counted is what stays there: weights, and for those that learn a gradient and AdamW's two averages, in float32.
+
+    Args:
+        reference: The base model.
+        dtype: Of frozen weights.
+        rank: Name of the parameter that is the adapter's rank.
+        full: Whether all weights learn.
+        copies: Further copies of the weights, where all learn.
+
+    Raises:
+        ModelError: Naming what is needed, what there is, and what to do.
+    """
+    memory = gpu_memory()
+    if memory is None:
+        return
+    try:
+        config = AutoConfig.from_pretrained(model_path(reference), trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        return  # loading says what is wrong with it
+    each = 16 + 4 * copies if full else dtype.itemsize
+    needed = each * sum(weight.numel() for weight in model.parameters())
+    if needed > memory:
+        raise ModelError(
+            f"The base model {reference!r} does not fit: training it with {rank} {0 if full else 'above 0'} takes more than "
+            f"{needed / 1e9:.3g} GB of each GPU, which has {memory / 1e9:.3g} GB; a model is not split over several GPUs. "
+            f"Use a GPU with more memory, {f'a {rank} above 0, ' if full else ''}or a smaller model."
+        )
+
+
+def gpu_memory() -> int | None:
+    """Return the bytes of this process's GPU; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
 def _load(kind: Any, reference: str, *, dtype: torch.dtype | str, **options: Any) -> Any:

@@ -38,3 +38,16 @@ VERTEX_API_ENDPOINT = os.environ.get("RLHF_VERTEX_API_ENDPOINT", "")
 
 #: Where the buckets of Cloud Storage are mounted, each under its name: there on Vertex.
 GCS_MOUNT = Path(os.environ.get("RLHF_GCS_MOUNT", "") or "/gcs")
+
+#: In how many processes a component trains; by default one for each GPU. On a machine without a GPU they share its CPU.
+PROCESSES = os.environ.get("RLHF_PROCESSES", "")
+
+
+def process_count() -> int:
+    """Return how many processes do this one's work together, as `accelerate launch` and torchrun say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_index() -> int:
+    """Return the number of this process among them. Read late: a process learns it after it has started."""
+    return int(os.environ["RANK"]) if process_count() > 1 else 0

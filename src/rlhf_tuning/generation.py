@@ -77,7 +77,7 @@ def generate_answers(
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     ends = end_token_ids(model, text_format.tokenizer)
     answers: dict[int, Answer] = {}
-    with torch.random.fork_rng(), torch.no_grad(), adapter or nullcontext():
+    with base_model.fork_random_numbers(), torch.no_grad(), adapter or nullcontext():
         torch.manual_seed(seed)
         inner = base_model.causal_lm(model)
         longest = max(map(len, prompts), default=0) + text_format.target_sequence_length

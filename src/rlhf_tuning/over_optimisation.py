@@ -39,7 +39,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback
 
-from rlhf_tuning import base_model, generation, step
+from rlhf_tuning import base_model, environment, generation, processes, step
 from rlhf_tuning.evaluation import answer_log_probabilities
 from rlhf_tuning.statistics import MeanEstimate, mean_interval, paired_difference, student_t_quantile
 from rlhf_tuning.text_format import Conversation, TextFormat
@@ -249,7 +249,9 @@ class _Scorer(Protocol):
 class Watcher(TrainerCallback):  # type: ignore[misc]
     """Takes the looks while a trainer trains, keeps the best checkpoint, and stops the trainer.
 
-    Looks leave torch's random numbers as they were, so that they do not change what is learnt.
+    Looks leave torch's random numbers as they were, so that they do not change what is learnt. Of several processes each
+    measures its share of the prompts, and all decide the same from the same numbers; the main one, which saves the policy,
+    keeps the best checkpoint.
 
     Args:
         policy: The model that learns: a PeftModel with its adapter named `default`, or a plain one.
@@ -311,10 +313,11 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def finish(self, adapter_dir: str) -> Outcome:
         """Put the chosen checkpoint's weights into the policy, write `watch.json` and say what was decided."""
         outcome = self.watch.outcome()
-        if outcome.best_step != outcome.last_step:
+        if outcome.best_step != outcome.last_step and processes.is_main():
             self._restore()
         text = json.dumps(self.watch.as_json(), indent=2, ensure_ascii=False) + "\n"
-        (Path(adapter_dir) / WATCH_FILE).write_text(text, encoding="utf-8")
+        if processes.is_main():
+            (Path(adapter_dir) / WATCH_FILE).write_text(text, encoding="utf-8")
         step.say(outcome.reason)
         share = self._seconds / max(time.monotonic() - self._started, 1e-9)
         step.say(f"The watch took {step.duration(self._seconds)}, {share:.0%} of the time of reinforcement learning")
@@ -324,7 +327,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         started = time.monotonic()
         look = self._measure(at)
         self.watch.add(look)
-        if self._held_out is not None and self.watch.best is look:
+        if self._held_out is not None and self.watch.best is look and processes.is_main():
             self._keep()
         measured = {
             name: value for name, value in look.as_json().items() if name not in ("step", "n") and value is not None
@@ -340,31 +343,40 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         step.say(f"Watch at step {at} of {self._total_steps}: {words}, n = {len(look.reward)}")
 
     def _measure(self, at: int) -> Look:
+        reward, held_out_reward, kl = zip(*processes.spread(self._measure_prompts, self._conversations), strict=True)
+        return Look(
+            step=at,
+            reward=reward,
+            held_out_reward=None if None in held_out_reward else held_out_reward,
+            kl=None if None in kl else kl,
+        )
+
+    def _measure_prompts(self, conversations: Sequence[Conversation]) -> list[tuple[float, float | None, float | None]]:
+        """Return reward, held-out reward and KL of an answer to each prompt."""
+        nothing = [None] * len(conversations)
         model = self._policy.get_base_model() if self._lora else self._policy
         answers = generation.generate_answers(
             model,
             self._text_format,
-            self._conversations,
+            conversations,
             temperature=self._temperature,
             batch_size=32,
-            seed=self._seed,
+            seed=self._seed + environment.process_index(),
         )
         texts = [answer.text for answer in answers]
         # As the trainer scores: the adapters' products have the precision of the others.
         with torch.autocast(base_model.device().type, dtype=self._compute, enabled=self._compute != torch.float32):
-            reward = self._reward_model.score(self._conversations, texts)
-            held_out_reward = self._held_out.score(self._conversations, texts) if self._held_out else None
-        return Look(
-            step=at,
-            reward=reward,
-            held_out_reward=held_out_reward,
-            kl=self._kl(model, [answer.ids for answer in answers]),
-        )
+            reward = self._reward_model.score(conversations, texts)
+            held_out_reward = self._held_out.score(conversations, texts) if self._held_out else nothing
+        kl = self._kl(model, conversations, [answer.ids for answer in answers]) or nothing
+        return list(zip(reward, held_out_reward, kl, strict=True))
 
-    def _kl(self, model: Any, answers: Sequence[Sequence[int]]) -> list[float] | None:
+    def _kl(
+        self, model: Any, conversations: Sequence[Conversation], answers: Sequence[Sequence[int]]
+    ) -> list[float] | None:
         if not self._lora and self._reference is None:
             return None
-        prompts = [self._text_format.prompt_ids(conversation) for conversation in self._conversations]
+        prompts = [self._text_format.prompt_ids(conversation) for conversation in conversations]
         training = self._policy.training
         self._policy.eval()
         policy = answer_log_probabilities(model, prompts, answers, temperature=self._temperature)

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft import PeftModel
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import RewardTrainer
 
-from rlhf_tuning import packing
+from rlhf_tuning import base_model, packing
 
 
 def collate_pairs(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -30,25 +30,43 @@ def collate_pairs(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]
     }
 
 
-class PairTrainer(RewardTrainer):  # type: ignore[misc]
-    """RewardTrainer over batches of `collate_pairs`, in one process."""
+class StepTrainer(RewardTrainer):  # type: ignore[misc]
+    """RewardTrainer whose steps take the same pairs in however many processes."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        dataset = train_dataset or self.train_dataset
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedSampler(step, lengths=list(dataset[self.args.length_column_name]))
+
+
+class PairTrainer(StepTrainer):
+    """RewardTrainer over batches of `collate_pairs`."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        _score_packed(base_model.causal_lm(self.model))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **settings: Any) -> Any:
         """Return TRL's loss of the packed pairs."""
-        classifier = self.accelerator.unwrap_model(model)
-        if isinstance(classifier, PeftModel):
-            classifier = classifier.get_base_model()
 
         def score(**batch: Any) -> SimpleNamespace:
-            # The trunk is called past the model's own forward, which is where autocast would have been entered.
+            tensors = tuple(batch[name] for name in ("input_ids", "position_ids", "visible", "answers"))
+            # Through whatever is wrapped around the model: it is what averages gradients over processes.
             with self.accelerator.autocast():
-                hidden = packing.last_hidden(
-                    classifier.base_model,
-                    batch["input_ids"],
-                    batch["position_ids"],
-                    batch["visible"],
-                    batch["answers"],
-                )
-                return SimpleNamespace(logits=classifier.score(hidden))  # (2 x pairs, 1)
+                return SimpleNamespace(logits=model(packed=tensors))  # (2 x pairs, 1)
 
         return super().compute_loss(score, inputs, *rest, **settings)
+
+
+def _score_packed(classifier: Any) -> None:
+    """Let `model(packed=...)` return the scores of packed answers, through whatever is wrapped around the model."""
+    plain = classifier.forward
+
+    def forward(*args: Any, packed: tuple[torch.Tensor, ...] | None = None, **settings: Any) -> Any:
+        if packed is None:
+            return plain(*args, **settings)
+        return classifier.score(packing.last_hidden(classifier.base_model, *packed))
+
+    classifier.forward = forward

@@ -6,6 +6,9 @@ share one copy of the base weights; full fine-tuning and a reward model of anoth
 `kl_coeff` has one meaning for every algorithm: the reward given up for each nat of KL(policy || reference) over a whole
 answer. The objective is E[score - kl_coeff * KL]. With 0 no reference pass is made and no KL is known. Answers are
 sampled at `temperature` without top-k or top-p, since KL is read off these samples.
+
+In several processes (see `processes`) each samples and learns from its share of a step's prompts, with random numbers of its
+own; all answers to a prompt are one process's.
 """
 
 import json
@@ -17,7 +20,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, over_optimisation, reward_model, step
+from rlhf_tuning import base_model, over_optimisation, processes, reward_model, step
 from rlhf_tuning.algorithms import load_algorithm
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
@@ -39,10 +42,10 @@ FULL_BASE_LEARNING_RATE = 1e-6
 class ReinforcementConfig:
     """Settings of phase 2, named as the pipeline's parameters are.
 
-    `batch_size` counts prompts; each step samples `num_generations` answers to every one. `lora_dim` 0 means full
-    fine-tuning. `warm_start_adapter` is the folder of the adapter that the policy starts from; the reference stays the base.
-    `rollout_engine` says what samples the answers: `lean` is this project's (see `rollout`), `transformers` its `generate`,
-    `auto` the first where it gives the model's own numbers.
+    `batch_size` counts a step's prompts, in all processes together; each gets `num_generations` answers. `lora_dim` 0
+    means full fine-tuning. `warm_start_adapter` is the folder of the adapter that the policy starts from; the reference
+    stays the base. `rollout_engine` says what samples the answers: `lean` is this project's (see `rollout`), `transformers`
+    its `generate`, `auto` the first where it gives the model's own numbers.
     `watch_prompts` are set aside for the watch over over-optimisation (0: no watch), which looks every `watch_interval`
     steps (0: a tenth of the steps, at least 1).
     """
@@ -105,12 +108,15 @@ def train_policy(
         The mean of the last tenth of the steps, by metric.
 
     Raises:
+        ParameterError: If the processes cannot share a batch evenly.
         DataError: If there is no prompt.
         ModelError: If the base or the reward model, or the adapter to start from, cannot be loaded.
     """
     from datasets import Dataset
 
     # 1. Encode the prompts.
+    share = processes.share(config.batch_size, processes.count())
+    processes.join()
     tokenizer = load_tokenizer(config.large_model_reference)
     text_format = TextFormat(
         tokenizer,
@@ -129,6 +135,10 @@ def train_policy(
     # 2. Load the policy.
     lora = config.lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
+    reference_copy = not lora and config.kl_coeff > 0
+    base_model.check_memory(
+        config.large_model_reference, dtype=compute, rank="lora_dim", full=not lora, copies=int(reference_copy)
+    )
     torch.manual_seed(config.seed)
     policy = base_model.load_causal_lm(config.large_model_reference, dtype=compute if lora else torch.float32)
     base_model.check_context(
@@ -138,10 +148,10 @@ def train_policy(
     )
 
     # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
-    samples = config.batch_size * config.num_generations
     # The answers to a prompt stay together, so that they can share it. A CPU is as busy with those to one prompt.
     most = max(1, 16 // config.num_generations) if torch.cuda.is_available() else 1
-    per_device = config.num_generations * micro_batch(config.batch_size, most=most)
+    per_device = config.num_generations * micro_batch(share, most=most)
+    passes = share * config.num_generations // per_device
     algorithm = load_algorithm(config.rl_algorithm)
     scorer = _AnswerScorer(conversations, compute=compute)
     with TemporaryDirectory(prefix="policy-trainer-") as scratch:
@@ -157,8 +167,8 @@ def train_policy(
             kl_coeff=config.kl_coeff,
             # One update for each batch of samples: the policy that learns is the policy that sampled.
             per_device_train_batch_size=per_device,
-            gradient_accumulation_steps=samples // per_device,
-            steps_per_generation=samples // per_device,
+            gradient_accumulation_steps=passes,
+            steps_per_generation=passes,
             num_generations=config.num_generations,
             max_completion_length=config.target_sequence_length,
             temperature=config.temperature,
@@ -169,7 +179,7 @@ def train_policy(
             total_steps=config.reinforcement_learning_train_steps,
             metrics_path=Path(adapter_dir) / "metrics.jsonl",
             tensorboard_dir=Path(tensorboard_dir),
-            select=_policy_metrics(samples),
+            select=_policy_metrics(config.batch_size * config.num_generations),
             vertex_tags={"reward": "reward", "kl": "kl_loss"},
         )
         trainer = on_policy(algorithm.trainer_class(), compute=compute, rollout_engine=config.rollout_engine)(
@@ -193,7 +203,7 @@ def train_policy(
             held_out = None
             if held_out_reward_model_dir:
                 # A new adapter starts with random numbers; what is learnt must not depend on whether it is watched.
-                with torch.random.fork_rng():
+                with base_model.fork_random_numbers():
                     held_out = _reward_model_for(
                         trainer.model, config, held_out_reward_model_dir, adapter_name="held_out_reward"
                     )
@@ -219,7 +229,8 @@ def train_policy(
         log.close()
 
     # 5. Save.
-    _save(trainer.model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
+    if processes.is_main():
+        _save(trainer.model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
     return _last_tenth(log.history)
 
 

@@ -12,6 +12,8 @@ What differs from the paper and from stock TRL:
   as an offset, so that 0 means "as good as the base model's mean answer".
 - The prompt of a pair is computed once for both answers (`packing`), where the model's architecture allows it.
 - Text is encoded by `text_format` and reaches the trainer as token ids.
+
+In several processes (see `processes`) each learns from its share of a step's pairs and scores its share of the evaluation's.
 """
 
 import json
@@ -28,7 +30,7 @@ import torch
 from torch import nn
 from xxhash import xxh3_128_hexdigest
 
-from rlhf_tuning import base_model, generation, linear, packing, statistics, step
+from rlhf_tuning import base_model, environment, generation, linear, packing, processes, statistics, step
 from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
@@ -57,6 +59,7 @@ _SCORES = "scores.json"
 class RewardModelConfig:
     """Settings of phase 1, named as the pipeline's parameters are.
 
+    `batch_size` counts a step's preferences, in all processes together.
     `reward_lora_dim` 0 means full fine-tuning. `centring_prompts` is how many training prompts the base model answers to
     find the zero of the scores; 0 leaves the scores as they are.
 
@@ -268,14 +271,17 @@ def train_reward_model(
         reward model to which no prompt fell.
 
     Raises:
+        ParameterError: If the processes cannot share a batch evenly.
         ModelError: If the base model cannot be loaded.
     """
     from datasets import Dataset
     from peft import LoraConfig
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardConfig
 
-    from rlhf_tuning.pair_trainer import PairTrainer, collate_pairs
+    from rlhf_tuning.pair_trainer import PairTrainer, StepTrainer, collate_pairs
 
+    share = processes.share(config.batch_size, processes.count())
+    processes.join()
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     # 1. Encode the preferences.
@@ -301,6 +307,7 @@ def train_reward_model(
     torch.manual_seed(config.seed + config.held_out)
     lora = config.reward_lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
+    base_model.check_memory(config.large_model_reference, dtype=compute, rank="reward_lora_dim", full=not lora)
     model = base_model.load_sequence_classifier(config.large_model_reference, dtype=compute if lora else torch.float32)
     base_model.check_context(
         model,
@@ -321,7 +328,8 @@ def train_reward_model(
         both = (row["chosen_ids"], row["rejected_ids"])
         row["length"] = packing.packed_length(both) if packed else max(map(len, both))
     # More rows at a time are faster, and packed rows leave the memory for them.
-    per_device = micro_batch(config.batch_size, most=8 if packed else 4)
+    most = 8 if packed else 4
+    per_device = micro_batch(share, most=most)
     with tempfile.TemporaryDirectory(prefix="reward-trainer-") as scratch:
         settings = shared_settings(
             output_dir=scratch,
@@ -333,11 +341,11 @@ def train_reward_model(
         arguments = RewardConfig(
             **settings,
             per_device_train_batch_size=per_device,
-            gradient_accumulation_steps=config.batch_size // per_device,
+            gradient_accumulation_steps=share // per_device,
             lr_scheduler_type="linear",
             max_length=None,
             # Pairs of similar length share a batch, so that less is padded.
-            train_sampling_strategy="group_by_length" if per_device > 1 else "random",
+            train_sampling_strategy="group_by_length" if micro_batch(config.batch_size, most=most) > 1 else "random",
             length_column_name="length",
             remove_unused_columns=False,
         )
@@ -349,7 +357,7 @@ def train_reward_model(
             select=_reward_metrics,
             vertex_tags={"loss": "rank_loss"},
         )
-        trainer = (PairTrainer if packed else RewardTrainer)(
+        trainer = (PairTrainer if packed else StepTrainer)(
             model=model,
             data_collator=collate_pairs if packed else None,
             args=one_device(arguments),
@@ -382,21 +390,23 @@ def train_reward_model(
         reward_model.offset = offset
 
     # 5. Save, then measure.
-    trained.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    metadata = {
-        "base_model": config.large_model_reference,
-        "reward_lora_dim": config.reward_lora_dim,
-        "offset": offset,
-        "prompt_sequence_length": config.prompt_sequence_length,
-        "target_sequence_length": config.target_sequence_length,
-    }
-    (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    if processes.is_main():
+        trained.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        metadata = {
+            "base_model": config.large_model_reference,
+            "reward_lora_dim": config.reward_lora_dim,
+            "offset": offset,
+            "prompt_sequence_length": config.prompt_sequence_length,
+            "target_sequence_length": config.target_sequence_length,
+        }
+        (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     evaluation = evaluate_reward_model(
         reward_model, list(read_canonical(eval_preferences_path)), scores_path=folder / _SCORES
     )
     evaluation |= {"steps": config.steps, "final_loss": _mean_tail(log.history, "loss")}
-    (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
+    if processes.is_main():
+        (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     step.say(
         f"Reward model: agrees with {evaluation['accuracy']:.1%} of {evaluation['n']} held-out preferences "
         f"[{evaluation['accuracy_low']:.1%}, {evaluation['accuracy_high']:.1%}]; "
@@ -521,14 +531,24 @@ def evaluate_reward_model(
         scores_path: Gets the score of every answer, for `saved_scores`.
     """
     rows = list(preferences[:MOST_EVAL_ROWS])
-    prompts = [row["prompt"] for row in rows]
-    progress = step.Progress("reward model evaluation", 2 * len(rows), "answer")
-    answers = [row["chosen"] for row in rows] + [row["rejected"] for row in rows]
-    both = reward_model.score(prompts + prompts, answers, on_progress=progress.update)
-    if scores_path:
-        keys = map(answer_key, prompts + prompts, answers)
-        scores_path.write_text(json.dumps(dict(zip(keys, both, strict=True))) + "\n", encoding="utf-8")
-    chosen, rejected = both[: len(rows)], both[len(rows) :]
+
+    def score(rows: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+        prompts = [row["prompt"] for row in rows]
+        progress = step.Progress("reward model evaluation", 2 * len(rows), "answer")
+        both = reward_model.score(
+            prompts + prompts,
+            [row["chosen"] for row in rows] + [row["rejected"] for row in rows],
+            on_progress=progress.update,
+        )
+        return list(zip(both[: len(rows)], both[len(rows) :], strict=True))
+
+    scores = processes.spread(score, rows)
+    chosen, rejected = [pair[0] for pair in scores], [pair[1] for pair in scores]
+    if scores_path and processes.is_main():
+        known: dict[str, float] = {}
+        for row, pair in zip(rows, scores, strict=True):
+            known |= zip((answer_key(row["prompt"], row[name]) for name in ("chosen", "rejected")), pair, strict=True)
+        scores_path.write_text(json.dumps(known) + "\n", encoding="utf-8")
     points = [_point(a, b) for a, b in zip(chosen, rejected, strict=True)]
     lengths = [
         (
@@ -655,18 +675,22 @@ def _base_mean_score(
     """Return the mean score of the base model's sampled answers to training prompts."""
     prompts = [row["prompt"] for row in preferences]
     chosen = random.Random(config.seed).sample(prompts, k=min(config.centring_prompts, len(prompts)))
-    progress = step.Progress("centring on the base model's answers", len(chosen), "answer")
     base = base_model.load_causal_lm(config.large_model_reference, dtype=base_model.choose_dtype(config.dtype))
-    answers = generation.generate_answers(
-        base,
-        reward_model.text_format,
-        chosen,
-        temperature=1.0,
-        batch_size=32,
-        seed=config.seed,
-        on_progress=progress.update,
-    )
-    scores = reward_model.score(chosen, [answer.text for answer in answers])
+
+    def score(prompts: Sequence[Conversation]) -> list[float]:
+        progress = step.Progress("centring on the base model's answers", len(prompts), "answer")
+        answers = generation.generate_answers(
+            base,
+            reward_model.text_format,
+            prompts,
+            temperature=1.0,
+            batch_size=32,
+            seed=config.seed + environment.process_index(),
+            on_progress=progress.update,
+        )
+        return reward_model.score(prompts, [answer.text for answer in answers])
+
+    scores = processes.spread(score, chosen)
     return sum(scores) / len(scores)
 
 

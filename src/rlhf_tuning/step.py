@@ -2,6 +2,7 @@
 
 A step prints either sparse text lines (a container's log) or, when `rlhf run` started it, one JSON event a line, behind
 the marker `@rlhf `, which the command draws live. Events: `start`, `progress`, `message`, `end`, `error`.
+Of several processes (see `processes`) the main one speaks.
 """
 
 import errno
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def emit(event: str, **fields: object) -> None:
     """Print one event for the command that started this step; nothing when nobody listens."""
-    if environment.PROGRESS == "events":
+    if environment.PROGRESS == "events" and environment.process_index() == 0:
         print(EVENT_MARKER + json.dumps({"event": event, **fields}, ensure_ascii=True), flush=True)
 
 
@@ -34,7 +35,7 @@ def say(message: str) -> None:
     """Tell the person who watches the run one thing worth knowing."""
     if environment.PROGRESS == "events":
         emit("message", text=message)
-    else:
+    elif environment.process_index() == 0:
         print(message, flush=True)
 
 
@@ -82,6 +83,8 @@ class Progress:
                 metrics=shown,
             )
             return
+        if environment.process_index() > 0:
+            return
         if done in (0, self.total) or now - self._last_line >= environment.PROGRESS_SECONDS:
             self._last_line = now
             values = " ".join(f"{name} {value:.3g}" for name, value in shown.items())
@@ -98,6 +101,14 @@ class Progress:
         return max(0.0, (now - first_time) / (done - first_done) * (self.total - done))
 
 
+def start_log() -> None:
+    """Send what libraries warn of to the step's output; of several processes all would warn of the same."""
+    level = logging.WARNING if environment.process_index() == 0 else logging.ERROR
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+
+
 @contextmanager
 def running_step(name: str) -> Iterator[None]:
     """Run a component's body: set up its log, and turn an error that a person can act on into one clear message.
@@ -108,9 +119,7 @@ def running_step(name: str) -> Iterator[None]:
     Raises:
         SystemExit: With status 2 for an error in the inputs and 1 for any other error raised on purpose.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    logging.captureWarnings(True)
-    warnings.simplefilter("default")
+    start_log()
     emit("start", step=name)
     started = time.monotonic()
     try:

@@ -36,6 +36,8 @@ def shared_settings(
         "disable_tqdm": True,
         "dataloader_pin_memory": gpu,
         "use_cpu": not gpu,
+        # Where there are several processes: every weight that learns has a part in every pass.
+        "ddp_find_unused_parameters": False,
     }
 
 

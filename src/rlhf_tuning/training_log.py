@@ -1,5 +1,7 @@
 """What a training loop reports while it runs: progress lines, a metrics file, and TensorBoard events.
 
+Of several processes the main one reports; every one keeps the history, whose metrics are those of the whole batch.
+
 TensorBoard tags follow the Vertex job where it had one (`rank_loss`, `reward`, `kl_loss`), beside this project's own
 names, so that dashboards made for it keep working.
 """
@@ -8,11 +10,12 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 
+from rlhf_tuning import processes
 from rlhf_tuning.step import Progress
 
 #: Our metric to the tag that the Vertex job wrote for it.
@@ -44,9 +47,12 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         self._label, self._total_steps = label, total_steps
         self._select = select
         self._vertex_tags = vertex_tags
-        metrics_path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = metrics_path.open("w", encoding="utf-8")
-        self._writer = SummaryWriter(str(tensorboard_dir))
+        self._file: TextIO | None = None
+        self._writer: SummaryWriter | None = None
+        if processes.is_main():
+            metrics_path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = metrics_path.open("w", encoding="utf-8")
+            self._writer = SummaryWriter(str(tensorboard_dir))
         self.history: list[dict[str, float]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -63,25 +69,28 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         self._step_started = now
         record = {"step": state.global_step, "seconds": round(now - self._started, 3), **metrics}
         self.history.append(record)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, state.global_step)
-            tag = self._vertex_tags.get(name)
-            if tag is not None and tag != name:
-                self._writer.add_scalar(tag, value, state.global_step)
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        tags = {tag: metrics[name] for name, tag in self._vertex_tags.items() if name in metrics}
+        self._draw(metrics | tags, state.global_step)
         self._progress.update(state.global_step, metrics)
 
     def add_look(self, at: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Draw what was measured beside the training, and take the time that it took out of the step's."""
         self._step_started += seconds
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, at)
+        self._draw(metrics, at)
 
     def close(self) -> None:
         """Finish the files."""
-        self._file.close()
-        self._writer.close()
+        for stream in (self._file, self._writer):
+            if stream is not None:
+                stream.close()
+
+    def _draw(self, metrics: Mapping[str, float], at: int) -> None:
+        if self._writer is not None:
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, at)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

@@ -101,3 +101,20 @@ def test_the_packaged_base_model_is_repaired_when_it_is_converted(tmp_path):
     with torch.no_grad():
         assert torch.equal(converted(ids).logits, original(ids).logits)
     assert base_model.packaged_model(alias, tmp_path) == folder
+
+
+@pytest.mark.parametrize(("full", "copies", "each"), [(False, 0, 2), (True, 0, 16), (True, 1, 20)])
+def test_a_model_that_cannot_fit_on_a_gpu_is_refused_before_it_is_loaded(tiny_model, monkeypatch, full, copies, each):
+    settings = {"dtype": torch.bfloat16, "rank": "lora_dim", "full": full, "copies": copies}
+    base_model.check_memory(str(tiny_model), **settings)  # no GPU here
+    weights = sum(
+        weight.numel() for weight in base_model.load_causal_lm(str(tiny_model), dtype=torch.float32).parameters()
+    )
+    monkeypatch.setattr(base_model, "gpu_memory", lambda: each * weights)
+    base_model.check_memory(str(tiny_model), **settings)
+    monkeypatch.setattr(base_model, "gpu_memory", lambda: each * weights - 1)
+    with pytest.raises(
+        ModelError, match=f"does not fit: training it with lora_dim {0 if full else 'above 0'} takes more"
+    ) as caught:
+        base_model.check_memory(str(tiny_model), **settings)
+    assert ("a lora_dim above 0, or" in str(caught.value)) == full

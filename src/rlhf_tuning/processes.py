@@ -1,0 +1,197 @@
+"""A phase in several processes, one for each GPU, which together take the very steps that one process would.
+
+A process knows its place by RANK, LOCAL_RANK and WORLD_SIZE, which `accelerate launch` and torchrun set; without them it is
+alone. Where a component finds several GPUs, `run` starts a process for each. It does so by torch's own `spawn`:
+when one process fails the others are ended, and nothing stays behind (no agent, no port chosen in advance, no signal handler
+of its own), while errors and results come back as they are.
+
+Each process has an equal share of every batch; gradients are averaged over all. What is written and said is the affair of
+the main process, number 0.
+"""
+
+import logging
+import os
+import pickle
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlhf_tuning import environment, step
+from rlhf_tuning.errors import ParameterError, RlhfError, RunError
+
+Row = TypeVar("Row")
+Found = TypeVar("Found")
+
+#: How long processes wait for each other: the main one may write a large model meanwhile. A failure ends all at once.
+_PATIENCE = timedelta(hours=6)
+
+
+def count() -> int:
+    """Return how many processes work on this phase."""
+    return environment.process_count()
+
+
+def is_main() -> bool:
+    """Say whether this is the process that writes and speaks."""
+    return environment.process_index() == 0
+
+
+def share(batch_size: int, processes: int) -> int:
+    """Return how much of a batch each process has.
+
+    Raises:
+        ParameterError: If it cannot be divided evenly.
+    """
+    if batch_size % processes:
+        fewer = max(n for n in range(1, processes) if batch_size % n == 0)
+        raise ParameterError(
+            f"batch_size is {batch_size}, which {processes} processes (one for each GPU) cannot share evenly. Set it to a "
+            f"multiple of {processes}, such as {-(-batch_size // processes) * processes}, or set the environment variable "
+            f"RLHF_PROCESSES to {fewer}."
+        )
+    return batch_size // processes
+
+
+def join() -> None:
+    """Meet the other processes, if there are any, and take this one's GPU. To be called before a model is loaded."""
+    import torch
+
+    if count() == 1 or torch.distributed.is_initialized():
+        return
+    if not torch.cuda.is_available():
+        torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+        return
+    from accelerate.utils import check_cuda_p2p_ib_support
+
+    if not check_cuda_p2p_ib_support():  # as `accelerate launch` does: some cards for games cannot talk directly
+        os.environ |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl", timeout=_PATIENCE, device_id=device)
+
+
+def spread(work: Callable[[Sequence[Row]], Sequence[Found]], rows: Sequence[Row]) -> list[Found]:
+    """Return what `work` finds for each row, in order, known to every process; each does its share of the rows."""
+    if count() == 1:
+        return list(work(rows))
+    import torch
+
+    shares: list[Any] = [None] * count()
+    torch.distributed.all_gather_object(shares, list(work(rows[environment.process_index() :: count()])))
+    found: list[Any] = [None] * len(rows)
+    for index, part in enumerate(shares):
+        found[index :: count()] = part
+    return found
+
+
+def wanted() -> int:
+    """Return how many processes a component starts: RLHF_PROCESSES, or one for each GPU.
+
+    Raises:
+        ParameterError: If RLHF_PROCESSES is no such number.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    asked = environment.PROCESSES
+    if not asked:
+        return max(1, gpus)
+    if not asked.isdecimal() or int(asked) == 0:
+        raise ParameterError(f"The environment variable RLHF_PROCESSES is {asked!r}; it must be a number from 1 on.")
+    if int(asked) > gpus > 0:
+        raise ParameterError(
+            f"The environment variable RLHF_PROCESSES is {asked}, but there {'is' if gpus == 1 else 'are'} {gpus} GPU"
+            f"{'' if gpus == 1 else 's'} here, and each process needs one of its own."
+        )
+    return int(asked)
+
+
+def run(phase: Callable[..., Any], config: Any, **paths: str) -> Any:
+    """Return what a phase returns in the main of several processes; in this one alone where there is one GPU or none.
+
+    Args:
+        phase: A function of a module, called with the rest. Its result can be pickled.
+        config: The settings, with their `batch_size`.
+        paths: What it reads and writes.
+
+    Raises:
+        ParameterError: If the processes cannot share a batch evenly.
+        RunError: If a process was killed.
+        RuntimeError: If a process failed in an unexpected way, with its traceback. An error raised on purpose comes as is.
+    """
+    processes = wanted() if count() == 1 else 1
+    if processes == 1:
+        return phase(config, **paths)
+    share(config.batch_size, processes)
+    import torch
+    from torch.multiprocessing.spawn import ProcessException, spawn
+
+    step.say(f"Training in {processes} processes{', each on a GPU' if torch.cuda.is_available() else ''}")
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # warns of each process that it ends
+    # The processes meet here, so the port is one that is free.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    # What they leave behind when they are ended goes with this folder.
+    with tempfile.TemporaryDirectory(prefix="processes-") as folder:
+        arguments = (processes, store.port, folder, phase, config, paths)
+        context: Any = spawn(_work, arguments, nprocs=processes, join=False)  # type: ignore[no-untyped-call]
+        try:
+            while not context.join():
+                pass
+        except ProcessException as error:
+            raise _cause(folder, error, processes) from None
+        finally:
+            for process in context.processes:
+                process.terminate()
+                process.join()
+        return pickle.loads((Path(folder) / "result").read_bytes())
+
+
+def _work(
+    index: int, processes: int, port: int, folder: str, phase: Callable[..., Any], config: Any, paths: dict[str, str]
+) -> None:
+    """Be one of the processes."""
+    import torch
+
+    threads = max(1, torch.get_num_threads() // processes)
+    torch.set_num_threads(threads)
+    os.environ |= {
+        "RANK": str(index),
+        "LOCAL_RANK": str(index),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is the parent's
+        "OMP_NUM_THREADS": str(threads),
+    }
+    tempfile.tempdir = folder
+    step.start_log()
+    try:
+        result = phase(config, **paths)
+    except Exception as error:
+        known = isinstance(error, RlhfError | OSError | MemoryError)
+        record = (time.time(), index, error if known else None, traceback.format_exc())
+        (Path(folder) / f"error-{index}").write_bytes(pickle.dumps(record))
+        raise
+    if index == 0:
+        (Path(folder) / "result").write_bytes(pickle.dumps(result))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _cause(folder: str, error: Any, processes: int) -> Exception:
+    """Return what went wrong first; the other processes fail because it did."""
+    records = sorted(pickle.loads(path.read_bytes()) for path in Path(folder).glob("error-*"))
+    for _, _, known, _ in records:
+        if isinstance(known, RlhfError):
+            return known
+    for _, index, known, trace in records:
+        return known or RuntimeError(f"Process {index + 1} of {processes} failed:\n{trace}")
+    return RunError(
+        f"Process {error.error_index + 1} of {processes} was ended from outside ({error.msg}), most often for want of "
+        "memory. Lower batch_size or the sequence lengths, or use a larger machine."
+    )

@@ -1,0 +1,145 @@
+"""Phases for several processes: small ones that fail or answer at once, and both real ones on a tiny model.
+
+`accelerate launch tests/support/process_phases.py MODEL FOLDER` trains with answers that are given, so that every number of
+processes learns from the same ones.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_tuning import environment, processes, step
+from rlhf_tuning.errors import ModelError
+
+#: More prompts than one step takes.
+PROMPTS = [[{"role": "user", "content": f"Create {number} {'harbour ' * (number % 4)}."}] for number in range(40)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    batch_size: int = 4
+
+
+def introduce(config, greeting):
+    """Return who did what; only the main process is heard."""
+    processes.join()
+    index = environment.process_index()
+    step.say(f"{greeting} from {index}")
+    return processes.spread(lambda rows: [(row, index) for row in rows], range(5))
+
+
+def fail_in_the_second(config, how):
+    """Fail in one process while the other waits for it."""
+    processes.join()
+    if environment.process_index() == 1:
+        if how == "error":
+            raise ModelError("There is no such model.")
+        if how == "bug":
+            raise ZeroDivisionError("nothing to share")
+        os.kill(os.getpid(), signal.SIGKILL)
+    processes.spread(lambda rows: time.sleep(0.2) or list(rows), [1, 2])
+    time.sleep(600)
+
+
+def write_data(folder):
+    """Write prompts and preferences."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"prompt": prompt, "chosen": "salt and gulls " * (1 + index % 3), "rejected": "0 1 2 3 " * (1 + index % 2)}
+        for index, prompt in enumerate(PROMPTS)
+    ]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    (folder / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def train_rewards(model, folder, **settings):
+    """Run phase 1 in as many processes as there are."""
+    from rlhf_tuning import reward_model
+
+    config = reward_model.RewardModelConfig(
+        large_model_reference=str(model),
+        **{
+            "reward_model_train_steps": 3,
+            "reward_model_learning_rate_multiplier": 50.0,
+            "reward_lora_dim": 8,
+            "batch_size": 8,
+            "prompt_sequence_length": 32,
+            "target_sequence_length": 16,
+            "dtype": "float32",
+        }
+        | settings,
+    )
+    return processes.run(
+        reward_model.train_reward_model,
+        config,
+        preferences_path=str(folder / "preferences.jsonl"),
+        eval_preferences_path=str(folder / "preferences.jsonl"),
+        output_dir=str(folder / "reward"),
+        tensorboard_dir=str(folder / "reward-events"),
+    )
+
+
+def train_policy(model, folder, name, **settings):
+    """Run phase 2 in as many processes as there are."""
+    from rlhf_tuning import reinforcement
+
+    config = reinforcement.ReinforcementConfig(
+        large_model_reference=str(model),
+        **{
+            "reinforcement_learning_train_steps": 3,
+            "reinforcement_learning_rate_multiplier": 100.0,
+            "batch_size": 4,
+            "num_generations": 3,
+            "lora_dim": 8,
+            "prompt_sequence_length": 32,
+            "target_sequence_length": 12,
+            "kl_coeff": 0.3,
+            "dtype": "float32",
+        }
+        | settings,
+    )
+    return processes.run(
+        reinforcement.train_policy,
+        config,
+        prompts_path=str(folder / "prompts.jsonl"),
+        reward_model_dir=str(folder / "reward"),
+        held_out_reward_model_dir=str(folder / "reward"),
+        adapter_dir=str(folder / name / "adapter"),
+        model_dir=str(folder / name / "model"),
+        tensorboard_dir=str(folder / name / "events"),
+    )
+
+
+def given_answers(model, prompts, *, most_tokens, **settings):
+    """Stand in for `rollout.sample`: answers of unequal length that depend on the prompt and its answer's number."""
+    seen = Counter()
+    answers = []
+    for prompt in map(tuple, prompts):
+        number = seen[prompt]
+        seen[prompt] += 1
+        length = 1 + (sum(prompt) + 5 * number) % most_tokens
+        answers.append([30 + (sum(prompt) + 7 * number + 3 * place) % 200 for place in range(length)])
+    return answers
+
+
+def train_on_given_answers(model, folder):
+    """Train a reward model, and policies by both algorithms, on the same data in any number of processes."""
+    from rlhf_tuning import rollout
+
+    sample, rollout.sample = rollout.sample, given_answers
+    try:
+        write_data(folder)
+        train_rewards(model, folder, centring_prompts=0)
+        for algorithm in ("rloo", "grpo"):
+            train_policy(model, folder, algorithm, rl_algorithm=algorithm, watch_prompts=0)
+    finally:
+        rollout.sample = sample
+
+
+if __name__ == "__main__":
+    train_on_given_answers(Path(sys.argv[1]), Path(sys.argv[2]))
