@@ -9,9 +9,9 @@ Each process has an equal share of every batch; gradients are averaged over all.
 the main process, number 0.
 """
 
+import json
 import logging
 import os
-import pickle
 import tempfile
 import time
 import traceback
@@ -21,13 +21,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf_tuning import environment, step
-from rlhf_tuning.errors import ParameterError, RlhfError, RunError
+from rlhf_tuning.errors import DataError, ModelError, ParameterError, RunError
 
 Row = TypeVar("Row")
 Found = TypeVar("Found")
 
 #: How long processes wait for each other: the main one may write a large model meanwhile. A failure ends all at once.
 _PATIENCE = timedelta(hours=6)
+
+#: Errors that a process hands on as they are, by name.
+_KINDS: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (ParameterError, DataError, ModelError, RunError, MemoryError)
+}
 
 
 def count() -> int:
@@ -114,7 +119,7 @@ def run(phase: Callable[..., Any], config: Any, **paths: str) -> Any:
     """Return what a phase returns in the main of several processes; in this one alone where there is one GPU or none.
 
     Args:
-        phase: A function of a module, called with the rest. Its result can be pickled.
+        phase: A function of a module, called with the rest. Its result is JSON.
         config: The settings, with their `batch_size`.
         paths: What it reads and writes.
 
@@ -147,7 +152,7 @@ def run(phase: Callable[..., Any], config: Any, **paths: str) -> Any:
             for process in context.processes:
                 process.terminate()
                 process.join()
-        return pickle.loads((Path(folder) / "result").read_bytes())
+        return json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
 
 
 def _work(
@@ -173,24 +178,33 @@ def _work(
     try:
         result = phase(config, **paths)
     except Exception as error:
-        known = isinstance(error, RlhfError | OSError | MemoryError)
-        record = (time.time(), index, error if known else None, traceback.format_exc())
-        (Path(folder) / f"error-{index}").write_bytes(pickle.dumps(record))
+        record = {"time": time.time(), "index": index, "trace": traceback.format_exc(), **_as_json(error)}
+        (Path(folder) / f"error-{index}.json").write_text(json.dumps(record), encoding="utf-8")
         raise
     if index == 0:
-        (Path(folder) / "result").write_bytes(pickle.dumps(result))
+        (Path(folder) / "result.json").write_text(json.dumps(result), encoding="utf-8")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
+def _as_json(error: Exception) -> dict[str, Any]:
+    """Return what is needed to raise an error again that says enough by itself; other kinds need their traceback."""
+    if isinstance(error, OSError):
+        return {"kind": "OSError", "arguments": [error.errno, error.strerror, error.filename]}
+    kind = type(error).__name__
+    return {"kind": kind, "arguments": [str(error)] if kind in _KINDS else []}
+
+
 def _cause(folder: str, error: Any, processes: int) -> Exception:
     """Return what went wrong first; the other processes fail because it did."""
-    records = sorted(pickle.loads(path.read_bytes()) for path in Path(folder).glob("error-*"))
-    for _, _, known, _ in records:
-        if isinstance(known, RlhfError):
-            return known
-    for _, index, known, trace in records:
-        return known or RuntimeError(f"Process {index + 1} of {processes} failed:\n{trace}")
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("error-*.json")]
+    records.sort(key=lambda record: (record["kind"] not in _KINDS, record["time"]))
+    for record in records:
+        if record["kind"] in _KINDS:
+            return _KINDS[record["kind"]](*record["arguments"])
+        if record["kind"] == "OSError":
+            return OSError(*record["arguments"])
+        return RuntimeError(f"Process {record['index'] + 1} of {processes} failed:\n{record['trace']}")
     return RunError(
         f"Process {error.error_index + 1} of {processes} was ended from outside ({error.msg}), most often for want of "
         "memory. Lower batch_size or the sequence lengths, or use a larger machine."

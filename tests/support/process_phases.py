@@ -30,7 +30,7 @@ def introduce(config, greeting):
     processes.join()
     index = environment.process_index()
     step.say(f"{greeting} from {index}")
-    return processes.spread(lambda rows: [(row, index) for row in rows], range(5))
+    return processes.spread(lambda rows: [[row, index] for row in rows], range(5))
 
 
 def fail_in_the_second(config, how):

@@ -20,13 +20,13 @@ def two(monkeypatch):
 
 
 def test_alone_a_phase_runs_in_this_process(capsys):
-    assert processes.run(process_phases.introduce, Config(), greeting="hello") == [(row, 0) for row in range(5)]
+    assert processes.run(process_phases.introduce, Config(), greeting="hello") == [[row, 0] for row in range(5)]
     assert capsys.readouterr().out == "hello from 0\n"
 
 
 def test_of_two_processes_each_does_its_share_and_the_main_one_speaks(two, capfd):
     found = processes.run(process_phases.introduce, Config(), greeting="hello")
-    assert found == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
+    assert found == [[0, 0], [1, 1], [2, 0], [3, 1], [4, 0]]
     assert capfd.readouterr().out == "Training in 2 processes\nhello from 0\n"
 
 
