@@ -12,6 +12,8 @@ measurement: it is the forecast for models that do not fit here.
 
 import argparse
 import json
+import math
+import platform
 import shutil
 import statistics
 import subprocess
@@ -20,6 +22,11 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from rlhf_tuning.accelerators import GPUS
+from rlhf_tuning.architecture import LLAMA_1B, LLAMA_8B, LLAMA_70B, SMOLLM2_135M, Architecture
+from rlhf_tuning.calibration import this_machine
+from rlhf_tuning.forecast import GB, Hardware, Phase, Plan, forecast, gpu_hardware, micro_batch
 
 SAMPLE_MODEL = "smollm2-135m-instruct"
 WORDS = ("harbour", "salt", "bread", "gulls", "call", "over", "quiet", "boats", "noon", "spring")
@@ -87,10 +94,129 @@ def main() -> None:
     cases = [case for case in CASES if arguments.only in (None, case.part)]
     with tempfile.TemporaryDirectory(prefix="scale-") as scratch:
         folder = Path(scratch)
+        found = []
         for case in cases:
             prepare(case, folder)
-            found = measure(case, folder, arguments.steps)
-            print(json.dumps(asdict(case) | found), file=sys.stderr, flush=True)
+            found.append((case, measure(case, folder, arguments.steps)))
+            print(json.dumps([asdict(case), found[-1][1]]), file=sys.stderr, flush=True)
+        print("\n".join([*heading(arguments), *measured_table(found), "", *large_table()]))
+
+
+def heading(arguments: argparse.Namespace) -> list[str]:
+    import os
+
+    import torch
+
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores, no GPU"
+    clock = "processor time, on a machine that others use" if arguments.processor_time else "by the clock"
+    threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+    return [f"{hardware}, {threads}; seconds {clock}", ""]
+
+
+def forecast_of(case: Case, hardware: Hardware) -> Phase:
+    """Return the forecast for a case, on hardware measured for it."""
+    shape = architecture_of(case.model)
+    return next(phase for phase in forecast(plan_of(case), shape, hardware).phases if phase.name == case.phase)
+
+
+def plan_of(case: Case) -> Plan:
+    return Plan(
+        prompt_sequence_length=case.prompt,
+        target_sequence_length=case.answer,
+        lora_dim=case.lora_dim,
+        reward_lora_dim=case.lora_dim if case.phase == "reward model" else 16,
+        batch_size=case.batch,
+        num_generations=case.k,
+        held_out_reward_model_share=0.0,
+        watch_prompts=0,
+    )
+
+
+def architecture_of(model: str) -> Architecture:
+    if model == "135m":
+        return SMOLLM2_135M
+    hidden, intermediate, layers, heads, key_value_heads = SHAPES[model]
+    return Architecture(
+        name=model,
+        hidden=hidden,
+        intermediate=intermediate,
+        layers=layers,
+        heads=heads,
+        query=hidden,
+        key_value=key_value_heads * hidden // heads,
+        vocabulary=SMOLLM2_135M.vocabulary,
+        tied=True,
+        stored_bytes=4,
+    )
+
+
+def measured_table(found: list[tuple[Case, dict[str, float]]]) -> list[str]:
+    """Return what was measured beside what is forecast, and the errors, as Markdown."""
+    lines = [
+        "| phase | model | prompt | answer | k | batch | numbers | LoRA | memory, GB | forecast | error | seconds a step "
+        "| forecast | error |",
+        "|" + "---|" * 14,
+    ]
+    errors: dict[str, list[float]] = {"memory": [], "time": []}
+    for case, result in found:
+        hardware = Hardware(
+            name="",
+            memory=0,
+            flops=result["flops"],
+            bandwidth=result["bandwidth"],
+            number_bytes=2 if case.dtype == "bfloat16" else 4,
+            cpu=bool(result["cpu"]),
+        )
+        phase = forecast_of(case, hardware)
+        memory, seconds = phase.peak[1] / result["bytes"] - 1, phase.step_seconds / result["seconds"] - 1
+        errors["memory"].append(abs(memory))
+        errors["time"].append(abs(seconds))
+        k = case.k if case.phase != "reward model" else ""
+        lines.append(
+            f"| {case.phase} | {case.model} | {case.prompt} | {case.answer} | {k} | {case.batch} | {case.dtype} "
+            f"| {case.lora_dim or 'none'} | {result['bytes'] / GB:.2f} | {phase.peak[1] / GB:.2f} ({phase.peak[0]}) "
+            f"| {memory:+.0%} | {result['seconds']:.2f} | {phase.step_seconds:.2f} | {seconds:+.0%} |"
+        )
+    lines += ["", "| error of the forecast | median | nine of ten cases within | worst |", "|---|---|---|---|"]
+    for name, values in errors.items():
+        ordered = sorted(values)
+        most = ordered[math.ceil(0.9 * len(ordered)) - 1]
+        lines.append(
+            f"| {name} (n = {len(values)}) | {statistics.median(values):.0%} | {most:.0%} | {ordered[-1]:.0%} |"
+        )
+    return lines
+
+
+def large_table() -> list[str]:
+    """Return the forecast for models that fit on no machine of ours, as Markdown."""
+    middle = Plan()
+    lines = [
+        "| model | prompt | answer | k | batch | GB on each GPU, A100 | seconds a step, reward model, A100 "
+        "| reinforcement learning, A100 | H100 | hours in all, A100 | H100 |",
+        "|" + "---|" * 11,
+    ]
+    changes: list[dict[str, int]] = [
+        {},
+        {"prompt_sequence_length": 2048},
+        {"target_sequence_length": 512},
+        {"num_generations": 16},
+        {"batch_size": 256},
+        {"lora_dim": 0, "reward_lora_dim": 0},
+    ]
+    for model in (LLAMA_1B, LLAMA_8B, LLAMA_70B):
+        for change in changes:
+            plan = replace(middle, **change)  # type: ignore[arg-type]
+            a100, h100 = (forecast(plan, model, gpu_hardware(kind, GPUS[kind], 8)) for kind in ("a100-80gb", "h100"))
+            fits = "" if a100.fits else ", does not fit"
+            weights = "divided" if a100.sharded else "whole"
+            lora = "" if plan.lora_dim else ", all weights"
+            lines.append(
+                f"| {model.name}{lora} | {plan.prompt_sequence_length} | {plan.target_sequence_length} "
+                f"| {plan.num_generations} | {plan.batch_size} | {a100.peak / GB:.0f}, {weights}{fits} "
+                f"| {a100.phases[0].step_seconds:.2f} | {a100.phases[-1].step_seconds:.1f} "
+                f"| {h100.phases[-1].step_seconds:.1f} | {a100.all_hours:.1f} | {h100.all_hours:.1f} |"
+            )
+    return lines
 
 
 def prepare(case: Case, folder: Path) -> None:
@@ -189,7 +315,17 @@ def measure_here(case: Case, folder: Path, steps: int) -> dict[str, float]:
         )
     lines = [json.loads(line) for line in (scratch / "metrics.jsonl").read_text().splitlines()]
     peak = float(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else peak_memory()
-    return {"seconds": statistics.median(line["seconds_per_step"] for line in lines[1:]), "bytes": peak}
+    seconds = statistics.median(line["seconds_per_step"] for line in lines[1:])
+    # After the run, so that it does not count among its memory; before others change the machine's load.
+    rows = micro_batch(case.batch, 8) * case.prompt
+    here = this_machine(architecture_of(case.model), tokens=rows, dtype=case.dtype, clock=time.monotonic)
+    return {
+        "seconds": seconds,
+        "bytes": peak,
+        "flops": here.flops,
+        "bandwidth": here.bandwidth,
+        "cpu": here.cpu,
+    }
 
 
 def peak_memory() -> float:

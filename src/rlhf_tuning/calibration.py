@@ -39,7 +39,7 @@ def this_machine(
     weight = torch.randn(intermediate, hidden, device=device).to(compute)
     with torch.no_grad():
         product = _seconds(lambda: torch.nn.functional.linear(left, weight), clock, gpu)
-    block = torch.zeros(2**27 if gpu else 2**25, device=device)
+    block = torch.ones(2**27 if gpu else 2**25, device=device)
     target = torch.empty_like(block)
     copying = _seconds(lambda: target.copy_(block), clock, gpu)
     flops = 2 * rows * hidden * intermediate / product
@@ -60,9 +60,9 @@ def _seconds(work: Callable[[], Any], clock: Callable[[], float], gpu: bool) -> 
     """Return the quickest of as many repetitions as fit into some time: what else runs only slows them down."""
     import torch
 
-    best, began = float("inf"), time.monotonic()
     work()
-    while time.monotonic() - began < _SECONDS:
+    best, began = float("inf"), time.monotonic()
+    while best == float("inf") or time.monotonic() - began < _SECONDS:
         if gpu:
             torch.cuda.synchronize()
         start = clock()

@@ -68,8 +68,12 @@ _PROCESS = {True: 0.6 * GB, False: 1.5 * GB}
 #: Seconds for each layer in a pass: of a sampled token, of a forward, of a forward and backward pass.
 _LAYER_SECONDS = {True: (0.3e-3, 0.6e-3, 2e-3), False: (0.7e-3, 0.7e-3, 2.5e-3)}
 #: How often a pass moves its activations.
-_MOVES = 3.0
+_MOVES = {True: 11.0, False: 3.0}
 #: Answers decoded together, as `rollout` has it; positions of the output head, as `log_probabilities` has it.
+#: Of the output head, by CPU and c: how much slower its products are than the layers', and bytes moved for each logit.
+_HEAD = {(True, 2): (6.0, 140), (True, 4): (2.0, 140), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
+#: Bytes moved for each logit that is sampled from.
+_SAMPLED = {True: 130, False: 24}
 ROWS_TOGETHER = {True: 64, False: 1024}
 HEAD_POSITIONS, HEAD_TOKENS = 256, 32_768
 SCORED_TOGETHER = 16
@@ -336,7 +340,8 @@ class _Forecaster:
             + self.sampling(model, _SAMPLED_TOGETHER, _SAMPLED_TOGETHER),
         }
         if cpu:
-            stages["loading"] = held + base + model.parameters * model.stored_bytes
+            # What activations took stays with the process.
+            stages["centring"] = stages["training"] + base + model.parameters * model.stored_bytes
         return self.gathered(stages, model, 4 if not lora else c)
 
     def policy_memory(self) -> dict[str, float]:
@@ -455,15 +460,15 @@ class _Forecaster:
             operations = (2 + again) * frozen + (3 + again) * adapter + (0 if rank else frozen)
             moves = 2.5 + again
         passes = math.ceil(rows / at_a_time)
-        bytes_moved = _MOVES * moves * self.layer_bytes(model, round(tokens), lora=True) * model.layers
+        bytes_moved = _MOVES[self.on.cpu] * moves * self.layer_bytes(model, round(tokens), lora=True) * model.layers
         calls = passes * model.layers * (self.train_call if learns else self.forward_call)
         on_the_way = passes * (3 if learns else 1) * self.transfer(model)
         return rows * tokens * (operations / self.on.flops + bytes_moved / self.on.bandwidth) + calls + on_the_way
 
     def head_seconds(self, model: Architecture, positions: float, *, learns: bool) -> float:
-        # A CPU does the backward pass's product in float32, at half the speed or less.
-        operations = (2 + (6 if self.on.cpu and self.c == 2 else 4) * learns) * model.embedding
-        bytes_moved = (12 + 8 * learns) * model.vocabulary * (3 if self.on.cpu else 1)
+        slower, moved = _HEAD[self.on.cpu, self.c]
+        operations = slower * (2 + 4 * learns) * model.embedding
+        bytes_moved = moved * (1 + 1.5 * learns) * model.vocabulary
         return positions * (operations / self.on.flops + bytes_moved / self.on.bandwidth)
 
     def sampling_seconds(
@@ -476,7 +481,7 @@ class _Forecaster:
         prefill = prompts * prompt * (2 * model.linear + 4 * prompt * model.query * model.layers) / on.flops
         weights = (model.linear + model.embedding) * c
         key_values = together * (prompt + answer / 2) * self.key_value_bytes(model)
-        logits = 24 * together * model.vocabulary
+        logits = _SAMPLED[on.cpu] * together * model.vocabulary
         operations = together * 2 * (model.linear + model.embedding)
         token = operations / on.flops + (weights + key_values + logits) / on.bandwidth + model.layers * self.decode
         token += self.transfer(model)
@@ -541,11 +546,10 @@ class _Forecaster:
 
     def answering_seconds(self, answers: int, together: int) -> float:
         """Return the seconds of answers to as many prompts, outside training."""
-        batches = math.ceil(answers / together)
-        each = self.sampling_seconds(
-            self.model, min(answers, together), min(answers, together), self.lengths, merges=True
-        )
-        return batches * each if answers else 0.0
+        if not answers:
+            return 0.0
+        batches, together = math.ceil(answers / together), min(answers, together)
+        return batches * self.sampling_seconds(self.model, together, together, self.lengths, merges=True)
 
     def kl_seconds(self, answers: int) -> float:
         prompt, answer = self.lengths
