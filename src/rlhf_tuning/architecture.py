@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_tuning.errors import ModelError
-from rlhf_tuning.model_reference import ALIASES, local_folder, problem_with_name
+from rlhf_tuning.model_reference import ALIASES, local_folder, problem_with_name, resolve_reference
 
 #: Model types whose MLP has two products, not three.
 _PLAIN_MLP = (
@@ -134,18 +134,25 @@ def read_architecture(reference: str, *, parameter: str = "large_model_reference
         raise ModelError(problem)
     if reference in KNOWN:
         return KNOWN[reference]
+    known = ", ".join((*ALIASES, *(name for name in KNOWN if name not in ALIASES)))
+    hint = f"A forecast needs a folder with config.json alone, without weights, or one of: {known}."
+    folder = local_folder(reference)
+    commit = None
+    if folder is None:
+        try:
+            # One question to the hub, where transformers would ask for half a minute.
+            commit = resolve_reference(reference, parameter=parameter).fingerprint.removeprefix("commit:")
+        except ModelError as error:
+            raise ModelError(f"{error}\n{hint}") from None
+    elif not (folder / "config.json").is_file():
+        raise ModelError(f"{parameter} is {reference!r}, a folder without config.json, or none at all.\n{hint}")
     from transformers import AutoConfig
 
-    folder = local_folder(reference)
     try:
-        config = AutoConfig.from_pretrained(reference if folder is None else str(folder), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(str(folder or reference), revision=commit, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        names = ", ".join(name for name in KNOWN if name not in ALIASES)
-        raise ModelError(
-            f"{parameter} is {reference!r}, whose config.json cannot be read here: {str(error).splitlines()[0]}\n"
-            f"Give a folder with the model's config.json (a forecast needs no weights), or, without a network, one of: "
-            f"{', '.join(ALIASES)}, {names}."
-        ) from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ModelError(f"{parameter} is {reference!r}, whose config.json cannot be read: {reason}.\n{hint}") from None
     return from_config(config, name=reference, parameter=parameter)
 
 
