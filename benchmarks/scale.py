@@ -97,7 +97,7 @@ def main() -> None:
         found = []
         for case in cases:
             prepare(case, folder)
-            found.append((case, measure(case, folder, arguments.steps)))
+            found.append((case, measure(case, folder, steps=arguments.steps, processor_time=arguments.processor_time)))
             print(json.dumps([asdict(case), found[-1][1]]), file=sys.stderr, flush=True)
         print("\n".join([*heading(arguments), *measured_table(found), "", *large_table()]))
 
@@ -164,6 +164,7 @@ def measured_table(found: list[tuple[Case, dict[str, float]]]) -> list[str]:
             memory=0,
             flops=result["flops"],
             bandwidth=result["bandwidth"],
+            elementwise=result["elementwise"],
             number_bytes=2 if case.dtype == "bfloat16" else 4,
             cpu=bool(result["cpu"]),
         )
@@ -224,15 +225,16 @@ def prepare(case: Case, folder: Path) -> None:
     if case.model != "135m" and not (folder / case.model).exists():
         write_model(folder / case.model, SHAPES[case.model])
     if case.phase != "reward model" and not (folder / f"reward-{case.model}").exists():
-        measure(replace(case, phase="reward model", prompt=32, answer=8, batch=1, lora_dim=16), folder, 2)
+        measure(replace(case, phase="reward model", prompt=32, answer=8, batch=1, lora_dim=16), folder, steps=2)
         (folder / "run").rename(folder / f"reward-{case.model}")
 
 
-def measure(case: Case, folder: Path, steps: int) -> dict[str, float]:
+def measure(case: Case, folder: Path, *, steps: int, processor_time: bool = False) -> dict[str, float]:
     """Run one case in a process of its own."""
     shutil.rmtree(folder / "run", ignore_errors=True)
     command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--folder", str(folder)]
-    done = subprocess.run([*command, "--steps", str(steps), *sys.argv[1:]], capture_output=True, text=True, check=False)
+    command += ["--steps", str(steps), *(["--processor-time"] if processor_time else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{case} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -324,6 +326,7 @@ def measure_here(case: Case, folder: Path, steps: int) -> dict[str, float]:
         "bytes": peak,
         "flops": here.flops,
         "bandwidth": here.bandwidth,
+        "elementwise": here.elementwise,
         "cpu": here.cpu,
     }
 

@@ -184,9 +184,11 @@ def _sureness(found: Forecast) -> list[str]:
             f"Not measured on this GPU: times assume that training reaches {TRAINING_SHARE:.0%} of the data sheet's peak "
             f"and sampling {BANDWIDTH_SHARE:.0%} of its bandwidth; hours may be half or twice these."
         )
-    elif not on.cpu:
+    else:
+        share = "" if on.cpu else ", of which a share is assumed to be reached"
         lines.append(
-            "The speed of this GPU's products was measured just now; what share of it training reaches is assumed."
+            f"Measured here just now, beside whatever else was running: products of {on.flops / 1e9:,.0f} GFLOP/s{share}, "
+            f"memory of {on.bandwidth / GB:,.1f} GB/s, exponentials of {on.elementwise / GB:,.1f} GB/s."
         )
     if on.devices > 1:
         lines.append(f"It is assumed that all {on.devices} GPUs train together.")

@@ -1,4 +1,4 @@
-"""What this machine has: memory, its bandwidth, and the speed of a model's own matrix products."""
+"""What this machine has: memory, and how fast it is at a model's own products and at the rest."""
 
 import os
 import time
@@ -42,13 +42,16 @@ def this_machine(
     block = torch.ones(2**27 if gpu else 2**25, device=device)
     target = torch.empty_like(block)
     copying = _seconds(lambda: target.copy_(block), clock, gpu)
+    exponentials = _seconds(lambda: torch.exp(block, out=target), clock, gpu)
+    bytes_moved = 2 * block.numel() * block.element_size()
     flops = 2 * rows * hidden * intermediate / product
     return Hardware(
         name=torch.cuda.get_device_name() if gpu else "this machine",
         devices=torch.cuda.device_count() if gpu else 1,
         memory=float(torch.cuda.get_device_properties(0).total_memory if gpu else _memory()),
         flops=flops * (_GPU_SHARE if gpu else 1),
-        bandwidth=2 * block.numel() * block.element_size() / copying,
+        bandwidth=bytes_moved / copying,
+        elementwise=bytes_moved / exponentials,
         link=32e9,  # PCIe, which every machine has at the least
         number_bytes=compute.itemsize,
         cpu=not gpu,

@@ -62,18 +62,20 @@ GB = 10**9
 #: Assumed, not measured: what share of a data sheet's peak training reaches, and of its bandwidth.
 TRAINING_SHARE, BANDWIDTH_SHARE = 0.4, 0.6
 #: Measured by `benchmarks/scale.py`: the forecast's error in the median case, and in nine cases of ten at most.
-MEMORY_ERROR, TIME_ERROR = (0.1, 0.2), (0.2, 0.4)
+MEMORY_ERROR, TIME_ERROR = (0.06, 0.09), (0.06, 0.23)
 #: Bytes of a process with its libraries loaded; on a GPU its context, libraries and what allocation wastes, assumed.
 _PROCESS = {True: 0.6 * GB, False: 1.5 * GB}
 #: Seconds for each layer in a pass: of a sampled token, of a forward, of a forward and backward pass.
 _LAYER_SECONDS = {True: (0.3e-3, 0.6e-3, 2e-3), False: (0.7e-3, 0.7e-3, 2.5e-3)}
+#: Seconds for each layer at an optimizer step.
+_UPDATE_SECONDS = {True: 4e-3, False: 1e-3}
 #: How often a pass moves its activations.
-_MOVES = {True: 11.0, False: 3.0}
+_MOVES = 3.4
 #: Answers decoded together, as `rollout` has it; positions of the output head, as `log_probabilities` has it.
 #: Of the output head, by CPU and c: how much slower its products are than the layers', and bytes moved for each logit.
-_HEAD = {(True, 2): (6.0, 140), (True, 4): (2.0, 140), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
+_HEAD = {(True, 2): (6.0, 43), (True, 4): (2.0, 43), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
 #: Bytes moved for each logit that is sampled from.
-_SAMPLED = {True: 130, False: 24}
+_SAMPLED = {True: 40, False: 24}
 ROWS_TOGETHER = {True: 64, False: 1024}
 HEAD_POSITIONS, HEAD_TOKENS = 256, 32_768
 SCORED_TOGETHER = 16
@@ -148,6 +150,7 @@ class Hardware:
         memory: Bytes of each.
         flops: Operations a second that products reach on each.
         bandwidth: Bytes a second that its memory moves.
+        elementwise: Bytes a second that go through what is no product, such as an exponential; on a GPU the bandwidth.
         link: Bytes a second from one GPU to another; 0 where there is one.
         number_bytes: c.
         cpu: Whether it is one.
@@ -159,6 +162,7 @@ class Hardware:
     memory: float
     flops: float
     bandwidth: float
+    elementwise: float
     link: float = 0.0
     number_bytes: int = 2
     cpu: bool = False
@@ -224,6 +228,7 @@ def gpu_hardware(kind: str, gpu: Gpu, count: int, *, dtype: str = "auto") -> Har
         memory=gpu.gpu_memory * GB,
         flops=TRAINING_SHARE * peak * 1e12,
         bandwidth=BANDWIDTH_SHARE * gpu.bandwidth * GB,
+        elementwise=BANDWIDTH_SHARE * gpu.bandwidth * GB,
         link=BANDWIDTH_SHARE * gpu.link * GB,
         number_bytes=4 if dtype == "float32" else 2,
     )
@@ -460,16 +465,16 @@ class _Forecaster:
             operations = (2 + again) * frozen + (3 + again) * adapter + (0 if rank else frozen)
             moves = 2.5 + again
         passes = math.ceil(rows / at_a_time)
-        bytes_moved = _MOVES[self.on.cpu] * moves * self.layer_bytes(model, round(tokens), lora=True) * model.layers
+        bytes_moved = _MOVES * moves * self.layer_bytes(model, round(tokens), lora=True) * model.layers
         calls = passes * model.layers * (self.train_call if learns else self.forward_call)
         on_the_way = passes * (3 if learns else 1) * self.transfer(model)
-        return rows * tokens * (operations / self.on.flops + bytes_moved / self.on.bandwidth) + calls + on_the_way
+        return rows * tokens * (operations / self.on.flops + bytes_moved / self.on.elementwise) + calls + on_the_way
 
     def head_seconds(self, model: Architecture, positions: float, *, learns: bool) -> float:
         slower, moved = _HEAD[self.on.cpu, self.c]
         operations = slower * (2 + 4 * learns) * model.embedding
         bytes_moved = moved * (1 + 1.5 * learns) * model.vocabulary
-        return positions * (operations / self.on.flops + bytes_moved / self.on.bandwidth)
+        return positions * (operations / self.on.flops + bytes_moved / self.on.elementwise)
 
     def sampling_seconds(
         self, model: Architecture, answers: int, prompts: int, lengths: tuple[float, float], *, merges: bool
@@ -483,7 +488,8 @@ class _Forecaster:
         key_values = together * (prompt + answer / 2) * self.key_value_bytes(model)
         logits = _SAMPLED[on.cpu] * together * model.vocabulary
         operations = together * 2 * (model.linear + model.embedding)
-        token = operations / on.flops + (weights + key_values + logits) / on.bandwidth + model.layers * self.decode
+        token = operations / on.flops + (weights + key_values) / on.bandwidth + logits / on.elementwise
+        token += model.layers * self.decode
         token += self.transfer(model)
         return prefill + groups * answer * token + merges * 20 * model.linear / on.bandwidth
 
@@ -501,7 +507,7 @@ class _Forecaster:
     def optimizer_seconds(self, model: Architecture, rank: int) -> float:
         weights = model.adapter(rank) if rank else model.parameters
         summed = 8 * weights / self.on.link if self.on.devices > 1 else 0.0
-        return 28 * weights / self.on.bandwidth + summed
+        return 28 * weights / self.on.bandwidth + model.layers * _UPDATE_SECONDS[self.on.cpu] + summed
 
     def reward_seconds(self) -> dict[str, float]:
         plan, model = self.plan, self.reward_base

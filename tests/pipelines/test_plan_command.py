@@ -62,8 +62,12 @@ def test_this_machine_is_measured(capsys, monkeypatch, tiny_model):
     from rlhf_tuning import calibration
 
     monkeypatch.setattr(calibration, "_SECONDS", 0.02)
-    command = ["plan", "--large-model-reference", str(tiny_model), "--dtype", "float32", "--json"]
-    assert main([*command, "--target-sequence-length", "32"]) == 0
+    command = ["plan", "--large-model-reference", str(tiny_model), "--dtype", "float32"]
+    assert main(command) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Measured here just now, beside whatever else was running: products of" in printed
+    assert "Not measured" not in printed
+    assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["machine"]["measured"] is True
     assert found["model"]["name"] == str(tiny_model)

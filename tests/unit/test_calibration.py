@@ -18,6 +18,7 @@ def test_measures_the_machine_at_hand():
     assert found.number_bytes == 4
     assert 1e8 < found.flops < 1e16
     assert 1e7 < found.bandwidth < 1e14
+    assert 1e7 < found.elementwise < 1e14
     assert found.memory > 1e8
 
 

@@ -8,7 +8,7 @@ from rlhf_tuning.architecture import LLAMA_1B, LLAMA_8B, LLAMA_70B, SMOLLM2_135M
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.forecast import GB, Forecast, Hardware, Plan, alternatives, forecast, gpu_hardware
 
-CPU = Hardware(name="a CPU", memory=16 * GB, flops=4e11, bandwidth=3e10, cpu=True, measured=True)
+CPU = Hardware(name="a CPU", memory=16 * GB, flops=4e11, bandwidth=3e10, elementwise=1e10, cpu=True, measured=True)
 A100 = gpu_hardware("a100-80gb", GPUS["a100-80gb"], 1)
 EIGHT = gpu_hardware("a100-80gb", GPUS["a100-80gb"], 8)
 PLAN = Plan(batch_size=16)
@@ -163,3 +163,15 @@ def test_constants_are_those_of_the_code_that_runs():
         assert plan.looks == len(over_optimisation.look_steps(steps, interval))
     config = RewardModelConfig(large_model_reference="", held_out=True, held_out_reward_model_share=0.25)
     assert Plan().held_out_steps == config.steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["reward model", "reinforcement learning"])
+def test_memory_of_a_real_run_is_within_a_quarter_of_the_forecast(tmp_path, phase):
+    from benchmarks import scale
+
+    case = scale.Case(phase=phase, model="10m", dtype="float32")
+    scale.prepare(case, tmp_path)
+    found = scale.measure(case, tmp_path, steps=2)
+    hardware = replace(CPU, number_bytes=4)
+    assert scale.forecast_of(case, hardware).peak[1] == pytest.approx(found["bytes"], rel=0.25)
