@@ -25,12 +25,14 @@ adds:
 - scoring: 16 answers, each with its prompt.
 - saving: the base once more, as its files have it, s P, for the adapter to be merged into.
 - centring (phase 1): the base once more, for sampling: c P, and on a CPU c (L + E).
-- on a CPU, files that are being read count too: s P when a model is loaded.
+- on a CPU, files that are being read count too, s P when a model is loaded; and what training took is not given back, so
+  that centring comes on top of it.
 
 The policy, its reference and a reward model on the same base with LoRA share one copy of the weights. Full
 fine-tuning holds a reference of its own (4 P, where kl_coeff > 0); reward models that cannot share hold theirs.
 
-Time is the products' operations over FLOP/s, plus bytes moved over bandwidth, plus a cost for every layer called:
+Time is the products' operations over FLOP/s, plus bytes moved over bandwidth (where no product is, over the speed of an
+exponential, which on a CPU is lower), plus a cost for every layer called:
 
 - a token's forward pass: 2 L + 4 S q n operations (attention over the whole row), 2 A for an adapter; its backward
   pass as much again, twice where weights learn; once more forward with checkpointing. Bytes moved: `_MOVES` times its
@@ -71,11 +73,11 @@ _LAYER_SECONDS = {True: (0.3e-3, 0.6e-3, 2e-3), False: (0.7e-3, 0.7e-3, 2.5e-3)}
 _UPDATE_SECONDS = {True: 4e-3, False: 1e-3}
 #: How often a pass moves its activations.
 _MOVES = 3.4
-#: Answers decoded together, as `rollout` has it; positions of the output head, as `log_probabilities` has it.
 #: Of the output head, by CPU and c: how much slower its products are than the layers', and bytes moved for each logit.
 _HEAD = {(True, 2): (6.0, 43), (True, 4): (2.0, 43), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
 #: Bytes moved for each logit that is sampled from.
 _SAMPLED = {True: 40, False: 24}
+#: Answers decoded together, as `rollout` has it; positions of the output head, as `log_probabilities` has it.
 ROWS_TOGETHER = {True: 64, False: 1024}
 HEAD_POSITIONS, HEAD_TOKENS = 256, 32_768
 SCORED_TOGETHER = 16
