@@ -140,7 +140,7 @@ def _as_text(found: Forecast, plan: Plan, model: Architecture, price: float | No
     said.append(_lengths(plan))
     said += _sureness(found)
     for paragraph in said:
-        lines += textwrap.wrap(paragraph, 110, subsequent_indent="  ")
+        lines += textwrap.wrap(paragraph, 110, subsequent_indent="  ", break_on_hyphens=False)
     return lines
 
 
