@@ -19,6 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
         "README.md",
         "docs/google-cloud.md",
         "docs/kubeflow.md",
+        "docs/scale.md",
         "benchmarks/README.md",
         "src/rlhf_tuning/sample/README.md",
     ],
@@ -50,7 +51,7 @@ def test_every_gpu_is_in_its_table_with_its_machines():
             assert (f"default on {target.title()}" in row) == (kind == default)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/google-cloud.md", "docs/kubeflow.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/google-cloud.md", "docs/kubeflow.md", "docs/scale.md"])
 def test_the_commands_are_ones_that_the_command_line_takes(page):
     parser = build_parser()
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -65,3 +66,14 @@ def test_the_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"`make ([a-z]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_scale_tables_are_what_the_forecast_says():
+    from benchmarks import scale
+
+    from rlhf_tuning.forecast import MEMORY_ERROR, TIME_ERROR
+
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert "\n".join(scale.large_table()) in page
+    for name, error in (("memory", MEMORY_ERROR), ("time", TIME_ERROR)):
+        assert re.search(rf"^\| {name} \(n = \d+\) \| {error[0]:.0%} \| {error[1]:.0%} \|", page, re.MULTILINE)

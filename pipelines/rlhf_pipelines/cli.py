@@ -8,13 +8,25 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from rlhf_pipelines.command_line import fail
-from rlhf_pipelines.commands import compare, compile, jobs, models, predict, report, run, schedule, submit, validate
+from rlhf_pipelines.commands import (
+    compare,
+    compile,
+    jobs,
+    models,
+    plan,
+    predict,
+    report,
+    run,
+    schedule,
+    submit,
+    validate,
+)
 from rlhf_pipelines.parameters import closest
 from rlhf_tuning import __version__
 from rlhf_tuning.errors import RlhfError
 
 #: In the order of the help. To add a command: its module in `commands/` and its name here.
-COMMANDS = (run, validate, report, compare, models, predict, compile, submit, jobs, schedule)
+COMMANDS = (run, validate, plan, report, compare, models, predict, compile, submit, jobs, schedule)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, VALIDATED, parse_text
+from rlhf_pipelines.parameters import PARAMETERS, TABLES, parse_text
 from rlhf_tuning.errors import ParameterError
 
 #: Pipeline to its dataset parameters and the sample's file for each.
@@ -18,7 +18,8 @@ _SAMPLE_FILES: dict[str, dict[str, str]] = {
     "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
     "infer_pipeline": {"prompt_dataset": "eval_prompts.jsonl"},
 }
-_SAMPLE_FILES["validate"] = _SAMPLE_FILES["recurring_rlhf_pipeline"] = _SAMPLE_FILES["rlhf_pipeline"]
+for _name in ("validate", "plan", "recurring_rlhf_pipeline"):
+    _SAMPLE_FILES[_name] = _SAMPLE_FILES["rlhf_pipeline"]
 _SAMPLE_MODEL = "smollm2-135m-instruct"
 
 
@@ -28,7 +29,7 @@ def gather_values(
     """Return the parameter values for a run, not yet checked. A flag overrides the file, and both override the sample.
 
     Args:
-        pipeline: Name of the pipeline, or `validate`.
+        pipeline: Name of the pipeline, or `validate` or `plan`.
         sample_dir: Folder of the embedded sample, when it is wanted.
         file: JSON or YAML file of `parameter_values`.
         flags: Parameter name to the text given on the command line.
@@ -45,7 +46,7 @@ def gather_values(
 def sample_values(pipeline: str, sample_dir: Path) -> dict[str, object]:
     """Return the values with which `pipeline` runs on the embedded sample."""
     tuned = read_values(sample_dir / "parameters.json")
-    known = {parameter.name for parameter in PIPELINES.get(pipeline, VALIDATED)}
+    known = {parameter.name for parameter in TABLES[pipeline]}
     datasets = {name: str(sample_dir / file) for name, file in _SAMPLE_FILES[pipeline].items()}
     return (
         {"large_model_reference": _SAMPLE_MODEL}

@@ -195,7 +195,14 @@ VALIDATED: tuple[Parameter, ...] = tuple(
     )
 )
 
-_TABLES = {**PIPELINES, "validate": VALIDATED}
+#: What `rlhf plan` takes: the parameters of any tune, so that a run's own command becomes a question. Data is not read.
+PLANNED: tuple[Parameter, ...] = tuple(
+    replace(parameter, default="") if name in ("prompt_dataset", "preference_dataset") else parameter
+    for name, parameter in PARAMETERS.items()
+)
+
+#: What values are checked for: a pipeline, or one of the two commands that ask about one.
+TABLES = {**PIPELINES, "validate": VALIDATED, "plan": PLANNED}
 
 _TYPE_WORDS: dict[type[Value], str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 #: One argument of a process holds at most 128 KiB on Linux, and a step's inputs travel as one, escaped.
@@ -208,12 +215,12 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
     """Return the value of every parameter of `pipeline`, with defaults filled in where `values` has none or null.
 
     `validate` stands for what `rlhf validate` looks at; the other parameters of a run may be there: they are checked too,
-    as far as they are given, and left out.
+    as far as they are given, and left out. `plan` stands for what `rlhf plan` takes.
 
     Raises:
         ParameterError: Listing every problem that was found: unknown, missing, wrong type, beyond its limits.
     """
-    table = {parameter.name: parameter for parameter in _TABLES[pipeline]}
+    table = {parameter.name: parameter for parameter in TABLES[pipeline]}
     others = PARAMETERS if pipeline == "validate" else {}
     problems = [_unknown(name, pipeline) for name in values if name not in table and name not in others]
     checked: dict[str, Value] = {}
@@ -249,7 +256,7 @@ def _unknown(name: str, pipeline: str) -> str:
     others = [other for other, parameters in PIPELINES.items() if any(p.name == name for p in parameters)]
     if others:
         return f"{name} is no parameter of {pipeline}, only of {' and '.join(others)}."
-    return f"{name} is no parameter of {pipeline}.{closest(name, [p.name for p in _TABLES[pipeline]])}"
+    return f"{name} is no parameter of {pipeline}.{closest(name, [p.name for p in TABLES[pipeline]])}"
 
 
 def _checked(parameter: Parameter, value: object, problems: list[str]) -> Value | None:

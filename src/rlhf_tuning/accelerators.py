@@ -14,6 +14,10 @@ class Gpu:
         vertex: Its name on Vertex.
         gke: Its name in the label `cloud.google.com/gke-accelerator` of a GKE node; empty for any GPU on any node.
         gpu_memory: GB on each of them; 0 when that is not known.
+        bfloat16_tflops: Peak of its tensor cores on dense matrices, 10^12 operations a second.
+        float32_tflops: Peak in float32, as torch multiplies it (no TF32).
+        bandwidth: Of its memory, GB a second.
+        link: From one of them to another on the same machine, GB a second in one direction.
         cpu: Virtual CPUs that come with each of them.
         memory: GB of the machine's memory that come with each of them.
         machine_types: Number of GPUs to the Compute Engine machine that Vertex offers with so many.
@@ -23,19 +27,28 @@ class Gpu:
     vertex: str = ""
     gke: str = ""
     gpu_memory: int = 0
+    bfloat16_tflops: float = 0.0
+    float32_tflops: float = 0.0
+    bandwidth: float = 0.0
+    link: float = 0.0
     cpu: int
     memory: int
     machine_types: dict[int, str]
     on_demand: tuple[int, ...] = (1, 2, 4, 8)
 
 
-#: Read from Google's pages on accelerator-optimized machines. Of H100, machines with fewer than 8 exist as Spot or
-#: Flex-start VMs alone; H200 comes by eights, as these or with a reservation.
+#: Machines are read from Google's pages on accelerator-optimized machines. Of H100, machines with fewer than 8 exist as Spot
+#: or Flex-start VMs alone; H200 comes by eights, as these or with a reservation. Speeds are those of NVIDIA's data sheets,
+#: for A100, H100 and H200 of the SXM form; those of L4, H100 and H200 print the double, with sparsity. PCIe links L4s.
 GPUS: dict[str, Gpu] = {
     "l4": Gpu(
         vertex="NVIDIA_L4",
         gke="nvidia-l4",
         gpu_memory=24,
+        bfloat16_tflops=121,
+        float32_tflops=30.3,
+        bandwidth=300,
+        link=32,
         cpu=12,
         memory=48,
         machine_types={1: "g2-standard-12", 2: "g2-standard-24", 4: "g2-standard-48", 8: "g2-standard-96"},
@@ -44,6 +57,10 @@ GPUS: dict[str, Gpu] = {
         vertex="NVIDIA_TESLA_A100",
         gke="nvidia-tesla-a100",
         gpu_memory=40,
+        bfloat16_tflops=312,
+        float32_tflops=19.5,
+        bandwidth=1555,
+        link=300,
         cpu=12,
         memory=85,
         machine_types={1: "a2-highgpu-1g", 2: "a2-highgpu-2g", 4: "a2-highgpu-4g", 8: "a2-highgpu-8g"},
@@ -52,6 +69,10 @@ GPUS: dict[str, Gpu] = {
         vertex="NVIDIA_A100_80GB",
         gke="nvidia-a100-80gb",
         gpu_memory=80,
+        bfloat16_tflops=312,
+        float32_tflops=19.5,
+        bandwidth=2039,
+        link=300,
         cpu=12,
         memory=170,
         machine_types={1: "a2-ultragpu-1g", 2: "a2-ultragpu-2g", 4: "a2-ultragpu-4g", 8: "a2-ultragpu-8g"},
@@ -60,6 +81,10 @@ GPUS: dict[str, Gpu] = {
         vertex="NVIDIA_H100_80GB",
         gke="nvidia-h100-80gb",
         gpu_memory=80,
+        bfloat16_tflops=989,
+        float32_tflops=67,
+        bandwidth=3350,
+        link=450,
         cpu=26,
         memory=234,
         machine_types={1: "a3-highgpu-1g", 2: "a3-highgpu-2g", 4: "a3-highgpu-4g", 8: "a3-highgpu-8g"},
@@ -69,6 +94,10 @@ GPUS: dict[str, Gpu] = {
         vertex="NVIDIA_H200_141GB",
         gke="nvidia-h200-141gb",
         gpu_memory=141,
+        bfloat16_tflops=989,
+        float32_tflops=67,
+        bandwidth=4800,
+        link=450,
         cpu=28,
         memory=369,
         machine_types={8: "a3-ultragpu-8g"},
