@@ -16,7 +16,6 @@ import math
 import os
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -185,7 +184,8 @@ def result(seconds: list[float], arguments: argparse.Namespace) -> dict[str, flo
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**30
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        # getrusage would count the parent's memory, from before this was a process of its own.
+        peak = float(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 2**20
     step = statistics.median(seconds[1:])
     return {"pairs_per_second": arguments.pairs / step, "seconds_per_step": step, "gib": peak}
 

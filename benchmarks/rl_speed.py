@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -241,7 +240,8 @@ def result(seconds: list[float], arguments: argparse.Namespace) -> dict[str, flo
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**30
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        # getrusage would count the parent's memory, from before this was a process of its own.
+        peak = float(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 2**20
     step = statistics.median(seconds[1:])
     return {"samples_per_second": arguments.prompts * arguments.k / step, "gib": peak, "seconds_per_step": step}
 

@@ -11,6 +11,7 @@ In several processes (see `processes`) each samples and learns from its share of
 own; all answers to a prompt are one process's.
 """
 
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -228,10 +229,19 @@ def train_policy(
             watcher.finish(adapter_dir)
         log.close()
 
-    # 5. Save.
+    # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
+    final = _last_tenth(log.history)
+    model = trainer.model
+    if lora and processes.is_main():
+        model.save_pretrained(adapter_dir, selected_adapters=["default"])
+    trainer.accelerator.free_memory()
+    if lora:
+        del model
+    del trainer, watcher, scorer, policy, log
+    gc.collect()
     if processes.is_main():
-        _save(trainer.model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
-    return _last_tenth(log.history)
+        _save(None if lora else model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
+    return final
 
 
 class _AnswerScorer:
@@ -319,16 +329,15 @@ def _policy_metrics(samples: int) -> Any:
 
 
 def _save(model: Any, tokenizer: Any, config: ReinforcementConfig, *, adapter_dir: str, model_dir: str) -> None:
-    """Save the adapter, and the tuned model as plain transformers loads it.
+    """Save the tuned model as plain transformers loads it, and the settings.
 
-    The adapter is merged into the base weights as they are stored, not into the bfloat16 copy that was trained on, which
-    would round away a good part of what was learnt.
+    An adapter, which is saved already, is merged into the base weights as they are stored, not into the bfloat16 copy that
+    was trained on, which would round away a good part of what was learnt.
     """
     from peft import PeftModel
 
     Path(adapter_dir).mkdir(parents=True, exist_ok=True)
     if config.lora_dim > 0:
-        model.save_pretrained(adapter_dir, selected_adapters=["default"])
         base = base_model.load_causal_lm(config.large_model_reference, dtype="auto")
         model = PeftModel.from_pretrained(base, adapter_dir).merge_and_unload()
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
