@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlhf_pipelines.parameters import PARAMETERS, Value
 from rlhf_tuning.errors import DataError
+from rlhf_tuning.model_reference import split_revision
 from rlhf_tuning.report import StepTime, write_report
 from rlhf_tuning.report_data import read_report
 
@@ -69,9 +70,14 @@ def write_complete_report(run_folder: Path, path: Path) -> None:
             tuned_model=known["model"].removeprefix("models/"),
             command=known["call"],
             steps=[StepTime(**step) for step in known["steps"]],
-            reproduce=_command(known["pipeline"], known["arguments"]),
+            reproduce=_command(known["pipeline"], _pinned(known["arguments"], report.base_model)),
         )
     write_report(report, str(path))
+
+
+def _pinned(arguments: Mapping[str, Value], base_model: str) -> dict[str, Value]:
+    """Return a run's arguments with the commit of the hub that it took its base model from."""
+    return {**arguments, "large_model_reference": base_model} if split_revision(base_model)[1] else dict(arguments)
 
 
 def _command(pipeline: str, arguments: Mapping[str, Value]) -> str:

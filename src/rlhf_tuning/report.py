@@ -111,6 +111,7 @@ class RunReport:
         title: What the run is called.
         created: When, in words.
         base_model: What was tuned.
+        lineage: What exactly the model was made from and in, by name: revisions of base models, images.
         tuned_model: Its name in the registry.
         pairs: The answers to the held-out prompts.
         scorer_name: What gave the answers' true scores, such as `house style`.
@@ -135,6 +136,7 @@ class RunReport:
     title: str
     created: str = ""
     base_model: str = ""
+    lineage: Mapping[str, str] | None = None
     tuned_model: str = ""
     pairs: Sequence[AnswerPair] = ()
     scorer_name: str = "true score"
@@ -570,6 +572,8 @@ def _inputs(report: RunReport) -> str:
         blocks.append(f"<h3>Call the model</h3><pre class=command><code>{text(report.command)}</code></pre>")
     if report.reproduce:
         blocks.append(f"<h3>Run the same again</h3><pre class=command><code>{text(report.reproduce)}</code></pre>")
+    if report.lineage:
+        blocks.append("<h3>Lineage</h3>" + _settings(report.lineage))
     if report.files:
         blocks.append("<h3>Files</h3>" + _settings(report.files))
     if report.data:

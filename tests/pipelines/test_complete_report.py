@@ -34,8 +34,15 @@ def test_a_report_comes_back_as_it_was(tmp_path):
 
 
 def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_path, capsys):
-    write_run(tmp_path / "run", replace(full_report(), data_warnings=["The longer answer wins."]))
-    arguments = {"prompt_dataset": "my prompts.jsonl", "kl_coeff": 0.05, "batch_size": 64, "deploy_model": False}
+    report = replace(full_report(), data_warnings=["The longer answer wins."], base_model="palms/tiny@abc")
+    write_run(tmp_path / "run", report)
+    arguments = {
+        "large_model_reference": "palms/tiny",
+        "prompt_dataset": "my prompts.jsonl",
+        "kl_coeff": 0.05,
+        "batch_size": 64,
+        "deploy_model": False,
+    }
     write_run_file(
         tmp_path / "run",
         pipeline="rlhf_pipeline",
@@ -49,7 +56,8 @@ def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_pat
     assert main(["report", "run", "--pipeline-root", str(tmp_path), "--output", str(page)]) == 0
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text()
-    assert "rlhf run --pipeline rlhf_pipeline --prompt-dataset &#x27;my prompts.jsonl&#x27; --kl-coeff 0.05" in text
+    assert "--large-model-reference palms/tiny@abc" in text
+    assert "--prompt-dataset &#x27;my prompts.jsonl&#x27; --kl-coeff 0.05" in text
     assert "--deploy-model false" in text
     assert "--batch-size" not in text
     assert "61 s" in text
