@@ -1,6 +1,7 @@
 """`rlhf report` and `rlhf compare` on what runs leave behind."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -58,11 +59,31 @@ def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_pat
     text = page.read_text()
     assert "--large-model-reference palms/tiny@abc" in text
     assert "--prompt-dataset &#x27;my prompts.jsonl&#x27; --kl-coeff 0.05" in text
+    assert "rlhf report RUN --price-per-hour 3.67" in text
     assert "--deploy-model false" in text
     assert "--batch-size" not in text
     assert "61 s" in text
     assert "palms@3" in text
     assert "<li>The longer answer wins.</li>" in text
+
+
+def test_a_price_puts_the_cost_of_each_step_beside_its_time(tmp_path, capsys):
+    write_run(tmp_path / "run", full_report())
+    steps = [StepTime(name="Reinforcer", seconds=5400), StepTime(name="Infer", seconds=0, cached=True)]
+    told = {"pipeline": "rlhf_pipeline", "arguments": {}, "steps": steps, "model": "", "call": "", "ended": ""}
+    write_run_file(tmp_path / "run", price_per_hour=2.0, **told)
+    page = tmp_path / "page.html"
+
+    def costs(*flags):
+        assert main(["report", str(tmp_path / "run"), "--output", str(page), *flags]) == 0
+        return re.findall(r">([\d,]+\.\d\d)<", page.read_text().split('id="time"')[1].split("</section>")[0])
+
+    assert costs() == ["3.00", "0.00", "3.00"]
+    assert costs("--price-per-hour", "1000") == ["1,500.00", "0.00", "1,500.00"]
+    for wrong in ("-1", "nan", "cheap"):
+        with pytest.raises(SystemExit):
+            main(["report", "run", "--price-per-hour", wrong])
+        assert f"{wrong!r} is no price" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("broken", ["", "{}", "[]", '{"report": {"x": 1}, "answers": [], "judges": []}'])
