@@ -168,7 +168,7 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
     from trl import RLOOConfig, RLOOTrainer
 
     from rlhf_tuning import base_model
-    from rlhf_tuning.tokenizer import load_tokenizer, model_path
+    from rlhf_tuning.tokenizer import load_tokenizer, model_source
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -185,7 +185,7 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
             if "completions/mean_length" in logs:
                 self.tokens.add(logs["completions/mean_length"])
 
-    path = model_path(model_of(arguments, arguments.folder))
+    path = model_source(model_of(arguments, arguments.folder))["pretrained_model_name_or_path"]
     dtype = getattr(torch, arguments.dtype)
     gpu = torch.cuda.is_available()
     # The faster attention here, as this project has it.

@@ -79,7 +79,7 @@ def evaluate(
     from rlhf_tuning.gate import decision_text
     from rlhf_tuning.report_data import add_report
     from rlhf_tuning.reward_model import saved_in
-    from rlhf_tuning.run_report import data_sources, write_run_report
+    from rlhf_tuning.run_report import data_sources, lineage, write_run_report
     from rlhf_tuning.step import running_step, say
 
     with running_step("Evaluate Tuned Model"):
@@ -120,6 +120,7 @@ def evaluate(
             reward_model_dir=reward_model.path,
             adapter_dir=adapter.path,
             data=data_sources(reward_model.metadata, model.metadata, champion_predictions.metadata),
+            made_from=lineage(reward_model.metadata, model.metadata, champion_predictions.metadata, champion),
             path=report.path,
             judges=judges,
             decision=decided,

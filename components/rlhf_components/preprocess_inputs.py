@@ -17,6 +17,7 @@ def preprocess_inputs(
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     [
+        ("large_model_reference", str),
         ("large_model_fingerprint", str),
         ("reward_model_reference", str),
         ("reward_model_fingerprint", str),
@@ -36,8 +37,9 @@ def preprocess_inputs(
         registry_dir: Folder of the local model registry; its default place when empty.
 
     Returns:
+        large_model_reference: The same; a hub id with the commit that it stands for now, which every later step loads.
         large_model_fingerprint: Changes when the weights do.
-        reward_model_reference: The reward model's base, filled in.
+        reward_model_reference: The reward model's base, filled in, likewise.
         reward_model_fingerprint: Changes when the weights do.
         warm_start_adapter: The adapter's folder; empty for none.
         warm_start_fingerprint: Changes when the adapter does.
@@ -53,9 +55,16 @@ def preprocess_inputs(
             reward = resolve_reference(reward_model_reference, parameter="reward_model_reference")
         adapter = resolve_adapter(
             warm_start_adapter,
-            large_model_reference=large_model_reference,
+            large_model_reference=policy.reference,
             large_model_fingerprint=policy.fingerprint,
             lora_dim=lora_dim,
             registry_dir=registry_dir,
         )
-    return (policy.fingerprint, reward.reference, reward.fingerprint, adapter.folder, adapter.fingerprint)
+    return (
+        policy.reference,
+        policy.fingerprint,
+        reward.reference,
+        reward.fingerprint,
+        adapter.folder,
+        adapter.fingerprint,
+    )

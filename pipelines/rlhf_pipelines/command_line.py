@@ -1,6 +1,7 @@
 """What the commands of `rlhf` share: flags for pipeline parameters, and how values and messages are told."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -90,6 +91,27 @@ def add_image(parser: argparse._ActionsContainer, what: str) -> None:
         metavar="light|trainer=REFERENCE",
         help=f"another image {what}, best by its digest: trainer=REGISTRY/trainer@sha256:...; once for each of the two",
     )
+
+
+def add_price(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says what this machine costs."""
+    parser.add_argument(
+        "--price-per-hour",
+        type=_price,
+        default=None,
+        metavar="X",
+        help="what this machine costs an hour, in any currency: the report says what each step cost",
+    )
+
+
+def _price(given: str) -> float:
+    try:
+        price = float(given)
+    except ValueError:
+        price = math.nan
+    if not 0 <= price < math.inf:
+        raise argparse.ArgumentTypeError(f"{given!r} is no price; give a number of 0 or more, such as 3.67")
+    return price
 
 
 def add_registry_dir(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_pipelines.executor_command import python_in_place_of_shell
-from rlhf_pipelines.targets import TARGETS, choose_machine, containers, fit_to_kubeflow, fit_to_vertex
+from rlhf_pipelines.image_choice import as_environment
+from rlhf_pipelines.targets import TARGETS, choose_machine, containers, fit_to_kubeflow, fit_to_vertex, judges
 
 #: Pipeline to the module that defines a function of that name, and `for_target`, which returns it. To add a pipeline: its
 #: file, a line here, its parameters in `parameters.PIPELINES`.
@@ -49,7 +50,10 @@ def compile_for_submission(name: str, target: str, machine: str, images: Mapping
         platform_spec = fit_to_kubeflow(spec, choose_machine(target, machine))
     elif machine:
         choose_machine(target, machine)  # says that there is none to choose
-    for _, container in containers(spec):
+    for label, container in containers(spec):
+        if target != "local" and judges(spec, label):
+            # The report names the images. Other steps do not, and their cache need not depend on them.
+            container["env"] = [{"name": name, "value": value} for name, value in as_environment(images).items()]
         container["command"] = python_in_place_of_shell(container["command"])
         container["image"] = images.get(container["image"], container["image"])
     return {"pipeline_spec": spec, "platform_spec": platform_spec} if platform_spec else spec

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlhf_pipelines.parameters import PARAMETERS, Value
 from rlhf_tuning.errors import DataError
+from rlhf_tuning.model_reference import split_revision
 from rlhf_tuning.report import StepTime, write_report
 from rlhf_tuning.report_data import read_report
 
@@ -26,6 +27,7 @@ def write_run_file(
     model: str,
     call: str,
     ended: str,
+    price_per_hour: float | None = None,
 ) -> None:
     """Keep what a run knows of itself.
 
@@ -37,6 +39,7 @@ def write_run_file(
         model: Resource name of the model that it registered.
         call: The command that calls it.
         ended: When, in words.
+        price_per_hour: What this machine costs; None where nobody said.
     """
     content = {
         "pipeline": pipeline,
@@ -45,12 +48,18 @@ def write_run_file(
         "model": model,
         "call": call,
         "ended": ended,
+        "price_per_hour": price_per_hour,
     }
     (run_folder / RUN_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def write_complete_report(run_folder: Path, path: Path) -> None:
+def write_complete_report(run_folder: Path, path: Path, price_per_hour: float | None = None) -> None:
     """Make the report of a run from what it left behind.
+
+    Args:
+        run_folder: The run's folder under the pipeline root.
+        path: The page.
+        price_per_hour: What the machine costs an hour; None for what was said when it ran.
 
     Raises:
         DataError: If the folder is not that of a run which evaluated its model.
@@ -69,9 +78,15 @@ def write_complete_report(run_folder: Path, path: Path) -> None:
             tuned_model=known["model"].removeprefix("models/"),
             command=known["call"],
             steps=[StepTime(**step) for step in known["steps"]],
-            reproduce=_command(known["pipeline"], known["arguments"]),
+            price_per_hour=price_per_hour if price_per_hour is not None else known.get("price_per_hour"),
+            reproduce=_command(known["pipeline"], _pinned(known["arguments"], report.base_model)),
         )
     write_report(report, str(path))
+
+
+def _pinned(arguments: Mapping[str, Value], base_model: str) -> dict[str, Value]:
+    """Return a run's arguments with the commit of the hub that it took its base model from."""
+    return {**arguments, "large_model_reference": base_model} if split_revision(base_model)[1] else dict(arguments)
 
 
 def _command(pipeline: str, arguments: Mapping[str, Value]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from rlhf_pipelines.container_engine import RUN_LABEL
 from rlhf_pipelines.container_mounts import Mount, choose_mounts
 from rlhf_pipelines.executor_command import python_in_place_of_shell
+from rlhf_pipelines.image_choice import as_environment
 from rlhf_pipelines.parameters import Value
 from rlhf_tuning import environment
 from rlhf_tuning.errors import RlhfError, RunError
@@ -98,6 +99,7 @@ def choose_settings(
         groups=() if rootless else tuple(os.getgroups()),
         environment={
             **passed,
+            **as_environment(images),
             "RLHF_CACHE_DIR": str(environment.CACHE_DIR),
             "RLHF_REGISTRY_DIR": str(environment.REGISTRY_DIR),
             "HF_HOME": str(hub[0]),

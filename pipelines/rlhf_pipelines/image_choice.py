@@ -35,6 +35,11 @@ def read_choices(flags: Sequence[str]) -> dict[str, str]:
     return choices
 
 
+def as_environment(choices: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variable by which a step knows the images of the run, for the report."""
+    return {"RLHF_IMAGES": " ".join(f"{name}={choices.get(image, image)}" for name, image in IMAGES.items())}
+
+
 def unpullable(choices: Mapping[str, str]) -> list[str]:
     """Return the images that no choice replaces: they have no registry, so only the engine that built them has them."""
     return [image for image in IMAGES.values() if image not in choices]

@@ -86,7 +86,7 @@ def infer_pipeline(
     ).set_display_name("Import Prompt Dataset")
     answers = infer(
         prompts=data.outputs["prompts"],
-        large_model_reference=large_model_reference,
+        large_model_reference=models.outputs["large_model_reference"],
         large_model_fingerprint=models.outputs["large_model_fingerprint"],
         prompt_sequence_length=prompt_sequence_length,
         target_sequence_length=target_sequence_length,

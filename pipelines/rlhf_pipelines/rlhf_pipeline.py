@@ -240,7 +240,7 @@ def for_target(target: str) -> Any:
             instruction=instruction,
             prompt_fingerprint=inputs.outputs["prompt_fingerprint"],
             eval_fingerprint=inputs.outputs["eval_fingerprint"],
-            large_model_reference=large_model_reference,
+            large_model_reference=models.outputs["large_model_reference"],
             large_model_fingerprint=models.outputs["large_model_fingerprint"],
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
@@ -265,7 +265,7 @@ def for_target(target: str) -> Any:
         champion = (
             find_champion(
                 target=target,
-                large_model_reference=large_model_reference,
+                large_model_reference=models.outputs["large_model_reference"],
                 large_model_fingerprint=models.outputs["large_model_fingerprint"],
                 model_display_name=model_display_name,
                 registry_dir=registry_dir,
@@ -290,7 +290,7 @@ def for_target(target: str) -> Any:
         ).set_display_name("Perform Inference (champion)")
         tuned_answers = infer(
             prompts=phase_2.outputs["evaluation_prompts"],
-            large_model_reference=large_model_reference,
+            large_model_reference=models.outputs["large_model_reference"],
             large_model_fingerprint=models.outputs["large_model_fingerprint"],
             model=phase_2.outputs["model"],
             prompt_sequence_length=prompt_sequence_length,
@@ -307,7 +307,7 @@ def for_target(target: str) -> Any:
             reward_model=phase_1.outputs["reward_model"],
             held_out_reward_model=held_out.outputs["reward_model"],
             eval_preferences=phase_1.outputs["eval_preferences"],
-            large_model_reference=large_model_reference,
+            large_model_reference=models.outputs["large_model_reference"],
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
             temperature=temperature,
@@ -331,7 +331,7 @@ def for_target(target: str) -> Any:
                 adapter=phase_2.outputs["adapter"],
                 reward_model=phase_1.outputs["reward_model"],
                 evaluation=comparison.outputs["evaluation"],
-                large_model_reference=large_model_reference,
+                large_model_reference=models.outputs["large_model_reference"],
                 large_model_fingerprint=models.outputs["large_model_fingerprint"],
                 prompt_fingerprint=inputs.outputs["prompt_fingerprint"],
                 preference_fingerprint=inputs.outputs["preference_fingerprint"],

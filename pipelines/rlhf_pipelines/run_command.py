@@ -58,6 +58,7 @@ class LocalRun:
         pipeline_root: Folder that receives everything the run leaves behind.
         caching: Whether finished steps of earlier runs may be used.
         containers: That the steps run in containers; None for processes.
+        price_per_hour: What this machine costs an hour, for the report; None where nobody said.
     """
 
     name: str
@@ -66,6 +67,7 @@ class LocalRun:
     pipeline_root: Path
     caching: bool = True
     containers: Containers | None = None
+    price_per_hour: float | None = None
 
 
 def new_containers(images: Mapping[str, str]) -> Containers:
@@ -337,8 +339,9 @@ def _complete_report(
             model=model,
             call=call,
             ended=time.strftime("%Y-%m-%d %H:%M"),
+            price_per_hour=run.price_per_hour,
         )
-    write_complete_report(folder, page)
+    write_complete_report(folder, page, run.price_per_hour)
 
 
 def _model_lines(name: str, run: LocalRun) -> tuple[list[str], str]:

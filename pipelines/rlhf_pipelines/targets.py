@@ -178,6 +178,15 @@ def _loads_a_model(spec: Spec, label: str) -> bool:
     )
 
 
+def judges(spec: Spec, label: str) -> bool:
+    """Say whether a step is the one that judges answers and writes the report."""
+    return any(
+        "tuned_predictions" in component["inputDefinitions"].get("artifacts", {})
+        for component in spec["components"].values()
+        if component.get("executorLabel") == label and "inputDefinitions" in component
+    )
+
+
 def _resources(*, accelerator: str = "", count: int = 0, **amounts: int) -> Spec:
     """Return the resources of a container as kfp's setters write them: for older backends and newer ones.
 

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_tuning.errors import ModelError
-from rlhf_tuning.model_reference import ALIASES, local_folder, problem_with_name, resolve_reference
+from rlhf_tuning.model_reference import (
+    ALIASES,
+    local_folder,
+    problem_with_name,
+    resolve_reference,
+    split_revision,
+)
+from rlhf_tuning.tokenizer import model_source
 
 #: Model types whose MLP has two products, not three.
 _PLAIN_MLP = (
@@ -132,16 +139,15 @@ def read_architecture(reference: str, *, parameter: str = "large_model_reference
     """
     if problem := problem_with_name(reference, parameter=parameter):
         raise ModelError(problem)
-    if reference in KNOWN:
-        return KNOWN[reference]
+    if (name := split_revision(reference)[0]) in KNOWN:
+        return KNOWN[name]
     known = ", ".join((*ALIASES, *(name for name in KNOWN if name not in ALIASES)))
     hint = f"A forecast needs a folder with config.json alone, without weights, or one of: {known}."
     folder = local_folder(reference)
-    commit = None
     if folder is None:
         try:
             # One question to the hub, where transformers would ask for half a minute.
-            commit = resolve_reference(reference, parameter=parameter).fingerprint.removeprefix("commit:")
+            reference = resolve_reference(reference, parameter=parameter).reference
         except ModelError as error:
             raise ModelError(f"{error}\n{hint}") from None
     elif not (folder / "config.json").is_file():
@@ -149,7 +155,7 @@ def read_architecture(reference: str, *, parameter: str = "large_model_reference
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(folder or reference), revision=commit, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**model_source(reference), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(f"{parameter} is {reference!r}, whose config.json cannot be read: {reason}.\n{hint}") from None

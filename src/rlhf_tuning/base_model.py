@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf_tuning import environment, step
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.model_reference import ALIASES, PackagedModel, converted_folder
-from rlhf_tuning.tokenizer import model_path
+from rlhf_tuning.tokenizer import model_source
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, c
     if memory is None:
         return
     try:
-        config = AutoConfig.from_pretrained(model_path(reference), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**model_source(reference), trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError):
@@ -139,13 +139,13 @@ def gpu_memory() -> int | None:
 
 
 def _load(kind: Any, reference: str, *, dtype: torch.dtype | str, **options: Any) -> Any:
-    path = model_path(reference)
+    source = model_source(reference)
     # A score head that is not in the weights yet is expected, and a progress bar in a log file is a flood of lines.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         model = kind.from_pretrained(
-            path,
+            **source,
             dtype=dtype,
             attn_implementation=_attention(dtype),
             use_safetensors=True,

@@ -1,7 +1,7 @@
 """What `large_model_reference` may be, and what it stands for. Needs neither torch nor transformers.
 
-A reference is an alias of this project (`ALIASES`), a local folder, a `gs://` folder, or a Hugging Face hub id. Only
-safetensors weights are accepted, and code that comes with a model is never run.
+A reference is an alias of this project (`ALIASES`), a local folder, a `gs://` folder, or a Hugging Face hub id, which may
+end in `@` and a revision. Only safetensors weights are accepted, and code that comes with a model is never run.
 """
 
 import hashlib
@@ -53,12 +53,15 @@ _RETIRED = re.compile(
     r"(?:(?:text|chat|code|codechat)-(?:bison|unicorn|gecko)|palm|bison|unicorn|gecko|otter|elephant|(?:flan-)?t5[-_])[^/]*",
     re.IGNORECASE,
 )
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(\w[\w./-]*))?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedModel:
-    """A reference that exists. `fingerprint` changes when the weights behind the reference change."""
+    """A reference that exists; a hub id with the commit that it stands for now, so that whoever loads it gets that one.
+
+    `fingerprint` changes when the weights behind the reference change.
+    """
 
     reference: str
     fingerprint: str
@@ -80,6 +83,14 @@ def local_folder(reference: str) -> Path | None:
     if reference.startswith(("/", "./", "../", "~")) or path.is_dir():
         return path
     return None
+
+
+def split_revision(reference: str) -> tuple[str, str]:
+    """Return the hub id and the revision of a reference such as `name@revision`; the revision is empty for all others."""
+    found = _HUB_ID.fullmatch(reference)
+    if not found or not found[2] or local_folder(reference) is not None:
+        return reference, ""
+    return found[1], found[2]
 
 
 def problem_with_name(reference: str, *, parameter: str) -> str:
@@ -115,11 +126,12 @@ def resolve_reference(reference: str, *, parameter: str = "large_model_reference
     folder = local_folder(reference)
     if folder is not None:
         return ResolvedModel(reference=reference, fingerprint=_folder_fingerprint(folder, reference, parameter))
-    if not _HUB_ID.match(reference):
+    if not _HUB_ID.fullmatch(reference):
         raise ModelError(
             f"{parameter} is {reference!r}, which is no folder here and cannot be a hub id. Known aliases: {_aliases()}."
         )
-    return ResolvedModel(reference=reference, fingerprint=_hub_revision(reference, parameter))
+    commit = _hub_commit(reference, parameter)
+    return ResolvedModel(reference=f"{split_revision(reference)[0]}@{commit}", fingerprint=f"commit:{commit}")
 
 
 def _aliases() -> str:
@@ -174,13 +186,14 @@ def _sampled_bytes(file: Path, whole_up_to: int = 32 * 2**20, piece: int = 2**16
         return digest.digest()
 
 
-def _hub_revision(reference: str, parameter: str) -> str:
+def _hub_commit(reference: str, parameter: str) -> str:
     """Return the commit that a hub id stands for now, from the hub or, without it, from the local hub cache."""
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
+    name, revision = split_revision(reference)
     try:
-        return f"commit:{HfApi().model_info(reference, timeout=10).sha}"
+        return str(HfApi().model_info(name, revision=revision or None, timeout=10).sha)
     except GatedRepoError:
         raise ModelError(
             f"{parameter} is {reference!r}, a gated model. Accept its licence on its hub page and log in with "
@@ -191,12 +204,17 @@ def _hub_revision(reference: str, parameter: str) -> str:
             f"{parameter} is {reference!r}, which the Hugging Face hub does not have (or not for you: private models need "
             f"'hf auth login'). Check the spelling, or give a local folder or one of: {_aliases()}."
         ) from None
+    except RevisionNotFoundError:
+        raise ModelError(
+            f"{parameter} is {reference!r}, but {name} has no revision {revision!r} on the Hugging Face hub. Give a branch, "
+            "a tag or a commit that its page lists, or leave '@' and what follows away."
+        ) from None
     except HfHubHTTPError as error:
         raise ModelError(f"{parameter}: the Hugging Face hub refused {reference!r}: {error}.") from None
     except Exception as error:  # the hub client lets errors of its transport through, whatever that is
-        cached = try_to_load_from_cache(reference, "config.json")
+        cached = try_to_load_from_cache(name, "config.json", revision=revision or None)
         if isinstance(cached, str):
-            return f"commit:{Path(cached).parent.name}"
+            return Path(cached).parent.name
         raise ModelError(
             f"{parameter} is {reference!r}: no such folder here, not in the local hub cache, and the Hugging Face hub "
             f"cannot be reached ({type(error).__name__}). Give a local folder or one of: {_aliases()}."

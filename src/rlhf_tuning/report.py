@@ -111,6 +111,7 @@ class RunReport:
         title: What the run is called.
         created: When, in words.
         base_model: What was tuned.
+        lineage: What exactly the model was made from and in, by name: revisions of base models, images.
         tuned_model: Its name in the registry.
         pairs: The answers to the held-out prompts.
         scorer_name: What gave the answers' true scores, such as `house style`.
@@ -128,6 +129,7 @@ class RunReport:
         opponent: How people read the model that the tuned one is compared with.
         watch: What the watch over the policy saw, as `watch.json` has it.
         steps: How long each step took.
+        price_per_hour: What the machine of the steps costs an hour, in any currency; None where nobody said.
         reproduce: The command that runs the same again.
         data_warnings: What is wrong with the data though it is valid.
     """
@@ -135,6 +137,7 @@ class RunReport:
     title: str
     created: str = ""
     base_model: str = ""
+    lineage: Mapping[str, str] | None = None
     tuned_model: str = ""
     pairs: Sequence[AnswerPair] = ()
     scorer_name: str = "true score"
@@ -151,6 +154,7 @@ class RunReport:
     opponent: str = BASE_MODEL
     watch: Mapping[str, Any] | None = None
     steps: Sequence[StepTime] = ()
+    price_per_hour: float | None = None
     reproduce: str = ""
     data_warnings: Sequence[str] = ()
 
@@ -175,7 +179,7 @@ def render_report(report: RunReport) -> str:
         Section("learning", "Reinforcement learning", _reinforcement(report)),
         Section("reward-model", "Reward model", _reward_model(report.reward_model)),
         Section("warnings", "Warnings about the data", _warnings(report.data_warnings)),
-        Section("time", "Where the time went", _times(report.steps)),
+        Section("time", "Time and cost by step", _times(report.steps, report.price_per_hour)),
         Section("answers", "Answers side by side" if summary.compared else "Answers", _answers(report, summary)),
         Section("inputs", "What went in, what came out", _inputs(report)),
     ]
@@ -397,23 +401,37 @@ def _warnings(warnings: Sequence[str]) -> str:
     return f'<div class="card"><ul>{items}</ul></div>' if items else ""
 
 
-def _times(steps: Sequence[StepTime]) -> str:
+def _times(steps: Sequence[StepTime], price_per_hour: float | None) -> str:
     if not steps:
         return ""
     total = sum(step.seconds for step in steps)
-    rows = "".join(
-        f'<tr><th scope="row">{text(step.name)}</th>'
-        + (
-            '<td class="n soft">from an earlier run</td><td class="n"></td>'
-            if step.cached
-            else f'<td class="n">{duration(step.seconds)}</td><td class="n">{percent(step.seconds / total)}</td>'
-        )
-        + "</tr>"
+    priced = price_per_hour is not None
+
+    def line(name: str, *cells: str) -> str:
+        values = "".join(f'<td class="n">{cell}</td>' for cell in cells[: 3 if priced else 2])
+        return f'<tr><th scope="row">{text(name)}</th>{values}</tr>'
+
+    def cost(seconds: float) -> str:
+        return f"{seconds / 3600 * (price_per_hour or 0.0):,.2f}"
+
+    rows = [
+        line(step.name, '<span class="soft">from an earlier run</span>', "", cost(0))
+        if step.cached
+        else line(step.name, duration(step.seconds), percent(step.seconds / total) if total else "", cost(step.seconds))
         for step in steps
+    ]
+    rows.append(line("All steps", duration(total), "", cost(total)))
+    names = ("Time", "Share", "Cost")[: 3 if priced else 2]
+    heads = '<th scope="col">Step</th>' + "".join(f'<th scope="col" class="n">{name}</th>' for name in names)
+    note = (
+        f"At {price_per_hour:g} an hour, in the currency of that price; a step that an earlier run did costs nothing here."
+        if priced
+        else "What it cost is shown with --price-per-hour, the price of this machine: rlhf report RUN --price-per-hour 3.67."
     )
-    rows += f'<tr><th scope="row">All steps</th><td class="n">{duration(total)}</td><td class="n"></td></tr>'
-    heads = '<th scope="col">Step</th><th scope="col" class="n">Time</th><th scope="col" class="n">Share</th>'
-    return f'<div class="card scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return (
+        f'<p class="soft">{note}</p><div class="card scroll"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _reward_model(part: RewardModelPart | None) -> str:
@@ -570,6 +588,8 @@ def _inputs(report: RunReport) -> str:
         blocks.append(f"<h3>Call the model</h3><pre class=command><code>{text(report.command)}</code></pre>")
     if report.reproduce:
         blocks.append(f"<h3>Run the same again</h3><pre class=command><code>{text(report.reproduce)}</code></pre>")
+    if report.lineage:
+        blocks.append("<h3>Lineage</h3>" + _settings(report.lineage))
     if report.files:
         blocks.append("<h3>Files</h3>" + _settings(report.files))
     if report.data:

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from rlhf_tuning import environment
 from rlhf_tuning.comparison import BASE_MODEL, AnswerPair, JudgeRecord
 from rlhf_tuning.gate import Decision
+from rlhf_tuning.model_reference import split_revision
 from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, write_report
 from rlhf_tuning.training_log import read_metrics
 
@@ -38,6 +40,30 @@ def data_sources(
     ]
 
 
+def lineage(
+    reward_model: Mapping[str, object], model: Mapping[str, object], predictions: Mapping[str, object], champion: str
+) -> dict[str, str]:
+    """Return which weights and images a run used, as the metadata of its artifacts and the environment name them."""
+    made_from = {
+        **_base("Base model", model),
+        **_base("Base of the reward model", reward_model),
+    }
+    if champion:
+        made_from |= {"Compared with": champion, "Its weights": str(predictions.get("base_model_fingerprint", ""))}
+    if model.get("warm_start_fingerprint"):
+        made_from["Adapter it started from"] = str(model["warm_start_fingerprint"])
+    images = dict(pair.split("=", 1) for pair in environment.IMAGES.split())
+    made_from |= {f"Image of the {name} steps": reference for name, reference in images.items()}
+    return made_from if images else made_from | {"Images": "none: the steps ran as processes of one machine"}
+
+
+def _base(name: str, metadata: Mapping[str, object]) -> dict[str, str]:
+    reference, commit = split_revision(str(metadata.get("base_model", "")))
+    kind = "commit on the hub" if commit else "content fingerprint"
+    fingerprint = str(metadata.get("base_model_fingerprint", "")).removeprefix("commit:")
+    return {name: reference, f"{name}, {kind}": fingerprint}
+
+
 def write_run_report(
     pairs: Sequence[AnswerPair],
     *,
@@ -45,6 +71,7 @@ def write_run_report(
     reward_model_dir: str,
     adapter_dir: str,
     data: Sequence[DataSource],
+    made_from: Mapping[str, str],
     path: str,
     judges: Sequence[JudgeRecord] = (),
     decision: Decision | None = None,
@@ -59,6 +86,7 @@ def write_run_report(
         reward_model_dir: What phase 1 left.
         adapter_dir: What phase 2 left.
         data: The datasets and their fingerprints.
+        made_from: From `lineage`.
         path: The file to write.
         judges: What is known of the judges.
         decision: The gate's.
@@ -80,8 +108,9 @@ def write_run_report(
     )
     watch = Path(adapter_dir) / "watch.json"
     report = RunReport(
-        title=f"RLHF of {Path(settings['large_model_reference']).name}",
+        title=f"RLHF of {Path(split_revision(settings['large_model_reference'])[0]).name}",
         base_model=settings["large_model_reference"],
+        lineage=made_from,
         pairs=pairs,
         scorer_name=scorer_name,
         judges=judges,

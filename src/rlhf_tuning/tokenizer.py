@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError
-from rlhf_tuning.model_reference import ALIASES, converted_folder, local_folder
+from rlhf_tuning.model_reference import ALIASES, converted_folder, local_folder, split_revision
 
 
 def load_tokenizer(reference: str) -> Any:
@@ -20,7 +20,7 @@ def load_tokenizer(reference: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path(reference), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**model_source(reference), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"Cannot load the tokenizer of {reference!r}: {error}") from error
     if tokenizer.eos_token_id is None:
@@ -47,8 +47,14 @@ def _pad_token(tokenizer: Any) -> str:
     return str(tokenizer.convert_ids_to_tokens(0 if tokenizer.eos_token_id != 0 else 1))
 
 
-def model_path(reference: str) -> str:
-    """Return what transformers loads for a reference: a folder, or the hub id itself."""
+def model_source(reference: str) -> dict[str, str]:
+    """Return what `from_pretrained` of transformers loads for a reference: a folder, or a hub id and its revision."""
+    name, revision = split_revision(reference)
+    source = {"pretrained_model_name_or_path": _folder_or_id(name)}
+    return source | {"revision": revision} if revision else source
+
+
+def _folder_or_id(reference: str) -> str:
     if reference in ALIASES:
         folder = converted_folder(reference, environment.CACHE_DIR)
         if not (folder / "config.json").is_file():

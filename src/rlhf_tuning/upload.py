@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_tuning import __version__, registry
+from rlhf_tuning.model_reference import split_revision
 from rlhf_tuning.step import say
 
 #: Settings of the two phases, by the file that each leaves in its artifact.
@@ -122,7 +123,7 @@ def model_manifest(
 
 def generated_name(large_model_reference: str) -> str:
     """Return a registry name made from a base model's, such as `smollm2-135m-instruct-rlhf`."""
-    last = large_model_reference.rstrip("/").rsplit("/", 1)[-1]
+    last = split_revision(large_model_reference)[0].rstrip("/").rsplit("/", 1)[-1]
     return (registry_name(last.lower()) or "model") + "-rlhf"
 
 

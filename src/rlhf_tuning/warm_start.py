@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_tuning import registry
 from rlhf_tuning.errors import ModelError, ParameterError
-from rlhf_tuning.model_reference import local_folder, resolve_reference
+from rlhf_tuning.model_reference import local_folder, resolve_reference, split_revision
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -95,7 +95,7 @@ def _same_base(folder: Path, settings: dict[str, Any], base_fingerprint: str, re
     if base_fingerprint:
         return base_fingerprint == fingerprint
     base = _base_of(folder, settings)
-    if base == reference:
+    if base in (reference, split_revision(reference)[0]):
         return True
     try:
         return resolve_reference(base, parameter="base of warm_start_adapter").fingerprint == fingerprint

@@ -1,6 +1,7 @@
 """`rlhf report` and `rlhf compare` on what runs leave behind."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -34,8 +35,15 @@ def test_a_report_comes_back_as_it_was(tmp_path):
 
 
 def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_path, capsys):
-    write_run(tmp_path / "run", replace(full_report(), data_warnings=["The longer answer wins."]))
-    arguments = {"prompt_dataset": "my prompts.jsonl", "kl_coeff": 0.05, "batch_size": 64, "deploy_model": False}
+    report = replace(full_report(), data_warnings=["The longer answer wins."], base_model="palms/tiny@abc")
+    write_run(tmp_path / "run", report)
+    arguments = {
+        "large_model_reference": "palms/tiny",
+        "prompt_dataset": "my prompts.jsonl",
+        "kl_coeff": 0.05,
+        "batch_size": 64,
+        "deploy_model": False,
+    }
     write_run_file(
         tmp_path / "run",
         pipeline="rlhf_pipeline",
@@ -49,12 +57,33 @@ def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_pat
     assert main(["report", "run", "--pipeline-root", str(tmp_path), "--output", str(page)]) == 0
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text()
-    assert "rlhf run --pipeline rlhf_pipeline --prompt-dataset &#x27;my prompts.jsonl&#x27; --kl-coeff 0.05" in text
+    assert "--large-model-reference palms/tiny@abc" in text
+    assert "--prompt-dataset &#x27;my prompts.jsonl&#x27; --kl-coeff 0.05" in text
+    assert "rlhf report RUN --price-per-hour 3.67" in text
     assert "--deploy-model false" in text
     assert "--batch-size" not in text
     assert "61 s" in text
     assert "palms@3" in text
     assert "<li>The longer answer wins.</li>" in text
+
+
+def test_a_price_puts_the_cost_of_each_step_beside_its_time(tmp_path, capsys):
+    write_run(tmp_path / "run", full_report())
+    steps = [StepTime(name="Reinforcer", seconds=5400), StepTime(name="Infer", seconds=0, cached=True)]
+    told = {"pipeline": "rlhf_pipeline", "arguments": {}, "steps": steps, "model": "", "call": "", "ended": ""}
+    write_run_file(tmp_path / "run", price_per_hour=2.0, **told)
+    page = tmp_path / "page.html"
+
+    def costs(*flags):
+        assert main(["report", str(tmp_path / "run"), "--output", str(page), *flags]) == 0
+        return re.findall(r">([\d,]+\.\d\d)<", page.read_text().split('id="time"')[1].split("</section>")[0])
+
+    assert costs() == ["3.00", "0.00", "3.00"]
+    assert costs("--price-per-hour", "1000") == ["1,500.00", "0.00", "1,500.00"]
+    for wrong in ("-1", "nan", "cheap"):
+        with pytest.raises(SystemExit):
+            main(["report", "run", "--price-per-hour", wrong])
+        assert f"{wrong!r} is no price" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("broken", ["", "{}", "[]", '{"report": {"x": 1}, "answers": [], "judges": []}'])

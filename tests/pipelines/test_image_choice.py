@@ -1,6 +1,7 @@
 import pytest
 
 from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
+from rlhf_pipelines.compile import compile_for_submission
 from rlhf_pipelines.image_choice import read_choices, unpullable
 from rlhf_tuning.errors import ParameterError
 
@@ -19,6 +20,18 @@ def test_a_flag_names_the_image_and_what_takes_its_place(reference):
 def test_other_flags_are_refused_with_the_right_form(flag):
     with pytest.raises(ParameterError, match=r"--image is .*; give light=REFERENCE or trainer=REFERENCE"):
         read_choices([flag])
+
+
+def test_on_clusters_the_step_that_writes_the_report_knows_the_images():
+    steps = {}
+    for target in ("local", "vertex", "kubeflow"):
+        compiled = compile_for_submission("rlhf_pipeline", target, "", {TRAINER_IMAGE: f"r/trainer@{DIGEST}"})
+        executors = compiled.get("pipeline_spec", compiled)["deploymentSpec"]["executors"]
+        steps[target] = {
+            name: step["container"]["env"] for name, step in executors.items() if "env" in step["container"]
+        }
+    known = [{"name": "RLHF_IMAGES", "value": f"light={LIGHT_IMAGE} trainer=r/trainer@{DIGEST}"}]
+    assert steps == {"local": {}, "vertex": {"exec-evaluate": known}, "kubeflow": {"exec-evaluate": known}}
 
 
 def test_an_image_without_a_choice_cannot_be_pulled():

@@ -122,7 +122,7 @@ def test_the_run_ends_with_the_comparison_the_report_and_the_command_that_calls_
     assert "Promoted: the tuned model takes the place of the base model." in output
     report = artifact(job, "*/evaluate/report")
     assert "Report: ./runs/report.html" in output
-    assert "Where the time went" in (job / "runs" / "report.html").read_text()
+    assert "Time and cost by step" in (job / "runs" / "report.html").read_text()
     assert report.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
@@ -169,7 +169,7 @@ def test_reports_are_made_again_and_two_runs_and_two_models_are_compared(finishe
     runs = sorted((job / "runs").glob("rlhf-pipeline-*"))
     _, output = rlhf("report", runs[0], "--output", "again.html", cwd=job)
     page = (job / "again.html").read_text()
-    assert all(part in page for part in ("Where the time went", "rlhf run --pipeline rlhf_pipeline", "Promoted"))
+    assert all(part in page for part in ("Time and cost by step", "rlhf run --pipeline rlhf_pipeline", "Promoted"))
     _, output = rlhf("compare", runs[0], runs[-1], cwd=job)
     assert "100 prompts" in output
     assert (job / "compare.html").read_text().lstrip().lower().startswith("<!doctype html>")

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from html_page import HOSTILE, Page
 
+from rlhf_tuning import environment
 from rlhf_tuning.comparison import AnswerPair, JudgeRecord, ScoredAnswer
 from rlhf_tuning.judges.verdict import Agreement, Verdict
 from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, render_report, write_report
+from rlhf_tuning.run_report import lineage
 
 PLACES = [
     "Plantation Palms",
@@ -361,6 +363,33 @@ def test_a_failed_write_keeps_the_earlier_report(tmp_path: Path, monkeypatch: py
 
 def test_the_same_run_gives_the_same_report() -> None:
     assert render_report(realistic_report(30)) == render_report(realistic_report(30))
+
+
+def test_the_lineage_names_revisions_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "IMAGES", "light=r/light:1 trainer=r/trainer@sha256:aa")
+    model = {
+        "base_model": "palms/tiny@abc",
+        "base_model_fingerprint": "commit:abc",
+        "warm_start_fingerprint": "sha256:w",
+    }
+    reward_model = {"base_model": "/models/base", "base_model_fingerprint": "sha256:1"}
+    made_from = lineage(reward_model, model, {"base_model_fingerprint": "sha256:2"}, "models/palms@2")
+    assert made_from == {
+        "Base model": "palms/tiny",
+        "Base model, commit on the hub": "abc",
+        "Base of the reward model": "/models/base",
+        "Base of the reward model, content fingerprint": "sha256:1",
+        "Compared with": "models/palms@2",
+        "Its weights": "sha256:2",
+        "Adapter it started from": "sha256:w",
+        "Image of the light steps": "r/light:1",
+        "Image of the trainer steps": "r/trainer@sha256:aa",
+    }
+    text = Page(render_report(RunReport(title="t", lineage=made_from))).text
+    for name, value in made_from.items():
+        assert f"{name}{value}" in text
+    monkeypatch.setattr(environment, "IMAGES", "")
+    assert lineage(reward_model, model, {}, "")["Images"] == "none: the steps ran as processes of one machine"
 
 
 def test_parameters_read_as_json() -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rlhf_pipelines.command_line import Commands, add_command
+from rlhf_pipelines.command_line import Commands, add_command, add_price
 
 
 def add(commands: Commands) -> None:
@@ -21,6 +21,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--pipeline-root", metavar="DIR", type=Path, default=Path("runs"), help="where named runs are; default: ./runs"
     )
+    add_price(parser)
     _add_output(parser, "report.html")
 
 
@@ -32,6 +33,7 @@ def _report(options: argparse.Namespace) -> int:
     from rlhf_pipelines.complete_report import write_complete_report
 
     named = options.pipeline_root / options.run
-    write_complete_report(named if named.is_dir() else Path(options.run), options.output)
+    folder = named if named.is_dir() else Path(options.run)
+    write_complete_report(folder, options.output, options.price_per_hour)
     print(options.output)
     return 0

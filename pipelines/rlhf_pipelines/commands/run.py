@@ -11,6 +11,7 @@ from rlhf_pipelines.command_line import (
     add_image,
     add_parameters,
     add_pipeline,
+    add_price,
     add_value_sources,
     checked_values,
     fail,
@@ -50,6 +51,7 @@ def add(commands: Commands) -> None:
         default="subprocess",
         help="how steps run: as processes here, or in the project's containers; default: subprocess",
     )
+    add_price(parser)
     add_image(parser, "of the containers")
     add_parameters(parser, PARAMETERS.values())
 
@@ -69,5 +71,6 @@ def _run_pipeline(options: argparse.Namespace) -> int:
         pipeline_root=options.pipeline_root,
         caching=not options.no_cache,
         containers=new_containers(images) if options.runner == "docker" else None,
+        price_per_hour=options.price_per_hour,
     )
     return run_locally(run, choose_display(sys.stdout, os.environ))
