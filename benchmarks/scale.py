@@ -208,7 +208,7 @@ def large_table() -> list[str]:
         for change in changes:
             plan = replace(middle, **change)  # type: ignore[arg-type]
             a100, h100 = (forecast(plan, model, gpu_hardware(kind, GPUS[kind], 8)) for kind in ("a100-80gb", "h100"))
-            fits = "" if a100.fits else ", does not fit"
+            fits = "" if a100.peak <= a100.hardware.memory else ", does not fit"
             weights = "divided" if a100.sharded else "whole"
             lora = "" if plan.lora_dim else ", all weights"
             lines.append(

@@ -42,7 +42,8 @@ exponential, which on a CPU is lower), plus a cost for every layer called:
   once, and the logits some times; the prompts' forward pass before; the merging of an adapter, 20 L bytes.
 - phase 1: b packed pairs forward and backward. Phase 2: b k answers sampled; scored (a row for each answer); the
   reference's forward pass, packed, where kl_coeff > 0; the policy's forward and backward pass, packed.
-- more GPUs: the batch is divided. Weights that do not fit on one are divided too, and each pass over the model, every
+- more GPUs: the batch is divided. Weights that do not fit on one would have to be divided too (which training here does
+  not do yet; it refuses such a model), and each pass over the model, every
   sampled token included, then moves w P (g - 1) / g bytes to each GPU.
 
 Times of data sheets are peaks; of these a share is assumed to be reached (`TRAINING_SHARE`, `BANDWIDTH_SHARE`).
@@ -217,8 +218,8 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether memory suffices."""
-        return self.peak <= self.hardware.memory
+        """Whether it can be run: memory suffices with all weights on each GPU, since training does not divide them yet."""
+        return not self.sharded and self.peak <= self.hardware.memory
 
 
 def gpu_hardware(kind: str, gpu: Gpu, count: int, *, dtype: str = "auto") -> Hardware:
@@ -250,6 +251,7 @@ def forecast(
     whole = _Forecaster(plan, model, hardware, reward_base or model, sharded=False).run()
     if whole.fits or hardware.devices == 1:
         return whole
+    # What it would take; such a run is refused.
     return _Forecaster(plan, model, hardware, reward_base or model, sharded=True).run()
 
 

@@ -336,14 +336,15 @@ def _attend(
     scale = size**-0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)
     if length > 1 and softcap is None:
+        # Repeated, since torch's fused kernels take no mask together with its option for grouped heads.
+        repeats = heads // key.shape[1]
         mixed = nn.functional.scaled_dot_product_attention(
             query,
-            key,
-            value,
+            key.repeat_interleave(repeats, dim=1) if repeats > 1 else key,
+            value.repeat_interleave(repeats, dim=1) if repeats > 1 else value,
             attn_mask=attention_mask,
             is_causal=attention_mask is None,
             scale=scale,
-            enable_gqa=heads != key.shape[1],
         )
         return mixed.transpose(1, 2), None
     # (batch, key heads, heads of each x length, size): each group of heads reads its keys and values once.

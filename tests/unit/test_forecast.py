@@ -88,7 +88,8 @@ def test_weights_are_divided_only_where_they_do_not_fit_on_each():
     assert not forecast(PLAN, LLAMA_8B, EIGHT).sharded
     large = forecast(PLAN, LLAMA_70B, EIGHT)
     assert large.sharded
-    assert large.fits
+    assert large.peak < EIGHT.memory
+    assert not large.fits  # training does not divide weights yet
     assert not forecast(PLAN, LLAMA_70B, A100).fits
     # An eighth of the weights, and of their copy for sampling.
     assert large.peak > 2 * 2 * LLAMA_70B.parameters / 8
@@ -129,10 +130,10 @@ def test_refuses_mean_lengths_beyond_the_limits(name):
 def test_alternatives_are_changes_that_fit():
     plan = replace(PLAN, lora_dim=0, reward_lora_dim=0)
     found = alternatives(plan, LLAMA_8B, A100)
-    assert found == ["--lora-dim 16 --reward-lora-dim 16", "--machine a100-40gb-x8"]
+    assert found == ["--lora-dim 16 --reward-lora-dim 16"]
     assert not forecast(plan, LLAMA_8B, A100).fits
     assert forecast(replace(plan, lora_dim=16, reward_lora_dim=16), LLAMA_8B, A100).fits
-    assert forecast(plan, LLAMA_8B, gpu_hardware("a100-40gb", GPUS["a100-40gb"], 8)).fits
+    assert forecast(plan, LLAMA_8B, gpu_hardware("h200", GPUS["h200"], 8)).fits
 
 
 def test_a_smaller_batch_is_an_alternative_where_the_answers_take_the_memory():
