@@ -102,7 +102,7 @@ def train_policy(
             empty for none.
 
     Returns:
-        The mean of the last tenth of the steps, by metric.
+        The mean of the last tenth of the steps up to the checkpoint that is returned, by metric.
 
     Raises:
         DataError: If there is no prompt.
@@ -214,13 +214,16 @@ def train_policy(
             )
             trainer.add_callback(watcher)
         trainer.train()
+        returned = trainer.state.global_step
         if watcher is not None:
-            watcher.finish(adapter_dir)
+            returned = watcher.finish(adapter_dir).best_step
         log.close()
 
     # 5. Save.
     _save(trainer.model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
-    return _last_tenth(log.history)
+    if watcher is not None and returned == 0:  # nothing that was learnt is returned, so no step measured it
+        return watcher.watch.looks[0].means()
+    return _last_tenth([record for record in log.history if record["step"] <= returned])
 
 
 class _AnswerScorer:
