@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rlhf_tuning.gate import shown_better
+from rlhf_tuning.gate import enough
 from rlhf_tuning.statistics import wilson_interval, win_rate
 
 _PROMPTS = (50, 100, 200, 500, 1000)
@@ -52,7 +52,7 @@ def _promoted(
     ties: float,
     rate: float,
     runs: int,
-    promotes: Callable[[int, int, int], bool] = shown_better,
+    promotes: Callable[[int, int, int], bool] = enough,
 ) -> str:
     """Return the share of runs that are promoted, with its interval."""
     win = rate - ties / 2  # wins and half the ties make the win rate

@@ -43,7 +43,7 @@ def train_policy(
         reward_model: What the reward model trainer left.
         adapter: The policy's LoRA adapter and its metrics.
         model: The tuned model, merged, as plain transformers loads it.
-        metrics: The mean of the last tenth of the steps.
+        metrics: The mean of the last tenth of the steps up to the checkpoint that is returned.
         tensorboard: Event files; tags reward and kl_loss as the Vertex job had them.
         large_model_reference: Base model.
         large_model_fingerprint: From Preprocess Inputs.

@@ -37,7 +37,7 @@ def read_choices(flags: Sequence[str]) -> dict[str, str]:
 
 def as_environment(choices: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variable by which a step knows the images of the run, for the report."""
-    return {"RLHF_IMAGES": " ".join(f"{name}={choices.get(image, image)}" for name, image in IMAGES.items())}
+    return {"RLHF_IMAGES": ",".join(f"{name}={choices.get(image, image)}" for name, image in IMAGES.items())}
 
 
 def unpullable(choices: Mapping[str, str]) -> list[str]:

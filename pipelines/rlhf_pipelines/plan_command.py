@@ -156,7 +156,9 @@ def _verdict(found: Forecast) -> str:
             "times are those of such a run."
         )
     if not found.fits:
-        return f"Memory: does NOT fit: {found.peak / GB:.1f} GB at the peak, and there are {on.memory / GB:.1f} GB{each}."
+        return (
+            f"Memory: does NOT fit: {found.peak / GB:.1f} GB at the peak, and there are {on.memory / GB:.1f} GB{each}."
+        )
     tight = " That is within the forecast's error: try one step of each phase first." if _is_tight(found) else ""
     return f"Memory: fits, in {share:.0%}{each}.{tight}"
 

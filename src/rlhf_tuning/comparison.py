@@ -97,6 +97,8 @@ class Wins:
     Args:
         name: One of `SCORES`, or a language-model judge's name.
         measure: How people read it.
+        prompts_won: Distinct prompts to which the tuned model's answers win more often than they lose.
+        prompts_lost: Those to which they lose more often.
         rate: The win rate. Where prompts repeat, its interval lets answers to one prompt depend on each other.
         unjudged: Pairs of answers without a verdict.
         agreement: How often the judge agrees with held-out human choices; None when it was not checked.
@@ -106,6 +108,8 @@ class Wins:
 
     name: str
     measure: str
+    prompts_won: int
+    prompts_lost: int
     rate: WinRate
     unjudged: int = 0
     agreement: Agreement | None = None
@@ -434,7 +438,10 @@ def _wins(pairs: Sequence[AnswerPair], measure: str, label: str, record: JudgeRe
     judged = [(pair.base, pair) for pair, outcome in zip(compared, outcomes, strict=True) if pair.base and outcome]
     prompts = [json.dumps(list(map(dict, pair.prompt)), sort_keys=True) for _, pair in judged]
     rate = win_rate(*counts)
-    distinct_prompts = len(set(prompts))
+    balance = dict.fromkeys(prompts, 0.0)
+    for prompt, score in zip(prompts, scores, strict=True):
+        balance[prompt] += score - 0.5
+    distinct_prompts = len(balance)
     if distinct_prompts < len(prompts):
         # Never narrower than so many prompts with an answer each would make it: without spread clusters have no width.
         by_prompt = clustered_mean(scores, prompts)
@@ -446,6 +453,8 @@ def _wins(pairs: Sequence[AnswerPair], measure: str, label: str, record: JudgeRe
     return Wins(
         name=measure,
         measure=label,
+        prompts_won=sum(value > 0 for value in balance.values()),
+        prompts_lost=sum(value < 0 for value in balance.values()),
         rate=rate,
         at_equal_length=length_controlled_win_rate(scores, lengths),
         unjudged=outcomes.count(None),

@@ -18,7 +18,7 @@ REGISTRY_DIR = Path(
 #: Network of the containers of `rlhf run --runner docker`, such as `host` or `none`; the engine's default when empty.
 DOCKER_NETWORK = os.environ.get("RLHF_DOCKER_NETWORK", "")
 
-#: Images that the steps run in, as `light=REFERENCE trainer=REFERENCE`; empty where they are processes of a machine.
+#: Images that the steps run in, as `light=REFERENCE,trainer=REFERENCE`; empty where they are processes of a machine.
 IMAGES = os.environ.get("RLHF_IMAGES", "")
 
 #: Key of the server whose language model judges answers; sent to it and shown nowhere.

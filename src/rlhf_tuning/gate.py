@@ -2,8 +2,9 @@
 
 Every condition must hold. The first asks for proof: the lower end of the 95% interval of the paired win rate must lie above
 one half plus a margin, and the exact sign test must allow it too, so that of two equally good models the challenger is
-promoted in at most 2.5% of all runs (the interval alone gives up to 3.2%). The others ask that no harm is shown: a limit
-kept, or no fall or rise beyond chance. They can only refuse, so they do not raise that share.
+promoted in at most 2.5% of all runs (the interval alone gives up to 3.2%). Answers to one prompt may depend on each other in
+any way, so that test counts each distinct prompt once, for whoever wins it more often. The others ask that no harm is shown:
+a limit kept, or no fall or rise beyond chance. They can only refuse, so they do not raise that share.
 `benchmarks/promotion_gate.py` measures it, and how often a truly better model passes.
 """
 
@@ -126,8 +127,13 @@ def decision_text(decision: Decision) -> str:
     return "\n".join(lines) + "\n"
 
 
-def shown_better(wins: int, ties: int, losses: int, margin: float = 0.0) -> bool:
-    """Say whether so many wins show the challenger's win rate to lie above one half plus `margin`, beyond chance."""
+def shown_better(wins: Wins, margin: float = 0.0) -> bool:
+    """Say whether the wins show the challenger's win rate to lie above one half plus `margin`, beyond chance."""
+    return wins.rate.low > 0.5 + margin and sign_test(wins.prompts_won, wins.prompts_lost) <= _ALPHA
+
+
+def enough(wins: int, ties: int, losses: int, margin: float = 0.0) -> bool:
+    """Say whether so many prompts, each answered once, would show it."""
     return win_rate(wins, ties, losses).low > 0.5 + margin and sign_test(wins, losses) <= _ALPHA
 
 
@@ -143,14 +149,15 @@ def _beats(measured: Sequence[Wins], champion: str, config: GateConfig) -> Condi
         change = "Give more, or more consistent, preferences, a larger base model, or another judge."
         value = "no judge agrees with people beyond chance"
         return Condition(name=name, value=value, limit=limit, holds=False, change=change)
-    judge, rate = trusted[0].measure, trusted[0].rate
+    wins = trusted[0]
+    judge, rate = wins.measure, wins.rate
     value = (
         f"wins {_share(rate.rate)} [{_share(rate.low)}, {_share(rate.high)}] by {judge}, "
         f"n = {rate.n:,}: {rate.wins} won, {rate.ties} tied, {rate.losses} lost; "
-        f"exact sign test p = {number(sign_test(rate.wins, rate.losses))}"
+        f"exact sign test of {wins.prompts_won} prompts won and {wins.prompts_lost} lost "
+        f"p = {number(sign_test(wins.prompts_won, wins.prompts_lost))}"
     )
-    # The interval as well, which knows of prompts that repeat; the counts do not.
-    holds = rate.low > least and shown_better(rate.wins, rate.ties, rate.losses, config.gate_win_rate_margin)
+    holds = shown_better(wins, config.gate_win_rate_margin)
     return Condition(name=name, value=value, limit=limit, holds=holds, change=_more_prompts(rate, config))
 
 
@@ -164,7 +171,7 @@ def _more_prompts(rate: WinRate, config: GateConfig) -> str:
         factor *= 1.05
         # Rounded to the challenger's disadvantage, so that the advice is enough and not just lucky.
         wins, ties, losses = math.floor(rate.wins * factor), round(rate.ties * factor), math.ceil(rate.losses * factor)
-        if shown_better(wins, ties, losses, config.gate_win_rate_margin):
+        if enough(wins, ties, losses, config.gate_win_rate_margin):
             n = math.ceil((wins + ties + losses) / 10) * 10
             return f"If the true win rate is the observed one, about {n:,} evaluation prompts would show it."
     return f"Even {_MOST_PROMPTS:,} evaluation prompts would not show so small a difference."

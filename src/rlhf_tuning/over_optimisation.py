@@ -66,6 +66,11 @@ class Look:
     held_out_reward: Sequence[float] | None = None
     kl: Sequence[float] | None = None
 
+    def means(self) -> dict[str, float]:
+        """Return the mean of what was measured, by the names that training has for it."""
+        measured = {"reward": self.reward, "kl": self.kl}
+        return {name: fmean(values) for name, values in measured.items() if values is not None}
+
     def as_json(self) -> dict[str, Any]:
         """Return the means with their 95% intervals."""
         return {

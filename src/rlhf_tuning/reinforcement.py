@@ -106,7 +106,7 @@ def train_policy(
             empty for none.
 
     Returns:
-        The mean of the last tenth of the steps, by metric.
+        The mean of the last tenth of the steps up to the checkpoint that is returned, by metric.
 
     Raises:
         ParameterError: If the processes cannot share a batch evenly.
@@ -225,12 +225,16 @@ def train_policy(
             )
             trainer.add_callback(watcher)
         trainer.train()
+        returned = trainer.state.global_step
         if watcher is not None:
-            watcher.finish(adapter_dir)
+            returned = watcher.finish(adapter_dir).best_step
         log.close()
 
     # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
-    final = _last_tenth(log.history)
+    if watcher is not None and returned == 0:  # nothing that was learnt is returned, so no step measured it
+        final = watcher.watch.looks[0].means()
+    else:
+        final = _last_tenth([record for record in log.history if record["step"] <= returned])
     model = trainer.model
     if lora and processes.is_main():
         model.save_pretrained(adapter_dir, selected_adapters=["default"])

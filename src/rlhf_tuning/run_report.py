@@ -52,7 +52,7 @@ def lineage(
         made_from |= {"Compared with": champion, "Its weights": str(predictions.get("base_model_fingerprint", ""))}
     if model.get("warm_start_fingerprint"):
         made_from["Adapter it started from"] = str(model["warm_start_fingerprint"])
-    images = dict(pair.split("=", 1) for pair in environment.IMAGES.split())
+    images = dict(pair.split("=", 1) for pair in environment.IMAGES.split(",") if pair)
     made_from |= {f"Image of the {name} steps": reference for name, reference in images.items()}
     return made_from if images else made_from | {"Images": "none: the steps ran as processes of one machine"}
 

@@ -30,7 +30,7 @@ def test_on_clusters_the_step_that_writes_the_report_knows_the_images():
         steps[target] = {
             name: step["container"]["env"] for name, step in executors.items() if "env" in step["container"]
         }
-    known = [{"name": "RLHF_IMAGES", "value": f"light={LIGHT_IMAGE} trainer=r/trainer@{DIGEST}"}]
+    known = [{"name": "RLHF_IMAGES", "value": f"light={LIGHT_IMAGE},trainer=r/trainer@{DIGEST}"}]
     assert steps == {"local": {}, "vertex": {"exec-evaluate": known}, "kubeflow": {"exec-evaluate": known}}
 
 

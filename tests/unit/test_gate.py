@@ -1,4 +1,5 @@
 import json
+import random
 import re
 from dataclasses import replace
 
@@ -6,8 +7,9 @@ import pytest
 
 from rlhf_tuning.comparison import AnswerPair, JudgeRecord, ScoredAnswer, summarize
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.gate import GateConfig, decide, decision_text
+from rlhf_tuning.gate import GateConfig, decide, decision_text, shown_better
 from rlhf_tuning.judges.verdict import Agreement
+from rlhf_tuning.statistics import sign_test, wilson_interval
 
 TEXT = "a place by the sea with bright rooms and a quiet garden where breakfast is served in the morning sun"
 
@@ -59,6 +61,29 @@ def test_many_answers_to_few_prompts_are_no_proof():
     decision = decided(few)
     assert failed(decision) == ["Beats the base model beyond chance"]
     assert "wins 100% [44%, 100%]" in decision.conditions[0].value
+
+
+def test_equal_models_are_promoted_in_at_most_a_fortieth_of_runs_when_prompts_repeat():
+    """Of 9 prompts with 12 answers each, one model wins all or nearly all to a prompt, either as often as the other."""
+    rng = random.Random(0)
+    runs, promoted, by_answers = 200, 0, 0
+    for _ in range(runs):
+        made = []
+        for index, prompt in enumerate(pair.prompt for pair in pairs(9, 0)):
+            share = rng.choice([0.05, 0.95]) if index else 0.5
+            won = sum(rng.random() < share for _ in range(12))
+            made += [replace(pair, prompt=prompt) for pair in pairs(won, 12 - won)]
+        (wins,) = summarize(made).measured
+        promoted += shown_better(wins)
+        by_answers += sign_test(wins.rate.wins, wins.rate.losses) <= 0.025
+    assert wilson_interval(promoted, runs).low <= 0.025
+    assert by_answers / runs > 0.15  # what this test is here to catch
+
+
+def test_a_prompt_counts_once_however_often_it_was_answered():
+    (often,) = pairs(1, 0)
+    made = [*pairs(6, 2), *([replace(often, prompt=[{"role": "user", "content": "Again."}])] * 50)]
+    assert "exact sign test of 7 prompts won and 2 lost p = 0.090" in decided(made).conditions[0].value
 
 
 def test_a_margin_asks_for_more():

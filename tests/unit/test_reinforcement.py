@@ -324,7 +324,7 @@ def test_the_best_checkpoint_by_the_held_out_reward_is_saved_not_the_last(
         ),
     )
     multiplier = 100.0 if lora_dim else 1000.0
-    _, metrics = tune(
+    final, metrics = tune(
         tiny_model,
         many_prompts_path,
         reward_dirs["shared"],
@@ -337,6 +337,8 @@ def test_the_best_checkpoint_by_the_held_out_reward_is_saved_not_the_last(
     assert (watched["best_step"], watched["looks"][0]["n"]) == (0, 12)
     assert [look["step"] for look in watched["looks"]] == list(range(watched["last_step"] + 1))
     assert len(metrics) == watched["last_step"]
+    # What is told of the policy is what was measured of the checkpoint that is returned, not of those after it.
+    assert final == {name: watched["looks"][0][name]["mean"] for name in ("reward", "kl")}
     assert watched["looks"][0]["kl"]["mean"] == pytest.approx(0.0, abs=1e-5)
     assert abs(watched["looks"][-1]["kl"]["mean"]) > 1e-4
     assert held_out.asked[0][0] == held_out.asked[1][0]

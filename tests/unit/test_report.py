@@ -366,7 +366,7 @@ def test_the_same_run_gives_the_same_report() -> None:
 
 
 def test_the_lineage_names_revisions_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "IMAGES", "light=r/light:1 trainer=r/trainer@sha256:aa")
+    monkeypatch.setattr(environment, "IMAGES", "light=r/light:1,trainer=r/trainer@sha256:aa")
     model = {
         "base_model": "palms/tiny@abc",
         "base_model_fingerprint": "commit:abc",
