@@ -152,7 +152,7 @@ def _verdict(found: Forecast) -> str:
         enough = "would" if found.peak <= on.memory else "would not"
         return (
             "Memory: does NOT fit: all weights must be on each GPU, since training does not divide them yet. Divided among "
-            f"the {on.devices} GPUs it {enough} fit, with {found.peak / GB:.1f} GB of the {on.memory / GB:.1f} GB of each; the "
+            f"the {on.devices} GPUs it {enough} fit, with {found.peak / GB:.1f} of the {on.memory / GB:.1f} GB of each; the "
             "times are those of such a run."
         )
     if not found.fits:
