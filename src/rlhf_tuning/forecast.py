@@ -83,7 +83,7 @@ ROWS_TOGETHER = {True: 64, False: 1024}
 HEAD_POSITIONS, HEAD_TOKENS = 256, 32_768
 SCORED_TOGETHER = 16
 _SAMPLED_TOGETHER = 32
-_CENTRING_PROMPTS = 128
+_CENTRING_PROMPTS = 64
 _LOOKS = 10
 _READ_BYTES_PER_SECOND = GB
 #: Steps of the pipeline on the machine and beside it, and the seconds that one takes to start; those on GPUs are assumed.

@@ -76,7 +76,7 @@ class RewardModelConfig:
     target_sequence_length: int = 64
     seed: int = 0
     dtype: str = "auto"
-    centring_prompts: int = 128
+    centring_prompts: int = 64
     held_out_reward_model_share: float = 0.0
     held_out: bool = False
 
