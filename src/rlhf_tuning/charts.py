@@ -7,14 +7,17 @@ ground. Every label is escaped; nothing is drawn for values that are not finite.
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
+from unicodedata import east_asian_width
+
+from rlhf_tuning.page import text as page_text
 
 _WIDTH, _HEIGHT = 340, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 48, 42
 _MOST_POINTS = 200
+_MOST_BYTES = 2_000
 
 Point = tuple[float, float]
 
@@ -77,7 +80,7 @@ def line_chart(
         dot = "dot" if len(finite) == 1 else "touch"
         parts.append(
             f'<circle class="{dot}" cx="{x(px):.1f}" cy="{y(py):.1f}" r="4">'
-            f"<title>{escape(x_label)} {px:.6g}: {text}</title></circle>"
+            f"<title>{_words(x_label)} {px:.6g}: {text}</title></circle>"
         )
     return _framed(title, *parts)
 
@@ -110,7 +113,7 @@ def two_lines(
             parts.append(f'<path class="line {kind}" d="{_path(finite, x, y)}"/>')
         parts += [
             f'<circle class="dot {kind}" cx="{x(px):.1f}" cy="{y(py):.1f}" r="3">'
-            f"<title>{escape(name)}, {escape(x_label)} {px:.6g}: {py:.4g}</title></circle>"
+            f"<title>{_words(name)}, {_words(x_label)} {px:.6g}: {py:.4g}</title></circle>"
             for px, py in finite
         ]
     return _framed(title, *parts)
@@ -127,7 +130,7 @@ def scatter(title: str, points: Sequence[tuple[float, float, str]], *, x_label: 
     y = _Scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     dots = [
         f'<circle class="dot" cx="{x(px):.1f}" cy="{y(py):.1f}" r="3.5" '
-        f'fill-opacity="{0.25 + 0.75 * index / max(1, len(finite) - 1):.2f}"><title>{escape(words)}</title></circle>'
+        f'fill-opacity="{0.25 + 0.75 * index / max(1, len(finite) - 1):.2f}"><title>{_words(words)}</title></circle>'
         for index, (px, py, words) in enumerate(finite)
     ]
     return _framed(title, _axes(x, y, x_ticks, y_ticks, x_label), *dots)
@@ -147,12 +150,12 @@ def calibration(title: str, points: Sequence[tuple[float, float, float, float, s
     x = _Scale(0.5, 1.0, _LEFT, _WIDTH - _RIGHT)
     y = _Scale(y_ticks[0], 1.0, _HEIGHT - _BOTTOM, _TOP)
     parts = [
-        _axes(x, y, ticks, y_ticks, x_label, _percent),
+        _axes(x, y, ticks, y_ticks, x_label, _percent, _percent),
         f'<line class="reference" x1="{x(0.5):.1f}" x2="{x(1.0):.1f}" y1="{y(0.5):.1f}" y2="{y(1.0):.1f}"/>',
     ]
     for predicted, observed, low, high, words in points:
         parts.append(
-            f'<g class="interval"><title>{escape(words)}</title>'
+            f'<g class="interval"><title>{_words(words)}</title>'
             f'<line class="whisker" x1="{x(predicted):.1f}" x2="{x(predicted):.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>'
             f'<circle class="dot" cx="{x(predicted):.1f}" cy="{y(observed):.1f}" r="4"/></g>'
         )
@@ -196,7 +199,7 @@ def histogram_pair(
         mean = fmean(values)
         parts.append(
             f'<line class="mean {kind}" x1="{x(mean):.1f}" x2="{x(mean):.1f}" y1="{_TOP}" y2="{y(0):.1f}">'
-            f"<title>{escape(label)}: mean {mean:.3g} of {len(values)}</title></line>"
+            f"<title>{_words(label)}: mean {mean:.3g} of {len(values)}</title></line>"
         )
         legend.append((f"area {kind}", f"{label}, mean {mean:.3g}"))
     for index in range(bins):
@@ -205,7 +208,7 @@ def histogram_pair(
         span = f"{start:.4g}" if whole and width == 1 else f"{start:.4g} to {end:.4g}"
         parts.append(
             f'<rect class="touch" x="{x(start):.1f}" y="{_TOP}" width="{x(end) - x(start):.1f}" '
-            f'height="{y.start - y.end:.1f}"><title>{escape(span)}: {escape(held)}</title></rect>'
+            f'height="{y.start - y.end:.1f}"><title>{_words(span)}: {_words(held)}</title></rect>'
         )
     return _framed(title, *parts, _legend(legend))
 
@@ -309,8 +312,8 @@ def share_bar(title: str, row: IntervalRow, other: str, *, reference: float = 0.
     )
     return _framed(
         title,
-        f'<text class="label" x="10" y="39">{escape(row.label)} {_percent(row.value, 1)}</text>'
-        f'<text class="label" x="{x.end}" y="39" text-anchor="end">{escape(other)} {_percent(1 - row.value, 1)}</text>'
+        f'<text class="label" x="10" y="39">{_words(row.label)} {_percent(row.value, 1)}</text>'
+        f'<text class="label" x="{x.end}" y="39" text-anchor="end">{_words(other)} {_percent(1 - row.value, 1)}</text>'
         f'<rect class="rest" x="{x.start}" y="{top}" width="{x.end - x.start}" height="{bottom - top}" rx="3"/>'
         f'<rect class="bar" x="{x.start}" y="{top}" width="{x(row.value) - x.start:.1f}" height="{bottom - top}" '
         'rx="3"/>'
@@ -318,7 +321,7 @@ def share_bar(title: str, row: IntervalRow, other: str, *, reference: float = 0.
         f'<line class="spread" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{middle}" y2="{middle}"/>{ends}'
         f'<text class="tick" x="{x(reference):.1f}" y="{bottom + 17}" text-anchor="middle">{_percent(reference)}</text>'
         f'<text class="tick" x="10" y="{bottom + 37}">{interval}</text>'
-        f'<text class="tick" x="10" y="{bottom + 53}">{escape(row.note)}</text>',
+        f'<text class="tick" x="10" y="{bottom + 53}">{_words(row.note)}</text>',
         height=bottom + 62,
     )
 
@@ -342,8 +345,8 @@ def count_bars(title: str, counts: Mapping[str, int], *, most: int = 7) -> str:
         top = 44 + 24 * index
         short = label if len(label) <= 15 else f"{label[:14]}…"
         parts.append(
-            f"<g><title>{escape(label)}: {count:,} of {total:,}</title>"
-            f'<text class="label" x="10" y="{top + 13}">{escape(short)}</text>'
+            f"<g><title>{_words(label)}: {count:,} of {total:,}</title>"
+            f'<text class="label" x="10" y="{top + 13}">{_words(short)}</text>'
             f'<rect class="bar" x="{x.start}" y="{top}" width="{max(1.0, x(count) - x.start):.1f}" height="17" rx="2"/>'
             f'<text class="tick" x="{max(x(count), x.start + 1) + 6:.1f}" y="{top + 12}">'
             f"{count:,} ({share_text(count, total)})</text></g>"
@@ -373,16 +376,16 @@ def interval_plot(
     parts.append(
         f'<line class="reference" x1="{x(reference):.1f}" x2="{x(reference):.1f}" y1="{top - 6}" y2="{bottom}"/>'
         f'<text class="tick" x="{x(reference):.1f}" y="{top - 11}" text-anchor="middle">'
-        f"{escape(reference_label)}</text>"
+        f"{_words(reference_label)}</text>"
     )
     for index, row in enumerate(rows):
         middle = top + row_height * index + row_height / 2
         state = "better" if row.low > reference else "worse" if row.high < reference else "unclear"
         words = f"{row.label}: {_percent(row.value, 1)} [{_percent(row.low, 1)}, {_percent(row.high, 1)}]"
         parts.append(
-            f'<g class="interval {state}"><title>{escape(words)}</title>'
-            f'<text class="label" x="10" y="{middle + 4}">{escape(row.label)}</text>'
-            f'<text class="tick" x="586" y="{middle + 4}">{escape(row.note)}</text>'
+            f'<g class="interval {state}"><title>{_words(words)}</title>'
+            f'<text class="label" x="10" y="{middle + 4}">{_words(_shortened(row.label, 36))}</text>'
+            f'<text class="tick" x="586" y="{middle + 4}">{_words(row.note)}</text>'
             f'<line class="whisker" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{middle}" y2="{middle}"/>'
             f'<line class="whisker" x1="{x(row.low):.1f}" x2="{x(row.low):.1f}" y1="{middle - 5}" y2="{middle + 5}"/>'
             f'<line class="whisker" x1="{x(row.high):.1f}" x2="{x(row.high):.1f}" y1="{middle - 5}" y2="{middle + 5}"/>'
@@ -421,8 +424,27 @@ def share_text(count: int, n: int) -> str:
     return _percent(share, 0 if count in (0, n) else 1)
 
 
+def _words(label: str) -> str:
+    """Escape text from outside; no picture needs much of it."""
+    return page_text(label, _MOST_BYTES, marks=False)
+
+
+def _shortened(label: str, most: int) -> str:
+    """Cut the middle of a label that is wider than `most` letters: its end has the number."""
+
+    def width(part: str) -> int:
+        return sum(1 + (east_asian_width(character) in "WF") for character in part)
+
+    if width(label) <= most:
+        return label
+    kept, end = label[:most], f"…{label[-8:]}"
+    while width(kept + end) > most:
+        kept = kept[:-1]
+    return kept + end
+
+
 def _framed(title: str, *parts: str, width: int = _WIDTH, height: int = _HEIGHT) -> str:
-    name = escape(title)
+    name = _words(title)
     return (
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
         f'<text class="title" x="10" y="16">{name}</text>{"".join(parts)}</svg>'
@@ -436,6 +458,7 @@ def _axes(
     y_ticks: Sequence[float],
     x_label: str,
     y_format: Callable[[float], str] | None = None,
+    x_format: Callable[[float], str] | None = None,
 ) -> str:
     parts = []
     for tick in y_ticks:
@@ -445,7 +468,7 @@ def _axes(
             f'<text class="tick" x="{x.start - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{text}</text>'
         )
     for tick in x_ticks:
-        text = _tick_text(tick, x_ticks)
+        text = x_format(tick) if x_format else _tick_text(tick, x_ticks)
         parts.append(
             f'<line class="axis" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{y.start}" y2="{y.start + 4}"/>'
             f'<text class="tick" x="{x(tick):.1f}" y="{y.start + 16}" text-anchor="middle">{text}</text>'
@@ -453,7 +476,7 @@ def _axes(
     parts.append(f'<line class="axis" x1="{x.start}" x2="{x.end}" y1="{y.start}" y2="{y.start}"/>')
     middle = (x.start + x.end) / 2
     parts.append(
-        f'<text class="tick" x="{middle:.1f}" y="{y.start + 33}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="tick" x="{middle:.1f}" y="{y.start + 33}" text-anchor="middle">{_words(x_label)}</text>'
     )
     return "".join(parts)
 
@@ -482,7 +505,7 @@ def _legend(entries: Sequence[tuple[str, str]]) -> str:
             mark = f'<path class="{kind}" d="M{left:.1f} {middle}h14"/>'
         else:
             mark = f'<rect class="{kind}" x="{left + 2:.1f}" y="{middle - 5}" width="10" height="10"/>'
-        parts.append(f'{mark}<text class="tick" x="{left + 19:.1f}" y="{middle + 4}">{escape(label)}</text>')
+        parts.append(f'{mark}<text class="tick" x="{left + 19:.1f}" y="{middle + 4}">{_words(label)}</text>')
         # SVG cannot measure text; 6 units a character is wide enough at this size.
         left += 34 + 6 * len(label)
     return "".join(parts)

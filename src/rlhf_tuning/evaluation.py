@@ -222,7 +222,7 @@ def write_evaluation(
     ).metrics()
     known = [asdict(judge) | {"agreement": judge.agreement._asdict() if judge.agreement else None} for judge in judges]
     content = {"metrics": metrics, "judges": known, "answers": [asdict(pair) for pair in pairs]}
-    text = json.dumps(content, ensure_ascii=False, indent=1)
+    text = json.dumps(content, indent=1)
     Path(path).write_text(text + "\n", encoding="utf-8")
     return metrics
 

@@ -1,6 +1,7 @@
 """One HTML page that says what a run achieved: the verdict first, then the numbers, the curves and the answers."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -411,16 +412,20 @@ def _times(steps: Sequence[StepTime], price_per_hour: float | None) -> str:
         values = "".join(f'<td class="n">{cell}</td>' for cell in cells[: 3 if priced else 2])
         return f'<tr><th scope="row">{text(name)}</th>{values}</tr>'
 
+    def share(seconds: float) -> str:
+        part = seconds / total if total else 0.0
+        return percent(part) if part >= 0.0005 else "under 0.1%"
+
     def cost(seconds: float) -> str:
         return f"{seconds / 3600 * (price_per_hour or 0.0):,.2f}"
 
     rows = [
         line(step.name, '<span class="soft">from an earlier run</span>', "", cost(0))
         if step.cached
-        else line(step.name, duration(step.seconds), percent(step.seconds / total) if total else "", cost(step.seconds))
+        else line(step.name, duration(step.seconds), share(step.seconds) if total else "", cost(step.seconds))
         for step in steps
     ]
-    rows.append(line("All steps", duration(total), "", cost(total)))
+    whole = line("All steps", duration(total), "", cost(total))
     names = ("Time", "Share", "Cost")[: 3 if priced else 2]
     heads = '<th scope="col">Step</th>' + "".join(f'<th scope="col" class="n">{name}</th>' for name in names)
     note = (
@@ -430,7 +435,7 @@ def _times(steps: Sequence[StepTime], price_per_hour: float | None) -> str:
     )
     return (
         f'<p class="soft">{note}</p><div class="card scroll"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{''.join(rows)}</tbody><tfoot>{whole}</tfoot></table></div>"
     )
 
 
@@ -475,7 +480,7 @@ def _accuracy_plot(title: str, parts: Sequence[Mapping[str, float]], unit: str) 
         span = (
             f"{number(part['low'])} to {number(part['high'])}{unit}"
             if not unit
-            else (f"{part['low']:+.0f} to {part['high']:+.0f}{unit}")
+            else (f"{_signed(part['low'])} to {_signed(part['high'])}{unit}")
         )
         rows.append(
             IntervalRow(
@@ -486,6 +491,10 @@ def _accuracy_plot(title: str, parts: Sequence[Mapping[str, float]], unit: str) 
             )
         )
     return interval_plot(title, rows, reference_label="chance") if rows else ""
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.0f}" if round(value) else "0"
 
 
 def _calibration(parts: Sequence[Mapping[str, float]]) -> list[str]:
@@ -544,6 +553,8 @@ def _answers(report: RunReport, summary: Summary) -> str:
     )
 
 
+# A minus before a number, or before its exponent.
+_SIGN = re.compile(r"(?<![^\s\[(])-(?=\d)|(?<=\de)-(?=\d)")
 _OUTCOME_WORDS = {"win": "Won", "tie": "Tied", "loss": "Lost"}
 
 
@@ -625,8 +636,8 @@ def _settings(values: Mapping[str, object]) -> str:
 
 
 def _minus(shown: str) -> str:
-    """Write numbers with the typographic minus sign, which is as wide as the plus."""
-    return shown.replace("-", "−")
+    """Write numbers with the typographic minus sign, which is as wide as the plus; a hyphen in a name stays."""
+    return _SIGN.sub("−", shown)
 
 
 def _value(value: object) -> str:

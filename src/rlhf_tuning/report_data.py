@@ -29,7 +29,7 @@ def add_report(report: RunReport, evaluation_path: str) -> None:
         "data_warnings": list(report.data_warnings),
     }
     content["report"] = kept
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_report(evaluation_path: Path) -> RunReport:

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
-from tests.unit.test_report import one_pair, realistic_report
+from tests.unit.test_report import full_report, one_pair, realistic_report
 
 from rlhf_tuning.comparison import AnswerPair
-from rlhf_tuning.gate import Condition, Decision
-from rlhf_tuning.report import RunReport, StepTime, render_report
+from rlhf_tuning.report import RunReport, render_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -32,44 +31,6 @@ HOSTILE = [
     "<!-- <style>body{display:none}</style>",
     "مرحبا بالعالم 你好，世界 👩‍👩‍👧‍👦",
 ]
-
-
-def look(number: int, reward: float, held_out: float) -> dict[str, Any]:
-    def around(mean: float) -> dict[str, float]:
-        return {"mean": mean, "low": mean - 0.2, "high": mean + 0.2}
-
-    return {
-        "step": number,
-        "n": 64,
-        "reward": around(reward),
-        "held_out_reward": around(held_out),
-        "kl": around(number / 10),
-    }
-
-
-def full_report() -> RunReport:
-    report = realistic_report()
-    assert report.reward_model
-    parts = [
-        {"low": low, "high": low + 0.5, "n": 40, "correct": 22 + 6 * low, "predicted": 0.5 + low / 5}
-        for low in (0.0, 0.5, 1.0, 1.5)
-    ]
-    condition = Condition(name="KL within its limit", value="60 nats", limit="at most 50", holds=False, change="Stop.")
-    return replace(
-        report,
-        reward_model=replace(report.reward_model, by_margin=parts, by_length_difference=parts),
-        decision=Decision(champion="palms@2", conditions=(condition,)),
-        opponent="palms@2",
-        watch={
-            "looks": [look(0, 0, 0), look(10, 1, 0.6), look(20, 1.5, 0.2)],
-            "best_step": 10,
-            "last_step": 20,
-            "stopped": True,
-            "reason": "Stopped at step 20.",
-        },
-        steps=[StepTime(name="Reinforcer", seconds=100), StepTime(name="Validate Inputs", seconds=0, cached=True)],
-        reproduce="rlhf run --sample",
-    )
 
 
 @pytest.fixture(scope="module")

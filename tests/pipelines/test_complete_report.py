@@ -5,8 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from tests.browser.test_report_page import full_report
-from tests.unit.test_report import one_pair
+from tests.unit.test_report import full_report, one_pair
 
 from rlhf_pipelines.cli import main
 from rlhf_pipelines.complete_report import write_run_file

@@ -138,6 +138,21 @@ def test_labels_are_escaped() -> None:
         assert "<script" not in svg
 
 
+def test_labels_cannot_turn_the_text_around_them_or_break_the_file() -> None:
+    svg = line_chart("a\u202eb\ud800c\x00", [(1, 1.0)])
+    assert texts(svg)[0] == "aU+202Eb\ufffdc\ufffd"
+
+
+@pytest.mark.parametrize("name", ["gemini-" + "x" * 60, "判断" * 30])
+def test_a_long_label_leaves_room_for_the_plot_and_keeps_its_number(name: str) -> None:
+    svg = interval_plot("Wins", [IntervalRow(f"by {name}: 84%", 0.84, 0.8, 0.9), IntervalRow("by x: 5%", 0.05, 0, 0.1)])
+    (label,) = [text for text in texts(svg) if text.endswith(": 84%")]
+    assert label.startswith(f"by {name[:10]}")
+    assert len(label.encode("utf-16-le")) / 2 + sum(character in "判断" for character in label) <= 36
+    assert f"<title>by {name}: 84%: 84.0%" in svg
+    assert "by x: 5%" in texts(svg)
+
+
 def test_a_histogram_says_how_many_values_are_beyond_the_limit() -> None:
     words = " ".join(texts(histogram("Answers", [10] * 90 + [70] * 10, x_label="tokens", limit=64)))
     assert "10 of 100 (10.0%) beyond the limit of 64" in words

@@ -84,6 +84,15 @@ def test_the_evaluation_file_holds_the_numbers_and_every_answer(tmp_path):
     assert len(written["answers"]) == 20
 
 
+def test_half_of_a_surrogate_pair_in_a_text_does_not_stop_the_evaluation(tmp_path):
+    config = evaluation.EvaluationConfig(large_model_reference="unused", scorer="house_style")
+    answer = ScoredAnswer(text="half \ud800", tokens=3, ended=True, reward=1.0)
+    made = [AnswerPair(prompt=[{"role": "user", "content": "Ask."}], base=answer, tuned=answer)]
+    evaluation.write_evaluation(config, made, str(tmp_path / "evaluation"))
+    written = json.loads((tmp_path / "evaluation").read_text(encoding="utf-8"))
+    assert written["answers"][0]["tuned"]["text"] == "half \ud800"
+
+
 def test_the_summary_names_the_scorer_and_shows_three_pairs(tmp_path):
     config = evaluation.EvaluationConfig(large_model_reference="unused", scorer="house_style")
     decision = evaluation.decide_promotion(config, pairs(), str(tmp_path / "decision"))

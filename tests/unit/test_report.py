@@ -8,14 +8,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from html_page import HOSTILE, Page
 
 from rlhf_tuning import environment
 from rlhf_tuning.comparison import AnswerPair, JudgeRecord, ScoredAnswer
+from rlhf_tuning.gate import Condition, Decision
 from rlhf_tuning.judges.verdict import Agreement, Verdict
-from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, render_report, write_report
+from rlhf_tuning.report import (
+    DataSource,
+    Proportion,
+    RewardModelPart,
+    RunReport,
+    StepTime,
+    render_report,
+    write_report,
+)
 from rlhf_tuning.run_report import lineage
 
 PLACES = [
@@ -121,6 +131,73 @@ def realistic_report(n: int = 200, gain: float = 0.35) -> RunReport:
         seed=0,
         files={"Merged model": "runs/palms-style/model", "Predictions": "runs/palms-style/predictions.jsonl"},
         command='rlhf predict --model palms-style@3 --prompt "Create a description for Fern Hollow."',
+    )
+
+
+def look(step: int, reward: float, held_out: float | None = None) -> dict[str, Any]:
+    """A look of the watch, as `watch.json` has it."""
+
+    def around(mean: float | None) -> dict[str, float] | None:
+        return None if mean is None else {"mean": mean, "low": mean - 0.2, "high": mean + 0.2}
+
+    return {
+        "step": step,
+        "n": 64,
+        "reward": around(reward),
+        "held_out_reward": around(held_out),
+        "kl": around(step / 10),
+    }
+
+
+WATCH = {
+    "looks": [look(0, 2.0, -1.0), look(10, 3.0, -0.4), look(20, 3.5, -0.8), look(30, 3.75, -1.5)],
+    "best_step": 10,
+    "last_step": 30,
+    "stopped": True,
+    "reason": "Stopped at step 30: the held-out reward fell.",
+}
+
+CONDITIONS = (
+    Condition(
+        name="Beats palms@2 beyond chance",
+        value="wins 55% [48%, 62%] by judge gpt-4, n = 200",
+        limit="lower end above 50%, p at most 0.025",
+        holds=False,
+        change="About 480 evaluation prompts would show it.",
+    ),
+    Condition(name="KL to the base model within its limit", value="6 [5, 7] nats", limit="at most 50", holds=True),
+    Condition(name="Held-out reward did not fall", value="not measured", limit="not lower", holds=None),
+    Condition(name="No rise of refusals", value="-1 points [-3, +1], n = 200", limit="not higher", holds=True),
+)
+
+BINS = [
+    {"low": low, "high": low + 0.5, "n": 40, "correct": correct, "predicted": predicted}
+    for low, correct, predicted in ((0.0, 21, 0.56), (0.5, 26, 0.68), (1.0, 33, 0.78), (1.5, 38, 0.85))
+]
+LENGTH_BINS = [
+    {"low": low, "high": low + 30, "n": 40, "correct": correct, "predicted": 0.7}
+    for low, correct in ((-60, 22), (-30, 27), (0, 35), (30, 39))
+]
+
+
+def full_report() -> RunReport:
+    """A report with every part that there is."""
+    report = realistic_report()
+    assert report.reward_model
+    return replace(
+        report,
+        reward_model=replace(report.reward_model, by_margin=BINS, by_length_difference=LENGTH_BINS),
+        decision=Decision(champion="palms@2", conditions=CONDITIONS),
+        opponent="palms@2",
+        watch=WATCH,
+        lineage={"Base model": "palms/tiny", "Base model, commit on the hub": "ab" * 20},
+        steps=[
+            StepTime(name="Validate Inputs", seconds=0, cached=True),
+            StepTime(name="Reward Model Trainer", seconds=1800),
+            StepTime(name="Reinforcer", seconds=5400),
+        ],
+        data_warnings=["The longer answer wins in 81% of the preferences."],
+        reproduce="rlhf run --sample",
     )
 
 
@@ -398,3 +475,192 @@ def test_parameters_read_as_json() -> None:
     for value in values.values():
         assert json.dumps(value, ensure_ascii=False) in text
     assert "seed7" in text
+
+
+def page_of(**parts: Any) -> Page:
+    return Page(render_report(RunReport(title="t", **parts)))
+
+
+def titles(**parts: Any) -> list[str]:
+    """Return what a pointer over the marks of the charts is told."""
+    return re.findall("<title>(.*?)</title>", render_report(RunReport(title="t", **parts)).split("<body>")[1])
+
+
+def test_a_refused_promotion_says_which_condition_failed_and_what_would_change_it() -> None:
+    page = page_of(decision=Decision(champion="palms@2", conditions=CONDITIONS))
+    assert page.text.index("Not promoted: palms@2 stays champion.") < page.text.index("No answers were compared.")
+    assert page.count("section", "better") == 0
+    assert (
+        "failsBeats palms@2 beyond chanceAbout 480 evaluation prompts would show it."
+        "wins 55% [48%, 62%] by judge gpt-4, n = 200lower end above 50%, p at most 0.025" in page.text
+    )
+    assert "holdsKL to the base model within its limit6 [5, 7] natsat most 50" in page.text
+    assert "not askedHeld-out reward did not fallnot measurednot lower" in page.text
+    assert "holdsNo rise of refusals−1 points [−3, +1], n = 200not higher" in page.text
+
+
+def test_a_promotion_says_so_first_and_gives_no_advice() -> None:
+    conditions = tuple(replace(condition, holds=True) for condition in CONDITIONS)
+    page = page_of(decision=Decision(champion="palms@2", conditions=conditions))
+    assert "Promoted: the tuned model takes the place of palms@2." in page.text
+    assert page.count("section", "better") == 1
+    assert page.count("td", "holds") == 4
+    assert page.count("td", "fails") == 0
+    assert "About 480" not in page.text
+
+
+def test_numbers_get_a_minus_and_names_keep_their_hyphen() -> None:
+    condition = replace(CONDITIONS[0], value="gpt-4 of 2026-01: -0.5 [-1, 2e-05], n = 3")
+    text = page_of(decision=Decision(champion="a-1", conditions=(condition,))).text
+    assert "gpt-4 of 2026-01: −0.5 [−1, 2e−05], n = 3" in text
+
+
+def test_watch_curves_show_both_rewards_since_the_start_and_the_step_that_was_kept() -> None:
+    page = page_of(watch=WATCH)
+    assert "answered the same 64 prompts, which it did not learn from. Stopped at step 30" in page.text
+    assert titles(watch=WATCH) == [
+        *("optimised, step 0: 0", "optimised, step 10: 1", "optimised, step 20: 1.5", "optimised, step 30: 1.75"),
+        *("held out, step 0: 0", "held out, step 10: 0.6", "held out, step 20: 0.2", "held out, step 30: -0.5"),
+        *("policy, step 0: 0", "policy, step 10: 1", "policy, step 20: 2", "policy, step 30: 3"),
+    ]
+    # Step 10 of 30 is a third of the way along the axis, in both pictures.
+    marks = [held["x1"] for tag, held in page.tags if tag == "line" and held.get("class") == "limit"]
+    assert marks == ["140.7", "140.7"]
+
+
+def test_watch_curves_without_held_out_reward_show_the_optimised_one() -> None:
+    looks = [look(0, 1.0), look(10, 1.5)]
+    watch = {**WATCH, "looks": looks, "best_step": 10, "stopped": False, "reason": "Nothing to watch."}
+    assert "held out" not in page_of(watch=watch).text
+    assert titles(watch=watch)[:2] == ["optimised, step 0: 0", "optimised, step 10: 0.5"]
+    assert page_of(watch={**watch, "looks": []}).count("svg") == 0
+    no_kl = {**watch, "looks": [{**held, "kl": None} for held in looks]}
+    assert page_of(watch=no_kl).count("svg") == 1
+
+
+def test_reward_against_kl_is_a_dot_a_step_and_the_last_is_darkest() -> None:
+    history = [{"step": step, "reward": (step / 4) ** 2, "kl": float(step)} for step in range(5)]
+    html = render_report(RunReport(title="t", reinforcement=history))
+    (chart,) = [svg for svg in html.split("<svg")[1:] if "Reward against KL" in svg]
+    dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="3.5" fill-opacity="([\d.]+)"><title>(.*?)</title>', chart)
+    assert [words for *_, words in dots] == [f"step {step}" for step in range(5)]
+    assert [float(opacity) for *_, opacity, _ in dots] == pytest.approx([0.25, 0.44, 0.62, 0.81, 1.0], abs=0.01)
+    assert [float(x) for x, *_ in dots] == pytest.approx([46, 117, 188, 259, 330])
+    assert [float(y) for _, y, *_ in dots] == pytest.approx([188, 179.2, 153, 109.2, 48], abs=0.1)
+
+
+def test_calibration_and_agreement_stand_by_bins_with_their_n() -> None:
+    part = RewardModelPart(by_margin=BINS, by_length_difference=LENGTH_BINS)
+    page = page_of(reward_model=part)
+    assert titles(reward_model=part) == [
+        *("0.00 to 0.50: 52%: 52.5% [37.5%, 67.1%]", "0.50 to 1.00: 65%: 65.0% [49.5%, 77.9%]"),
+        *("1.00 to 1.50: 82%: 82.5% [68.1%, 91.3%]", "1.50 to 2.00: 95%: 95.0% [83.5%, 98.6%]"),
+        *("−60 to −30 tokens: 55%: 55.0% [39.8%, 69.3%]", "−30 to 0 tokens: 68%: 67.5% [52.0%, 79.9%]"),
+        *("0 to +30 tokens: 88%: 87.5% [73.9%, 94.5%]", "+30 to +60 tokens: 98%: 97.5% [87.1%, 99.6%]"),
+        *("predicted 56%, right 52%, n = 40", "predicted 68%, right 65%, n = 40"),
+        *("predicted 78%, right 82%, n = 40", "predicted 85%, right 95%, n = 40"),
+    ]
+    # The first dot stands at 56% between 50% and 100%, and at 52.5% between 20% and 100%.
+    dots = [(held["cx"], held["cy"]) for tag, held in page.tags if tag == "circle" and held.get("class") == "dot"]
+    assert dots[0] == ("80.1", "131.1")
+    assert page.text.count("n = 40") == 8 + 4  # beside every row, and in the words of the calibration's dots
+    assert page_of(reward_model=RewardModelPart()).count("svg") == 0
+
+
+STEPS = (
+    StepTime(name="Validate Inputs", seconds=0, cached=True),
+    StepTime(name="Reward Model Trainer", seconds=1800),
+    StepTime(name="Reinforcer", seconds=5400),
+    StepTime(name="Upload Model", seconds=1),
+)
+
+
+def test_times_of_steps_come_with_their_share_and_say_how_to_see_the_cost() -> None:
+    text = page_of(steps=STEPS).text
+    assert "rlhf report RUN --price-per-hour 3.67" in text
+    assert "StepTimeShareValidate Inputsfrom an earlier runReward Model Trainer30 min 00 s25%" in text
+    assert "Reinforcer1 h 30 min75%Upload Model1 sunder 0.1%All steps2 h 00 min" in text
+    assert "Cost" not in text
+
+
+def test_a_price_per_hour_gives_the_cost_of_every_step_and_of_all() -> None:
+    text = page_of(steps=STEPS, price_per_hour=3.67).text
+    assert "At 3.67 an hour" in text
+    assert "StepTimeShareCostValidate Inputsfrom an earlier run0.00Reward Model Trainer30 min 00 s25%1.83" in text
+    assert "Reinforcer1 h 30 min75%5.50Upload Model1 sunder 0.1%0.00All steps2 h 00 min7.34" in text
+    cached = page_of(steps=STEPS[:1], price_per_hour=3.67).text
+    assert "Validate Inputsfrom an earlier run0.00All steps0 s0.00" in cached
+
+
+def test_warnings_about_the_data_are_a_list_and_no_warning_is_no_list() -> None:
+    page = page_of(data_warnings=["The longer answer wins.", "12 prompts are in both."])
+    assert page.count("li") == 2
+    assert "The longer answer wins." in page.text
+    assert "Warnings about the data" not in page_of().text
+
+
+def test_what_the_order_of_the_answers_does_to_a_judge_is_told() -> None:
+    turned = [Verdict(orders=(1, 1)), Verdict(orders=(1, 1)), Verdict(orders=(1, 1)), Verdict(orders=(-1, 1))]
+    pairs = [replace(pair, verdicts={"llm": turned[index % 4]}) for index, pair in enumerate(fake_pairs(40))]
+    known = [JudgeRecord(name="llm", label="judge", agreement=Agreement(0.48, 0.41, 0.55, 200), notes=("capped",))]
+    text = page_of(pairs=without_scores(pairs, "reward", "true_score"), judges=known).text
+    assert "48%[41%, 55%] 200 choices" in text
+    assert "no better than chance, so do not rely on it" in text
+    first, changed = re.findall(r"(\d+)%\[\d+%, \d+%\] 40 pairs", text)[-2:]
+    assert (first, changed) == ("62", "25")
+    assert "Judge: capped." in text
+
+
+#: What a text from outside looks like on the page.
+SHOWN = {
+    "<script>alert(1)</script>": "<script>alert(1)</script>",
+    '" onload="alert(1)': '" onload="alert(1)',
+    "a\u202egpj\u2066.exe": "aU+202EgpjU+2066.exe",
+    "half \ud800 and \x00 nul": "half \ufffd and \ufffd nul",
+    "smile 😀👩‍👩‍👧": "smile 😀👩‍👩‍👧",
+    "你好，世界": "你好，世界",
+    "مرحبا بالعالم": "مرحبا بالعالم",
+}
+
+
+def judged(**record: Any) -> dict[str, Any]:
+    pair = replace(one_pair(), verdicts={"llm": Verdict(orders=(1, 1))})
+    return {"pairs": [pair], "judges": [JudgeRecord(**{"name": "llm", "label": "judge", **record})]}
+
+
+def with_text(text: str) -> dict[str, dict[str, Any]]:
+    """Return, for every place of the report that a text from outside can come to, a report with it there alone."""
+
+    def condition(**changes: Any) -> dict[str, Any]:
+        return {"decision": Decision(champion="c", conditions=(replace(CONDITIONS[0], **changes),))}
+
+    return {
+        "champion": {"decision": Decision(champion=text, conditions=())},
+        "condition": condition(name=text),
+        "value": condition(value=text),
+        "limit": condition(limit=text),
+        "change": condition(change=text),
+        "opponent": {"opponent": text, "pairs": [one_pair()]},
+        "watch": {"watch": {**WATCH, "reason": text}},
+        "lineage": {"lineage": {"Base model": text}},
+        "lineage name": {"lineage": {text: "x"}},
+        "step": {"steps": [StepTime(name=text, seconds=1)]},
+        "warning": {"data_warnings": [text]},
+        "judge": judged(label=text),
+        "note of a judge": judged(notes=(text,)),
+        "scorer": {"scorer_name": text, "pairs": [one_pair()]},
+        "command": {"reproduce": text},
+    }
+
+
+@pytest.mark.parametrize("place", with_text(""))
+def test_text_from_outside_stays_text_in_every_place(place: str) -> None:
+    usual = render_report(RunReport(title="t", **with_text("x")[place]))
+    for text, shown in SHOWN.items():
+        html = render_report(RunReport(title="t", **with_text(text)[place]))
+        page = Page(html)
+        assert shown in page.text, text
+        assert html.count("<script") == 1
+        assert not re.search("[\u202e\u2066\ud800\x00]", html)
+        marks = [(tag, sorted(held)) for tag, held in page.tags if held.get("class") != "mark"]
+        assert marks == [(tag, sorted(held)) for tag, held in Page(usual).tags], text
