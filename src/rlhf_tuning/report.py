@@ -407,6 +407,7 @@ def _times(steps: Sequence[StepTime], price_per_hour: float | None) -> str:
         return ""
     total = sum(step.seconds for step in steps)
     priced = price_per_hour is not None
+    digits = 2 if total / 3600 * (price_per_hour or 0.0) >= 1 else 4
 
     def line(name: str, *cells: str) -> str:
         values = "".join(f'<td class="n">{cell}</td>' for cell in cells[: 3 if priced else 2])
@@ -417,7 +418,7 @@ def _times(steps: Sequence[StepTime], price_per_hour: float | None) -> str:
         return percent(part) if part >= 0.0005 else "under 0.1%"
 
     def cost(seconds: float) -> str:
-        return f"{seconds / 3600 * (price_per_hour or 0.0):,.2f}"
+        return f"{seconds / 3600 * (price_per_hour or 0.0):,.{digits}f}"
 
     rows = [
         line(step.name, '<span class="soft">from an earlier run</span>', "", cost(0))

@@ -589,7 +589,7 @@ def test_a_price_per_hour_gives_the_cost_of_every_step_and_of_all() -> None:
     assert "StepTimeShareCostValidate Inputsfrom an earlier run0.00Reward Model Trainer30 min 00 s25%1.83" in text
     assert "Reinforcer1 h 30 min75%5.50Upload Model1 sunder 0.1%0.00All steps2 h 00 min7.34" in text
     cached = page_of(steps=STEPS[:1], price_per_hour=3.67).text
-    assert "Validate Inputsfrom an earlier run0.00All steps0 s0.00" in cached
+    assert "Validate Inputsfrom an earlier run0.0000All steps0 s0.0000" in cached
 
 
 def test_warnings_about_the_data_are_a_list_and_no_warning_is_no_list() -> None:
