@@ -133,7 +133,6 @@ def test_alternatives_are_changes_that_fit():
     assert found == ["--lora-dim 16 --reward-lora-dim 16"]
     assert not forecast(plan, LLAMA_8B, A100).fits
     assert forecast(replace(plan, lora_dim=16, reward_lora_dim=16), LLAMA_8B, A100).fits
-    assert forecast(plan, LLAMA_8B, gpu_hardware("h200", GPUS["h200"], 8)).fits
 
 
 def test_a_smaller_batch_is_an_alternative_where_the_answers_take_the_memory():

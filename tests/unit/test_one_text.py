@@ -72,8 +72,8 @@ def test_scoring_during_reinforcement(reward_dir, model_folder, expected, monkey
     scored = []
     monkeypatch.setattr(
         reward_model.RewardModel,
-        "score_ids",
-        lambda self, rows, **options: scored.extend(rows) or [0.0] * len(rows),
+        "_score",
+        lambda self, rows, groups, **options: scored.extend(rows) or [0.0] * len(rows),
     )
     scorer = reinforcement._AnswerScorer([PROMPT], compute=torch.float32)
     scorer.reward_model = reward_model.load_reward_model(reward_dir[0], dtype="float32")
@@ -86,10 +86,11 @@ def test_scoring_during_reinforcement(reward_dir, model_folder, expected, monkey
 
 def test_scoring_during_evaluation(reward_dir, model_folder, expected, monkeypatch, tmp_path):
     scored, prompted = [], []
+    monkeypatch.setattr(reward_model, "saved_scores", lambda directory: {})
     monkeypatch.setattr(
         reward_model.RewardModel,
-        "score_ids",
-        lambda self, rows, **options: scored.extend(rows) or [0.0] * len(rows),
+        "_score",
+        lambda self, rows, groups, **options: scored.extend(rows) or [0.0] * len(rows),
     )
     monkeypatch.setattr(
         evaluation,
@@ -112,7 +113,7 @@ def test_scoring_during_evaluation(reward_dir, model_folder, expected, monkeypat
         base_predictions_path=str(predictions),
         tuned_predictions_path=str(predictions),
     )
-    assert scored == [expected[1], expected[1]]
+    assert scored == [expected[1]]  # the same answer of both models, scored once
     assert prompted == [expected[0], expected[0]]
 
 
