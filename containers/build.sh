@@ -3,7 +3,7 @@
 #
 # usage: containers/build.sh [light] [trainer]
 #   CPU=1         a trainer for machines without a GPU: a plain Python base and the CPU build of torch
-#   EXTRAS        of the trainer, separated by blanks; `EXTRAS="train vllm"` adds vLLM
+#   EXTRAS        of the trainer, separated by blanks; `EXTRAS="train gemini vllm"` adds vLLM
 #   TORCH_WHEELS  an image with torch's wheel in its root, where no index with the CPU build can be reached
 #   BUILD_FLAGS   more flags for `docker build`; DOCKER names another client
 set -euo pipefail

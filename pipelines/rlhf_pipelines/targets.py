@@ -27,6 +27,8 @@ DEFAULT_MACHINES = {"vertex": "a100-80gb", "kubeflow": "gpu"}
 
 #: Secret of a cluster's namespace from which steps that load a base model take the token of the Hugging Face hub.
 HUB_SECRET, HUB_SECRET_KEY = "huggingface", "token"
+#: Secret from which the step that judges takes the key of a language-model judge.
+JUDGE_SECRET, JUDGE_SECRET_KEY = "rlhf-judge", "api-key"
 
 
 #: A pipeline on Vertex cannot ask for more (Google's page on machine types for a pipeline step).
@@ -151,19 +153,25 @@ def fit_to_kubeflow(spec: Spec, machine: Machine) -> Spec:
                 config["nodeSelector"] = {"labels": {"cloud.google.com/gke-accelerator": machine.gpu.gke}}
         else:
             container["resources"] = _resources(cpu_request=1, memory_request=4, cpu_limit=4, memory_limit=16)
-        if _loads_a_model(spec, label):
-            config["secretAsEnv"] = [
-                {
-                    "secretName": HUB_SECRET,
-                    "secretNameParameter": {"runtimeValue": {"constant": HUB_SECRET}},
-                    "keyToEnv": [{"secretKey": HUB_SECRET_KEY, "envVar": "HF_TOKEN"}],
-                    "optional": True,  # open models need no token, so no secret either
-                }
-            ]
+        secrets = [_secret(HUB_SECRET, HUB_SECRET_KEY, "HF_TOKEN")] if _loads_a_model(spec, label) else []
+        if judges(spec, label):
+            secrets.append(_secret(JUDGE_SECRET, JUDGE_SECRET_KEY, "RLHF_JUDGE_API_KEY"))
+        if secrets:
+            config["secretAsEnv"] = secrets
         if config:
             executors[label] = config
         _set_retries(spec, label, gpu=_uses_gpu(container))
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
+
+
+def _secret(name: str, key: str, variable: str) -> Spec:
+    """Return what puts a secret into an environment variable, where the cluster has it: most runs need none."""
+    return {
+        "secretName": name,
+        "secretNameParameter": {"runtimeValue": {"constant": name}},
+        "keyToEnv": [{"secretKey": key, "envVar": variable}],
+        "optional": True,
+    }
 
 
 def _uses_gpu(container: Spec) -> bool:

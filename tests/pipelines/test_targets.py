@@ -128,6 +128,18 @@ def test_for_kubeflow_both_specs_are_what_kfp_compiles_from_its_own_setters(tmp_
     assert [spec, platform_spec] == compiled(toy, tmp_path)
 
 
+def test_the_judge_s_key_reaches_the_step_that_judges_and_no_other() -> None:
+    path = Path(__file__).parents[2] / "pipelines" / "compiled" / "kubeflow" / "rlhf_pipeline.yaml"
+    _, platform = yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    variables = {
+        label: [pair["envVar"] for secret in config.get("secretAsEnv", []) for pair in secret["keyToEnv"]]
+        for label, config in executors.items()
+    }
+    assert variables["exec-evaluate"] == ["HF_TOKEN", "RLHF_JUDGE_API_KEY"]
+    assert sum("RLHF_JUDGE_API_KEY" in names for names in variables.values()) == 1
+
+
 @pytest.mark.parametrize("machine", machines("vertex").values(), ids=lambda machine: machine.name)
 def test_the_limits_choose_exactly_the_machine_that_is_meant(tmp_path: Path, machine: Machine) -> None:
     (spec,) = compiled(plain_pipeline(), tmp_path)

@@ -25,7 +25,7 @@ class GeminiClient:
         except ModuleNotFoundError:
             raise ModelError(
                 "judge is 'gemini', for which the package google-genai is missing here. Install it with: "
-                "pip install 'rlhf-pipelines[vertex]'"
+                "pip install 'rlhf-pipelines[gemini]'"
             ) from None
         self._model, self._errors = model, errors
         # Thinking is left at the model's own default: some models do not take a limit.

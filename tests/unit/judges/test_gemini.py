@@ -63,5 +63,5 @@ def test_a_wrong_key_is_named_but_never_shown():
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.genai", None)
-    with pytest.raises(UserError, match=r"rlhf-pipelines\[vertex\]"):
+    with pytest.raises(UserError, match=r"rlhf-pipelines\[gemini\]"):
         load_judge("gemini", JudgeSettings(judge_model="gemini-2.5-flash"))
