@@ -91,7 +91,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, float]:
 
     measured = ("n", "accuracy", "accuracy_low", "accuracy_high", "longer_wins_accuracy")
     # Training is what is compared.
-    reward_model.evaluate_reward_model = lambda *_: dict.fromkeys(measured, 0)  # type: ignore[assignment]
+    reward_model.evaluate_reward_model = lambda *_, **__: dict.fromkeys(measured, 0)  # type: ignore[assignment]
     preferences = str(arguments.folder / "preferences.jsonl")
     with tempfile.TemporaryDirectory() as scratch:
         reward_model.train_reward_model(
