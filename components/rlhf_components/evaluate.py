@@ -76,10 +76,11 @@ def evaluate(
         promote: Whether the tuned model takes the champion's place.
     """
     from rlhf_tuning import evaluation as comparison
+    from rlhf_tuning.gate import decision_text
     from rlhf_tuning.report_data import add_report
     from rlhf_tuning.reward_model import saved_in
     from rlhf_tuning.run_report import data_sources, lineage, write_run_report
-    from rlhf_tuning.step import running_step
+    from rlhf_tuning.step import running_step, write_log
 
     with running_step("Evaluate Tuned Model"):
         config = comparison.EvaluationConfig(
@@ -130,4 +131,5 @@ def evaluate(
         for name, value in numbers.items():
             metrics.log_metric(name, value)
         metrics.log_metric("promoted", float(decided.promote))
+        write_log(decision_text(decided))
     return (decided.promote,)

@@ -39,6 +39,11 @@ def say(message: str) -> None:
         print(message, flush=True)
 
 
+def write_log(text: str) -> None:
+    """Write into the step's log alone, whoever listens: what `rlhf run` shows at its end is not said twice."""
+    print(text, flush=True)
+
+
 def duration(seconds: float) -> str:
     """Return `seconds` as people read them, such as `45 s`, `3 min 05 s` or `2 h 10 min`."""
     whole = round(seconds)

@@ -119,7 +119,9 @@ def test_the_run_ends_with_the_comparison_the_report_and_the_command_that_calls_
     job, output = finished
     assert "Win rate by reward" in output
     assert "rlhf predict --model tiny@1" in output
-    assert "Promoted: the tuned model takes the place of the base model." in output
+    decision = "Promoted: the tuned model takes the place of the base model."
+    assert output.count(decision) == 1
+    assert decision in artifact(job, "logs/*.log").read_text()  # where a step's container would have printed it
     report = artifact(job, "*/evaluate/report")
     assert "Report: ./runs/report.html" in output
     assert "Time and cost by step" in (job / "runs" / "report.html").read_text()
