@@ -54,3 +54,8 @@ def process_count() -> int:
 def process_index() -> int:
     """Return the number of this process among them. Read late: a process learns it after it has started."""
     return int(os.environ["RANK"]) if process_count() > 1 else 0
+
+
+def is_main_process() -> bool:
+    """Say whether this is the process that writes and speaks."""
+    return process_index() == 0

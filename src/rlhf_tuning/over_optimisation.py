@@ -318,10 +318,10 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def finish(self, adapter_dir: str) -> Outcome:
         """Put the chosen checkpoint's weights into the policy, write `watch.json` and say what was decided."""
         outcome = self.watch.outcome()
-        if outcome.best_step != outcome.last_step and processes.is_main():
+        if outcome.best_step != outcome.last_step and environment.is_main_process():
             self._restore()
         text = json.dumps(self.watch.as_json(), indent=2, ensure_ascii=False) + "\n"
-        if processes.is_main():
+        if environment.is_main_process():
             (Path(adapter_dir) / WATCH_FILE).write_text(text, encoding="utf-8")
         step.say(outcome.reason)
         share = self._seconds / max(time.monotonic() - self._started, 1e-9)
@@ -332,7 +332,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         started = time.monotonic()
         look = self._measure(at)
         self.watch.add(look)
-        if self._held_out is not None and self.watch.best is look and processes.is_main():
+        if self._held_out is not None and self.watch.best is look and environment.is_main_process():
             self._keep()
         measured = {
             name: value for name, value in look.as_json().items() if name not in ("step", "n") and value is not None

@@ -35,16 +35,6 @@ _KINDS: dict[str, type[Exception]] = {
 }
 
 
-def count() -> int:
-    """Return how many processes work on this phase."""
-    return environment.process_count()
-
-
-def is_main() -> bool:
-    """Say whether this is the process that writes and speaks."""
-    return environment.process_index() == 0
-
-
 def share(batch_size: int, processes: int) -> int:
     """Return how much of a batch each process has.
 
@@ -65,7 +55,7 @@ def join() -> None:
     """Meet the other processes, if there are any, and take this one's GPU. To be called before a model is loaded."""
     import torch
 
-    if count() == 1 or torch.distributed.is_initialized():
+    if environment.process_count() == 1 or torch.distributed.is_initialized():
         return
     if not torch.cuda.is_available():
         torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
@@ -81,15 +71,16 @@ def join() -> None:
 
 def spread(work: Callable[[Sequence[Row]], Sequence[Found]], rows: Sequence[Row]) -> list[Found]:
     """Return what `work` finds for each row, in order, known to every process; each does its share of the rows."""
-    if count() == 1:
+    index, count = environment.process_index(), environment.process_count()
+    if count == 1:
         return list(work(rows))
     import torch
 
-    shares: list[Any] = [None] * count()
-    torch.distributed.all_gather_object(shares, list(work(rows[environment.process_index() :: count()])))
+    shares: list[Any] = [None] * count
+    torch.distributed.all_gather_object(shares, list(work(rows[index::count])))
     found: list[Any] = [None] * len(rows)
-    for index, part in enumerate(shares):
-        found[index :: count()] = part
+    for first, part in enumerate(shares):
+        found[first::count] = part
     return found
 
 
@@ -128,7 +119,7 @@ def run(phase: Callable[..., Any], config: Any, **paths: str) -> Any:
         RunError: If a process was killed.
         RuntimeError: If a process failed in an unexpected way, with its traceback. An error raised on purpose comes as is.
     """
-    processes = wanted() if count() == 1 else 1
+    processes = wanted() if environment.process_count() == 1 else 1
     if processes == 1:
         return phase(config, **paths)
     share(config.batch_size, processes)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, over_optimisation, processes, reward_model, step
+from rlhf_tuning import base_model, environment, over_optimisation, processes, reward_model, step
 from rlhf_tuning.algorithms import load_algorithm
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
@@ -116,7 +116,7 @@ def train_policy(
     from datasets import Dataset
 
     # 1. Encode the prompts.
-    share = processes.share(config.batch_size, processes.count())
+    share = processes.share(config.batch_size, environment.process_count())
     processes.join()
     tokenizer = load_tokenizer(config.large_model_reference)
     text_format = TextFormat(
@@ -236,14 +236,14 @@ def train_policy(
     else:
         final = _last_tenth([record for record in log.history if record["step"] <= returned])
     model = trainer.model
-    if lora and processes.is_main():
+    if lora and environment.is_main_process():
         model.save_pretrained(adapter_dir, selected_adapters=["default"])
     trainer.accelerator.free_memory()
     if lora:
         del model
     del trainer, watcher, scorer, policy, log
     gc.collect()
-    if processes.is_main():
+    if environment.is_main_process():
         _save(None if lora else model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
     return final
 

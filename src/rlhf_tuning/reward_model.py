@@ -280,7 +280,7 @@ def train_reward_model(
 
     from rlhf_tuning.pair_trainer import PairTrainer, StepTrainer, collate_pairs
 
-    share = processes.share(config.batch_size, processes.count())
+    share = processes.share(config.batch_size, environment.process_count())
     processes.join()
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -390,7 +390,7 @@ def train_reward_model(
         reward_model.offset = offset
 
     # 5. Save, then measure.
-    if processes.is_main():
+    if environment.is_main_process():
         trained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         metadata = {
@@ -405,7 +405,7 @@ def train_reward_model(
         reward_model, list(read_canonical(eval_preferences_path)), scores_path=folder / _SCORES
     )
     evaluation |= {"steps": config.steps, "final_loss": _mean_tail(log.history, "loss")}
-    if processes.is_main():
+    if environment.is_main_process():
         (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     step.say(
         f"Reward model: agrees with {evaluation['accuracy']:.1%} of {evaluation['n']} held-out preferences "
@@ -544,7 +544,7 @@ def evaluate_reward_model(
 
     scores = processes.spread(score, rows)
     chosen, rejected = [pair[0] for pair in scores], [pair[1] for pair in scores]
-    if scores_path and processes.is_main():
+    if scores_path and environment.is_main_process():
         known: dict[str, float] = {}
         for row, pair in zip(rows, scores, strict=True):
             known |= zip((answer_key(row["prompt"], row[name]) for name in ("chosen", "rejected")), pair, strict=True)

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def emit(event: str, **fields: object) -> None:
     """Print one event for the command that started this step; nothing when nobody listens."""
-    if environment.PROGRESS == "events" and environment.process_index() == 0:
+    if environment.PROGRESS == "events" and environment.is_main_process():
         print(EVENT_MARKER + json.dumps({"event": event, **fields}, ensure_ascii=True), flush=True)
 
 
@@ -35,7 +35,7 @@ def say(message: str) -> None:
     """Tell the person who watches the run one thing worth knowing."""
     if environment.PROGRESS == "events":
         emit("message", text=message)
-    elif environment.process_index() == 0:
+    elif environment.is_main_process():
         print(message, flush=True)
 
 
@@ -88,7 +88,7 @@ class Progress:
                 metrics=shown,
             )
             return
-        if environment.process_index() > 0:
+        if not environment.is_main_process():
             return
         if done in (0, self.total) or now - self._last_line >= environment.PROGRESS_SECONDS:
             self._last_line = now
@@ -108,7 +108,7 @@ class Progress:
 
 def start_log() -> None:
     """Send what libraries warn of to the step's output; of several processes all would warn of the same."""
-    level = logging.WARNING if environment.process_index() == 0 else logging.ERROR
+    level = logging.WARNING if environment.is_main_process() else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     logging.captureWarnings(True)
     warnings.simplefilter("default")

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 
-from rlhf_tuning import processes
+from rlhf_tuning import environment
 from rlhf_tuning.step import Progress
 
 #: Our metric to the tag that the Vertex job wrote for it.
@@ -49,7 +49,7 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         self._vertex_tags = vertex_tags
         self._file: TextIO | None = None
         self._writer: SummaryWriter | None = None
-        if processes.is_main():
+        if environment.is_main_process():
             metrics_path.parent.mkdir(parents=True, exist_ok=True)
             self._file = metrics_path.open("w", encoding="utf-8")
             self._writer = SummaryWriter(str(tensorboard_dir))
