@@ -235,16 +235,14 @@ def train_policy(
         final = watcher.watch.looks[0].means()
     else:
         final = _last_tenth([record for record in log.history if record["step"] <= returned])
-    model = trainer.model
     if lora and environment.is_main_process():
-        model.save_pretrained(adapter_dir, selected_adapters=["default"])
+        trainer.model.save_pretrained(adapter_dir, selected_adapters=["default"])
+    model = None if lora else trainer.model
     trainer.accelerator.free_memory()
-    if lora:
-        del model
     del trainer, watcher, scorer, policy, log
     gc.collect()
     if environment.is_main_process():
-        _save(None if lora else model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
+        _save(model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
     return final
 
 

@@ -26,7 +26,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlhf_tuning import linear, step
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.log_probabilities import window
+from rlhf_tuning.packing import window
 
 #: Answers decoded together. A CPU gains nothing from more; a GPU does, and has less memory.
 ROWS_TOGETHER = {"cpu": 64, "cuda": 1024}
