@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, step
+from rlhf_tuning import base_model, sharding, step
 from rlhf_tuning.comparison import BASE_MODEL, AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError
@@ -284,9 +284,10 @@ def answer_log_probabilities(
     model = base_model.causal_lm(model)
     device = next(model.parameters()).device
     totals: list[float] = []
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
-        packed = pack(prompts[part], answers[part], device=device, share=False)
-        totals += log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
-        on_progress(len(totals))
+    with sharding.in_step(model):
+        for start in range(0, len(prompts), batch_size):
+            part = slice(start, start + batch_size)
+            packed = pack(prompts[part], answers[part], device=device, share=False)
+            totals += log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
+            on_progress(len(totals))
     return totals

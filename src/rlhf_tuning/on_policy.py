@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, linear, log_probabilities, packing, rollout, step
+from rlhf_tuning import base_model, linear, log_probabilities, packing, rollout, sharding, step
 
 
 def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str = "auto") -> Any:
@@ -53,10 +53,11 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
             return prompts, None, {}
 
         def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any) -> Any:
-            if self.rollout_engine == "transformers":
-                return super()._generate_single_turn(prompt_ids, *rest)
             policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
-            with rollout.prepared(policy, compute):
+            if self.rollout_engine == "transformers":
+                with sharding.in_step(policy):
+                    return super()._generate_single_turn(prompt_ids, *rest)
+            with sharding.in_step(policy), rollout.prepared(policy, compute):
                 answers = rollout.sample(
                     policy,
                     prompt_ids,

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 from xxhash import xxh3_128_hexdigest
 
-from rlhf_tuning import base_model, environment, generation, linear, packing, processes, statistics, step
+from rlhf_tuning import base_model, environment, generation, linear, packing, processes, sharding, statistics, step
 from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
@@ -169,7 +169,17 @@ class RewardModel:
             batch_size: Sequences at a time.
             on_progress: Told how many are done.
         """
-        groups = self._packable(rows, groups or [[row] for row in range(len(rows))], most=batch_size)
+        with sharding.in_step(self._trunk):
+            return self._scores(rows, groups or [[row] for row in range(len(rows))], batch_size, on_progress)
+
+    def _scores(
+        self,
+        rows: Sequence[Sequence[int]],
+        groups: Sequence[Sequence[int]],
+        batch_size: int,
+        on_progress: Callable[[int], None],
+    ) -> list[float]:
+        groups = self._packable(rows, groups, most=batch_size)
         scores = [0.0] * len(rows)
         done = 0
         longest_first = sorted(groups, key=lambda group: -packing.packed_length([rows[row] for row in group]))
@@ -306,7 +316,9 @@ def train_reward_model(
     lora = config.reward_lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
     base_model.check_memory(config.large_model_reference, dtype=compute, rank="reward_lora_dim", full=not lora)
-    model = base_model.load_sequence_classifier(config.large_model_reference, dtype=compute if lora else torch.float32)
+    model = base_model.load_sequence_classifier(
+        config.large_model_reference, dtype=compute if lora else torch.float32, shard=lora
+    )
     base_model.check_context(
         model,
         prompt_sequence_length=config.prompt_sequence_length,
@@ -375,6 +387,7 @@ def train_reward_model(
         )
         _keep_trained_weights_in_float32(trainer.model)
         linear.quicken(trainer.model)
+        sharding.train_together(trainer)
         drop_printing(trainer)
         trainer.train()
         log.close()
@@ -425,7 +438,7 @@ def load_reward_model(directory: str, *, dtype: str = "auto") -> RewardModel:
     lora = int(metadata["reward_lora_dim"]) > 0
     source = str(metadata["base_model"]) if lora else directory
     weights_dtype = base_model.choose_dtype(dtype) if lora else torch.float32
-    model = base_model.load_sequence_classifier(source, dtype=weights_dtype)
+    model = base_model.load_sequence_classifier(source, dtype=weights_dtype, shard=lora)
     if lora:
         model.score = _fresh_head(model)
         model = PeftModel.from_pretrained(model, directory)
@@ -673,7 +686,9 @@ def _base_mean_score(
     """Return the mean score of the base model's sampled answers to training prompts."""
     prompts = [row["prompt"] for row in preferences]
     chosen = random.Random(config.seed).sample(prompts, k=min(config.centring_prompts, len(prompts)))
-    base = base_model.load_causal_lm(config.large_model_reference, dtype=base_model.choose_dtype(config.dtype))
+    base = base_model.load_causal_lm(
+        config.large_model_reference, dtype=base_model.choose_dtype(config.dtype), shard=True
+    )
 
     def score(prompts: Sequence[Conversation]) -> list[float]:
         progress = step.Progress("centring on the base model's answers", len(prompts), "answer")
