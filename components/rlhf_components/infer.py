@@ -41,6 +41,7 @@ def infer(
     """
     from pathlib import Path
 
+    from rlhf_tuning import processes
     from rlhf_tuning.inference import InferenceConfig, write_predictions
     from rlhf_tuning.step import running_step
 
@@ -55,8 +56,10 @@ def infer(
             seed=seed,
             dtype=dtype,
         )
-        rows = write_predictions(
+        rows = processes.run(
+            write_predictions,
             config,
+            trains=False,
             prompts_path=prompts.path,
             predictions_path=predictions.path,
             label=f"answers of the {which}",

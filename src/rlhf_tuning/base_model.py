@@ -144,13 +144,12 @@ def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, c
         weights += 2 * max(layers) + sum(layers) // environment.process_count() - sum(layers)
     needed = each * weights
     if needed > memory:
-        split = (
-            "weights that all learn are not split over several GPUs" if full else "that counts its split over all GPUs"
-        )
+        whole = "; weights that all learn are not divided over several GPUs" if full else ""
         raise ModelError(
             f"The base model {reference!r} does not fit: training it with {rank} {0 if full else 'above 0'} takes more than "
-            f"{needed / 1e9:.3g} GB of each GPU, which has {memory / 1e9:.3g} GB; {split}. "
-            f"Use {f'a {rank} above 0, ' if full else 'more GPUs, '}GPUs with more memory, or a smaller model."
+            f"{needed / 1e9:.3g} GB of each GPU, which has {memory / 1e9:.3g} GB{whole}. "
+            f"Use {'' if full else 'more GPUs, '}GPUs with more memory, {f'a {rank} above 0, ' if full else ''}or a smaller "
+            "model."
         )
 
 

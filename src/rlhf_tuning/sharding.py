@@ -42,7 +42,7 @@ def load_sharded(whole: Callable[[], Any], empty: Callable[[], Any], device: tor
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-    step.say(f"The base model's layers are divided over {environment.process_count()} processes")
+    step.say(f"The model's layers are divided over {environment.process_count()} processes")
     full = whole() if environment.is_main_process() else None
     model = empty()
     _shard(model)
@@ -143,6 +143,6 @@ def train_together(trainer: Any) -> None:
 
 
 def layers(model: Any) -> list[nn.Module]:
-    """Return the layers of a model of transformers that are sharded: those that it names as not to be split further."""
+    """Return what of a model is sharded, before it is: its layers, which transformers names as not to be split further."""
     kinds = set(model._no_split_modules or ())
     return [module for module in model.base_model.modules() if type(module).__name__ in kinds]
