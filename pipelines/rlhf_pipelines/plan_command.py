@@ -148,19 +148,14 @@ def _verdict(found: Forecast) -> str:
     on = found.hardware
     share = found.peak / on.memory
     each = " of each GPU" if on.devices > 1 else ""
-    if found.sharded:
-        enough = "would" if found.peak <= on.memory else "would not"
-        return (
-            "Memory: does NOT fit: all weights must be on each GPU, since training does not divide them yet. Divided among "
-            f"the {on.devices} GPUs it {enough} fit, with {found.peak / GB:.1f} of the {on.memory / GB:.1f} GB of each; the "
-            "times are those of such a run."
-        )
+    sharded = f" The base model's layers are divided over the {on.devices} GPUs." if found.sharded else ""
     if not found.fits:
         return (
             f"Memory: does NOT fit: {found.peak / GB:.1f} GB at the peak, and there are {on.memory / GB:.1f} GB{each}."
+            f"{sharded}"
         )
     tight = " That is within the forecast's error: try one step of each phase first." if _is_tight(found) else ""
-    return f"Memory: fits, in {share:.0%}{each}.{tight}"
+    return f"Memory: fits, in {share:.0%}{each}.{sharded}{tight}"
 
 
 def _is_tight(found: Forecast) -> bool:

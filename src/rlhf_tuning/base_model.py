@@ -19,14 +19,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.utils import logging as transformers_logging
 
 from rlhf_tuning import environment, sharding, step
+from rlhf_tuning.accelerators import MOST_WEIGHTS
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.model_reference import ALIASES, PackagedModel, converted_folder
 from rlhf_tuning.tokenizer import model_source
 
 logger = logging.getLogger(__name__)
-
-#: Weights that take more than this share of a GPU leave too little for the rest, so several GPUs share them.
-_MOST_WEIGHTS = 0.6
 
 
 def device() -> torch.device:
@@ -163,7 +161,7 @@ def is_too_large(reference: str, dtype: torch.dtype) -> bool:
         return environment.process_count() > 1 and environment.SHARD == "1"
     model = _without_weights(AutoModelForCausalLM, reference)
     weights: int = sum(weight.numel() for weight in model.parameters())
-    return dtype.itemsize * weights > _MOST_WEIGHTS * memory
+    return dtype.itemsize * weights > MOST_WEIGHTS * memory
 
 
 def gpu_memory() -> int | None:
