@@ -40,8 +40,8 @@ exponential, which on a CPU is lower), plus a cost for every layer called:
 - the output head at a token of an answer: 2 E operations, three times that with a backward pass.
 - a sampled token: 2 (L + E) operations for each answer, while all weights and the keys and values so far are read
   once, and the logits some times; the prompts' forward pass before; the merging of an adapter, 20 L bytes.
-- phase 1: b packed pairs forward and backward. Phase 2: b k answers sampled; scored (a row for each answer); the
-  reference's forward pass, packed, where kl_coeff > 0; the policy's forward and backward pass, packed.
+- phase 1: b packed pairs forward and backward. Phase 2: b k answers sampled; scored, packed; the reference's forward pass,
+  packed, where kl_coeff > 0; the policy's forward and backward pass, packed.
 - more GPUs: the batch is divided, and so is what is measured and evaluated. With LoRA, the layers of a model that takes
   more than `MOST_WEIGHTS` of a GPU are sharded: each GPU holds c L / g of them and two layers whole (see `sharding`),
   makes no merged copy for sampling, and each pass over the model, every sampled token included, moves c L (g - 1) / g
@@ -66,17 +66,17 @@ GB = 10**9
 #: Assumed, not measured: what share of a data sheet's peak training reaches, and of its bandwidth.
 TRAINING_SHARE, BANDWIDTH_SHARE = 0.4, 0.6
 #: Measured by `benchmarks/scale.py`: the forecast's error in the median case, and in nine cases of ten at most.
-MEMORY_ERROR, TIME_ERROR = (0.06, 0.10), (0.08, 0.27)
+MEMORY_ERROR, TIME_ERROR = (0.05, 0.09), (0.09, 0.24)
 #: Bytes of a process with its libraries loaded; on a GPU its context, libraries and what allocation wastes, assumed.
 _PROCESS = {True: 0.6 * GB, False: 1.5 * GB}
 #: Seconds for each layer in a pass: of a sampled token, of a forward, of a forward and backward pass.
-_LAYER_SECONDS = {True: (0.3e-3, 0.6e-3, 2e-3), False: (0.7e-3, 0.7e-3, 2.5e-3)}
+_LAYER_SECONDS = {True: (0.4e-3, 0.8e-3, 2.5e-3), False: (0.7e-3, 0.7e-3, 2.5e-3)}
 #: Seconds for each layer at an optimizer step.
 _UPDATE_SECONDS = {True: 4e-3, False: 1e-3}
-#: How often a pass moves its activations.
-_MOVES = 3.4
+#: How often a pass moves its activations; on a GPU assumed.
+_MOVES = {True: 5.0, False: 3.4}
 #: Of the output head, by CPU and c: how much slower its products are than the layers', and bytes moved for each logit.
-_HEAD = {(True, 2): (6.0, 43), (True, 4): (2.0, 43), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
+_HEAD = {(True, 2): (6.0, 20), (True, 4): (2.0, 43), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
 #: Bytes moved for each logit that is sampled from.
 _SAMPLED = {True: 40, False: 24}
 #: Answers decoded together, as `rollout` has it; positions of the output head, as `log_probabilities` has it.
@@ -476,7 +476,7 @@ class _Forecaster:
             operations = (2 + again) * frozen + (3 + again) * adapter + (0 if rank else frozen)
             moves = 2.5 + again
         passes = math.ceil(rows / at_a_time)
-        bytes_moved = _MOVES * moves * self.layer_bytes(model, round(tokens), lora=True) * model.layers
+        bytes_moved = _MOVES[self.on.cpu] * moves * self.layer_bytes(model, round(tokens), lora=True) * model.layers
         calls = passes * model.layers * (self.train_call if learns else self.forward_call)
         on_the_way = passes * (3 if learns else 1) * self.transfer(model)
         return rows * tokens * (operations / self.on.flops + bytes_moved / self.on.elementwise) + calls + on_the_way
@@ -545,18 +545,19 @@ class _Forecaster:
         ) + self.head_seconds(model, positions, learns=True)
         return {
             "sampling": self.sampling_seconds(model, answers, self.prompts, (prompt, answer), merges=plan.lora_dim > 0),
-            "reward": self.scoring_seconds(answers),
+            "reward": self.scoring_seconds(self.prompts, k),
             "reference": reference,
             "update": update + self.optimizer_seconds(model, plan.lora_dim),
         }
 
-    def scoring_seconds(self, answers: int) -> float:
+    def scoring_seconds(self, prompts: int, answers: int = 1) -> float:
+        """Return the seconds in which a reward model scores so many answers to each prompt."""
         prompt, answer = self.lengths
         return self.pass_seconds(
             self.reward_base,
-            answers,
-            prompt + answer + 1,
-            at_a_time=SCORED_TOGETHER,
+            prompts,
+            prompt + answers * (answer + 1),
+            at_a_time=max(1, SCORED_TOGETHER // answers),
             rank=self.plan.reward_lora_dim,
             learns=False,
         )
@@ -590,7 +591,7 @@ class _Forecaster:
         evaluation = (
             2 * self.answering_seconds(evaluated, ROWS_TOGETHER[True])
             # Both models' answers, and both answers of as many held-out preferences.
-            + 4 * judges * self.scoring_seconds(evaluated)
+            + 2 * judges * self.scoring_seconds(evaluated, 2)
             + self.kl_seconds(evaluated)
         )
         heavy, light, heavy_start, light_start = _STARTS[self.on.cpu]
