@@ -1,7 +1,6 @@
 """`rlhf plan`: the forecast of a run, as a person or a program reads it."""
 
 import json
-import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from rlhf_tuning.forecast import (
     gpu_hardware,
     micro_batch,
 )
+from rlhf_tuning.limits import PRICE_PER_HOUR
 from rlhf_tuning.step import duration
 
 _HERE = "here"
@@ -55,8 +55,8 @@ def plan_run(
         ParameterError: If there is no such machine, or a number makes no sense.
         ModelError: If the base model's shape cannot be known.
     """
-    if price_per_hour is not None and not (price_per_hour >= 0 and math.isfinite(price_per_hour)):
-        raise ParameterError(f"--price-per-hour is {price_per_hour}; it must be a number, at least 0.")
+    if price_per_hour is not None and not PRICE_PER_HOUR.allows(price_per_hour):
+        raise ParameterError(f"--price-per-hour is {price_per_hour}; it must be a number, {PRICE_PER_HOUR}.")
     plan = replace(Plan.of(values), prompt_tokens=mean_prompt_tokens, answer_tokens=mean_answer_tokens)
     model = read_architecture(str(values["large_model_reference"]))
     other = str(values["reward_model_reference"])

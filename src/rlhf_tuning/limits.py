@@ -52,6 +52,9 @@ LIMITS: dict[str, Limit] = {
     "watch_prompts": Limit(0),
 }
 
+#: Of a machine, in any currency.
+PRICE_PER_HOUR = Limit(0)
+
 #: What an endpoint can run on; empty for the cheapest that the model fits on. `serving.MACHINES` says what they are.
 SERVING_MACHINES: tuple[str, ...] = (
     "",
