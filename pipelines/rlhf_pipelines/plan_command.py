@@ -25,7 +25,7 @@ from rlhf_tuning.forecast import (
     gpu_hardware,
     micro_batch,
 )
-from rlhf_tuning.limits import PRICE_PER_HOUR
+from rlhf_tuning.limits import PRICE_PER_HOUR, check_context
 from rlhf_tuning.step import duration
 
 _HERE = "here"
@@ -64,7 +64,12 @@ def plan_run(
     if other and other != values["large_model_reference"]:
         reward_base = read_architecture(other, parameter="reward_model_reference")
     for base in (model, reward_base):
-        _check_context(base, plan)
+        check_context(
+            base.positions,
+            prompt_sequence_length=plan.prompt_sequence_length,
+            target_sequence_length=plan.target_sequence_length,
+            model=base.name,
+        )
     hardware = _hardware(machine, plan, model, str(values["dtype"]))
     found = forecast(plan, model, hardware, reward_base=reward_base)
     instead = [] if found.fits else alternatives(plan, model, hardware, reward_base=reward_base)
@@ -90,16 +95,6 @@ def _hardware(name: str, plan: Plan, model: Architecture, dtype: str) -> Hardwar
     raise ParameterError(
         f"--machine is {name!r}. A forecast needs one that is known: {_HERE} (this machine), {', '.join(offered)}."
     )
-
-
-def _check_context(model: Architecture, plan: Plan) -> None:
-    most = plan.prompt_sequence_length + plan.target_sequence_length + 1
-    if model.positions and most > model.positions:
-        raise ParameterError(
-            f"prompt_sequence_length {plan.prompt_sequence_length} and target_sequence_length {plan.target_sequence_length} "
-            f"are more than the {model.positions} positions of {model.name}. Lower them, or choose a model with a longer "
-            "context."
-        )
 
 
 def _as_text(found: Forecast, plan: Plan, model: Architecture, price: float | None, instead: list[str]) -> list[str]:
