@@ -46,7 +46,7 @@ def infer(
     from rlhf_tuning.step import running_step
 
     which = label or ("tuned model" if model else "base model")
-    with running_step(f"Perform Inference ({which})"):
+    with running_step(f"Perform Inference ({which})", inputs=[prompts, model], outputs=[predictions]):
         config = InferenceConfig(
             large_model_reference=model.path if model else large_model_reference,
             prompt_sequence_length=prompt_sequence_length,

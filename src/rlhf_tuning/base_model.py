@@ -18,9 +18,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from rlhf_tuning import environment, sharding, step
+from rlhf_tuning import environment, limits, sharding, step
 from rlhf_tuning.accelerators import MOST_WEIGHTS
-from rlhf_tuning.errors import ModelError, ParameterError
+from rlhf_tuning.errors import ModelError
 from rlhf_tuning.model_reference import ALIASES, PackagedModel, converted_folder
 from rlhf_tuning.tokenizer import model_source
 
@@ -103,12 +103,11 @@ def check_context(model: Any, *, prompt_sequence_length: int, target_sequence_le
         ParameterError: Naming both lengths and the model's limit.
     """
     limit = model.config.get_text_config().to_dict().get("max_position_embeddings")
-    # The end-of-sequence token comes on top.
-    if isinstance(limit, int) and prompt_sequence_length + target_sequence_length + 1 > limit:
-        raise ParameterError(
-            f"prompt_sequence_length {prompt_sequence_length} and target_sequence_length {target_sequence_length} are more "
-            f"than the {limit} positions of the base model. Lower them, or choose a model with a longer context."
-        )
+    limits.check_context(
+        limit if isinstance(limit, int) else 0,
+        prompt_sequence_length=prompt_sequence_length,
+        target_sequence_length=target_sequence_length,
+    )
 
 
 def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, copies: int = 0) -> None:
