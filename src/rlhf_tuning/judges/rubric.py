@@ -81,11 +81,14 @@ def read_rubric(rubric: str) -> str:
     except OSError as error:
         reason = error.strerror or type(error).__name__
     else:
-        if text and len(content) <= MOST_BYTES and not rubric_file(text):
+        if not text:
+            reason = "it is empty"
+        elif len(content) > MOST_BYTES:
+            reason = f"it holds more than {MOST_BYTES // 1024} KiB"
+        elif rubric_file(text):
+            reason = "it holds nothing but another file's name"
+        else:
             return text
-        reason = (
-            "it is empty" if not text else f"it holds more than {MOST_BYTES // 1024} KiB, or only another file's name"
-        )
     raise ParameterError(
         f"judge_rubric is {rubric!r}, which names a text file, but {reason}. Name a file that this machine can read, or "
         "give the rubric itself."

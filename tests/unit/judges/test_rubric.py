@@ -84,7 +84,7 @@ def test_the_rubric_is_text_or_a_file_s_text(tmp_path):
         (b"", "is empty"),
         (b"\xff\xfe\xff", "not UTF-8"),
         (b"x" * (MOST_BYTES + 1), "more than 32 KiB"),
-        (b"other.md", "another file's name"),
+        (b"other.md", "nothing but another file's name"),
     ],
 )
 def test_a_rubric_file_that_cannot_be_read_is_named(tmp_path, content, reason):
