@@ -29,6 +29,7 @@ def evaluate(
     judge: str = "",
     judge_model: str = "",
     judge_endpoint: str = "",
+    judge_key_secret: str = "",
     judge_rubric: str = "",
     judge_max_calls: int = 1000,
     dtype: str = "auto",
@@ -60,9 +61,11 @@ def evaluate(
         temperature: At which the answers were sampled.
         scorer: A program that knows the true quality, such as house_style for the sample; empty for none.
         judge: Language model that compares the answers: language_model (any OpenAI-compatible server), gemini, or
-            local_model; empty for none. Its key is the environment variable RLHF_JUDGE_API_KEY.
+            local_model; empty for none.
         judge_model: The language model that judges.
         judge_endpoint: Base URL of the server, such as https://api.openai.com/v1; another than Google's for gemini.
+        judge_key_secret: Secret of Google's Secret Manager that holds the key, projects/P/secrets/S/versions/V; the
+            environment variable RLHF_JUDGE_API_KEY when empty.
         judge_rubric: What a better answer is: text, or the name of a text file; a general rubric when empty.
         judge_max_calls: Most requests to the server, repeated ones included.
         dtype: auto, float32 or bfloat16.
@@ -93,6 +96,7 @@ def evaluate(
             judge=judge,
             judge_model=judge_model,
             judge_endpoint=judge_endpoint,
+            judge_key_secret=judge_key_secret,
             judge_rubric=judge_rubric,
             judge_max_calls=judge_max_calls,
             dtype=dtype,

@@ -37,6 +37,7 @@ def validate_inputs(
     judge: str = "",
     judge_model: str = "",
     judge_endpoint: str = "",
+    judge_key_secret: str = "",
     judge_rubric: str = "",
     judge_max_calls: int = 1000,
     dtype: str = "auto",
@@ -51,7 +52,13 @@ def validate_inputs(
     gate_max_length_ratio: float = 3.0,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
-    [("prompt_fingerprint", str), ("preference_fingerprint", str), ("eval_fingerprint", str), ("data_warnings", str)],
+    [
+        ("prompt_fingerprint", str),
+        ("preference_fingerprint", str),
+        ("eval_fingerprint", str),
+        ("data_warnings", str),
+        ("judge_rubric", str),
+    ],
 ):
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
 
@@ -87,6 +94,7 @@ def validate_inputs(
         judge: Kind of language model that compares answers.
         judge_model: The language model that judges.
         judge_endpoint: Base URL of its server.
+        judge_key_secret: Secret that holds the key of that server; read here to end the run early if it cannot be.
         judge_rubric: What a better answer is: text, or the name of a text file.
         judge_max_calls: Most requests to the server.
         dtype: auto, float32 or bfloat16.
@@ -105,8 +113,10 @@ def validate_inputs(
         preference_fingerprint: Fingerprint of the preferences' content.
         eval_fingerprint: Fingerprint of the evaluation rows' content.
         data_warnings: What is wrong with valid data, a line each.
+        judge_rubric: What a better answer is, in words, as the content behind a name may change; empty without a judge.
     """
-    from rlhf_tuning.judges import check_judge
+    from rlhf_tuning.judges import check_judge, judge_key
+    from rlhf_tuning.judges.rubric import read_rubric
     from rlhf_tuning.limits import check_exploration, check_limits
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
@@ -141,9 +151,13 @@ def validate_inputs(
             judge=judge,
             judge_model=judge_model,
             judge_endpoint=judge_endpoint,
+            judge_key_secret=judge_key_secret,
             judge_rubric=judge_rubric,
             judge_max_calls=judge_max_calls,
         )
+        rubric = read_rubric(judge_rubric) if judge else ""
+        if judge_key_secret:
+            judge_key(judge_key_secret)
         config = ValidationConfig(
             prompt_dataset=prompt_dataset,
             preference_dataset=preference_dataset,
@@ -167,4 +181,4 @@ def validate_inputs(
             warnings=len(check.warnings),
         )
     warnings = "\n".join(check.warnings)
-    return (check.prompt_fingerprint, check.preference_fingerprint, check.eval_fingerprint, warnings)
+    return (check.prompt_fingerprint, check.preference_fingerprint, check.eval_fingerprint, warnings, rubric)

@@ -31,6 +31,7 @@ class Comparison:
     judge: str = ""
     judge_model: str = ""
     judge_endpoint: str = ""
+    judge_key_secret: str = ""
     judge_rubric: str = ""
     judge_max_calls: int = 1000
     registry_dir: Path | None = None
@@ -123,9 +124,12 @@ def _answered_now(asked: Comparison, tell: Callable[[str], None]) -> tuple[Seque
         judge=asked.judge,
         judge_model=asked.judge_model,
         judge_endpoint=asked.judge_endpoint,
+        judge_key_secret=asked.judge_key_secret,
         judge_rubric=asked.judge_rubric,
         judge_max_calls=asked.judge_max_calls,
     )
+    # First, as it reads the judge's key: a wrong one need not wait for the answers.
+    judges = evaluation.judges_of(config, reward_model_dir="")
     with tempfile.TemporaryDirectory(prefix="rlhf-compare-") as scratch:
         folder = Path(scratch)
         import_prompts(
@@ -156,7 +160,7 @@ def _answered_now(asked: Comparison, tell: Callable[[str], None]) -> tuple[Seque
             )
         return evaluation.evaluate_policy(
             config,
-            judges=evaluation.judges_of(config, reward_model_dir=""),
+            judges=judges,
             tuned_model_dir="",
             base_predictions_path=str(folder / "answers-0"),
             tuned_predictions_path=str(folder / "answers-1"),

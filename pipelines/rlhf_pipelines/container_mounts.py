@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_pipelines.parameters import Value
+from rlhf_tuning.judges.rubric import rubric_file
 
 #: Parameters with these endings hold paths, among other things.
 _DATA_ENDINGS = ("_dataset", "_reference", "_adapter")
@@ -23,9 +24,8 @@ class Mount:
 
 def expand_home(arguments: Mapping[str, Value]) -> dict[str, Value]:
     """Return the arguments with `~` written out in paths: in a container it would be another folder."""
-    endings = (*_DATA_ENDINGS, _FOLDER_ENDING)
     return {
-        name: os.path.expanduser(value) if isinstance(value, str) and name.endswith(endings) else value
+        name: os.path.expanduser(value) if isinstance(value, str) and _is_path(name, value) else value
         for name, value in arguments.items()
     }
 
@@ -34,7 +34,8 @@ def choose_mounts(arguments: Mapping[str, Value], *, writable: Iterable[Path], r
     """Return what the containers need to see.
 
     Args:
-        arguments: The pipeline's. Local datasets and models are seen read-only, folders to write to (`*_dir`) are made.
+        arguments: The pipeline's. Local datasets, models and a rubric's file are seen read-only, folders to write to
+            (`*_dir`) are made.
         writable: Folders that the steps write to; made if they are not there.
         readable: Files and folders that the steps may read; left out if they are not there.
     """
@@ -43,13 +44,22 @@ def choose_mounts(arguments: Mapping[str, Value], *, writable: Iterable[Path], r
     for folder in [*writable, *folders]:
         folder.mkdir(parents=True, exist_ok=True)
         mounts.append(Mount(os.path.abspath(folder), read_only=False))
-    data = [str(value) for name, value in arguments.items() if name.endswith(_DATA_ENDINGS) and value]
+    data = [str(value) for name, value in arguments.items() if _is_data(name, value) and value]
     paths = [path for reference in data for path in _local_paths(reference)]
     for path in [*paths, *map(str, readable)]:
         absolute = os.path.abspath(path)
         if os.path.exists(absolute) and not any(_is_within(absolute, mount.path) for mount in mounts):
             mounts.append(Mount(absolute, read_only=True))
     return mounts
+
+
+def _is_path(name: str, value: Value) -> bool:
+    return name.endswith(_FOLDER_ENDING) or _is_data(name, value)
+
+
+def _is_data(name: str, value: Value) -> bool:
+    """Say whether a parameter names what is read; of a rubric, which may be words, its value tells."""
+    return name.endswith(_DATA_ENDINGS) or (name == "judge_rubric" and bool(rubric_file(str(value))))
 
 
 def _local_paths(reference: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ from rlhf_pipelines.cron import check_cron, next_runs
 from rlhf_pipelines.kubeflow_client import KubeflowClient, NotFoundError
 from rlhf_pipelines.spec_parameters import problems_with_values
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
+from rlhf_tuning.judges.rubric import rubric_file
 
 logger = logging.getLogger(__name__)
 
@@ -591,6 +592,12 @@ def _problems_with_paths(spec: Mapping[str, Any], values: Mapping[str, object]) 
             problems.append(
                 f"{name} is {value!r}, which the steps in the cluster cannot read: copy it to Cloud Storage and give gs://..."
             )
+    rubric = rubric_file(str(values.get("judge_rubric") or ""))
+    if rubric and not rubric.startswith(("gs://", *mounted)):
+        problems.append(
+            f"judge_rubric is {rubric!r}, a file that the steps in the cluster cannot read: copy it to Cloud Storage and "
+            "give gs://..., or give its words."
+        )
     registry = values.get("registry_dir")
     if isinstance(registry, str) and registry and not registry.startswith(("gs://", *mounted)):
         problems.append(

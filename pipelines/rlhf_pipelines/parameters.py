@@ -86,8 +86,9 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("judge", str, "", "language model that compares answers: language_model, gemini or local_model"),
         Parameter("judge_model", str, "", "name of that model, as its server knows it; for local_model a base model"),
         Parameter("judge_endpoint", str, "", "base URL of an OpenAI-compatible server"),
+        Parameter("judge_key_secret", str, "", "secret that holds the judge's key: projects/P/secrets/S/versions/V"),
         Parameter(
-            "judge_rubric", str, "", "what a better answer is, in words, or a text file; a general one when empty"
+            "judge_rubric", str, "", "what a better answer is: words, or a text file, also on gs://; general if empty"
         ),
         Parameter("judge_max_calls", int, 1000, "most requests to the judge; what was judged by then counts"),
         Parameter("dtype", str, "auto", "number format of the weights: auto, float32 or bfloat16"),

@@ -65,6 +65,7 @@ def for_target(target: str) -> Any:
         judge: str = "",
         judge_model: str = "",
         judge_endpoint: str = "",
+        judge_key_secret: str = "",
         judge_rubric: str = "",
         judge_max_calls: int = 1000,
         dtype: str = "auto",
@@ -115,7 +116,8 @@ def for_target(target: str) -> Any:
             judge: Language model that compares answers: language_model, gemini or local_model; none when empty.
             judge_model: Name of that model, as its server knows it; for local_model a base model reference.
             judge_endpoint: Base URL of an OpenAI-compatible server, such as https://api.example.com/v1.
-            judge_rubric: What a better answer is, in words, or the name of a text file; a general one when empty.
+            judge_key_secret: Secret that holds the judge's key: projects/P/secrets/S/versions/V of Secret Manager.
+            judge_rubric: What a better answer is, in words, or a text file, also on gs://; a general one when empty.
             judge_max_calls: Most requests to the server; what was judged by then counts.
             dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
             max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
@@ -168,6 +170,7 @@ def for_target(target: str) -> Any:
                 judge=judge,
                 judge_model=judge_model,
                 judge_endpoint=judge_endpoint,
+                judge_key_secret=judge_key_secret,
                 judge_rubric=judge_rubric,
                 judge_max_calls=judge_max_calls,
                 dtype=dtype,
@@ -315,7 +318,8 @@ def for_target(target: str) -> Any:
             judge=judge,
             judge_model=judge_model,
             judge_endpoint=judge_endpoint,
-            judge_rubric=judge_rubric,
+            judge_key_secret=judge_key_secret,
+            judge_rubric=inputs.outputs["judge_rubric"],
             judge_max_calls=judge_max_calls,
             dtype=dtype,
             champion=champion.outputs["champion"],

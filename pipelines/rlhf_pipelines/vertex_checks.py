@@ -13,6 +13,7 @@ from rlhf_components.images import IMAGES
 from rlhf_pipelines.backend import Submission
 from rlhf_pipelines.spec_parameters import problems_with_values
 from rlhf_tuning.errors import RunError
+from rlhf_tuning.judges.rubric import rubric_file
 from rlhf_tuning.step import say
 
 _PREDEFINED_PAIRS = {
@@ -147,6 +148,11 @@ def _folder_problems(values: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"{name} is {value!r}, a path of this machine, which a job on Vertex cannot see. Copy it with `gcloud "
                 "storage cp` and give its gs:// path."
+            )
+        elif name == "judge_rubric" and rubric_file(value):
+            yield (
+                f"{name} is {value!r}, a file of this machine, which a job on Vertex cannot see. Copy it with `gcloud "
+                "storage cp` and give its gs:// path, or give its words."
             )
         elif name.endswith("_model_reference") and _is_here(value):
             yield (

@@ -39,6 +39,9 @@ GOOGLE_CLOUD_REGION = os.environ.get("GOOGLE_CLOUD_REGION", "") or os.environ.ge
 #: Address of the Vertex AI API where it is not the region's own, such as that of a Private Service Connect endpoint.
 VERTEX_API_ENDPOINT = os.environ.get("RLHF_VERTEX_API_ENDPOINT", "")
 
+#: Address of Secret Manager where it is not Google's own, such as that of a Private Service Connect endpoint.
+SECRET_MANAGER_ENDPOINT = os.environ.get("RLHF_SECRET_MANAGER_ENDPOINT", "") or "https://secretmanager.googleapis.com"
+
 #: Where the buckets of Cloud Storage are mounted, each under its name: there on Vertex.
 GCS_MOUNT = Path(os.environ.get("RLHF_GCS_MOUNT", "") or "/gcs")
 

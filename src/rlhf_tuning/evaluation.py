@@ -48,6 +48,7 @@ class EvaluationConfig:
     judge: str = ""
     judge_model: str = ""
     judge_endpoint: str = ""
+    judge_key_secret: str = ""
     judge_rubric: str = ""
     judge_max_calls: int = 1000
     dtype: str = "auto"
@@ -62,6 +63,7 @@ class EvaluationConfig:
             judge=self.judge,
             judge_model=self.judge_model,
             judge_endpoint=self.judge_endpoint,
+            judge_key_secret=self.judge_key_secret,
             judge_rubric=self.judge_rubric,
             judge_max_calls=self.judge_max_calls,
         )
@@ -86,6 +88,7 @@ def judges_of(config: EvaluationConfig, *, reward_model_dir: str, held_out_rewar
         scorer=config.scorer,
         judge_model=config.judge_model,
         judge_endpoint=config.judge_endpoint,
+        judge_key_secret=config.judge_key_secret,
         judge_rubric=config.judge_rubric,
         judge_max_calls=config.judge_max_calls,
         dtype=config.dtype,

@@ -20,7 +20,8 @@ Answer = TypeVar("Answer")
 #: Seconds before the second, third, ... attempt at what may pass.
 DELAYS: tuple[float, ...] = (1, 2, 4, 8, 16)
 
-_DISABLED = re.compile(r"has not been used in project|it is disabled|SERVICE_DISABLED", re.IGNORECASE)
+#: How Google says that an API is not enabled in a project.
+API_DISABLED = re.compile(r"has not been used in project|it is disabled|SERVICE_DISABLED", re.IGNORECASE)
 _ACT_AS = re.compile(r"act ?as|serviceAccountUser", re.IGNORECASE)
 _QUOTA = (
     re.compile(r"quota metric '([^']+)'(?: and limit '([^']+)')?"),
@@ -30,7 +31,7 @@ _QUOTA = (
 #: Over gRPC, credentials that cannot be refreshed look like a service that is not there.
 _NO_TOKEN = "Getting metadata from plugin failed"
 _UNREACHABLE = "failed to connect to all addresses"
-_SIGN_IN = (
+SIGN_IN = (
     "Sign in with: gcloud auth application-default login. A program uses a service account: attach one to its machine, or "
     "name its key file in GOOGLE_APPLICATION_CREDENTIALS."
 )
@@ -88,7 +89,7 @@ def persistently(ask: Callable[[], Answer]) -> Answer:
 
 def wait(delay: float, error: Exception) -> None:
     """Wait before the next attempt, and say why."""
-    logger.warning("%s Asking again in %g s.", _message(error), delay)
+    logger.warning("%s Asking again in %g s.", message_of(error), delay)
     time.sleep(delay)
 
 
@@ -105,12 +106,12 @@ def explained(error: Exception, what: str, where: Where, *, sought: bool = True)
     from google.auth.exceptions import GoogleAuthError, TransportError
     from requests.exceptions import RequestException
 
-    text = _message(error)
+    text = message_of(error)
     if isinstance(error, exceptions.NotFound) and sought:
         return UserError(f"There is no {what} in {where.words}. Vertex AI says: {text}")
     no_token = isinstance(error, GoogleAuthError) and not isinstance(error, TransportError)
     if isinstance(error, exceptions.Unauthorized) or no_token or _NO_TOKEN in text:
-        return UserError(f"Google Cloud takes no credentials for {what} ({where.words}): {text} {_SIGN_IN}")
+        return UserError(f"Google Cloud takes no credentials for {what} ({where.words}): {text} {SIGN_IN}")
     if isinstance(error, exceptions.Forbidden):
         return UserError(f"{what} was refused in {where.words}: {text} {_permission(text, where)}")
     if isinstance(error, exceptions.TooManyRequests):
@@ -122,7 +123,7 @@ def explained(error: Exception, what: str, where: Where, *, sought: bool = True)
     return RunError(f"Vertex AI failed at {what} in {where.words}: {text} Try again in a few minutes.")
 
 
-def _message(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Return what the service said, as one sentence, without the address that REST errors begin with."""
     text = str(getattr(error, "message", "") or error)
     text = " ".join(re.sub(r"^\w+ https?://\S+: ", "", text).split())
@@ -130,7 +131,7 @@ def _message(error: Exception) -> str:
 
 
 def _permission(text: str, where: Where) -> str:
-    if _DISABLED.search(text):
+    if API_DISABLED.search(text):
         return f"Enable the API with: gcloud services enable aiplatform.googleapis.com --project {where.project}"
     if _ACT_AS.search(text):
         return "You need the role roles/iam.serviceAccountUser on the service account that the steps run as."

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from rlhf_tuning.accelerators import GPUS, machine_name
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.secret_manager import problem_with_secret
 
 
 class Limit(NamedTuple):
@@ -86,6 +87,8 @@ def problem_with(name: str, value: object) -> str:
             "accelerator_type is 'TPU', which is not supported yet. Use 'GPU', or leave it out; which GPU, and how many, is "
             "chosen when the pipeline is compiled, as in 'rlhf compile --target vertex --machine a100-80gb'."
         )
+    if name == "judge_key_secret":
+        return problem_with_secret(str(value), parameter=name)
     if name in CHOICES and value not in CHOICES[name]:
         accepted = ", ".join(repr(choice) for choice in CHOICES[name])
         return f"{name} is {value!r}; it must be {'one of ' if len(CHOICES[name]) > 1 else ''}{accepted}."

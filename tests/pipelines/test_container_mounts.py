@@ -42,6 +42,16 @@ def test_text_that_happens_to_name_a_folder_is_no_path(folder):
     assert read_only({"instruction": "data"}) == set()
 
 
+def test_a_rubric_is_seen_where_it_is_a_file_and_not_where_it_is_words(folder, monkeypatch):
+    (folder / "rubric.md").write_text("Be kind.")
+    assert read_only({"judge_rubric": "rubric.md"}) == {str(folder / "rubric.md")}
+    for words in ("data", "- Be *kind*.\n- Read rubric.md", ""):
+        assert read_only({"judge_rubric": words}) == set()
+    monkeypatch.setenv("HOME", str(folder))
+    assert expand_home({"judge_rubric": "~/rubric.md"}) == {"judge_rubric": f"{folder}/rubric.md"}
+    assert expand_home({"judge_rubric": "~ is no path"}) == {"judge_rubric": "~ is no path"}
+
+
 def test_what_links_lead_to_is_seen_too(folder):
     blobs, snapshot = folder / "blobs", folder / "snapshots" / "1"
     blobs.mkdir()

@@ -52,6 +52,7 @@ SPEC: dict[str, Any] = {
                 "prompt_dataset": {"parameterType": "STRING", "isOptional": True},
                 "large_model_reference": {"parameterType": "STRING", "isOptional": True},
                 "registry_dir": {"parameterType": "STRING", "isOptional": True},
+                "judge_rubric": {"parameterType": "STRING", "isOptional": True},
                 "steps": {"parameterType": "NUMBER_INTEGER", "isOptional": True},
             }
         },
@@ -582,7 +583,8 @@ def problems(server: KubeflowServer, **changed: Any) -> list[str]:
 
 def test_has_nothing_against_a_good_submission(server: KubeflowServer) -> None:
     good = {"steps": 7, "prompt_dataset": "gs://data/*.jsonl", "large_model_reference": "org/model"}
-    assert problems(server, values=good, pipeline_root="minio://mlpipeline/v2") == []
+    for rubric in ("", "Be kind.", "gs://data/rubric.md"):
+        assert problems(server, values=good | {"judge_rubric": rubric}, pipeline_root="minio://mlpipeline/v2") == []
 
 
 @pytest.mark.parametrize(
@@ -599,6 +601,7 @@ def test_has_nothing_against_a_good_submission(server: KubeflowServer) -> None:
         ({"values": {"prompt_dataset": "data/prompts.jsonl"}}, "the steps in the cluster cannot read"),
         ({"values": {"large_model_reference": "/models/base"}}, "the steps in the cluster cannot read"),
         ({"values": {"registry_dir": "/registry"}}, "gone with the container"),
+        ({"values": {"judge_rubric": "data/rubric.md"}}, "judge_rubric is 'data/rubric.md', a file that the steps"),
     ],
 )
 def test_names_what_would_fail(server: KubeflowServer, changed: dict[str, Any], words: str) -> None:
@@ -611,6 +614,7 @@ def test_a_folder_that_the_steps_mount_can_be_read(server: KubeflowServer) -> No
         "exec-a": {"pvcMount": [{"mountPath": "/data", "constant": "claim"}]}}}}}}  # fmt: skip
     spec = {"pipeline_spec": SPEC, "platform_spec": platform}
     assert problems(server, spec=spec, values={"prompt_dataset": "/data/prompts.jsonl"}) == []
+    assert problems(server, spec=spec, values={"judge_rubric": "/data/rubric.md"}) == []
     assert len(problems(server, spec=spec, values={"prompt_dataset": "/database/prompts.jsonl"})) == 1
 
 

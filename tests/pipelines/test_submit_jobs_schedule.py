@@ -94,6 +94,16 @@ def test_wrong_parameters_end_before_any_backend_is_asked(capsys, values):
     assert Recording.__dict__.get("last") is del_attr
 
 
+@pytest.mark.parametrize("command", [("submit",), ("schedule", "create", "--cron", "0 3 * * 1")])
+def test_a_key_in_place_of_the_name_of_its_secret_is_refused_and_not_shown(values, capsys, monkeypatch, command):
+    monkeypatch.setattr(Recording, "last", None)
+    assert cli.main([*command, *values, *VERTEX, "--judge-key-secret", "sk-hunter2"]) == 2
+    shown = "".join(capsys.readouterr())
+    assert "judge_key_secret is no name of a secret" in shown
+    assert "hunter2" not in shown
+    assert Recording.last is None
+
+
 @pytest.mark.parametrize("label", ["team", "=x"])
 def test_a_label_without_key_and_value_is_refused(values, capsys, label):
     assert cli.main(["submit", *values, *VERTEX, "--label", label]) == 2

@@ -35,6 +35,7 @@ SPEC = {
                 "deploy_model": {"parameterType": "BOOLEAN", "isOptional": True, "defaultValue": True},
                 "large_model_reference": {"parameterType": "STRING", "isOptional": True, "defaultValue": ""},
                 "registry_dir": {"parameterType": "STRING", "isOptional": True, "defaultValue": ""},
+                "judge_rubric": {"parameterType": "STRING", "isOptional": True, "defaultValue": ""},
             }
         },
         "outputDefinitions": {"parameters": {"model_resource_name": {"parameterType": "STRING"}}},
@@ -495,6 +496,7 @@ def test_a_manifest_is_asked_for_where_registries_keep_them():
         ({"prompt_dataset": "data/prompts.jsonl"}, "prompt_dataset is 'data/prompts.jsonl', a path of this machine"),
         ({"large_model_reference": "./model"}, "large_model_reference is './model', a folder of this machine"),
         ({"registry_dir": "/models"}, "registry_dir is '/models'"),
+        ({"judge_rubric": "rubric.md"}, "judge_rubric is 'rubric.md', a file of this machine"),
     ],
 )
 def test_parameters_are_checked_against_the_compiled_pipeline(checked, values, message):
@@ -508,7 +510,15 @@ def test_a_missing_parameter_is_named(checked):
 
 
 @pytest.mark.parametrize(
-    "values", [{"steps": 3.0}, {"kl_coeff": 1}, {"prompt_dataset": "/gcs/bucket/*.jsonl"}, {"registry_dir": ""}]
+    "values",
+    [
+        {"steps": 3.0},
+        {"kl_coeff": 1},
+        {"prompt_dataset": "/gcs/bucket/*.jsonl"},
+        {"registry_dir": ""},
+        {"judge_rubric": "gs://bucket/rubric.md"},
+        {"judge_rubric": "Be kind.\nRead style.md"},
+    ],
 )
 def test_values_that_work_are_let_through(checked, values):
     assert checked.problems(replace(SUBMISSION, values={**SUBMISSION.values, **values})) == []

@@ -4,6 +4,8 @@ import json
 
 import pytest
 from google.cloud import aiplatform_v1 as v1
+from judge_server import judge_server
+from secret_manager_server import SECRET, serve_secret_manager
 from submitted_run import local_executor
 from tests.gcs_server import serve_cloud_storage
 from vertex_server import serve_vertex
@@ -72,7 +74,13 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
         )
 
     answers = []
-    with serve_cloud_storage() as storage, serve_vertex() as server:
+    with (
+        serve_cloud_storage() as storage,
+        serve_vertex() as server,
+        serve_secret_manager(b"sk-from-secret\n") as secrets,
+        judge_server() as judge,
+    ):
+        storage.put("rubric.md", b"Longer is better.")
         storage.put("data/part-1.jsonl", rows(preferences[:30]))
         storage.put("data/part-2.jsonl", rows(preferences[30:]))
         storage.put("prompts.jsonl", rows({"input_text": f"Create {number}, please."} for number in range(40)))
@@ -83,6 +91,7 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
             "STORAGE_EMULATOR_HOST": storage.address,
             "RLHF_VERTEX_API_ENDPOINT": server.rest,
             "RLHF_GCS_MOUNT": str(mount),
+            "RLHF_SECRET_MANAGER_ENDPOINT": secrets.url,
             "RLHF_CACHE_DIR": str(tmp_path / "cache"),
         }
         server.run_job = local_executor(mount / "bucket" / "runs", steps)
@@ -101,6 +110,11 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
             "reinforcement_learning_rate_multiplier": 50.0,
             "kl_coeff": 0.01,
             "batch_size": 8,
+            "judge": "language_model",
+            "judge_model": "judge-1",
+            "judge_endpoint": f"{judge.url}/v1",
+            "judge_key_secret": SECRET,
+            "judge_rubric": "gs://bucket/rubric.md",
             "dtype": "float32",
         }
         job = submit(server, values)
@@ -108,6 +122,13 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
         assert job.state is State.SUCCEEDED, made.error.message
         assert storage.downloads
         assert {"Reward Model Trainer", "Reinforcer", "Deploy Tuned Model"} <= {task.name for task in job.tasks}
+
+        # The key came from its secret to the judge, with the rubric, and is left nowhere.
+        assert len(secrets.asked) == 2
+        assert {headers["authorization"] for headers in judge.headers} == {"Bearer sk-from-secret"}
+        assert all("Longer is better." in question for question in judge.questions)
+        for path in tmp_path.rglob("*"):
+            assert not path.is_file() or b"sk-from-secret" not in path.read_bytes(), path
 
         # The version leads to files that load, and the endpoint answered with them.
         ((version,),) = server.versions.values()

@@ -29,11 +29,12 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from google.api import httpbody_pb2
 from google.cloud import aiplatform_v1 as v1
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
+from service_account import TOKEN, private_key_pem, use_service_account
 from vertex_service import PROJECT, ContainerRefused, Refused, Reply, VertexService
 
 _IN_REGION = r"projects/[^/]+/locations/[^/]+"
@@ -130,23 +131,7 @@ class VertexServer(VertexService):
 
     def use_credentials(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
         """Make `google.auth.default` find a service account of the project, whose tokens come from here."""
-        path = folder / "credentials.json"
-        path.write_text(
-            json.dumps(
-                {
-                    "type": "service_account",
-                    "project_id": PROJECT,
-                    "private_key_id": "1",
-                    "private_key": _private_key(),
-                    "client_email": f"tester@{PROJECT}.iam.gserviceaccount.com",
-                    "client_id": "1",
-                    "token_uri": f"{self.rest}/token",
-                }
-            )
-        )
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
-        monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
-        return path
+        return use_service_account(monkeypatch, folder, project=PROJECT, token_uri=f"{self.rest}/token")
 
 
 @contextmanager
@@ -218,7 +203,7 @@ class _RestHandler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if path == "/token":
-            return self._answer(200, b'{"access_token": "token", "expires_in": 3600, "token_type": "Bearer"}')
+            return self._answer(200, TOKEN)
         if not self.headers.get("Authorization", "").startswith("Bearer "):
             return self._refuse(Refused("UNAUTHENTICATED", "Request is missing required authentication credential."))
         try:
@@ -308,12 +293,6 @@ def _encoded(response: Any) -> bytes:
 
 
 @functools.cache
-def _private_key() -> str:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return _pem(key).decode()
-
-
-@functools.cache
 def _certificate() -> tuple[bytes, bytes, Path]:
     """Return a key, a certificate of 127.0.0.1 that it signed, and the certificate's file."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -334,10 +313,4 @@ def _certificate() -> tuple[bytes, bytes, Path]:
     pem = certificate.public_bytes(serialization.Encoding.PEM)
     path = Path(tempfile.mkdtemp(prefix="vertex-server-")) / "certificate.pem"
     path.write_bytes(pem)
-    return _pem(key), pem, path
-
-
-def _pem(key: Any) -> bytes:
-    return bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    return private_key_pem(key), pem, path

@@ -4,6 +4,7 @@ import pytest
 import torch
 from judge_server import judge_server
 from peft import LoraConfig, get_peft_model
+from secret_manager_server import SECRET, serve_secret_manager
 
 from rlhf_tuning import base_model, environment, evaluation
 from rlhf_tuning.comparison import AnswerPair, ScoredAnswer
@@ -109,7 +110,10 @@ def write_rows(path, rows):
     return str(path)
 
 
-def test_every_judge_is_scored_by_held_out_human_choices_first(tmp_path, tiny_model, monkeypatch):
+def test_every_judge_is_scored_by_held_out_human_choices_first(
+    tmp_path, tmp_path_factory, tiny_model, monkeypatch, capfd, caplog
+):
+    caplog.set_level("DEBUG")
     monkeypatch.setattr(environment, "CACHE_DIR", tmp_path / "cache")
     asked = [[{"role": "user", "content": f"Describe place {number}."}] for number in range(8)]
     rows = {
@@ -124,13 +128,15 @@ def test_every_judge_is_scored_by_held_out_human_choices_first(tmp_path, tiny_mo
         {"prompt": asked[0], "chosen": f"{n} " + ("long " if n % 4 else "") * 5, "rejected": f"{n} middling"}
         for n in range(8)
     ]
-    with judge_server() as server:
+    with judge_server() as server, serve_secret_manager(b"sk-from-secret\n") as secrets:
+        secrets.use(monkeypatch, tmp_path_factory.mktemp("credentials"))
         config = evaluation.EvaluationConfig(
             large_model_reference=str(tiny_model),
             scorer="house_style",
             judge="language_model",
             judge_model="judge-1",
             judge_endpoint=f"{server.url}/v1",
+            judge_key_secret=SECRET,
             dtype="float32",
         )
         pairs, judges = evaluation.evaluate_policy(
@@ -158,3 +164,9 @@ def test_every_judge_is_scored_by_held_out_human_choices_first(tmp_path, tiny_mo
     assert "By judge judge-1 it wins 100%" in text
     assert "agrees with people 75% [41%, 93%] of 8 choices" in " ".join(text.split())
     assert "preferred by judge judge-1" in text
+    # The key reached the server, and nothing else: no file, the judge's cache included, and no line of output.
+    assert {headers["authorization"] for headers in server.headers} == {"Bearer sk-from-secret"}
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) == 7
+    for told in (*written, *capfd.readouterr(), caplog.text, repr(config)):
+        assert "sk-from-secret" not in told

@@ -36,6 +36,7 @@ def add(commands: Commands) -> None:
         ("judge", "language model that judges: language_model, gemini or local_model"),
         ("judge-model", "name of that model"),
         ("judge-endpoint", "base URL of its server"),
+        ("judge-key-secret", "secret of Google Cloud that holds its key: projects/P/secrets/S/versions/V"),
         ("judge-rubric", "what a better answer is, or a text file with it"),
     ):
         parser.add_argument(f"--{name}", metavar="TEXT", default="", help=words)
@@ -63,6 +64,7 @@ def _compare(options: argparse.Namespace) -> int:
             judge=options.judge,
             judge_model=options.judge_model,
             judge_endpoint=options.judge_endpoint,
+            judge_key_secret=options.judge_key_secret,
             judge_rubric=options.judge_rubric,
             judge_max_calls=options.judge_max_calls,
             registry_dir=options.registry_dir,

@@ -155,6 +155,34 @@ def resolve(reference: str, *, parameter: str) -> list[Source]:
         _raise_readable(error, reference, parameter)
 
 
+def read_object(reference: str, *, parameter: str) -> bytes:
+    """Return what one small file on Cloud Storage holds, read as the files of a dataset are.
+
+    Args:
+        reference: Its `gs://` address.
+        parameter: The parameter that holds it, for messages.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    bucket_name, _, name = reference.removeprefix("gs://").partition("/")
+    if not bucket_name or not name:
+        raise DataError(f"{parameter} is {reference!r}, which names no file. Write it as gs://bucket/folder/name.")
+    try:
+        if _is_mounted(bucket_name):
+            source = _local_source(str(GCS_MOUNT / bucket_name / name), reference)
+        else:
+            blob = _blob(_bucket(bucket_name), name)
+            if blob is None:
+                raise FileNotFoundError(errno.ENOENT, "there is no such bucket or object. Check the spelling")
+            source = _cloud_source(bucket_name, blob)
+        return b"".join(_text(source, BLOCK_BYTES))
+    except ValueError as error:  # such as a bucket's name that breaks the rules for names
+        raise DataError(f"{parameter} is {reference!r}, which is no valid address ({error}).") from error
+    except Exception as error:
+        _raise_readable(error, reference, parameter)
+
+
 def read_blocks(source: Source, *, parameter: str, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes | LongLine]:
     r"""Yield a file's unpacked bytes in order, cut after a `\n`; only the last block may end without one.
 
@@ -345,10 +373,10 @@ def _cloud_sources(reference: str, parameter: str) -> list[Source]:
     bucket_name, _, name = reference.removeprefix("gs://").partition("/")
     if not bucket_name or _GLOB_CHARACTERS.search(bucket_name):
         raise DataError(f"{parameter} is {reference!r}, which names no bucket. Write it as gs://bucket/folder/*.jsonl.")
-    if os.path.ismount(GCS_MOUNT) or os.path.ismount(GCS_MOUNT / bucket_name):
+    if _is_mounted(bucket_name):
         return _local_sources(str(GCS_MOUNT / bucket_name / name), reference.rstrip("/"), parameter)
 
-    bucket = _client(os.getpid()).bucket(bucket_name)
+    bucket = _bucket(bucket_name)
     list_blobs = partial(bucket.list_blobs, retry=_retry(), timeout=_STALL_SECONDS)
     magic = _GLOB_CHARACTERS.search(name)
     if magic:
@@ -358,7 +386,7 @@ def _cloud_sources(reference: str, parameter: str) -> list[Source]:
         missing = f"{parameter} is {reference!r}, but no object matches it. {_ACCEPTED}"
     else:
         is_name = name and not name.endswith("/")
-        exact = bucket.get_blob(name, retry=_retry(), timeout=_STALL_SECONDS) if is_name else None
+        exact = _blob(bucket, name) if is_name else None
         folder = f"{name.rstrip('/')}/" if name else ""
         blobs = [exact] if exact is not None else list(list_blobs(prefix=folder, delimiter="/"))
         if exact is None:
@@ -369,14 +397,28 @@ def _cloud_sources(reference: str, parameter: str) -> list[Source]:
     blobs = [blob for blob in blobs if not blob.name.endswith("/")]
     if not blobs:
         raise DataError(missing)
-    return [
-        Source(
-            name=f"gs://{bucket_name}/{blob.name}",
-            open=partial(_open_object, bucket_name, blob.name, blob.generation, blob.size, blob.crc32c),
-            size=blob.size,
-        )
-        for blob in sorted(blobs, key=lambda blob: blob.name)
-    ]
+    return [_cloud_source(bucket_name, blob) for blob in sorted(blobs, key=lambda blob: blob.name)]
+
+
+def _cloud_source(bucket: str, blob: Any) -> Source:
+    return Source(
+        name=f"gs://{bucket}/{blob.name}",
+        open=partial(_open_object, bucket, blob.name, blob.generation, blob.size, blob.crc32c),
+        size=blob.size,
+    )
+
+
+def _is_mounted(bucket: str) -> bool:
+    return os.path.ismount(GCS_MOUNT) or os.path.ismount(GCS_MOUNT / bucket)
+
+
+def _bucket(name: str) -> Any:
+    return _client(os.getpid()).bucket(name)
+
+
+def _blob(bucket: Any, name: str) -> Any:
+    """Return an object with its metadata, or None where there is none."""
+    return bucket.get_blob(name, retry=_retry(), timeout=_STALL_SECONDS)
 
 
 @functools.cache
@@ -409,7 +451,7 @@ class _ObjectStream(io.RawIOBase):
     def __init__(self, bucket: str, name: str, generation: int, size: int, crc32c: str | None) -> None:
         import google_crc32c
 
-        self._blob = _client(os.getpid()).bucket(bucket).blob(name)
+        self._blob = _bucket(bucket).blob(name)
         self._generation, self._size, self._crc32c = generation, size, crc32c
         self._checksum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
         self._fetched = 0

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+from rlhf_tuning import environment
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.judges.verdict import Comparison, Verdict
 from rlhf_tuning.limits import check_limits
+from rlhf_tuning.secret_manager import read_secret
 
 #: A judge's name to the module that holds it, imported only when it is used.
 JUDGES: dict[str, str] = {
@@ -53,6 +55,7 @@ class JudgeSettings:
         judge_model: The language model that judges.
         judge_endpoint: Base URL of an OpenAI-compatible server, such as `https://api.openai.com/v1`; of another Gemini
             server, for `gemini`.
+        judge_key_secret: Name of the secret that holds the key of that server; the environment has it when empty.
         judge_rubric: What a better answer is, as text or the name of a text file; the default rubric when empty.
         judge_max_calls: Most requests to a server in one evaluation, repeated ones included.
         dtype: Of local models.
@@ -63,6 +66,7 @@ class JudgeSettings:
     scorer: str = ""
     judge_model: str = ""
     judge_endpoint: str = ""
+    judge_key_secret: str = ""
     judge_rubric: str = ""
     judge_max_calls: int = 1000
     dtype: str = "auto"
@@ -78,16 +82,43 @@ def load_judge(name: str, settings: JudgeSettings) -> Judge:
     return cast(_Module, importlib.import_module(JUDGES[name])).make_judge(settings)
 
 
-def check_judge(*, judge: str, judge_model: str, judge_endpoint: str, judge_rubric: str, judge_max_calls: int) -> None:
-    """Check the parameters of a language-model judge together.
+def key_place(judge_key_secret: str) -> str:
+    """Return where the key of a judge comes from, in words."""
+    return f"the secret {judge_key_secret}" if judge_key_secret else "the environment variable RLHF_JUDGE_API_KEY"
+
+
+def judge_key(judge_key_secret: str) -> str:
+    """Return the key for the server of a judge: what the secret holds, or else the environment; empty for none.
+
+    Raises:
+        UserError: If the secret cannot be read, or what is there can be no key.
+        RunError: If Secret Manager gives no answer.
+    """
+    key = environment.JUDGE_API_KEY.strip()
+    if judge_key_secret:
+        key = read_secret(judge_key_secret, parameter="judge_key_secret")
+    if not (key.isascii() and key.isprintable()):
+        # Not left to the client: its error would show the key.
+        raise ParameterError(
+            f"What {key_place(judge_key_secret)} holds can be no key: it has several lines, or characters other than "
+            "letters, digits and signs. Store the key alone there."
+        )
+    return key
+
+
+def check_judge(
+    *, judge: str, judge_model: str, judge_endpoint: str, judge_key_secret: str, judge_rubric: str, judge_max_calls: int
+) -> None:
+    """Check the parameters of a language-model judge together. No secret is read.
 
     Raises:
         ParameterError: Naming the parameter that is missing or cannot be used.
     """
     from rlhf_tuning.judges.rubric import read_rubric
 
-    check_limits(judge=judge, judge_max_calls=judge_max_calls)
-    given = {"judge_model": judge_model, "judge_endpoint": judge_endpoint, "judge_rubric": judge_rubric}
+    check_limits(judge=judge, judge_key_secret=judge_key_secret, judge_max_calls=judge_max_calls)
+    of_server = {"judge_endpoint": judge_endpoint, "judge_key_secret": judge_key_secret}
+    given = {"judge_model": judge_model, **of_server, "judge_rubric": judge_rubric}
     if not judge:
         for name, value in given.items():
             if value:
@@ -103,10 +134,9 @@ def check_judge(*, judge: str, judge_model: str, judge_endpoint: str, judge_rubr
             "judge is 'language_model', but judge_endpoint is empty. Give the base URL of an OpenAI-compatible server, "
             "such as https://api.openai.com/v1 or http://localhost:8000/v1."
         )
-    if judge == "local_model" and judge_endpoint:
-        raise ParameterError(
-            f"judge_endpoint is {judge_endpoint!r}, but judge 'local_model' runs in this process. Leave it empty."
-        )
+    for name, value in of_server.items():
+        if judge == "local_model" and value:
+            raise ParameterError(f"{name} is {value!r}, but judge 'local_model' runs in this process. Leave it empty.")
     if judge_endpoint:
         _check_endpoint(judge_endpoint)
     read_rubric(judge_rubric)
@@ -124,7 +154,7 @@ def _check_endpoint(endpoint: str) -> None:
         # Not shown: parameters are logged and stored, and this one may hold a key.
         raise ParameterError(
             "judge_endpoint holds a user name, a password or a query. Give the bare URL, and the key in the environment "
-            "variable RLHF_JUDGE_API_KEY."
+            "variable RLHF_JUDGE_API_KEY, or in a secret that judge_key_secret names."
         )
     if parts.scheme not in ("http", "https") or not host:
         raise ParameterError(f"judge_endpoint is {endpoint!r}; it must be a URL that begins with http:// or https://.")

@@ -4,7 +4,7 @@ from typing import Any
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError, ParameterError
-from rlhf_tuning.judges import JudgeSettings, asking
+from rlhf_tuning.judges import JudgeSettings, asking, judge_key
 from rlhf_tuning.judges.asking import AskingJudge, RefusedError, UnansweredError
 from rlhf_tuning.judges.language_model import RETRIED, retry_after
 from rlhf_tuning.judges.rubric import read_rubric
@@ -16,9 +16,10 @@ class GeminiClient:
     Args:
         model: Such as `gemini-2.5-flash`.
         endpoint: Base URL of another server than Google's; empty for Google's.
+        key_secret: Name of the secret that holds the key; the environment has it when empty.
     """
 
-    def __init__(self, model: str, endpoint: str = "") -> None:
+    def __init__(self, model: str, endpoint: str, key_secret: str) -> None:
         try:
             from google import genai
             from google.genai import errors, types
@@ -36,14 +37,15 @@ class GeminiClient:
             # Repeated by the judge itself, which counts every call.
             retry_options=types.HttpRetryOptions(attempts=1),
         )
-        key = environment.JUDGE_API_KEY or environment.GEMINI_API_KEY
+        key = judge_key(key_secret) or environment.GEMINI_API_KEY
         try:
             # Without a key it is Google Cloud, where GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION apply.
             self._client: Any = genai.Client(vertexai=not key, api_key=key or None, http_options=options)
         except Exception as error:  # google.auth's and google-genai's own have no base in common
             raise ParameterError(
                 f"judge is 'gemini', but there are no credentials for it: {error} Set the environment variable "
-                "GEMINI_API_KEY or RLHF_JUDGE_API_KEY, or log in to Google Cloud and set GOOGLE_CLOUD_PROJECT."
+                "GEMINI_API_KEY or RLHF_JUDGE_API_KEY, name a secret in judge_key_secret, or log in to Google Cloud and set "
+                "GOOGLE_CLOUD_PROJECT."
             ) from None
         self._key = key
 
@@ -78,7 +80,7 @@ class GeminiClient:
 
 def make_judge(settings: JudgeSettings) -> AskingJudge:
     """Return the judge that asks Gemini."""
-    client = GeminiClient(settings.judge_model, settings.judge_endpoint)
+    client = GeminiClient(settings.judge_model, settings.judge_endpoint, settings.judge_key_secret)
     return AskingJudge(
         name="gemini",
         model=settings.judge_model,

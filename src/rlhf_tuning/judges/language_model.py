@@ -8,9 +8,8 @@ from typing import Any
 
 import requests
 
-from rlhf_tuning import environment
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.judges import JudgeSettings, asking
+from rlhf_tuning.judges import JudgeSettings, asking, judge_key, key_place
 from rlhf_tuning.judges.asking import AskingJudge, RefusedError, UnansweredError
 from rlhf_tuning.judges.rubric import read_rubric
 
@@ -25,11 +24,12 @@ class ChatCompletions:
         endpoint: The base URL, with or without `/chat/completions`.
         model: The model's name on that server.
         api_key: Sent as a bearer token, and shown nowhere; empty for a server without keys.
+        key_place: Where it comes from, in words.
     """
 
-    def __init__(self, endpoint: str, model: str, api_key: str) -> None:
+    def __init__(self, endpoint: str, model: str, api_key: str, key_place: str) -> None:
         self.url = endpoint.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-        self._model, self._api_key = model, api_key
+        self._model, self._api_key, self._key_place = model, api_key, key_place
         # Some models refuse one of these by name; it is then left out.
         self._options: dict[str, object] = {"temperature": 0, "max_tokens": 4096}
         self._local = threading.local()
@@ -70,10 +70,12 @@ class ChatCompletions:
         if status in RETRIED or status >= 500:
             return UnansweredError(f"status {status}: {said}", retry_after=retry_after(response.headers))
         if status in (401, 403):
-            key = "is not accepted there" if self._api_key else "is not set"
+            what = f"The judge at {self.url} refuses access (status {status}: {said})."
+            if self._api_key:
+                return ParameterError(f"{what} The key in {self._key_place} is not accepted there.")
             return ParameterError(
-                f"The judge at {self.url} refuses access (status {status}: {said}). The key in the environment variable "
-                f"RLHF_JUDGE_API_KEY {key}."
+                f"{what} The key in {self._key_place} is not set. Set it, or name a secret of Google Cloud in "
+                "judge_key_secret."
             )
         if status in (400, 413, 422):
             named = [name for name in options if name in said]
@@ -140,7 +142,8 @@ def _innermost(error: BaseException) -> str:
 
 def make_judge(settings: JudgeSettings) -> AskingJudge:
     """Return the judge behind `judge_endpoint`."""
-    client = ChatCompletions(settings.judge_endpoint, settings.judge_model, environment.JUDGE_API_KEY)
+    secret = settings.judge_key_secret
+    client = ChatCompletions(settings.judge_endpoint, settings.judge_model, judge_key(secret), key_place(secret))
     return AskingJudge(
         name="language_model",
         model=settings.judge_model,

@@ -9,8 +9,12 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from rlhf_tuning.data.sources import read_object
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.judges.verdict import Comparison
+
+#: A rubric travels as a parameter of a step, which takes no more.
+MOST_BYTES = 32 * 1024
 
 Choice = Literal["A", "B", "tie"]
 
@@ -47,18 +51,29 @@ _LINE = re.compile(r"[\s*_`\"'#>(\[]*(?:(?:final |my )?verdict[\s*_`]*:)?[\s*_`\
 _VERDICT_LINE = re.compile(r"[\s*_`\"'#>(\[]*(?:final |my )?verdict[\s*_`]*:.*", re.I)
 
 
+def rubric_file(rubric: str) -> str:
+    """Return the text file that `judge_rubric` names, or an empty string where it is the rubric itself."""
+    name = rubric.strip()
+    is_name = "\n" not in name and (name.startswith("gs://") or name.endswith((".txt", ".md")))
+    return name if is_name else ""
+
+
 def read_rubric(rubric: str) -> str:
     """Return the rubric that `judge_rubric` gives: the default, its text, or the content of the text file that it names.
 
     Raises:
-        ParameterError: If it names a file that cannot be read.
+        ParameterError: If it names a file that cannot be used.
+        DataError: If it names one on Cloud Storage that cannot be read.
     """
     if not rubric.strip():
         return DEFAULT_RUBRIC
-    if "\n" in rubric.strip() or not rubric.strip().endswith((".txt", ".md")):
+    name = rubric_file(rubric)
+    if not name:
         return rubric.strip()
     try:
-        text = Path(rubric.strip()).expanduser().read_text(encoding="utf-8").strip()
+        in_cloud = name.startswith("gs://")
+        content = read_object(name, parameter="judge_rubric") if in_cloud else Path(name).expanduser().read_bytes()
+        text = content.decode("utf-8-sig").strip()
     except FileNotFoundError:
         reason = "it does not exist"
     except UnicodeDecodeError:
@@ -66,9 +81,14 @@ def read_rubric(rubric: str) -> str:
     except OSError as error:
         reason = error.strerror or type(error).__name__
     else:
-        if text:
+        if not text:
+            reason = "it is empty"
+        elif len(content) > MOST_BYTES:
+            reason = f"it holds more than {MOST_BYTES // 1024} KiB"
+        elif rubric_file(text):
+            reason = "it holds nothing but another file's name"
+        else:
             return text
-        reason = "it is empty"
     raise ParameterError(
         f"judge_rubric is {rubric!r}, which names a text file, but {reason}. Name a file that this machine can read, or "
         "give the rubric itself."

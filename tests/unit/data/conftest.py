@@ -1,12 +1,8 @@
-import gc
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from tests.gcs_server import CloudStorage, serve_cloud_storage
-
-from rlhf_tuning.data import sources
 
 WriteRows = Callable[[str, Sequence[Mapping[str, object]]], str]
 
@@ -22,19 +18,3 @@ def write_rows(tmp_path: Path) -> WriteRows:
         return str(path)
 
     return write
-
-
-@pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudStorage]:
-    """Serve Cloud Storage here, with the bucket `bucket`; failed requests are tried again soon, but not for long."""
-    monkeypatch.setattr(sources, "RETRY_DELAY_SECONDS", 0.001)
-    monkeypatch.setattr(sources, "RETRY_SECONDS", 0.5)
-    gc.freeze()  # what is there already need not be looked through when the test has ended
-    with serve_cloud_storage() as storage:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.address)
-        sources._client.cache_clear()
-        yield storage
-        sources._client.cache_clear()
-        if storage.faults_happened:
-            gc.collect()  # connections that the client left open: in this test, which knows of them, and no later one
-    gc.unfreeze()

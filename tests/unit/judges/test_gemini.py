@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from judge_server import KEY, judge_server
+from secret_manager_server import SECRET, serve_secret_manager
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ParameterError, UserError
@@ -34,6 +35,13 @@ def test_both_orders_are_asked_once():
     assert verdict.outcome == "win"
     assert len(server.questions) == 2
     assert server.headers[0]["x-goog-api-key"] == KEY
+
+
+def test_the_key_comes_from_the_secret_that_is_named(monkeypatch, tmp_path):
+    with serve_secret_manager(b"sk-from-secret\n") as secrets, judge_server() as server:
+        secrets.use(monkeypatch, tmp_path)
+        make(server, judge_key_secret=SECRET).compare([PAIR])
+    assert {headers["x-goog-api-key"] for headers in server.headers} == {"sk-from-secret"}
 
 
 @pytest.mark.parametrize(

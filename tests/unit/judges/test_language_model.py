@@ -4,9 +4,10 @@ import json
 
 import pytest
 from judge_server import KEY, judge_server, longer_wins
+from secret_manager_server import SECRET, serve_secret_manager
 
 from rlhf_tuning import environment
-from rlhf_tuning.errors import ParameterError, RunError
+from rlhf_tuning.errors import ParameterError, RunError, UserError
 from rlhf_tuning.judges import JudgeSettings, asking, load_judge
 from rlhf_tuning.judges.language_model import retry_after
 from rlhf_tuning.judges.verdict import Comparison, order_effect
@@ -195,6 +196,29 @@ def test_a_wrong_key_is_named_but_never_shown(monkeypatch):
         with pytest.raises(ParameterError, match="RLHF_JUDGE_API_KEY is not set"):
             make(server).compare([pair("a", "bb")])
     assert "authorization" not in server.headers[-1]
+
+
+def test_the_key_comes_from_the_secret_that_is_named(monkeypatch, tmp_path):
+    refusal = (401, {}, json.dumps({"error": {"message": "Incorrect API key provided: sk-from-secret"}}))
+    with serve_secret_manager(b"sk-from-secret\n") as secrets, judge_server() as server:
+        secrets.use(monkeypatch, tmp_path)
+        judge = make(server, judge_key_secret=SECRET)
+        judge.compare([pair("short", "much longer"), pair("x", "yy")])
+        assert {headers["authorization"] for headers in server.headers} == {"Bearer sk-from-secret"}
+        assert len(secrets.asked) == 1
+        server.faults.append(refusal)
+        with pytest.raises(ParameterError, match=f"The key in the secret {SECRET} is not accepted there") as caught:
+            judge.compare([pair("a", "bb")])
+        assert "sk-from-secret" not in str(caught.value)
+
+
+def test_a_secret_that_cannot_be_read_is_no_reason_to_take_the_environment_s_key(monkeypatch, tmp_path):
+    with serve_secret_manager(b"sk-from-secret") as secrets, judge_server() as server:
+        secrets.use(monkeypatch, tmp_path)
+        secrets.permitted = False
+        with pytest.raises(UserError, match=r"judge_key_secret is .*may not read it"):
+            make(server, judge_key_secret=SECRET)
+    assert server.questions == []
 
 
 def test_the_key_is_not_replaced_by_one_in_netrc(monkeypatch, tmp_path):

@@ -1,8 +1,12 @@
+import os
+
 import pytest
 from judge_server import material
+from tests.gcs_server import Fault
 
-from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.judges.rubric import DEFAULT_RUBRIC, question, read_choice, read_rubric
+from rlhf_tuning.data import sources
+from rlhf_tuning.errors import DataError, ParameterError
+from rlhf_tuning.judges.rubric import DEFAULT_RUBRIC, MOST_BYTES, question, read_choice, read_rubric, rubric_file
 from rlhf_tuning.judges.verdict import Comparison
 
 
@@ -74,7 +78,14 @@ def test_the_rubric_is_text_or_a_file_s_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "does not exist"), (b"", "is empty"), (b"\xff\xfe\xff", "not UTF-8")]
+    ("content", "reason"),
+    [
+        (None, "does not exist"),
+        (b"", "is empty"),
+        (b"\xff\xfe\xff", "not UTF-8"),
+        (b"x" * (MOST_BYTES + 1), "more than 32 KiB"),
+        (b"other.md", "nothing but another file's name"),
+    ],
 )
 def test_a_rubric_file_that_cannot_be_read_is_named(tmp_path, content, reason):
     path = tmp_path / "rubric.md"
@@ -84,3 +95,70 @@ def test_a_rubric_file_that_cannot_be_read_is_named(tmp_path, content, reason):
         read_rubric(str(path))
     assert "judge_rubric" in str(caught.value)
     assert "rubric.md" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rubric", "file"),
+    [
+        ("rubric.md", "rubric.md"),
+        (" data/rubric.txt\n", "data/rubric.txt"),
+        ("gs://bucket/rubric", "gs://bucket/rubric"),
+        ("", ""),
+        ("Be kind.", ""),
+        ("Be kind.\nFollow style.md", ""),
+    ],
+)
+def test_a_line_that_names_a_file_is_told_from_words(rubric, file):
+    assert rubric_file(rubric) == file
+
+
+@pytest.mark.parametrize("name", ["rubric.md", "rubrics/of/today"])
+def test_a_rubric_is_read_from_cloud_storage(cloud, name):
+    cloud.put(name, "Kürze ist gut.\n".encode())
+    assert read_rubric(f"gs://bucket/{name}") == "Kürze ist gut."
+
+
+def test_a_rubric_is_read_through_the_mount_where_the_bucket_is_mounted(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "GCS_MOUNT", tmp_path)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "bucket")
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "rubric.md").write_text("Short is good.")
+    assert read_rubric("gs://bucket/rubric.md") == "Short is good."
+    with pytest.raises(DataError, match=r"judge_rubric: gs://bucket/gone\.md cannot be read: No such file"):
+        read_rubric("gs://bucket/gone.md")
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("gs://bucket/gone.md", "judge_rubric: gs://bucket/gone.md cannot be read: there is no such bucket or object"),
+        (
+            "gs://other/rubric.md",
+            "judge_rubric: gs://other/rubric.md cannot be read: there is no such bucket or object",
+        ),
+        ("gs://bucket", "judge_rubric is 'gs://bucket', which names no file"),
+        ("gs://bucket/", "judge_rubric is 'gs://bucket/', which names no file"),
+        ("gs://_/rubric.md", "judge_rubric is 'gs://_/rubric.md', which is no valid address"),
+        ("gs://bucket/empty.md", "judge_rubric is 'gs://bucket/empty.md', which names a text file, but it is empty"),
+        ("gs://bucket/image.md", "but it is not UTF-8 text"),
+    ],
+)
+def test_a_rubric_on_cloud_storage_that_cannot_be_used_is_named(cloud, reference, message):
+    cloud.put("empty.md", b"")
+    cloud.put("image.md", b"\x89PNG")
+    with pytest.raises((DataError, ParameterError)) as caught:
+        read_rubric(reference)
+    assert message in str(caught.value)
+
+
+def test_a_rubric_in_a_bucket_that_is_closed_to_us_names_the_role(cloud):
+    cloud.list_faults.append(Fault(status=403))
+    with pytest.raises(DataError, match=r"judge_rubric: .*rubric\.md cannot be read: .*roles/storage\.objectViewer"):
+        read_rubric("gs://bucket/rubric.md")
+
+
+def test_what_fails_for_a_moment_on_cloud_storage_is_asked_again(cloud):
+    cloud.put("rubric.md", b"Short is good.")
+    cloud.list_faults.append(Fault(status=503))
+    cloud.download_faults.append(Fault(after=3))
+    assert read_rubric("gs://bucket/rubric.md") == "Short is good."

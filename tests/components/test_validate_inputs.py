@@ -1,0 +1,92 @@
+"""Validate Inputs, run as its step runs it."""
+
+import json
+
+import pytest
+from kfp import dsl
+from secret_manager_server import SECRET, serve_secret_manager
+
+from rlhf_components.validate_inputs import validate_inputs
+
+KEY = "sk-secret-51bd"
+JUDGE = {"judge": "language_model", "judge_model": "judge-1", "judge_endpoint": "http://127.0.0.1:1/v1"}
+
+
+@pytest.fixture
+def secrets(monkeypatch, tmp_path_factory):
+    with serve_secret_manager(f"{KEY}\n".encode()) as server:
+        server.use(monkeypatch, tmp_path_factory.mktemp("credentials"))
+        yield server
+
+
+@pytest.fixture
+def validate(tmp_path):
+    """Run the step on a few good rows, and return its outputs by name."""
+    rows = [
+        {"input_text": f"Describe place {n}.", "candidate_0": "Sun.", "candidate_1": "Gulls call.", "choice": n % 2}
+        for n in range(20)
+    ]
+    (tmp_path / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(**values):
+        outputs = {name: dsl.Artifact(uri=str(tmp_path / name)) for name in ("data_report", "problems", "bad_rows")}
+        found = validate_inputs.python_func(
+            **outputs,
+            prompt_dataset="",
+            preference_dataset=str(tmp_path / "preferences.jsonl"),
+            eval_dataset="",
+            instruction="",
+            **values,
+        )
+        names = ("prompt_fingerprint", "preference_fingerprint", "eval_fingerprint", "data_warnings", "judge_rubric")
+        return dict(zip(names, found, strict=True))
+
+    return run
+
+
+def test_a_secret_that_cannot_be_read_ends_the_run_before_the_data_is_read(secrets, validate, tmp_path, capsys):
+    secrets.permitted = False
+    with pytest.raises(SystemExit) as ended:
+        validate(**JUDGE, judge_key_secret=SECRET)
+    assert ended.value.code == 2
+    told = capsys.readouterr().out
+    assert f"ERROR in step Validate Inputs: judge_key_secret is '{SECRET}', but the account" in told
+    assert "roles/secretmanager.secretAccessor" in told
+    assert not (tmp_path / "data_report").exists()
+
+
+def test_a_secret_is_read_and_what_it_holds_is_told_nowhere(secrets, validate, tmp_path, capfd, caplog):
+    caplog.set_level("DEBUG")
+    secrets.faults.append("UNAVAILABLE")
+    outputs = validate(**JUDGE, judge_key_secret=SECRET)
+    assert len(secrets.asked) == 2
+    assert outputs["preference_fingerprint"]
+    out, err = capfd.readouterr()
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) == 4
+    assert "Asking again" in caplog.text
+    for text in (out, err, caplog.text, *map(str, outputs.values()), *written):
+        assert KEY not in text
+
+
+def test_several_lines_in_a_secret_end_the_run_and_are_not_shown(secrets, validate, capsys):
+    secrets.versions[0].data = f"{KEY}\nsecond line".encode()
+    with pytest.raises(SystemExit) as ended:
+        validate(**JUDGE, judge_key_secret=SECRET)
+    assert ended.value.code == 2
+    told = capsys.readouterr().out
+    assert f"the secret {SECRET} holds can be no key" in told
+    assert KEY not in told
+
+
+def test_without_a_name_no_secret_is_read(secrets, validate):
+    validate(**JUDGE)
+    assert secrets.asked == []
+
+
+def test_the_rubric_goes_on_in_words(validate, tmp_path):
+    """So that a later step runs again when the content behind the name has changed."""
+    (tmp_path / "rubric.md").write_text("Short is good.\n")
+    assert validate(**JUDGE, judge_rubric=str(tmp_path / "rubric.md"))["judge_rubric"] == "Short is good."
+    assert validate(**JUDGE, judge_rubric="Be kind.")["judge_rubric"] == "Be kind."
+    assert validate()["judge_rubric"] == ""
