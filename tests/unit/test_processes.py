@@ -166,27 +166,27 @@ def test_both_phases_in_two_processes_leave_what_they_leave_in_one(tiny_model, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shard", ["", "1"], ids=["whole", "sharded"])
-def test_two_processes_answer_and_evaluate_as_one_does(tiny_model, tmp_path, monkeypatch, capfd, shard):
+def test_two_processes_answer_and_evaluate_as_one_does(tiny_model, tmp_path, monkeypatch, capfd):
     process_phases.write_data(tmp_path)
     process_phases.train_rewards(tiny_model, tmp_path, centring_prompts=0)
     process_phases.train_policy(tiny_model, tmp_path, "rl", watch_prompts=0)
     alone = process_phases.evaluate(tiny_model, tmp_path)
     answers = {name: (tmp_path / f"{name}.jsonl").read_bytes() for name in ("base", "tuned")}
-    capfd.readouterr()
     monkeypatch.setattr(environment, "PROCESSES", "2")
-    monkeypatch.setenv("RLHF_SHARD", shard)
-    together = process_phases.evaluate(tiny_model, tmp_path)
-    said = capfd.readouterr().out
-    assert said.count("Working in 2 processes") == 4
     # The base and the tuned model answer, are compared with each other, and the base carries the reward model.
-    assert said.count("The model's layers are divided over 2 processes") == (5 if shard else 0)
-    assert {name: (tmp_path / f"{name}.jsonl").read_bytes() for name in answers} == answers
-    assert list((tmp_path / "kept").iterdir()) == []
-    for one, two in zip(alone, together, strict=True):
-        assert two.tuned.reward == pytest.approx(one.tuned.reward, abs=1e-4)
-        assert two.tuned.kl == pytest.approx(one.tuned.kl, abs=1e-4)
-        assert (two.base.text, two.tuned.text) == (one.base.text, one.tuned.text)
+    for shard, sharded in (("", 0), ("1", 5)):
+        capfd.readouterr()
+        monkeypatch.setenv("RLHF_SHARD", shard)
+        together = process_phases.evaluate(tiny_model, tmp_path)
+        said = capfd.readouterr().out
+        assert said.count("Working in 2 processes") == 4
+        assert said.count("The model's layers are divided over 2 processes") == sharded
+        assert {name: (tmp_path / f"{name}.jsonl").read_bytes() for name in answers} == answers
+        assert list((tmp_path / "kept").iterdir()) == []
+        for one, two in zip(alone, together, strict=True):
+            assert two.tuned.reward == pytest.approx(one.tuned.reward, abs=1e-4)
+            assert two.tuned.kl == pytest.approx(one.tuned.kl, abs=1e-4)
+            assert (two.base.text, two.tuned.text) == (one.base.text, one.tuned.text)
 
 
 @pytest.mark.slow
