@@ -11,7 +11,6 @@ with a 95% interval over the seeds (Student's t). Random numbers are drawn in an
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -24,8 +23,6 @@ from typing import Any
 
 MODEL = "smollm2-135m-instruct"
 LENGTHS = {"prompt_sequence_length": 96, "target_sequence_length": 64}
-#: Two-sided 95% quantiles of Student's t by degrees of freedom.
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 def main() -> None:
@@ -155,11 +152,12 @@ def table(arguments: argparse.Namespace, found: dict[str, list[dict[str, float]]
 
 def interval(values: list[float]) -> str:
     """Return the mean with its 95% interval over the seeds."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.2f}"
-    half = T95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.2f} [{mean - half:.2f}, {mean + half:.2f}] (n = {len(values)} seeds)"
+    from rlhf_tuning.statistics import mean_interval
+
+    found = mean_interval(values)
+    if found.n < 2:
+        return f"{found.mean:.2f}"
+    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}] (n = {found.n} seeds)"
 
 
 if __name__ == "__main__":

@@ -236,12 +236,9 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
 def result(seconds: list[float], arguments: argparse.Namespace) -> dict[str, float]:
     """Return samples a second and the peak of memory in GiB."""
     import torch
+    from process_memory import peak_memory
 
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated() / 2**30
-    else:
-        # getrusage would count the parent's memory, from before this was a process of its own.
-        peak = float(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 2**20
+    peak = (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()) / 2**30
     step = statistics.median(seconds[1:])
     return {"samples_per_second": arguments.prompts * arguments.k / step, "gib": peak, "seconds_per_step": step}
 

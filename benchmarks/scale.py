@@ -272,6 +272,7 @@ def write_model(folder: Path, shape: tuple[int, int, int, int, int]) -> None:
 def measure_here(case: Case, folder: Path, steps: int) -> dict[str, float]:
     """Run one case in this process."""
     import torch
+    from process_memory import peak_memory
 
     from rlhf_tuning import reinforcement, reward_model, rollout
 
@@ -329,12 +330,6 @@ def measure_here(case: Case, folder: Path, steps: int) -> dict[str, float]:
         "elementwise": here.elementwise,
         "cpu": here.cpu,
     }
-
-
-def peak_memory() -> float:
-    """Return the most bytes that this process has had in memory. getrusage would count its parent's, before it was one."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return float(status.split("VmHWM:")[1].split()[0]) * 2**10
 
 
 def write_rows(folder: Path, case: Case, phase_1: bool) -> Path:

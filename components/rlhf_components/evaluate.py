@@ -85,7 +85,8 @@ def evaluate(
     from rlhf_tuning.run_report import data_sources, lineage, write_run_report
     from rlhf_tuning.step import running_step, write_log
 
-    with running_step("Evaluate Tuned Model"):
+    inputs = [champion_predictions, tuned_predictions, model, reward_model, held_out_reward_model, eval_preferences]
+    with running_step("Evaluate Tuned Model", inputs=inputs, outputs=[evaluation]) as clock:
         config = comparison.EvaluationConfig(
             large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,
@@ -130,6 +131,7 @@ def evaluate(
             decision=decided,
             opponent=config.opponent,
             data_warnings=data_warnings.splitlines(),
+            times=clock.times(),
         )
         add_report(run_report, evaluation.path)
         for name, value in numbers.items():

@@ -36,7 +36,7 @@ def import_preference_dataset(
     from rlhf_tuning.data.importer import import_preferences
     from rlhf_tuning.step import running_step, say
 
-    with running_step("Import Preference Dataset"):
+    with running_step("Import Preference Dataset", outputs=[preferences, eval_preferences]):
         summary = import_preferences(
             preference_dataset=preference_dataset,
             eval_dataset=eval_dataset,

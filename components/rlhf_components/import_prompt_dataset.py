@@ -35,7 +35,7 @@ def import_prompt_dataset(
     from rlhf_tuning.data.importer import import_prompts
     from rlhf_tuning.step import running_step, say
 
-    with running_step("Import Prompt Dataset"):
+    with running_step("Import Prompt Dataset", outputs=[prompts, evaluation_prompts]):
         summary = import_prompts(
             prompt_dataset=prompt_dataset,
             eval_dataset=eval_dataset,

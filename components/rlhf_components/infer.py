@@ -41,11 +41,12 @@ def infer(
     """
     from pathlib import Path
 
+    from rlhf_tuning import processes
     from rlhf_tuning.inference import InferenceConfig, write_predictions
     from rlhf_tuning.step import running_step
 
     which = label or ("tuned model" if model else "base model")
-    with running_step(f"Perform Inference ({which})"):
+    with running_step(f"Perform Inference ({which})", inputs=[prompts, model], outputs=[predictions]):
         config = InferenceConfig(
             large_model_reference=model.path if model else large_model_reference,
             prompt_sequence_length=prompt_sequence_length,
@@ -55,8 +56,10 @@ def infer(
             seed=seed,
             dtype=dtype,
         )
-        rows = write_predictions(
+        rows = processes.run(
+            write_predictions,
             config,
+            trains=False,
             prompts_path=prompts.path,
             predictions_path=predictions.path,
             label=f"answers of the {which}",

@@ -72,7 +72,7 @@ def train_policy(
     from rlhf_tuning.reward_model import saved_better_than_chance
     from rlhf_tuning.step import running_step
 
-    with running_step("Reinforcer"):
+    with running_step("Reinforcer", inputs=[prompts, reward_model, held_out_reward_model], outputs=[adapter, model]):
         config = phase.ReinforcementConfig(
             large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,

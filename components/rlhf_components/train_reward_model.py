@@ -58,7 +58,8 @@ def train_reward_model(
     from rlhf_tuning.registry import PREFERENCE_ROWS
     from rlhf_tuning.step import running_step, say
 
-    with running_step("Held-out Reward Model Trainer" if held_out else "Reward Model Trainer"):
+    step = "Held-out Reward Model Trainer" if held_out else "Reward Model Trainer"
+    with running_step(step, inputs=[preferences], outputs=[reward_model]):
         config = phase.RewardModelConfig(
             large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,

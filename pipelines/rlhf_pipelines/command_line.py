@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rlhf_pipelines.parameters import PIPELINES, Parameter, Value, check_parameters
+from rlhf_tuning.limits import PRICE_PER_HOUR
 
 _PARAMETER_PREFIX = "parameter:"
 
@@ -109,7 +110,7 @@ def _price(given: str) -> float:
         price = float(given)
     except ValueError:
         price = math.nan
-    if not 0 <= price < math.inf:
+    if not PRICE_PER_HOUR.allows(price):
         raise argparse.ArgumentTypeError(f"{given!r} is no price; give a number of 0 or more, such as 3.67")
     return price
 

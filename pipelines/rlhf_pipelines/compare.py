@@ -111,7 +111,7 @@ def _key(pair: AnswerPair) -> str:
 
 
 def _answered_now(asked: Comparison, tell: Callable[[str], None]) -> tuple[Sequence[AnswerPair], Sequence[JudgeRecord]]:
-    from rlhf_tuning import evaluation
+    from rlhf_tuning import evaluation, processes
     from rlhf_tuning.data.importer import import_prompts, sample_canonical
     from rlhf_tuning.inference import InferenceConfig, write_predictions
 
@@ -144,7 +144,8 @@ def _answered_now(asked: Comparison, tell: Callable[[str], None]) -> tuple[Seque
         (folder / "prompts").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         for place, (name, model) in enumerate(zip((asked.first, asked.second), models, strict=True)):
             tell(f"{_short(name)} answers {len(rows):,} prompts")
-            write_predictions(
+            processes.run(
+                write_predictions,
                 InferenceConfig(
                     large_model_reference=model,
                     prompt_sequence_length=asked.prompt_sequence_length,
@@ -152,6 +153,7 @@ def _answered_now(asked: Comparison, tell: Callable[[str], None]) -> tuple[Seque
                     temperature=asked.temperature,
                     seed=asked.seed,
                 ),
+                trains=False,
                 prompts_path=str(folder / "prompts"),
                 predictions_path=str(folder / f"answers-{place}"),
                 label=f"answers of {_short(name)}",

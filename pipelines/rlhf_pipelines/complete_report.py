@@ -78,6 +78,7 @@ def write_complete_report(run_folder: Path, path: Path, price_per_hour: float | 
             tuned_model=known["model"].removeprefix("models/"),
             command=known["call"],
             steps=[StepTime(**step) for step in known["steps"]],
+            steps_note="",
             price_per_hour=price_per_hour if price_per_hour is not None else known.get("price_per_hour"),
             reproduce=_command(known["pipeline"], _pinned(known["arguments"], report.base_model)),
         )

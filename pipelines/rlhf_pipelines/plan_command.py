@@ -1,7 +1,6 @@
 """`rlhf plan`: the forecast of a run, as a person or a program reads it."""
 
 import json
-import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from rlhf_tuning.forecast import (
     gpu_hardware,
     micro_batch,
 )
+from rlhf_tuning.limits import PRICE_PER_HOUR, check_context
 from rlhf_tuning.step import duration
 
 _HERE = "here"
@@ -55,8 +55,8 @@ def plan_run(
         ParameterError: If there is no such machine, or a number makes no sense.
         ModelError: If the base model's shape cannot be known.
     """
-    if price_per_hour is not None and not (price_per_hour >= 0 and math.isfinite(price_per_hour)):
-        raise ParameterError(f"--price-per-hour is {price_per_hour}; it must be a number, at least 0.")
+    if price_per_hour is not None and not PRICE_PER_HOUR.allows(price_per_hour):
+        raise ParameterError(f"--price-per-hour is {price_per_hour}; it must be a number, {PRICE_PER_HOUR}.")
     plan = replace(Plan.of(values), prompt_tokens=mean_prompt_tokens, answer_tokens=mean_answer_tokens)
     model = read_architecture(str(values["large_model_reference"]))
     other = str(values["reward_model_reference"])
@@ -64,7 +64,12 @@ def plan_run(
     if other and other != values["large_model_reference"]:
         reward_base = read_architecture(other, parameter="reward_model_reference")
     for base in (model, reward_base):
-        _check_context(base, plan)
+        check_context(
+            base.positions,
+            prompt_sequence_length=plan.prompt_sequence_length,
+            target_sequence_length=plan.target_sequence_length,
+            model=base.name,
+        )
     hardware = _hardware(machine, plan, model, str(values["dtype"]))
     found = forecast(plan, model, hardware, reward_base=reward_base)
     instead = [] if found.fits else alternatives(plan, model, hardware, reward_base=reward_base)
@@ -90,16 +95,6 @@ def _hardware(name: str, plan: Plan, model: Architecture, dtype: str) -> Hardwar
     raise ParameterError(
         f"--machine is {name!r}. A forecast needs one that is known: {_HERE} (this machine), {', '.join(offered)}."
     )
-
-
-def _check_context(model: Architecture, plan: Plan) -> None:
-    most = plan.prompt_sequence_length + plan.target_sequence_length + 1
-    if model.positions and most > model.positions:
-        raise ParameterError(
-            f"prompt_sequence_length {plan.prompt_sequence_length} and target_sequence_length {plan.target_sequence_length} "
-            f"are more than the {model.positions} positions of {model.name}. Lower them, or choose a model with a longer "
-            "context."
-        )
 
 
 def _as_text(found: Forecast, plan: Plan, model: Architecture, price: float | None, instead: list[str]) -> list[str]:
@@ -148,19 +143,14 @@ def _verdict(found: Forecast) -> str:
     on = found.hardware
     share = found.peak / on.memory
     each = " of each GPU" if on.devices > 1 else ""
-    if found.sharded:
-        enough = "would" if found.peak <= on.memory else "would not"
-        return (
-            "Memory: does NOT fit: all weights must be on each GPU, since training does not divide them yet. Divided among "
-            f"the {on.devices} GPUs it {enough} fit, with {found.peak / GB:.1f} of the {on.memory / GB:.1f} GB of each; the "
-            "times are those of such a run."
-        )
+    sharded = f" The base model's layers are divided over the {on.devices} GPUs." if found.sharded else ""
     if not found.fits:
         return (
             f"Memory: does NOT fit: {found.peak / GB:.1f} GB at the peak, and there are {on.memory / GB:.1f} GB{each}."
+            f"{sharded}"
         )
     tight = " That is within the forecast's error: try one step of each phase first." if _is_tight(found) else ""
-    return f"Memory: fits, in {share:.0%}{each}.{tight}"
+    return f"Memory: fits, in {share:.0%}{each}.{sharded}{tight}"
 
 
 def _is_tight(found: Forecast) -> bool:

@@ -5,6 +5,9 @@ To add one: a line in `GPUS`.
 
 from dataclasses import dataclass
 
+#: A model whose weights take more than this share of a GPU's memory leaves too little for the rest: several GPUs shard it.
+MOST_WEIGHTS = 0.6
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:

@@ -18,8 +18,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from rlhf_tuning import environment, step
-from rlhf_tuning.errors import ModelError, ParameterError
+from rlhf_tuning import environment, limits, sharding, step
+from rlhf_tuning.accelerators import MOST_WEIGHTS
+from rlhf_tuning.errors import ModelError
 from rlhf_tuning.model_reference import ALIASES, PackagedModel, converted_folder
 from rlhf_tuning.tokenizer import model_source
 
@@ -57,22 +58,35 @@ def _attention(dtype: torch.dtype | str) -> str:
     return "eager" if dtype == torch.bfloat16 and not torch.cuda.is_available() else "sdpa"
 
 
-def load_causal_lm(reference: str, *, dtype: torch.dtype | str) -> Any:
-    """Load a causal language model onto the device, ready for inference. dtype `auto` is that of the stored weights.
+def load_causal_lm(reference: str, *, dtype: torch.dtype | str, shard: bool = False, on_cpu: bool = False) -> Any:
+    """Load a causal language model onto the device, ready for inference.
+
+    Args:
+        reference: The model.
+        dtype: Of its weights; `auto` is that of the stored ones.
+        shard: Whether several processes may each hold a part of it; they do if it is too large for each (`is_too_large`).
+        on_cpu: Whether it stays in the machine's memory, wherever others would go.
 
     Raises:
         ModelError: If the weights cannot be loaded.
     """
-    return _load(AutoModelForCausalLM, reference, dtype=dtype)
+    if on_cpu:
+        return _load_whole(AutoModelForCausalLM, reference, dtype=dtype)
+    return _load(AutoModelForCausalLM, reference, dtype=dtype, shard=shard)
 
 
-def load_sequence_classifier(reference: str, *, dtype: torch.dtype) -> Any:
+def load_sequence_classifier(reference: str, *, dtype: torch.dtype, shard: bool = False) -> Any:
     """Load a model as a sequence classifier with one output. A head that the weights lack starts random.
 
+    Args:
+        reference: The model.
+        dtype: Of its weights.
+        shard: As for `load_causal_lm`.
+
     Raises:
         ModelError: If the weights cannot be loaded.
     """
-    return _load(AutoModelForSequenceClassification, reference, dtype=dtype, num_labels=1)
+    return _load(AutoModelForSequenceClassification, reference, dtype=dtype, shard=shard, num_labels=1)
 
 
 def causal_lm(model: Any) -> Any:
@@ -89,18 +103,18 @@ def check_context(model: Any, *, prompt_sequence_length: int, target_sequence_le
         ParameterError: Naming both lengths and the model's limit.
     """
     limit = model.config.get_text_config().to_dict().get("max_position_embeddings")
-    # The end-of-sequence token comes on top.
-    if isinstance(limit, int) and prompt_sequence_length + target_sequence_length + 1 > limit:
-        raise ParameterError(
-            f"prompt_sequence_length {prompt_sequence_length} and target_sequence_length {target_sequence_length} are more "
-            f"than the {limit} positions of the base model. Lower them, or choose a model with a longer context."
-        )
+    limits.check_context(
+        limit if isinstance(limit, int) else 0,
+        prompt_sequence_length=prompt_sequence_length,
+        target_sequence_length=target_sequence_length,
+    )
 
 
 def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, copies: int = 0) -> None:
-    """Refuse, before it is loaded, a model whose training cannot fit on a GPU; each GPU holds all of it.
+    """Refuse, before it is loaded, a model whose training cannot fit on a GPU.
 
-    Counted is what stays there: weights, and for those that learn a gradient and AdamW's two averages, in float32.
+    Counted is what stays there: weights, and for those that learn a gradient and AdamW's two averages, in float32. Frozen
+    weights are sharded over several GPUs where they are too large for each; weights that all learn are not.
 
     Args:
         reference: The base model.
@@ -116,19 +130,37 @@ def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, c
     if memory is None:
         return
     try:
-        config = AutoConfig.from_pretrained(**model_source(reference), trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = _without_weights(AutoModelForCausalLM, reference)
     except (OSError, ValueError, KeyError):
         return  # loading says what is wrong with it
     each = 16 + 4 * copies if full else dtype.itemsize
-    needed = each * sum(weight.numel() for weight in model.parameters())
+    weights = sum(weight.numel() for weight in model.parameters())
+    layers = [sum(weight.numel() for weight in layer.parameters()) for layer in sharding.layers(model)]
+    if not full and layers and is_too_large(reference, dtype):
+        # A part of every layer, and two layers whole: the one at work and the next.
+        weights += 2 * max(layers) + sum(layers) // environment.process_count() - sum(layers)
+    needed = each * weights
     if needed > memory:
+        whole = "; weights that all learn are not divided over several GPUs" if full else ""
         raise ModelError(
             f"The base model {reference!r} does not fit: training it with {rank} {0 if full else 'above 0'} takes more than "
-            f"{needed / 1e9:.3g} GB of each GPU, which has {memory / 1e9:.3g} GB; a model is not split over several GPUs. "
-            f"Use a GPU with more memory, {f'a {rank} above 0, ' if full else ''}or a smaller model."
+            f"{needed / 1e9:.3g} GB of each GPU, which has {memory / 1e9:.3g} GB{whole}. "
+            f"Use {'' if full else 'more GPUs, '}GPUs with more memory, {f'a {rank} above 0, ' if full else ''}or a smaller "
+            "model."
         )
+
+
+def is_too_large(reference: str, dtype: torch.dtype) -> bool:
+    """Say whether a model's frozen weights are sharded over the processes: RLHF_SHARD is 1, or each GPU has too little room.
+
+    With one process they never are.
+    """
+    memory = gpu_memory()
+    if environment.process_count() == 1 or environment.SHARD == "1" or memory is None:
+        return environment.process_count() > 1 and environment.SHARD == "1"
+    model = _without_weights(AutoModelForCausalLM, reference)
+    weights: int = sum(weight.numel() for weight in model.parameters())
+    return dtype.itemsize * weights > MOST_WEIGHTS * memory
 
 
 def gpu_memory() -> int | None:
@@ -138,7 +170,25 @@ def gpu_memory() -> int | None:
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
-def _load(kind: Any, reference: str, *, dtype: torch.dtype | str, **options: Any) -> Any:
+def _without_weights(kind: Any, reference: str, *, dtype: torch.dtype | None = None, **options: Any) -> Any:
+    """Return a model on the meta device."""
+    config = AutoConfig.from_pretrained(**model_source(reference), trust_remote_code=False, **options)
+    settings = {} if dtype is None else {"dtype": dtype, "attn_implementation": _attention(dtype)}
+    with torch.device("meta"):
+        return kind.from_config(config, trust_remote_code=False, **settings)
+
+
+def _load(kind: Any, reference: str, *, dtype: torch.dtype | str, shard: bool, **options: Any) -> Any:
+    if shard and isinstance(dtype, torch.dtype) and is_too_large(reference, dtype):
+        return sharding.load_sharded(
+            lambda: _load_whole(kind, reference, dtype=dtype, **options),
+            lambda: _without_weights(kind, reference, dtype=dtype, **options),
+            device(),
+        )
+    return _load_whole(kind, reference, dtype=dtype, **options).to(device())
+
+
+def _load_whole(kind: Any, reference: str, *, dtype: torch.dtype | str, **options: Any) -> Any:
     source = model_source(reference)
     # A score head that is not in the weights yet is expected, and a progress bar in a log file is a flood of lines.
     transformers_logging.set_verbosity_error()
@@ -154,7 +204,7 @@ def _load(kind: Any, reference: str, *, dtype: torch.dtype | str, **options: Any
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"Cannot load the model {reference!r}: {error}") from error
-    return model.to(device())
+    return model
 
 
 def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:

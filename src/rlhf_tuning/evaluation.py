@@ -11,13 +11,12 @@ import gc
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, step
+from rlhf_tuning import base_model, processes, sharding, step
 from rlhf_tuning.comparison import BASE_MODEL, AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError
@@ -161,7 +160,13 @@ def evaluate_policy(
         )
     kl: list[float | None] = [None] * len(tuned_rows)
     if tuned_model_dir:
-        kl = list(_kl_per_answer(config, tuned_model_dir, tuned_rows))
+        kl = processes.run(
+            kl_per_answer,
+            config,
+            trains=False,
+            tuned_model_dir=tuned_model_dir,
+            predictions_path=tuned_predictions_path,
+        )
     pairs = []
     for index, conversation in enumerate(conversations):
         verdicts_here = {name: verdicts[index] for name, verdicts in said.items()}
@@ -245,32 +250,39 @@ def write_summary(
     Path(path).write_text(text + "\n" + decision_text(decision), encoding="utf-8")
 
 
-def _kl_per_answer(config: EvaluationConfig, tuned_model_dir: str, rows: Sequence[dict[str, Any]]) -> list[float]:
+def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions_path: str) -> list[float]:
+    """Return how much likelier a tuned model makes each of its answers than the base does, in nats.
+
+    Args:
+        config: The base model and how the answers were sampled.
+        tuned_model_dir: The tuned model.
+        predictions_path: Its answers.
+    """
+    processes.join()
     text_format = TextFormat(
         load_tokenizer(config.large_model_reference),
         prompt_sequence_length=config.prompt_sequence_length,
         target_sequence_length=config.target_sequence_length,
     )
-    progress = step.Progress("KL to the base model", 2 * len(rows), "answer")
+    rows = list(read_predictions(predictions_path))
     sums: list[list[float]] = []
     for reference in (tuned_model_dir, config.large_model_reference):
-        model = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype(config.dtype)).eval()
-        sums.append(
-            answer_log_probabilities(
+        model = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype(config.dtype), shard=True).eval()
+
+        def sum_up(rows: Sequence[dict[str, Any]], model: Any = model) -> list[float]:
+            progress = step.Progress(f"KL to the base model, pass {len(sums) + 1} of 2", len(rows), "answer")
+            return answer_log_probabilities(
                 model,
                 [text_format.prompt_ids(row["prompt"]) for row in rows],
                 [row["token_ids"] for row in rows],
                 temperature=config.temperature,
-                on_progress=partial(_advance, progress, len(sums) * len(rows)),
+                on_progress=progress.update,
             )
-        )
-        del model
+
+        sums.append(processes.spread(sum_up, rows))
+        del model, sum_up
         gc.collect()
     return [policy - base for policy, base in zip(*sums, strict=True)]
-
-
-def _advance(progress: step.Progress, before: int, done: int) -> None:
-    progress.update(before + done)
 
 
 @torch.no_grad()
@@ -287,9 +299,10 @@ def answer_log_probabilities(
     model = base_model.causal_lm(model)
     device = next(model.parameters()).device
     totals: list[float] = []
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
-        packed = pack(prompts[part], answers[part], device=device, share=False)
-        totals += log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
-        on_progress(len(totals))
+    with sharding.in_step(model):
+        for start in range(0, len(prompts), batch_size):
+            part = slice(start, start + batch_size)
+            packed = pack(prompts[part], answers[part], device=device, share=False)
+            totals += log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
+            on_progress(len(totals))
     return totals

@@ -40,11 +40,12 @@ exponential, which on a CPU is lower), plus a cost for every layer called:
 - the output head at a token of an answer: 2 E operations, three times that with a backward pass.
 - a sampled token: 2 (L + E) operations for each answer, while all weights and the keys and values so far are read
   once, and the logits some times; the prompts' forward pass before; the merging of an adapter, 20 L bytes.
-- phase 1: b packed pairs forward and backward. Phase 2: b k answers sampled; scored (a row for each answer); the
-  reference's forward pass, packed, where kl_coeff > 0; the policy's forward and backward pass, packed.
-- more GPUs: the batch is divided. Weights that do not fit on one would have to be divided too (which training here does
-  not do yet; it refuses such a model), and each pass over the model, every
-  sampled token included, then moves w P (g - 1) / g bytes to each GPU.
+- phase 1: b packed pairs forward and backward. Phase 2: b k answers sampled; scored, packed; the reference's forward pass,
+  packed, where kl_coeff > 0; the policy's forward and backward pass, packed.
+- more GPUs: the batch is divided, and so is what is measured and evaluated. With LoRA, the layers of a model that takes
+  more than `MOST_WEIGHTS` of a GPU are sharded: each GPU holds c L / g of them and two layers whole (see `sharding`),
+  makes no merged copy for sampling, and each pass over the model, every sampled token included, moves c L (g - 1) / g
+  bytes to each GPU.
 
 Times of data sheets are peaks; of these a share is assumed to be reached (`TRAINING_SHARE`, `BANDWIDTH_SHARE`).
 `benchmarks/scale.py` measures how far all this is from what happens.
@@ -55,7 +56,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from rlhf_tuning.accelerators import GPUS, Gpu, machine_name
+from rlhf_tuning.accelerators import GPUS, MOST_WEIGHTS, Gpu, machine_name
 from rlhf_tuning.architecture import Architecture
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import check_limits
@@ -65,17 +66,17 @@ GB = 10**9
 #: Assumed, not measured: what share of a data sheet's peak training reaches, and of its bandwidth.
 TRAINING_SHARE, BANDWIDTH_SHARE = 0.4, 0.6
 #: Measured by `benchmarks/scale.py`: the forecast's error in the median case, and in nine cases of ten at most.
-MEMORY_ERROR, TIME_ERROR = (0.06, 0.10), (0.08, 0.27)
+MEMORY_ERROR, TIME_ERROR = (0.05, 0.09), (0.09, 0.24)
 #: Bytes of a process with its libraries loaded; on a GPU its context, libraries and what allocation wastes, assumed.
 _PROCESS = {True: 0.6 * GB, False: 1.5 * GB}
 #: Seconds for each layer in a pass: of a sampled token, of a forward, of a forward and backward pass.
-_LAYER_SECONDS = {True: (0.3e-3, 0.6e-3, 2e-3), False: (0.7e-3, 0.7e-3, 2.5e-3)}
+_LAYER_SECONDS = {True: (0.4e-3, 0.8e-3, 2.5e-3), False: (0.7e-3, 0.7e-3, 2.5e-3)}
 #: Seconds for each layer at an optimizer step.
 _UPDATE_SECONDS = {True: 4e-3, False: 1e-3}
-#: How often a pass moves its activations.
-_MOVES = 3.4
+#: How often a pass moves its activations; on a GPU assumed.
+_MOVES = {True: 5.0, False: 3.4}
 #: Of the output head, by CPU and c: how much slower its products are than the layers', and bytes moved for each logit.
-_HEAD = {(True, 2): (6.0, 43), (True, 4): (2.0, 43), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
+_HEAD = {(True, 2): (6.0, 20), (True, 4): (2.0, 43), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
 #: Bytes moved for each logit that is sampled from.
 _SAMPLED = {True: 40, False: 24}
 #: Answers decoded together, as `rollout` has it; positions of the output head, as `log_probabilities` has it.
@@ -218,8 +219,8 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether it can be run: memory suffices with all weights on each GPU, since training does not divide them yet."""
-        return not self.sharded and self.peak <= self.hardware.memory
+        """Whether memory suffices."""
+        return self.peak <= self.hardware.memory
 
 
 def gpu_hardware(kind: str, gpu: Gpu, count: int, *, dtype: str = "auto") -> Hardware:
@@ -240,7 +241,7 @@ def gpu_hardware(kind: str, gpu: Gpu, count: int, *, dtype: str = "auto") -> Har
 def forecast(
     plan: Plan, model: Architecture, hardware: Hardware, *, reward_base: Architecture | None = None
 ) -> Forecast:
-    """Return what a run takes. Weights are divided among the GPUs only if they do not fit on each.
+    """Return what a run takes.
 
     Args:
         plan: The run's settings.
@@ -248,11 +249,7 @@ def forecast(
         hardware: What the run has.
         reward_base: Base of the reward model, where it is another.
     """
-    whole = _Forecaster(plan, model, hardware, reward_base or model, sharded=False).run()
-    if whole.fits or hardware.devices == 1:
-        return whole
-    # What it would take; such a run is refused.
-    return _Forecaster(plan, model, hardware, reward_base or model, sharded=True).run()
+    return _Forecaster(plan, model, hardware, reward_base or model).run()
 
 
 def alternatives(
@@ -298,12 +295,8 @@ def micro_batch(batch_size: int, most: int) -> int:
 class _Forecaster:
     """The formulas, for one run on one piece of hardware. All of it is for one device."""
 
-    def __init__(
-        self, plan: Plan, model: Architecture, hardware: Hardware, reward_base: Architecture, *, sharded: bool
-    ) -> None:
+    def __init__(self, plan: Plan, model: Architecture, hardware: Hardware, reward_base: Architecture) -> None:
         self.plan, self.model, self.reward_base, self.on = plan, model, reward_base, hardware
-        self.sharded = sharded
-        self.shards = hardware.devices if sharded else 1
         self.c = hardware.number_bytes
         self.prompts = math.ceil(plan.batch_size / hardware.devices)
         self.k = plan.num_generations
@@ -329,18 +322,37 @@ class _Forecaster:
                 memory=self.policy_memory(),
             )
         )
-        return Forecast(phases=tuple(phases), hours=self.other_hours(), sharded=self.sharded, hardware=self.on)
+        return Forecast(
+            phases=tuple(phases), hours=self.other_hours(), sharded=self.is_sharded(self.model), hardware=self.on
+        )
+
+    def is_sharded(self, model: Architecture) -> bool:
+        """Say whether the layers of a model are divided over the GPUs."""
+        ranks = [self.plan.lora_dim] * (model is self.model) + [self.plan.reward_lora_dim] * (model is self.reward_base)
+        return (
+            self.on.devices > 1
+            and all(rank > 0 for rank in ranks)
+            and model.parameters * self.c > MOST_WEIGHTS * self.on.memory
+        )
 
     # Memory.
+
+    def weights(self, model: Architecture, rank: int, *, head: bool = True) -> float:
+        """Return the bytes of a model's weights; without its output head it is a reward model."""
+        beside = model.parameters - model.linear if head else model.embedding
+        layers = float(model.linear)
+        if self.is_sharded(model):
+            # A part of every layer, and whole the one at work and the next.
+            layers = layers / self.on.devices + 2 * layers / model.layers
+        return (layers + beside) * (self.c if rank else 4)
 
     def reward_memory(self) -> dict[str, float]:
         plan, model, c, cpu = self.plan, self.reward_base, self.c, self.on.cpu
         lora = plan.reward_lora_dim > 0
-        # A sequence classifier has no output head.
-        weights = (model.linear + model.embedding) * (c if lora else 4) / self.shards
-        held = self.process() + weights + self.learning(model, plan.reward_lora_dim)
+        held = self.process() + self.weights(model, plan.reward_lora_dim, head=False)
+        held += self.learning(model, plan.reward_lora_dim)
         tokens = plan.prompt_sequence_length + 2 * (plan.target_sequence_length + 1)
-        base = model.parameters * c / self.shards
+        base = self.weights(model, 1)
         stages = {
             "training": held + self.activations(model, micro_batch(self.prompts, 8), tokens, lora=lora),
             "centring": held
@@ -351,49 +363,51 @@ class _Forecaster:
         if cpu:
             # What activations took stays with the process.
             stages["centring"] = stages["training"] + base + model.parameters * model.stored_bytes
-        return self.gathered(stages, model, 4 if not lora else c)
+        return stages
 
     def policy_memory(self) -> dict[str, float]:
         plan, model, c, cpu = self.plan, self.model, self.c, self.on.cpu
         lora = plan.lora_dim > 0
         copies = 1 if lora or plan.kl_coeff == 0 else 2
-        held = self.process() + copies * model.parameters * (c if lora else 4) / self.shards
+        held = self.process() + copies * self.weights(model, plan.lora_dim)
         held += self.learning(model, plan.lora_dim) + self.reward_models()
         rows = micro_batch(self.prompts, 1 if cpu else max(1, 16 // self.k))
         tokens = plan.prompt_sequence_length + self.k * plan.target_sequence_length
         copied = (model.linear if lora or not cpu else 0) + (model.embedding if cpu else 0)
         if not lora:
             copied = (model.linear + model.embedding) if cpu or c == 2 else 0
+        if self.is_sharded(model):
+            copied = 0
         length = plan.prompt_sequence_length + plan.target_sequence_length + 1
         answers = self.prompts * self.k
         stored = model.parameters * model.stored_bytes
-        stages = {
-            "rollout": held + copied * c / self.shards + self.sampling(model, answers, self.prompts),
+        # Merged on the GPU, or in the machine's memory where it does not fit there.
+        merged = stored if lora and not self.is_sharded(model) else 0
+        return {
+            "rollout": held + copied * c + self.sampling(model, answers, self.prompts),
             "scoring": held + self.passing(self.reward_base, min(SCORED_TOGETHER, answers), length),
             "training": held
             + self.activations(model, rows, tokens, lora=lora)
             + self.head(model, rows * self.k * plan.target_sequence_length, lora=lora),
-            "saving": held + (stored / self.shards if lora else 0) + (stored if cpu and lora else 0),
+            "saving": held + merged + (stored if cpu and lora else 0),
         }
-        return self.gathered(stages, model, c if lora else 4)
 
     def process(self) -> float:
         return _PROCESS[self.on.cpu]
 
     def learning(self, model: Architecture, rank: int) -> float:
-        return (16 * model.adapter(rank) if rank else 12 * model.parameters) / self.shards
+        return 16 * model.adapter(rank) if rank else 12 * model.parameters
 
     def reward_models(self) -> float:
         plan, model = self.plan, self.reward_base
         count = 2 if plan.held_out_reward_model_share and plan.watch_prompts else 1
         if model is self.model and plan.lora_dim and plan.reward_lora_dim:
-            return count * 4 * model.adapter(plan.reward_lora_dim) / self.shards
-        bytes_each = self.c if plan.reward_lora_dim else 4
-        return count * (model.linear + model.embedding) * bytes_each / self.shards
+            return count * 4 * model.adapter(plan.reward_lora_dim)
+        return count * self.weights(model, plan.reward_lora_dim, head=False)
 
     def activations(self, model: Architecture, rows: int, tokens: int, *, lora: bool) -> float:
         layer = rows * tokens * self.layer_bytes(model, tokens, lora=lora)
-        cast = 0.0 if lora or self.c == 4 else 2.0 * model.linear / self.shards
+        cast = 0.0 if lora or self.c == 4 else 2.0 * model.linear
         if self.on.cpu:
             return (model.layers + 2) * layer + cast
         return model.layers * rows * tokens * model.hidden * self.c + 3 * layer + cast
@@ -427,13 +441,6 @@ class _Forecaster:
         """Return the bytes at work in a forward pass that nothing follows."""
         attention = 10 * model.heads * tokens if self.on.cpu and self.c == 2 else 4 * tokens
         return rows * tokens * ((6 * model.hidden + 3 * model.intermediate) * self.c + attention)
-
-    def gathered(self, stages: dict[str, float], model: Architecture, each: int) -> dict[str, float]:
-        """Add the layers that are whole at a time where weights are divided: one at work, one on its way, and the head."""
-        if not self.sharded:
-            return stages
-        whole = (2 * model.linear / model.layers + model.embedding) * each
-        return {stage: size + whole for stage, size in stages.items()}
 
     # Time.
 
@@ -469,7 +476,7 @@ class _Forecaster:
             operations = (2 + again) * frozen + (3 + again) * adapter + (0 if rank else frozen)
             moves = 2.5 + again
         passes = math.ceil(rows / at_a_time)
-        bytes_moved = _MOVES * moves * self.layer_bytes(model, round(tokens), lora=True) * model.layers
+        bytes_moved = _MOVES[self.on.cpu] * moves * self.layer_bytes(model, round(tokens), lora=True) * model.layers
         calls = passes * model.layers * (self.train_call if learns else self.forward_call)
         on_the_way = passes * (3 if learns else 1) * self.transfer(model)
         return rows * tokens * (operations / self.on.flops + bytes_moved / self.on.elementwise) + calls + on_the_way
@@ -499,9 +506,9 @@ class _Forecaster:
 
     def transfer(self, model: Architecture) -> float:
         """Return the seconds in which divided weights reach a GPU."""
-        if not self.sharded:
+        if not self.is_sharded(model):
             return 0.0
-        return model.parameters * self.c * (1 - 1 / self.shards) / self.on.link
+        return model.linear * self.c * (1 - 1 / self.on.devices) / self.on.link
 
     @property
     def lengths(self) -> tuple[float, float]:
@@ -538,18 +545,19 @@ class _Forecaster:
         ) + self.head_seconds(model, positions, learns=True)
         return {
             "sampling": self.sampling_seconds(model, answers, self.prompts, (prompt, answer), merges=plan.lora_dim > 0),
-            "reward": self.scoring_seconds(answers),
+            "reward": self.scoring_seconds(self.prompts, k),
             "reference": reference,
             "update": update + self.optimizer_seconds(model, plan.lora_dim),
         }
 
-    def scoring_seconds(self, answers: int) -> float:
+    def scoring_seconds(self, prompts: int, answers: int = 1) -> float:
+        """Return the seconds in which a reward model scores so many answers to each prompt."""
         prompt, answer = self.lengths
         return self.pass_seconds(
             self.reward_base,
-            answers,
-            prompt + answer + 1,
-            at_a_time=SCORED_TOGETHER,
+            prompts,
+            prompt + answers * (answer + 1),
+            at_a_time=max(1, SCORED_TOGETHER // answers),
             rank=self.plan.reward_lora_dim,
             learns=False,
         )
@@ -567,22 +575,24 @@ class _Forecaster:
         return 2 * (once + self.head_seconds(self.model, answers * answer, learns=False))
 
     def other_hours(self) -> dict[str, float]:
-        """Return the hours outside the steps. Nothing of it is divided among GPUs."""
+        """Return the hours outside the steps, for each device's share."""
         plan = self.plan
+        watched, evaluated, centred = (
+            math.ceil(prompts / self.on.devices)
+            for prompts in (plan.watch_prompts, plan.eval_prompts, _CENTRING_PROMPTS)
+        )
         judges = 2 if plan.held_out_steps else 1
         look = (
-            self.answering_seconds(plan.watch_prompts, _SAMPLED_TOGETHER)
-            + judges * self.scoring_seconds(plan.watch_prompts)
-            + self.kl_seconds(plan.watch_prompts)
+            self.answering_seconds(watched, _SAMPLED_TOGETHER)
+            + judges * self.scoring_seconds(watched)
+            + self.kl_seconds(watched)
         )
-        centring = self.answering_seconds(_CENTRING_PROMPTS, _SAMPLED_TOGETHER) + self.scoring_seconds(
-            _CENTRING_PROMPTS
-        )
+        centring = self.answering_seconds(centred, _SAMPLED_TOGETHER) + self.scoring_seconds(centred)
         evaluation = (
-            2 * self.answering_seconds(plan.eval_prompts, ROWS_TOGETHER[True])
+            2 * self.answering_seconds(evaluated, ROWS_TOGETHER[True])
             # Both models' answers, and both answers of as many held-out preferences.
-            + 4 * judges * self.scoring_seconds(plan.eval_prompts)
-            + self.kl_seconds(plan.eval_prompts)
+            + 2 * judges * self.scoring_seconds(evaluated, 2)
+            + self.kl_seconds(evaluated)
         )
         heavy, light, heavy_start, light_start = _STARTS[self.on.cpu]
         loading = heavy * self.model.parameters * self.model.stored_bytes / _READ_BYTES_PER_SECOND

@@ -129,12 +129,16 @@ def decision_text(decision: Decision) -> str:
 
 def shown_better(wins: Wins, margin: float = 0.0) -> bool:
     """Say whether the wins show the challenger's win rate to lie above one half plus `margin`, beyond chance."""
-    return wins.rate.low > 0.5 + margin and sign_test(wins.prompts_won, wins.prompts_lost) <= _ALPHA
+    return _beyond_chance(wins.rate, wins.prompts_won, wins.prompts_lost, margin)
 
 
 def enough(wins: int, ties: int, losses: int, margin: float = 0.0) -> bool:
     """Say whether so many prompts, each answered once, would show it."""
-    return win_rate(wins, ties, losses).low > 0.5 + margin and sign_test(wins, losses) <= _ALPHA
+    return _beyond_chance(win_rate(wins, ties, losses), wins, losses, margin)
+
+
+def _beyond_chance(rate: WinRate, prompts_won: int, prompts_lost: int, margin: float) -> bool:
+    return rate.low > 0.5 + margin and sign_test(prompts_won, prompts_lost) <= _ALPHA
 
 
 def _beats(measured: Sequence[Wins], champion: str, config: GateConfig) -> Condition:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from rlhf_tuning import base_model, registry, rollout
+from rlhf_tuning import base_model, registry, rollout, sharding
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, TextFormat, instructed
 from rlhf_tuning.tokenizer import load_tokenizer
@@ -77,9 +77,9 @@ def generate_answers(
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     ends = end_token_ids(model, text_format.tokenizer)
     answers: dict[int, Answer] = {}
-    with base_model.fork_random_numbers(), torch.no_grad(), adapter or nullcontext():
+    inner = base_model.causal_lm(model)
+    with base_model.fork_random_numbers(), torch.no_grad(), adapter or nullcontext(), sharding.in_step(inner):
         torch.manual_seed(seed)
-        inner = base_model.causal_lm(model)
         longest = max(map(len, prompts), default=0) + text_format.target_sequence_length
         if prompts and rollout.chosen_engine(rollout_engine, inner, inner.dtype, prompts[0], longest=longest) == "lean":
             fast: AbstractContextManager[None] = rollout.prepared(inner, inner.dtype)

@@ -1,7 +1,8 @@
 """Bulk inference: the answers of one model to a file of prompts, as JSON lines. What was answered before a stop is kept.
 
 Prompts are answered in batches of similar length, longest first. A batch is sampled with a seed of its own, so its answers
-depend on nothing that came before, and a run that goes on where another stopped ends with the same file.
+depend on nothing that came before: a run that goes on where another stopped ends with the same file, and so do several
+processes, of which each answers some of the batches.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from typing import Any
 
 from xxhash import xxh32_intdigest
 
-from rlhf_tuning import base_model, step
+from rlhf_tuning import base_model, environment, processes, sharding, step
 from rlhf_tuning.data.importer import read_canonical
 from rlhf_tuning.generation import Answer, generate_answers
 from rlhf_tuning.limits import check_limits
@@ -65,6 +66,7 @@ def write_predictions(
     Raises:
         ModelError: If the model cannot be loaded.
     """
+    processes.join()
     conversations = [row["prompt"] for row in read_canonical(prompts_path)]
     text_format = TextFormat(
         load_tokenizer(config.large_model_reference),
@@ -78,26 +80,38 @@ def write_predictions(
     answers: dict[int, Answer] = {}
     for number, rows in enumerate(batches):
         answers.update(zip(rows, kept.read(number, len(rows)), strict=False))
+    processes.wait()  # all have read what is kept before any adds to it
     if answers:
         step.say(f"{len(answers):,} of {len(conversations):,} {label} are there already, from a run that was stopped")
     progress = step.Progress(label, len(conversations), "answer")
-    model = None
-    for number, rows in enumerate(batches):
-        if rows[0] in answers:
-            continue
-        if model is None:
-            model = _load(config)
-        written = generate_answers(
-            model,
-            text_format,
-            [conversations[row] for row in rows],
-            temperature=config.temperature,
-            batch_size=len(rows),
-            seed=xxh32_intdigest(f"{config.seed}:{number}".encode()),
-        )
-        kept.write(number, written)
-        answers.update(zip(rows, written, strict=True))
-        progress.update(len(answers))
+    missing = [number for number, rows in enumerate(batches) if rows[0] not in answers]
+    model = _load(config) if missing else None
+
+    def write(numbers: Sequence[int]) -> list[list[Answer]]:
+        found = []
+        done = len(answers)
+        with sharding.in_step(model):
+            for number in numbers:
+                rows = batches[number]
+                written = generate_answers(
+                    model,
+                    text_format,
+                    [conversations[row] for row in rows],
+                    temperature=config.temperature,
+                    batch_size=len(rows),
+                    seed=xxh32_intdigest(f"{config.seed}:{number}".encode()),
+                )
+                kept.write(number, written)
+                found.append(written)
+                done += len(written) * environment.process_count()  # the others are about as far
+                progress.update(min(done, len(conversations)))
+        return found
+
+    if missing:
+        for number, written in zip(missing, processes.spread(write, missing), strict=True):
+            answers.update(zip(batches[number], written, strict=True))
+    if not environment.is_main_process():
+        return len(answers)
     path = Path(predictions_path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as stream:
@@ -147,7 +161,9 @@ class _KeptBatches:
 
 
 def _load(config: InferenceConfig) -> Any:
-    model = base_model.load_causal_lm(config.large_model_reference, dtype=base_model.choose_dtype(config.dtype))
+    model = base_model.load_causal_lm(
+        config.large_model_reference, dtype=base_model.choose_dtype(config.dtype), shard=True
+    )
     base_model.check_context(
         model,
         prompt_sequence_length=config.prompt_sequence_length,

@@ -53,6 +53,9 @@ LIMITS: dict[str, Limit] = {
     "watch_prompts": Limit(0),
 }
 
+#: Of a machine, in any currency.
+PRICE_PER_HOUR = Limit(0)
+
 #: What an endpoint can run on; empty for the cheapest that the model fits on. `serving.MACHINES` says what they are.
 SERVING_MACHINES: tuple[str, ...] = (
     "",
@@ -107,6 +110,28 @@ def check_exploration(temperature: float) -> None:
     """
     if temperature == 0:
         raise ParameterError(NO_EXPLORATION)
+
+
+def check_context(
+    positions: int, *, prompt_sequence_length: int, target_sequence_length: int, model: str = "the base model"
+) -> None:
+    """Refuse sequences that are longer than the positions a model was made for.
+
+    Args:
+        positions: How many; 0 where there is no limit.
+        prompt_sequence_length: Most tokens of a prompt.
+        target_sequence_length: Most tokens of an answer.
+        model: What to call the model.
+
+    Raises:
+        ParameterError: Naming both lengths and the model's limit.
+    """
+    # The end-of-sequence token comes on top.
+    if positions and prompt_sequence_length + target_sequence_length + 1 > positions:
+        raise ParameterError(
+            f"prompt_sequence_length {prompt_sequence_length} and target_sequence_length {target_sequence_length} are more "
+            f"than the {positions} positions of {model}. Lower them, or choose a model with a longer context."
+        )
 
 
 def check_limits(**values: object) -> None:

@@ -11,7 +11,6 @@ probabilities for the backward pass.
 shorter than the text) callers use the plain layout.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -191,7 +190,7 @@ def packing_works(model: Any, prompt: Sequence[int], *, longest: int) -> bool:
         prompt: Some tokens.
         longest: Tokens of the longest prompt and answer together that will come.
     """
-    if longest > window(model):
+    if longest > packing.window(model):
         return False
     device = next(model.parameters()).device
     prompt = list(prompt[-32:])
@@ -209,15 +208,6 @@ def packing_works(model: Any, prompt: Sequence[int], *, longest: int) -> bool:
     # Seeing another answer would do far more; bfloat16's rounding alone can do 0.2 to tokens as unlikely as these.
     most = 1e-3 if _precise(model) else 0.4
     return bool(torch.cat(differences).mean() < most)
-
-
-def window(model: Any) -> float:
-    """Return how far back every layer of a model sees. Masks of ours have no window, which a short test would not show."""
-    settings = model.config.get_text_config().to_dict()
-    size = settings.get("sliding_window")
-    kinds = settings.get("layer_types") or ["sliding_attention"]
-    slides = settings.get("use_sliding_window", True) and "sliding_attention" in kinds
-    return size if size is not None and slides else math.inf
 
 
 def _precise(model: Any) -> bool:

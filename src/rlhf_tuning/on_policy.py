@@ -12,11 +12,12 @@ What changes is the cost; the gradient is TRL's (`tests/unit/test_on_policy.py` 
 Every override names the TRL method that it replaces; drop it when TRL does the same.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, linear, log_probabilities, rollout, step
+from rlhf_tuning import base_model, linear, log_probabilities, packing, rollout, sharding, step
 
 
 def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str = "auto") -> Any:
@@ -35,7 +36,9 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
             super().__init__(*args, **settings)
             for model in (self.accelerator.unwrap_model(self.model), self.ref_model):
                 if model is not None:
-                    _answer_packed(base_model.causal_lm(model), self.temperature)
+                    causal_lm = base_model.causal_lm(model)
+                    work = partial(log_probabilities.log_probabilities, causal_lm, temperature=self.temperature)
+                    packing.take_packed(causal_lm, work)
             policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
             some_prompt = self.train_dataset[0]["prompt"]
             longest = max(map(len, self.train_dataset["prompt"])) + self.max_completion_length
@@ -50,10 +53,11 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
             return prompts, None, {}
 
         def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any) -> Any:
-            if self.rollout_engine == "transformers":
-                return super()._generate_single_turn(prompt_ids, *rest)
             policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
-            with rollout.prepared(policy, compute):
+            if self.rollout_engine == "transformers":
+                with sharding.in_step(policy):
+                    return super()._generate_single_turn(prompt_ids, *rest)
+            with sharding.in_step(policy), rollout.prepared(policy, compute):
                 answers = rollout.sample(
                     policy,
                     prompt_ids,
@@ -168,18 +172,6 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
             self._metrics["train"][name].append((sums[0] / sums[1].clamp(min=1.0)).item())
 
     return OnPolicyRLOOTrainer if issubclass(trainer_class, RLOOTrainer) else OnPolicyTrainer
-
-
-def _answer_packed(model: Any, temperature: float) -> None:
-    """Let `model(packed=...)` return `log_probabilities`, through whatever is wrapped around the model."""
-    plain = model.forward
-
-    def forward(*args: Any, packed: log_probabilities.Answers | None = None, **settings: Any) -> Any:
-        if packed is None:
-            return plain(*args, **settings)
-        return log_probabilities.log_probabilities(model, packed, temperature=temperature)
-
-    model.forward = forward
 
 
 def _unpadded(

@@ -6,7 +6,8 @@ of its own. Models that mix positions in another way (state spaces, a sliding wi
 `packing_is_exact` tries it out.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,25 @@ def attention_mask(model: Any, visible: torch.Tensor) -> torch.Tensor:
     kind = visible.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
     return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+
+
+def window(model: Any) -> float:
+    """Return how far back every layer of a model sees. Masks of ours have no window, which a short test would not show."""
+    settings = model.config.get_text_config().to_dict()
+    size = settings.get("sliding_window")
+    kinds = settings.get("layer_types") or ["sliding_attention"]
+    slides = settings.get("use_sliding_window", True) and "sliding_attention" in kinds
+    return size if size is not None and slides else math.inf
+
+
+def take_packed(model: Any, work: Callable[[Any], Any]) -> None:
+    """Let `model(packed=x)` return `work(x)`, through whatever is wrapped around the model."""
+    plain = model.forward
+
+    def forward(*args: Any, packed: Any = None, **settings: Any) -> Any:
+        return plain(*args, **settings) if packed is None else work(packed)
+
+    model.forward = forward
 
 
 @torch.no_grad()

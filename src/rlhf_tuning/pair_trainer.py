@@ -46,7 +46,10 @@ class PairTrainer(StepTrainer):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        _score_packed(base_model.causal_lm(self.model))
+        classifier = base_model.causal_lm(self.model)
+        packing.take_packed(
+            classifier, lambda batch: classifier.score(packing.last_hidden(classifier.base_model, *batch))
+        )
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **settings: Any) -> Any:
         """Return TRL's loss of the packed pairs."""
@@ -58,15 +61,3 @@ class PairTrainer(StepTrainer):
                 return SimpleNamespace(logits=model(packed=tensors))  # (2 x pairs, 1)
 
         return super().compute_loss(score, inputs, *rest, **settings)
-
-
-def _score_packed(classifier: Any) -> None:
-    """Let `model(packed=...)` return the scores of packed answers, through whatever is wrapped around the model."""
-    plain = classifier.forward
-
-    def forward(*args: Any, packed: tuple[torch.Tensor, ...] | None = None, **settings: Any) -> Any:
-        if packed is None:
-            return plain(*args, **settings)
-        return classifier.score(packing.last_hidden(classifier.base_model, *packed))
-
-    classifier.forward = forward

@@ -1,12 +1,12 @@
-"""A phase in several processes, one for each GPU, which together take the very steps that one process would.
+"""A phase in several processes, one for each GPU, which together do what one process would.
 
 A process knows its place by RANK, LOCAL_RANK and WORLD_SIZE, which `accelerate launch` and torchrun set; without them it is
 alone. Where a component finds several GPUs, `run` starts a process for each. It does so by torch's own `spawn`:
 when one process fails the others are ended, and nothing stays behind (no agent, no port chosen in advance, no signal handler
 of its own), while errors and results come back as they are.
 
-Each process has an equal share of every batch; gradients are averaged over all. What is written and said is the affair of
-the main process, number 0.
+In training each process has an equal share of every batch, and gradients are averaged over all; elsewhere each has a share
+of the rows. What is written and said is the affair of the main process, number 0.
 """
 
 import json
@@ -106,12 +106,18 @@ def wanted() -> int:
     return int(asked)
 
 
-def run(phase: Callable[..., Any], config: Any, **paths: str) -> Any:
+def wait() -> None:
+    """Wait until every process is here."""
+    spread(list, [])
+
+
+def run(phase: Callable[..., Any], config: Any, *, trains: bool = True, **paths: str) -> Any:
     """Return what a phase returns in the main of several processes; in this one alone where there is one GPU or none.
 
     Args:
         phase: A function of a module, called with the rest. Its result is JSON.
-        config: The settings, with their `batch_size`.
+        config: The settings; of training with their `batch_size`.
+        trains: Whether it trains, so that the processes must share a batch evenly.
         paths: What it reads and writes.
 
     Raises:
@@ -122,11 +128,13 @@ def run(phase: Callable[..., Any], config: Any, **paths: str) -> Any:
     processes = wanted() if environment.process_count() == 1 else 1
     if processes == 1:
         return phase(config, **paths)
-    share(config.batch_size, processes)
+    if trains:
+        share(config.batch_size, processes)
     import torch
     from torch.multiprocessing.spawn import ProcessException, spawn
 
-    step.say(f"Training in {processes} processes{', each on a GPU' if torch.cuda.is_available() else ''}")
+    where = ", each on a GPU" if torch.cuda.is_available() else ""
+    step.say(f"{'Training' if trains else 'Working'} in {processes} processes{where}")
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # warns of each process that it ends
     # The processes meet here, so the port is one that is free.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]

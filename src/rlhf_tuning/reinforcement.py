@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, environment, over_optimisation, processes, reward_model, step
+from rlhf_tuning import base_model, environment, over_optimisation, processes, reward_model, sharding, step
 from rlhf_tuning.algorithms import load_algorithm
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
@@ -141,7 +141,9 @@ def train_policy(
         config.large_model_reference, dtype=compute, rank="lora_dim", full=not lora, copies=int(reference_copy)
     )
     torch.manual_seed(config.seed)
-    policy = base_model.load_causal_lm(config.large_model_reference, dtype=compute if lora else torch.float32)
+    policy = base_model.load_causal_lm(
+        config.large_model_reference, dtype=compute if lora else torch.float32, shard=lora
+    )
     base_model.check_context(
         policy,
         prompt_sequence_length=config.prompt_sequence_length,
@@ -196,6 +198,7 @@ def train_policy(
         drop_printing(trainer)
         if config.warm_start_adapter:
             _continue_adapter(trainer.model, config.warm_start_adapter)
+        sharding.train_together(trainer)
 
         # 4. Train, with the reward model on the policy's own base weights where it has the same base.
         scorer.reward_model = _reward_model_for(trainer.model, config, reward_model_dir)
@@ -235,16 +238,14 @@ def train_policy(
         final = watcher.watch.looks[0].means()
     else:
         final = _last_tenth([record for record in log.history if record["step"] <= returned])
-    model = trainer.model
     if lora and environment.is_main_process():
-        model.save_pretrained(adapter_dir, selected_adapters=["default"])
+        trainer.model.save_pretrained(adapter_dir, selected_adapters=["default"])
+    model = None if lora else trainer.model
     trainer.accelerator.free_memory()
-    if lora:
-        del model
     del trainer, watcher, scorer, policy, log
     gc.collect()
     if environment.is_main_process():
-        _save(None if lora else model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
+        _save(model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
     return final
 
 
@@ -342,7 +343,9 @@ def _save(model: Any, tokenizer: Any, config: ReinforcementConfig, *, adapter_di
 
     Path(adapter_dir).mkdir(parents=True, exist_ok=True)
     if config.lora_dim > 0:
-        base = base_model.load_causal_lm(config.large_model_reference, dtype="auto")
+        # In the machine's memory where a GPU has too little.
+        on_cpu = base_model.is_too_large(config.large_model_reference, base_model.choose_dtype(config.dtype))
+        base = base_model.load_causal_lm(config.large_model_reference, dtype="auto", on_cpu=on_cpu)
         model = PeftModel.from_pretrained(base, adapter_dir).merge_and_unload()
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(model_dir)

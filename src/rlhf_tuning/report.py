@@ -130,6 +130,7 @@ class RunReport:
         opponent: How people read the model that the tuned one is compared with.
         watch: What the watch over the policy saw, as `watch.json` has it.
         steps: How long each step took.
+        steps_note: What is to be said of them where they are not the whole run's.
         price_per_hour: What the machine of the steps costs an hour, in any currency; None where nobody said.
         reproduce: The command that runs the same again.
         data_warnings: What is wrong with the data though it is valid.
@@ -155,6 +156,7 @@ class RunReport:
     opponent: str = BASE_MODEL
     watch: Mapping[str, Any] | None = None
     steps: Sequence[StepTime] = ()
+    steps_note: str = ""
     price_per_hour: float | None = None
     reproduce: str = ""
     data_warnings: Sequence[str] = ()
@@ -180,7 +182,7 @@ def render_report(report: RunReport) -> str:
         Section("learning", "Reinforcement learning", _reinforcement(report)),
         Section("reward-model", "Reward model", _reward_model(report.reward_model)),
         Section("warnings", "Warnings about the data", _warnings(report.data_warnings)),
-        Section("time", "Time and cost by step", _times(report.steps, report.price_per_hour)),
+        Section("time", "Time by step" if report.steps_note else "Time and cost by step", _times(report)),
         Section("answers", "Answers side by side" if summary.compared else "Answers", _answers(report, summary)),
         Section("inputs", "What went in, what came out", _inputs(report)),
     ]
@@ -402,7 +404,8 @@ def _warnings(warnings: Sequence[str]) -> str:
     return f'<div class="card"><ul>{items}</ul></div>' if items else ""
 
 
-def _times(steps: Sequence[StepTime], price_per_hour: float | None) -> str:
+def _times(report: RunReport) -> str:
+    steps, price_per_hour = report.steps, report.price_per_hour
     if not steps:
         return ""
     total = sum(step.seconds for step in steps)
@@ -426,10 +429,10 @@ def _times(steps: Sequence[StepTime], price_per_hour: float | None) -> str:
         else line(step.name, duration(step.seconds), share(step.seconds) if total else "", cost(step.seconds))
         for step in steps
     ]
-    whole = line("All steps", duration(total), "", cost(total))
+    whole = line("These steps" if report.steps_note else "All steps", duration(total), "", cost(total))
     names = ("Time", "Share", "Cost")[: 3 if priced else 2]
     heads = '<th scope="col">Step</th>' + "".join(f'<th scope="col" class="n">{name}</th>' for name in names)
-    note = (
+    note = report.steps_note or (
         f"At {price_per_hour:g} an hour, in the currency of that price; a step that an earlier run did costs nothing here."
         if priced
         else "What it cost is shown with --price-per-hour, the price of this machine: rlhf report RUN --price-per-hour 3.67."

@@ -30,11 +30,10 @@ import torch
 from torch import nn
 from xxhash import xxh3_128_hexdigest
 
-from rlhf_tuning import base_model, environment, generation, linear, packing, processes, statistics, step
+from rlhf_tuning import base_model, environment, generation, linear, packing, processes, sharding, statistics, step
 from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
-from rlhf_tuning.log_probabilities import window
 from rlhf_tuning.text_format import Conversation, TextFormat
 from rlhf_tuning.tokenizer import load_tokenizer
 from rlhf_tuning.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
@@ -151,28 +150,35 @@ class RewardModel:
         alike: dict[str, list[int]] = {}
         for row, conversation in enumerate(conversations):
             alike.setdefault(json.dumps(conversation), []).append(row)
-        return self._score(rows, list(alike.values()), batch_size=batch_size, on_progress=on_progress)
+        return self.score_ids(rows, list(alike.values()), batch_size=batch_size, on_progress=on_progress)
 
+    @torch.no_grad()
     def score_ids(
         self,
         rows: Sequence[Sequence[int]],
+        groups: Sequence[Sequence[int]] | None = None,
         *,
         batch_size: int = 16,
         on_progress: Callable[[int], None] = lambda done: None,
     ) -> list[float]:
-        """Return the centred score of each token sequence, read at its last token."""
-        return self._score(rows, [[row] for row in range(len(rows))], batch_size=batch_size, on_progress=on_progress)
+        """Return the centred score of each token sequence, read at its last token.
 
-    @torch.no_grad()
-    def _score(
+        Args:
+            rows: The sequences.
+            groups: Which of them have a common beginning, computed once; by default each is alone.
+            batch_size: Sequences at a time.
+            on_progress: Told how many are done.
+        """
+        with sharding.in_step(self._trunk):
+            return self._scores(rows, groups or [[row] for row in range(len(rows))], batch_size, on_progress)
+
+    def _scores(
         self,
         rows: Sequence[Sequence[int]],
         groups: Sequence[Sequence[int]],
-        *,
         batch_size: int,
         on_progress: Callable[[int], None],
     ) -> list[float]:
-        """Score rows, of which those of a group have a common beginning; `batch_size` counts rows."""
         groups = self._packable(rows, groups, most=batch_size)
         scores = [0.0] * len(rows)
         done = 0
@@ -193,7 +199,7 @@ class RewardModel:
     ) -> list[Sequence[int]]:
         """Cut groups into such of `most` rows, or into single rows where this model cannot pack."""
         several = [group for group in groups if len(group) > 1]
-        fits = max(map(len, rows), default=0) <= window(self._trunk)
+        fits = max(map(len, rows), default=0) <= packing.window(self._trunk)
         if several and fits and self._packs is None:
             longest = max(several, key=lambda group: packing.packed_length([rows[row] for row in group]))
             with self._active(), _adapter_precision(self._trunk):
@@ -284,6 +290,7 @@ def train_reward_model(
     processes.join()
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+
     # 1. Encode the preferences.
     tokenizer = load_tokenizer(config.large_model_reference)
     text_format = _text_format(tokenizer, config)
@@ -303,12 +310,15 @@ def train_reward_model(
         }
         for row in preferences
     ]
+
     # 2. Build the model: the base with a fresh score head.
     torch.manual_seed(config.seed + config.held_out)
     lora = config.reward_lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
     base_model.check_memory(config.large_model_reference, dtype=compute, rank="reward_lora_dim", full=not lora)
-    model = base_model.load_sequence_classifier(config.large_model_reference, dtype=compute if lora else torch.float32)
+    model = base_model.load_sequence_classifier(
+        config.large_model_reference, dtype=compute if lora else torch.float32, shard=lora
+    )
     base_model.check_context(
         model,
         prompt_sequence_length=config.prompt_sequence_length,
@@ -377,6 +387,7 @@ def train_reward_model(
         )
         _keep_trained_weights_in_float32(trainer.model)
         linear.quicken(trainer.model)
+        sharding.train_together(trainer)
         drop_printing(trainer)
         trainer.train()
         log.close()
@@ -427,7 +438,7 @@ def load_reward_model(directory: str, *, dtype: str = "auto") -> RewardModel:
     lora = int(metadata["reward_lora_dim"]) > 0
     source = str(metadata["base_model"]) if lora else directory
     weights_dtype = base_model.choose_dtype(dtype) if lora else torch.float32
-    model = base_model.load_sequence_classifier(source, dtype=weights_dtype)
+    model = base_model.load_sequence_classifier(source, dtype=weights_dtype, shard=lora)
     if lora:
         model.score = _fresh_head(model)
         model = PeftModel.from_pretrained(model, directory)
@@ -675,7 +686,9 @@ def _base_mean_score(
     """Return the mean score of the base model's sampled answers to training prompts."""
     prompts = [row["prompt"] for row in preferences]
     chosen = random.Random(config.seed).sample(prompts, k=min(config.centring_prompts, len(prompts)))
-    base = base_model.load_causal_lm(config.large_model_reference, dtype=base_model.choose_dtype(config.dtype))
+    base = base_model.load_causal_lm(
+        config.large_model_reference, dtype=base_model.choose_dtype(config.dtype), shard=True
+    )
 
     def score(prompts: Sequence[Conversation]) -> list[float]:
         progress = step.Progress("centring on the base model's answers", len(prompts), "answer")

@@ -3,8 +3,8 @@
 What `generate` of transformers spends its time on, and what is done instead while `prepared` is entered:
 
 - Linear layers: an adapter costs two more products for each, so it is merged into a copy of the weights, in the precision
-  that the products have. On a CPU that copy is kept in oneDNN's layout for small batches (torch would lay it out anew for
-  every product), several times as fast.
+  that the products have (unless the weights are sharded, see `sharding`). On a CPU that copy is kept in oneDNN's layout for
+  small batches (torch would lay it out anew for every product), several times as fast.
 - Attention: keys and values stand in a buffer as long as the answers may get, and each group of heads that shares them is
   one product; nothing is concatenated or repeated at each token. A prompt is computed once for all its answers.
 - Sampling: one random number an answer and the cumulative distribution, not one random number for every entry of the
@@ -24,9 +24,9 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from rlhf_tuning import linear, step
+from rlhf_tuning import linear, sharding, step
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.log_probabilities import window
+from rlhf_tuning.packing import window
 
 #: Answers decoded together. A CPU gains nothing from more; a GPU does, and has less memory.
 ROWS_TOGETHER = {"cpu": 64, "cuda": 1024}
@@ -45,7 +45,7 @@ def prepared(model: Any, compute: torch.dtype) -> Iterator[None]:
         model: A causal language model of transformers, which may have LoRA layers; not wrapped in anything.
         compute: Of matrix products.
     """
-    layers = linear.linear_layers(model)
+    layers = [layer for layer in linear.linear_layers(model) if not sharding.is_sharded(layer.weight)]
     before = [layer.__dict__.get("forward") for layer in layers]
     attention, training = model.config._attn_implementation, model.training
     with torch.no_grad():

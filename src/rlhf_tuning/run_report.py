@@ -9,8 +9,17 @@ from rlhf_tuning import environment
 from rlhf_tuning.comparison import BASE_MODEL, AnswerPair, JudgeRecord
 from rlhf_tuning.gate import Decision
 from rlhf_tuning.model_reference import split_revision
-from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, write_report
+from rlhf_tuning.report import DataSource, Proportion, RewardModelPart, RunReport, StepTime, write_report
+from rlhf_tuning.step_times import Took
 from rlhf_tuning.training_log import read_metrics
+
+#: What is to be said of the times that a report has when the evaluation makes it.
+TIMES_SO_FAR = (
+    "From the start of a step's program, in its last attempt, until its outputs were written; waiting for machines "
+    "and starting them come on top. The evaluation is counted up to this page. Steps after it, and those that hand no data "
+    "to it, such as Validate Inputs, are not listed. What an earlier run had done took no time in this one. Steps may run "
+    "side by side, so their sum is no time by the clock."
+)
 
 #: Whose versions decide what a run gives.
 PACKAGES = ("rlhf-pipelines", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -64,6 +73,16 @@ def _base(name: str, metadata: Mapping[str, object]) -> dict[str, str]:
     return {name: reference, f"{name}, {kind}": fingerprint}
 
 
+def steps_so_far(times: Sequence[Took]) -> list[StepTime]:
+    """Return the times with those of other runs marked: their results were taken from there."""
+    return [
+        StepTime(name=took.name, seconds=0.0, cached=True)
+        if took.run != times[-1].run
+        else StepTime(name=took.name, seconds=took.seconds)
+        for took in times
+    ]
+
+
 def write_run_report(
     pairs: Sequence[AnswerPair],
     *,
@@ -77,6 +96,7 @@ def write_run_report(
     decision: Decision | None = None,
     opponent: str = BASE_MODEL,
     data_warnings: Sequence[str] = (),
+    times: Sequence[Took] = (),
 ) -> RunReport:
     """Write the report of a whole run, and return what is in it.
 
@@ -92,6 +112,7 @@ def write_run_report(
         decision: The gate's.
         opponent: How people read the model that the tuned one is compared with.
         data_warnings: What is wrong with the data though it is valid.
+        times: Of the steps so far; the last is that of the step which writes the report.
     """
     reward_settings = json.loads((Path(reward_model_dir) / "reward_model.json").read_text(encoding="utf-8"))
     measured = json.loads((Path(reward_model_dir) / "evaluation.json").read_text(encoding="utf-8"))
@@ -124,6 +145,8 @@ def write_run_report(
         opponent=opponent,
         data_warnings=data_warnings,
         watch=json.loads(watch.read_text(encoding="utf-8")) if watch.is_file() else None,
+        steps=steps_so_far(times),
+        steps_note=TIMES_SO_FAR,
     )
     write_report(report, path)
     return report

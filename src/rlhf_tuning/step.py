@@ -14,11 +14,12 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import RlhfError, RunError
+from rlhf_tuning.step_times import Artifact, StepClock
 
 EVENT_MARKER = "@rlhf "
 
@@ -115,21 +116,25 @@ def start_log() -> None:
 
 
 @contextmanager
-def running_step(name: str) -> Iterator[None]:
+def running_step(
+    name: str, *, inputs: Iterable[Artifact | None] = (), outputs: Iterable[Artifact] = ()
+) -> Iterator[StepClock]:
     """Run a component's body: set up its log, and turn an error that a person can act on into one clear message.
 
     Args:
         name: The step's display name.
+        inputs: Artifacts whose steps' times go on to the outputs.
+        outputs: Artifacts that carry the times on to the steps that get them.
 
     Raises:
         SystemExit: With status 2 for an error in the inputs and 1 for any other error raised on purpose.
     """
     start_log()
     emit("start", step=name)
-    started = time.monotonic()
+    clock = StepClock(name, inputs, outputs)
     try:
         with _ended_by_sigterm():
-            yield
+            yield clock
     except RlhfError as error:
         _fail(name, error)
     except MemoryError:
@@ -144,7 +149,8 @@ def running_step(name: str) -> Iterator[None]:
     except Exception as error:
         emit("error", step=name, text=f"{type(error).__name__}: {error}", status=1)
         raise
-    emit("end", step=name, seconds=round(time.monotonic() - started, 1))
+    clock.hand_on()
+    emit("end", step=name, seconds=round(time.monotonic() - clock.started, 1))
 
 
 @contextmanager

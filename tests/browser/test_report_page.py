@@ -131,3 +131,23 @@ def test_a_thousand_answers_stay_below_3_mb_and_open(opened: Any) -> None:
     report = realistic_report(n=1000)
     assert len(render_report(report).encode()) < 3_000_000
     assert visible(opened(report)).count() >= 50
+
+
+def test_paper_takes_the_first_answers_that_are_shown_and_cuts_nothing_off(opened: Any) -> None:
+    report = realistic_report()
+    page = opened(replace(report, pairs=report.pairs * (1 + 60 // len(report.pairs))))
+    pairs = page.locator(".pair").count()
+    assert pairs > 60
+    page.set_viewport_size({"width": 700, "height": 1000})  # about as wide as a sheet
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".pair:visible").count() == 30
+    assert page.locator(".printed").inner_text() == f"Printed: 30 of {pairs}. The file itself shows all."
+    beyond = (
+        "Array.from(document.querySelectorAll('main *')).filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+    )
+    assert page.evaluate(f"{beyond}.map(e => e.outerHTML.slice(0, 80))") == []
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
+    assert page.locator(".pair:visible").count() == pairs
+    assert not page.locator(".printed").is_visible()

@@ -66,6 +66,23 @@ def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_pat
     assert "<li>The longer answer wins.</li>" in text
 
 
+def test_the_times_of_the_whole_run_take_the_place_of_those_that_the_evaluation_knew(tmp_path):
+    early = replace(full_report(), steps=[StepTime(name="Reinforcer", seconds=59)], steps_note="So far.")
+    write_run(tmp_path / "run", early)
+    page = tmp_path / "page.html"
+
+    def times():
+        assert main(["report", str(tmp_path / "run"), "--output", str(page)]) == 0
+        return page.read_text().split('id="time"')[1].split("</section>")[0]
+
+    assert all(words in times() for words in ("Time by step", "So far.", "59 s", "These steps"))
+    steps = [StepTime(name="Reinforcer", seconds=61), StepTime(name="Upload", seconds=2)]
+    told = {"pipeline": "rlhf_pipeline", "arguments": {}, "model": "", "call": "", "ended": ""}
+    write_run_file(tmp_path / "run", steps=steps, **told)
+    assert all(words in times() for words in ("Time and cost by step", "61 s", "All steps", "--price-per-hour"))
+    assert not any(words in times() for words in ("So far.", "59 s", "These steps"))
+
+
 def test_a_price_puts_the_cost_of_each_step_beside_its_time(tmp_path, capsys):
     write_run(tmp_path / "run", full_report())
     steps = [StepTime(name="Reinforcer", seconds=5400), StepTime(name="Infer", seconds=0, cached=True)]

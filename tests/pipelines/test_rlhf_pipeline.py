@@ -12,6 +12,7 @@ from rlhf_tuning.registry import list_models
 
 pytestmark = pytest.mark.slow
 
+UPLOAD = "Upload and Deploy Tuned Model"
 GOOD, BAD = "salt and gulls and salt", "0 1 2 3 4 5"
 
 
@@ -90,6 +91,13 @@ def records(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def steps_of(file: Path, *keys: str) -> dict:
+    content = json.loads(file.read_text())
+    for key in keys:
+        content = content[key]
+    return {step["name"]: step for step in content["steps"]}
+
+
 def test_both_phases_learn(finished):
     job, _ = finished
     reward_model = records(artifact(job, "*/train-reward-model/reward_model/metrics.jsonl"))
@@ -128,6 +136,31 @@ def test_the_run_ends_with_the_comparison_the_report_and_the_command_that_calls_
     assert report.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
+def test_the_evaluation_s_own_report_has_the_times_of_the_steps_before_it(finished):
+    """On a cluster there is no other."""
+    job, _ = finished
+    assert "Time by step" in artifact(job, "*/evaluate/report").read_text()
+    run = artifact(job, "*/evaluate").parent
+    so_far = steps_of(run / "evaluate" / "evaluation", "report")
+    measured = steps_of(run / "run.json")
+    assert list(so_far) == [
+        "Import Preference Dataset",
+        "Reward Model Trainer",
+        "Held-out Reward Model Trainer",
+        "Import Prompt Dataset",
+        "Reinforcer",
+        "Perform Inference (champion)",
+        "Perform Inference (tuned model)",
+        "Evaluate Tuned Model",
+    ]
+    assert set(measured) - set(so_far) == {"Validate Inputs", "Preprocess Inputs", "Find Champion", UPLOAD}
+    for name, step in so_far.items():
+        assert not step["cached"]
+        # As close as the start of a step's program and the end of the evaluation allow.
+        assert step["seconds"] <= measured[name]["seconds"] + 0.1
+    assert so_far["Reinforcer"]["seconds"] > 0.5 * measured["Reinforcer"]["seconds"]
+
+
 def test_the_manifest_says_what_made_the_model(finished):
     job, _ = finished
     (version,) = list_models(job / "registry")
@@ -151,6 +184,12 @@ def test_running_again_continues_after_the_finished_steps_until_the_content_chan
     assert "Reinforcer: cached" in output
     # The champion is now the tuned model itself, and nobody beats oneself.
     assert "Not promoted: tiny@1 stays champion." in output
+    so_far = steps_of(sorted((job / "runs").glob("*/evaluate/evaluation"))[-1], "report")
+    assert [name for name, step in so_far.items() if not step["cached"]] == [
+        "Perform Inference (champion)",
+        "Evaluate Tuned Model",
+    ]
+    assert len(so_far) == 8
     (version,) = list_models(job / "registry")
     assert {"champion", "default"} <= set(version.aliases)
     # Other prompts behind the same path: phase 1 stays, phase 2 is done again.

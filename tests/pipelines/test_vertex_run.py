@@ -140,6 +140,12 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
         assert answers
         manifest = json.loads((mount / version.artifact_uri.removeprefix("gs://") / "manifest.json").read_text())
         assert manifest["parameters"]["reinforcement_learning_train_steps"] == 40
+        (report,) = (mount / "bucket" / "runs").glob("**/evaluate/report")
+        times = report.read_text().split('id="time"')[1].split("</section>")[0]
+        assert all(
+            words in times for words in ("Time by step", ">Reinforcer<", ">Evaluate Tuned Model<", "These steps")
+        )
+        assert "from an earlier run" not in times
 
         # The same once more, by the clock: the champion is found, and nothing is new to it.
         again = submit(server, values | {"min_new_preferences": 1}, "recurring_rlhf_pipeline")

@@ -46,6 +46,28 @@ def fail_in_the_second(config, how):
     time.sleep(600)
 
 
+def hold(config, model):
+    """Load a model in parts; return what each process holds of its layers and of the rest, and a loss in each."""
+    import torch
+
+    from rlhf_tuning import base_model, sharding
+
+    processes.join()
+    network = base_model.load_causal_lm(model, dtype=torch.float32, shard=True)
+    layers = {weight for layer in network.model.layers for weight in layer.parameters()}
+    held = {True: 0, False: 0}
+    for weight in network.parameters():
+        local = weight.to_local() if sharding.is_sharded(weight) else weight
+        held[weight in layers] += local.numel()
+    losses = []
+    with torch.no_grad(), sharding.in_step(network):
+        # One process makes three passes, the other one.
+        for row in range(3 - 2 * environment.process_index()):
+            ids = torch.arange(5, 15)[None] + row
+            losses.append(network(input_ids=ids, labels=ids).loss.item())
+    return processes.spread(lambda _: [[held[True], held[False], losses]], range(2))
+
+
 def write_data(folder):
     """Write prompts and preferences."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +135,32 @@ def train_policy(model, folder, name, **settings):
         model_dir=str(folder / name / "model"),
         tensorboard_dir=str(folder / name / "events"),
     )
+
+
+def evaluate(model, folder):
+    """Let the base and the tuned model answer, judge the answers, and return the pairs."""
+    from rlhf_tuning import evaluation, inference
+
+    lengths = {"prompt_sequence_length": 32, "target_sequence_length": 12, "dtype": "float32", "temperature": 0.0}
+    for name, reference in (("base", model), ("tuned", folder / "rl" / "model")):
+        processes.run(
+            inference.write_predictions,
+            inference.InferenceConfig(large_model_reference=str(reference), batch_size=3, **lengths),
+            trains=False,
+            prompts_path=str(folder / "prompts.jsonl"),
+            predictions_path=str(folder / f"{name}.jsonl"),
+            label=f"answers of the {name} model",
+            work_dir=str(folder / "kept"),
+        )
+    config = evaluation.EvaluationConfig(large_model_reference=str(model), **lengths | {"temperature": 1.0})
+    pairs, _ = evaluation.evaluate_policy(
+        config,
+        judges=evaluation.judges_of(config, reward_model_dir=str(folder / "reward")),
+        tuned_model_dir=str(folder / "rl" / "model"),
+        base_predictions_path=str(folder / "base.jsonl"),
+        tuned_predictions_path=str(folder / "tuned.jsonl"),
+    )
+    return pairs
 
 
 def given_answers(model, prompts, *, most_tokens, **settings):

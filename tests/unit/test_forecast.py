@@ -84,15 +84,23 @@ def test_the_buffer_of_keys_and_values_is_as_large_as_its_numbers():
     assert long - short == 32 * (2 * 32 * 8 * 128 * 2)
 
 
-def test_weights_are_divided_only_where_they_do_not_fit_on_each():
+def test_layers_are_divided_only_where_they_leave_each_gpu_too_little():
     assert not forecast(PLAN, LLAMA_8B, EIGHT).sharded
     large = forecast(PLAN, LLAMA_70B, EIGHT)
     assert large.sharded
-    assert large.peak < EIGHT.memory
-    assert not large.fits  # training does not divide weights yet
+    assert large.fits
     assert not forecast(PLAN, LLAMA_70B, A100).fits
-    # An eighth of the weights, and of their copy for sampling.
-    assert large.peak > 2 * 2 * LLAMA_70B.parameters / 8
+    # An eighth of the layers, and the embedding and the output head.
+    beside = LLAMA_70B.parameters - LLAMA_70B.linear
+    assert large.peak > 2 * (LLAMA_70B.linear / 8 + beside)
+    # With all else that there is, less than half of the weights.
+    assert large.peak < LLAMA_70B.parameters
+
+
+def test_weights_that_all_learn_are_not_divided():
+    found = forecast(replace(PLAN, lora_dim=0, reward_lora_dim=0), LLAMA_8B, EIGHT)
+    assert not found.sharded
+    assert not found.fits
 
 
 def test_eight_gpus_divide_the_batch():

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import LIMITS, check_limits, problem_with
+from rlhf_tuning.limits import LIMITS, check_context, check_limits, problem_with
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,10 @@ def test_every_problem_is_named_at_once():
     assert "batch_size" in str(caught.value)
     assert "kl_coeff" in str(caught.value)
     assert "seed" not in str(caught.value)
+
+
+def test_texts_may_fill_a_model_s_positions_but_for_the_token_that_ends_them():
+    check_context(100, prompt_sequence_length=90, target_sequence_length=9)
+    check_context(0, prompt_sequence_length=8192, target_sequence_length=1024)
+    with pytest.raises(ParameterError, match="than the 100 positions of palms/tiny"):
+        check_context(100, prompt_sequence_length=90, target_sequence_length=10, model="palms/tiny")

@@ -72,7 +72,7 @@ def test_scoring_during_reinforcement(reward_dir, model_folder, expected, monkey
     scored = []
     monkeypatch.setattr(
         reward_model.RewardModel,
-        "_score",
+        "score_ids",
         lambda self, rows, groups, **options: scored.extend(rows) or [0.0] * len(rows),
     )
     scorer = reinforcement._AnswerScorer([PROMPT], compute=torch.float32)
@@ -89,7 +89,7 @@ def test_scoring_during_evaluation(reward_dir, model_folder, expected, monkeypat
     monkeypatch.setattr(reward_model, "saved_scores", lambda directory: {})
     monkeypatch.setattr(
         reward_model.RewardModel,
-        "_score",
+        "score_ids",
         lambda self, rows, groups, **options: scored.extend(rows) or [0.0] * len(rows),
     )
     monkeypatch.setattr(

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,8 @@ def files(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_under_accelerate_launch_learn_what_one_does(tiny_model, tmp_path):
+@pytest.mark.parametrize("shard", ["", "1"], ids=["whole", "sharded"])
+def test_two_processes_under_accelerate_launch_learn_what_one_does(tiny_model, tmp_path, shard):
     """From the same batches: the adapters within 0.1% of what was learnt, the metrics within 0.1%.
 
     Means over tokens are rougher: TRL takes the mean of those of its passes, and two processes have half as many of these.
@@ -116,9 +118,14 @@ def test_two_processes_under_accelerate_launch_learn_what_one_does(tiny_model, t
     ]
     launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
     launched = subprocess.run(
-        [*launch, str(script), str(tiny_model), str(tmp_path / "two")], capture_output=True, text=True, check=False
+        [*launch, str(script), str(tiny_model), str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"RLHF_SHARD": shard},
     )
     assert launched.returncode == 0, launched.stderr
+    assert ("The model's layers are divided over 2 processes" in launched.stdout) == bool(shard)
     process_phases.train_on_given_answers(tiny_model, tmp_path / "one")
     assert files(tmp_path / "two") == files(tmp_path / "one")
     for place in ("reward", "rloo/adapter", "grpo/adapter"):
@@ -132,11 +139,13 @@ def test_two_processes_under_accelerate_launch_learn_what_one_does(tiny_model, t
 
 
 @pytest.mark.slow
-def test_both_phases_in_two_processes_leave_what_they_leave_in_one(tiny_model, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("shard", ["", "1"], ids=["whole", "sharded"])
+def test_both_phases_in_two_processes_leave_what_they_leave_in_one(tiny_model, tmp_path, monkeypatch, capfd, shard):
     from transformers import AutoModelForCausalLM
 
     watch = {"watch_prompts": 8, "watch_interval": 2, "rollout_engine": "lean"}
     said = {}
+    monkeypatch.setenv("RLHF_SHARD", shard)
     for name, count in (("one", "1"), ("two", "2")):
         monkeypatch.setattr(environment, "PROCESSES", count)
         process_phases.write_data(tmp_path / name)
@@ -154,6 +163,30 @@ def test_both_phases_in_two_processes_leave_what_they_leave_in_one(tiny_model, t
     ]
     assert said["two"] == said["one"]
     AutoModelForCausalLM.from_pretrained(tmp_path / "two" / "rl/model")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["", "1"], ids=["whole", "sharded"])
+def test_two_processes_answer_and_evaluate_as_one_does(tiny_model, tmp_path, monkeypatch, capfd, shard):
+    process_phases.write_data(tmp_path)
+    process_phases.train_rewards(tiny_model, tmp_path, centring_prompts=0)
+    process_phases.train_policy(tiny_model, tmp_path, "rl", watch_prompts=0)
+    alone = process_phases.evaluate(tiny_model, tmp_path)
+    answers = {name: (tmp_path / f"{name}.jsonl").read_bytes() for name in ("base", "tuned")}
+    capfd.readouterr()
+    monkeypatch.setattr(environment, "PROCESSES", "2")
+    monkeypatch.setenv("RLHF_SHARD", shard)
+    together = process_phases.evaluate(tiny_model, tmp_path)
+    said = capfd.readouterr().out
+    assert said.count("Working in 2 processes") == 4
+    # The base and the tuned model answer, are compared with each other, and the base carries the reward model.
+    assert said.count("The model's layers are divided over 2 processes") == (5 if shard else 0)
+    assert {name: (tmp_path / f"{name}.jsonl").read_bytes() for name in answers} == answers
+    assert list((tmp_path / "kept").iterdir()) == []
+    for one, two in zip(alone, together, strict=True):
+        assert two.tuned.reward == pytest.approx(one.tuned.reward, abs=1e-4)
+        assert two.tuned.kl == pytest.approx(one.tuned.kl, abs=1e-4)
+        assert (two.base.text, two.tuned.text) == (one.base.text, one.tuned.text)
 
 
 @pytest.mark.slow

@@ -592,6 +592,14 @@ def test_a_price_per_hour_gives_the_cost_of_every_step_and_of_all() -> None:
     assert "Validate Inputsfrom an earlier run0.0000All steps0 s0.0000" in cached
 
 
+def test_times_of_a_part_of_the_run_are_not_told_as_those_of_all_of_it() -> None:
+    text = page_of(steps=STEPS, steps_note="Those after this page are not listed.").text
+    assert "Time by stepThose after this page are not listed.Step" in text
+    assert "These steps2 h 00 min" in text
+    assert "All steps" not in text
+    assert "--price-per-hour" not in text
+
+
 def test_warnings_about_the_data_are_a_list_and_no_warning_is_no_list() -> None:
     page = page_of(data_warnings=["The longer answer wins.", "12 prompts are in both."])
     assert page.count("li") == 2

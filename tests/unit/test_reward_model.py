@@ -126,7 +126,7 @@ def test_answers_to_one_prompt_score_as_each_does_alone(packs, trained, monkeypa
     answers = [GOOD, BAD, BAD, GOOD + BAD, GOOD, "", BAD + GOOD]
     alone = [model.score([prompt], [answer])[0] for prompt, answer in zip(prompts, answers, strict=True)]
     if not packs:
-        monkeypatch.setattr(reward_model, "window", lambda trunk: 3)
+        monkeypatch.setattr(packing, "window", lambda trunk: 3)
     packed = []
     monkeypatch.setattr(
         packing, "last_hidden", lambda *given, plain=packing.last_hidden: packed.append(1) or plain(*given)

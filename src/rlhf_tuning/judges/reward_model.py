@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from rlhf_tuning import reward_model, step
+from rlhf_tuning import processes, reward_model, step
 from rlhf_tuning.judges import JudgeSettings
 from rlhf_tuning.judges.verdict import Comparison, Verdict
+from rlhf_tuning.text_format import Conversation
 
 
 class RewardModelJudge:
@@ -30,13 +31,26 @@ class RewardModelJudge:
         scores = reward_model.saved_scores(self._directory)  # of the human choices, as a rule
         unknown = {key: pair for key, pair in zip(keys, asked, strict=True) if key not in scores}
         if unknown:
-            model = reward_model.load_reward_model(self._directory, dtype=self._dtype)
-            progress = step.Progress("scoring answers", len(unknown), "answer")
-            found = model.score(*zip(*unknown.values(), strict=True), on_progress=progress.update)
+            found = processes.run(
+                score_answers, list(unknown.values()), trains=False, directory=self._directory, dtype=self._dtype
+            )
             scores |= dict(zip(unknown, found, strict=True))
         return [
             Verdict(scores=(scores[first], scores[second])) for first, second in zip(keys[::2], keys[1::2], strict=True)
         ]
+
+
+def score_answers(asked: Sequence[tuple[Conversation, str]], *, directory: str, dtype: str) -> list[float]:
+    """Return the score that a saved reward model gives to each answer to its conversation."""
+    processes.join()
+    model = reward_model.load_reward_model(directory, dtype=dtype)
+
+    def score(asked: Sequence[tuple[Conversation, str]]) -> list[float]:
+        progress = step.Progress("scoring answers", len(asked), "answer")
+        conversations, answers = [pair[0] for pair in asked], [pair[1] for pair in asked]
+        return model.score(conversations, answers, on_progress=progress.update)
+
+    return processes.spread(score, asked)
 
 
 def make_judge(settings: JudgeSettings) -> RewardModelJudge:

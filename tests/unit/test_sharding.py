@@ -1,0 +1,50 @@
+import pytest
+import torch
+from process_phases import Config, hold
+
+from rlhf_tuning import base_model, environment, processes, sharding
+
+
+def test_alone_a_model_is_whole_whatever_is_asked_for(tiny_model, monkeypatch):
+    monkeypatch.setattr(environment, "SHARD", "1")
+    network = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32, shard=True)
+    assert not any(sharding.is_sharded(weight) for weight in network.parameters())
+    with sharding.in_step(network):
+        pass
+
+
+@pytest.mark.slow
+def test_each_process_holds_its_part_and_passes_as_often_as_it_needs(tiny_model, monkeypatch):
+    network = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    layers = sum(weight.numel() for layer in network.model.layers for weight in layer.parameters())
+    rest = sum(weight.numel() for weight in network.parameters()) - layers
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        losses = [network(input_ids=ids + row, labels=ids + row).loss.item() for row in range(3)]
+    monkeypatch.setattr(environment, "PROCESSES", "2")
+    monkeypatch.setenv("RLHF_SHARD", "1")
+    first, second = processes.run(hold, Config(), trains=False, model=str(tiny_model))
+    assert first[0] + second[0] == layers
+    assert abs(first[0] - second[0]) < 0.1 * layers
+    assert first[1] == second[1] == rest
+    assert first[2] == pytest.approx(losses, abs=1e-5)
+    assert second[2] == pytest.approx(losses[:1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("processes", "memory", "shard", "too_large"),
+    [
+        (1, 1, "1", False),
+        (2, None, "", False),
+        (2, None, "1", True),
+        (2, 10**12, "", False),
+        (2, 10**4, "", True),
+    ],
+)
+def test_a_model_is_sharded_where_it_leaves_a_gpu_too_little(
+    tiny_model, monkeypatch, processes, memory, shard, too_large
+):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setattr(environment, "SHARD", shard)
+    monkeypatch.setattr(base_model, "gpu_memory", lambda: memory)
+    assert base_model.is_too_large(str(tiny_model), torch.bfloat16) is too_large
