@@ -48,3 +48,9 @@ def test_a_model_is_sharded_where_it_leaves_a_gpu_too_little(
     monkeypatch.setattr(environment, "SHARD", shard)
     monkeypatch.setattr(base_model, "gpu_memory", lambda: memory)
     assert base_model.is_too_large(str(tiny_model), torch.bfloat16) is too_large
+
+
+def test_what_is_no_model_is_left_to_loading(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(base_model, "gpu_memory", lambda: 10**4)
+    assert not base_model.is_too_large(str(tmp_path), torch.bfloat16)
