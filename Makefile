@@ -15,7 +15,7 @@ SEEDS ?= 0 1 2
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (7 to 9 minutes on 2 cores)
+tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (8 to 10 minutes on 2 cores)
 	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS) $(RUN_FLAGS)
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
