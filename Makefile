@@ -19,8 +19,8 @@ tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (8 to
 	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS) $(RUN_FLAGS)
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist worksteal
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "slow and not docker and not gpu"
+	$(VENV)/bin/python -m pytest -q -n auto --dist worksteal
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "slow and not docker and not gpu"
 
 check: $(VENV)/.dev  ## Lint, check formatting and types, and hold the compiled pipelines current
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
