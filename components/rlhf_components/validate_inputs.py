@@ -116,7 +116,6 @@ def validate_inputs(
         judge_rubric: What a better answer is, in words, as the content behind a name may change; empty without a judge.
     """
     from rlhf_tuning.judges import check_judge, judge_key
-    from rlhf_tuning.judges.rubric import read_rubric
     from rlhf_tuning.limits import check_exploration, check_limits
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
@@ -147,7 +146,7 @@ def validate_inputs(
         )
         if preference_dataset and prompt_dataset:
             check_exploration(temperature)
-        check_judge(
+        rubric = check_judge(
             judge=judge,
             judge_model=judge_model,
             judge_endpoint=judge_endpoint,
@@ -155,7 +154,6 @@ def validate_inputs(
             judge_rubric=judge_rubric,
             judge_max_calls=judge_max_calls,
         )
-        rubric = read_rubric(judge_rubric) if judge else ""
         if judge_key_secret:
             judge_key(judge_key_secret)
         config = ValidationConfig(

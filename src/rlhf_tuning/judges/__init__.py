@@ -108,8 +108,10 @@ def judge_key(judge_key_secret: str) -> str:
 
 def check_judge(
     *, judge: str, judge_model: str, judge_endpoint: str, judge_key_secret: str, judge_rubric: str, judge_max_calls: int
-) -> None:
-    """Check the parameters of a language-model judge together. No secret is read.
+) -> str:
+    """Check the parameters of a language-model judge together, and return its rubric in words; none without a judge.
+
+    No secret is read.
 
     Raises:
         ParameterError: Naming the parameter that is missing or cannot be used.
@@ -126,7 +128,7 @@ def check_judge(
                     f"{name} is {value[:80]!r}, but judge is empty, so nothing would use it. "
                     "Set judge to 'language_model', 'gemini' or 'local_model'."
                 )
-        return
+        return ""
     if not judge_model:
         raise ParameterError(f"judge is {judge!r}, but judge_model is empty. Say which model is to judge.")
     if judge == "language_model" and not judge_endpoint:
@@ -139,7 +141,7 @@ def check_judge(
             raise ParameterError(f"{name} is {value!r}, but judge 'local_model' runs in this process. Leave it empty.")
     if judge_endpoint:
         _check_endpoint(judge_endpoint)
-    read_rubric(judge_rubric)
+    return read_rubric(judge_rubric)
 
 
 def _check_endpoint(endpoint: str) -> None:
