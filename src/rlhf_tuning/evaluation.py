@@ -265,24 +265,30 @@ def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions
         target_sequence_length=config.target_sequence_length,
     )
     rows = list(read_predictions(predictions_path))
-    sums: list[list[float]] = []
-    for reference in (tuned_model_dir, config.large_model_reference):
-        model = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype(config.dtype), shard=True).eval()
-
-        def sum_up(rows: Sequence[dict[str, Any]], model: Any = model) -> list[float]:
-            progress = step.Progress(f"KL to the base model, pass {len(sums) + 1} of 2", len(rows), "answer")
-            return answer_log_probabilities(
-                model,
-                [text_format.prompt_ids(row["prompt"]) for row in rows],
-                [row["token_ids"] for row in rows],
-                temperature=config.temperature,
-                on_progress=progress.update,
-            )
-
-        sums.append(processes.spread(sum_up, rows))
-        del model, sum_up
+    sums = []
+    for number, reference in enumerate((tuned_model_dir, config.large_model_reference), start=1):
+        label = f"KL to the base model, pass {number} of 2"
+        sums.append(_log_probabilities_by(reference, config, text_format, rows, label))
         gc.collect()
     return [policy - base for policy, base in zip(*sums, strict=True)]
+
+
+def _log_probabilities_by(
+    reference: str, config: EvaluationConfig, text_format: TextFormat, rows: Sequence[dict[str, Any]], label: str
+) -> list[float]:
+    model = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype(config.dtype), shard=True).eval()
+
+    def sum_up(rows: Sequence[dict[str, Any]]) -> list[float]:
+        progress = step.Progress(label, len(rows), "answer")
+        return answer_log_probabilities(
+            model,
+            [text_format.prompt_ids(row["prompt"]) for row in rows],
+            [row["token_ids"] for row in rows],
+            temperature=config.temperature,
+            on_progress=progress.update,
+        )
+
+    return processes.spread(sum_up, rows)
 
 
 @torch.no_grad()
