@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zipfile
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +130,8 @@ def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, c
     memory = gpu_memory()
     if memory is None:
         return
-    try:
-        model = _without_weights(AutoModelForCausalLM, reference)
-    except (OSError, ValueError, KeyError):
-        return  # loading says what is wrong with it
     each = 16 + 4 * copies if full else dtype.itemsize
-    weights = sum(weight.numel() for weight in model.parameters())
-    layers = [sum(weight.numel() for weight in layer.parameters()) for layer in sharding.layers(model)]
+    weights, layers = _weight_counts(reference)
     if not full and layers and is_too_large(reference, dtype):
         # A part of every layer, and two layers whole: the one at work and the next.
         weights += 2 * max(layers) + sum(layers) // environment.process_count() - sum(layers)
@@ -162,12 +158,7 @@ def is_too_large(reference: str, dtype: torch.dtype) -> bool:
     memory = gpu_memory()
     if memory is None:
         return False
-    try:
-        model = _without_weights(AutoModelForCausalLM, reference)
-    except (OSError, ValueError, KeyError):
-        return False  # loading says what is wrong with it
-    weights: int = sum(weight.numel() for weight in model.parameters())
-    return dtype.itemsize * weights > MOST_WEIGHTS * memory
+    return dtype.itemsize * _weight_counts(reference)[0] > MOST_WEIGHTS * memory
 
 
 def gpu_memory() -> int | None:
@@ -175,6 +166,17 @@ def gpu_memory() -> int | None:
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+
+
+@cache
+def _weight_counts(reference: str) -> tuple[int, list[int]]:
+    """Return how many weights a model has, and each of its layers; none where it cannot be read: loading says why."""
+    try:
+        model = _without_weights(AutoModelForCausalLM, reference)
+    except (OSError, ValueError, KeyError):
+        return 0, []
+    layers = [sum(weight.numel() for weight in layer.parameters()) for layer in sharding.layers(model)]
+    return sum(weight.numel() for weight in model.parameters()), layers
 
 
 def _without_weights(kind: Any, reference: str, *, dtype: torch.dtype | None = None, **options: Any) -> Any:

@@ -32,6 +32,10 @@ def is_sharded(weight: torch.Tensor) -> bool:
     return isinstance(weight, DTensor)
 
 
+def _has_shards(model: nn.Module) -> bool:
+    return any(is_sharded(weight) for weight in model.parameters())
+
+
 def load_sharded(whole: Callable[[], Any], empty: Callable[[], Any], device: torch.device) -> Any:
     """Return a model whose layers are divided over the processes.
 
@@ -84,10 +88,14 @@ def in_step(model: Any) -> Iterator[None]:
         model: A model of transformers, or its trunk; not wrapped in anything.
     """
     trunk = model.base_model
-    if id(trunk) in _in_step or not any(is_sharded(weight) for weight in trunk.parameters()):
+    if id(trunk) in _in_step or not _has_shards(trunk):
         yield
         return
-    asking = trunk.register_forward_pre_hook(lambda *_: _any_goes_on(True) and None)
+
+    def go_on(*_: Any) -> None:
+        _any_goes_on(True)
+
+    asking = trunk.register_forward_pre_hook(go_on)
     _in_step.add(id(trunk))
     try:
         yield
@@ -118,7 +126,7 @@ def train_together(trainer: Any) -> None:
         trainer: One of transformers', with its model as it will learn.
     """
     model = trainer.model
-    if not any(is_sharded(weight) for weight in model.parameters()):
+    if not _has_shards(model):
         return
     processes = environment.process_count()
 
