@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import google_crc32c
+from local_http import served
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,18 +120,11 @@ def serve_cloud_storage() -> Iterator[CloudStorage]:
     class Handler(_Handler):
         storage = cloud
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    cloud.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield cloud
-    finally:
-        cloud.stop.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served(Handler) as cloud.address:
+        try:
+            yield cloud
+        finally:
+            cloud.stop.set()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from local_http import served
 
 _API = re.compile(r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)(?:/revision/(?P<revision>[^/?]+))?")
 _TREE = re.compile(r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)/tree/(?P<revision>[^/?]+)(?:/(?P<folder>.*))?")
@@ -99,14 +100,5 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 def running_hub() -> Iterator[Hub]:
     """Run a hub until the block ends."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with served(_handler(hub)) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

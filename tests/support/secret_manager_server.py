@@ -6,16 +6,17 @@ Errors have Google's form: `error` with code, message, status and, where the ser
 import base64
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import pytest
+from google_statuses import STATUSES
+from local_http import served
 from service_account import TOKEN, use_service_account
 
 from rlhf_tuning import environment, google_errors
@@ -24,15 +25,6 @@ PROJECT, NUMBER = "my-project", "123456789012"
 SECRET = f"projects/{PROJECT}/secrets/judge-key"
 
 _ACCESS = re.compile(r"/v1/projects/([^/]+)/secrets/([^/]+)/versions/([^/:]+):access")
-_STATUSES = {
-    "FAILED_PRECONDITION": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "RESOURCE_EXHAUSTED": 429,
-    "INTERNAL": 500,
-    "UNAVAILABLE": 503,
-}
 _SERVICE = {"service": "secretmanager.googleapis.com", "consumer": f"projects/{NUMBER}"}
 
 
@@ -114,8 +106,8 @@ class SecretManager:
 
 
 def _error(status: str, message: str, *details: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    error = {"code": _STATUSES[status], "message": message, "status": status}
-    return _STATUSES[status], {"error": error | ({"details": list(details)} if details else {})}
+    error = {"code": STATUSES[status], "message": message, "status": status}
+    return STATUSES[status], {"error": error | ({"details": list(details)} if details else {})}
 
 
 @contextmanager
@@ -147,14 +139,5 @@ def serve_secret_manager(*versions: bytes) -> Iterator[SecretManager]:
             self.end_headers()
             self.wfile.write(body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with served(Handler) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

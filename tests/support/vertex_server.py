@@ -14,13 +14,12 @@ import json
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -34,6 +33,8 @@ from google.api import httpbody_pb2
 from google.cloud import aiplatform_v1 as v1
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
+from google_statuses import STATUSES
+from local_http import served
 from service_account import TOKEN, private_key_pem, use_service_account
 from vertex_service import PROJECT, ContainerRefused, Refused, Reply, VertexService
 
@@ -107,20 +108,6 @@ ROUTES = (
 )
 _OPERATION = re.compile(rf"/(?:v1|ui)/({_IN_REGION}/.+/operations/[^/:]+)")
 
-_STATUSES = {
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
-    "ABORTED": 409,
-    "RESOURCE_EXHAUSTED": 429,
-    "INTERNAL": 500,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
-}
-
 
 @dataclass
 class VertexServer(VertexService):
@@ -142,10 +129,6 @@ def serve_vertex() -> Iterator[VertexServer]:
     class Handler(_RestHandler):
         service = vertex
 
-    rest = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    rest.daemon_threads = True
-    thread = threading.Thread(target=rest.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
     key, certificate, path = _certificate()
     pool = futures.ThreadPoolExecutor(4)
     rpc = grpc.server(pool, handlers=[_GrpcHandler(vertex)])
@@ -153,15 +136,13 @@ def serve_vertex() -> Iterator[VertexServer]:
     rpc.start()
     # The library reads it once, before its first channel; the certificate is the same for the whole process.
     os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = str(path)
-    vertex.rest, vertex.grpc = f"http://127.0.0.1:{rest.server_port}", f"127.0.0.1:{port}"
-    try:
-        yield vertex
-    finally:
-        rpc.stop(None).wait()
-        pool.shutdown()
-        rest.shutdown()
-        rest.server_close()
-        thread.join()
+    vertex.grpc = f"127.0.0.1:{port}"
+    with served(Handler) as vertex.rest:
+        try:
+            yield vertex
+        finally:
+            rpc.stop(None).wait()
+            pool.shutdown()
 
 
 class _GrpcHandler(grpc.GenericRpcHandler):
@@ -230,7 +211,7 @@ class _RestHandler(BaseHTTPRequestHandler):
         try:
             self.service.call("HeadManifest", self.path, dict(self.headers))
         except Refused as error:
-            return self._answer(_STATUSES[error.status], b"")
+            return self._answer(STATUSES[error.status], b"")
         return self._answer(200, b"")
 
     do_POST = do_PATCH = do_DELETE = do_GET
@@ -264,8 +245,8 @@ class _RestHandler(BaseHTTPRequestHandler):
         return route.method, kind.wrap(message)
 
     def _refuse(self, error: Refused) -> None:
-        told = {"code": _STATUSES[error.status], "message": error.message, "status": error.status}
-        self._answer(_STATUSES[error.status], json.dumps({"error": told}).encode())
+        told = {"code": STATUSES[error.status], "message": error.message, "status": error.status}
+        self._answer(STATUSES[error.status], json.dumps({"error": told}).encode())
 
     def _reply(self, reply: Reply) -> None:
         self._answer(reply.status, reply.body, reply.content_type)
