@@ -76,7 +76,7 @@ def judge_server(reply: Callable[[str], Any] = longer_wins, faults: Sequence[Fau
                 self.close_connection = True
                 return
             if fault == "hang":
-                time.sleep(0.6)
+                time.sleep(3)
             if isinstance(fault, tuple):
                 return self.send(*fault)
             if fault == "no json":

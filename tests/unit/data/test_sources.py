@@ -4,7 +4,6 @@ import pickle
 import re
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections import deque
 from pathlib import Path
@@ -422,12 +421,12 @@ def test_lists_again_when_the_service_fails(cloud: CloudStorage, fault: Fault) -
 
 
 def test_has_time_as_long_as_bytes_come(cloud: CloudStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(sources, "RETRY_SECONDS", 1.5)
     text = numbered(200)
     cloud.put("a.jsonl", text)
-    # Each attempt brings a little; all of them take four times as long as they may without any byte.
+    # Each attempt brings a little; all of them take twice as long as they may without any byte.
     pause = cloud.stop.wait
-    cloud.download_faults.extend([Fault(after=9000, first=lambda: pause(0.02))] * 10)
+    cloud.download_faults.extend([Fault(after=9000, first=lambda: pause(0.3))] * 10)
     assert b"".join(content("gs://bucket/a.jsonl")) == text
 
 
@@ -441,16 +440,14 @@ def test_has_time_as_long_as_bytes_come(cloud: CloudStorage, monkeypatch: pytest
 def test_gives_up_with_the_time_it_tried_and_the_last_failure(
     cloud: CloudStorage, pieces: bytes, monkeypatch: pytest.MonkeyPatch, fault: Fault, last: str
 ) -> None:
-    monkeypatch.setattr(sources, "RETRY_SECONDS", 0.1)
-    monkeypatch.setattr(sources, "RETRY_DELAY_SECONDS", 0.02)
+    monkeypatch.setattr(sources, "RETRY_SECONDS", 1.5)
+    monkeypatch.setattr(sources, "RETRY_DELAY_SECONDS", 0.05)
     cloud.download_faults.extend([Fault()] + [fault] * 1000)
-    start = time.monotonic()
     read, error = before_error("gs://bucket/a.jsonl", block_bytes=1000)
-    assert time.monotonic() - start < 1.0
     assert pieces.startswith(read)
     assert len(read) > 9000
     assert 3 <= len(cloud.downloads) < 100  # the waits are drawn by chance
-    assert error.reason.startswith("Cloud Storage sent nothing for 0.1 seconds, however often it was asked.")
+    assert error.reason.startswith("Cloud Storage sent nothing for 1.5 seconds, however often it was asked.")
     assert re.search(f"The last failure: .*{last}", error.reason)
 
 

@@ -79,7 +79,7 @@ def test_a_passing_fault_is_asked_again(fault):
 
 
 def test_a_server_that_hangs_is_given_up_and_asked_again(monkeypatch):
-    monkeypatch.setattr(asking, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(asking, "REQUEST_SECONDS", 1)
     with judge_server(faults=["hang"]) as server:
         assert outcomes(make(server).compare([pair("short", "much longer")])) == ["win"]
     assert len(server.questions) == 3
