@@ -97,6 +97,10 @@ class Progress:
             remaining = f", {duration(left)} left" if left is not None and done < self.total else ""
             print(f"{self.label}: {self.unit} {done}/{self.total} {values}".rstrip() + remaining, flush=True)
 
+    def start_clock(self) -> None:
+        """Count the time from now: what came before belongs to no unit."""
+        self._started = time.monotonic()
+
     def _seconds_left(self, done: int, now: float) -> float | None:
         """Estimate from the pace since the first unit, which alone carries the warm-up."""
         if self._first is None or done <= 0:

@@ -79,6 +79,15 @@ def test_progress_counts_and_estimates_from_the_pace_after_the_first_unit(events
     assert found[-1]["metrics"] == {"loss": 0.5}
 
 
+def test_what_comes_before_the_first_unit_is_not_in_its_time(events, monkeypatch):
+    clock = iter([0.0, 0.0, 50.0, 60.0])
+    monkeypatch.setattr("rlhf_tuning.step.time.monotonic", lambda: next(clock))
+    progress = Progress("training", 10)
+    progress.start_clock()
+    progress.update(1)
+    assert events()[-1]["seconds_left"] == pytest.approx(90.0)
+
+
 def test_a_log_gets_sparse_lines(capsys):
     progress = Progress("training", 1000)
     for done in range(1, 1001):
