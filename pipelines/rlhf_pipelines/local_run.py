@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from rlhf_pipelines.container_engine import check_images, connect, remove_contai
 from rlhf_pipelines.container_mounts import expand_home
 from rlhf_pipelines.container_task import choose_settings, run_kfp_tasks_with
 from rlhf_pipelines.parameters import Value
+from rlhf_pipelines.preloaded_steps import preload_steps
 from rlhf_tuning.errors import RlhfError
 from rlhf_tuning.step import emit
 
@@ -118,9 +119,13 @@ def _run(request: RunRequest) -> dict[str, object]:
     pipeline: Any = vars(importlib.import_module(module))[name]
     root = Path(request.pipeline_root)
     arguments = request.arguments
+    executors = pipeline.pipeline_spec.deployment_spec["executors"].values()
+    images = [executor["container"]["image"] for executor in executors if "container" in executor]
     if request.containers:
         arguments = expand_home(arguments)
-        _run_steps_in(request.containers, arguments, root, pipeline.pipeline_spec)
+        _run_steps_in(request.containers, arguments, root, images)
+    else:
+        preload_steps(images)
     local.init(
         runner=local.DockerRunner() if request.containers else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root),
@@ -139,13 +144,11 @@ def _run(request: RunRequest) -> dict[str, object]:
     return _described({**shown, **task.outputs})
 
 
-def _run_steps_in(containers: Containers, arguments: dict[str, Value], root: Path, spec: Any) -> None:
+def _run_steps_in(containers: Containers, arguments: dict[str, Value], root: Path, images: Sequence[str]) -> None:
     """Check that the engine has the pipeline's images, and tell kfp how to start them."""
     client = connect()
     try:
-        executors = spec.deployment_spec["executors"]
-        named = [executor["container"]["image"] for executor in executors.values() if "container" in executor]
-        check_images(client, [containers.images.get(image, image) for image in named])
+        check_images(client, [containers.images.get(image, image) for image in images])
         settings = choose_settings(
             run_id=containers.run_id,
             images=containers.images,

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from rlhf_components.train_policy import train_policy
-from rlhf_pipelines.executor_command import python_in_place_of_shell
+from rlhf_pipelines.executor_command import program_and_arguments, python_in_place_of_shell
 
 
 @pytest.fixture
@@ -23,6 +23,16 @@ def test_python_takes_the_place_of_the_shell_and_nothing_else_changes(command):
 
 def test_other_commands_stay_as_they_are():
     assert python_in_place_of_shell(["echo", "a"]) == ["echo", "a"]
+
+
+def test_the_program_and_what_the_executor_is_given_are_told_from_the_script():
+    container = train_policy.component_spec.implementation.container
+    found = program_and_arguments([*container.command, *container.args])
+    assert found
+    source, arguments = found
+    assert "def train_policy(" in source
+    assert arguments[-2:] == ["--function_to_execute", "train_policy"]
+    assert program_and_arguments(["sh", "-c", "echo"]) is None
 
 
 @pytest.mark.parametrize("in_place", [True, False])
