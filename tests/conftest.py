@@ -1,7 +1,9 @@
 """Tiny real models: two layers, a tokenizer of a few hundred tokens, made on the spot, no network."""
 
+import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
+
+#: How many modules had been imported when the garbage collector was last told to leave what they hold alone.
+_modules_frozen = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Spare the garbage collector what imports have left, which never goes: trainers call it after every phase."""
+    global _modules_frozen
+    if len(sys.modules) > _modules_frozen + 200:
+        gc.collect()
+        gc.freeze()
+        _modules_frozen = len(sys.modules)
+
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

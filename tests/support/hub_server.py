@@ -48,13 +48,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        def _fail(self, status: int, code: str, message: str) -> None:
+        def _fail(self, status: int, code: str, message: str, **headers: str) -> None:
             body = json.dumps({"error": message}).encode()
-            self._send(
-                status,
-                body,
-                {"Content-Type": "application/json", "X-Error-Code": code, "X-Error-Message": message},
-            )
+            told = {"Content-Type": "application/json", "X-Error-Code": code, "X-Error-Message": message}
+            self._send(status, body, told | headers)
 
         def do_HEAD(self) -> None:
             self.do_GET()
@@ -86,7 +83,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return
             file = folder / named["path"]
             if not file.is_file():
-                self._fail(404, "EntryNotFound", f"{named['path']} does not exist on {revision}")
+                # The commit, by which clients remember what it lacks: without a hub they need not wait for one to say so.
+                absent = f"{named['path']} does not exist on {revision}"
+                self._fail(404, "EntryNotFound", absent, **{"X-Repo-Commit": sha})
                 return
             body = file.read_bytes()
             etag = hashlib.sha1(body).hexdigest()

@@ -16,20 +16,20 @@ QUESTION, ANSWER = "Create a description for Plantation Palms.", "A Tranquil Oas
 PROMPT = [{"role": "user", "content": QUESTION}]
 
 
-@pytest.fixture(params=["tiny_model", "tiny_plain_model"])
+@pytest.fixture(scope="module", params=["tiny_model", "tiny_plain_model"])
 def model_folder(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def expected(model_folder):
     """The tokens of the prompt, and of prompt and answer."""
     text_format = TextFormat(load_tokenizer(str(model_folder)), prompt_sequence_length=64, target_sequence_length=32)
     return text_format.prompt_ids(PROMPT), text_format.scored_ids(PROMPT, ANSWER)
 
 
-@pytest.fixture
-def reward_dir(model_folder, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def reward_dir(model_folder, tmp_path_factory):
     """A reward model of one step, and the rows that its trainer was given."""
     import trl
 
@@ -40,9 +40,9 @@ def reward_dir(model_folder, tmp_path, monkeypatch):
         given.extend(train_dataset)
         original(self, *arguments, train_dataset=train_dataset, **options)
 
-    monkeypatch.setattr(trl.RewardTrainer, "__init__", spy)
+    folder = tmp_path_factory.mktemp("rewards")
     row = {"prompt": PROMPT, "chosen": ANSWER, "rejected": "No."}
-    data = tmp_path / "preferences.jsonl"
+    data = folder / "preferences.jsonl"
     data.write_text((json.dumps(row) + "\n") * 2)
     config = reward_model.RewardModelConfig(
         large_model_reference=str(model_folder),
@@ -53,14 +53,16 @@ def reward_dir(model_folder, tmp_path, monkeypatch):
         dtype="float32",
         centring_prompts=0,
     )
-    reward_model.train_reward_model(
-        config,
-        preferences_path=str(data),
-        eval_preferences_path=str(data),
-        output_dir=str(tmp_path / "reward"),
-        tensorboard_dir=str(tmp_path / "tensorboard"),
-    )
-    return str(tmp_path / "reward"), given
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trl.RewardTrainer, "__init__", spy)
+        reward_model.train_reward_model(
+            config,
+            preferences_path=str(data),
+            eval_preferences_path=str(data),
+            output_dir=str(folder / "reward"),
+            tensorboard_dir=str(folder / "tensorboard"),
+        )
+    return str(folder / "reward"), given
 
 
 def test_reward_training(reward_dir, expected):
