@@ -35,7 +35,7 @@ def infer(
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         temperature: Of the samples; 0 takes the likeliest token each time.
-        batch_size: Prompts a batch.
+        batch_size: Most prompts of a batch.
         seed: Of the samples.
         dtype: auto, float32 or bfloat16.
     """

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 #: A model whose weights take more than this share of a GPU's memory leaves too little for the rest: several GPUs shard it.
 MOST_WEIGHTS = 0.6
 
+#: Bytes beside a float32 weight that learns: its gradient and AdamW's two averages.
+LEARNING = 12
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:

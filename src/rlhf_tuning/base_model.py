@@ -19,8 +19,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from rlhf_tuning import environment, limits, sharding, step
-from rlhf_tuning.accelerators import MOST_WEIGHTS
+from rlhf_tuning import attention, environment, limits, sharding, step
+from rlhf_tuning.accelerators import LEARNING, MOST_WEIGHTS
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.model_reference import ALIASES, PackagedModel, converted_folder
 from rlhf_tuning.tokenizer import model_source
@@ -55,17 +55,27 @@ def choose_dtype(dtype: str) -> torch.dtype:
 
 
 def _attention(dtype: torch.dtype | str) -> str:
-    """Return the attention code to use: torch's fused one is the slower one for bfloat16 training on a CPU."""
+    """Return transformers' attention to use: torch's fused one is the slower one for bfloat16 training on a CPU."""
     return "eager" if dtype == torch.bfloat16 and not torch.cuda.is_available() else "sdpa"
 
 
-def load_causal_lm(reference: str, *, dtype: torch.dtype | str, shard: bool = False, on_cpu: bool = False) -> Any:
+def load_causal_lm(
+    reference: str,
+    *,
+    dtype: torch.dtype | str,
+    shard: bool = False,
+    beside: int = 0,
+    compute: torch.dtype | None = None,
+    on_cpu: bool = False,
+) -> Any:
     """Load a causal language model onto the device, ready for inference.
 
     Args:
         reference: The model.
         dtype: Of its weights; `auto` is that of the stored ones.
         shard: Whether several processes may each hold a part of it; they do if it is too large for each (`is_too_large`).
+        beside: Bytes that will be needed beside each weight, such as `accelerators.LEARNING`.
+        compute: Of the products of layers that are divided, where it is not `dtype`.
         on_cpu: Whether it stays in the machine's memory, wherever others would go.
 
     Raises:
@@ -73,21 +83,36 @@ def load_causal_lm(reference: str, *, dtype: torch.dtype | str, shard: bool = Fa
     """
     if on_cpu:
         return _load_whole(AutoModelForCausalLM, reference, dtype=dtype)
-    return _load(AutoModelForCausalLM, reference, dtype=dtype, shard=shard)
+    return _load(AutoModelForCausalLM, reference, dtype=dtype, shard=shard, beside=beside, compute=compute)
 
 
-def load_sequence_classifier(reference: str, *, dtype: torch.dtype, shard: bool = False) -> Any:
+def load_sequence_classifier(
+    reference: str,
+    *,
+    dtype: torch.dtype,
+    shard: bool = False,
+    beside: int = 0,
+    compute: torch.dtype | None = None,
+) -> Any:
     """Load a model as a sequence classifier with one output. A head that the weights lack starts random.
 
     Args:
         reference: The model.
         dtype: Of its weights.
-        shard: As for `load_causal_lm`.
+        shard: Like `beside` and `compute`, as for `load_causal_lm`.
 
     Raises:
         ModelError: If the weights cannot be loaded.
     """
-    return _load(AutoModelForSequenceClassification, reference, dtype=dtype, shard=shard, num_labels=1)
+    return _load(
+        AutoModelForSequenceClassification,
+        reference,
+        dtype=dtype,
+        shard=shard,
+        beside=beside,
+        compute=compute,
+        num_labels=1,
+    )
 
 
 def causal_lm(model: Any) -> Any:
@@ -114,8 +139,8 @@ def check_context(model: Any, *, prompt_sequence_length: int, target_sequence_le
 def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, copies: int = 0) -> None:
     """Refuse, before it is loaded, a model whose training cannot fit on a GPU.
 
-    Counted is what stays there: weights, and for those that learn a gradient and AdamW's two averages, in float32. Frozen
-    weights are sharded over several GPUs where they are too large for each; weights that all learn are not.
+    Counted is what stays there: weights, and for those that learn a gradient and AdamW's two averages, in float32. Layers
+    are divided over several GPUs where all that is too large for each (`is_too_large`).
 
     Args:
         reference: The base model.
@@ -130,26 +155,31 @@ def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, c
     memory = gpu_memory()
     if memory is None:
         return
-    each = 16 + 4 * copies if full else dtype.itemsize
-    weights, layers = _weight_counts(reference)
-    if not full and layers and is_too_large(reference, dtype):
+    weight = torch.float32.itemsize if full else dtype.itemsize
+    beside = LEARNING + copies * weight if full else 0
+    all_weights, layers = _weight_counts(reference)
+    needed = (weight + beside) * all_weights
+    if layers and is_too_large(reference, torch.float32 if full else dtype, beside=beside):
         # A part of every layer, and two layers whole: the one at work and the next.
-        weights += 2 * max(layers) + sum(layers) // environment.process_count() - sum(layers)
-    needed = each * weights
+        needed -= (weight + beside) * (sum(layers) - sum(layers) // environment.process_count())
+        needed += dtype.itemsize * 2 * max(layers)
     if needed > memory:
-        whole = "; weights that all learn are not divided over several GPUs" if full else ""
         raise ModelError(
             f"The base model {reference!r} does not fit: training it with {rank} {0 if full else 'above 0'} takes more than "
-            f"{needed / 1e9:.3g} GB of each GPU, which has {memory / 1e9:.3g} GB{whole}. "
-            f"Use {'' if full else 'more GPUs, '}GPUs with more memory, {f'a {rank} above 0, ' if full else ''}or a smaller "
-            "model."
+            f"{needed / 1e9:.3g} GB of each GPU, which has {memory / 1e9:.3g} GB. "
+            f"Use more GPUs, GPUs with more memory, {f'a {rank} above 0, ' if full else ''}or a smaller model."
         )
 
 
-def is_too_large(reference: str, dtype: torch.dtype) -> bool:
-    """Say whether a model's frozen weights are sharded over the processes: RLHF_SHARD is 1, or each GPU has too little room.
+def is_too_large(reference: str, dtype: torch.dtype, *, beside: int = 0) -> bool:
+    """Say whether a model's layers are divided over the processes: RLHF_SHARD is 1, or each GPU has too little room.
 
     With one process they never are.
+
+    Args:
+        reference: The model.
+        dtype: Of its weights.
+        beside: Bytes that are needed beside each weight, such as `accelerators.LEARNING`.
     """
     if environment.process_count() == 1:
         return False
@@ -158,7 +188,7 @@ def is_too_large(reference: str, dtype: torch.dtype) -> bool:
     memory = gpu_memory()
     if memory is None:
         return False
-    return dtype.itemsize * _weight_counts(reference)[0] > MOST_WEIGHTS * memory
+    return (dtype.itemsize + beside) * _weight_counts(reference)[0] > MOST_WEIGHTS * memory
 
 
 def gpu_memory() -> int | None:
@@ -187,12 +217,22 @@ def _without_weights(kind: Any, reference: str, *, dtype: torch.dtype | None = N
         return kind.from_config(config, trust_remote_code=False, **settings)
 
 
-def _load(kind: Any, reference: str, *, dtype: torch.dtype | str, shard: bool, **options: Any) -> Any:
-    if shard and isinstance(dtype, torch.dtype) and is_too_large(reference, dtype):
+def _load(
+    kind: Any,
+    reference: str,
+    *,
+    dtype: torch.dtype | str,
+    shard: bool,
+    beside: int,
+    compute: torch.dtype | None,
+    **options: Any,
+) -> Any:
+    if shard and isinstance(dtype, torch.dtype) and is_too_large(reference, dtype, beside=beside):
         return sharding.load_sharded(
             lambda: _load_whole(kind, reference, dtype=dtype, **options),
             lambda: _without_weights(kind, reference, dtype=dtype, **options),
             device(),
+            compute=compute,
         )
     return _load_whole(kind, reference, dtype=dtype, **options).to(device())
 
@@ -213,6 +253,8 @@ def _load_whole(kind: Any, reference: str, *, dtype: torch.dtype | str, **option
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"Cannot load the model {reference!r}: {error}") from error
+    if _attention(dtype) == "eager":
+        attention.quicken(model)
     return model
 
 

@@ -30,21 +30,26 @@ def this_machine(
     """
     import torch
 
-    from rlhf_tuning import base_model
+    from rlhf_tuning import base_model, lanes, linear
 
     device, compute = base_model.device(), base_model.choose_dtype(dtype)
     gpu = device.type == "cuda"
     rows, hidden, intermediate = (min(size, _LONGEST) for size in (tokens, model.hidden, model.intermediate))
     left = torch.randn(rows, hidden, device=device).to(compute)
-    weight = torch.randn(intermediate, hidden, device=device).to(compute)
+    layer = torch.nn.Linear(hidden, intermediate, bias=False, device=device, dtype=compute)
+    beside = lanes.count(layer)
+
+    def multiply(rows: torch.Tensor) -> torch.Tensor:
+        return linear.multiply(rows, layer.weight)
+
     with torch.no_grad():
-        product = _seconds(lambda: torch.nn.functional.linear(left, weight), clock, gpu)
+        product = _seconds(lambda: list(lanes.each(layer, multiply, [left] * beside)), clock, gpu)
     block = torch.ones(2**27 if gpu else 2**25, device=device)
     target = torch.empty_like(block)
     copying = _seconds(lambda: target.copy_(block), clock, gpu)
     exponentials = _seconds(lambda: torch.exp(block, out=target), clock, gpu)
     bytes_moved = 2 * block.numel() * block.element_size()
-    flops = 2 * rows * hidden * intermediate / product
+    flops = beside * 2 * rows * hidden * intermediate / product
     return Hardware(
         name=torch.cuda.get_device_name() if gpu else "this machine",
         devices=torch.cuda.device_count() if gpu else 1,

@@ -48,7 +48,7 @@ GCS_MOUNT = Path(os.environ.get("RLHF_GCS_MOUNT", "") or "/gcs")
 #: In how many processes a component trains; by default one for each GPU. On a machine without a GPU they share its CPU.
 PROCESSES = os.environ.get("RLHF_PROCESSES", "")
 
-#: "1" divides a base model's layers over the processes of LoRA tuning even where each could hold them all.
+#: "1" divides a base model's layers over the processes even where each could hold them all.
 SHARD = os.environ.get("RLHF_SHARD", "")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, processes, sharding, step
+from rlhf_tuning import base_model, lanes, processes, sharding, step
 from rlhf_tuning.comparison import BASE_MODEL, AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError
@@ -305,10 +305,15 @@ def answer_log_probabilities(
     model = base_model.causal_lm(model)
     device = next(model.parameters()).device
     totals: list[float] = []
+
+    def sum_up(start: int) -> list[float]:
+        part = slice(start, start + batch_size)
+        packed = pack(prompts[part], answers[part], device=device, share=False)
+        sums: list[float] = log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
+        return sums
+
     with sharding.in_step(model):
-        for start in range(0, len(prompts), batch_size):
-            part = slice(start, start + batch_size)
-            packed = pack(prompts[part], answers[part], device=device, share=False)
-            totals += log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
+        for sums in lanes.each(model, sum_up, range(0, len(prompts), batch_size)):
+            totals += sums
             on_progress(len(totals))
     return totals

@@ -12,21 +12,20 @@ adds:
 - what learns: LoRA 16 A (float32 weight, gradient, two of Adam); all weights 12 P beside the weights, which are
   float32.
 - training: the activations that wait for the backward pass, for every token of a micro-batch and every layer
-      LoRA, c = 2: 18 h + 8 i + 8.5 q        LoRA, c = 4: 16 h + 16 i + 16.5 q
+      LoRA, c = 2: 18 h + 8 i + 8.5 q, on a CPU 12 h + 8 i + 4 q + 4 v     LoRA, c = 4: 16 h + 16 i + 16.5 q
       all weights: 11 h more, and with c = 2 once 2 L (autocast's copy of the weights)
-  (counted on torch's saved tensors), and for attention that is not fused (bfloat16 on a CPU) 6 heads S, otherwise 2 S
-  for the mask, S being the row's tokens. With activation checkpointing (on GPUs): c h for every layer, and one
-  layer's activations. A row is p + 2 (a + 1) tokens in phase 1 and p + k a in phase 2. Twice one layer's activations
-  are at work beside them. The output head works on a piece of the positions (256 on a CPU) and of the vocabulary
-  (32,768) at a time.
+  (counted on torch's saved tensors; v is key heads times their size), and for attention that is not fused (bfloat16 on
+  a CPU) 2 heads S, otherwise c S for the mask, S being the row's tokens. With activation checkpointing (on GPUs): c h
+  for every layer, and one layer's activations. A row is p + 2 (a + 1) tokens in phase 1 and p + k a in phase 2, where a
+  CPU has two at a time with LoRA (see `lanes`). Twice one layer's activations are at work beside them. The output head
+  works on a piece of the positions (256 on a CPU) and of the vocabulary (32,768) at a time.
 - rollout: with LoRA a merged copy of the weights, c L (on a CPU c (L + E), for their layout); the buffer of keys and
   values, 2 n c times their size times (p + a) for each answer decoded together (64 on a CPU, 1,024 on a GPU); the
   prompts' pass; logits.
 - scoring: 16 answers, each with its prompt.
-- saving: the base once more, as its files have it, s P, for the adapter to be merged into.
+- saving: with LoRA the base alone, as its files have it, s P, for the adapter to be merged into.
 - centring (phase 1): the base once more, for sampling: c P, and on a CPU c (L + E).
-- on a CPU, files that are being read count too, s P when a model is loaded; and what training took is not given back, so
-  that centring comes on top of it.
+- on a CPU, files that are being read count too, s P when a model is loaded.
 
 The policy, its reference and a reward model on the same base with LoRA share one copy of the weights. Full
 fine-tuning holds a reference of its own (4 P, where kl_coeff > 0); reward models that cannot share hold theirs.
@@ -42,10 +41,11 @@ exponential, which on a CPU is lower), plus a cost for every layer called:
   once, and the logits some times; the prompts' forward pass before; the merging of an adapter, 20 L bytes.
 - phase 1: b packed pairs forward and backward. Phase 2: b k answers sampled; scored, packed; the reference's forward pass,
   packed, where kl_coeff > 0; the policy's forward and backward pass, packed.
-- more GPUs: the batch is divided, and so is what is measured and evaluated. With LoRA, the layers of a model that takes
-  more than `MOST_WEIGHTS` of a GPU are sharded: each GPU holds c L / g of them and two layers whole (see `sharding`),
-  makes no merged copy for sampling, and each pass over the model, every sampled token included, moves c L (g - 1) / g
-  bytes to each GPU.
+- more GPUs: the batch is divided, and so is what is measured and evaluated. The layers of a model that takes more than
+  `MOST_WEIGHTS` of a GPU (c P with LoRA; 16 P where all weights learn, 20 P with a reference) are sharded: each GPU holds
+  an L / g of all that is counted for L, and two layers whole in c (see `sharding`), makes no copy for sampling, and each
+  pass over the model, every sampled token included, moves c L (g - 1) / g bytes to each GPU. Where all weights learn, a
+  layer's gradients are there whole once, and each backward pass moves 4 L (g - 1) / g bytes of them.
 
 Times of data sheets are peaks; of these a share is assumed to be reached (`TRAINING_SHARE`, `BANDWIDTH_SHARE`).
 `benchmarks/scale.py` measures how far all this is from what happens.
@@ -56,7 +56,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from rlhf_tuning.accelerators import GPUS, MOST_WEIGHTS, Gpu, machine_name
+from rlhf_tuning.accelerators import GPUS, LEARNING, MOST_WEIGHTS, Gpu, machine_name
 from rlhf_tuning.architecture import Architecture
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import check_limits
@@ -66,7 +66,7 @@ GB = 10**9
 #: Assumed, not measured: what share of a data sheet's peak training reaches, and of its bandwidth.
 TRAINING_SHARE, BANDWIDTH_SHARE = 0.4, 0.6
 #: Measured by `benchmarks/scale.py`: the forecast's error in the median case, and in nine cases of ten at most.
-MEMORY_ERROR, TIME_ERROR = (0.05, 0.09), (0.09, 0.24)
+MEMORY_ERROR, TIME_ERROR = (0.04, 0.10), (0.10, 0.30)
 #: Bytes of a process with its libraries loaded; on a GPU its context, libraries and what allocation wastes, assumed.
 _PROCESS = {True: 0.6 * GB, False: 1.5 * GB}
 #: Seconds for each layer in a pass: of a sampled token, of a forward, of a forward and backward pass.
@@ -79,16 +79,20 @@ _MOVES = {True: 5.0, False: 3.4}
 _HEAD = {(True, 2): (6.0, 20), (True, 4): (2.0, 43), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
 #: Bytes moved for each logit that is sampled from.
 _SAMPLED = {True: 40, False: 24}
-#: Answers decoded together, as `rollout` has it; positions of the output head, as `log_probabilities` has it.
+#: Answers decoded together, as `rollout` has it and, beside training, `generation`; positions of the output head, as
+#: `log_probabilities` has it.
 ROWS_TOGETHER = {True: 64, False: 1024}
+ANSWERED_TOGETHER = {True: 64, False: 32}
 HEAD_POSITIONS, HEAD_TOKENS = 256, 32_768
 SCORED_TOGETHER = 16
-_SAMPLED_TOGETHER = 32
+#: Of a CPU, as `lanes` has it; and how fast its products are without them, where all weights learn.
+LANES, _ALONE = 2, 0.8
 _CENTRING_PROMPTS = 64
 _LOOKS = 10
 _READ_BYTES_PER_SECOND = GB
-#: Steps of the pipeline on the machine and beside it, and the seconds that one takes to start; those on GPUs are assumed.
-_STARTS = {True: (6, 6, 15.0, 5.0), False: (6, 6, 300.0, 60.0)}
+#: Steps of the pipeline on the machine and beside it, and the seconds that one takes to start. Those on GPUs are assumed;
+#: those of a CPU are of `rlhf run`, which imports torch once for all steps.
+_STARTS = {True: (6, 6, 4.0, 1.0), False: (6, 6, 300.0, 60.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +305,13 @@ class _Forecaster:
         self.prompts = math.ceil(plan.batch_size / hardware.devices)
         self.k = plan.num_generations
         self.decode, self.forward_call, self.train_call = _LAYER_SECONDS[hardware.cpu]
+        #: Further copies of the policy's weights.
+        self.copies = 0 if plan.lora_dim or plan.kl_coeff == 0 else 1
+        beside = 0 if plan.lora_dim else LEARNING + 4 * self.copies
+        self.policy_divided = self.is_divided(model, self.c if plan.lora_dim else 4, beside)
+        frozen_bytes = self.c if plan.reward_lora_dim else 4
+        self.reward_divided = self.is_divided(reward_base, frozen_bytes, 0 if plan.reward_lora_dim else LEARNING)
+        self.scoring_divided = self.is_divided(reward_base, frozen_bytes, beside)
 
     def run(self) -> Forecast:
         plan = self.plan
@@ -322,92 +333,90 @@ class _Forecaster:
                 memory=self.policy_memory(),
             )
         )
-        return Forecast(
-            phases=tuple(phases), hours=self.other_hours(), sharded=self.is_sharded(self.model), hardware=self.on
-        )
+        return Forecast(phases=tuple(phases), hours=self.other_hours(), sharded=self.policy_divided, hardware=self.on)
 
-    def is_sharded(self, model: Architecture) -> bool:
-        """Say whether the layers of a model are divided over the GPUs."""
-        ranks = [self.plan.lora_dim] * (model is self.model) + [self.plan.reward_lora_dim] * (model is self.reward_base)
-        return (
-            self.on.devices > 1
-            and all(rank > 0 for rank in ranks)
-            and model.parameters * self.c > MOST_WEIGHTS * self.on.memory
-        )
+    def is_divided(self, model: Architecture, number_bytes: int, beside: int = 0) -> bool:
+        """Say whether the layers of a model are divided over the GPUs, as `base_model.is_too_large` does."""
+        return self.on.devices > 1 and model.parameters * (number_bytes + beside) > MOST_WEIGHTS * self.on.memory
 
     # Memory.
 
-    def weights(self, model: Architecture, rank: int, *, head: bool = True) -> float:
+    def weights(self, model: Architecture, rank: int, *, divided: bool, head: bool = True) -> float:
         """Return the bytes of a model's weights; without its output head it is a reward model."""
         beside = model.parameters - model.linear if head else model.embedding
-        layers = float(model.linear)
-        if self.is_sharded(model):
-            # A part of every layer, and whole the one at work and the next.
-            layers = layers / self.on.devices + 2 * layers / model.layers
-        return (layers + beside) * (self.c if rank else 4)
+        number_bytes = self.c if rank else 4
+        if not divided:
+            return (float(model.linear) + beside) * number_bytes
+        # A part of every layer, and whole the one at work and the next.
+        return (model.linear / self.on.devices + beside) * number_bytes + 2 * model.linear / model.layers * self.c
 
     def reward_memory(self) -> dict[str, float]:
         plan, model, c, cpu = self.plan, self.reward_base, self.c, self.on.cpu
         lora = plan.reward_lora_dim > 0
-        held = self.process() + self.weights(model, plan.reward_lora_dim, head=False)
-        held += self.learning(model, plan.reward_lora_dim)
+        held = self.process()
+        held += self.weights(model, plan.reward_lora_dim, divided=self.reward_divided, head=False)
+        held += self.learning(model, plan.reward_lora_dim, divided=self.reward_divided)
         tokens = plan.prompt_sequence_length + 2 * (plan.target_sequence_length + 1)
-        base = self.weights(model, 1)
-        stages = {
-            "training": held + self.activations(model, micro_batch(self.prompts, 8), tokens, lora=lora),
+        base = self.weights(model, 1, divided=self.is_divided(model, c))
+        stored = model.parameters * model.stored_bytes
+        return {
+            "training": held
+            + self.activations(model, micro_batch(self.prompts, 8), tokens, lora=lora, divided=self.reward_divided),
             "centring": held
             + base
             + ((model.linear + model.embedding) * c if cpu else 0)
-            + self.sampling(model, _SAMPLED_TOGETHER, _SAMPLED_TOGETHER),
+            + max(self.sampling(model, ANSWERED_TOGETHER[cpu], ANSWERED_TOGETHER[cpu]), stored if cpu else 0),
         }
-        if cpu:
-            # What activations took stays with the process.
-            stages["centring"] = stages["training"] + base + model.parameters * model.stored_bytes
-        return stages
 
     def policy_memory(self) -> dict[str, float]:
         plan, model, c, cpu = self.plan, self.model, self.c, self.on.cpu
         lora = plan.lora_dim > 0
-        copies = 1 if lora or plan.kl_coeff == 0 else 2
-        held = self.process() + copies * self.weights(model, plan.lora_dim)
-        held += self.learning(model, plan.lora_dim) + self.reward_models()
-        rows = micro_batch(self.prompts, 1 if cpu else max(1, 16 // self.k))
+        held = self.process() + (1 + self.copies) * self.weights(model, plan.lora_dim, divided=self.policy_divided)
+        held += self.learning(model, plan.lora_dim, divided=self.policy_divided) + self.reward_models()
+        lanes = micro_batch(self.prompts, LANES) if cpu and lora else 1
+        rows = lanes if cpu else micro_batch(self.prompts, max(1, 16 // self.k))
         tokens = plan.prompt_sequence_length + self.k * plan.target_sequence_length
         copied = (model.linear if lora or not cpu else 0) + (model.embedding if cpu else 0)
         if not lora:
             copied = (model.linear + model.embedding) if cpu or c == 2 else 0
-        if self.is_sharded(model):
-            copied = 0
+        if self.policy_divided:
+            copied = 0 if lora or c == 4 else model.embedding
         length = plan.prompt_sequence_length + plan.target_sequence_length + 1
         answers = self.prompts * self.k
         stored = model.parameters * model.stored_bytes
         # Merged on the GPU, or in the machine's memory where it does not fit there.
-        merged = stored if lora and not self.is_sharded(model) else 0
+        merged = stored if lora and not self.policy_divided else 0
         return {
             "rollout": held + copied * c + self.sampling(model, answers, self.prompts),
             "scoring": held + self.passing(self.reward_base, min(SCORED_TOGETHER, answers), length),
             "training": held
-            + self.activations(model, rows, tokens, lora=lora)
-            + self.head(model, rows * self.k * plan.target_sequence_length, lora=lora),
-            "saving": held + merged + (stored if cpu and lora else 0),
+            + self.activations(model, rows, tokens, lora=lora, divided=self.policy_divided)
+            + lanes * self.head(model, rows // lanes * self.k * plan.target_sequence_length, lora=lora),
+            "saving": (self.process() if lora else held) + merged + (stored if cpu and lora else 0),
         }
 
     def process(self) -> float:
         return _PROCESS[self.on.cpu]
 
-    def learning(self, model: Architecture, rank: int) -> float:
-        return 16 * model.adapter(rank) if rank else 12 * model.parameters
+    def learning(self, model: Architecture, rank: int, *, divided: bool) -> float:
+        if rank:
+            return 16 * model.adapter(rank)
+        if not divided:
+            return LEARNING * model.parameters
+        held = model.parameters - model.linear + model.linear / self.on.devices
+        # And the gradients of a layer, whole, as they are worked out and as they are summed up.
+        return LEARNING * held + (self.c + 4) * model.linear / model.layers
 
     def reward_models(self) -> float:
         plan, model = self.plan, self.reward_base
         count = 2 if plan.held_out_reward_model_share and plan.watch_prompts else 1
         if model is self.model and plan.lora_dim and plan.reward_lora_dim:
             return count * 4 * model.adapter(plan.reward_lora_dim)
-        return count * self.weights(model, plan.reward_lora_dim, head=False)
+        return count * self.weights(model, plan.reward_lora_dim, divided=self.scoring_divided, head=False)
 
-    def activations(self, model: Architecture, rows: int, tokens: int, *, lora: bool) -> float:
+    def activations(self, model: Architecture, rows: int, tokens: int, *, lora: bool, divided: bool) -> float:
         layer = rows * tokens * self.layer_bytes(model, tokens, lora=lora)
-        cast = 0.0 if lora or self.c == 4 else 2.0 * model.linear
+        cast = 0.0 if lora or self.c == 4 or divided else 2.0 * model.linear
         if self.on.cpu:
             return (model.layers + 2) * layer + cast
         return model.layers * rows * tokens * model.hidden * self.c + 3 * layer + cast
@@ -415,9 +424,13 @@ class _Forecaster:
     def layer_bytes(self, model: Architecture, tokens: int, *, lora: bool) -> float:
         """Return the bytes that a token leaves in a layer for the backward pass, in a row of so many tokens."""
         h, i, q = model.hidden, model.intermediate, model.query
-        products = 18 * h + 8 * i + 8.5 * q if self.c == 2 else 16 * h + 16 * i + 16.5 * q
-        fused = not (self.on.cpu and self.c == 2)
-        return products + (0 if lora else 11 * h) + (self.c * tokens if fused else 6 * model.heads * tokens)
+        if self.on.cpu and self.c == 2:
+            products: float = 12 * h + 8 * i + 4 * q + 4 * model.key_value
+            attention = 2 * model.heads * tokens
+        else:
+            products = 18 * h + 8 * i + 8.5 * q if self.c == 2 else 16 * h + 16 * i + 16.5 * q
+            attention = self.c * tokens
+        return products + (0 if lora else 11 * h) + attention
 
     def head(self, model: Architecture, positions: int, *, lora: bool) -> float:
         tile = min(positions, HEAD_POSITIONS if self.on.cpu else positions) * min(model.vocabulary, HEAD_TOKENS)
@@ -439,7 +452,7 @@ class _Forecaster:
 
     def passing(self, model: Architecture, rows: int, tokens: int) -> float:
         """Return the bytes at work in a forward pass that nothing follows."""
-        attention = 10 * model.heads * tokens if self.on.cpu and self.c == 2 else 4 * tokens
+        attention = 4 * model.heads * tokens if self.on.cpu and self.c == 2 else 4 * tokens
         return rows * tokens * ((6 * model.hidden + 3 * model.intermediate) * self.c + attention)
 
     # Time.
@@ -453,6 +466,7 @@ class _Forecaster:
         at_a_time: int,
         rank: int,
         learns: bool,
+        divided: bool,
         trained: bool = True,
     ) -> float:
         """Return the seconds of a pass over rows: forward, and backward where something learns.
@@ -464,6 +478,7 @@ class _Forecaster:
             at_a_time: Rows in one pass.
             rank: Of the adapter; 0 for none.
             learns: Whether there is a backward pass.
+            divided: Whether the layers are.
             trained: Whether what there is no adapter for learns, in a backward pass.
         """
         if not rows:
@@ -475,11 +490,15 @@ class _Forecaster:
             again = 0 if self.on.cpu else 1  # checkpointing
             operations = (2 + again) * frozen + (3 + again) * adapter + (0 if rank else frozen)
             moves = 2.5 + again
+        whole = learns and trained and not rank
+        flops = self.on.flops * (_ALONE if self.on.cpu and whole else 1)
         passes = math.ceil(rows / at_a_time)
         bytes_moved = _MOVES[self.on.cpu] * moves * self.layer_bytes(model, round(tokens), lora=True) * model.layers
         calls = passes * model.layers * (self.train_call if learns else self.forward_call)
-        on_the_way = passes * (3 if learns else 1) * self.transfer(model)
-        return rows * tokens * (operations / self.on.flops + bytes_moved / self.on.elementwise) + calls + on_the_way
+        on_the_way = passes * (3 if learns else 1) * self.transfer(model, divided=divided)
+        if whole:  # and the gradients back, in float32
+            on_the_way += passes * 4 / self.c * self.transfer(model, divided=divided)
+        return rows * tokens * (operations / flops + bytes_moved / self.on.elementwise) + calls + on_the_way
 
     def head_seconds(self, model: Architecture, positions: float, *, learns: bool) -> float:
         slower, moved = _HEAD[self.on.cpu, self.c]
@@ -488,7 +507,14 @@ class _Forecaster:
         return positions * (operations / self.on.flops + bytes_moved / self.on.elementwise)
 
     def sampling_seconds(
-        self, model: Architecture, answers: int, prompts: int, lengths: tuple[float, float], *, merges: bool
+        self,
+        model: Architecture,
+        answers: int,
+        prompts: int,
+        lengths: tuple[float, float],
+        *,
+        merges: bool,
+        divided: bool,
     ) -> float:
         prompt, answer = lengths
         on, c = self.on, self.c
@@ -501,12 +527,12 @@ class _Forecaster:
         operations = together * 2 * (model.linear + model.embedding)
         token = operations / on.flops + (weights + key_values) / on.bandwidth + logits / on.elementwise
         token += model.layers * self.decode
-        token += self.transfer(model)
+        token += self.transfer(model, divided=divided)
         return prefill + groups * answer * token + merges * 20 * model.linear / on.bandwidth
 
-    def transfer(self, model: Architecture) -> float:
+    def transfer(self, model: Architecture, *, divided: bool) -> float:
         """Return the seconds in which divided weights reach a GPU."""
-        if not self.is_sharded(model):
+        if not divided:
             return 0.0
         return model.linear * self.c * (1 - 1 / self.on.devices) / self.on.link
 
@@ -515,19 +541,29 @@ class _Forecaster:
         plan = self.plan
         return plan.prompt_tokens or plan.prompt_sequence_length, plan.answer_tokens or plan.target_sequence_length
 
-    def optimizer_seconds(self, model: Architecture, rank: int) -> float:
-        weights = model.adapter(rank) if rank else model.parameters
+    def optimizer_seconds(self, model: Architecture, rank: int, *, divided: bool) -> float:
+        weights: float = model.adapter(rank) if rank else model.parameters
         summed = 8 * weights / self.on.link if self.on.devices > 1 else 0.0
+        if divided and not rank:
+            whole = model.parameters - model.linear
+            weights, summed = whole + model.linear / self.on.devices, 8 * whole / self.on.link
         return 28 * weights / self.on.bandwidth + model.layers * _UPDATE_SECONDS[self.on.cpu] + summed
 
     def reward_seconds(self) -> dict[str, float]:
         plan, model = self.plan, self.reward_base
         prompt, answer = self.lengths
         at_a_time = micro_batch(self.prompts, 8)
+        divided = self.reward_divided
         learning = self.pass_seconds(
-            model, self.prompts, prompt + 2 * (answer + 1), at_a_time=at_a_time, rank=plan.reward_lora_dim, learns=True
+            model,
+            self.prompts,
+            prompt + 2 * (answer + 1),
+            at_a_time=at_a_time,
+            rank=plan.reward_lora_dim,
+            learns=True,
+            divided=divided,
         )
-        return {"update": learning + self.optimizer_seconds(model, plan.reward_lora_dim)}
+        return {"update": learning + self.optimizer_seconds(model, plan.reward_lora_dim, divided=divided)}
 
     def policy_seconds(self) -> dict[str, float]:
         plan, model, k = self.plan, self.model, self.k
@@ -536,18 +572,22 @@ class _Forecaster:
         at_a_time = micro_batch(self.prompts, 1 if self.on.cpu else max(1, 16 // k))
         packed = prompt + k * answer
         positions = answers * answer
-        reference = 0.0
+        reference, divided = 0.0, self.policy_divided
         if plan.kl_coeff:
-            reference = self.pass_seconds(model, self.prompts, packed, at_a_time=at_a_time, rank=0, learns=False)
+            reference = self.pass_seconds(
+                model, self.prompts, packed, at_a_time=at_a_time, rank=0, learns=False, divided=divided
+            )
             reference += self.head_seconds(model, positions, learns=False)
         update = self.pass_seconds(
-            model, self.prompts, packed, at_a_time=at_a_time, rank=plan.lora_dim, learns=True
+            model, self.prompts, packed, at_a_time=at_a_time, rank=plan.lora_dim, learns=True, divided=divided
         ) + self.head_seconds(model, positions, learns=True)
         return {
-            "sampling": self.sampling_seconds(model, answers, self.prompts, (prompt, answer), merges=plan.lora_dim > 0),
+            "sampling": self.sampling_seconds(
+                model, answers, self.prompts, (prompt, answer), merges=plan.lora_dim > 0, divided=divided
+            ),
             "reward": self.scoring_seconds(self.prompts, k),
             "reference": reference,
-            "update": update + self.optimizer_seconds(model, plan.lora_dim),
+            "update": update + self.optimizer_seconds(model, plan.lora_dim, divided=divided),
         }
 
     def scoring_seconds(self, prompts: int, answers: int = 1) -> float:
@@ -560,18 +600,23 @@ class _Forecaster:
             at_a_time=max(1, SCORED_TOGETHER // answers),
             rank=self.plan.reward_lora_dim,
             learns=False,
+            divided=self.scoring_divided,
         )
 
-    def answering_seconds(self, answers: int, together: int) -> float:
+    def answering_seconds(self, answers: int, together: int, *, divided: bool) -> float:
         """Return the seconds of answers to as many prompts, outside training."""
         if not answers:
             return 0.0
         batches, together = math.ceil(answers / together), min(answers, together)
-        return batches * self.sampling_seconds(self.model, together, together, self.lengths, merges=True)
+        return batches * self.sampling_seconds(
+            self.model, together, together, self.lengths, merges=True, divided=divided
+        )
 
-    def kl_seconds(self, answers: int) -> float:
+    def kl_seconds(self, answers: int, *, divided: bool) -> float:
         prompt, answer = self.lengths
-        once = self.pass_seconds(self.model, answers, prompt + answer, at_a_time=8, rank=0, learns=False)
+        once = self.pass_seconds(
+            self.model, answers, prompt + answer, at_a_time=8, rank=0, learns=False, divided=divided
+        )
         return 2 * (once + self.head_seconds(self.model, answers * answer, learns=False))
 
     def other_hours(self) -> dict[str, float]:
@@ -582,17 +627,19 @@ class _Forecaster:
             for prompts in (plan.watch_prompts, plan.eval_prompts, _CENTRING_PROMPTS)
         )
         judges = 2 if plan.held_out_steps else 1
+        frozen = self.is_divided(self.model, self.c)
+        together = ANSWERED_TOGETHER[self.on.cpu]
         look = (
-            self.answering_seconds(watched, _SAMPLED_TOGETHER)
+            self.answering_seconds(watched, together, divided=self.policy_divided)
             + judges * self.scoring_seconds(watched)
-            + self.kl_seconds(watched)
+            + self.kl_seconds(watched, divided=self.policy_divided)
         )
-        centring = self.answering_seconds(centred, _SAMPLED_TOGETHER) + self.scoring_seconds(centred)
+        centring = self.answering_seconds(centred, together, divided=frozen) + self.scoring_seconds(centred)
         evaluation = (
-            2 * self.answering_seconds(evaluated, ROWS_TOGETHER[True])
+            2 * self.answering_seconds(evaluated, ROWS_TOGETHER[True], divided=frozen)
             # Both models' answers, and both answers of as many held-out preferences.
             + 2 * judges * self.scoring_seconds(evaluated, 2)
-            + self.kl_seconds(evaluated)
+            + self.kl_seconds(evaluated, divided=frozen)
         )
         heavy, light, heavy_start, light_start = _STARTS[self.on.cpu]
         loading = heavy * self.model.parameters * self.model.stored_bytes / _READ_BYTES_PER_SECOND

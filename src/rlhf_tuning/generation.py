@@ -15,6 +15,9 @@ from rlhf_tuning.limits import check_limits
 from rlhf_tuning.text_format import Conversation, TextFormat, instructed
 from rlhf_tuning.tokenizer import load_tokenizer
 
+#: Prompts answered together beside training, such as by the watch. A GPU has less memory beside what is trained.
+TOGETHER = {"cpu": 64, "cuda": 32}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -35,6 +38,15 @@ def left_padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.d
         input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.long)
         attention_mask[row, longest - len(ids) :] = 1
     return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+
+
+def batches_of(rows: Sequence[int], most: int) -> list[Sequence[int]]:
+    """Divide rows into as few batches of at most `most` as there must be, of about equal size.
+
+    A small one at the end would take nearly as long as a full one.
+    """
+    count = -(-len(rows) // most)
+    return [rows[len(rows) * place // count : len(rows) * (place + 1) // count] for place in range(count)]
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -67,7 +79,7 @@ def generate_answers(
         text_format: Renders the prompts; its `target_sequence_length` bounds the answers.
         conversations: The prompts.
         temperature: Divides the logits.
-        batch_size: Prompts a batch.
+        batch_size: Most prompts of a batch.
         seed: Of the samples.
         on_progress: Called with the number of answers finished.
         adapter: Entered around generation, to switch adapters.
@@ -81,14 +93,14 @@ def generate_answers(
     with base_model.fork_random_numbers(), torch.no_grad(), adapter or nullcontext(), sharding.in_step(inner):
         torch.manual_seed(seed)
         longest = max(map(len, prompts), default=0) + text_format.target_sequence_length
-        if prompts and rollout.chosen_engine(rollout_engine, inner, inner.dtype, prompts[0], longest=longest) == "lean":
-            fast: AbstractContextManager[None] = rollout.prepared(inner, inner.dtype)
+        compute = sharding.products(inner)
+        if prompts and rollout.chosen_engine(rollout_engine, inner, compute, prompts[0], longest=longest) == "lean":
+            fast: AbstractContextManager[None] = rollout.prepared(inner, compute)
             sample = partial(rollout.sample, inner)
         else:
             fast, sample = nullcontext(), partial(_generate, model, text_format.tokenizer.pad_token_id)
         with fast:
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
+            for rows in batches_of(order, batch_size):
                 found = sample(
                     [prompts[row] for row in rows],
                     most_tokens=text_format.target_sequence_length,

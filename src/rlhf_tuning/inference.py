@@ -18,7 +18,7 @@ from xxhash import xxh32_intdigest
 
 from rlhf_tuning import base_model, environment, processes, sharding, step
 from rlhf_tuning.data.importer import read_canonical
-from rlhf_tuning.generation import Answer, generate_answers
+from rlhf_tuning.generation import Answer, batches_of, generate_answers
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.model_reference import content_fingerprint, local_folder
 from rlhf_tuning.text_format import TextFormat
@@ -75,7 +75,7 @@ def write_predictions(
     )
     lengths = [len(text_format.prompt_ids(conversation)) for conversation in conversations]
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    batches = [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
+    batches = batches_of(order, config.batch_size)
     kept = _KeptBatches(Path(work_dir) / _fingerprint(config, prompts_path) if work_dir else None)
     answers: dict[int, Answer] = {}
     for number, rows in enumerate(batches):

@@ -8,6 +8,8 @@ in the precision of the products; the adapter's part is added in place. The numb
 On a CPU, float32 products are oneDNN's; torch takes MKL's, which are half as fast on some processors.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -44,6 +46,25 @@ def quicken(model: Any) -> None:
         plain = isinstance(layer, nn.Linear) or layer.get_base_layer().weight.requires_grad
         if not plain and "forward" not in vars(layer):
             layer.forward = partial(_forward, layer, layer.forward)
+
+
+@contextmanager
+def without_adapters(model: Any) -> Iterator[None]:
+    """Have the layers of a model leave out their adapters for a while.
+
+    For passes that record no gradients. PEFT's `disable_adapter` also has every adapter's weights stop learning and start
+    again, which takes many times as long.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer) and not layer.disable_adapters]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def active_adapters(layer: Any) -> list[str]:

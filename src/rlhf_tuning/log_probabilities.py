@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import linear, packing
+from rlhf_tuning import lanes, linear, packing
 
 #: Positions that the output head takes at a time on a CPU: with 50,000 tokens in the vocabulary some 100 MB.
 HEAD_POSITIONS = 256
@@ -117,6 +117,15 @@ def log_probabilities(model: Any, answers: Answers, *, temperature: float) -> tu
     size = answers.shape[0] * answers.shape[1]
     spread = [values.new_zeros(size).index_put((answers.places,), values).view(answers.shape) for values in found]
     return spread[0], spread[1].detach()
+
+
+def of_parts(model: Any, parts: Sequence[Answers], *, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `log_probabilities` does, for the answers of several packs of one width, computed side by side."""
+    both = lanes.with_gradients(
+        model, lambda part: torch.stack(log_probabilities(model, part, temperature=temperature)), parts
+    )
+    log_policy, entropy = torch.cat(both, dim=1)
+    return log_policy, entropy.detach()
 
 
 def _head(

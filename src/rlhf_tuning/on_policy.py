@@ -8,6 +8,7 @@ What changes is the cost; the gradient is TRL's (`tests/unit/test_on_policy.py` 
   term, which TRL reads off that pass, is read off the update's own.
 - Answers are sampled by `rollout`.
 - A layer and its adapter are one function, see `linear`.
+- On a CPU a part of the prompts is computed beside the other, see `lanes`.
 
 Every override names the TRL method that it replaces; drop it when TRL does the same.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, linear, log_probabilities, packing, rollout, sharding, step
+from rlhf_tuning import base_model, lanes, linear, log_probabilities, packing, rollout, sharding, step
 
 
 def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str = "auto") -> Any:
@@ -29,15 +30,23 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
         rollout_engine: See `rollout.chosen_engine`.
     """
     from trl import RLOOTrainer
-    from trl.trainer.utils import split_tensor_dict
+    from trl.trainer.utils import add_fused_lm_head, split_tensor_dict
 
     class OnPolicyTrainer(trainer_class):  # type: ignore[misc]
-        def __init__(self, *args: Any, **settings: Any) -> None:
-            super().__init__(*args, **settings)
+        """Of TRL's arguments by name, and `reference`: a model of ours in the place of the one that TRL would load."""
+
+        def __init__(self, *, args: Any, reference: Any = None, **settings: Any) -> None:
+            # With no need of one TRL loads none.
+            kl_coeff, args.beta = args.beta, 0.0 if reference is not None else args.beta
+            super().__init__(args=args, **settings)
+            self.args.beta = self.beta = kl_coeff
+            if reference is not None:
+                add_fused_lm_head(reference, temperature=self.temperature)
+                self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
             for model in (self.accelerator.unwrap_model(self.model), self.ref_model):
                 if model is not None:
                     causal_lm = base_model.causal_lm(model)
-                    work = partial(log_probabilities.log_probabilities, causal_lm, temperature=self.temperature)
+                    work = partial(log_probabilities.of_parts, causal_lm, temperature=self.temperature)
                     packing.take_packed(causal_lm, work)
             policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
             some_prompt = self.train_dataset[0]["prompt"]
@@ -87,29 +96,31 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
             **settings: Any,
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
             if not self.packs:
-                found: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = (
+                plain: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = (
                     super()._get_per_token_logps_and_entropies(
                         model, input_ids, attention_mask, logits_to_keep, batch_size, **settings
                     )
                 )
-                return found
+                return plain
             prompts, answers = _unpadded(input_ids, attention_mask, logits_to_keep)
             size = batch_size or len(prompts)
-            parts = []
+            together = lanes.count(model)
+            found = []
             for start in range(0, len(prompts), size):
-                part = slice(start, start + size)
-                packed = log_probabilities.pack(
-                    prompts[part], answers[part], device=input_ids.device, width=logits_to_keep
-                )
+                some = prompts[start : start + size], answers[start : start + size]
+                packed = [
+                    log_probabilities.pack(some[0][part], some[1][part], device=input_ids.device, width=logits_to_keep)
+                    for part in lanes.shares(some[0], together)
+                ]
                 with self.accelerator.autocast():
-                    parts.append(model(packed=packed))
-            return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]), None
+                    found.append(model(packed=packed))
+            return torch.cat([part[0] for part in found]), torch.cat([part[1] for part in found]), None
 
     class OnPolicyRLOOTrainer(OnPolicyTrainer):
         _sampling = False
 
-        def __init__(self, *args: Any, **settings: Any) -> None:
-            super().__init__(*args, **settings)
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
             # TRL takes the KL off the rewards before the update's pass, which knows the policy's part of it; we do after.
             self.kl_coeff: float = self.args.beta
             self.beta = 0.0
@@ -145,10 +156,11 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
                 torch.cat([inputs["prompt_mask"], mask], dim=1),
                 mask.shape[1],
             )
+            # First, while nothing is kept for a backward pass.
+            log_reference = self._reference(sequences) if self.kl_coeff else None
             log_policy, entropy, _ = self._get_per_token_logps_and_entropies(model, *sequences, compute_entropy=True)
             advantages = inputs["advantages"]  # (answers,), without KL
-            if self.kl_coeff:
-                log_reference = self._reference(sequences)
+            if log_reference is not None:
                 kl = ((log_policy.detach() - log_reference) * mask).sum(dim=1)
                 advantages = advantages - self.kl_coeff * _leave_one_out(kl, self.num_generations)
                 self._note("kl", kl.sum(), mask.sum())
@@ -164,7 +176,7 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
         def _reference(self, sequences: tuple[torch.Tensor, torch.Tensor, int]) -> torch.Tensor:
             if self.ref_model is not None:
                 return self._get_per_token_logps_and_entropies(self.ref_model, *sequences)[0]
-            with self.accelerator.unwrap_model(self.model).disable_adapter():
+            with linear.without_adapters(self.model):
                 return self._get_per_token_logps_and_entropies(self.model, *sequences)[0]
 
         def _note(self, name: str, total: torch.Tensor, tokens: torch.Tensor) -> None:

@@ -39,7 +39,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback
 
-from rlhf_tuning import base_model, environment, generation, processes, step
+from rlhf_tuning import base_model, environment, generation, linear, processes, sharding, step
 from rlhf_tuning.evaluation import answer_log_probabilities
 from rlhf_tuning.statistics import MeanEstimate, mean_interval, paired_difference, student_t_quantile
 from rlhf_tuning.text_format import Conversation, TextFormat
@@ -256,7 +256,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     Looks leave torch's random numbers as they were, so that they do not change what is learnt. Of several processes each
     measures its share of the prompts, and all decide the same from the same numbers; the main one, which saves the policy,
-    keeps the best checkpoint.
+    keeps the best checkpoint. Of a plain model that is divided each keeps its part.
 
     Args:
         policy: The model that learns: a PeftModel with its adapter named `default`, or a plain one.
@@ -271,7 +271,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         interval: Steps between looks, see `look_steps`.
         log: Gets the curves, and is told how long looks took.
         compute: Of matrix products.
-        scratch: A folder for the best weights of a plain model; an adapter's are kept in memory.
+        scratch: A folder of this process for the best weights of a plain model; an adapter's are kept in memory.
     """
 
     def __init__(
@@ -295,6 +295,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
         self._policy, self._reference = policy, reference
         self._lora = isinstance(policy, PeftModel)
+        self._keeps = environment.is_main_process() or (not self._lora and sharding.has_shards(policy))
         self._reward_model, self._held_out = reward_model, held_out_reward_model
         self._conversations, self._text_format = conversations, text_format
         self._temperature, self._seed, self._compute = temperature, seed, compute
@@ -318,7 +319,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def finish(self, adapter_dir: str) -> Outcome:
         """Put the chosen checkpoint's weights into the policy, write `watch.json` and say what was decided."""
         outcome = self.watch.outcome()
-        if outcome.best_step != outcome.last_step and environment.is_main_process():
+        if outcome.best_step != outcome.last_step and self._keeps:
             self._restore()
         text = json.dumps(self.watch.as_json(), indent=2, ensure_ascii=False) + "\n"
         if environment.is_main_process():
@@ -332,7 +333,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         started = time.monotonic()
         look = self._measure(at)
         self.watch.add(look)
-        if self._held_out is not None and self.watch.best is look and environment.is_main_process():
+        if self._held_out is not None and self.watch.best is look and self._keeps:
             self._keep()
         measured = {
             name: value for name, value in look.as_json().items() if name not in ("step", "n") and value is not None
@@ -365,7 +366,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self._text_format,
             conversations,
             temperature=self._temperature,
-            batch_size=32,
+            batch_size=generation.TOGETHER[base_model.device().type],
             seed=self._seed + environment.process_index(),
         )
         texts = [answer.text for answer in answers]
@@ -385,7 +386,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         training = self._policy.training
         self._policy.eval()
         policy = answer_log_probabilities(model, prompts, answers, temperature=self._temperature)
-        with self._policy.disable_adapter() if self._lora else nullcontext():
+        with linear.without_adapters(self._policy) if self._lora else nullcontext():
             reference = model if self._lora else self._reference
             base = answer_log_probabilities(reference, prompts, answers, temperature=self._temperature)
         self._policy.train(training)
@@ -393,7 +394,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     def _keep(self) -> None:
         if not self._lora:
-            torch.save(self._policy.state_dict(), self._saved_weights)
+            torch.save(sharding.parts(self._policy), self._saved_weights)
             return
         from peft import get_peft_model_state_dict
 
@@ -403,7 +404,10 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     def _restore(self) -> None:
         if not self._lora:
-            self._policy.load_state_dict(torch.load(self._saved_weights, weights_only=True))
+            kept = torch.load(self._saved_weights, weights_only=True, map_location="cpu")
+            with torch.no_grad():
+                for name, weight in sharding.parts(self._policy).items():
+                    weight.copy_(kept[name])
             return
         from peft import set_peft_model_state_dict
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from rlhf_tuning import attention, sharding
+
 #: How far, beside its length, a hidden state may be moved by the rounding of another order of sums.
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
@@ -108,8 +110,8 @@ def last_hidden(
 
 
 def attention_mask(model: Any, visible: torch.Tensor) -> torch.Tensor:
-    """Return what is visible as a model's attention wants it: added to the scores by eager code, bool for torch's own."""
-    if model.config._attn_implementation != "eager":
+    """Return what is visible as a model's attention wants it: to be added to the scores, or bool for torch's own."""
+    if model.config._attn_implementation not in ("eager", attention.NAME):
         return visible
     kind = visible.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
@@ -158,4 +160,4 @@ def packing_is_exact(trunk: Any, sequences: Sequence[Sequence[int]]) -> bool:
         ]
     )
     moved = (together - alone).norm(dim=1) / alone.norm(dim=1)
-    return bool(moved.max() < _ROUNDING[trunk.dtype])
+    return bool(moved.max() < _ROUNDING[sharding.products(trunk)])

@@ -12,7 +12,7 @@ import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import RewardTrainer
 
-from rlhf_tuning import base_model, packing
+from rlhf_tuning import base_model, lanes, packing
 
 
 def collate_pairs(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -47,9 +47,16 @@ class PairTrainer(StepTrainer):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         classifier = base_model.causal_lm(self.model)
-        packing.take_packed(
-            classifier, lambda batch: classifier.score(packing.last_hidden(classifier.base_model, *batch))
-        )
+
+        def score(batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            scores: torch.Tensor = classifier.score(packing.last_hidden(classifier.base_model, *batch))
+            return scores
+
+        def side_by_side(batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            parts, order = _parts(batch, lanes.count(classifier))
+            return torch.cat(lanes.with_gradients(classifier, score, parts))[order]
+
+        packing.take_packed(classifier, side_by_side)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **settings: Any) -> Any:
         """Return TRL's loss of the packed pairs."""
@@ -61,3 +68,17 @@ class PairTrainer(StepTrainer):
                 return SimpleNamespace(logits=model(packed=tensors))  # (2 x pairs, 1)
 
         return super().compute_loss(score, inputs, *rest, **settings)
+
+
+def _parts(batch: tuple[torch.Tensor, ...], lanes: int) -> tuple[list[tuple[torch.Tensor, ...]], torch.Tensor]:
+    """Divide packed rows into parts, and say where in the parts' answers, one part after the other, each answer is."""
+    input_ids, position_ids, visible, answers = batch
+    count, length = input_ids.shape
+    size = -(-count // lanes)
+    row = answers[:, 0] // length
+    parts: list[tuple[torch.Tensor, ...]] = []
+    for start in range(0, count, size):
+        rows = slice(start, start + size)
+        own = answers[(row >= start) & (row < start + size)] - start * length
+        parts.append((input_ids[rows], position_ids[rows], visible[rows], own))
+    return parts, (row // size).argsort(stable=True).argsort()

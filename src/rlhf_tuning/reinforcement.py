@@ -15,13 +15,15 @@ import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from rlhf_tuning import base_model, environment, over_optimisation, processes, reward_model, sharding, step
+from rlhf_tuning import base_model, environment, lanes, over_optimisation, processes, reward_model, sharding, step
+from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.algorithms import load_algorithm
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
@@ -141,18 +143,29 @@ def train_policy(
         config.large_model_reference, dtype=compute, rank="lora_dim", full=not lora, copies=int(reference_copy)
     )
     torch.manual_seed(config.seed)
-    policy = base_model.load_causal_lm(
-        config.large_model_reference, dtype=compute if lora else torch.float32, shard=lora
+    beside = 0 if lora else LEARNING + torch.float32.itemsize * reference_copy
+    weights_dtype = compute if lora else torch.float32
+    load = partial(
+        base_model.load_causal_lm,
+        config.large_model_reference,
+        dtype=weights_dtype,
+        shard=True,
+        beside=beside,
+        compute=compute,
     )
+    policy = load()
     base_model.check_context(
         policy,
         prompt_sequence_length=config.prompt_sequence_length,
         target_sequence_length=config.target_sequence_length,
     )
 
+    # TRL loads a reference by itself, but whole.
+    reference = load() if reference_copy and sharding.has_shards(policy) else None
+
     # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
-    # The answers to a prompt stay together, so that they can share it. A CPU is as busy with those to one prompt.
-    most = max(1, 16 // config.num_generations) if torch.cuda.is_available() else 1
+    # The answers to a prompt stay together, so that they can share it. A lane of a CPU is as busy with those to one prompt.
+    most = max(1, 16 // config.num_generations) if torch.cuda.is_available() else lanes.count(policy) if lora else 1
     per_device = config.num_generations * micro_batch(share, most=most)
     passes = share * config.num_generations // per_device
     algorithm = load_algorithm(config.rl_algorithm)
@@ -187,6 +200,7 @@ def train_policy(
         )
         trainer = on_policy(algorithm.trainer_class(), compute=compute, rollout_engine=config.rollout_engine)(
             model=policy,
+            reference=reference,
             args=one_device(arguments),
             reward_funcs=scorer,
             train_dataset=Dataset.from_list(rows),
@@ -201,7 +215,7 @@ def train_policy(
         sharding.train_together(trainer)
 
         # 4. Train, with the reward model on the policy's own base weights where it has the same base.
-        scorer.reward_model = _reward_model_for(trainer.model, config, reward_model_dir)
+        scorer.reward_model = _reward_model_for(trainer.model, config, reward_model_dir, beside=beside)
         watcher = None
         if watched:
             held_out = None
@@ -209,7 +223,11 @@ def train_policy(
                 # A new adapter starts with random numbers; what is learnt must not depend on whether it is watched.
                 with base_model.fork_random_numbers():
                     held_out = _reward_model_for(
-                        trainer.model, config, held_out_reward_model_dir, adapter_name="held_out_reward"
+                        trainer.model,
+                        config,
+                        held_out_reward_model_dir,
+                        beside=beside,
+                        adapter_name="held_out_reward",
                     )
             watcher = over_optimisation.Watcher(
                 policy=trainer.model,
@@ -241,11 +259,13 @@ def train_policy(
     if lora and environment.is_main_process():
         trainer.model.save_pretrained(adapter_dir, selected_adapters=["default"])
     model = None if lora else trainer.model
+    weights = None if lora else sharding.whole_weights(trainer.model)
     trainer.accelerator.free_memory()
-    del trainer, watcher, scorer, policy, log
+    del trainer, watcher, scorer, policy, reference, log
     gc.collect()
+    lanes.let_go()
     if environment.is_main_process():
-        _save(model, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
+        _save(model, weights, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
     return final
 
 
@@ -303,14 +323,14 @@ def _continue_adapter(policy: Any, directory: str) -> None:
 
 
 def _reward_model_for(
-    policy: Any, config: ReinforcementConfig, directory: str, *, adapter_name: str = "reward"
+    policy: Any, config: ReinforcementConfig, directory: str, *, beside: int, adapter_name: str = "reward"
 ) -> reward_model.RewardModel:
     metadata = reward_model.read_metadata(directory)
     same_base = metadata["base_model"] == config.large_model_reference
     if same_base and config.lora_dim > 0 and int(metadata["reward_lora_dim"]) > 0:
         return reward_model.share_trunk(policy, directory, adapter_name=adapter_name)
     step.say("A reward model does not share the policy's base weights, so a second model is loaded")
-    return reward_model.load_reward_model(directory, dtype=config.dtype)
+    return reward_model.load_reward_model(directory, dtype=config.dtype, beside=beside)
 
 
 def _policy_metrics(samples: int) -> Any:
@@ -333,7 +353,15 @@ def _policy_metrics(samples: int) -> Any:
     return select
 
 
-def _save(model: Any, tokenizer: Any, config: ReinforcementConfig, *, adapter_dir: str, model_dir: str) -> None:
+def _save(
+    model: Any,
+    weights: Mapping[str, torch.Tensor] | None,
+    tokenizer: Any,
+    config: ReinforcementConfig,
+    *,
+    adapter_dir: str,
+    model_dir: str,
+) -> None:
     """Save the tuned model as plain transformers loads it, and the settings.
 
     An adapter, which is saved already, is merged into the base weights as they are stored, not into the bfloat16 copy that
@@ -348,7 +376,7 @@ def _save(model: Any, tokenizer: Any, config: ReinforcementConfig, *, adapter_di
         base = base_model.load_causal_lm(config.large_model_reference, dtype="auto", on_cpu=on_cpu)
         model = PeftModel.from_pretrained(base, adapter_dir).merge_and_unload()
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(model_dir)
+    model.save_pretrained(model_dir, state_dict=weights)
     tokenizer.save_pretrained(model_dir)
     settings = json.dumps(asdict(config), indent=2) + "\n"
     (Path(adapter_dir) / "reinforcement.json").write_text(settings, encoding="utf-8")

@@ -30,7 +30,19 @@ import torch
 from torch import nn
 from xxhash import xxh3_128_hexdigest
 
-from rlhf_tuning import base_model, environment, generation, linear, packing, processes, sharding, statistics, step
+from rlhf_tuning import (
+    base_model,
+    environment,
+    generation,
+    lanes,
+    linear,
+    packing,
+    processes,
+    sharding,
+    statistics,
+    step,
+)
+from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
@@ -183,15 +195,23 @@ class RewardModel:
         scores = [0.0] * len(rows)
         done = 0
         longest_first = sorted(groups, key=lambda group: -packing.packed_length([rows[row] for row in group]))
-        for batch in _batches(longest_first, batch_size):
-            with self._active(), _adapter_precision(self._trunk):
-                hidden = self._last_hidden([[rows[row] for row in group] for group in batch])
+
+        def score(batch: Sequence[Sequence[int]]) -> list[float]:
+            hidden = self._last_hidden([[rows[row] for row in group] for group in batch])
             values = nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset  # (batch,)
-            members = [row for group in batch for row in group]
-            for row, value in zip(members, values.tolist(), strict=True):
-                scores[row] = value
-            done += len(members)
-            on_progress(done)
+            found: list[float] = values.tolist()
+            return found
+
+        # So few that every lane gets some.
+        size = min(batch_size, math.ceil(len(rows) / lanes.count(self._trunk)))
+        batches = list(_batches(longest_first, size))
+        with self._active(), _adapter_precision(self._trunk):
+            for batch, values in zip(batches, lanes.each(self._trunk, score, batches), strict=True):
+                members = [row for group in batch for row in group]
+                for row, value in zip(members, values, strict=True):
+                    scores[row] = value
+                done += len(members)
+                on_progress(done)
         return scores
 
     def _packable(
@@ -317,7 +337,11 @@ def train_reward_model(
     compute = base_model.choose_dtype(config.dtype)
     base_model.check_memory(config.large_model_reference, dtype=compute, rank="reward_lora_dim", full=not lora)
     model = base_model.load_sequence_classifier(
-        config.large_model_reference, dtype=compute if lora else torch.float32, shard=lora
+        config.large_model_reference,
+        dtype=compute if lora else torch.float32,
+        shard=True,
+        beside=0 if lora else LEARNING,
+        compute=compute,
     )
     base_model.check_context(
         model,
@@ -397,12 +421,14 @@ def train_reward_model(
     reward_model = _wrap(trained, offset=0.0, text_format=text_format)
     offset = 0.0
     if config.centring_prompts:
+        lanes.let_go()
         offset = _base_mean_score(reward_model, config, preferences)
         reward_model.offset = offset
 
     # 5. Save, then measure.
+    weights = None if lora else sharding.whole_weights(trained)
     if environment.is_main_process():
-        trained.save_pretrained(folder)
+        trained.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
         metadata = {
             "base_model": config.large_model_reference,
@@ -426,8 +452,13 @@ def train_reward_model(
     return evaluation
 
 
-def load_reward_model(directory: str, *, dtype: str = "auto") -> RewardModel:
+def load_reward_model(directory: str, *, dtype: str = "auto", beside: int = 0) -> RewardModel:
     """Load a saved reward model on its own base model; it gives the scores that it gave when it was saved.
+
+    Args:
+        directory: What phase 1 saved.
+        dtype: As in the settings.
+        beside: As for `base_model.load_causal_lm`: of a policy that learns.
 
     Raises:
         ModelError: If the folder holds no reward model of this project.
@@ -437,8 +468,10 @@ def load_reward_model(directory: str, *, dtype: str = "auto") -> RewardModel:
     metadata = read_metadata(directory)
     lora = int(metadata["reward_lora_dim"]) > 0
     source = str(metadata["base_model"]) if lora else directory
-    weights_dtype = base_model.choose_dtype(dtype) if lora else torch.float32
-    model = base_model.load_sequence_classifier(source, dtype=weights_dtype, shard=lora)
+    compute = base_model.choose_dtype(dtype)
+    model = base_model.load_sequence_classifier(
+        source, dtype=compute if lora else torch.float32, shard=True, beside=beside, compute=compute
+    )
     if lora:
         model.score = _fresh_head(model)
         model = PeftModel.from_pretrained(model, directory)
@@ -661,7 +694,7 @@ def _fresh_head(model: Any) -> ScoreHead:
 def _keep_trained_weights_in_float32(model: Any) -> None:
     """A step of 1e-4 is smaller than what bfloat16 can resolve, so weights that learn are kept in float32."""
     for parameter in model.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
 
 
@@ -697,7 +730,7 @@ def _base_mean_score(
             reward_model.text_format,
             prompts,
             temperature=1.0,
-            batch_size=32,
+            batch_size=generation.TOGETHER[base_model.device().type],
             seed=config.seed + environment.process_index(),
             on_progress=progress.update,
         )

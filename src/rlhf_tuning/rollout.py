@@ -18,23 +18,30 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from rlhf_tuning import linear, sharding, step
+from rlhf_tuning import lanes, linear, sharding, step
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.packing import window
 
 #: Answers decoded together. A CPU gains nothing from more; a GPU does, and has less memory.
 ROWS_TOGETHER = {"cpu": 64, "cuda": 1024}
 
+#: From so many on they are decoded in two lanes; a step of fewer is mostly the reading of the weights.
+_ENOUGH_ROWS = 32
+
 #: Entries of the vocabulary whose probabilities are summed up at a time.
 _BLOCK = 128
 
 _ATTENTION = "rlhf_rollout"
+
+#: Whether it `works` with a model in a precision, so that nothing is tried twice.
+_tried: WeakKeyDictionary[nn.Module, dict[torch.dtype, bool]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -49,8 +56,10 @@ def prepared(model: Any, compute: torch.dtype) -> Iterator[None]:
     before = [layer.__dict__.get("forward") for layer in layers]
     attention, training = model.config._attn_implementation, model.training
     with torch.no_grad():
-        for layer in layers:
-            layer.forward = _product(layer, compute)
+        parts = lanes.shares(layers, lanes.count(model))
+        products = lanes.each(model, lambda part: [_product(layer, compute) for layer in layers[part]], parts)
+        for layer, product in zip(layers, [product for found in products for product in found], strict=True):
+            layer.forward = product
     model.config._attn_implementation = _ATTENTION
     model.eval()
     try:
@@ -62,6 +71,8 @@ def prepared(model: Any, compute: torch.dtype) -> Iterator[None]:
                 layer.forward = own
         model.config._attn_implementation = attention
         model.train(training)
+        if next(model.parameters()).device.type == "cpu":
+            lanes.let_go()
 
 
 @torch.no_grad()
@@ -80,14 +91,30 @@ def sample(
         ends: The tokens that end an answer.
     """
     answers: list[list[int]] = []
-    together = ROWS_TOGETHER[next(model.parameters()).device.type]
+    device = next(model.parameters()).device
+    together = ROWS_TOGETHER[device.type]
     for start in range(0, len(prompts), together):
-        answers += _sample(model, prompts[start : start + together], most_tokens, temperature, ends)
+        some = prompts[start : start + together]
+        # Drawn for every token of every answer, so that one answer does not depend on when others end.
+        chances = torch.rand((most_tokens, len(some)), device=device) if temperature > 0 else None
+
+        def decode(part: slice, some: Any = some, chances: Any = chances) -> list[list[int]]:
+            drawn = None if chances is None else chances[:, part]
+            return _sample(model, some[part], most_tokens, temperature, drawn, ends)
+
+        side_by_side = lanes.count(model) if len(some) >= _ENOUGH_ROWS else 1
+        for found in lanes.each(model, decode, lanes.shares(some, side_by_side)):
+            answers += found
     return answers
 
 
 def _sample(
-    model: Any, prompts: Sequence[Sequence[int]], most_tokens: int, temperature: float, ends: Sequence[int]
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    most_tokens: int,
+    temperature: float,
+    chances: torch.Tensor | None,
+    ends: Sequence[int],
 ) -> list[list[int]]:
     decoder = _Decoder(model, prompts, most_tokens)
     device = decoder.device
@@ -100,9 +127,7 @@ def _sample(
     logits = decoder.logits
     going = torch.ones(count, dtype=torch.bool, device=device)
     for place in range(most_tokens):
-        # For every answer, ended or not, so that one answer does not depend on when others end.
-        chance = torch.rand(count, device=device)[rows] if temperature > 0 else None
-        chosen = choose(logits, temperature, chance)
+        chosen = choose(logits, temperature, None if chances is None else chances[place][rows])
         tokens[rows, place] = torch.where(going, chosen, -1)
         going &= ~torch.isin(chosen, ending)
         if place + 1 == most_tokens:
@@ -191,8 +216,12 @@ def chosen_engine(engine: str, model: Any, compute: torch.dtype, prompt: Sequenc
     """
     if engine == "transformers":
         return engine
-    if longest <= window(model) and works(model, compute, prompt):
-        return "lean"
+    if longest <= window(model):
+        tried = _tried.setdefault(model, {})
+        if compute not in tried:
+            tried[compute] = works(model, compute, prompt)
+        if tried[compute]:
+            return "lean"
     if engine == "lean":
         raise ParameterError(
             "rollout_engine is 'lean', which gives other numbers than the base model's own code. Use 'auto' or "

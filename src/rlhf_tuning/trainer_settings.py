@@ -29,6 +29,8 @@ def shared_settings(
         "bf16": compute == torch.bfloat16,
         # Costs a forward pass, which only memory that runs short is worth.
         "activation_checkpointing": gpu,
+        # So that policy and reference, or two passes, give an answer one log-probability.
+        "disable_dropout": True,
         "seed": seed,
         "logging_steps": 1,
         "report_to": "none",

@@ -1,7 +1,7 @@
 """Phases for several processes: small ones that fail or answer at once, and both real ones on a tiny model.
 
-`accelerate launch tests/support/process_phases.py MODEL FOLDER` trains with answers that are given, so that every number of
-processes learns from the same ones.
+`accelerate launch tests/support/process_phases.py MODEL FOLDER RANK` trains with answers that are given, so that every
+number of processes learns from the same ones.
 """
 
 import json
@@ -46,26 +46,43 @@ def fail_in_the_second(config, how):
     time.sleep(600)
 
 
-def hold(config, model):
-    """Load a model in parts; return what each process holds of its layers and of the rest, and a loss in each."""
+def hold(config, model, compute):
+    """Load a model in parts; return what each process holds of its layers and of the rest, and losses in each."""
+    import torch
+
+    from rlhf_tuning import base_model, sharding
+
+    processes.join()
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[compute]
+    network = base_model.load_causal_lm(model, dtype=torch.float32, shard=True, compute=dtype)
+    assert sharding.products(network) == sharding.products(network.model) == dtype
+    held = {"layers": 0, "rest": 0}
+    for weight in network.parameters():
+        divided = sharding.is_sharded(weight)
+        held["layers" if divided else "rest"] += (weight.to_local() if divided else weight).numel()
+    losses = []
+    with torch.no_grad(), sharding.in_step(network), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        # One process makes three passes, the other one.
+        for row in range(3 - 2 * environment.process_index()):
+            ids = torch.arange(5, 15)[None] + row
+            losses.append(network(input_ids=ids, labels=ids).loss.item())
+    return processes.spread(lambda _: [[held["layers"], held["rest"], losses]], range(2))
+
+
+def change(config, model, saved):
+    """Double every weight of a divided model, each process those that it holds, and save the model whole."""
     import torch
 
     from rlhf_tuning import base_model, sharding
 
     processes.join()
     network = base_model.load_causal_lm(model, dtype=torch.float32, shard=True)
-    layers = {weight for layer in network.model.layers for weight in layer.parameters()}
-    held = {True: 0, False: 0}
-    for weight in network.parameters():
-        local = weight.to_local() if sharding.is_sharded(weight) else weight
-        held[weight in layers] += local.numel()
-    losses = []
-    with torch.no_grad(), sharding.in_step(network):
-        # One process makes three passes, the other one.
-        for row in range(3 - 2 * environment.process_index()):
-            ids = torch.arange(5, 15)[None] + row
-            losses.append(network(input_ids=ids, labels=ids).loss.item())
-    return processes.spread(lambda _: [[held[True], held[False], losses]], range(2))
+    with torch.no_grad():
+        for weight in sharding.parts(network).values():
+            weight *= 2
+    weights = sharding.whole_weights(network)
+    if environment.is_main_process():
+        network.save_pretrained(saved, state_dict=weights)
 
 
 def write_data(folder):
@@ -175,19 +192,19 @@ def given_answers(model, prompts, *, most_tokens, **settings):
     return answers
 
 
-def train_on_given_answers(model, folder):
+def train_on_given_answers(model, folder, rank=8):
     """Train a reward model, and policies by both algorithms, on the same data in any number of processes."""
     from rlhf_tuning import rollout
 
     sample, rollout.sample = rollout.sample, given_answers
     try:
         write_data(folder)
-        train_rewards(model, folder, centring_prompts=0)
+        train_rewards(model, folder, reward_lora_dim=rank, centring_prompts=0)
         for algorithm in ("rloo", "grpo"):
-            train_policy(model, folder, algorithm, rl_algorithm=algorithm, watch_prompts=0)
+            train_policy(model, folder, algorithm, lora_dim=rank, rl_algorithm=algorithm, watch_prompts=0)
     finally:
         rollout.sample = sample
 
 
 if __name__ == "__main__":
-    train_on_given_answers(Path(sys.argv[1]), Path(sys.argv[2]))
+    train_on_given_answers(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -1,5 +1,7 @@
 import gc
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.gcs_server import CloudStorage, serve_cloud_storage
@@ -12,7 +14,6 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudStorage]:
     """Serve Cloud Storage here, with the bucket `bucket`; failed requests are tried again soon."""
     monkeypatch.setattr(sources, "RETRY_DELAY_SECONDS", 0.001)
     monkeypatch.setattr(sources, "RETRY_SECONDS", 60.0)
-    gc.freeze()  # what is there already need not be looked through when the test has ended
     with serve_cloud_storage() as storage:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.address)
         sources._client.cache_clear()
@@ -20,4 +21,26 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudStorage]:
         sources._client.cache_clear()
         if storage.faults_happened:
             gc.collect()  # connections that the client left open: in this test, which knows of them, and no later one
-    gc.unfreeze()
+
+
+@pytest.fixture
+def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Let tiny models compute parts of a batch side by side, and list the threads that did."""
+    import torch
+
+    from rlhf_tuning import lanes, rollout
+
+    used: list[str] = []
+    lane = lanes._lane
+
+    def noted(*state: Any) -> Any:
+        used.append(threading.current_thread().name)
+        return lane(*state)
+
+    monkeypatch.setattr(lanes, "_lane", noted)
+    monkeypatch.setattr(lanes, "_MOST_LEARNING", 1.0)
+    monkeypatch.setattr(rollout, "_ENOUGH_ROWS", 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield used
+    torch.set_num_threads(before)

@@ -5,7 +5,7 @@ import zipfile
 import pytest
 import torch
 
-from rlhf_tuning import base_model
+from rlhf_tuning import base_model, environment
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.model_reference import ALIASES, PackagedModel
 
@@ -118,3 +118,19 @@ def test_a_model_that_cannot_fit_on_a_gpu_is_refused_before_it_is_loaded(tiny_mo
     ) as caught:
         base_model.check_memory(str(tiny_model), **settings)
     assert ("a lora_dim above 0, or" in str(caught.value)) == full
+
+
+@pytest.mark.parametrize(("full", "copies", "each"), [(False, 0, 2), (True, 0, 16), (True, 1, 20)])
+def test_of_several_gpus_each_needs_room_for_its_part_of_the_layers(tiny_model, monkeypatch, full, copies, each):
+    settings = {"dtype": torch.bfloat16, "rank": "lora_dim", "full": full, "copies": copies}
+    network = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    layers = [sum(weight.numel() for weight in layer.parameters()) for layer in network.model.layers]
+    rest = sum(weight.numel() for weight in network.parameters()) - sum(layers)
+    needed = each * (rest + sum(layers) // 2) + 2 * 2 * max(layers)  # two of them at work, in bfloat16
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(environment, "SHARD", "1")
+    monkeypatch.setattr(base_model, "gpu_memory", lambda: needed)
+    base_model.check_memory(str(tiny_model), **settings)
+    monkeypatch.setattr(base_model, "gpu_memory", lambda: needed - 1)
+    with pytest.raises(ModelError, match=r"does not fit: .*Use more GPUs, GPUs with more memory, "):
+        base_model.check_memory(str(tiny_model), **settings)

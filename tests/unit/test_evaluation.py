@@ -17,7 +17,7 @@ def model(tiny_model):
     return base_model.load_causal_lm(str(tiny_model), dtype=torch.float32).eval()
 
 
-def test_log_probabilities_are_the_sum_over_the_answer_s_tokens(model):
+def test_log_probabilities_are_the_sum_over_the_answer_s_tokens(model, two_lanes):
     prompts, answers = [[5, 6, 7], [8]], [[20, 21], [30, 31, 32]]
     expected = []
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -28,6 +28,10 @@ def test_log_probabilities_are_the_sum_over_the_answer_s_tokens(model):
             ids.append(token)
         expected.append(total)
     assert evaluation.answer_log_probabilities(model, prompts, answers) == pytest.approx(expected, abs=1e-4)
+    assert not two_lanes
+    apart = evaluation.answer_log_probabilities(model, prompts, answers, batch_size=1)
+    assert len(two_lanes) == 2
+    assert apart == pytest.approx(expected, abs=1e-4)
 
 
 def test_log_probabilities_are_those_at_the_sampling_temperature(model):

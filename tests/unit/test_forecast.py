@@ -97,10 +97,25 @@ def test_layers_are_divided_only_where_they_leave_each_gpu_too_little():
     assert large.peak < LLAMA_70B.parameters
 
 
-def test_weights_that_all_learn_are_not_divided():
-    found = forecast(replace(PLAN, lora_dim=0, reward_lora_dim=0), LLAMA_8B, EIGHT)
-    assert not found.sharded
-    assert not found.fits
+def test_weights_that_all_learn_are_divided_with_what_they_need_beside_them():
+    plan = replace(PLAN, lora_dim=0, reward_lora_dim=0, kl_coeff=0.0, held_out_reward_model_share=0.0)
+    found = forecast(plan, LLAMA_8B, EIGHT)
+    assert found.sharded
+    assert found.fits
+    assert not forecast(plan, LLAMA_8B, A100).fits
+    # Weights, gradients, both moments and the reward model's weights: an eighth of the layers' and the rest's whole.
+    beside = LLAMA_8B.parameters - LLAMA_8B.linear
+    held = 16 * (LLAMA_8B.linear / 8 + beside) + 4 * (LLAMA_8B.linear / 8 + LLAMA_8B.embedding)
+    memory = found.phases[-1].memory["training"]
+    assert held < memory < 1.5 * held
+    # A copy to measure KL against is divided too.
+    with_reference = forecast(replace(plan, kl_coeff=0.1), LLAMA_8B, EIGHT).phases[-1].memory["training"]
+    two_layers = 2 * 2 * LLAMA_8B.linear / LLAMA_8B.layers
+    assert with_reference - memory == pytest.approx(4 * (LLAMA_8B.linear / 8 + beside) + two_layers)
+
+
+def test_all_weights_of_a_model_that_one_gpu_can_tune_are_not_divided():
+    assert not forecast(replace(PLAN, lora_dim=0, reward_lora_dim=0), LLAMA_1B, EIGHT).sharded
 
 
 def test_eight_gpus_divide_the_batch():
@@ -138,9 +153,10 @@ def test_refuses_mean_lengths_beyond_the_limits(name):
 def test_alternatives_are_changes_that_fit():
     plan = replace(PLAN, lora_dim=0, reward_lora_dim=0)
     found = alternatives(plan, LLAMA_8B, A100)
-    assert found == ["--lora-dim 16 --reward-lora-dim 16"]
+    assert found == ["--lora-dim 16 --reward-lora-dim 16", "--machine a100-80gb-x8"]
     assert not forecast(plan, LLAMA_8B, A100).fits
     assert forecast(replace(plan, lora_dim=16, reward_lora_dim=16), LLAMA_8B, A100).fits
+    assert forecast(plan, LLAMA_8B, EIGHT).fits
 
 
 def test_a_smaller_batch_is_an_alternative_where_the_answers_take_the_memory():
@@ -158,12 +174,14 @@ def test_float32_takes_the_gpu_s_float32_speed():
 
 
 def test_constants_are_those_of_the_code_that_runs():
-    from rlhf_tuning import log_probabilities, over_optimisation, rollout, training_log
-    from rlhf_tuning.forecast import HEAD_POSITIONS, HEAD_TOKENS, ROWS_TOGETHER, micro_batch
+    from rlhf_tuning import generation, lanes, log_probabilities, over_optimisation, rollout, training_log
+    from rlhf_tuning.forecast import ANSWERED_TOGETHER, HEAD_POSITIONS, HEAD_TOKENS, LANES, ROWS_TOGETHER, micro_batch
     from rlhf_tuning.reward_model import RewardModelConfig
 
     assert {True: rollout.ROWS_TOGETHER["cpu"], False: rollout.ROWS_TOGETHER["cuda"]} == ROWS_TOGETHER
     assert (HEAD_POSITIONS, HEAD_TOKENS) == (log_probabilities.HEAD_POSITIONS, log_probabilities._HEAD_TOKENS)
+    assert lanes._LANES == LANES
+    assert {True: generation.TOGETHER["cpu"], False: generation.TOGETHER["cuda"]} == ANSWERED_TOGETHER
     for size in (1, 6, 7, 64):
         assert micro_batch(size, 8) == training_log.micro_batch(size, 8)
     for steps, interval in ((1000, 0), (1000, 7), (5, 0), (24, 8)):
@@ -175,9 +193,10 @@ def test_constants_are_those_of_the_code_that_runs():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["reward model", "reinforcement learning"])
-def test_memory_of_a_real_run_is_within_a_quarter_of_the_forecast(tmp_path, phase):
+def test_memory_of_a_real_run_is_within_a_quarter_of_the_forecast(tmp_path, phase, monkeypatch):
     from benchmarks import scale
 
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # one for each lane
     case = scale.Case(phase=phase, model="10m", dtype="float32")
     scale.prepare(case, tmp_path)
     found = scale.measure(case, tmp_path, steps=2)

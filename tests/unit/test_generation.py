@@ -88,4 +88,14 @@ def test_the_ends_that_a_model_names_count_too(model, text_format):
 def test_progress_counts_answers(model, text_format):
     seen = []
     generate(model, text_format, on_progress=seen.append)
-    assert seen == [2, 4, 5]
+    assert seen == [1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "sizes"),
+    [(5, 2, [1, 2, 2]), (200, 64, [50, 50, 50, 50]), (64, 64, [64]), (3, 64, [3]), (0, 64, [])],
+)
+def test_batches_are_few_and_of_about_equal_size(rows, most, sizes):
+    found = generation.batches_of(range(rows), most)
+    assert [len(batch) for batch in found] == sizes
+    assert [row for batch in found for row in batch] == list(range(rows))

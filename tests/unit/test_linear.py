@@ -74,6 +74,24 @@ def test_adapters_are_switched_as_before(state, tiny_model):
     assert torch.allclose(logits(quick=True), logits(quick=False), atol=1e-5)
 
 
+def test_leaves_adapters_out_for_a_while_as_peft_does(tiny_model):
+    model = model_of(tiny_model)
+    linear.quicken(model)
+    learning = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    with torch.no_grad():
+        tuned = model(IDS).logits
+        with model.disable_adapter():
+            base = model(IDS).logits
+        with linear.without_adapters(model):
+            assert torch.equal(model(IDS).logits, base)
+            with linear.without_adapters(model):
+                pass
+            assert torch.equal(model(IDS).logits, base)
+        assert torch.equal(model(IDS).logits, tuned)
+    assert not torch.equal(base, tuned)
+    assert [name for name, weight in model.named_parameters() if weight.requires_grad] == learning
+
+
 def test_the_frozen_weights_keep_no_gradient_and_pass_it_on(tiny_model):
     model = model_of(tiny_model)
     linear.quicken(model)

@@ -90,6 +90,20 @@ def test_the_gradient_and_the_metrics_are_those_of_trl(name, lora, kl_coeff, tin
             assert log[metric] == pytest.approx(stock_log[metric], rel=1e-4, abs=1e-6), metric
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_gradient_is_the_same_in_two_lanes(name, tiny_model, tmp_path, two_lanes):
+    stock, stock_log = one_step(lambda kind: kind, name, tiny_model, tmp_path, lora=True, kl_coeff=0.3)
+    assert not two_lanes
+    ours, log = one_step(ours_of, name, tiny_model, tmp_path, lora=True, kl_coeff=0.3)
+    # Of each of two batches forwards and backwards, and the reference, each in two lanes; and whether sampling works.
+    assert len(two_lanes) == 14
+    assert len(set(two_lanes)) == 2
+    assert log["entropy"] == pytest.approx(stock_log["entropy"], rel=1e-4)
+    largest = max(float(gradient.abs().max()) for gradient in stock.values())
+    for parameter, gradient in stock.items():
+        assert torch.allclose(ours[parameter], gradient, rtol=1e-4, atol=1e-5 * largest), parameter
+
+
 def test_a_model_whose_answers_cannot_share_a_prompt_is_trained_as_trl_does(tiny_model, tmp_path, monkeypatch, capsys):
     stock, _ = one_step(lambda kind: kind, "rloo", tiny_model, tmp_path, lora=True, kl_coeff=0.3)
     monkeypatch.setattr(on_policy.log_probabilities, "packing_works", lambda *args, **settings: False)

@@ -42,6 +42,17 @@ def loss_and_gradients(kind, collator, tiny_model, folder, *, lora):
     return loss, gradients, {name: values[-1] for name, values in trainer._metrics["train"].items()}
 
 
+def test_two_lanes_change_neither_loss_nor_gradients(tiny_model, tmp_path, two_lanes):
+    expected, theirs, their_metrics = loss_and_gradients(RewardTrainer, None, tiny_model, tmp_path, lora=True)
+    assert not two_lanes
+    loss, gradients, metrics = loss_and_gradients(PairTrainer, collate_pairs, tiny_model, tmp_path, lora=True)
+    assert len(two_lanes) == 4  # three pairs as two and one, forwards and backwards
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4)
+    assert metrics["margin"] == pytest.approx(their_metrics["margin"], abs=1e-5)
+
+
 @pytest.mark.parametrize("lora", [True, False])
 def test_loss_gradients_and_metrics_are_those_of_trl(tiny_model, tmp_path, lora):
     loss, gradients, metrics = loss_and_gradients(PairTrainer, collate_pairs, tiny_model, tmp_path, lora=lora)

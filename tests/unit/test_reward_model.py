@@ -110,10 +110,11 @@ def test_a_reloaded_reward_model_gives_the_same_scores(trained, preferences):
     assert measured["mean_margin"] == pytest.approx(evaluation["mean_margin"], abs=1e-5)
 
 
-def test_scores_do_not_depend_on_padding_or_batch(trained):
+def test_scores_do_not_depend_on_padding_or_batch(trained, two_lanes):
     model = reward_model.load_reward_model(str(trained[0] / "reward_model"), dtype="float32")
     prompts = [[{"role": "user", "content": "Create 1."}], [{"role": "user", "content": "Create a description. " * 5}]]
     together = model.score(prompts, [GOOD, BAD])
+    assert len(two_lanes) == 2
     alone = model.score(prompts[:1], [GOOD]) + model.score(prompts[1:], [BAD])
     assert together == pytest.approx(alone, abs=1e-4)
 

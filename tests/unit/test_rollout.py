@@ -49,6 +49,23 @@ def test_the_likeliest_answers_are_those_of_generate(policy):
         assert sample(policy.get_base_model(), temperature=0.0) != expected
 
 
+def test_two_lanes_sample_the_same_answers(policy, two_lanes):
+    model = policy.get_base_model()
+    found = sample(model)
+    assert len(two_lanes) == 4  # the copies of the weights, and the answers
+    torch.set_num_threads(1)
+    assert sample(model) == found
+    assert len(two_lanes) == 4
+
+
+def test_a_model_is_tried_once(policy, monkeypatch):
+    tried = []
+    monkeypatch.setattr(rollout, "works", lambda model, *_: tried.append(model) or True)
+    for _ in range(2):
+        assert rollout.chosen_engine("auto", policy.get_base_model(), torch.float32, [3], longest=60) == "lean"
+    assert len(tried) == 1
+
+
 def test_a_model_is_left_as_it_was(policy):
     model = policy.get_base_model().train()
     ids = torch.tensor([PROMPTS[0]])
