@@ -120,6 +120,9 @@ def stock(trainer_class: Any, **settings: Any) -> Any:
     """Return TRL's trainer as it is, but for prompts that are given as tokens."""
 
     class Stock(trainer_class):  # type: ignore[misc]
+        def __init__(self, *, reference: None, **settings: Any) -> None:
+            super().__init__(**settings)
+
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return prompts, None, {}
 

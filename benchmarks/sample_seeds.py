@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -94,11 +93,8 @@ def main() -> None:
         (folder / f"seed-{seed}").mkdir(parents=True)
         results[seed] = run_seed(seed, folder / f"seed-{seed}", extra)
         print(f"seed {seed}: {results[seed]['seconds']:.0f} s", flush=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(
-        f"\nrlhf-pipelines {__version__}, Python {platform.python_version()}, {os.cpu_count()} cores ({cpu_name()}), "
-        f"peak memory of the largest process {peak:.1f} GiB\n"
-    )
+    cores = f"{os.cpu_count()} cores ({cpu_name()})"
+    print(f"\nrlhf-pipelines {__version__}, Python {platform.python_version()}, {cores}\n")
     print("\n".join(table(results)))
     print(f"\n{over_seeds(results)}")
     (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
