@@ -175,7 +175,7 @@ def other(model, body):
 
 
 def never(model, body):
-    sleep(2)
+    sleep(0.8)
     return answers(model, body)
 
 
