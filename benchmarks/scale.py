@@ -29,6 +29,8 @@ from rlhf_tuning.calibration import this_machine
 from rlhf_tuning.forecast import GB, Hardware, Phase, Plan, forecast, gpu_hardware, micro_batch
 
 SAMPLE_MODEL = "smollm2-135m-instruct"
+#: One batch of those that generation takes on a CPU, which is what memory depends on.
+CENTRING_PROMPTS = 64
 WORDS = ("harbour", "salt", "bread", "gulls", "call", "over", "quiet", "boats", "noon", "spring")
 
 #: Name to hidden size, intermediate size, layers, heads, key and value heads; all with the sample's vocabulary of 49,152.
@@ -290,7 +292,7 @@ def measure_here(case: Case, folder: Path, steps: int) -> dict[str, float]:
                 reward_lora_dim=case.lora_dim,
                 batch_size=case.batch,
                 dtype=case.dtype,
-                centring_prompts=32,  # one batch of those that generation takes, which is what memory depends on
+                centring_prompts=CENTRING_PROMPTS,
                 **lengths,
             ),
             preferences_path=str(preferences),
@@ -341,7 +343,7 @@ def write_rows(folder: Path, case: Case, phase_1: bool) -> Path:
     def text(tokens: int) -> str:
         return " ".join(words.choices(WORDS, k=2 * tokens))
 
-    prompts = [[{"role": "user", "content": text(case.prompt)}] for _ in range(3 * max(case.batch, 12))]
+    prompts = [[{"role": "user", "content": text(case.prompt)}] for _ in range(max(3 * case.batch, CENTRING_PROMPTS))]
     path = folder / ("preferences.jsonl" if phase_1 else "prompts.jsonl")
     rows = [
         {"prompt": prompt} | ({"chosen": text(case.answer), "rejected": text(case.answer)} if phase_1 else {})

@@ -66,7 +66,7 @@ GB = 10**9
 #: Assumed, not measured: what share of a data sheet's peak training reaches, and of its bandwidth.
 TRAINING_SHARE, BANDWIDTH_SHARE = 0.4, 0.6
 #: Measured by `benchmarks/scale.py`: the forecast's error in the median case, and in nine cases of ten at most.
-MEMORY_ERROR, TIME_ERROR = (0.04, 0.10), (0.10, 0.30)
+MEMORY_ERROR, TIME_ERROR = (0.05, 0.09), (0.10, 0.30)
 #: Bytes of a process with its libraries loaded; on a GPU its context, libraries and what allocation wastes, assumed.
 _PROCESS = {True: 0.6 * GB, False: 1.5 * GB}
 #: Seconds for each layer in a pass: of a sampled token, of a forward, of a forward and backward pass.
