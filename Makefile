@@ -15,7 +15,7 @@ SEEDS ?= 0 1 2
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (about 7 minutes on 2 cores)
+tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (7 to 12 minutes on 2 cores)
 	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS) $(RUN_FLAGS)
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
@@ -35,7 +35,7 @@ test-images: $(VENV)/.dev  ## Run the tests of the images, which a Docker engine
 compile: $(VENV)/.dev  ## Compile the pipelines into pipelines/compiled
 	$(VENV)/bin/rlhf compile --output-dir pipelines/compiled
 
-benchmark: $(VENV)/.train  ## Does tuning work? The sample job for three seeds (about 20 minutes on 2 cores)
+benchmark: $(VENV)/.train  ## Does tuning work? The sample job for three seeds (20 to 40 minutes on 2 cores)
 	$(VENV)/bin/python benchmarks/sample_seeds.py --seeds $(SEEDS)
 
 constraints:  ## Resolve the newest versions that pyproject.toml allows into constraints.txt
