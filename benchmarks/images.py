@@ -9,10 +9,10 @@ import time
 from typing import Any
 
 from rlhf_components.images import IMAGES
-from rlhf_pipelines.container_engine import check_images, connect
+from rlhf_pipelines.local.containers.engine import check_images, connect
 
 #: What a step of each image imports before its work begins; the longest of them.
-_WORK = {"light": "rlhf_tuning.data.importer", "trainer": "rlhf_tuning.reinforcement"}
+_WORK = {"light": "rlhf_tuning.data.importer", "trainer": "rlhf_tuning.training.reinforcement"}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@
 Simulated: each run draws, for n prompts and so many looks, both rewards around the curves named in the table, in units of
 the standard deviation of one answer's score. Three tenths of that variance belong to the prompt and stay from look to look;
 the rest is the answer's, correlated by one half between neighbouring looks. "Skewed" takes squared normals for that part.
-The rules are `rlhf_tuning.over_optimisation`'s own. Intervals are Wilson's, 95%.
+The rules are `rlhf_tuning.training.over_optimisation`'s own. Intervals are Wilson's, 95%.
 
 Real: a tiny policy (two layers, random weights) and two reward models on its base, all trained by this project's steps.
 People like words and dislike digits and punctuation. The held-out reward model learns that from its preferences; so does the
@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf_tuning import base_model, generation
-from rlhf_tuning.over_optimisation import Look, OverOptimisationWatch
+from rlhf_tuning.generation import generate
+from rlhf_tuning.models import base_model
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.statistics import wilson_interval
-from rlhf_tuning.text_format import TextFormat
-from rlhf_tuning.tokenizer import load_tokenizer
+from rlhf_tuning.training.over_optimisation import Look, OverOptimisationWatch
 
 _WORDS = (" salt", " gulls", " harbour", " bread", " sun", " fun", " Beauty", " Oasis")
 _PUNCTUATION = "!#$%&()*+,-./:;<=>?@[]^_{|}~"
@@ -157,7 +158,7 @@ def _real(seeds: Sequence[int]) -> None:
 
 def real_run(base: str, folder: Path, *, seed: int, loophole: bool, steps: int = 40) -> dict[str, Any]:
     """Train both reward models and the policy with and without the watch; return what the watch wrote and true scores."""
-    from rlhf_tuning import reinforcement, reward_model
+    from rlhf_tuning.training import reinforcement, reward_model
 
     prompts = folder / "prompts.jsonl"
     _write(prompts, [{"prompt": _prompt(number)} for number in range(256)])
@@ -237,7 +238,7 @@ def liking(answer: str, *, punctuation: float = -2.0) -> float:
 def _true_score(model: str, seed: int) -> float:
     """Return how well people like the model's answers, on average, to prompts that nothing else uses."""
     text_format = TextFormat(load_tokenizer(model), prompt_sequence_length=32, target_sequence_length=16)
-    answers = generation.generate_answers(
+    answers = generate.generate_answers(
         base_model.load_causal_lm(model, dtype=torch.float32),
         text_format,
         [_prompt(number) for number in range(1000, 1256)],

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rlhf_tuning.comparison import AnswerPair, ScoredAnswer, summarize
-from rlhf_tuning.gate import enough, shown_better
+from rlhf_tuning.evaluation.comparison import AnswerPair, ScoredAnswer, summarize
+from rlhf_tuning.evaluation.gate import enough, shown_better
 from rlhf_tuning.statistics import wilson_interval, win_rate
 
 _PROMPTS = (50, 100, 200, 500, 1000)

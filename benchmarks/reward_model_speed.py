@@ -87,7 +87,7 @@ def write_preferences(count: int, path: Path) -> None:
 
 def ours(arguments: argparse.Namespace) -> dict[str, float]:
     """Take the steps as phase 1 does."""
-    from rlhf_tuning import reward_model
+    from rlhf_tuning.training import reward_model
 
     measured = ("n", "accuracy", "accuracy_low", "accuracy_high", "longer_wins_accuracy")
     # Training is what is compared.
@@ -121,10 +121,10 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
     from transformers import TrainerCallback
     from trl import RewardConfig, RewardTrainer
 
-    from rlhf_tuning import base_model
     from rlhf_tuning.data.importer import read_canonical
-    from rlhf_tuning.text_format import TextFormat
-    from rlhf_tuning.tokenizer import load_tokenizer
+    from rlhf_tuning.models import base_model
+    from rlhf_tuning.models.text_format import TextFormat
+    from rlhf_tuning.models.tokenizer import load_tokenizer
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -57,9 +57,13 @@ def main() -> None:
 
 def one_run(arguments: argparse.Namespace) -> dict[str, float]:
     """Tune with one trainer and one seed, and measure the policy on prompts that it has not seen."""
-    from rlhf_tuning import base_model, evaluation, generation, reinforcement, reward_model, sample
-    from rlhf_tuning.text_format import TextFormat
-    from rlhf_tuning.tokenizer import load_tokenizer
+    from rlhf_tuning import sample
+    from rlhf_tuning.evaluation import evaluate
+    from rlhf_tuning.generation import generate
+    from rlhf_tuning.models import base_model
+    from rlhf_tuning.models.text_format import TextFormat
+    from rlhf_tuning.models.tokenizer import load_tokenizer
+    from rlhf_tuning.training import reinforcement, reward_model
 
     if arguments.side == "trl":
         reinforcement.on_policy = stock
@@ -99,12 +103,10 @@ def one_run(arguments: argparse.Namespace) -> dict[str, float]:
         asked = turns["eval_prompts.jsonl"]
         dtype = base_model.choose_dtype(arguments.dtype)
         tuned = base_model.load_causal_lm(str(folder / "tuned"), dtype=dtype).eval()
-        answers = generation.generate_answers(tuned, text_format, asked, temperature=1.0, batch_size=64, seed=0)
+        answers = generate.generate_answers(tuned, text_format, asked, temperature=1.0, batch_size=64, seed=0)
         sequences = ([text_format.prompt_ids(turn) for turn in asked], [answer.ids for answer in answers])
-        policy = evaluation.answer_log_probabilities(tuned, *sequences)
-        reference = evaluation.answer_log_probabilities(
-            base_model.load_causal_lm(MODEL, dtype=dtype).eval(), *sequences
-        )
+        policy = evaluate.answer_log_probabilities(tuned, *sequences)
+        reference = evaluate.answer_log_probabilities(base_model.load_causal_lm(MODEL, dtype=dtype).eval(), *sequences)
         scorer = reward_model.load_reward_model(str(arguments.reward_model), dtype=arguments.dtype)
         rewards = scorer.score(asked, [answer.text for answer in answers])
     return {

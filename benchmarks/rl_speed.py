@@ -67,7 +67,8 @@ def measure(side: str, arguments: argparse.Namespace, scratch: Path) -> dict[str
 
 def prepare(arguments: argparse.Namespace, scratch: Path) -> None:
     """Write the prompts, a random model where one is asked for, and a reward model (one step: speed is what counts)."""
-    from rlhf_tuning import reward_model, sample
+    from rlhf_tuning import sample
+    from rlhf_tuning.training import reward_model
 
     folder = Path(sample.__file__).parent
     lines = (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
@@ -101,7 +102,7 @@ def write_random_model(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from rlhf_tuning.tokenizer import load_tokenizer
+    from rlhf_tuning.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(SAMPLE_MODEL)
     config = LlamaConfig(
@@ -131,7 +132,8 @@ def model_of(arguments: argparse.Namespace, scratch: Path) -> str:
 
 def ours(arguments: argparse.Namespace) -> dict[str, float]:
     """Take the steps as phase 2 does."""
-    from rlhf_tuning import reinforcement, rollout
+    from rlhf_tuning.generation import rollout
+    from rlhf_tuning.training import reinforcement
 
     sample = rollout.sample
     rollout.sample = lambda model, prompts, **settings: sample(model, prompts, **settings | {"ends": []})
@@ -167,8 +169,8 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
     from trl import RLOOConfig, RLOOTrainer
 
-    from rlhf_tuning import base_model
-    from rlhf_tuning.tokenizer import load_tokenizer, model_source
+    from rlhf_tuning.models import base_model
+    from rlhf_tuning.models.tokenizer import load_tokenizer, model_source
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rlhf_tuning.accelerators import GPUS
-from rlhf_tuning.architecture import LLAMA_1B, LLAMA_8B, LLAMA_70B, SMOLLM2_135M, Architecture
-from rlhf_tuning.calibration import this_machine
-from rlhf_tuning.forecast import GB, Hardware, Phase, Plan, forecast, gpu_hardware, micro_batch
+from rlhf_tuning.models.architecture import LLAMA_1B, LLAMA_8B, LLAMA_70B, SMOLLM2_135M, Architecture
+from rlhf_tuning.planning.calibration import this_machine
+from rlhf_tuning.planning.forecast import GB, Hardware, Phase, Plan, forecast, gpu_hardware, micro_batch
 
 SAMPLE_MODEL = "smollm2-135m-instruct"
 #: One batch of those that generation takes on a CPU, which is what memory depends on.
@@ -248,7 +248,7 @@ def write_model(folder: Path, shape: tuple[int, int, int, int, int]) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from rlhf_tuning.tokenizer import load_tokenizer
+    from rlhf_tuning.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(SAMPLE_MODEL)
     hidden, intermediate, layers, heads, key_value_heads = shape
@@ -276,7 +276,8 @@ def measure_here(case: Case, folder: Path, steps: int) -> dict[str, float]:
     import torch
     from process_memory import peak_memory
 
-    from rlhf_tuning import reinforcement, reward_model, rollout
+    from rlhf_tuning.generation import rollout
+    from rlhf_tuning.training import reinforcement, reward_model
 
     sample = rollout.sample
     rollout.sample = lambda model, prompts, **settings: sample(model, prompts, **settings | {"ends": []})

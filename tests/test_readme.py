@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_pipelines.cli import build_parser
+from rlhf_pipelines.cli.rlhf import build_parser
 from rlhf_pipelines.parameters import PARAMETERS
 from rlhf_pipelines.targets import DEFAULT_MACHINES, GPUS
 
@@ -71,7 +71,7 @@ def test_the_make_targets_exist():
 def test_the_scale_tables_are_what_the_forecast_says():
     from benchmarks import scale
 
-    from rlhf_tuning.forecast import MEMORY_ERROR, TIME_ERROR
+    from rlhf_tuning.planning.forecast import MEMORY_ERROR, TIME_ERROR
 
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     assert "\n".join(scale.large_table()) in page

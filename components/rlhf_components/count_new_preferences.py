@@ -54,7 +54,7 @@ def count_new_preferences(
         champion: The present champion; empty before the first run.
         warm_start_adapter: What the policy starts from; empty for the base model.
     """
-    from rlhf_tuning import recurring
+    from rlhf_tuning.promotion import recurring
     from rlhf_tuning.step import running_step, say
 
     with running_step("Count New Preferences"):

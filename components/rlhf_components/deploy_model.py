@@ -33,9 +33,9 @@ def deploy_model(
     """
     import json
 
+    from rlhf_tuning.google_cloud.vertex_api import VertexApi
+    from rlhf_tuning.google_cloud.vertex_endpoint import deploy_to_vertex, read_prompts
     from rlhf_tuning.step import running_step, say
-    from rlhf_tuning.vertex_api import VertexApi
-    from rlhf_tuning.vertex_endpoint import deploy_to_vertex, read_prompts
 
     with running_step("Deploy Tuned Model"):
         if not deploy:

@@ -41,7 +41,7 @@ def find_champion(
         model_reference: The champion's weights, or the base model.
         model_fingerprint: Changes when those weights do.
     """
-    from rlhf_tuning.champion import Place, model_to_beat
+    from rlhf_tuning.promotion.champion import Place, model_to_beat
     from rlhf_tuning.step import running_step, say
 
     with running_step("Find Champion"):

@@ -41,8 +41,8 @@ def infer(
     """
     from pathlib import Path
 
-    from rlhf_tuning import processes
-    from rlhf_tuning.inference import InferenceConfig, write_predictions
+    from rlhf_tuning.distributed import processes
+    from rlhf_tuning.generation.inference import InferenceConfig, write_predictions
     from rlhf_tuning.step import running_step
 
     which = label or ("tuned model" if model else "base model")

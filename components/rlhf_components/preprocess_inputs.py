@@ -44,9 +44,9 @@ def preprocess_inputs(
         warm_start_adapter: The adapter's folder; empty for none.
         warm_start_fingerprint: Changes when the adapter does.
     """
-    from rlhf_tuning.model_reference import resolve_reference
+    from rlhf_tuning.models.model_reference import resolve_reference
+    from rlhf_tuning.models.warm_start import resolve_adapter
     from rlhf_tuning.step import running_step
-    from rlhf_tuning.warm_start import resolve_adapter
 
     with running_step("Preprocess Inputs"):
         policy = resolve_reference(large_model_reference)

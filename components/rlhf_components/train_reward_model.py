@@ -53,10 +53,10 @@ def train_reward_model(
     import shutil
     from pathlib import Path
 
-    from rlhf_tuning import processes
-    from rlhf_tuning import reward_model as phase
+    from rlhf_tuning.distributed import processes
     from rlhf_tuning.registry import PREFERENCE_ROWS
     from rlhf_tuning.step import running_step, say
+    from rlhf_tuning.training import reward_model as phase
 
     step = "Held-out Reward Model Trainer" if held_out else "Reward Model Trainer"
     with running_step(step, inputs=[preferences], outputs=[reward_model]):

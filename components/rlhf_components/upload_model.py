@@ -46,8 +46,8 @@ def upload_model(
         model_resource_name: models/NAME@VERSION.
         endpoint_resource_name: Empty: the local registry has no endpoints; `rlhf predict` calls the model.
     """
+    from rlhf_tuning.promotion.upload import upload_to_local_registry
     from rlhf_tuning.step import running_step, say
-    from rlhf_tuning.upload import upload_to_local_registry
 
     with running_step("Upload and Deploy Tuned Model"):
         version = upload_to_local_registry(

@@ -48,9 +48,9 @@ def upload_model_to_kubeflow(
         model_resource_name: Where the model is, such as gs://BUCKET/FOLDER.
         endpoint_resource_name: Empty: a run has no rights over the cluster's services.
     """
-    from rlhf_tuning.kserve import write_kserve
+    from rlhf_tuning.promotion.upload import generated_name, model_manifest
+    from rlhf_tuning.serving.kserve import write_kserve
     from rlhf_tuning.step import running_step, say
-    from rlhf_tuning.upload import generated_name, model_manifest
 
     with running_step("Upload Tuned Model"):
         location = write_kserve(

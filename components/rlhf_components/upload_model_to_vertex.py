@@ -55,10 +55,10 @@ def upload_model_to_vertex(
     """
     from pathlib import Path
 
+    from rlhf_tuning.google_cloud.vertex_api import VertexApi
+    from rlhf_tuning.google_cloud.vertex_registry import cloud_storage_uri, present_champion, upload_to_vertex
+    from rlhf_tuning.promotion.upload import aliases, generated_name, model_manifest, preference_rows
     from rlhf_tuning.step import running_step, say
-    from rlhf_tuning.upload import aliases, generated_name, model_manifest, preference_rows
-    from rlhf_tuning.vertex_api import VertexApi
-    from rlhf_tuning.vertex_registry import cloud_storage_uri, present_champion, upload_to_vertex
 
     with running_step("Upload Tuned Model"):
         api = VertexApi(project=project or run_project, location=location or run_location)

@@ -27,9 +27,9 @@ def upload_tensorboard_metrics(
     Returns:
         The experiment's resource name.
     """
+    from rlhf_tuning.google_cloud.vertex_api import VertexApi
+    from rlhf_tuning.google_cloud.vertex_tensorboard import write_to_tensorboard
     from rlhf_tuning.step import running_step, say
-    from rlhf_tuning.vertex_api import VertexApi
-    from rlhf_tuning.vertex_tensorboard import write_to_tensorboard
 
     with running_step("Upload TensorBoard Metrics"):
         experiment = write_to_tensorboard(

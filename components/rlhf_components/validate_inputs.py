@@ -115,7 +115,7 @@ def validate_inputs(
         data_warnings: What is wrong with valid data, a line each.
         judge_rubric: What a better answer is, in words, as the content behind a name may change; empty without a judge.
     """
-    from rlhf_tuning.judges import check_judge, judge_key
+    from rlhf_tuning.evaluation.judges import check_judge, judge_key
     from rlhf_tuning.limits import check_exploration, check_limits
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data

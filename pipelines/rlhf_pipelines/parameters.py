@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import NO_EXPLORATION, problem_with
-from rlhf_tuning.model_reference import problem_with_name
+from rlhf_tuning.models.model_reference import problem_with_name
 
 Value = str | int | float | bool
 

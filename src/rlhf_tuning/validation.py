@@ -8,12 +8,12 @@ from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data.problems import FILE_CODES
 from rlhf_tuning.data.summary import Finding
-from rlhf_tuning.data_report import write_data_report
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_limits
-from rlhf_tuning.model_reference import problem_with_name, resolve_reference
+from rlhf_tuning.models.model_reference import problem_with_name, resolve_reference
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.reports.data_report import write_data_report
 from rlhf_tuning.step import say
-from rlhf_tuning.text_format import TextFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def _text_format(config: ValidationConfig, unchecked: list[str]) -> TextFormat |
     if not config.large_model_reference:
         unchecked.append("No large_model_reference is given.")
         return None
-    from rlhf_tuning.tokenizer import load_tokenizer
+    from rlhf_tuning.models.tokenizer import load_tokenizer
 
     try:
         # Says at once what is not there, where loading would look on the hub again and again.

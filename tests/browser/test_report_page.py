@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
-from tests.unit.test_report import full_report, one_pair, realistic_report
+from tests.unit.reports.test_report import full_report, one_pair, realistic_report
 
-from rlhf_tuning.comparison import AnswerPair
-from rlhf_tuning.report import RunReport, render_report
+from rlhf_tuning.evaluation.comparison import AnswerPair
+from rlhf_tuning.reports.report import RunReport, render_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

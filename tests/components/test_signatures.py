@@ -6,11 +6,11 @@ import inspect
 
 import pytest
 
-from rlhf_tuning.evaluation import EvaluationConfig
-from rlhf_tuning.inference import InferenceConfig
-from rlhf_tuning.recurring import RecurringConfig
-from rlhf_tuning.reinforcement import ReinforcementConfig
-from rlhf_tuning.reward_model import RewardModelConfig
+from rlhf_tuning.evaluation.evaluate import EvaluationConfig
+from rlhf_tuning.generation.inference import InferenceConfig
+from rlhf_tuning.promotion.recurring import RecurringConfig
+from rlhf_tuning.training.reinforcement import ReinforcementConfig
+from rlhf_tuning.training.reward_model import RewardModelConfig
 
 PAIRS = {
     "train_reward_model": RewardModelConfig,

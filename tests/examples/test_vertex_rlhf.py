@@ -19,13 +19,13 @@ from tuned_run import MANIFEST, PROMPTS, write_model
 from vertex_server import VertexServer, serve_vertex
 from vertex_service import LOCATION, PROJECT, Reply, TaskEnd
 
-from rlhf_pipelines.cli import build_parser
+from rlhf_pipelines.cli.rlhf import build_parser
 from rlhf_pipelines.parameters import check_parameters
 from rlhf_tuning import environment
-from rlhf_tuning.comparison import AnswerPair, ScoredAnswer, summarize, summary_text
-from rlhf_tuning.vertex_api import VertexApi
-from rlhf_tuning.vertex_endpoint import deploy_to_vertex
-from rlhf_tuning.vertex_registry import upload_to_vertex
+from rlhf_tuning.evaluation.comparison import AnswerPair, ScoredAnswer, summarize, summary_text
+from rlhf_tuning.google_cloud.vertex_api import VertexApi
+from rlhf_tuning.google_cloud.vertex_endpoint import deploy_to_vertex
+from rlhf_tuning.google_cloud.vertex_registry import upload_to_vertex
 
 NOTEBOOK = Path(__file__).parents[2] / "examples/vertex_rlhf.ipynb"
 BASE_MODEL = "HuggingFaceTB/SmolLM2-1.7B-Instruct"

@@ -112,7 +112,7 @@ def test_both_phases_learn(finished):
 def test_the_tuned_model_differs_from_the_base_and_beats_it_by_reward(finished, tiny_model):
     import torch
 
-    from rlhf_tuning import base_model
+    from rlhf_tuning.models import base_model
 
     job, _ = finished
     (version,) = list_models(job / "registry")

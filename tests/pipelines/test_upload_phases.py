@@ -16,7 +16,7 @@ from vertex_server import serve_vertex
 from vertex_service import LOCATION, PROJECT, Reply
 
 from rlhf_components.upload_model_to_kubeflow import upload_model_to_kubeflow
-from rlhf_pipelines.cli import main
+from rlhf_pipelines.cli.rlhf import main
 from rlhf_pipelines.rlhf_pipeline import for_target, rlhf_pipeline
 from rlhf_pipelines.upload_phases import UPLOAD_PHASES
 

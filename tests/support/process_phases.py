@@ -13,7 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_tuning import environment, processes, step
+from rlhf_tuning import environment, step
+from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import ModelError
 
 #: More prompts than one step takes.
@@ -50,7 +51,8 @@ def hold(config, model, compute):
     """Load a model in parts; return what each process holds of its layers and of the rest, and losses in each."""
     import torch
 
-    from rlhf_tuning import base_model, sharding
+    from rlhf_tuning.distributed import sharding
+    from rlhf_tuning.models import base_model
 
     processes.join()
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[compute]
@@ -73,7 +75,8 @@ def change(config, model, saved):
     """Double every weight of a divided model, each process those that it holds, and save the model whole."""
     import torch
 
-    from rlhf_tuning import base_model, sharding
+    from rlhf_tuning.distributed import sharding
+    from rlhf_tuning.models import base_model
 
     processes.join()
     network = base_model.load_causal_lm(model, dtype=torch.float32, shard=True)
@@ -98,7 +101,7 @@ def write_data(folder):
 
 def train_rewards(model, folder, **settings):
     """Run phase 1 in as many processes as there are."""
-    from rlhf_tuning import reward_model
+    from rlhf_tuning.training import reward_model
 
     config = reward_model.RewardModelConfig(
         large_model_reference=str(model),
@@ -125,7 +128,7 @@ def train_rewards(model, folder, **settings):
 
 def train_policy(model, folder, name, **settings):
     """Run phase 2 in as many processes as there are."""
-    from rlhf_tuning import reinforcement
+    from rlhf_tuning.training import reinforcement
 
     config = reinforcement.ReinforcementConfig(
         large_model_reference=str(model),
@@ -156,7 +159,8 @@ def train_policy(model, folder, name, **settings):
 
 def evaluate(model, folder):
     """Let the base and the tuned model answer, judge the answers, and return the pairs."""
-    from rlhf_tuning import evaluation, inference
+    from rlhf_tuning.evaluation import evaluate
+    from rlhf_tuning.generation import inference
 
     lengths = {"prompt_sequence_length": 32, "target_sequence_length": 12, "dtype": "float32", "temperature": 0.0}
     for name, reference in (("base", model), ("tuned", folder / "rl" / "model")):
@@ -169,10 +173,10 @@ def evaluate(model, folder):
             label=f"answers of the {name} model",
             work_dir=str(folder / "kept"),
         )
-    config = evaluation.EvaluationConfig(large_model_reference=str(model), **lengths | {"temperature": 1.0})
-    pairs, _ = evaluation.evaluate_policy(
+    config = evaluate.EvaluationConfig(large_model_reference=str(model), **lengths | {"temperature": 1.0})
+    pairs, _ = evaluate.evaluate_policy(
         config,
-        judges=evaluation.judges_of(config, reward_model_dir=str(folder / "reward")),
+        judges=evaluate.judges_of(config, reward_model_dir=str(folder / "reward")),
         tuned_model_dir=str(folder / "rl" / "model"),
         base_predictions_path=str(folder / "base.jsonl"),
         tuned_predictions_path=str(folder / "tuned.jsonl"),
@@ -194,7 +198,7 @@ def given_answers(model, prompts, *, most_tokens, **settings):
 
 def train_on_given_answers(model, folder, rank=8):
     """Train a reward model, and policies by both algorithms, on the same data in any number of processes."""
-    from rlhf_tuning import rollout
+    from rlhf_tuning.generation import rollout
 
     sample, rollout.sample = rollout.sample, given_answers
     try:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
-from rlhf_pipelines.backend import Connection, Job, Plan, Schedule, ScheduleState, State, Submission, Task
+from rlhf_pipelines.backends.backend import Connection, Job, Plan, Schedule, ScheduleState, State, Submission, Task
 from rlhf_tuning.errors import RunError, UserError
 
 _START = datetime(2026, 11, 2, 3, 0, tzinfo=UTC)

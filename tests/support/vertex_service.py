@@ -23,7 +23,7 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2, field_mask_pb2, json_format, struct_pb2
 from google.rpc import code_pb2
 
-from rlhf_pipelines.cron import next_runs
+from rlhf_pipelines.backends.cron import next_runs
 from rlhf_tuning.errors import ParameterError
 
 PROJECT, PROJECT_NUMBER, LOCATION = "my-project", "123456789", "us-central1"

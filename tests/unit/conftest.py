@@ -28,7 +28,8 @@ def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Let tiny models compute parts of a batch side by side, and list the threads that did."""
     import torch
 
-    from rlhf_tuning import lanes, rollout
+    from rlhf_tuning.generation import rollout
+    from rlhf_tuning.ops import lanes
 
     used: list[str] = []
     lane = lanes._lane

@@ -8,9 +8,13 @@ import pytest
 import torch
 
 import rlhf_tuning
-from rlhf_tuning import base_model, evaluation, generation, registry, reinforcement, reward_model, rollout, text_format
-from rlhf_tuning.text_format import TextFormat
-from rlhf_tuning.tokenizer import load_tokenizer
+from rlhf_tuning import registry
+from rlhf_tuning.evaluation import evaluate
+from rlhf_tuning.generation import generate, rollout
+from rlhf_tuning.models import base_model, text_format
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.training import reinforcement, reward_model
 
 QUESTION, ANSWER = "Create a description for Plantation Palms.", "A Tranquil Oasis of Natural Beauty."
 PROMPT = [{"role": "user", "content": QUESTION}]
@@ -95,22 +99,22 @@ def test_scoring_during_evaluation(reward_dir, model_folder, expected, monkeypat
         lambda self, rows, groups, **options: scored.extend(rows) or [0.0] * len(rows),
     )
     monkeypatch.setattr(
-        evaluation,
+        evaluate,
         "answer_log_probabilities",
         lambda model, prompts, answers, **options: prompted.extend(prompts) or [0.0] * len(prompts),
     )
     row = {"prompt": PROMPT, "prediction": ANSWER, "tokens": 9, "ended": True, "token_ids": [5]}
     predictions = tmp_path / "predictions.jsonl"
     predictions.write_text(json.dumps(row) + "\n")
-    config = evaluation.EvaluationConfig(
+    config = evaluate.EvaluationConfig(
         large_model_reference=str(model_folder),
         prompt_sequence_length=64,
         target_sequence_length=32,
         dtype="float32",
     )
-    evaluation.evaluate_policy(
+    evaluate.evaluate_policy(
         config,
-        judges=evaluation.judges_of(config, reward_model_dir=reward_dir[0]),
+        judges=evaluate.judges_of(config, reward_model_dir=reward_dir[0]),
         tuned_model_dir=str(model_folder),
         base_predictions_path=str(predictions),
         tuned_predictions_path=str(predictions),
@@ -130,7 +134,7 @@ def test_serving(model_folder, expected, monkeypatch, tmp_path):
         "sample",
         lambda model, prompts, **options: prompted.extend(prompts) or sample(model, prompts, **options),
     )
-    generation.predict(version.name, QUESTION, registry_dir=tmp_path, target_sequence_length=4)
+    generate.predict(version.name, QUESTION, registry_dir=tmp_path, target_sequence_length=4)
     assert prompted == [expected[0]]
 
 

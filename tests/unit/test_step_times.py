@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_tuning.run_report import steps_so_far
+from rlhf_tuning.reports.run_report import steps_so_far
 from rlhf_tuning.step import running_step
 from rlhf_tuning.step_times import STEP_TIMES, run_folder
 

@@ -17,8 +17,8 @@ from rlhf_tuning.data.sample import SampleRow
 from rlhf_tuning.data.scan import ScannedDataset
 from rlhf_tuning.data.summary import DatasetSummary, Example, Finding, Lengths, SampledRow
 from rlhf_tuning.limits import LIMITS
+from rlhf_tuning.models.text_format import RefusedConversationError, TextFormat
 from rlhf_tuning.statistics import wilson_interval
-from rlhf_tuning.text_format import RefusedConversationError, TextFormat
 
 #: Google's advice for the Vertex job: a reward model sees its data 20 to 30 times, reinforcement learning 10 to 20 times.
 MOST_REWARD_MODEL_EPOCHS = 30

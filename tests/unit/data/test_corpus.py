@@ -19,7 +19,7 @@ from rlhf_tuning.data.problems import CODES, FILE_CODES, Problem, Problems
 from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, FileReader
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.sources import Source
-from rlhf_tuning.text_format import TextFormat
+from rlhf_tuning.models.text_format import TextFormat
 
 PROMPT = '{"input_text": "Describe the sea."}'
 PREFERENCE = '{"input_text": "Describe the sea.", "candidate_0": "Wet.", "candidate_1": "Calm.", "choice": 1}'

@@ -15,8 +15,8 @@ from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data.summary import Finding
 from rlhf_tuning.errors import DataError, ParameterError
-from rlhf_tuning.text_format import TextFormat
-from rlhf_tuning.tokenizer import load_tokenizer
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
 
 WriteRows = Callable[[str, Sequence[Mapping[str, object]]], str]
 Rows = list[dict[str, Any]]

@@ -1,0 +1,1 @@
+"""Clusters that a pipeline is submitted to: Vertex Pipelines and Kubeflow Pipelines."""

@@ -1,0 +1,77 @@
+"""`rlhf compare`: two models, or what two runs made, answer by answer."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "compare",
+        "compare two models, or what two runs made",
+        _compare,
+        "Compare the answers of two models: the second is held against the first, as a run holds its model against the\n"
+        "champion. Each is a registered model, or the folder of a run on this machine. Two runs are compared by the\n"
+        "answers that they left, if they have prompts in common; otherwise both models answer those of --prompts.\n\n"
+        "examples:\n"
+        "  rlhf compare palms@1 palms@2 --prompts eval.jsonl --scorer house_style\n"
+        "  rlhf compare runs/rlhf-pipeline-2027-01-24-... runs/rlhf-pipeline-2027-01-31-...",
+    )
+    parser.add_argument("first", metavar="A", help="NAME, NAME@ALIAS or NAME@VERSION; or a run's folder")
+    parser.add_argument("second", metavar="B", help="likewise")
+    parser.add_argument("--prompts", metavar="FILE", default="", help="prompts that both answer: a path, or gs://")
+    parser.add_argument(
+        "--max-prompts", metavar="N", type=int, default=200, help="at most so many of them; default: 200"
+    )
+    parser.add_argument("--prompt-sequence-length", metavar="N", type=int, default=512, help="default: 512")
+    parser.add_argument("--target-sequence-length", metavar="N", type=int, default=128, help="default: 128")
+    parser.add_argument("--temperature", metavar="X", type=float, default=1.0, help="default: 1.0")
+    parser.add_argument("--seed", metavar="N", type=int, default=0)
+    for name, words in (
+        ("scorer", "program that scores answers, such as house_style"),
+        ("judge", "language model that judges: language_model, gemini or local_model"),
+        ("judge-model", "name of that model"),
+        ("judge-endpoint", "base URL of its server"),
+        ("judge-key-secret", "secret of Google Cloud that holds its key: projects/P/secrets/S/versions/V"),
+        ("judge-rubric", "what a better answer is, or a text file with it"),
+    ):
+        parser.add_argument(f"--{name}", metavar="TEXT", default="", help=words)
+    parser.add_argument("--judge-max-calls", metavar="N", type=int, default=1000, help="default: 1000")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, default=Path("compare.html"), help="default: compare.html"
+    )
+    add_registry_dir(parser)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from rlhf_pipelines.cli.compare import Comparison, compare
+
+    text = compare(
+        Comparison(
+            first=options.first,
+            second=options.second,
+            prompts=options.prompts,
+            max_prompts=options.max_prompts,
+            prompt_sequence_length=options.prompt_sequence_length,
+            target_sequence_length=options.target_sequence_length,
+            temperature=options.temperature,
+            seed=options.seed,
+            scorer=options.scorer,
+            judge=options.judge,
+            judge_model=options.judge_model,
+            judge_endpoint=options.judge_endpoint,
+            judge_key_secret=options.judge_key_secret,
+            judge_rubric=options.judge_rubric,
+            judge_max_calls=options.judge_max_calls,
+            registry_dir=options.registry_dir,
+        ),
+        options.output,
+        tell=lambda line: print(line, file=sys.stderr),
+    )
+    print(text, end="")
+    print(f"\nReport: {options.output}")
+    return 0

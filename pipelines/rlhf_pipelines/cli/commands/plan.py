@@ -1,0 +1,53 @@
+"""`rlhf plan`: does a run fit into memory, and how long will it take?"""
+
+import argparse
+
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, checked_values
+from rlhf_pipelines.parameters import PLANNED
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "plan",
+        "forecast memory, hours and cost of a run",
+        _plan,
+        "Forecast what a run takes, before it is paid for: memory at its peak, time of a step, hours. Only the base\n"
+        "model's config.json is read; Llama 3.2 1B, Llama 3.1 8B and 70B and SmolLM2 135M are known without it.\n\n"
+        "examples:\n"
+        "  rlhf plan --sample\n"
+        "  rlhf plan --large-model-reference meta-llama/Llama-3.1-8B-Instruct --machine a100-80gb-x8 --price-per-hour 40\n"
+        "  rlhf plan --parameter-values values.json --machine l4 --mean-prompt-tokens 120 --mean-answer-tokens 40\n\n"
+        "Exit status: 0 it fits, 1 it does not fit into memory, 2 wrong inputs.",
+    )
+    parser.usage = "rlhf plan [--sample] [--parameter-values FILE] [--PARAMETER VALUE ...] [option ...]"
+    add_value_sources(parser)
+    parser.add_argument(
+        "--machine",
+        metavar="NAME",
+        default="here",
+        help="what the run has: here (the default; measured for a second or two), or GPUs such as l4 or a100-80gb-x8",
+    )
+    parser.add_argument("--price-per-hour", metavar="X", type=float, help="of the whole machine, in any currency")
+    parser.add_argument(
+        "--mean-prompt-tokens", metavar="N", type=int, default=0, help="mean length; default: the most allowed"
+    )
+    parser.add_argument(
+        "--mean-answer-tokens", metavar="N", type=int, default=0, help="mean length; default: the most allowed"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_parameters(parser, PLANNED)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from rlhf_pipelines.cli.plan_command import plan_run
+
+    return plan_run(
+        checked_values("plan", options),
+        machine=options.machine,
+        price_per_hour=options.price_per_hour,
+        mean_prompt_tokens=options.mean_prompt_tokens,
+        mean_answer_tokens=options.mean_answer_tokens,
+        as_json=options.json,
+    )

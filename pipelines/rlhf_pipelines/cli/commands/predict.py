@@ -1,0 +1,85 @@
+"""`rlhf predict`: ask a model."""
+
+import argparse
+import re
+import sys
+
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir, fail
+from rlhf_tuning import environment
+from rlhf_tuning.errors import UserError
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "predict",
+        "ask a model of the local registry, or an endpoint of Vertex AI",
+        _predict,
+        "Ask a model of the local registry, or an endpoint of Vertex AI. The prompt is put as the tuning put prompts.\n\n"
+        "examples:\n"
+        "  rlhf predict --model palms --prompt 'Create a description for Plantation Palms.'\n"
+        "  rlhf predict --endpoint palms --project my-project --location us-central1 --prompt - < prompt.txt",
+    )
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--model", metavar="NAME[@ALIAS|@VERSION]", help="as `rlhf models` lists it")
+    asked.add_argument("--endpoint", metavar="NAME", help="display name, id or full name of an endpoint of Vertex AI")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to ask; - reads it from standard input")
+    parser.add_argument(
+        "--max-tokens", type=int, default=128, metavar="N", help="most tokens of the answer; default: 128"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, metavar="X", help="0 takes the likeliest token each time; default: 0"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling; default: 0")
+    add_registry_dir(parser)
+    vertex = parser.add_argument_group("of an endpoint")
+    vertex.add_argument("--project", default="", metavar="ID", help="that of the credentials when absent")
+    vertex.add_argument("--location", default="", metavar="REGION", help="such as us-central1")
+    vertex.add_argument("--api-endpoint", default="", metavar="ADDRESS", help="another address of the Vertex AI API")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    prompt = sys.stdin.read().strip() if options.prompt == "-" else options.prompt
+    if not prompt.strip():
+        return fail("--prompt is empty.", 2)
+    print(_ask_endpoint(options, prompt) if options.endpoint else _ask_model(options, prompt))
+    return 0
+
+
+def _ask_endpoint(options: argparse.Namespace, prompt: str) -> str:
+    from rlhf_tuning.google_cloud.vertex_api import VertexApi
+    from rlhf_tuning.google_cloud.vertex_endpoint import ask_endpoint
+
+    named = re.fullmatch(r"projects/([^/]+)/locations/([^/]+)/endpoints/[^/]+", options.endpoint)
+    project, location = (
+        (named[1], named[2]) if named else (options.project, options.location or environment.GOOGLE_CLOUD_REGION)
+    )
+    return ask_endpoint(
+        VertexApi(
+            project=project, location=location or environment.GOOGLE_CLOUD_REGION, api_endpoint=options.api_endpoint
+        ),
+        options.endpoint,
+        prompt,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+
+
+def _ask_model(options: argparse.Namespace, prompt: str) -> str:
+    try:
+        from rlhf_tuning.generation.generate import predict
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"rlhf predict needs the package {error.name}, which is not installed. Install it with: "
+            "pip install 'rlhf-pipelines[train]'"
+        ) from None
+    return predict(
+        options.model,
+        prompt,
+        registry_dir=options.registry_dir,
+        target_sequence_length=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )

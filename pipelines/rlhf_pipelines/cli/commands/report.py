@@ -1,0 +1,39 @@
+"""`rlhf report`: a run's report, made again."""
+
+import argparse
+from pathlib import Path
+
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_price
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "report",
+        "make the report of a run again",
+        _report,
+        "Make the report of a run on this machine again, from what the run left behind.\n\n"
+        "example:\n"
+        "  rlhf report runs/rlhf-pipeline-2027-01-31-06-00-00-123456",
+    )
+    parser.add_argument("run", metavar="RUN", help="the run's folder, or its name under the pipeline root")
+    parser.add_argument(
+        "--pipeline-root", metavar="DIR", type=Path, default=Path("runs"), help="where named runs are; default: ./runs"
+    )
+    add_price(parser)
+    _add_output(parser, "report.html")
+
+
+def _add_output(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument("--output", metavar="FILE", type=Path, default=Path(name), help=f"default: {name}")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from rlhf_pipelines.local.complete_report import write_complete_report
+
+    named = options.pipeline_root / options.run
+    folder = named if named.is_dir() else Path(options.run)
+    write_complete_report(folder, options.output, options.price_per_hour)
+    print(options.output)
+    return 0

@@ -1,0 +1,39 @@
+"""`rlhf validate`: the datasets of a run, row by row."""
+
+import argparse
+from pathlib import Path
+
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, checked_values
+from rlhf_pipelines.parameters import VALIDATED
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "validate",
+        "check datasets, row by row, and report what is in them",
+        _validate,
+        "Check every row of the datasets of a run, and write a report to look at, before anything is spent. Needs no GPU\n"
+        "and no cloud beyond reading the data. Exit status: 0 the data can be used, 2 it cannot.\n\n"
+        "examples:\n"
+        "  rlhf validate --preference-dataset prefs.jsonl --prompt-dataset 'gs://bucket/prompts/*.jsonl'\n"
+        "  rlhf validate --parameter-values values.json --output-dir report",
+    )
+    parser.usage = "rlhf validate [--sample] [--parameter-values FILE] [--PARAMETER VALUE ...] [option ...]"
+    add_value_sources(parser)
+    parser.add_argument(
+        "--output-dir",
+        "--output_dir",
+        metavar="DIR",
+        type=Path,
+        default=Path("data-report"),
+        help="folder for report.html, problems.jsonl and bad_rows.jsonl; default: ./data-report",
+    )
+    add_parameters(parser, VALIDATED)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from rlhf_pipelines.cli.validate_command import validate_here
+
+    return validate_here(checked_values("validate", options), options.output_dir)

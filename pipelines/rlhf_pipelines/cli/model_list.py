@@ -1,0 +1,65 @@
+"""How `rlhf models` shows the local model registry."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rlhf_pipelines.cli.text_table import text_table
+
+if TYPE_CHECKING:
+    from rlhf_tuning.registry import ModelVersion
+
+_HEADINGS = ("MODEL", "VERSION", "ALIASES", "CREATED", "BASE MODEL", "WIN RATE")
+
+
+def as_table(models: Sequence["ModelVersion"]) -> str:
+    """Return the models as aligned columns. The win rate is the tuned model's over its base model."""
+    if not models:
+        return "The registry holds no model yet. `rlhf run --sample` makes one."
+    rows = [
+        _HEADINGS,
+        *(
+            (
+                model.name,
+                str(model.version),
+                ", ".join(model.aliases) or "-",
+                model.created[:16].replace("T", " "),
+                str(model.manifest.get("base_model", "-")),
+                _win_rate(model.manifest),
+            )
+            for model in models
+        ),
+    ]
+    return text_table(rows)
+
+
+def as_json(models: Sequence["ModelVersion"]) -> str:
+    """Return the models with their whole manifests as JSON."""
+    return json.dumps(
+        [
+            {
+                "name": model.name,
+                "version": model.version,
+                "aliases": list(model.aliases),
+                "resource_name": model.resource_name,
+                "path": str(model.path),
+                "created": model.created,
+                "manifest": model.manifest,
+            }
+            for model in models
+        ],
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+def _win_rate(manifest: Mapping[str, object]) -> str:
+    """Return the headline of the evaluation, by the true score where there is one: `73% (65% to 80%)`."""
+    evaluation = manifest.get("evaluation")
+    if not isinstance(evaluation, dict):
+        return "-"
+    for measure in ("true_win_rate", "reward_win_rate"):
+        if measure in evaluation:
+            rate, low, high = (evaluation[f"{measure}{end}"] for end in ("", "_low", "_high"))
+            return f"{rate:.0%} ({low:.0%} to {high:.0%})"
+    return "-"

@@ -1,0 +1,236 @@
+"""`rlhf plan`: the forecast of a run, as a person or a program reads it."""
+
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rlhf_pipelines.cli.text_table import text_table
+from rlhf_pipelines.parameters import Value
+from rlhf_pipelines.targets import machines
+from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.limits import PRICE_PER_HOUR, check_context
+from rlhf_tuning.models.architecture import Architecture, read_architecture
+from rlhf_tuning.planning.forecast import (
+    BANDWIDTH_SHARE,
+    GB,
+    MEMORY_ERROR,
+    TIME_ERROR,
+    TRAINING_SHARE,
+    Forecast,
+    Hardware,
+    Plan,
+    alternatives,
+    forecast,
+    gpu_hardware,
+    micro_batch,
+)
+from rlhf_tuning.step import duration
+
+_HERE = "here"
+_SOURCE = "benchmarks/scale.py"
+
+
+def plan_run(
+    values: Mapping[str, Value],
+    *,
+    machine: str,
+    price_per_hour: float | None,
+    mean_prompt_tokens: int = 0,
+    mean_answer_tokens: int = 0,
+    as_json: bool = False,
+) -> int:
+    """Print the forecast of a run and return the exit status: 0 it fits, 1 it does not.
+
+    Args:
+        values: Checked parameters, as `parameters.PLANNED` lists them.
+        machine: `here`, or the name of a machine with GPUs.
+        price_per_hour: Of the whole machine; None for no cost.
+        mean_prompt_tokens: 0 for the most that are allowed.
+        mean_answer_tokens: Likewise.
+        as_json: Whether a program reads it.
+
+    Raises:
+        ParameterError: If there is no such machine, or a number makes no sense.
+        ModelError: If the base model's shape cannot be known.
+    """
+    if price_per_hour is not None and not PRICE_PER_HOUR.allows(price_per_hour):
+        raise ParameterError(f"--price-per-hour is {price_per_hour}; it must be a number, {PRICE_PER_HOUR}.")
+    plan = replace(Plan.of(values), prompt_tokens=mean_prompt_tokens, answer_tokens=mean_answer_tokens)
+    model = read_architecture(str(values["large_model_reference"]))
+    other = str(values["reward_model_reference"])
+    reward_base = model
+    if other and other != values["large_model_reference"]:
+        reward_base = read_architecture(other, parameter="reward_model_reference")
+    for base in (model, reward_base):
+        check_context(
+            base.positions,
+            prompt_sequence_length=plan.prompt_sequence_length,
+            target_sequence_length=plan.target_sequence_length,
+            model=base.name,
+        )
+    hardware = _hardware(machine, plan, model, str(values["dtype"]))
+    found = forecast(plan, model, hardware, reward_base=reward_base)
+    instead = [] if found.fits else alternatives(plan, model, hardware, reward_base=reward_base)
+    if as_json:
+        print(json.dumps(_as_json(found, model, price_per_hour, instead), indent=2))
+    else:
+        print("\n".join(_as_text(found, plan, model, price_per_hour, instead)))
+    return 0 if found.fits else 1
+
+
+def _hardware(name: str, plan: Plan, model: Architecture, dtype: str) -> Hardware:
+    if name == _HERE:
+        from rlhf_tuning.planning.calibration import this_machine
+
+        rows = micro_batch(plan.batch_size, 8)
+        return this_machine(model, tokens=rows * plan.prompt_sequence_length, dtype=dtype)
+    offered = {key: found for key, found in machines("kubeflow").items() if found.gpu.gpu_memory}
+    wanted = name.lower().removesuffix("-x1")
+    for key, found in offered.items():
+        if wanted in (key, found.machine_type):
+            kind = key.removesuffix(f"-x{found.count}")
+            return gpu_hardware(kind, found.gpu, found.count, dtype=dtype)
+    raise ParameterError(
+        f"--machine is {name!r}. A forecast needs one that is known: {_HERE} (this machine), {', '.join(offered)}."
+    )
+
+
+def _as_text(found: Forecast, plan: Plan, model: Architecture, price: float | None, instead: list[str]) -> list[str]:
+    on = found.hardware
+    each = " each" if on.devices > 1 else ""
+    numbers = "bfloat16" if on.number_bytes == 2 else "float32"
+    lines = [
+        f"{model.name}, {_billions(model.parameters)} weights, {numbers}, on {on.name} ({on.memory / GB:.0f} GB{each})",
+        "",
+    ]
+    rows = [("", "steps", "s a step", "hours", f"peak GB{each}", "at its highest when")]
+    for phase in found.phases:
+        stage, size = phase.peak
+        rows.append(
+            (
+                phase.name,
+                f"{phase.steps:,}",
+                _figure(phase.step_seconds),
+                _figure(phase.hours),
+                _figure(size / GB),
+                stage,
+            )
+        )
+    rows += [(name, "", "", _figure(hours), "", "") for name, hours in found.hours.items()]
+    rows.append(("in all", "", "", _figure(found.all_hours), _figure(found.peak / GB), ""))
+    lines += [text_table(rows), ""]
+    parts = ", ".join(f"{name} {_figure(seconds)}" for name, seconds in found.phases[-1].seconds.items())
+    said = [f"A step of reinforcement learning, in seconds: {parts}."]
+    if price is not None:
+        said.append(
+            f"Cost: {found.all_hours * price:,.2f} at {price:g} an hour, {duration(3600 * found.all_hours)} in all."
+        )
+    said.append(_verdict(found))
+    if instead:
+        said.append(f"It would fit with any of: {'; '.join(instead)}.")
+    elif not found.fits:
+        said.append("No single change that is known here makes it fit; take a smaller model.")
+    said.append(_lengths(plan))
+    said += _sureness(found)
+    for paragraph in said:
+        lines += textwrap.wrap(paragraph, 110, subsequent_indent="  ", break_on_hyphens=False)
+    return lines
+
+
+def _verdict(found: Forecast) -> str:
+    on = found.hardware
+    share = found.peak / on.memory
+    each = " of each GPU" if on.devices > 1 else ""
+    sharded = f" The base model's layers are divided over the {on.devices} GPUs." if found.sharded else ""
+    if not found.fits:
+        return (
+            f"Memory: does NOT fit: {found.peak / GB:.1f} GB at the peak, and there are {on.memory / GB:.1f} GB{each}."
+            f"{sharded}"
+        )
+    tight = " That is within the forecast's error: try one step of each phase first." if _is_tight(found) else ""
+    return f"Memory: fits, in {share:.0%}{each}.{sharded}{tight}"
+
+
+def _is_tight(found: Forecast) -> bool:
+    return found.fits and found.peak * (1 + MEMORY_ERROR[1]) > found.hardware.memory
+
+
+def _lengths(plan: Plan) -> str:
+    if plan.prompt_tokens and plan.answer_tokens:
+        return (
+            f"Lengths: hours are for prompts of {plan.prompt_tokens} and answers of {plan.answer_tokens} tokens on average, "
+            "memory for the limits."
+        )
+    return (
+        f"Lengths: every prompt {plan.prompt_tokens or plan.prompt_sequence_length} and every answer "
+        f"{plan.answer_tokens or plan.target_sequence_length} tokens long, so an upper bound; --mean-prompt-tokens and "
+        "--mean-answer-tokens say what yours are."
+    )
+
+
+def _sureness(found: Forecast) -> list[str]:
+    on = found.hardware
+    lines = [
+        f"Error of the forecast, measured on small models on a CPU ({_SOURCE}): memory {MEMORY_ERROR[0]:.0%} in the median, "
+        f"{MEMORY_ERROR[1]:.0%} or less in nine cases of ten; time of a step {TIME_ERROR[0]:.0%} and {TIME_ERROR[1]:.0%}."
+    ]
+    if not on.measured:
+        lines.append(
+            f"Not measured on this GPU: times assume that training reaches {TRAINING_SHARE:.0%} of the data sheet's peak "
+            f"and sampling {BANDWIDTH_SHARE:.0%} of its bandwidth; hours may be half or twice these."
+        )
+    else:
+        share = "" if on.cpu else ", of which a share is assumed to be reached"
+        lines.append(
+            f"Measured here just now, beside whatever else was running: products of {on.flops / 1e9:,.0f} GFLOP/s{share}, "
+            f"memory of {on.bandwidth / GB:,.1f} GB/s, exponentials of {on.elementwise / GB:,.1f} GB/s."
+        )
+    if on.devices > 1:
+        lines.append(f"It is assumed that all {on.devices} GPUs train together.")
+    return lines
+
+
+def _as_json(found: Forecast, model: Architecture, price: float | None, instead: list[str]) -> dict[str, Any]:
+    return {
+        "model": {"name": model.name, "parameters": model.parameters},
+        "machine": {
+            "name": found.hardware.name,
+            "devices": found.hardware.devices,
+            "memory_bytes": round(found.hardware.memory),
+            "measured": found.hardware.measured,
+        },
+        "fits": found.fits,
+        "tight": _is_tight(found),
+        "sharded": found.sharded,
+        "peak_bytes": round(found.peak),
+        "hours": found.all_hours,
+        "cost": None if price is None else found.all_hours * price,
+        "instead": instead,
+        "phases": [
+            {
+                "name": phase.name,
+                "steps": phase.steps,
+                "seconds_per_step": phase.step_seconds,
+                "seconds": phase.seconds,
+                "memory_bytes": {stage: round(size) for stage, size in phase.memory.items()},
+                "hours": phase.hours,
+            }
+            for phase in found.phases
+        ],
+        "other_hours": found.hours,
+        "error": {
+            name: {"median": error[0], "nine_of_ten": error[1]}
+            for name, error in (("memory", MEMORY_ERROR), ("time", TIME_ERROR))
+        },
+    }
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.0f} million"
+
+
+def _figure(value: float) -> str:
+    """Return a number with two or three digits that mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

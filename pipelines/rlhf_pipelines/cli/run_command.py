@@ -1,0 +1,416 @@
+"""`rlhf run`: start a pipeline on this machine, show it, and say how it ended."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_pipelines.cli.display import Display
+from rlhf_pipelines.cli.run_log import RunLog
+from rlhf_pipelines.local.containers.engine import check_engine, remove_containers
+from rlhf_pipelines.local.failure import count_memory_kills, explain_death
+from rlhf_pipelines.local.local_run import Containers, RunRequest
+from rlhf_pipelines.local.process_group import Ended, run_in_group
+from rlhf_pipelines.local.run_events import RunFailed, RunFollower, StepFailed, StepFinished, StepStarted, Update
+from rlhf_pipelines.parameters import Value
+from rlhf_tuning import __version__, environment
+from rlhf_tuning.errors import ParameterError, RunError
+from rlhf_tuning.promotion.champion import local_name
+from rlhf_tuning.registry import tuned_by_one
+from rlhf_tuning.step import duration
+
+_WARN_FREE_BYTES = 2 * 10**9
+_NEEDED_FREE_BYTES = 200 * 10**6
+#: The pipeline output whose file is printed at the end of a run.
+_SUMMARY = "summary"
+#: The pages among a pipeline's outputs, with the names that they get beside the runs: kfp names artifacts without an
+#: ending, which browsers and people go by.
+_PAGES = {"report": ("Report:", "report.html"), "data_report": ("Data:", "data-report.html")}
+#: The page that is made anew when the whole run is known.
+_REPORT = "report"
+#: The pipeline output that names the registered model.
+_MODEL = "model_resource_name"
+#: The pipeline that never tunes a model twice at once.
+_RECURRING = "recurring_rlhf_pipeline"
+#: What the loops of training count, and no others.
+_TRAINING_UNIT = "step"
+_EXAMPLE_PROMPT = "Create a description for Plantation Palms."
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalRun:
+    """A pipeline to run on this machine.
+
+    Args:
+        name: The pipeline's name, for people.
+        target: The pipeline function, as `module:name`.
+        arguments: Checked values of its parameters.
+        pipeline_root: Folder that receives everything the run leaves behind.
+        caching: Whether finished steps of earlier runs may be used.
+        containers: That the steps run in containers; None for processes.
+        price_per_hour: What this machine costs an hour, for the report; None where nobody said.
+    """
+
+    name: str
+    target: str
+    arguments: Mapping[str, Value]
+    pipeline_root: Path
+    caching: bool = True
+    containers: Containers | None = None
+    price_per_hour: float | None = None
+
+
+def new_containers(images: Mapping[str, str]) -> Containers:
+    """Return the containers of a new run, with `images` in the place of those that the components name."""
+    return Containers(run_id=uuid.uuid4().hex, images=dict(images))
+
+
+def run_locally(run: LocalRun, display: Display) -> int:
+    """Run a pipeline in a process of its own, show it, and return the command's exit status.
+
+    Raises:
+        ParameterError: If the pipeline root, or an engine for containers, cannot be used.
+        RunError: If its disk is full, or another run tunes the same model now.
+    """
+    if run.containers:
+        check_engine()
+    root = prepare_root(run.pipeline_root, display)
+    prepare_registry(str(run.arguments.get("registry_dir", "")))
+    started = time.monotonic()
+    with _only_tune_of_its_model(run), RunLog(root) as log, _temporary_folder() as temporary:
+        log.begin(run.name, __version__, run.arguments)
+        outputs = log.path.with_suffix(".outputs.json")
+        request = RunRequest(
+            target=run.target,
+            arguments=dict(run.arguments),
+            pipeline_root=str(root),
+            caching=run.caching,
+            outputs=str(outputs),
+            containers=run.containers,
+        )
+        display.say(f"Running {run.name} in {shown(root)}{', in containers' if run.containers else ''}")
+        watch = _Watch(display, log)
+        try:
+            ended = _run_request(request, temporary, watch)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise RunError(f"The run stopped: {error.strerror or error} ({shown(log.path)}).") from error
+        finally:
+            display.close()
+            if run.containers:
+                remove_containers(run.containers.run_id)
+        elapsed = time.monotonic() - started
+        if ended.stopped_by is not None:
+            status = _say_stopped(ended.stopped_by, watch, display)
+        elif ended.returncode == 0:
+            status = 0
+            _say_finished(watch.follower, elapsed, log.path, display)
+            _say_outputs(_read_outputs(outputs), run, watch.follower.finished, display)
+        else:
+            status = _say_failed(watch, ended, log, display)
+        log.note(f"ended with status {status} after {duration(elapsed)}")
+        return status
+
+
+def prepare_root(pipeline_root: Path, display: Display) -> Path:
+    """Make the pipeline root and check that it can be written to, now rather than after hours; return its full path."""
+    if "://" in str(pipeline_root) or str(pipeline_root).startswith(("gs:/", "s3:/")):
+        raise ParameterError(f"--pipeline-root is {str(pipeline_root)!r}; a run on this machine needs a local folder.")
+    root = pipeline_root.expanduser().absolute()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+        (root / "logs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise ParameterError(
+            f"Cannot write to the pipeline root {root}: {error.strerror}. Choose another folder with --pipeline-root."
+        ) from None
+    free = shutil.disk_usage(root).free
+    if free < _NEEDED_FREE_BYTES:
+        raise RunError(
+            f"Only {free / 1e6:.0f} MB are free on the disk of {root}; a run needs 2 GB or more. Free some space or "
+            "choose another --pipeline-root."
+        )
+    if free < _WARN_FREE_BYTES:
+        display.say(
+            f"Warning: only {free / 1e9:.1f} GB are free on the disk of {root}; a run usually needs 2 GB or more."
+        )
+    return root
+
+
+def prepare_registry(registry_dir: str) -> None:
+    """Check that a named registry can be written to, now rather than when the model is there."""
+    if not registry_dir:
+        return
+    folder = Path(registry_dir).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ParameterError(
+            f"registry_dir is {registry_dir!r}, which cannot be written to: {error.strerror}. Choose another folder."
+        ) from None
+
+
+@contextmanager
+def _only_tune_of_its_model(run: LocalRun) -> Iterator[None]:
+    """Let a recurring run of a model begin only when no other is under way."""
+    if run.name != _RECURRING:
+        yield
+        return
+    name = local_name(str(run.arguments["model_display_name"]), str(run.arguments["large_model_reference"]))
+    registry_dir = str(run.arguments["registry_dir"])
+    with tuned_by_one(name, Path(registry_dir).expanduser() if registry_dir else None):
+        yield
+
+
+class _Watch:
+    """Hands each line of the run to those who want it, and remembers what a failure must say."""
+
+    def __init__(self, display: Display, log: RunLog) -> None:
+        self.follower = RunFollower()
+        self.causes: list[str] = []
+        self._display = display
+        self._log = log
+        self._memory_kills = count_memory_kills()
+
+    def line(self, line: str) -> None:
+        """Take one line that the run's process printed."""
+        update, is_event = self.follower.feed(line)
+        if not is_event:
+            self._log.line(line)
+        if update is not None:
+            self._log.show(update)
+            self._display.show(update)
+            self._remember(update)
+
+    def tick(self) -> None:
+        """Let the display move."""
+        self._display.tick()
+
+    def stopping(self, number: signal.Signals) -> None:
+        """Say that the run is being stopped."""
+        self._display.close()
+        self._display.say("Stopping the run ...")
+        self._log.note(f"stopping, {number.name} received")
+
+    def memory_kills(self) -> int:
+        """Return how many processes the kernel killed for want of memory since the newest step began."""
+        return count_memory_kills() - self._memory_kills
+
+    def _remember(self, update: Update) -> None:
+        match update:
+            case StepStarted():
+                self._memory_kills = count_memory_kills()
+            case StepFailed():
+                self.causes.append(update.text or explain_death(update.last_lines, self.memory_kills()))
+
+
+def _run_request(request: RunRequest, temporary: Path, watch: _Watch) -> Ended:
+    request_file = temporary / "request.json"
+    request.write(request_file)
+    return run_in_group(
+        [str(_python_without_spaces(temporary)), "-m", "rlhf_pipelines.local.local_run", str(request_file)],
+        env=_environment(temporary),
+        on_line=watch.line,
+        on_tick=watch.tick,
+        on_stopping=watch.stopping,
+    )
+
+
+def _environment(temporary: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "RLHF_PROGRESS": "events",
+        "PYTHONUNBUFFERED": "1",
+        # A file datasets.py or a folder kfp/ where the user stands must not take the place of the library.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONIOENCODING": "utf-8",
+        # kfp makes a folder for each task and leaves it; this one goes when the run ends.
+        "TMPDIR": str(temporary),
+        # Bars drawn with carriage returns come out as floods of lines. The steps report their progress themselves.
+        "TQDM_DISABLE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
+def _python_without_spaces(temporary: Path) -> Path:
+    """Return this Python by a path that the shell takes as one word: kfp writes it into a command without quotes."""
+    executable = Path(sys.executable)
+    if all(character.isalnum() or character in "/._-+@:,=" for character in str(executable)):
+        return executable
+    environment = executable.parent.parent  # as a whole, since Python finds pyvenv.cfg beside the path it was called by
+    link = temporary / "python"
+    link.symlink_to(environment, target_is_directory=True)
+    return link / executable.relative_to(environment)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="rlhf-run-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _say_finished(follower: RunFollower, elapsed: float, log: Path, display: Display) -> None:
+    steps = len(follower.finished)
+    cached = sum(step.cached for step in follower.finished)
+    kept = f", {cached} of them in an earlier run" if cached else ""
+    display.say(f"Finished in {duration(elapsed)}: {steps} {_steps(steps)}{kept}. Log: {shown(log)}")
+    if words := _time_words(follower.finished, elapsed):
+        display.say(words)
+
+
+def _time_words(finished: Sequence[StepFinished], elapsed: float) -> str:
+    """Return what the time of a run went into; nothing for one without a loop, all of whose steps were cached, say."""
+    training = sum(step.loops.get(_TRAINING_UNIT, 0.0) for step in finished)
+    other = sum(sum(step.loops.values()) for step in finished) - training
+    if training + other == 0:
+        return ""
+    parts = (
+        ("training loops", training),
+        ("answers, scores and other loops", other),
+        ("start-up, imports, loading and saving", elapsed - training - other),
+    )
+    return "Time: " + ", ".join(f"{name} {duration(seconds)} ({seconds / elapsed:.0%})" for name, seconds in parts)
+
+
+def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[StepFinished], display: Display) -> None:
+    """Print the pipeline's own summary or, where it has none, its outputs; and where to go from here."""
+    artifacts: Mapping[str, Mapping[str, Any]] = outputs["artifacts"]
+    if _SUMMARY in artifacts:
+        try:
+            display.say("\n" + Path(artifacts[_SUMMARY]["path"]).read_text(encoding="utf-8").rstrip("\n"))
+        except OSError as error:
+            display.say(f"The run's summary cannot be read: {error.strerror}.")
+    else:
+        for name, value in outputs["parameters"].items():
+            if value != "":
+                display.say(f"  {name}: {value}")
+        for name, artifact in artifacts.items():
+            if name not in _PAGES and Path(artifact["path"]).exists():
+                display.say(f"  {name}: {shown(Path(artifact['path']))}")
+    if lines := _next_steps(outputs, run, finished):
+        display.say("\n".join(["", *lines]))
+
+
+def _next_steps(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[StepFinished]) -> list[str]:
+    """Return where the reports and the model are, and the command that calls the model."""
+    lines = []
+    name = str(outputs["parameters"].get(_MODEL, ""))
+    model_lines, call = _model_lines(name, run) if name else ([], "")
+    for output, (label, file_name) in _PAGES.items():
+        artifact = outputs["artifacts"].get(output)
+        if artifact and Path(artifact["path"]).is_file():
+            page = run.pipeline_root.expanduser().absolute() / file_name
+            if output == _REPORT:
+                _complete_report(Path(artifact["path"]).parents[1], page, run, finished, name, call)
+            else:
+                shutil.copyfile(artifact["path"], page)
+            lines.append(f"{label:<7} {shown(page)}")
+    return lines + model_lines
+
+
+def _complete_report(
+    folder: Path, page: Path, run: LocalRun, finished: Sequence[StepFinished], model: str, call: str
+) -> None:
+    """Make the report with what only the whole run knows; where an earlier run evaluated, with what is known of that one."""
+    from rlhf_pipelines.local.complete_report import RUN_FILE, write_complete_report, write_run_file
+    from rlhf_tuning.reports.report import StepTime
+
+    if not (folder / RUN_FILE).exists():
+        write_run_file(
+            folder,
+            pipeline=run.name,
+            arguments=run.arguments,
+            steps=[StepTime(name=step.step, seconds=step.seconds, cached=step.cached) for step in finished],
+            model=model,
+            call=call,
+            ended=time.strftime("%Y-%m-%d %H:%M"),
+            price_per_hour=run.price_per_hour,
+        )
+    write_complete_report(folder, page, run.price_per_hour)
+
+
+def _model_lines(name: str, run: LocalRun) -> tuple[list[str], str]:
+    """Return where the model is and how it is called, and the call alone."""
+    spec = name.removeprefix("models/")
+    registry_dir = str(run.arguments.get("registry_dir", ""))
+    place = ["--registry-dir", registry_dir] if registry_dir else []
+    folder = Path(registry_dir).expanduser().absolute() if registry_dir else environment.REGISTRY_DIR
+    model, _, version = spec.partition("@")
+    call = shlex.join(["rlhf", "predict", "--model", spec, *place, "--prompt", _EXAMPLE_PROMPT])
+    return [f"Model:  {shown(folder / model / 'versions' / version / 'model')}", f"Call:   {call}"], call
+
+
+def _read_outputs(file: Path) -> Mapping[str, Any]:
+    outputs: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return outputs
+
+
+def _say_failed(watch: _Watch, ended: Ended, log: RunLog, display: Display) -> int:
+    failures = watch.follower.failed
+    steps = [failure for failure in failures if isinstance(failure, StepFailed)]
+    lines = [""]
+    for step, cause in zip(steps, watch.causes, strict=True):
+        lines += [f"{step.step} failed:", *_indented(cause), ""]
+    for failure in failures:
+        if isinstance(failure, RunFailed):
+            lines += ["The run failed:", *_indented(failure.text), ""]
+    if not failures:
+        lines += [_unexplained(watch, ended), ""]
+    for line in filter(None, lines):
+        log.note(line)
+    display.say("\n".join([*lines, f"Full log: {shown(log.path)}", _kept(watch.follower.finished)]))
+    return failures[0].status if failures else 1
+
+
+def _unexplained(watch: _Watch, ended: Ended) -> str:
+    where = f" during {watch.follower.running_step}" if watch.follower.running_step else ""
+    if watch.memory_kills() > 0:
+        return f"The run was killed{where} because the machine ran out of memory."
+    if ended.returncode < 0:
+        name = signal.Signals(-ended.returncode).name
+        return f"The run was killed{where} from outside ({name}); the likely cause is that memory ran out."
+    return f"The run ended{where} with status {ended.returncode} and without an error message."
+
+
+def _say_stopped(number: signal.Signals, watch: _Watch, display: Display) -> int:
+    where = f" during {watch.follower.running_step}" if watch.follower.running_step else ""
+    display.say(f"Stopped{where}. {_kept(watch.follower.finished)}")
+    return 128 + number
+
+
+def _kept(finished: list[StepFinished]) -> str:
+    if not finished:
+        return "No step had finished."
+    kept = f"{len(finished)} finished {_steps(len(finished))} {'is' if len(finished) == 1 else 'are'} kept"
+    return f"{kept}; run the same command again to continue."
+
+
+def _steps(number: int) -> str:
+    return "step" if number == 1 else "steps"
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.split("\n")]
+
+
+def shown(path: Path) -> str:
+    """Return `path` as it is shortest to read from here."""
+    try:
+        return f"./{path.relative_to(Path.cwd())}"
+    except (ValueError, OSError):
+        return str(path)

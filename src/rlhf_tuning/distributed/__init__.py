@@ -1,0 +1,1 @@
+"""Several processes: how they share a step, and how a model is divided among them."""

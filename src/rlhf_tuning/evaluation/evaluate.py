@@ -1,0 +1,322 @@
+"""Is the tuned model better than the base model? Answers to held-out prompts, compared pair by pair.
+
+Each prompt is answered once by either model. Judges compare the answers: the reward model of phase 1; one that was never
+optimised against, where there is one; where a `scorer` is named, a program that knows the true quality; where a `judge` is
+named, a language model. Each is first scored against
+held-out human choices; what they say is summed up in `comparison`. KL is estimated on the tuned model's own answers: the
+sum over an answer's tokens of log policy - log reference, at the temperature they were sampled at.
+"""
+
+import gc
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlhf_tuning import step
+from rlhf_tuning.data.importer import sample_canonical
+from rlhf_tuning.distributed import processes, sharding
+from rlhf_tuning.errors import DataError
+from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
+from rlhf_tuning.evaluation.gate import Decision, GateConfig, decide, decision_text
+from rlhf_tuning.evaluation.judges import Judge, JudgeSettings, check_judge, load_judge
+from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict, agreement
+from rlhf_tuning.generation.inference import read_predictions
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.models import base_model
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.ops import lanes
+from rlhf_tuning.ops.log_probabilities import log_probabilities, pack
+
+#: A score of an answer, to the judge that gives it.
+_SCORED_BY = {"true_score": "scorer", "held_out_reward": "held_out_reward_model", "reward": "reward_model"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Settings of the evaluation, named as the pipeline's parameters are.
+
+    `champion` is the resource name of the model that the tuned one is compared with; empty for the base model.
+    """
+
+    large_model_reference: str
+    prompt_sequence_length: int = 512
+    target_sequence_length: int = 64
+    temperature: float = 1.0
+    scorer: str = ""
+    judge: str = ""
+    judge_model: str = ""
+    judge_endpoint: str = ""
+    judge_key_secret: str = ""
+    judge_rubric: str = ""
+    judge_max_calls: int = 1000
+    dtype: str = "auto"
+    champion: str = ""
+    gate_win_rate_margin: float = GateConfig.gate_win_rate_margin
+    gate_max_kl: float = GateConfig.gate_max_kl
+    gate_max_length_ratio: float = GateConfig.gate_max_length_ratio
+
+    def __post_init__(self) -> None:
+        check_limits(**asdict(self))
+        check_judge(
+            judge=self.judge,
+            judge_model=self.judge_model,
+            judge_endpoint=self.judge_endpoint,
+            judge_key_secret=self.judge_key_secret,
+            judge_rubric=self.judge_rubric,
+            judge_max_calls=self.judge_max_calls,
+        )
+
+    @property
+    def opponent(self) -> str:
+        """Return how people call the model that the tuned one must beat."""
+        return self.champion.removeprefix("models/") or BASE_MODEL
+
+
+def judges_of(config: EvaluationConfig, *, reward_model_dir: str, held_out_reward_model_dir: str = "") -> list[Judge]:
+    """Return the judges that `config` asks for, the most trusted first; nothing heavy is loaded yet.
+
+    Args:
+        config: The settings.
+        reward_model_dir: What phase 1 saved; empty for no reward model.
+        held_out_reward_model_dir: What the training of the held-out reward model saved; empty for none.
+    """
+    settings = JudgeSettings(
+        reward_model_dir=reward_model_dir,
+        held_out_reward_model_dir=held_out_reward_model_dir,
+        scorer=config.scorer,
+        judge_model=config.judge_model,
+        judge_endpoint=config.judge_endpoint,
+        judge_key_secret=config.judge_key_secret,
+        judge_rubric=config.judge_rubric,
+        judge_max_calls=config.judge_max_calls,
+        dtype=config.dtype,
+    )
+    named = (
+        "scorer" if config.scorer else "",
+        config.judge,
+        "held_out_reward_model" if held_out_reward_model_dir else "",
+        "reward_model" if reward_model_dir else "",
+    )
+    return [load_judge(name, settings) for name in named if name]
+
+
+def evaluate_policy(
+    config: EvaluationConfig,
+    *,
+    judges: Sequence[Judge],
+    tuned_model_dir: str,
+    base_predictions_path: str,
+    tuned_predictions_path: str,
+    eval_preferences_path: str = "",
+) -> tuple[list[AnswerPair], list[JudgeRecord]]:
+    """Judge the answers of both models, and measure how far the tuned one has moved.
+
+    One model is in memory at a time.
+
+    Args:
+        config: The base model and how the answers were sampled.
+        judges: Who compares the answers.
+        tuned_model_dir: The tuned model, merged; empty when KL is not to be measured.
+        base_predictions_path: The base model's answers.
+        tuned_predictions_path: The tuned model's answers to the same prompts, in the same order.
+        eval_preferences_path: Canonical preference rows that nothing was trained on, to score the judges by.
+
+    Returns:
+        Every pair of answers with what was measured on it, and what is known of each judge.
+
+    Raises:
+        DataError: If the two files answer different prompts.
+        ModelError: If a model cannot be loaded.
+    """
+    base_rows = list(read_predictions(base_predictions_path))
+    tuned_rows = list(read_predictions(tuned_predictions_path))
+    if [row["prompt"] for row in base_rows] != [row["prompt"] for row in tuned_rows]:
+        raise DataError(
+            f"{base_predictions_path} and {tuned_predictions_path} answer different prompts, so they cannot be compared."
+        )
+    conversations = [row["prompt"] for row in base_rows]
+    answers = [
+        Comparison(base["prompt"], base["prediction"], tuned["prediction"])
+        for base, tuned in zip(base_rows, tuned_rows, strict=True)
+    ]
+    said: dict[str, list[Verdict | None]] = {}
+    records = []
+    for judge in judges:
+        choices = _human_choices(eval_preferences_path, judge.most_human_choices)
+        # Together, so that what the judge loads is loaded once. The choices come first: without them a cap would leave a
+        # win rate that nobody can judge.
+        verdicts = judge.compare(choices + answers)
+        gc.collect()
+        said[judge.name] = verdicts[len(choices) :]
+        records.append(
+            JudgeRecord(
+                name=judge.name,
+                label=judge.label,
+                agreement=agreement(verdicts[: len(choices)]),
+                notes=tuple(judge.notes),
+            )
+        )
+    kl: list[float | None] = [None] * len(tuned_rows)
+    if tuned_model_dir:
+        kl = processes.run(
+            kl_per_answer,
+            config,
+            trains=False,
+            tuned_model_dir=tuned_model_dir,
+            predictions_path=tuned_predictions_path,
+        )
+    pairs = []
+    for index, conversation in enumerate(conversations):
+        verdicts_here = {name: verdicts[index] for name, verdicts in said.items()}
+        scores = {field: _scores(verdicts_here, judge) for field, judge in _SCORED_BY.items()}
+        pairs.append(
+            AnswerPair(
+                prompt=conversation,
+                base=_answer(base_rows[index], {field: both[0] for field, both in scores.items()}),
+                tuned=_answer(tuned_rows[index], {field: both[1] for field, both in scores.items()}, kl=kl[index]),
+                verdicts={name: verdict for name, verdict in verdicts_here.items() if verdict and not verdict.scores},
+            )
+        )
+    return pairs, records
+
+
+def _human_choices(path: str, most: int) -> list[Comparison]:
+    """Return held-out human choices as comparisons in which people preferred the second answer."""
+    if not path or not most:
+        return []
+    # Always the same ones, so that a repeated run finds its judge's replies again.
+    rows = sample_canonical(path, most=most, seed=0)
+    return [Comparison(row["prompt"], row["rejected"], row["chosen"]) for row in rows]
+
+
+def _scores(verdicts: dict[str, Verdict | None], judge: str) -> tuple[float | None, float | None]:
+    verdict = verdicts.get(judge)
+    return verdict.scores if verdict and verdict.scores else (None, None)
+
+
+def _answer(row: dict[str, Any], scores: dict[str, float | None], kl: float | None = None) -> ScoredAnswer:
+    return ScoredAnswer(text=row["prediction"], tokens=row["tokens"], ended=row["ended"], kl=kl, **scores)
+
+
+def scorer_name(scorer: str) -> str:
+    """Return how people read a scorer's name."""
+    return scorer.replace("_", " ") or "true score"
+
+
+def decide_promotion(
+    config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str, *, judges: Sequence[JudgeRecord] = ()
+) -> Decision:
+    """Ask the gate whether the tuned model takes the champion's place; write the decision as JSON, and return it."""
+    limits = GateConfig(
+        gate_win_rate_margin=config.gate_win_rate_margin,
+        gate_max_kl=config.gate_max_kl,
+        gate_max_length_ratio=config.gate_max_length_ratio,
+    )
+    summary = summarize(pairs, scorer_name=scorer_name(config.scorer), judges=judges, opponent=config.opponent)
+    decision = decide(summary, limits, champion=config.opponent)
+    text = json.dumps(decision.as_json(), ensure_ascii=False, indent=1)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+    return decision
+
+
+def write_evaluation(
+    config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str, *, judges: Sequence[JudgeRecord] = ()
+) -> dict[str, float]:
+    """Write the headline numbers, the judges, and every answer with its scores as JSON, and return the numbers."""
+    metrics = summarize(
+        pairs, scorer_name=scorer_name(config.scorer), judges=judges, opponent=config.opponent
+    ).metrics()
+    known = [asdict(judge) | {"agreement": judge.agreement._asdict() if judge.agreement else None} for judge in judges]
+    content = {"metrics": metrics, "judges": known, "answers": [asdict(pair) for pair in pairs]}
+    text = json.dumps(content, indent=1)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+    return metrics
+
+
+def write_summary(
+    config: EvaluationConfig,
+    pairs: Sequence[AnswerPair],
+    path: str,
+    *,
+    decision: Decision,
+    judges: Sequence[JudgeRecord] = (),
+) -> None:
+    """Write what a person reads at the end of a run: the verdict, a table, three pairs of answers, the gate's decision."""
+    text = summary_text(
+        pairs, scorer_name=scorer_name(config.scorer), width=110, judges=judges, opponent=config.opponent
+    )
+    Path(path).write_text(text + "\n" + decision_text(decision), encoding="utf-8")
+
+
+def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions_path: str) -> list[float]:
+    """Return how much likelier a tuned model makes each of its answers than the base does, in nats.
+
+    Args:
+        config: The base model and how the answers were sampled.
+        tuned_model_dir: The tuned model.
+        predictions_path: Its answers.
+    """
+    processes.join()
+    text_format = TextFormat(
+        load_tokenizer(config.large_model_reference),
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+    rows = list(read_predictions(predictions_path))
+    sums = []
+    for number, reference in enumerate((tuned_model_dir, config.large_model_reference), start=1):
+        label = f"KL to the base model, pass {number} of 2"
+        sums.append(_log_probabilities_by(reference, config, text_format, rows, label))
+        gc.collect()
+    return [policy - base for policy, base in zip(*sums, strict=True)]
+
+
+def _log_probabilities_by(
+    reference: str, config: EvaluationConfig, text_format: TextFormat, rows: Sequence[dict[str, Any]], label: str
+) -> list[float]:
+    model = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype(config.dtype), shard=True).eval()
+
+    def sum_up(rows: Sequence[dict[str, Any]]) -> list[float]:
+        progress = step.Progress(label, len(rows), "answer")
+        return answer_log_probabilities(
+            model,
+            [text_format.prompt_ids(row["prompt"]) for row in rows],
+            [row["token_ids"] for row in rows],
+            temperature=config.temperature,
+            on_progress=progress.update,
+        )
+
+    return processes.spread(sum_up, rows)
+
+
+@torch.no_grad()
+def answer_log_probabilities(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    temperature: float = 1.0,
+    batch_size: int = 8,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[float]:
+    """Return log p(answer | prompt) in nats for each pair of token sequences, summed over the answer's tokens."""
+    model = base_model.causal_lm(model)
+    device = next(model.parameters()).device
+    totals: list[float] = []
+
+    def sum_up(start: int) -> list[float]:
+        part = slice(start, start + batch_size)
+        packed = pack(prompts[part], answers[part], device=device, share=False)
+        sums: list[float] = log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
+        return sums
+
+    with sharding.in_step(model):
+        for sums in lanes.each(model, sum_up, range(0, len(prompts), batch_size)):
+            totals += sums
+            on_progress(len(totals))
+    return totals

@@ -1,0 +1,162 @@
+"""The judges, one file each: which of two answers to a prompt is better.
+
+To add one: its file with a function `make_judge`, a line in `JUDGES`, its name in `limits.CHOICES`, a test.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from rlhf_tuning import environment
+from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.secret_manager import read_secret
+
+#: A judge's name to the module that holds it, imported only when it is used.
+JUDGES: dict[str, str] = {
+    "scorer": "rlhf_tuning.evaluation.judges.scorer",
+    "language_model": "rlhf_tuning.evaluation.judges.language_model",
+    "gemini": "rlhf_tuning.evaluation.judges.gemini",
+    "local_model": "rlhf_tuning.evaluation.judges.local_model",
+    "held_out_reward_model": "rlhf_tuning.evaluation.judges.held_out_reward_model",
+    "reward_model": "rlhf_tuning.evaluation.judges.reward_model",
+}
+
+
+class Judge(Protocol):
+    """Says which of two answers is better.
+
+    Attributes:
+        name: Its name in `JUDGES`.
+        label: How people read it, after "by": `judge gpt-oss-20b`.
+        most_human_choices: By how many human choices it is scored at most; each may cost a call.
+        notes: What a person should know of the last comparisons, such as that a cap was reached.
+    """
+
+    name: str
+    label: str
+    most_human_choices: int
+    notes: list[str]
+
+    def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict | None]:
+        """Return the verdict on each comparison; None where there is none. Whatever it loads is free afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """What judges are made from; those of the evaluation's parameters that concern them, under the same names.
+
+    Args:
+        reward_model_dir: What phase 1 saved.
+        held_out_reward_model_dir: What the training of the held-out reward model saved.
+        scorer: The scoring program.
+        judge_model: The language model that judges.
+        judge_endpoint: Base URL of an OpenAI-compatible server, such as `https://api.openai.com/v1`; of another Gemini
+            server, for `gemini`.
+        judge_key_secret: Name of the secret that holds the key of that server; the environment has it when empty.
+        judge_rubric: What a better answer is, as text or the name of a text file; the default rubric when empty.
+        judge_max_calls: Most requests to a server in one evaluation, repeated ones included.
+        dtype: Of local models.
+    """
+
+    reward_model_dir: str = ""
+    held_out_reward_model_dir: str = ""
+    scorer: str = ""
+    judge_model: str = ""
+    judge_endpoint: str = ""
+    judge_key_secret: str = ""
+    judge_rubric: str = ""
+    judge_max_calls: int = 1000
+    dtype: str = "auto"
+
+
+class _Module(Protocol):
+    def make_judge(self, settings: JudgeSettings) -> Judge:
+        """Return the judge; nothing heavy is loaded yet."""
+
+
+def load_judge(name: str, settings: JudgeSettings) -> Judge:
+    """Return one of `JUDGES`."""
+    return cast(_Module, importlib.import_module(JUDGES[name])).make_judge(settings)
+
+
+def key_place(judge_key_secret: str) -> str:
+    """Return where the key of a judge comes from, in words."""
+    return f"the secret {judge_key_secret}" if judge_key_secret else "the environment variable RLHF_JUDGE_API_KEY"
+
+
+def judge_key(judge_key_secret: str) -> str:
+    """Return the key for the server of a judge: what the secret holds, or else the environment; empty for none.
+
+    Raises:
+        UserError: If the secret cannot be read, or what is there can be no key.
+        RunError: If Secret Manager gives no answer.
+    """
+    key = environment.JUDGE_API_KEY.strip()
+    if judge_key_secret:
+        key = read_secret(judge_key_secret, parameter="judge_key_secret")
+    if not (key.isascii() and key.isprintable()):
+        # Not left to the client: its error would show the key.
+        raise ParameterError(
+            f"What {key_place(judge_key_secret)} holds can be no key: it has several lines, or characters other than "
+            "letters, digits and signs. Store the key alone there."
+        )
+    return key
+
+
+def check_judge(
+    *, judge: str, judge_model: str, judge_endpoint: str, judge_key_secret: str, judge_rubric: str, judge_max_calls: int
+) -> str:
+    """Check the parameters of a language-model judge together, and return its rubric in words; none without a judge.
+
+    No secret is read.
+
+    Raises:
+        ParameterError: Naming the parameter that is missing or cannot be used.
+    """
+    from rlhf_tuning.evaluation.judges.rubric import read_rubric
+
+    check_limits(judge=judge, judge_key_secret=judge_key_secret, judge_max_calls=judge_max_calls)
+    of_server = {"judge_endpoint": judge_endpoint, "judge_key_secret": judge_key_secret}
+    given = {"judge_model": judge_model, **of_server, "judge_rubric": judge_rubric}
+    if not judge:
+        for name, value in given.items():
+            if value:
+                raise ParameterError(
+                    f"{name} is {value[:80]!r}, but judge is empty, so nothing would use it. "
+                    "Set judge to 'language_model', 'gemini' or 'local_model'."
+                )
+        return ""
+    if not judge_model:
+        raise ParameterError(f"judge is {judge!r}, but judge_model is empty. Say which model is to judge.")
+    if judge == "language_model" and not judge_endpoint:
+        raise ParameterError(
+            "judge is 'language_model', but judge_endpoint is empty. Give the base URL of an OpenAI-compatible server, "
+            "such as https://api.openai.com/v1 or http://localhost:8000/v1."
+        )
+    for name, value in of_server.items():
+        if judge == "local_model" and value:
+            raise ParameterError(f"{name} is {value!r}, but judge 'local_model' runs in this process. Leave it empty.")
+    if judge_endpoint:
+        _check_endpoint(judge_endpoint)
+    return read_rubric(judge_rubric)
+
+
+def _check_endpoint(endpoint: str) -> None:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(endpoint)
+        host, secret = parts.hostname, parts.username or parts.password or parts.query
+    except ValueError:
+        host, secret, parts = None, None, urlsplit("")
+    if secret:
+        # Not shown: parameters are logged and stored, and this one may hold a key.
+        raise ParameterError(
+            "judge_endpoint holds a user name, a password or a query. Give the bare URL, and the key in the environment "
+            "variable RLHF_JUDGE_API_KEY, or in a secret that judge_key_secret names."
+        )
+    if parts.scheme not in ("http", "https") or not host:
+        raise ParameterError(f"judge_endpoint is {endpoint!r}; it must be a URL that begins with http:// or https://.")

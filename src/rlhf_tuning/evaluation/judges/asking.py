@@ -1,0 +1,265 @@
+"""A judge that is asked over the network: both orders of every pair, again after failures, up to a cap, and never twice.
+
+Every reply that was had is kept on the disk, so that an evaluation that is run again, or goes on after an interruption,
+pays for nothing a second time.
+"""
+
+import hashlib
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rlhf_tuning import environment, step
+from rlhf_tuning.errors import ParameterError, RunError
+from rlhf_tuning.evaluation.judges.rubric import REMINDER, Choice, question, read_choice
+from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
+
+#: Human choices that a judge is scored by at most; each costs two calls.
+MOST_HUMAN_CHOICES = 200
+#: Requests at a time.
+WORKERS = 4
+#: Seconds until a request is given up.
+REQUEST_SECONDS = 120.0
+#: How often one question is sent when the server is busy, fails or does not answer.
+ATTEMPTS = 6
+#: Seconds before the second attempt; doubled before each later one.
+FIRST_WAIT = 1.0
+#: A server that asks for more patience than this many seconds is taken not to answer.
+MOST_WAIT = 120.0
+#: So many questions given up one after the other mean that the server is down.
+MOST_UNANSWERED = 3
+
+
+class UnansweredError(Exception):
+    """The server was busy, failed or did not answer; the same question may be sent again.
+
+    Args:
+        reason: In words.
+        retry_after: Seconds that the server asks to wait.
+    """
+
+    def __init__(self, reason: str, *, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class RefusedError(Exception):
+    """The server will not answer this question, such as one that is too long; others it may."""
+
+
+class _NoVerdictError(Exception):
+    """There is no verdict on this pair; the message is the reason's name in `_REASONS`."""
+
+
+_REASONS = {
+    "unreadable": "the reply held no verdict that can be read, also when asked again",
+    "refused": "the judge refused the question",
+    "unanswered": "the judge did not answer",
+    "capped": "judge_max_calls was reached",
+}
+
+
+class AskingJudge:
+    """A language model behind a server.
+
+    Args:
+        name: The judge's name in `JUDGES`.
+        model: The language model.
+        source: Where it is, such as its URL; a part of what identifies a verdict.
+        rubric: What a better answer is.
+        ask: Sends one question and returns the reply; raises UnansweredError, RefusedError, or an error for the person.
+        max_calls: Most requests, repeated ones included.
+    """
+
+    def __init__(
+        self, *, name: str, model: str, source: str, rubric: str, ask: Callable[[str], str], max_calls: int
+    ) -> None:
+        self.name, self.label = name, f"judge {model}"
+        # At most half of the calls go into the judge's own examination.
+        self.most_human_choices = min(MOST_HUMAN_CHOICES, max_calls // 4)
+        self.notes: list[str] = []
+        self.calls = 0
+        self._source, self._rubric, self._ask, self._max_calls = source, rubric, ask, max_calls
+        identity = json.dumps([name, source, model, rubric])
+        self._cache = _Cache(environment.CACHE_DIR / "judges" / f"{_digest(identity)[:16]}.jsonl", identity)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._not_before = 0.0
+        self._unanswered = 0
+        self._finished = 0
+        self._missing: Counter[str] = Counter()
+        self._refusal = ""
+
+    def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict | None]:
+        """Return the verdict on each comparison; None where there is none.
+
+        Raises:
+            UserError: If the server cannot be used as it is set.
+            RunError: If it is down.
+        """
+        self.notes, self.calls, self._finished, self._missing = [], 0, 0, Counter()
+        self._stop.clear()
+        progress = step.Progress(f"asking {self.label}", len(comparisons), "pair")
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
+            verdicts = list(pool.map(lambda comparison: self._judge(comparison, progress), comparisons))
+        finally:
+            self._stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+        count = len(comparisons)
+        if self._missing["refused"] == count > 0:
+            raise ParameterError(
+                f"The judge at {self._source} refuses every question: {self._refusal}. Check judge_model and judge_endpoint."
+            )
+        self.notes += [
+            f"{missing:,} of {count:,} pairs, human choices included, have no verdict: {_REASONS[reason]}"
+            for reason, missing in sorted(self._missing.items())
+        ]
+        return verdicts
+
+    def _judge(self, comparison: Comparison, progress: step.Progress) -> Verdict | None:
+        verdict = None
+        try:
+            if comparison.first == comparison.second:
+                verdict = Verdict()
+            else:
+                one = self._choice(question(self._rubric, comparison, second_first=False))
+                two = self._choice(question(self._rubric, comparison, second_first=True))
+                verdict = Verdict(orders=({"A": -1, "tie": 0, "B": 1}[one], {"A": 1, "tie": 0, "B": -1}[two]))
+        except _NoVerdictError as error:
+            with self._lock:
+                self._missing[str(error)] += 1
+        with self._lock:
+            self._finished += 1
+            progress.update(self._finished, {"calls": float(self.calls)})
+        return verdict
+
+    def _choice(self, asked: str) -> Choice:
+        known, choice = self._cache.get(asked)
+        if not known:
+            reply = self._reply(asked)
+            choice = read_choice(reply)
+            if choice is None:
+                reply = self._reply(asked + REMINDER)
+                choice = read_choice(reply)
+            self._cache.put(asked, choice, reply)
+        if choice is None:
+            raise _NoVerdictError("unreadable")
+        return choice
+
+    def _reply(self, asked: str) -> str:
+        """Send one question, and again while the server is busy or fails."""
+        failure = UnansweredError("it was not asked")
+        for attempt in range(ATTEMPTS):
+            self._wait_for_turn()
+            try:
+                reply = self._ask(asked)
+            except UnansweredError as error:
+                failure = error
+                # Spread, so that workers that failed together do not come back together.
+                wait = FIRST_WAIT * 2**attempt * random.uniform(0.5, 1.0)
+                if error.retry_after is not None:
+                    wait = max(error.retry_after, 0.0)
+                if wait > MOST_WAIT:
+                    break
+                with self._lock:
+                    self._not_before = max(self._not_before, time.monotonic() + wait)
+            except RefusedError as error:
+                with self._lock:
+                    self._unanswered, self._refusal = 0, str(error)
+                raise _NoVerdictError("refused") from None
+            else:
+                with self._lock:
+                    self._unanswered = 0
+                return reply
+        with self._lock:
+            self._unanswered += 1
+            down = self._unanswered >= MOST_UNANSWERED
+        if down:
+            self._stop.set()
+            raise RunError(
+                f"The judge at {self._source} did not answer {MOST_UNANSWERED} questions in a row, each asked up to "
+                f"{ATTEMPTS} times. Its last failure: {failure}. Check judge_endpoint and the server, then run again: "
+                "replies that were had are kept."
+            )
+        raise _NoVerdictError("unanswered")
+
+    def _wait_for_turn(self) -> None:
+        """Wait as long as the server asked every worker to, then take one of the calls that are left."""
+        while True:
+            with self._lock:
+                if self._stop.is_set():
+                    raise _NoVerdictError("unanswered")
+                left = self._not_before - time.monotonic()
+                if self.calls >= self._max_calls:
+                    raise _NoVerdictError("capped")
+                if left <= 0:
+                    self.calls += 1
+                    return
+            self._stop.wait(left)
+
+
+#: What the file holds as a verdict; null for a reply that could not be read.
+_KEPT = ("A", "B", "tie", None)
+
+
+class _Cache:
+    """Verdicts on the disk: JSON lines, by a hash of the judge and the question.
+
+    Args:
+        path: The file; other processes may append to it too.
+        identity: Of the judge: a different model, server or rubric is a different judge.
+    """
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self._path, self._identity = path, identity
+        self._lock = threading.Lock()
+        self._known: dict[str, Choice | None] = {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        """Take one line in; one that was cut off when its writer was stopped is left out."""
+        try:
+            record: Any = json.loads(line)
+        except ValueError:
+            return
+        if isinstance(record, dict) and {"key", "verdict"} <= set(record) and record["verdict"] in _KEPT:
+            self._known[str(record["key"])] = record["verdict"]
+
+    def get(self, asked: str) -> tuple[bool, Choice | None]:
+        """Return whether this question was asked before, and its verdict, None for a reply that could not be read."""
+        key = self._key(asked)
+        return key in self._known, self._known.get(key)
+
+    def put(self, asked: str, choice: Choice | None, reply: str) -> None:
+        """Keep a verdict, with the end of the reply that it was read from."""
+        key = self._key(asked)
+        record = json.dumps({"key": key, "verdict": choice, "reply": reply[-2000:]})
+        with self._lock:
+            self._known[key] = choice
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as stream:
+                # In one write, and on a line of its own even after one that was cut off.
+                broken = stream.tell() and not _ends_with_newline(self._path)
+                stream.write(("\n" if broken else "").encode() + record.encode() + b"\n")
+
+    def _key(self, asked: str) -> str:
+        return _digest(self._identity + "\n" + asked)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read(1) == b"\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

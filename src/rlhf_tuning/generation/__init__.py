@@ -1,0 +1,1 @@
+"""Answers from a language model: the decode loop, batches of prompts, bulk inference."""

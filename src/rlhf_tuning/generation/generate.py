@@ -1,0 +1,201 @@
+"""Answers from a causal language model: in batches for evaluation and bulk inference, and one at a time for a person."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from rlhf_tuning import registry
+from rlhf_tuning.distributed import sharding
+from rlhf_tuning.generation import rollout
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.models import base_model
+from rlhf_tuning.models.text_format import Conversation, TextFormat, instructed
+from rlhf_tuning.models.tokenizer import load_tokenizer
+
+#: Prompts answered together beside training, such as by the watch. A GPU has less memory beside what is trained.
+TOGETHER = {"cpu": 64, "cuda": 32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One generated answer. `tokens` counts the end-of-sequence token; `ended` says whether there was one."""
+
+    text: str
+    tokens: int
+    ended: bool
+    ids: tuple[int, ...]
+
+
+def left_padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return `input_ids` and `attention_mask`, each of shape (sequences, longest), padded on the left."""
+    longest = max(len(ids) for ids in sequences)
+    input_ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros((len(sequences), longest), dtype=torch.long)
+    for row, ids in enumerate(sequences):
+        input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.long)
+        attention_mask[row, longest - len(ids) :] = 1
+    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+
+
+def batches_of(rows: Sequence[int], most: int) -> list[Sequence[int]]:
+    """Divide rows into as few batches of at most `most` as there must be, of about equal size.
+
+    A small one at the end would take nearly as long as a full one.
+    """
+    count = -(-len(rows) // most)
+    return [rows[len(rows) * place // count : len(rows) * (place + 1) // count] for place in range(count)]
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Return every token that ends an answer: the tokenizer's, and those that the model itself names."""
+    named = model.generation_config.eos_token_id
+    ids = [named] if isinstance(named, int) else list(named or [])
+    return sorted({tokenizer.eos_token_id, *ids})
+
+
+def generate_answers(
+    model: Any,
+    text_format: TextFormat,
+    conversations: Sequence[Conversation],
+    *,
+    temperature: float,
+    batch_size: int,
+    seed: int,
+    on_progress: Callable[[int], None] = lambda done: None,
+    adapter: AbstractContextManager[None] | None = None,
+    rollout_engine: str = "auto",
+) -> list[Answer]:
+    """Sample one answer to each conversation; temperature 0 takes the likeliest token each time.
+
+    Batches hold prompts of similar length, longest first, so that little is padded and running out of memory shows
+    at once. The same model, prompts, batch size and seed give the same answers. Nothing but the temperature shapes the
+    distribution (no top-k, top-p or repetition penalty), so that KL can be read off these samples.
+
+    Args:
+        model: A causal language model on its device.
+        text_format: Renders the prompts; its `target_sequence_length` bounds the answers.
+        conversations: The prompts.
+        temperature: Divides the logits.
+        batch_size: Most prompts of a batch.
+        seed: Of the samples.
+        on_progress: Called with the number of answers finished.
+        adapter: Entered around generation, to switch adapters.
+        rollout_engine: What samples the answers, see `rollout.chosen_engine`.
+    """
+    prompts = [text_format.prompt_ids(conversation) for conversation in conversations]
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    ends = end_token_ids(model, text_format.tokenizer)
+    answers: dict[int, Answer] = {}
+    inner = base_model.causal_lm(model)
+    with base_model.fork_random_numbers(), torch.no_grad(), adapter or nullcontext(), sharding.in_step(inner):
+        torch.manual_seed(seed)
+        longest = max(map(len, prompts), default=0) + text_format.target_sequence_length
+        compute = sharding.products(inner)
+        if prompts and rollout.chosen_engine(rollout_engine, inner, compute, prompts[0], longest=longest) == "lean":
+            fast: AbstractContextManager[None] = rollout.prepared(inner, compute)
+            sample = partial(rollout.sample, inner)
+        else:
+            fast, sample = nullcontext(), partial(_generate, model, text_format.tokenizer.pad_token_id)
+        with fast:
+            for rows in batches_of(order, batch_size):
+                found = sample(
+                    [prompts[row] for row in rows],
+                    most_tokens=text_format.target_sequence_length,
+                    temperature=temperature,
+                    ends=ends,
+                )
+                for row, ids in zip(rows, found, strict=True):
+                    answers[row] = _answer(ids, ends, text_format)
+                on_progress(len(answers))
+    return [answers[row] for row in range(len(prompts))]
+
+
+def _generate(
+    model: Any,
+    pad_id: int,
+    prompts: Sequence[Sequence[int]],
+    *,
+    most_tokens: int,
+    temperature: float,
+    ends: Sequence[int],
+) -> list[list[int]]:
+    """Do what `rollout.sample` does by transformers' `generate`."""
+    config = GenerationConfig(
+        max_new_tokens=most_tokens,
+        do_sample=temperature > 0,
+        temperature=temperature if temperature > 0 else None,
+        top_k=0 if temperature > 0 else None,
+        top_p=1.0 if temperature > 0 else None,
+        eos_token_id=list(ends),
+        pad_token_id=pad_id,
+    )
+    inputs = left_padded(prompts, pad_id, next(model.parameters()).device)
+    training = model.training
+    model.eval()
+    output = _without_shaping(model).generate(**inputs, generation_config=config)
+    model.train(training)
+    found: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return found
+
+
+def _without_shaping(model: Any) -> Any:
+    """Drop sampling habits that a hub model ships with, which `generate` would otherwise mix into ours."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+    )
+    return model
+
+
+def _answer(ids: list[int], ends: Sequence[int], text_format: TextFormat) -> Answer:
+    end = next((position for position, token in enumerate(ids) if token in ends), None)
+    kept = ids if end is None else ids[: end + 1]
+    return Answer(
+        text=text_format.answer_text(kept if end is None else kept[:-1]),
+        tokens=len(kept),
+        ended=end is not None,
+        ids=tuple(kept),
+    )
+
+
+def predict(
+    model: str,
+    prompt: str,
+    *,
+    registry_dir: Path | None = None,
+    target_sequence_length: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """Return a registered model's answer to one prompt, rendered just as in training.
+
+    Args:
+        model: `NAME`, `NAME@alias` or `NAME@version` in the local registry.
+        prompt: What to ask. The instruction that the model was tuned with is put where it stood in training.
+        registry_dir: Where the registry lives; its default place when None.
+        target_sequence_length: Most tokens of the answer.
+        temperature: 0 takes the likeliest token each time.
+        seed: Of the sample, where the temperature is above 0.
+
+    Raises:
+        ModelError: If the registry has no such model.
+    """
+    check_limits(target_sequence_length=target_sequence_length, seed=seed, temperature=temperature)
+    version = registry.resolve_model(model, registry_dir)
+    reference = str(version.path / "model")
+    tokenizer = load_tokenizer(reference)
+    text_format = TextFormat(
+        tokenizer,
+        prompt_sequence_length=8192,
+        target_sequence_length=target_sequence_length,
+    )
+    network = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype("auto"))
+    conversation = instructed(prompt, version.manifest.get("parameters"))
+    (answer,) = generate_answers(network, text_format, [conversation], temperature=temperature, batch_size=1, seed=seed)
+    return answer.text

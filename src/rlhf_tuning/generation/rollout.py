@@ -1,0 +1,417 @@
+"""Answers sampled quickly: transformers' own model code, called one token at a time without what is not needed here.
+
+What `generate` of transformers spends its time on, and what is done instead while `prepared` is entered:
+
+- Linear layers: an adapter costs two more products for each, so it is merged into a copy of the weights, in the precision
+  that the products have (unless the weights are sharded, see `sharding`). On a CPU that copy is kept in oneDNN's layout for
+  small batches (torch would lay it out anew for every product), several times as fast.
+- Attention: keys and values stand in a buffer as long as the answers may get, and each group of heads that shares them is
+  one product; nothing is concatenated or repeated at each token. A prompt is computed once for all its answers.
+- Sampling: one random number an answer and the cumulative distribution, not one random number for every entry of the
+  vocabulary.
+- Answers that have ended leave the batch.
+
+`works` compares the numbers with the model's own; callers fall back to `generate` where they differ.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from rlhf_tuning import step
+from rlhf_tuning.distributed import sharding
+from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.ops import lanes, linear
+from rlhf_tuning.ops.packing import window
+
+#: Answers decoded together. A CPU gains nothing from more; a GPU does, and has less memory.
+ROWS_TOGETHER = {"cpu": 64, "cuda": 1024}
+
+#: From so many on they are decoded in two lanes; a step of fewer is mostly the reading of the weights.
+_ENOUGH_ROWS = 32
+
+#: Entries of the vocabulary whose probabilities are summed up at a time.
+_BLOCK = 128
+
+_ATTENTION = "rlhf_rollout"
+
+#: Whether it `works` with a model in a precision, so that nothing is tried twice.
+_tried: WeakKeyDictionary[nn.Module, dict[torch.dtype, bool]] = WeakKeyDictionary()
+
+
+@contextmanager
+def prepared(model: Any, compute: torch.dtype) -> Iterator[None]:
+    """Have a model decode quickly for a while, with the weights that it has now; then leave it as it was.
+
+    Args:
+        model: A causal language model of transformers, which may have LoRA layers; not wrapped in anything.
+        compute: Of matrix products.
+    """
+    layers = [layer for layer in linear.linear_layers(model) if not sharding.is_sharded(layer.weight)]
+    before = [layer.__dict__.get("forward") for layer in layers]
+    attention, training = model.config._attn_implementation, model.training
+    with torch.no_grad():
+        parts = lanes.shares(layers, lanes.count(model))
+        products = lanes.each(model, lambda part: [_product(layer, compute) for layer in layers[part]], parts)
+        for layer, product in zip(layers, [product for found in products for product in found], strict=True):
+            layer.forward = product
+    model.config._attn_implementation = _ATTENTION
+    model.eval()
+    try:
+        yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            del layer.forward
+            if own is not None:
+                layer.forward = own
+        model.config._attn_implementation = attention
+        model.train(training)
+        if next(model.parameters()).device.type == "cpu":
+            lanes.let_go()
+
+
+@torch.no_grad()
+def sample(
+    model: Any, prompts: Sequence[Sequence[int]], *, most_tokens: int, temperature: float, ends: Sequence[int]
+) -> list[list[int]]:
+    """Return the tokens of one answer to each prompt, with the one that ends it if there is one.
+
+    The model must be `prepared`. Nothing but the temperature shapes the distribution.
+
+    Args:
+        model: A causal language model of transformers, not wrapped in anything.
+        prompts: As tokens; a prompt that is repeated next to itself is computed once.
+        most_tokens: Of an answer.
+        temperature: Divides the logits; 0 takes the likeliest token each time.
+        ends: The tokens that end an answer.
+    """
+    answers: list[list[int]] = []
+    device = next(model.parameters()).device
+    together = ROWS_TOGETHER[device.type]
+    for start in range(0, len(prompts), together):
+        some = prompts[start : start + together]
+        # Drawn for every token of every answer, so that one answer does not depend on when others end.
+        chances = torch.rand((most_tokens, len(some)), device=device) if temperature > 0 else None
+
+        def decode(part: slice, some: Any = some, chances: Any = chances) -> list[list[int]]:
+            drawn = None if chances is None else chances[:, part]
+            return _sample(model, some[part], most_tokens, temperature, drawn, ends)
+
+        side_by_side = lanes.count(model) if len(some) >= _ENOUGH_ROWS else 1
+        for found in lanes.each(model, decode, lanes.shares(some, side_by_side)):
+            answers += found
+    return answers
+
+
+def _sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    most_tokens: int,
+    temperature: float,
+    chances: torch.Tensor | None,
+    ends: Sequence[int],
+) -> list[list[int]]:
+    decoder = _Decoder(model, prompts, most_tokens)
+    device = decoder.device
+    count = len(prompts)
+    tokens = torch.full((count, most_tokens), -1, dtype=torch.long, device=device)
+    rows = torch.arange(count, device=device)  # of the answers that go on
+    ending = torch.tensor(list(ends), device=device)
+    # Asking a GPU costs more than some answers that need not go on.
+    pause = 1 if device.type == "cpu" else 8
+    logits = decoder.logits
+    going = torch.ones(count, dtype=torch.bool, device=device)
+    for place in range(most_tokens):
+        chosen = choose(logits, temperature, None if chances is None else chances[place][rows])
+        tokens[rows, place] = torch.where(going, chosen, -1)
+        going &= ~torch.isin(chosen, ending)
+        if place + 1 == most_tokens:
+            break
+        if (place + 1) % pause == 0:
+            left = int(going.sum())
+            if left == 0:
+                break
+            # Moving the cache costs about as much as a token, so not for every single answer.
+            if left <= 0.8 * len(rows):
+                kept = going.nonzero()[:, 0]
+                decoder.keep(kept)
+                rows, chosen, going = rows[kept], chosen[kept], going[kept]
+        logits = decoder.step(chosen)
+    return [[token for token in row if token >= 0] for row in tokens.tolist()]
+
+
+def choose(logits: torch.Tensor, temperature: float, chance: torch.Tensor | None) -> torch.Tensor:
+    """Return a token for each row of logits: the likeliest, or where the cumulative distribution passes `chance`."""
+    if chance is None:
+        return logits.argmax(dim=-1)
+    weights = torch.softmax(logits.float() / temperature, dim=-1)
+    # In blocks, then in the one that is hit: a sum over all entries, one after the other, is slow.
+    vocabulary = weights.shape[-1]
+    weights = nn.functional.pad(weights, (0, -vocabulary % _BLOCK)).view(len(weights), -1, _BLOCK)
+    blocks = weights.sum(dim=-1).cumsum(dim=-1)  # (answers, blocks)
+    point = chance[:, None] * blocks[:, -1:]
+    block = torch.searchsorted(blocks, point, right=True).clamp(max=blocks.shape[-1] - 1)
+    before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp(min=0)), 0.0)
+    within = weights.take_along_dim(block[:, :, None], dim=1)[:, 0].cumsum(dim=-1)
+    # Rounding may pass the last entry that has any weight.
+    last = (within < within[:, -1:]).sum(dim=-1, keepdim=True)
+    place = torch.searchsorted(within, point - before, right=True).minimum(last)
+    return (block * _BLOCK + place)[:, 0]
+
+
+@torch.no_grad()
+def works(model: Any, compute: torch.dtype, prompt: Sequence[int]) -> bool:
+    """Say whether a `prepared` model gives the logits that it gives by itself.
+
+    Args:
+        model: A causal language model of transformers, not wrapped in anything.
+        compute: Of matrix products.
+        prompt: Some tokens.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    prompt = list(prompt[-24:])
+    # Of unequal length, one of them twice; each goes on with tokens of its own.
+    prompts = [prompt, prompt, prompt[:1] + prompt[-4:]]
+    going_on = [[*prompt[:3], *prompt[-2:]], prompt[-5:], prompt[-5:][::-1]]
+    steps = min(map(len, going_on))
+    try:
+        with prepared(model, compute):
+            decoder = _Decoder(model, prompts, steps)
+            found = [decoder.logits]
+            for place in range(steps - 1):
+                found.append(decoder.step(torch.tensor([tokens[place] for tokens in going_on], device=device)))
+            decoder.keep(torch.tensor([0, 2], device=device))
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError, NotImplementedError):
+        return False
+    differences = []  # KL, in nats a token
+    model.eval()
+    with torch.autocast(device.type, dtype=compute, enabled=compute != torch.float32):
+        for row, start in enumerate(prompts):
+            ids = torch.tensor([[*start, *going_on[row][: steps - 1]]], device=device)
+            expected = model(input_ids=ids, use_cache=False).logits[0, len(start) - 1 :].float().log_softmax(-1)
+            got = torch.stack([logits[row] for logits in found]).float().log_softmax(-1)
+            differences.append((expected.exp() * (expected - got)).sum(dim=-1).mean())
+    model.train(training)
+    return bool(torch.stack(differences).max() < (1e-4 if compute == torch.float32 else 0.05))
+
+
+def chosen_engine(engine: str, model: Any, compute: torch.dtype, prompt: Sequence[int], *, longest: int) -> str:
+    """Return `lean` or `transformers`: the parameter `rollout_engine`, whose `auto` is `lean` where that `works`.
+
+    Args:
+        engine: `auto`, `lean` or `transformers`.
+        model: A causal language model of transformers, not wrapped in anything.
+        compute: Of matrix products.
+        prompt: Some tokens.
+        longest: Tokens of the longest prompt and answer together that will come.
+
+    Raises:
+        ParameterError: If `lean` is asked for and does not work with this model.
+    """
+    if engine == "transformers":
+        return engine
+    if longest <= window(model):
+        tried = _tried.setdefault(model, {})
+        if compute not in tried:
+            tried[compute] = works(model, compute, prompt)
+        if tried[compute]:
+            return "lean"
+    if engine == "lean":
+        raise ParameterError(
+            "rollout_engine is 'lean', which gives other numbers than the base model's own code. Use 'auto' or "
+            "'transformers'."
+        )
+    step.say("This model's answers are sampled by transformers' own generate, since the faster way gives other numbers")
+    return "transformers"
+
+
+class _Decoder:
+    """Decodes answers to some prompts in step. `logits` predict the first token of each."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], most_tokens: int) -> None:
+        self.device = next(model.parameters()).device
+        groups = [(list(prompt), len(list(members))) for prompt, members in groupby(map(tuple, prompts))]
+        longest = max(len(prompt) for prompt, _ in groups)
+        input_ids = torch.zeros((len(groups), longest), dtype=torch.long)
+        real = torch.zeros((len(groups), longest), dtype=torch.bool)
+        for row, (prompt, _) in enumerate(groups):
+            input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            real[row, longest - len(prompt) :] = True
+        input_ids, real = input_ids.to(self.device), real.to(self.device)
+        padded = not bool(real.all())
+        repeats = torch.tensor([count for _, count in groups], device=self.device)
+        which = torch.repeat_interleave(torch.arange(len(groups), device=self.device), repeats)
+        self._model = model
+        self._layers = [
+            _Buffer(which, longest + most_tokens) for _ in range(model.config.get_text_config().num_hidden_layers)
+        ]
+        self._cache = Cache(layers=list(self._layers))
+        positions = (real.cumsum(dim=1) - 1).clamp(min=0)
+        logits = self._forward(input_ids, positions, _visible(real) if padded else None)
+        self.logits = logits[which]  # (answers, vocabulary)
+        self._next = real.sum(dim=1)[which]
+        self._seen = None
+        if padded:
+            # Nothing sees the padding before a prompt.
+            self._seen = torch.ones((len(which), 1, 1, longest + most_tokens), dtype=torch.bool, device=self.device)
+            self._seen[:, 0, 0, :longest] = real[which]
+        self._length = longest
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Add one token to each answer and return the logits of the next, (answers, vocabulary)."""
+        self._length += 1
+        mask = None if self._seen is None else self._seen[..., : self._length]
+        logits = self._forward(tokens[:, None], self._next[:, None], mask)
+        self._next = self._next + 1
+        return logits
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these answers alone."""
+        for layer in self._layers:
+            layer.reorder_cache(rows)
+        self._next = self._next[rows]
+        if self._seen is not None:
+            self._seen = self._seen[rows]
+
+    def _forward(self, input_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        output = self._model(
+            input_ids=input_ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+
+class _Buffer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values, with room for whole answers. The first to arrive are those of the prompts.
+
+    Args:
+        which: The prompt of each answer.
+        room: Positions of the longest prompt and answer.
+    """
+
+    is_sliding = False
+
+    def __init__(self, which: torch.Tensor, room: int) -> None:
+        super().__init__()
+        self._which, self._room, self._length = which, room, 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Make room."""
+        heads = key_states.shape[1]
+        self.keys = key_states.new_empty((len(self._which), heads, self._room, key_states.shape[-1]))
+        self.values = value_states.new_empty((len(self._which), heads, self._room, value_states.shape[-1]))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store what is new and return what there is."""
+        end = self._length + key_states.shape[2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys[:, :, :end] = key_states[self._which]
+            self.values[:, :, :end] = value_states[self._which]
+            self._length = end
+            return key_states, value_states
+        self.keys[:, :, self._length : end] = key_states
+        self.values[:, :, self._length : end] = value_states
+        self._length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the length of the keys and where they begin."""
+        return self._length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Return how many positions are stored."""
+        return self._length
+
+    def get_max_length(self) -> int:
+        """Return how many there is room for."""
+        return self._room
+
+
+def _visible(real: torch.Tensor) -> torch.Tensor:
+    """Return which positions each position of left-padded prompts sees, (prompts, 1, length, length)."""
+    length = real.shape[1]
+    causal = torch.ones((length, length), dtype=torch.bool, device=real.device).tril()
+    own = torch.eye(length, dtype=torch.bool, device=real.device)
+    return ((causal & real[:, None, :]) | own)[:, None]
+
+
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention for transformers' `AttentionInterface`: many positions of prompts, or one of each answer."""
+    batch, heads, length, size = query.shape
+    scale = size**-0.5 if scaling is None else scaling
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if length > 1 and softcap is None:
+        # Repeated, since torch's fused kernels take no mask together with its option for grouped heads.
+        repeats = heads // key.shape[1]
+        mixed = nn.functional.scaled_dot_product_attention(
+            query,
+            key.repeat_interleave(repeats, dim=1) if repeats > 1 else key,
+            value.repeat_interleave(repeats, dim=1) if repeats > 1 else value,
+            attn_mask=attention_mask,
+            is_causal=attention_mask is None,
+            scale=scale,
+        )
+        return mixed.transpose(1, 2), None
+    # (batch, key heads, heads of each x length, size): each group of heads reads its keys and values once.
+    grouped = query.reshape(batch, key.shape[1], -1, size)
+    if softcap is None:
+        mixed = nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scale)
+        return mixed.reshape(batch, heads, length, size).transpose(1, 2), None
+    scores = torch.tanh((grouped @ key.transpose(2, 3)).float() * scale / softcap) * softcap
+    scores = scores.view(batch, heads, length, -1)
+    if length > 1:
+        causal = torch.ones((length, length), dtype=torch.bool, device=query.device).tril()
+        scores = scores.masked_fill(~(causal if attention_mask is None else attention_mask), -torch.inf)
+    elif attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, -torch.inf)
+    mixed = scores.softmax(dim=-1).to(value.dtype).view(*grouped.shape[:3], -1) @ value
+    return mixed.reshape(batch, heads, length, size).transpose(1, 2), None
+
+
+AttentionInterface.register(_ATTENTION, _attend)
+
+
+def _product(layer: Any, compute: torch.dtype) -> Callable[..., torch.Tensor]:
+    """Return what a linear layer does, with its adapter merged into a copy of its weight."""
+    adapters = linear.active_adapters(layer)
+    base = layer if isinstance(layer, nn.Linear) else layer.get_base_layer()
+    weight, bias = base.weight, base.bias
+    if adapters:
+        # Added before rounding: small changes would be lost one by one.
+        weight = weight.to(torch.float32, copy=True)
+        for name in adapters:
+            b, a = layer.lora_B[name].weight, layer.lora_A[name].weight
+            weight.addmm_(b.float(), a.float(), alpha=float(layer.scaling[name]))
+    weight = weight.to(compute)
+    bias = None if bias is None else bias.to(compute)
+    if weight.device.type != "cpu" or not torch._C._has_mkldnn:
+        return lambda input, *rest: nn.functional.linear(input.to(compute), weight, bias)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
+    multiply = torch.ops.mkldnn._linear_pointwise
+    return lambda input, *rest: multiply(input.to(compute), packed, bias, "none", [], "")

@@ -1,0 +1,1 @@
+"""Vertex AI over REST: its registry, its endpoints, its TensorBoard."""

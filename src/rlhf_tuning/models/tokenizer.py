@@ -1,0 +1,76 @@
+"""Loading tokenizers, repaired so that padding can be told from the end of an answer. Needs no torch."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rlhf_tuning import environment
+from rlhf_tuning.errors import ModelError
+from rlhf_tuning.models.model_reference import ALIASES, converted_folder, local_folder, split_revision
+
+
+def load_tokenizer(reference: str) -> Any:
+    """Load a model's tokenizer, repaired so that padding can be told from the end of an answer.
+
+    Raises:
+        ModelError: If there is no tokenizer, or none that ends a sequence.
+    """
+    # Without torch, transformers would say at every start that models need it; tokenizers do not.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**model_source(reference), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"Cannot load the tokenizer of {reference!r}: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"The tokenizer of {reference!r} has no end-of-sequence token, so an answer could never end.")
+    tokenizer.pad_token = _pad_token(tokenizer)
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def _pad_token(tokenizer: Any) -> str:
+    """Return a token for padding that is not the end of an answer.
+
+    Where both are one token, whatever masks padding also masks the end, and a policy never learns to stop. Masks are
+    passed everywhere, so any other special token will do.
+    """
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return str(tokenizer.pad_token)
+    for token in (tokenizer.unk_token, *tokenizer.all_special_tokens, tokenizer.bos_token):
+        if token is not None and token not in (tokenizer.eos_token, tokenizer.bos_token):
+            return str(token)
+    if tokenizer.bos_token is not None and tokenizer.bos_token_id != tokenizer.eos_token_id:
+        return str(tokenizer.bos_token)
+    # A tokenizer with a single special token: any ordinary token serves, as the attention mask hides it.
+    return str(tokenizer.convert_ids_to_tokens(0 if tokenizer.eos_token_id != 0 else 1))
+
+
+def model_source(reference: str) -> dict[str, str]:
+    """Return what `from_pretrained` of transformers loads for a reference: a folder, or a hub id and its revision."""
+    name, revision = split_revision(reference)
+    source = {"pretrained_model_name_or_path": _folder_or_id(name)}
+    return source | {"revision": revision} if revision else source
+
+
+def _folder_or_id(reference: str) -> str:
+    if reference in ALIASES:
+        folder = converted_folder(reference, environment.CACHE_DIR)
+        if not (folder / "config.json").is_file():
+            folder = _converted(reference)
+        return str(folder)
+    local = local_folder(reference)
+    return str(local) if local is not None else reference
+
+
+def _converted(alias: str) -> Path:
+    """Convert a packaged model, which takes torch."""
+    try:
+        from rlhf_tuning.models.base_model import packaged_model
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"{alias!r} must be converted once, for which {error.name} is missing here. Install it with: "
+            "pip install 'rlhf-pipelines[train]'"
+        ) from None
+    return packaged_model(alias)

@@ -1,0 +1,224 @@
+"""Log-probabilities of answers, with a prompt computed once for all its answers.
+
+Stock layout: a row for each answer, its prompt before it. Here: a row for each prompt, all its answers after it; a 4-D
+attention mask lets every answer see the prompt and itself alone, and positions restart after the prompt. The numbers are
+the same; the prompt's share of the work is done once instead of k times. The output head is applied where a token of an
+answer is predicted and nowhere else: by TRL's function, which never holds the logits of the whole vocabulary and works them
+out anew in the backward pass; on a CPU, where that is slow, a few positions at a time by `_HeadOnCpu`, which keeps their
+probabilities for the backward pass.
+
+`packing_works` compares both layouts on the model at hand. Where they differ (linear attention, ALiBi, a sliding window
+shorter than the text) callers use the plain layout.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from rlhf_tuning.ops import lanes, linear, packing
+
+#: Positions that the output head takes at a time on a CPU: with 50,000 tokens in the vocabulary some 100 MB.
+HEAD_POSITIONS = 256
+
+#: Bytes of probabilities that a backward pass on a CPU may wait for.
+_MOST_KEPT = 200_000_000
+
+#: Positions whose softmax is worked out at a time on a CPU, so that what is between stays in its caches.
+_CACHED_POSITIONS = 16
+
+#: Vocabulary entries at a time, as TRL has it.
+_HEAD_TOKENS = 32_768
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Answers to some prompts, packed into one row for each prompt.
+
+    Args:
+        input_ids: Prompt, then its answers; padded on the right. (prompts, length)
+        position_ids: Restarting after the prompt for each answer. (prompts, length)
+        visible: Which positions (last axis) each position sees. (prompts, 1, length, length), bool; None where no prompt
+            has a second answer, so that each sees what is before it.
+        predictors: Index into the flattened (prompts x length) of the position that predicts each answer's token.
+        targets: That token.
+        places: Index into the flattened (answers x longest answer) of that token.
+        shape: (answers, longest answer)
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    visible: torch.Tensor | None
+    predictors: torch.Tensor
+    targets: torch.Tensor
+    places: torch.Tensor
+    shape: tuple[int, int]
+
+
+def pack(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    device: torch.device,
+    width: int | None = None,
+    share: bool = True,
+) -> Answers:
+    """Pack answers; those with the same prompt that stand next to each other share it.
+
+    Args:
+        prompts: One for each answer, as tokens; none is empty.
+        answers: As tokens.
+        device: Where the tensors go.
+        width: Columns of what `log_probabilities` returns; by default as many as the longest answer has tokens.
+        share: False gives every answer a prompt of its own, which every model can do.
+    """
+    width = max((len(answer) for answer in answers), default=0) if width is None else width
+    alike = groupby(range(len(prompts)), key=lambda row: tuple(prompts[row]) if share else row)
+    groups = [list(members) for _, members in alike]
+    packed = packing.pack([(prompts[rows[0]], [answers[row] for row in rows]) for rows in groups])
+    length = packed.input_ids.shape[1]
+    predictors: list[int] = []
+    targets: list[int] = []
+    places: list[int] = []
+    for row, (start, end) in enumerate(packed.answers.tolist()):
+        if start < end:
+            # The prompt's last token predicts the first of every answer.
+            predictors += [start // length * length + len(prompts[row]) - 1, *range(start, end - 1)]
+            targets += answers[row]
+            places += range(row * width, row * width + end - start)
+    return Answers(
+        input_ids=packed.input_ids.to(device),
+        position_ids=packed.position_ids.to(device),
+        visible=packed.visible.to(device) if len(groups) < len(prompts) else None,
+        predictors=torch.tensor(predictors, dtype=torch.long, device=device),
+        targets=torch.tensor(targets, dtype=torch.long, device=device),
+        places=torch.tensor(places, dtype=torch.long, device=device),
+        shape=(len(answers), width),
+    )
+
+
+def log_probabilities(model: Any, answers: Answers, *, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log p of every token of every answer and the entropy there, both (answers, longest), 0 after an answer's end.
+
+    Args:
+        model: A causal language model of transformers, not wrapped in anything.
+        answers: What `pack` returned.
+        temperature: Divides the logits.
+    """
+    hidden = model.base_model(
+        input_ids=answers.input_ids,
+        attention_mask=None if answers.visible is None else packing.attention_mask(model, answers.visible),
+        position_ids=answers.position_ids,
+        use_cache=False,
+    ).last_hidden_state  # (prompts, length, d)
+    found = _head(model, hidden.flatten(0, 1)[answers.predictors], answers.targets, temperature=temperature)
+    size = answers.shape[0] * answers.shape[1]
+    spread = [values.new_zeros(size).index_put((answers.places,), values).view(answers.shape) for values in found]
+    return spread[0], spread[1].detach()
+
+
+def of_parts(model: Any, parts: Sequence[Answers], *, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `log_probabilities` does, for the answers of several packs of one width, computed side by side."""
+    both = lanes.with_gradients(
+        model, lambda part: torch.stack(log_probabilities(model, part, temperature=temperature)), parts
+    )
+    log_policy, entropy = torch.cat(both, dim=1)
+    return log_policy, entropy.detach()
+
+
+def _head(
+    model: Any, hidden: torch.Tensor, targets: torch.Tensor, *, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probability of each target and the entropy, float32, from the hidden states that predict them."""
+    from trl.kernels import ChunkedLogProbFunction
+
+    head = model.get_output_embeddings()
+    softcap = model.config.get_text_config().to_dict().get("final_logit_softcapping")
+    on_cpu = hidden.device.type == "cpu"
+    plain = head.bias is None and softcap is None and not head.weight.requires_grad
+    kept = len(targets) * len(head.weight) * head.weight.element_size() if torch.is_grad_enabled() else 0
+    # Compiled kernels on a GPU need no more than one tile; a CPU makes several copies of it.
+    size = HEAD_POSITIONS if on_cpu else max(1, len(targets))
+    parts = []
+    for start in range(0, len(targets), size):
+        some, wanted = hidden[start : start + size], targets[start : start + size]
+        if on_cpu and plain and kept <= _MOST_KEPT:
+            part = _HeadOnCpu.apply(some, head.weight, wanted, temperature)  # type: ignore[no-untyped-call]
+        else:
+            part = ChunkedLogProbFunction.apply(
+                some, head.weight, head.bias, wanted, temperature, _HEAD_TOKENS, softcap, 1.0, ("log_probs", "entropy")
+            )
+        parts.append(part)
+    if not parts:
+        nothing = hidden.new_zeros(0, dtype=torch.float32)
+        return nothing, nothing
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+class _HeadOnCpu(torch.autograd.Function):
+    """Log-probability and entropy behind an output head that does not learn. The entropy has no gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast("cpu", enabled=False):
+            logits = linear.multiply(hidden.to(weight.dtype), weight)  # (positions, vocabulary)
+            found, entropies = [], []
+            for start in range(0, len(targets), _CACHED_POSITIONS):
+                rows = slice(start, start + _CACHED_POSITIONS)
+                scaled = logits[rows].float()
+                logs = (scaled if temperature == 1.0 else scaled.div_(temperature)).log_softmax(dim=-1)
+                chances = logs.exp()
+                found.append(logs.gather(1, targets[rows, None])[:, 0])
+                entropies.append(-torch.linalg.vecdot(chances, logs))
+                logits[rows] = chances
+        ctx.save_for_backward(logits, weight, targets)
+        ctx.temperature, ctx.dtype = temperature, hidden.dtype
+        entropy = torch.cat(entropies)
+        ctx.mark_non_differentiable(entropy)
+        return torch.cat(found), entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        chances, weight, targets = ctx.saved_tensors
+        wanted = gradients[0].to(chances.dtype)[:, None] / ctx.temperature
+        # The logits' gradient is (one-hot - chances) x wanted. One product over the whole vocabulary, summed in float32.
+        of_logits = (chances * -wanted).scatter_add_(1, targets[:, None], wanted)
+        return linear.multiply(of_logits, weight.t()).to(ctx.dtype), None, None, None
+
+
+@torch.no_grad()
+def packing_works(model: Any, prompt: Sequence[int], *, longest: int) -> bool:
+    """Say whether a model gives packed answers the log-probabilities that it gives them one to a row.
+
+    Args:
+        model: A causal language model of transformers, not wrapped in anything.
+        prompt: Some tokens.
+        longest: Tokens of the longest prompt and answer together that will come.
+    """
+    if longest > packing.window(model):
+        return False
+    device = next(model.parameters()).device
+    prompt = list(prompt[-32:])
+    answers = [prompt[::-1][:9], prompt[:7], prompt[1:] + prompt[:1]]
+    try:
+        packed, _ = log_probabilities(model, pack([prompt] * len(answers), answers, device=device), temperature=1.0)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError):
+        return False
+    differences = []
+    for row, answer in enumerate(answers):
+        ids = torch.tensor([[*prompt, *answer]], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        plain = logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0]
+        differences.append((packed[row, : len(answer)] - plain).abs())
+    # Seeing another answer would do far more; bfloat16's rounding alone can do 0.2 to tokens as unlikely as these.
+    most = 1e-3 if _precise(model) else 0.4
+    return bool(torch.cat(differences).mean() < most)
+
+
+def _precise(model: Any) -> bool:
+    """Say whether a model works in float32 here."""
+    return model.dtype == torch.float32 and not torch.is_autocast_enabled(next(model.parameters()).device.type)

@@ -1,0 +1,143 @@
+"""From what a run left behind to a version in the local model registry."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_tuning import __version__, registry
+from rlhf_tuning.models.model_reference import split_revision
+from rlhf_tuning.step import say
+
+#: Settings of the two phases, by the file that each leaves in its artifact.
+_PHASE_1, _PHASE_2 = "reward_model.json", "reinforcement.json"
+
+
+def upload_to_local_registry(
+    *,
+    model_dir: str,
+    adapter_dir: str,
+    reward_model_dir: str,
+    evaluation_path: str,
+    large_model_reference: str,
+    fingerprints: Mapping[str, str],
+    model_display_name: str,
+    instruction: str,
+    registry_dir: str,
+    promote: bool,
+    champion: str,
+) -> registry.ModelVersion:
+    """Register a tuned model with a manifest of what made it.
+
+    A promoted one gets the aliases `champion` and `default`, any other `challenger`.
+
+    Args:
+        model_dir: The tuned model, merged.
+        adapter_dir: The policy's adapter and the settings of phase 2.
+        reward_model_dir: The reward model and the settings of phase 1.
+        evaluation_path: The comparison with the base model.
+        large_model_reference: Base model.
+        fingerprints: Of the base model and of the datasets' content.
+        model_display_name: Any text; the name in the registry is made from it, or from the base model's when it is empty.
+        instruction: That the model was tuned with.
+        registry_dir: Folder of the registry; its default place when empty.
+        promote: The gate's decision.
+        champion: Resource name of the model that it was held against; empty for the base model.
+    """
+    name = registry_name(model_display_name) or generated_name(large_model_reference)
+    folder = Path(registry_dir).expanduser() if registry_dir else None
+    present = registry.find_champion(name, folder)
+    beaten = present.resource_name if present and registry.CHAMPION_ALIAS in present.aliases else ""
+    manifest = model_manifest(
+        adapter_dir=adapter_dir,
+        reward_model_dir=reward_model_dir,
+        evaluation_path=evaluation_path,
+        large_model_reference=large_model_reference,
+        fingerprints=fingerprints,
+        model_display_name=model_display_name,
+        instruction=instruction,
+    )
+    return registry.register_model(
+        model_dir=model_dir,
+        adapter_dir=adapter_dir,
+        name=name,
+        manifest=manifest,
+        aliases=aliases(promote, champion, beaten),
+        preference_rows=preference_rows(reward_model_dir),
+        registry_dir=folder,
+    )
+
+
+def aliases(promote: bool, champion: str, present: str) -> tuple[str, ...]:
+    """Return what a new version is called.
+
+    Args:
+        promote: The gate's decision.
+        champion: Resource name of the model that it was held against; empty for the base model.
+        present: Resource name of the champion of now; empty when there is none.
+    """
+    if promote and champion == present:
+        return (registry.CHAMPION_ALIAS, registry.DEFAULT_ALIAS)
+    if promote:
+        say(
+            f"Not promoted: it beat {champion or 'the base model'}, but {present} became champion in the meantime. Run the "
+            "pipeline again to hold it against that one."
+        )
+    return (registry.CHALLENGER_ALIAS,)
+
+
+def preference_rows(reward_model_dir: str) -> str:
+    """Return the file of the rows that a reward model learnt from; empty for one that was trained without keeping them."""
+    rows = Path(reward_model_dir) / registry.PREFERENCE_ROWS
+    return str(rows) if rows.is_file() else ""
+
+
+def model_manifest(
+    *,
+    adapter_dir: str,
+    reward_model_dir: str,
+    evaluation_path: str,
+    large_model_reference: str,
+    fingerprints: Mapping[str, str],
+    model_display_name: str,
+    instruction: str,
+) -> dict[str, Any]:
+    """Return what made a tuned model: the same for every registry. The parameters are those of the upload."""
+    evaluation = _json(Path(evaluation_path))
+    return {
+        "display_name": model_display_name,
+        "base_model": large_model_reference,
+        "fingerprints": dict(fingerprints),
+        "parameters": {
+            **_json(Path(adapter_dir) / _PHASE_2),
+            "instruction": instruction,
+            "instruction_role": _instruction_role(evaluation, instruction),
+        },
+        "reward_model": _json(Path(reward_model_dir) / _PHASE_1),
+        "reward_model_evaluation": _json(Path(reward_model_dir) / "evaluation.json"),
+        "evaluation": evaluation["metrics"],
+        "versions": {"rlhf-pipelines": __version__},
+    }
+
+
+def generated_name(large_model_reference: str) -> str:
+    """Return a registry name made from a base model's, such as `smollm2-135m-instruct-rlhf`."""
+    last = split_revision(large_model_reference)[0].rstrip("/").rsplit("/", 1)[-1]
+    return (registry_name(last.lower()) or "model") + "-rlhf"
+
+
+def registry_name(display_name: str) -> str:
+    """Return a display name as the registry can have it: `My model (v2)` becomes `My-model-v2`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", display_name).strip("-._")[:100]
+
+
+def _instruction_role(evaluation: dict[str, Any], instruction: str) -> str:
+    """Return in which turn the rows have the instruction: chat rows in a system turn, text rows in the user's."""
+    first_turns = [answer["prompt"][0] for answer in evaluation["answers"]]
+    return "system" if {"role": "system", "content": instruction} in first_turns else "user"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

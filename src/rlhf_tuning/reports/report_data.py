@@ -1,0 +1,93 @@
+"""A run's report as data, inside the run's evaluation file, so that it can be made again, or beside another's."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from rlhf_tuning.errors import DataError
+from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer
+from rlhf_tuning.evaluation.gate import Condition, Decision
+from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
+from rlhf_tuning.reports.report import DataSource, Proportion, RewardModelPart, RunReport, StepTime
+
+#: What the evaluation file has by itself.
+_APART = ("pairs", "judges")
+
+
+def add_report(report: RunReport, evaluation_path: str) -> None:
+    """Put everything that a report shows into the evaluation file, which has the answers and the judges already."""
+    path = Path(evaluation_path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    kept = {field.name: vars(report)[field.name] for field in fields(report) if field.name not in _APART}
+    kept |= {
+        "reward_model": asdict(report.reward_model) if report.reward_model else None,
+        "data": [asdict(source) for source in report.data],
+        "decision": report.decision.as_json() if report.decision else None,
+        "steps": [asdict(step) for step in report.steps],
+        "data_warnings": list(report.data_warnings),
+    }
+    content["report"] = kept
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_report(evaluation_path: Path) -> RunReport:
+    """Return the report of a run from its evaluation file.
+
+    Raises:
+        DataError: If the file is missing, or was written by something else.
+    """
+    try:
+        content = json.loads(evaluation_path.read_text(encoding="utf-8"))
+        kept = content["report"]
+        parts = {
+            "pairs": [_pair(answer) for answer in content["answers"]],
+            "judges": [_judge(judge) for judge in content["judges"]],
+            "reward_model": _reward_model(kept["reward_model"]),
+            "data": [DataSource(**source) for source in kept["data"]],
+            "decision": _decision(kept["decision"]),
+            "steps": [StepTime(**step) for step in kept["steps"]],
+        }
+        return RunReport(**{**kept, **parts})
+    except OSError as error:
+        raise DataError(f"Cannot read {evaluation_path}: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError):
+        raise DataError(
+            f"{evaluation_path} is no evaluation by this version of rlhf-pipelines. Run the pipeline again."
+        ) from None
+
+
+def _pair(answer: Mapping[str, Any]) -> AnswerPair:
+    return AnswerPair(
+        prompt=answer["prompt"],
+        tuned=ScoredAnswer(**answer["tuned"]),
+        base=ScoredAnswer(**answer["base"]) if answer["base"] else None,
+        verdicts={name: _verdict(verdict) for name, verdict in answer["verdicts"].items()},
+    )
+
+
+def _verdict(verdict: Mapping[str, Any]) -> Verdict:
+    return Verdict(**{name: tuple(pair) if pair else None for name, pair in verdict.items()})
+
+
+def _judge(judge: Mapping[str, Any]) -> JudgeRecord:
+    agreement = Agreement(**judge["agreement"]) if judge["agreement"] else None
+    return JudgeRecord(name=judge["name"], label=judge["label"], agreement=agreement, notes=tuple(judge["notes"]))
+
+
+def _reward_model(part: Mapping[str, Any] | None) -> RewardModelPart | None:
+    if part is None:
+        return None
+    shares = {
+        name: Proportion(**part[name]) if part[name] else None
+        for name in ("accuracy", "shorter_preferred", "longer_wins")
+    }
+    return RewardModelPart(**{**part, **shares})
+
+
+def _decision(decision: Mapping[str, Any] | None) -> Decision | None:
+    if decision is None:
+        return None
+    conditions = tuple(Condition(**condition) for condition in decision["conditions"])
+    return Decision(champion=decision["champion"], conditions=conditions)

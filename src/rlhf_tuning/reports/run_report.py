@@ -1,0 +1,152 @@
+"""Gathers what a run left behind into its report."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from rlhf_tuning import environment
+from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord
+from rlhf_tuning.evaluation.gate import Decision
+from rlhf_tuning.models.model_reference import split_revision
+from rlhf_tuning.reports.report import DataSource, Proportion, RewardModelPart, RunReport, StepTime, write_report
+from rlhf_tuning.step_times import Took
+from rlhf_tuning.training.training_log import read_metrics
+
+#: What is to be said of the times that a report has when the evaluation makes it.
+TIMES_SO_FAR = (
+    "From the start of a step's program, in its last attempt, until its outputs were written; waiting for machines "
+    "and starting them come on top. The evaluation is counted up to this page. Steps after it, and those that hand no data "
+    "to it, such as Validate Inputs, are not listed. What an earlier run had done took no time in this one. Steps may run "
+    "side by side, so their sum is no time by the clock."
+)
+
+#: Whose versions decide what a run gives.
+PACKAGES = ("rlhf-pipelines", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the version of every package that decides what a run gives."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def data_sources(
+    reward_model: Mapping[str, object], model: Mapping[str, object], predictions: Mapping[str, object]
+) -> list[DataSource]:
+    """Return the datasets of a run, as the metadata of its artifacts names them."""
+    named = (
+        ("preferences", reward_model, "preference"),
+        ("prompts", model, "prompt"),
+        ("evaluation prompts", predictions, "prompt"),
+    )
+    return [
+        DataSource(
+            name=name,
+            rows=int(str(metadata.get(f"{kind}_rows", "0")).removesuffix(".0")),  # kfp hands numbers on as floats
+            fingerprint=str(metadata.get(f"{kind}_fingerprint", "")),
+        )
+        for name, metadata, kind in named
+    ]
+
+
+def lineage(
+    reward_model: Mapping[str, object], model: Mapping[str, object], predictions: Mapping[str, object], champion: str
+) -> dict[str, str]:
+    """Return which weights and images a run used, as the metadata of its artifacts and the environment name them."""
+    made_from = {
+        **_base("Base model", model),
+        **_base("Base of the reward model", reward_model),
+    }
+    if champion:
+        made_from |= {"Compared with": champion, "Its weights": str(predictions.get("base_model_fingerprint", ""))}
+    if model.get("warm_start_fingerprint"):
+        made_from["Adapter it started from"] = str(model["warm_start_fingerprint"])
+    images = dict(pair.split("=", 1) for pair in environment.IMAGES.split(",") if pair)
+    made_from |= {f"Image of the {name} steps": reference for name, reference in images.items()}
+    return made_from if images else made_from | {"Images": "none: the steps ran as processes of one machine"}
+
+
+def _base(name: str, metadata: Mapping[str, object]) -> dict[str, str]:
+    reference, commit = split_revision(str(metadata.get("base_model", "")))
+    kind = "commit on the hub" if commit else "content fingerprint"
+    fingerprint = str(metadata.get("base_model_fingerprint", "")).removeprefix("commit:")
+    return {name: reference, f"{name}, {kind}": fingerprint}
+
+
+def steps_so_far(times: Sequence[Took]) -> list[StepTime]:
+    """Return the times with those of other runs marked: their results were taken from there."""
+    return [
+        StepTime(name=took.name, seconds=0.0, cached=True)
+        if took.run != times[-1].run
+        else StepTime(name=took.name, seconds=took.seconds)
+        for took in times
+    ]
+
+
+def write_run_report(
+    pairs: Sequence[AnswerPair],
+    *,
+    scorer_name: str,
+    reward_model_dir: str,
+    adapter_dir: str,
+    data: Sequence[DataSource],
+    made_from: Mapping[str, str],
+    path: str,
+    judges: Sequence[JudgeRecord] = (),
+    decision: Decision | None = None,
+    opponent: str = BASE_MODEL,
+    data_warnings: Sequence[str] = (),
+    times: Sequence[Took] = (),
+) -> RunReport:
+    """Write the report of a whole run, and return what is in it.
+
+    Args:
+        pairs: The answers of both models.
+        scorer_name: What gave the true score.
+        reward_model_dir: What phase 1 left.
+        adapter_dir: What phase 2 left.
+        data: The datasets and their fingerprints.
+        made_from: From `lineage`.
+        path: The file to write.
+        judges: What is known of the judges.
+        decision: The gate's.
+        opponent: How people read the model that the tuned one is compared with.
+        data_warnings: What is wrong with the data though it is valid.
+        times: Of the steps so far; the last is that of the step which writes the report.
+    """
+    reward_settings = json.loads((Path(reward_model_dir) / "reward_model.json").read_text(encoding="utf-8"))
+    measured = json.loads((Path(reward_model_dir) / "evaluation.json").read_text(encoding="utf-8"))
+    settings = json.loads((Path(adapter_dir) / "reinforcement.json").read_text(encoding="utf-8"))
+    part = RewardModelPart(
+        history=read_metrics(Path(reward_model_dir) / "metrics.jsonl"),
+        accuracy=Proportion(share=measured["accuracy"], n=measured["n"]),
+        shorter_preferred=Proportion(share=measured["shorter_preferred_accuracy"], n=measured["shorter_preferred_n"])
+        if measured["shorter_preferred_n"]
+        else None,
+        by_margin=measured["by_margin"],
+        by_length_difference=measured["by_length_difference"],
+        longer_wins=Proportion(share=measured["longer_wins_accuracy"], n=measured["n"]),
+    )
+    watch = Path(adapter_dir) / "watch.json"
+    report = RunReport(
+        title=f"RLHF of {Path(split_revision(settings['large_model_reference'])[0]).name}",
+        base_model=settings["large_model_reference"],
+        lineage=made_from,
+        pairs=pairs,
+        scorer_name=scorer_name,
+        judges=judges,
+        reward_model=part,
+        reinforcement=read_metrics(Path(adapter_dir) / "metrics.jsonl"),
+        data=data,
+        parameters={**reward_settings, **settings},
+        versions=package_versions(),
+        seed=settings["seed"],
+        decision=decision,
+        opponent=opponent,
+        data_warnings=data_warnings,
+        watch=json.loads(watch.read_text(encoding="utf-8")) if watch.is_file() else None,
+        steps=steps_so_far(times),
+        steps_note=TIMES_SO_FAR,
+    )
+    write_report(report, path)
+    return report

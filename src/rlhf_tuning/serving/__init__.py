@@ -1,0 +1,1 @@
+"""How a tuned model is served."""

@@ -1,0 +1,1 @@
+"""The training steps, one file a method, and what they share."""

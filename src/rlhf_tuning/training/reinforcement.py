@@ -1,0 +1,392 @@
+"""Phase 2: sample answers from the policy, score them with the reward model, raise the probability of good ones.
+
+The policy's LoRA, the reference (the same weights with the adapter off) and the reward model (its own adapter and head)
+share one copy of the base weights; full fine-tuning and a reward model of another base load their own.
+
+`kl_coeff` has one meaning for every algorithm: the reward given up for each nat of KL(policy || reference) over a whole
+answer. The objective is E[score - kl_coeff * KL]. With 0 no reference pass is made and no KL is known. Answers are
+sampled at `temperature` without top-k or top-p, since KL is read off these samples.
+
+In several processes (see `processes`) each samples and learns from its share of a step's prompts, with random numbers of its
+own; all answers to a prompt are one process's.
+"""
+
+import gc
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from rlhf_tuning import environment, step
+from rlhf_tuning.accelerators import LEARNING
+from rlhf_tuning.data.importer import sample_canonical
+from rlhf_tuning.distributed import processes, sharding
+from rlhf_tuning.errors import DataError, ModelError
+from rlhf_tuning.limits import check_exploration, check_limits
+from rlhf_tuning.models import base_model
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.models.warm_start import WEIGHTS_FILE
+from rlhf_tuning.ops import lanes
+from rlhf_tuning.training import over_optimisation, reward_model
+from rlhf_tuning.training.algorithms import load_algorithm
+from rlhf_tuning.training.on_policy import on_policy
+from rlhf_tuning.training.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
+from rlhf_tuning.training.training_log import TrainingLog, micro_batch
+
+#: Multiplied by `reinforcement_learning_rate_multiplier`.
+BASE_LEARNING_RATE = 1e-4
+#: Full fine-tuning moves every weight, so each moves less.
+FULL_BASE_LEARNING_RATE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforcementConfig:
+    """Settings of phase 2, named as the pipeline's parameters are.
+
+    `batch_size` counts a step's prompts, in all processes together; each gets `num_generations` answers. `lora_dim` 0
+    means full fine-tuning. `warm_start_adapter` is the folder of the adapter that the policy starts from; the reference
+    stays the base. `rollout_engine` says what samples the answers: `lean` is this project's (see `rollout`), `transformers`
+    its `generate`, `auto` the first where it gives the model's own numbers.
+    `watch_prompts` are set aside for the watch over over-optimisation (0: no watch), which looks every `watch_interval`
+    steps (0: a tenth of the steps, at least 1).
+    """
+
+    large_model_reference: str
+    reinforcement_learning_train_steps: int = 1000
+    reinforcement_learning_rate_multiplier: float = 1.0
+    rl_algorithm: str = "rloo"
+    kl_coeff: float = 0.1
+    lora_dim: int = 16
+    batch_size: int = 64
+    num_generations: int = 4
+    temperature: float = 1.0
+    prompt_sequence_length: int = 512
+    target_sequence_length: int = 64
+    seed: int = 0
+    dtype: str = "auto"
+    warm_start_adapter: str = ""
+    rollout_engine: str = "auto"
+    watch_interval: int = 0
+    watch_prompts: int = 64
+
+    def __post_init__(self) -> None:
+        check_limits(**asdict(self))
+        check_exploration(self.temperature)
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate."""
+        base = BASE_LEARNING_RATE if self.lora_dim else FULL_BASE_LEARNING_RATE
+        return base * self.reinforcement_learning_rate_multiplier
+
+
+def train_policy(
+    config: ReinforcementConfig,
+    *,
+    prompts_path: str,
+    reward_model_dir: str,
+    adapter_dir: str,
+    model_dir: str,
+    tensorboard_dir: str,
+    held_out_reward_model_dir: str = "",
+) -> dict[str, float]:
+    """Tune the policy for `reinforcement_learning_train_steps` steps and save it, or the better checkpoint before it.
+
+    With a held-out reward model it stops early where it is over-optimised beyond noise, see `over_optimisation`.
+
+    Args:
+        config: The settings.
+        prompts_path: Canonical prompt rows.
+        reward_model_dir: What phase 1 saved.
+        adapter_dir: Gets the policy's LoRA adapter (with full fine-tuning none), `metrics.jsonl`, and `watch.json`
+            if there was a watch.
+        model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
+        tensorboard_dir: Gets event files.
+        held_out_reward_model_dir: Another reward model, trained on other preferences, that nothing is optimised against;
+            empty for none.
+
+    Returns:
+        The mean of the last tenth of the steps up to the checkpoint that is returned, by metric.
+
+    Raises:
+        ParameterError: If the processes cannot share a batch evenly.
+        DataError: If there is no prompt.
+        ModelError: If the base or the reward model, or the adapter to start from, cannot be loaded.
+    """
+    from datasets import Dataset
+
+    # 1. Encode the prompts.
+    share = processes.share(config.batch_size, environment.process_count())
+    processes.join()
+    tokenizer = load_tokenizer(config.large_model_reference)
+    text_format = TextFormat(
+        tokenizer,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+    most = max(config.reinforcement_learning_train_steps * config.batch_size, MOST_SPARE_ROWS)
+    conversations = [row["prompt"] for row in sample_canonical(prompts_path, most=most, seed=config.seed)]
+    if not conversations:
+        raise DataError(f"{prompts_path} holds no prompt to learn from.")
+    conversations, watched = over_optimisation.set_aside(
+        conversations, watch_prompts=config.watch_prompts, seed=config.seed
+    )
+    rows = [{"prompt": text_format.prompt_ids(prompt), "row": row} for row, prompt in enumerate(conversations)]
+
+    # 2. Load the policy.
+    lora = config.lora_dim > 0
+    compute = base_model.choose_dtype(config.dtype)
+    reference_copy = not lora and config.kl_coeff > 0
+    base_model.check_memory(
+        config.large_model_reference, dtype=compute, rank="lora_dim", full=not lora, copies=int(reference_copy)
+    )
+    torch.manual_seed(config.seed)
+    beside = 0 if lora else LEARNING + torch.float32.itemsize * reference_copy
+    weights_dtype = compute if lora else torch.float32
+    load = partial(
+        base_model.load_causal_lm,
+        config.large_model_reference,
+        dtype=weights_dtype,
+        shard=True,
+        beside=beside,
+        compute=compute,
+    )
+    policy = load()
+    base_model.check_context(
+        policy,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+
+    # TRL loads a reference by itself, but whole.
+    reference = load() if reference_copy and sharding.has_shards(policy) else None
+
+    # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
+    # The answers to a prompt stay together, so that they can share it. A lane of a CPU is as busy with those to one prompt.
+    most = max(1, 16 // config.num_generations) if torch.cuda.is_available() else lanes.count(policy) if lora else 1
+    per_device = config.num_generations * micro_batch(share, most=most)
+    passes = share * config.num_generations // per_device
+    algorithm = load_algorithm(config.rl_algorithm)
+    scorer = _AnswerScorer(conversations, compute=compute)
+    with TemporaryDirectory(prefix="policy-trainer-") as scratch:
+        settings = shared_settings(
+            output_dir=scratch,
+            steps=config.reinforcement_learning_train_steps,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            compute=compute,
+        )
+        arguments = algorithm.build_arguments(
+            **settings,
+            kl_coeff=config.kl_coeff,
+            # One update for each batch of samples: the policy that learns is the policy that sampled.
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=passes,
+            steps_per_generation=passes,
+            num_generations=config.num_generations,
+            max_completion_length=config.target_sequence_length,
+            temperature=config.temperature,
+            lr_scheduler_type="constant_with_warmup",
+        )
+        log = TrainingLog(
+            label="reinforcement learning",
+            total_steps=config.reinforcement_learning_train_steps,
+            metrics_path=Path(adapter_dir) / "metrics.jsonl",
+            tensorboard_dir=Path(tensorboard_dir),
+            select=_policy_metrics(config.batch_size * config.num_generations),
+            vertex_tags={"reward": "reward", "kl": "kl_loss"},
+        )
+        trainer = on_policy(algorithm.trainer_class(), compute=compute, rollout_engine=config.rollout_engine)(
+            model=policy,
+            reference=reference,
+            args=one_device(arguments),
+            reward_funcs=scorer,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[log],
+            # A plain model and a new adapter: handed a trained one, TRL would take that for the reference.
+            peft_config=_lora_config(config) if lora else None,
+        )
+        drop_printing(trainer)
+        if config.warm_start_adapter:
+            _continue_adapter(trainer.model, config.warm_start_adapter)
+        sharding.train_together(trainer)
+
+        # 4. Train, with the reward model on the policy's own base weights where it has the same base.
+        scorer.reward_model = _reward_model_for(trainer.model, config, reward_model_dir, beside=beside)
+        watcher = None
+        if watched:
+            held_out = None
+            if held_out_reward_model_dir:
+                # A new adapter starts with random numbers; what is learnt must not depend on whether it is watched.
+                with base_model.fork_random_numbers():
+                    held_out = _reward_model_for(
+                        trainer.model,
+                        config,
+                        held_out_reward_model_dir,
+                        beside=beside,
+                        adapter_name="held_out_reward",
+                    )
+            watcher = over_optimisation.Watcher(
+                policy=trainer.model,
+                reference=trainer.ref_model,
+                reward_model=scorer.reward_model,
+                held_out_reward_model=held_out,
+                conversations=watched,
+                text_format=text_format,
+                temperature=config.temperature,
+                seed=config.seed,
+                total_steps=config.reinforcement_learning_train_steps,
+                interval=config.watch_interval,
+                log=log,
+                scratch=scratch,
+                compute=compute,
+            )
+            trainer.add_callback(watcher)
+        trainer.train()
+        returned = trainer.state.global_step
+        if watcher is not None:
+            returned = watcher.finish(adapter_dir).best_step
+        log.close()
+
+    # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
+    if watcher is not None and returned == 0:  # nothing that was learnt is returned, so no step measured it
+        final = watcher.watch.looks[0].means()
+    else:
+        final = _last_tenth([record for record in log.history if record["step"] <= returned])
+    if lora and environment.is_main_process():
+        trainer.model.save_pretrained(adapter_dir, selected_adapters=["default"])
+    model = None if lora else trainer.model
+    weights = None if lora else sharding.whole_weights(trainer.model)
+    trainer.accelerator.free_memory()
+    del trainer, watcher, scorer, policy, reference, log
+    gc.collect()
+    lanes.let_go()
+    if environment.is_main_process():
+        _save(model, weights, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
+    return final
+
+
+class _AnswerScorer:
+    """TRL's reward function: scores each answer's text as evaluation and serving would."""
+
+    __name__ = "reward_model"  # TRL reads the name of the metric here
+
+    def __init__(self, conversations: Sequence[Any], *, compute: torch.dtype) -> None:
+        self._conversations, self._compute = conversations, compute
+        self._device = base_model.device().type
+        self.reward_model: reward_model.RewardModel
+
+    def __call__(self, completions: Sequence[str], row: Sequence[int], **columns: Any) -> list[float]:
+        prompts = [self._conversations[index] for index in row]
+        # As in training: the adapter's products have the precision of the others.
+        with torch.autocast(self._device, dtype=self._compute, enabled=self._compute != torch.float32):
+            return self.reward_model.score(prompts, [answer.strip() for answer in completions])
+
+
+def _lora_config(config: ReinforcementConfig) -> Any:
+    from peft import LoraConfig
+
+    if config.warm_start_adapter:
+        lora_config = LoraConfig.from_pretrained(config.warm_start_adapter)
+        lora_config.inference_mode, lora_config.lora_dropout = False, 0.0
+        return lora_config
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_dim,
+        lora_alpha=2 * config.lora_dim,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+    )
+
+
+def _continue_adapter(policy: Any, directory: str) -> None:
+    """Put a trained adapter's weights in the place of the new one's.
+
+    Raises:
+        ModelError: If they do not fit.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = load_file(Path(directory) / WEIGHTS_FILE)
+    new = {name: tensor.shape for name, tensor in get_peft_model_state_dict(policy).items()}
+    if new != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ModelError(
+            f"The adapter in {directory} does not fit the base model: its weights have other names or shapes. Use an "
+            "adapter of the same base, or no warm_start_adapter."
+        )
+    set_peft_model_state_dict(policy, weights)
+    step.say(f"The policy starts from the adapter in {directory}; KL is measured to the base model")
+
+
+def _reward_model_for(
+    policy: Any, config: ReinforcementConfig, directory: str, *, beside: int, adapter_name: str = "reward"
+) -> reward_model.RewardModel:
+    metadata = reward_model.read_metadata(directory)
+    same_base = metadata["base_model"] == config.large_model_reference
+    if same_base and config.lora_dim > 0 and int(metadata["reward_lora_dim"]) > 0:
+        return reward_model.share_trunk(policy, directory, adapter_name=adapter_name)
+    step.say("A reward model does not share the policy's base weights, so a second model is loaded")
+    return reward_model.load_reward_model(directory, dtype=config.dtype, beside=beside)
+
+
+def _policy_metrics(samples: int) -> Any:
+    def select(logs: Mapping[str, float], seconds: float) -> dict[str, float]:
+        length = logs["completions/mean_length"]
+        metrics = {"reward": logs["reward"], "loss": logs["loss"]}
+        if "kl" in logs:
+            # TRL's is a mean over batches of a mean over tokens, which is off where answers end at different places.
+            metrics |= {"kl": logs.get("kl_per_answer", logs["kl"] * length), "kl_per_token": logs["kl"]}
+        return metrics | {
+            "entropy": logs["entropy"],
+            "answer_tokens": length,
+            "ended": 1.0 - logs["completions/clipped_ratio"],
+            "reward_std": logs["reward_std"],
+            "learning_rate": logs["learning_rate"],
+            "tokens_per_second": samples * length / seconds,
+            "seconds_per_step": seconds,
+        }
+
+    return select
+
+
+def _save(
+    model: Any,
+    weights: Mapping[str, torch.Tensor] | None,
+    tokenizer: Any,
+    config: ReinforcementConfig,
+    *,
+    adapter_dir: str,
+    model_dir: str,
+) -> None:
+    """Save the tuned model as plain transformers loads it, and the settings.
+
+    An adapter, which is saved already, is merged into the base weights as they are stored, not into the bfloat16 copy that
+    was trained on, which would round away a good part of what was learnt.
+    """
+    from peft import PeftModel
+
+    Path(adapter_dir).mkdir(parents=True, exist_ok=True)
+    if config.lora_dim > 0:
+        # In the machine's memory where a GPU has too little.
+        on_cpu = base_model.is_too_large(config.large_model_reference, base_model.choose_dtype(config.dtype))
+        base = base_model.load_causal_lm(config.large_model_reference, dtype="auto", on_cpu=on_cpu)
+        model = PeftModel.from_pretrained(base, adapter_dir).merge_and_unload()
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(model_dir, state_dict=weights)
+    tokenizer.save_pretrained(model_dir)
+    settings = json.dumps(asdict(config), indent=2) + "\n"
+    (Path(adapter_dir) / "reinforcement.json").write_text(settings, encoding="utf-8")
+
+
+def _last_tenth(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    tail = history[-max(1, len(history) // 10) :]
+    names = [name for name in tail[-1] if name not in ("step", "seconds")]
+    return {name: sum(record[name] for record in tail) / len(tail) for name in names}

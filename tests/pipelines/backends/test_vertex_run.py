@@ -1,0 +1,154 @@
+"""The whole job, submitted to Vertex and executed with what was submitted, on a tiny model and data on Cloud Storage."""
+
+import json
+
+import pytest
+from google.cloud import aiplatform_v1 as v1
+from judge_server import judge_server
+from secret_manager_server import SECRET, serve_secret_manager
+from submitted_run import local_executor
+from tests.gcs_server import serve_cloud_storage
+from vertex_server import serve_vertex
+from vertex_service import LOCATION, PROJECT, Reply
+
+from rlhf_pipelines.backends.backend import Connection, State, Submission, connect
+from rlhf_pipelines.compile import compile_for_submission
+from rlhf_pipelines.parameters import check_parameters
+
+pytestmark = pytest.mark.slow
+
+GOOD, BAD = "salt and gulls and salt", "0 1 2 3 4 5"
+
+
+def rows(rows_):
+    return "".join(json.dumps(row) + "\n" for row in rows_).encode()
+
+
+def submit(server, values, pipeline="rlhf_pipeline"):
+    """Submit the pipeline as it is compiled for Vertex, and return the job when it has ended."""
+    vertex = connect("vertex", Connection(project=PROJECT, location=LOCATION, api_endpoint=server.rest))
+    submitted = vertex.submit(
+        Submission(
+            pipeline=pipeline,
+            spec=compile_for_submission(pipeline, "vertex", "", {}),
+            values=check_parameters(pipeline, values),
+            display_name="tiny tune",
+            pipeline_root="gs://bucket/runs",
+        )
+    )
+    server.threads[-1].join()
+    return vertex.job(submitted.name)
+
+
+def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model, tmp_path, monkeypatch):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    preferences = [
+        {
+            "input_text": f"Create {number}.",
+            "candidate_0": GOOD if number % 2 else BAD,
+            "candidate_1": BAD if number % 2 else GOOD,
+            "choice": (number + 1) % 2,
+        }
+        for number in range(60)
+    ]
+    mount = tmp_path / "mount"
+
+    def answer(version, body):
+        """What the container does: load the model from its address, and answer."""
+        folder = mount / version.artifact_uri.removeprefix("gs://")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        (instance,) = json.loads(body)["instances"]
+        prompt = tokenizer.apply_chat_template(
+            instance["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        # Sampled, as the likeliest words of so small a model are the same one over and over.
+        made = model.generate(**prompt, do_sample=True, min_new_tokens=4, max_new_tokens=8)
+        text = tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers.append(text)
+        return Reply(
+            body=json.dumps({"predictions": [{"choices": [{"message": {"content": f"Palms: {text}"}}]}]}).encode()
+        )
+
+    answers = []
+    with (
+        serve_cloud_storage() as storage,
+        serve_vertex() as server,
+        serve_secret_manager(b"sk-from-secret\n") as secrets,
+        judge_server() as judge,
+    ):
+        storage.put("rubric.md", b"Longer is better.")
+        storage.put("data/part-1.jsonl", rows(preferences[:30]))
+        storage.put("data/part-2.jsonl", rows(preferences[30:]))
+        storage.put("prompts.jsonl", rows({"input_text": f"Create {number}, please."} for number in range(40)))
+        storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(80)))
+        server.use_credentials(monkeypatch, tmp_path)
+        server.serve = answer
+        steps = {
+            "STORAGE_EMULATOR_HOST": storage.address,
+            "RLHF_VERTEX_API_ENDPOINT": server.rest,
+            "RLHF_GCS_MOUNT": str(mount),
+            "RLHF_SECRET_MANAGER_ENDPOINT": secrets.url,
+            "RLHF_CACHE_DIR": str(tmp_path / "cache"),
+        }
+        server.run_job = local_executor(mount / "bucket" / "runs", steps)
+        values = {
+            "preference_dataset": "gs://bucket/data/*.jsonl",
+            "prompt_dataset": "gs://bucket/prompts.jsonl",
+            "eval_dataset": "gs://bucket/eval.jsonl",
+            "large_model_reference": str(tiny_model),  # gs:// models are read through Vertex's mount alone
+            "model_display_name": "tiny",
+            "prompt_sequence_length": 48,
+            "target_sequence_length": 8,
+            # Enough to be shown better than the base model, without which nothing is deployed.
+            "reward_model_train_steps": 25,
+            "reward_model_learning_rate_multiplier": 50.0,
+            "reinforcement_learning_train_steps": 40,
+            "reinforcement_learning_rate_multiplier": 50.0,
+            "kl_coeff": 0.01,
+            "batch_size": 8,
+            "judge": "language_model",
+            "judge_model": "judge-1",
+            "judge_endpoint": f"{judge.url}/v1",
+            "judge_key_secret": SECRET,
+            "judge_rubric": "gs://bucket/rubric.md",
+            "dtype": "float32",
+        }
+        job = submit(server, values)
+        (made,) = server.of_kind(v1.PipelineJob)
+        assert job.state is State.SUCCEEDED, made.error.message
+        assert storage.downloads
+        assert {"Reward Model Trainer", "Reinforcer", "Deploy Tuned Model"} <= {task.name for task in job.tasks}
+
+        # The key came from its secret to the judge, with the rubric, and is left nowhere.
+        assert len(secrets.asked) == 2
+        assert {headers["authorization"] for headers in judge.headers} == {"Bearer sk-from-secret"}
+        assert all("Longer is better." in question for question in judge.questions)
+        for path in tmp_path.rglob("*"):
+            assert not path.is_file() or b"sk-from-secret" not in path.read_bytes(), path
+
+        # The version leads to files that load, and the endpoint answered with them.
+        ((version,),) = server.versions.values()
+        (endpoint,) = server.of_kind(v1.Endpoint)
+        assert job.outputs["model_resource_name"] == f"{version.name}@1"
+        assert job.outputs["endpoint_resource_name"] == endpoint.name
+        assert list(endpoint.traffic_split.values()) == [100]
+        assert {"champion", "default"} <= set(version.version_aliases)
+        assert answers
+        manifest = json.loads((mount / version.artifact_uri.removeprefix("gs://") / "manifest.json").read_text())
+        assert manifest["parameters"]["reinforcement_learning_train_steps"] == 40
+        (report,) = (mount / "bucket" / "runs").glob("**/evaluate/report")
+        times = report.read_text().split('id="time"')[1].split("</section>")[0]
+        assert all(
+            words in times for words in ("Time by step", ">Reinforcer<", ">Evaluate Tuned Model<", "These steps")
+        )
+        assert "from an earlier run" not in times
+
+        # The same once more, by the clock: the champion is found, and nothing is new to it.
+        again = submit(server, values | {"min_new_preferences": 1}, "recurring_rlhf_pipeline")
+        assert again.state is State.SUCCEEDED
+        assert again.outputs["outcome"].startswith("Nothing new: 0 new preferences, 1 needed.")
+        assert [len(found) for found in server.versions.values()] == [1]

@@ -1,0 +1,49 @@
+import json
+from pathlib import Path
+
+from rlhf_pipelines.cli.model_list import as_json, as_table
+from rlhf_tuning.registry import ModelVersion
+
+
+def model(version: int, manifest: dict[str, object], aliases: tuple[str, ...] = ()) -> ModelVersion:
+    return ModelVersion(
+        name="plantation",
+        version=version,
+        aliases=aliases,
+        path=Path("/models/plantation"),
+        manifest=manifest,
+        created="2026-01-02T03:04:05+00:00",
+        fingerprint="sha256:0",
+    )
+
+
+EVALUATION = {"true_win_rate": 0.73, "true_win_rate_low": 0.65, "true_win_rate_high": 0.8, "reward_win_rate": 0.9}
+
+
+def test_table_shows_base_model_and_win_rate() -> None:
+    table = as_table(
+        [
+            model(1, {}),
+            model(2, {"base_model": "smollm2", "evaluation": EVALUATION}, ("default", "champion")),
+        ]
+    )
+    assert [line.split() for line in table.split("\n")[1:]] == [
+        ["plantation", "1", "-", "2026-01-02", "03:04", "-", "-"],
+        ["plantation", "2", "default,", "champion", "2026-01-02", "03:04", "smollm2", "73%", "(65%", "to", "80%)"],
+    ]
+
+
+def test_win_rate_by_reward_stands_in_where_there_is_no_true_score() -> None:
+    evaluation = {"reward_win_rate": 0.6, "reward_win_rate_low": 0.5, "reward_win_rate_high": 0.7}
+    assert as_table([model(1, {"evaluation": evaluation})]).endswith("60% (50% to 70%)")
+
+
+def test_empty_registry_says_how_to_fill_it() -> None:
+    assert "rlhf run" in as_table([])
+
+
+def test_json_holds_the_whole_manifest() -> None:
+    (found,) = json.loads(as_json([model(3, {"evaluation": EVALUATION}, ("default",))]))
+    assert found["resource_name"] == "models/plantation@3"
+    assert found["manifest"]["evaluation"]["true_win_rate"] == 0.73
+    assert found["aliases"] == ["default"]

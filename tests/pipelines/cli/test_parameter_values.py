@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+
+from rlhf_pipelines.cli.parameter_values import gather_values, read_values
+from rlhf_pipelines.parameters import PIPELINES, check_parameters
+from rlhf_tuning.errors import ParameterError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ParameterError) as caught:
+        read_values(path)
+    return str(caught.value)
+
+
+def test_reads_json_and_yaml_alike(tmp_path: Path) -> None:
+    text = '{"kl_coeff": 1e-4, "seed": 3, "deploy_model": false, "x": null}'
+    from_json = read_values(write(tmp_path / "a.json", text))
+    from_yaml = read_values(write(tmp_path / "a.yaml", "kl_coeff: 1e-4\nseed: 3\ndeploy_model: false\nx:\n"))
+    assert from_json == from_yaml == {"kl_coeff": 0.0001, "seed": 3, "deploy_model": False, "x": None}
+
+
+def test_reads_a_file_that_begins_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b'\xef\xbb\xbf{"seed": 3}')
+    assert read_values(path) == {"seed": 3}
+
+
+def test_refuses_a_missing_file(tmp_path: Path) -> None:
+    assert "No such file" in refusal(tmp_path / "none.json")
+
+
+def test_refuses_a_folder(tmp_path: Path) -> None:
+    assert "Is a directory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", '{"seed": }'), ("a.yaml", "seed: [1")])
+def test_refuses_malformed_text_in_one_line(tmp_path: Path, name: str, text: str) -> None:
+    message = refusal(write(tmp_path / name, text))
+    assert "is malformed" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", '{"seed": 1, "seed": 2}'), ("a.yaml", "seed: 1\nseed: 2\n")])
+def test_refuses_a_name_given_twice(tmp_path: Path, name: str, text: str) -> None:
+    assert "gives seed more than once" in refusal(write(tmp_path / name, text))
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", "[1]"), ("a.yaml", ""), ("a.yaml", "just text")])
+def test_refuses_anything_but_an_object(tmp_path: Path, name: str, text: str) -> None:
+    assert "must hold one object" in refusal(write(tmp_path / name, text))
+
+
+def test_refuses_text_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xff\xfe{")
+    assert "not UTF-8" in refusal(path)
+
+
+def test_yaml_runs_no_code(tmp_path: Path) -> None:
+    assert "malformed" in refusal(write(tmp_path / "a.yaml", "seed: !!python/object/apply:os.getpid []"))
+
+
+def sample(folder: Path) -> Path:
+    write(folder / "parameters.json", '{"batch_size": 4, "reinforcement_learning_train_steps": 7}')
+    return folder
+
+
+def test_flag_overrides_the_file_and_the_file_overrides_the_sample(tmp_path: Path) -> None:
+    file = write(tmp_path / "values.json", '{"batch_size": 8, "seed": 1}')
+    values = gather_values("rlhf_pipeline", sample_dir=sample(tmp_path), file=file, flags={"seed": "2"})
+    assert values["reinforcement_learning_train_steps"] == 7
+    assert values["batch_size"] == 8
+    assert values["seed"] == 2
+
+
+@pytest.mark.parametrize("pipeline", list(PIPELINES))
+def test_sample_alone_is_enough_for_every_pipeline(tmp_path: Path, pipeline: str) -> None:
+    values = check_parameters(pipeline, gather_values(pipeline, sample_dir=sample(tmp_path), file=None, flags={}))
+    assert values["large_model_reference"] == "smollm2-135m-instruct"
+
+
+def test_flag_that_is_no_number_is_refused_by_name() -> None:
+    values = gather_values("infer_pipeline", sample_dir=None, file=None, flags={"seed": "x"})
+    with pytest.raises(ParameterError, match="seed must be a whole number, not the text 'x'"):
+        check_parameters("infer_pipeline", values)

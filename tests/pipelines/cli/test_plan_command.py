@@ -1,0 +1,156 @@
+"""`rlhf plan`, as people call it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_pipelines.cli.rlhf import main
+
+LLAMA = ["plan", "--large-model-reference", "meta-llama/Llama-3.1-8B-Instruct"]
+
+
+def test_a_run_that_fits_is_forecast_with_its_cost_and_how_sure_it_is(capsys):
+    assert main([*LLAMA, "--machine", "a100-80gb-x8", "--price-per-hour", "40"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Llama 3.1 8B, 8.03 billion weights, bfloat16, on a100-80gb-x8 (80 GB each)" in printed
+    for row in ("reward model 1,000", "held-out reward model 333", "reinforcement learning 1,000", "in all"):
+        assert row in printed
+    assert "Memory: fits" in printed
+    assert "at 40 an hour" in printed
+    assert "Not measured on this GPU" in printed
+    assert "Error of the forecast, measured on small models on a CPU (benchmarks/scale.py)" in printed
+    assert "all 8 GPUs train together" in printed
+
+
+def test_a_run_that_does_not_fit_ends_with_1_and_what_would(capsys):
+    assert main([*LLAMA, "--machine", "l4"]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Memory: does NOT fit" in printed
+    assert "24.0 GB" in printed
+    assert "It would fit with any of: " in printed
+    assert "--machine" in printed.split("any of:")[1]
+
+
+def test_json_says_the_same(capsys):
+    assert main([*LLAMA, "--machine", "l4", "--json", "--price-per-hour", "2"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["fits"] is False
+    assert found["peak_bytes"] > found["machine"]["memory_bytes"] == 24 * 10**9
+    assert found["instead"]
+    assert found["cost"] == pytest.approx(2 * found["hours"])
+    assert [phase["name"] for phase in found["phases"]] == [
+        "reward model",
+        "held-out reward model",
+        "reinforcement learning",
+    ]
+    assert set(found["phases"][-1]["seconds"]) == {"sampling", "reward", "reference", "update"}
+    assert found["error"]["memory"]["median"] < 1
+
+
+def test_the_sample_takes_no_data_and_no_weights(capsys, monkeypatch, tmp_path):
+    from rlhf_tuning import environment
+
+    monkeypatch.setattr(environment, "CACHE_DIR", tmp_path)
+    assert main(["plan", "--sample", "--machine", "l4"]) == 0
+    assert "SmolLM2 135M, 134 million weights" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_this_machine_is_measured(capsys, monkeypatch, tiny_model):
+    from rlhf_tuning.planning import calibration
+
+    monkeypatch.setattr(calibration, "_SECONDS", 0.02)
+    command = ["plan", "--large-model-reference", str(tiny_model), "--dtype", "float32"]
+    assert main(command) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Measured here just now, beside whatever else was running: products of" in printed
+    assert "Not measured" not in printed
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["machine"]["measured"] is True
+    assert found["model"]["name"] == str(tiny_model)
+
+
+def test_takes_the_flags_and_files_of_a_run(capsys, tmp_path):
+    file = tmp_path / "values.json"
+    file.write_text(json.dumps({"large_model_reference": "meta-llama/Llama-3.2-1B", "kl_coeff": 0, "warm_start": True}))
+    command = ["plan", "--parameter-values", str(file), "--preference-dataset", "gs://nowhere/p.jsonl", "--json"]
+    assert main([*command, "--reinforcement-learning-train-steps", "7", "--machine", "h100"]) == 0
+    phase = json.loads(capsys.readouterr().out)["phases"][-1]
+    assert phase["steps"] == 7
+    assert phase["seconds"]["reference"] == 0
+
+
+def test_mean_lengths_shorten_the_hours(capsys):
+    hours = []
+    for flags in ([], ["--mean-prompt-tokens", "50", "--mean-answer-tokens", "20"]):
+        assert main([*LLAMA, "--machine", "h100", "--json", *flags]) == 0
+        hours.append(json.loads(capsys.readouterr().out)["hours"])
+    assert hours[1] < hours[0] / 2
+
+
+def test_a_reward_model_of_another_base_counts(capsys):
+    peaks = []
+    for flags in ([], ["--reward-model-reference", "meta-llama/Llama-3.1-70B"]):
+        main([*LLAMA, "--machine", "h200-x8", "--json", *flags])
+        peaks.append(json.loads(capsys.readouterr().out)["peak_bytes"])
+    assert peaks[1] > peaks[0]
+
+
+def test_a_machine_named_as_on_vertex_is_known(capsys):
+    assert main([*LLAMA, "--machine", "a2-ultragpu-1g", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["machine"]["name"] == "a100-80gb"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--machine", "v100"], "--machine is 'v100'. A forecast needs one that is known: here (this machine), l4, "),
+        (["--machine", "gpu"], "--machine is 'gpu'."),
+        (["--machine", "l4", "--price-per-hour", "-1"], "--price-per-hour is -1.0; it must be a number, at least 0."),
+        (["--machine", "l4", "--price-per-hour", "nan"], "--price-per-hour is nan"),
+        (
+            ["--machine", "l4", "--mean-answer-tokens", "65"],
+            "answer_tokens is 65; it must be between 1 and the limit, 64",
+        ),
+        (["--machine", "l4", "--batch-size", "0"], "batch_size is 0"),
+        (["--machine", "l4", "--machines", "2"], "unrecognized arguments: --machines"),
+    ],
+)
+def test_mistakes_end_with_2_and_say_what_is_accepted(capsys, flags, words):
+    assert main([*LLAMA, *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_texts_longer_than_the_model_reads_are_refused(capsys, tiny_model):
+    command = [
+        "plan",
+        "--large-model-reference",
+        str(tiny_model),
+        "--machine",
+        "l4",
+        "--prompt-sequence-length",
+        "1000",
+    ]
+    assert main(command) == 2
+    assert "are more than the 1024 positions of" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_read_is_named_with_what_to_give_instead(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "--large-model-reference", "./nothing", "--machine", "l4"]) == 2
+    message = capsys.readouterr().err
+    assert "large_model_reference is './nothing', a folder without config.json, or none at all." in message
+    assert "meta-llama/Llama-3.1-8B" in message
+
+
+def test_a_forecast_for_gpus_of_a_known_model_loads_neither_torch_nor_transformers():
+    code = (
+        "import sys; from rlhf_pipelines.cli.rlhf import main; "
+        f"status = main({[*LLAMA, '--machine', 'h100']!r}); "
+        "sys.exit(status or ' '.join({'torch', 'transformers', 'kfp'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,358 @@
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rlhf_pipelines.cli.display import SparseDisplay
+from rlhf_pipelines.cli.run_command import LocalRun, prepare_root, run_locally
+from rlhf_tuning.errors import ParameterError, RunError
+
+#: Of `toy_pipelines`.
+FOLDER = Path(__file__).parents[2] / "support"
+
+
+class Toy:
+    """A toy run in a folder, and what it showed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a root"
+        self.ran = folder / "ran"
+        self.trouble = folder / "trouble"
+        self.shown: list[str] = []
+
+    def cause(self, word: str) -> None:
+        self.trouble.write_text(word, encoding="utf-8")
+
+    def request(self, *, caching: bool = True) -> LocalRun:
+        return LocalRun(
+            name="toy",
+            target="toy_pipelines:toy_pipeline",
+            arguments={"text": "plum", "ran": str(self.ran), "trouble": str(self.trouble)},
+            pipeline_root=self.root,
+            caching=caching,
+        )
+
+    def run(self, *, caching: bool = True) -> int:
+        self.shown.clear()
+        return run_locally(self.request(caching=caching), SparseDisplay(self.shown.append))
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.shown)
+
+    @property
+    def steps_run(self) -> list[str]:
+        return self.ran.read_text(encoding="utf-8").split("\n")[:-1]
+
+    @property
+    def log(self) -> str:
+        return sorted((self.root / "logs").glob("*.log"))[-1].read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
+    return Toy(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A run that ended well, to look at."""
+    toy = Toy(tmp_path_factory.mktemp("finished"))
+    temporary = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(FOLDER), prepend=os.pathsep)
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr("tempfile.tempdir", str(temporary))
+        assert toy.run() == 0
+    assert list(temporary.iterdir()) == []
+    return toy
+
+
+def test_run_shows_its_steps_and_ends_with_the_summary(finished: Toy) -> None:
+    assert "Prepare Data: 4 characters" in finished.shown
+    assert any(line.startswith("Toy Trainer: finished in") and "loss 0.05" in line for line in finished.shown)
+    assert "\n\nBase   0.1\nTuned  PLUM\n\nModel:  " in finished.output
+    assert "Finished in" in finished.output
+    (time_line,) = (line for line in finished.shown if line.startswith("Time: "))
+    assert re.fullmatch(
+        r"Time: training loops .+ \(\d+%\), answers, scores and other loops .+ \(\d+%\), "
+        r"start-up, imports, loading and saving .+ \(\d+%\)",
+        time_line,
+    )
+
+
+def test_log_has_the_steps_output_and_no_flood_of_progress(finished: Toy) -> None:
+    assert "a line of the step's own output" in finished.log
+    assert "@rlhf" not in finished.log
+    assert "training step" not in finished.log
+    assert "\x1b" not in finished.log
+    assert "Warning" not in finished.log
+    assert "a line of the step's own output" not in finished.output
+
+
+def test_run_leaves_nothing_but_its_results_log_and_cache(finished: Toy) -> None:
+    names = {path.name for path in finished.root.iterdir() if not path.name.startswith("toy-pipeline-")}
+    assert names == {".cache", "logs"}
+
+
+def test_outputs_are_kept_beside_the_log(finished: Toy) -> None:
+    (outputs,) = (finished.root / "logs").glob("*.outputs.json")
+    assert json.loads(outputs.read_text(encoding="utf-8"))["parameters"] == {"model_resource_name": "models/plum@1"}
+
+
+def test_second_run_uses_the_finished_steps_and_shows_the_summary_again(toy: Toy) -> None:
+    toy.run()
+    assert toy.run() == 0
+    assert toy.steps_run == ["prepare", "train"]
+    assert [line for line in toy.shown if "cached" in line] == [
+        f"{step}: cached, finished in an earlier run" for step in ("Prepare Data", "Toy Trainer", "Report Results")
+    ]
+    assert "\nTuned  PLUM\n" in toy.output
+
+
+def test_run_ends_with_where_the_model_is_and_the_command_that_calls_it(finished: Toy) -> None:
+    model, call = finished.output.splitlines()[-2:]
+    assert model.endswith(str(Path("plum", "versions", "1", "model")))
+    assert call == "Call:   rlhf predict --model plum@1 --prompt 'Create a description for Plantation Palms.'"
+
+
+def test_every_step_runs_again_without_the_cache(toy: Toy) -> None:
+    toy.run()
+    assert toy.run(caching=False) == 0
+    assert toy.steps_run == ["prepare", "train", "prepare", "train"]
+
+
+def test_step_runs_again_when_its_result_was_deleted(toy: Toy) -> None:
+    toy.run()
+    for path in toy.root.glob("toy-pipeline-*/train"):
+        shutil.rmtree(path)
+    assert toy.run() == 0
+    assert toy.steps_run == ["prepare", "train", "train"]
+
+
+def test_pipeline_without_a_summary_shows_its_outputs(toy: Toy) -> None:
+    run = LocalRun(
+        name="plain",
+        target="toy_pipelines:plain_pipeline",
+        arguments={"text": "plum", "ran": str(toy.ran)},
+        pipeline_root=toy.root,
+    )
+    assert run_locally(run, SparseDisplay(toy.shown.append)) == 0
+    assert "/prepare/data" in toy.shown[-1]
+
+
+def test_error_in_the_inputs_shows_the_steps_own_message_and_status_2(toy: Toy) -> None:
+    toy.cause("user")
+    assert toy.run() == 2
+    assert "Toy Trainer failed:\n  row 3 of prompts.jsonl has no input_text.\n  Add it.\n" in toy.output
+    assert "Traceback" not in toy.output
+    assert "Inner task failed" not in toy.output
+    assert "1 finished step is kept; run the same command again to continue." in toy.output
+    log_line = next(line for line in toy.shown if line.startswith("Full log: "))
+    assert Path(log_line.removeprefix("Full log: ")).is_file()
+
+
+def test_run_continues_after_the_finished_steps_of_a_failed_one(toy: Toy) -> None:
+    toy.cause("user")
+    toy.run()
+    toy.trouble.unlink()
+    assert toy.run() == 0
+    assert toy.steps_run == ["prepare", "train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("crash", "ZeroDivisionError: a fault of ours"),
+        ("kill", "the likely cause is that memory ran out"),
+        ("segfault", "crashed (Segmentation fault"),
+        ("import", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
+    ],
+)
+def test_step_that_dies_is_explained_without_a_traceback(toy: Toy, trouble: str, words: str) -> None:
+    toy.cause(trouble)
+    assert toy.run() == 1
+    assert f"Toy Trainer failed:\n  {words}" in toy.output or words in toy.output
+    assert "Traceback" not in toy.output
+
+
+def test_failure_outside_a_step_is_told(toy: Toy) -> None:
+    run = LocalRun(name="none", target="toy_pipelines:none", arguments={}, pipeline_root=toy.root)
+    assert run_locally(run, SparseDisplay(toy.shown.append)) == 1
+    assert "The run failed:\n  KeyError: 'none'" in toy.output
+    assert "No step had finished." in toy.output
+
+
+COMMAND = """
+import signal, sys
+from pathlib import Path
+from rlhf_pipelines.cli.display import SparseDisplay
+from rlhf_pipelines.cli.run_command import LocalRun, run_locally
+signal.signal(signal.SIGINT, signal.default_int_handler)
+root, ran, trouble = sys.argv[1:]
+arguments = {"text": "plum", "ran": ran, "trouble": trouble}
+run = LocalRun(name="toy", target="toy_pipelines:toy_pipeline", arguments=arguments, pipeline_root=Path(root))
+sys.exit(run_locally(run, SparseDisplay(lambda line: print(line, flush=True))))
+"""
+
+
+@pytest.fixture
+def hanging(toy: Toy) -> Iterator[Callable[[str], tuple["subprocess.Popen[str]", list[int]]]]:
+    """Start a run whose second step hangs with a child of its own; return the command and the pids below it."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(word: str) -> tuple["subprocess.Popen[str]", list[int]]:
+        toy.cause(word)
+        command = [sys.executable, "-c", COMMAND, str(toy.root), str(toy.ran), str(toy.trouble)]
+        environment = {**os.environ, "TMPDIR": str(toy.root.parent)}
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if toy.ran.exists() and toy.steps_run[-1].startswith("pids "):
+                return started[-1], [int(pid) for pid in toy.steps_run[-1].split()[1:]]
+            time.sleep(0.05)
+        raise AssertionError("the step did not start")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs; one that waits to be reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def all_end(pids: list[int]) -> bool:
+    """Say whether the processes end, a moment after they were killed."""
+    deadline = time.monotonic() + 10
+    while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(is_alive(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("word", "number", "status"),
+    [
+        ("hang", signal.SIGINT, 130),
+        ("hang stubborn", signal.SIGINT, 130),
+        ("hang", signal.SIGTERM, 143),
+    ],
+)
+def test_stopped_run_leaves_no_process_and_keeps_its_results(
+    toy: Toy,
+    hanging: Callable[[str], tuple["subprocess.Popen[str]", list[int]]],
+    word: str,
+    number: signal.Signals,
+    status: int,
+) -> None:
+    command, pids = hanging(word)
+    assert all(is_alive(pid) for pid in pids)
+    command.send_signal(number)
+    output, _ = command.communicate(timeout=30)
+    assert command.returncode == status
+    assert "Stopped during Toy Trainer. 1 finished step is kept" in output
+    assert "Traceback" not in output
+    assert all_end(pids)
+    toy.trouble.unlink()
+    assert toy.run() == 0
+    assert toy.steps_run.count("prepare") == 1
+
+
+def test_steps_end_when_the_command_itself_is_killed(
+    hanging: Callable[[str], tuple["subprocess.Popen[str]", list[int]]],
+) -> None:
+    command, pids = hanging("hang stubborn")
+    command.kill()
+    command.wait()
+    assert all_end(pids)
+
+
+def test_run_works_with_a_python_whose_path_has_spaces(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = tmp_path / "my project" / ".venv"
+    environment.parent.mkdir()
+    environment.symlink_to(sys.prefix, target_is_directory=True)
+    monkeypatch.setattr(sys, "executable", str(environment / "bin" / "python"))
+    assert toy.run() == 0, toy.output
+
+
+def test_files_where_the_user_stands_do_not_shadow_the_libraries(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kfp.py").write_text("raise RuntimeError('shadowed')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert toy.run() == 0, toy.output
+
+
+def quiet() -> SparseDisplay:
+    return SparseDisplay(lambda line: None)
+
+
+def test_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"Cannot write to the pipeline root .*file.*--pipeline-root"):
+        prepare_root(tmp_path / "file" / "runs", quiet())
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that even root cannot write to")
+def test_root_without_permission_is_refused() -> None:
+    with pytest.raises(ParameterError, match="Cannot write to the pipeline root /proc/rlhf-runs"):
+        prepare_root(Path("/proc/rlhf-runs"), quiet())
+
+
+@pytest.mark.parametrize("root", ["gs://bucket/runs", "s3://bucket/runs"])
+def test_root_in_a_bucket_is_refused_for_a_local_run(root: str) -> None:
+    with pytest.raises(ParameterError, match="needs a local folder"):
+        prepare_root(Path(root), quiet())
+
+
+def free(number: int) -> Callable[[Path], object]:
+    return lambda path: shutil._ntuple_diskusage(10**12, 0, number)
+
+
+def test_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", free(10**7))
+    with pytest.raises(RunError, match="Only 10 MB are free"):
+        prepare_root(tmp_path, quiet())
+
+
+def test_nearly_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(shutil, "disk_usage", free(10**9))
+    prepare_root(tmp_path, SparseDisplay(lines.append))
+    assert len(lines) == 1
+    assert "only 1.0 GB are free" in lines[0]
+
+
+def test_home_folder_may_be_abbreviated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert prepare_root(Path("~/runs"), quiet()) == tmp_path / "runs"
+
+
+def test_closed_output_ends_the_run(toy: Toy) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    stream = Closed()
+    with pytest.raises(BrokenPipeError):
+        run_locally(toy.request(), SparseDisplay(lambda line: print(line, file=stream)))

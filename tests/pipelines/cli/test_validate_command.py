@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_pipelines.cli import rlhf
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def prompts(path: Path, count: int = 10) -> str:
+    return write(path, [{"input_text": f"Describe place {number}."} for number in range(count)])
+
+
+def test_data_that_can_be_used_ends_with_status_0_and_names_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    status = rlhf.main(["validate", "--prompt-dataset", prompts(tmp_path / "p.jsonl"), "--output-dir", str(output)])
+    assert status == 0
+    shown = capsys.readouterr().out
+    assert "Rows: prompt_dataset 10" in shown
+    assert f"The data can be used, with 1 warning. Report: {output / 'report.html'}" in shown
+    assert (output / "report.html").stat().st_size > 10_000
+
+
+def test_data_that_cannot_be_used_ends_with_status_2_and_names_each_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = write(tmp_path / "p.jsonl", [{"input_text": "a"}, {"input_text": " "}])
+    assert rlhf.main(["validate", "--prompt-dataset", dataset, "--output-dir", str(tmp_path / "out")]) == 2
+    assert "p.jsonl:2: input_text: found" in capsys.readouterr().err
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_the_values_of_a_whole_run_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = tmp_path / "values.json"
+    values.write_text(json.dumps({"prompt_dataset": prompts(tmp_path / "p.jsonl"), "kl_coeff": 0.2, "lora_dim": 4}))
+    flags = ["--parameter-values", str(values), "--output-dir", str(tmp_path / "out"), "--max_bad_rows", "1"]
+    assert rlhf.main(["validate", *flags]) == 0
+    values.write_text(json.dumps({"prompt_dataset": "p.jsonl", "prompt_datasett": "p.jsonl"}))
+    assert rlhf.main(["validate", *flags]) == 2
+    assert "Did you mean prompt_dataset?" in capsys.readouterr().err
+
+
+def test_values_of_a_run_that_it_would_refuse_are_refused_here_too_and_all_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = tmp_path / "values.json"
+    wrong = {"kl_coeff": -1, "rl_algorithm": "dpo", "lora_dim": "8", "batch_size": 0, "seed": None, "temperature": 0.5}
+    values.write_text(json.dumps({"prompt_dataset": prompts(tmp_path / "p.jsonl"), **wrong}))
+    assert rlhf.main(["validate", "--parameter-values", str(values), "--output-dir", str(tmp_path / "out")]) == 2
+    shown = capsys.readouterr().err
+    assert "4 parameters cannot be used" in shown
+    for name in ("kl_coeff is -1", "rl_algorithm is 'dpo'", "lora_dim must be a whole number", "batch_size is 0"):
+        assert name in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_embedded_sample_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--large-model-reference", str(tmp_path / "none"), "--output-dir", str(tmp_path / "out")]
+    assert rlhf.main(["validate", "--sample", *flags]) == 0
+    assert "preference_dataset 1," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "no dataset to check"),
+        (["--prompt-dataset", "missing.jsonl"], "no such file or folder"),
+        (["--prompt-datset", "p.jsonl"], "Did you mean --prompt-dataset?"),
+        (["--kl-coeff", "1"], "unrecognized arguments"),
+    ],
+)
+def test_a_mistake_is_named_with_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert rlhf.main(["validate", *flags, "--output-dir", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_a_mistake_of_the_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    dataset = prompts(tmp_path / "p.jsonl")
+    assert rlhf.main(["validate", "--prompt-dataset", dataset, "--output-dir", str(tmp_path / "file" / "out")]) == 2
+    assert "--output-dir" in capsys.readouterr().err
+    assert rlhf.main(["validate", "--prompt-dataset", dataset, "--output-dir", str(tmp_path / "file")]) == 2
+    assert "file is a file. Name a folder" in capsys.readouterr().err
+
+
+def test_an_older_verdict_is_not_left_behind_by_a_check_that_did_not_end(tmp_path: Path) -> None:
+    flags = ["--output-dir", str(tmp_path / "out")]
+    assert rlhf.main(["validate", "--prompt-dataset", prompts(tmp_path / "p.jsonl"), *flags]) == 0
+    assert rlhf.main(["validate", "--prompt-dataset", str(tmp_path / "missing.jsonl"), *flags]) == 2
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_refused_rows_come_with_the_way_to_leave_some_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = write(tmp_path / "p.jsonl", [{"input_text": "a"}, {"input_text": ""}, {"input_text": ""}])
+    flags = ["--prompt-dataset", dataset, "--output-dir", str(tmp_path / "out")]
+    assert rlhf.main(["validate", *flags]) == 2
+    assert "say how many with max_bad_rows" in capsys.readouterr().err
+    assert rlhf.main(["validate", *flags, "--max-bad-rows", "1"]) == 2
+    assert "Up to max_bad_rows (1) bad rows" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rlhf_pipelines.local.local_run import RunRequest, planned_steps
+
+#: Of `toy_pipelines`.
+FOLDER = Path(__file__).parents[2] / "support"
+
+
+def run_request(folder: Path, *, target: str, arguments: dict[str, Any]) -> tuple[int, str, Path]:
+    outputs = folder / "outputs.json"
+    request = RunRequest(
+        target=target, arguments=arguments, pipeline_root=str(folder / "root"), caching=True, outputs=str(outputs)
+    )
+    request.write(folder / "request.json")
+    path = os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf_pipelines.local.local_run", str(folder / "request.json")],
+        env={
+            **os.environ,
+            "PYTHONPATH": path,
+            "RLHF_PROGRESS": "events",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, outputs
+
+
+def events(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line.partition("@rlhf ")[2]) for line in output.splitlines() if "@rlhf " in line]
+
+
+def test_plan_names_the_steps_of_nested_pipelines_and_outputs_are_written(tmp_path: Path) -> None:
+    status, output, outputs = run_request(
+        tmp_path, target="toy_pipelines:toy_pipeline", arguments={"text": "plum", "ran": str(tmp_path / "ran")}
+    )
+    assert status == 0, output
+    plan = next(event for event in events(output) if event["event"] == "plan")
+    assert sorted(plan["steps"], key=lambda step: str(step["task"])) == [
+        {"task": "prepare", "component": "prepare", "name": "Prepare Data"},
+        {"task": "report", "component": "report", "name": "Report Results"},
+        {"task": "train", "component": "train", "name": "Toy Trainer"},
+    ]
+    found = json.loads(outputs.read_text(encoding="utf-8"))
+    assert found["parameters"] == {"model_resource_name": "models/plum@1"}
+    assert Path(found["artifacts"]["summary"]["path"]).read_text(encoding="utf-8") == "Base   0.1\nTuned  PLUM\n"
+
+
+def test_nothing_is_written_outside_the_pipeline_root(tmp_path: Path) -> None:
+    arguments = {"text": "a", "ran": str(tmp_path / "ran")}
+    assert run_request(tmp_path, target="toy_pipelines:plain_pipeline", arguments=arguments)[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"request.json", "outputs.json", "root", "ran"}
+
+
+def test_error_outside_a_step_is_an_event(tmp_path: Path) -> None:
+    status, output, outputs = run_request(tmp_path, target="toy_pipelines:no_such_pipeline", arguments={})
+    assert status == 1
+    assert events(output) == [{"event": "error", "step": "", "text": "KeyError: 'no_such_pipeline'", "status": 1}]
+    assert not outputs.exists()
+
+
+def test_failed_step_is_left_to_its_own_event(tmp_path: Path) -> None:
+    trouble = tmp_path / "trouble"
+    trouble.write_text("user", encoding="utf-8")
+    arguments = {"text": "plum", "ran": str(tmp_path / "ran"), "trouble": str(trouble)}
+    status, output, outputs = run_request(tmp_path, target="toy_pipelines:toy_pipeline", arguments=arguments)
+    assert status == 1
+    assert [event["step"] for event in events(output) if event["event"] == "error"] == ["Train"]
+    assert "Traceback" not in output
+    assert not outputs.exists()
+
+
+def test_of_the_branches_of_a_condition_only_the_first_is_planned() -> None:
+    from rlhf_pipelines.compile import load_pipeline
+
+    names = [step["name"] for step in planned_steps(load_pipeline("recurring_rlhf_pipeline").pipeline_spec)]
+    assert {"Count New Preferences", "Reinforcer"} <= set(names)
+    assert "Nothing New" not in names
+    assert len(names) == 13

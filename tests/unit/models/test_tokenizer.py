@@ -1,0 +1,47 @@
+import shutil
+
+import pytest
+
+from rlhf_tuning.errors import ModelError
+from rlhf_tuning.models.tokenizer import load_tokenizer
+
+
+@pytest.mark.parametrize("pad_token", ["<|im_end|>", None])
+def test_a_pad_token_that_would_hide_the_end_of_answers_is_replaced(tiny_model, tmp_path, pad_token):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.pad_token = pad_token
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token == "<|endoftext|>"
+
+
+def test_a_pad_token_of_its_own_is_kept(tiny_model, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token == "<pad>"
+
+
+def test_padding_goes_to_the_left_where_answers_are_generated(tiny_model):
+    assert load_tokenizer(str(tiny_model)).padding_side == "left"
+
+
+def test_a_tokenizer_that_cannot_end_a_sequence_is_refused(tiny_model, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    with pytest.raises(ModelError, match="no end-of-sequence token"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_folder_without_a_tokenizer_gets_one_message(tmp_path):
+    with pytest.raises(ModelError, match="Cannot load the tokenizer"):
+        load_tokenizer(str(tmp_path))

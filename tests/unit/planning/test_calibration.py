@@ -1,0 +1,37 @@
+import pytest
+
+from rlhf_tuning.models.architecture import SMOLLM2_135M
+from rlhf_tuning.planning import calibration
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(calibration, "_SECONDS", 0.02)
+
+
+def test_measures_the_machine_at_hand():
+    import torch
+
+    found = calibration.this_machine(SMOLLM2_135M, tokens=64, dtype="float32")
+    assert found.measured
+    assert found.cpu != torch.cuda.is_available()
+    assert found.number_bytes == 4
+    assert 1e8 < found.flops < 1e16
+    assert 1e7 < found.bandwidth < 1e14
+    assert 1e7 < found.elementwise < 1e14
+    assert found.memory > 1e8
+
+
+def test_a_slow_clock_makes_a_slow_machine():
+    times = iter(range(10**6))
+    found = calibration.this_machine(SMOLLM2_135M, tokens=64, dtype="float32", clock=lambda: next(times))
+    assert found.flops == 2 * 64 * 576 * 1536
+
+
+def test_a_container_has_what_it_is_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "_CGROUP_LIMIT", tmp_path / "memory.max")
+    machine = calibration._memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert calibration._memory() == machine
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert calibration._memory() == 1048576

@@ -1,0 +1,109 @@
+import json
+
+import pytest
+
+from rlhf_tuning.promotion.upload import generated_name, registry_name, upload_to_local_registry
+from rlhf_tuning.registry import list_models
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("smollm2-135m-instruct", "smollm2-135m-instruct-rlhf"),
+        ("Qwen/Qwen2.5-0.5B-Instruct", "qwen2.5-0.5b-instruct-rlhf"),
+        ("/models/My Model/", "my-model-rlhf"),
+    ],
+)
+def test_a_name_is_made_from_the_base_model_s(reference, name):
+    assert generated_name(reference) == name
+
+
+@pytest.mark.parametrize(
+    ("display_name", "name"),
+    [("palms", "palms"), ("My model (v2)", "My-model-v2"), ("../../etc", "etc"), ("名", ""), ("a" * 300, "a" * 100)],
+)
+def test_any_display_name_becomes_a_name_that_the_registry_takes(display_name, name):
+    assert registry_name(display_name) == name
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What a run leaves behind, as far as the upload reads it."""
+    files = {
+        "model/config.json": {},
+        "adapter/reinforcement.json": {"seed": 3, "kl_coeff": 0.1},
+        "reward/reward_model.json": {"offset": 0.5},
+        "reward/evaluation.json": {"accuracy": 0.7},
+        "evaluation": {"metrics": {"reward_win_rate": 0.8}, "answers": []},
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    return tmp_path
+
+
+def upload(run, **settings):
+    return upload_to_local_registry(
+        model_dir=str(run / "model"),
+        adapter_dir=str(run / "adapter"),
+        reward_model_dir=str(run / "reward"),
+        evaluation_path=str(run / "evaluation"),
+        large_model_reference="base",
+        fingerprints={"prompts": "abc"},
+        model_display_name="palms",
+        instruction="Be brief.",
+        registry_dir=str(run / "registry"),
+        **{"promote": True, "champion": ""} | settings,
+    )
+
+
+def test_the_manifest_holds_what_made_the_model(run):
+    version = upload(run)
+    assert version.resource_name == "models/palms@1"
+    assert version.manifest["parameters"] == {
+        "seed": 3,
+        "kl_coeff": 0.1,
+        "instruction": "Be brief.",
+        "instruction_role": "user",
+    }
+    assert version.manifest["fingerprints"] == {"prompts": "abc"}
+    assert version.manifest["evaluation"] == {"reward_win_rate": 0.8}
+    assert version.manifest["reward_model_evaluation"] == {"accuracy": 0.7}
+    assert "rlhf-pipelines" in version.manifest["versions"]
+
+
+def test_the_manifest_knows_in_which_turn_the_instruction_stood(run):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
+    (run / "evaluation").write_text(json.dumps({"metrics": {}, "answers": [{"prompt": turns}]}))
+    assert upload(run).manifest["parameters"]["instruction_role"] == "system"
+
+
+def test_uploading_the_same_twice_makes_one_version(run):
+    assert upload(run).version == upload(run).version == 1
+    assert len(list_models(run / "registry")) == 1
+
+
+def test_the_rows_that_the_reward_model_learnt_from_are_kept(run):
+    (run / "reward" / "preference_rows.bin").write_bytes(b"12345678")
+    assert (upload(run).path / "preference_rows.bin").read_bytes() == b"12345678"
+
+
+def test_only_a_promoted_model_is_champion_and_what_predict_calls(run):
+    assert upload(run, promote=False).aliases == ("challenger",)
+    (run / "model/config.json").write_text('{"a": 1}')
+    assert upload(run).aliases == ("champion", "default")
+    (run / "model/config.json").write_text('{"a": 2}')
+    assert upload(run, promote=False, champion="models/palms@2").aliases == ("challenger",)
+    assert [version.aliases for version in list_models(run / "registry")] == [
+        (),
+        ("champion", "default"),
+        ("challenger",),
+    ]
+
+
+def test_who_beat_a_champion_that_is_none_any_more_is_not_promoted(run, capsys):
+    upload(run)
+    (run / "model/config.json").write_text('{"a": 1}')
+    assert upload(run, champion="").aliases == ("challenger",)
+    assert "models/palms@1 became champion in the meantime" in capsys.readouterr().out

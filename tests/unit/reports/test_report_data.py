@@ -1,0 +1,58 @@
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.reports.test_report import SHOWN, full_report, judged, one_pair, realistic_report, with_text
+
+from rlhf_tuning.errors import DataError
+from rlhf_tuning.evaluation.comparison import JudgeRecord
+from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
+from rlhf_tuning.reports.report import RunReport, render_report
+from rlhf_tuning.reports.report_data import add_report, read_report
+
+
+def read_back(report: RunReport, folder: Path) -> RunReport:
+    """Return the report from an evaluation file, whose other parts are as `evaluation.write_evaluation` writes them."""
+    path = folder / "evaluation"
+    judges = [asdict(judge) | {"agreement": judge.agreement and judge.agreement._asdict()} for judge in report.judges]
+    content = {"metrics": {}, "judges": judges, "answers": [asdict(pair) for pair in report.pairs]}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    add_report(report, str(path))
+    return read_report(path)
+
+
+def test_a_report_that_was_read_back_looks_the_same(tmp_path: Path) -> None:
+    report = full_report()
+    pairs = [replace(pair, verdicts={"llm": Verdict(orders=(-1, 1))}) for pair in report.pairs[:60]]
+    judge = JudgeRecord(name="llm", label="judge", agreement=Agreement(0.7, 0.6, 0.8, 100), notes=("capped",))
+    report = replace(report, pairs=pairs, judges=[judge], price_per_hour=3.67)
+    html = render_report(report)
+    assert "At 3.67 an hour" in html
+    assert render_report(read_back(report, tmp_path)) == html
+
+
+@pytest.mark.parametrize("report", [RunReport(title="empty"), replace(realistic_report(0), seed=None)])
+def test_what_a_report_lacks_is_still_lacking_when_it_was_read_back(tmp_path: Path, report: RunReport) -> None:
+    assert render_report(read_back(report, tmp_path)) == render_report(report)
+
+
+@pytest.mark.parametrize("text", SHOWN)
+def test_no_text_is_changed_on_the_way_to_the_file_and_back(tmp_path: Path, text: str) -> None:
+    parts: dict[str, Any] = {}
+    for part in with_text(text).values():
+        parts |= part
+    parts |= judged(label=text, notes=(text,)) | {"pairs": [one_pair(text, text, f"{text} tuned")]}
+    report = RunReport(title=text, **parts)
+    assert render_report(read_back(report, tmp_path)) == render_report(report)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"answers": [], "judges": [], "report": {}})])
+def test_another_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "evaluation"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match="evaluation is no evaluation by this version"):
+        read_report(path)
+    with pytest.raises(DataError, match=r"Cannot read .*absent: No such file"):
+        read_report(tmp_path / "absent")

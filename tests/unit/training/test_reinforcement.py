@@ -1,0 +1,400 @@
+import json
+
+import pytest
+import torch
+
+from rlhf_tuning.errors import ModelError, ParameterError
+from rlhf_tuning.generation import rollout
+from rlhf_tuning.limits import CHOICES
+from rlhf_tuning.models import base_model
+from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.training import reinforcement, reward_model
+from rlhf_tuning.training.algorithms import ALGORITHMS, load_algorithm
+from rlhf_tuning.training.trainer_settings import shared_settings
+
+PROMPTS = [[{"role": "user", "content": f"Create {number}."}] for number in range(12)]
+
+
+@pytest.fixture(scope="module")
+def prompts_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def reward_dirs(tiny_model, tiny_plain_model, tmp_path_factory):
+    """Reward models, trained briefly: LoRA on the policy's base, all weights, and LoRA on another base."""
+    folder = tmp_path_factory.mktemp("rewards")
+    rows = [
+        {"prompt": prompt, "chosen": "salt and gulls " * (1 + index % 3), "rejected": "0 1 2 3 " * (1 + index % 2)}
+        for index, prompt in enumerate(PROMPTS)
+    ]
+    data = folder / "preferences.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    directories = {}
+    for name, base, dim in (("shared", tiny_model, 8), ("full", tiny_model, 0), ("other", tiny_plain_model, 8)):
+        config = reward_model.RewardModelConfig(
+            large_model_reference=str(base),
+            reward_model_train_steps=25,
+            reward_model_learning_rate_multiplier=50.0 if dim else 300.0,
+            reward_lora_dim=dim,
+            batch_size=6,
+            prompt_sequence_length=32,
+            target_sequence_length=16,
+            dtype="float32",
+        )
+        directories[name] = str(folder / name)
+        reward_model.train_reward_model(
+            config,
+            preferences_path=str(data),
+            eval_preferences_path=str(data),
+            output_dir=directories[name],
+            tensorboard_dir=str(folder / "tensorboard"),
+        )
+    return directories
+
+
+def tune(tiny_model, prompts_path, reward_dir, folder, held_out_reward_model_dir="", **settings):
+    config = reinforcement.ReinforcementConfig(
+        large_model_reference=str(tiny_model),
+        **{
+            "reinforcement_learning_train_steps": 3,
+            "reinforcement_learning_rate_multiplier": 100.0,
+            "batch_size": 4,
+            "num_generations": 4,
+            "lora_dim": 8,
+            "prompt_sequence_length": 32,
+            "target_sequence_length": 12,
+            "kl_coeff": 0.01,
+            "dtype": "float32",
+        }
+        | settings,
+    )
+    final = reinforcement.train_policy(
+        config,
+        prompts_path=prompts_path,
+        reward_model_dir=reward_dir,
+        adapter_dir=str(folder / "adapter"),
+        model_dir=str(folder / "model"),
+        tensorboard_dir=str(folder / "tensorboard"),
+        held_out_reward_model_dir=held_out_reward_model_dir,
+    )
+    lines = (folder / "adapter" / "metrics.jsonl").read_text().splitlines()
+    return final, [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("rl_algorithm", ["rloo", "grpo"])
+def test_reward_rises(tiny_model, prompts_path, reward_dirs, tmp_path, rl_algorithm):
+    _, metrics = tune(
+        tiny_model,
+        prompts_path,
+        reward_dirs["shared"],
+        tmp_path,
+        rl_algorithm=rl_algorithm,
+        reinforcement_learning_train_steps=20,
+        batch_size=8,
+    )
+    assert [record["step"] for record in metrics] == list(range(1, 21))
+    first, last = (sum(record["reward"] for record in part) / 5 for part in (metrics[:5], metrics[-5:]))
+    assert last > first + 0.5 * metrics[0]["reward_std"]
+    expected = {"reward", "kl", "entropy", "answer_tokens", "ended", "learning_rate", "tokens_per_second"}
+    assert expected <= set(metrics[0])
+    assert metrics[-1]["kl"] > metrics[0]["kl"]
+
+
+def test_the_merged_model_loads_in_plain_transformers_and_is_the_adapter_on_the_base(
+    tiny_model, prompts_path, reward_dirs, tmp_path
+):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(tmp_path / "adapter"))
+    ids = torch.tensor([AutoTokenizer.from_pretrained(tmp_path / "model")("The harbour smells")["input_ids"]])
+    assert torch.allclose(merged(ids).logits, tuned(ids).logits, atol=1e-5)
+    assert not torch.allclose(merged(ids).logits, base(ids).logits, atol=1e-3)
+    assert merged.dtype == base.dtype
+    assert not (tmp_path / "adapter" / "reward").exists()
+
+
+@pytest.mark.parametrize("rl_algorithm", ["rloo", "grpo"])
+def test_a_larger_kl_coeff_keeps_the_policy_nearer(tiny_model, prompts_path, reward_dirs, tmp_path, rl_algorithm):
+    final = {}
+    for kl_coeff in (0.01, 3.0):
+        folder = tmp_path / str(kl_coeff)
+        settings = {"rl_algorithm": rl_algorithm, "kl_coeff": kl_coeff, "reinforcement_learning_train_steps": 12}
+        final[kl_coeff] = tune(tiny_model, prompts_path, reward_dirs["shared"], folder, **settings)[0]["kl"]
+    assert final[3.0] < 0.5 * final[0.01]
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """TRL's configuration for each algorithm."""
+    settings = shared_settings(output_dir=str(tmp_path), steps=1, learning_rate=1e-4, seed=0, compute=torch.float32)
+    return {name: load_algorithm(name).build_arguments(kl_coeff=0.3, **settings) for name in ALGORITHMS}
+
+
+def test_kl_coeff_means_the_same_in_every_algorithm(arguments):
+    """Reward per nat over a whole answer: RLOO's own meaning, and GRPO's with losses summed and not scaled."""
+    rloo, grpo = arguments["rloo"], arguments["grpo"]
+    assert (rloo.beta, rloo.normalize_advantages) == (0.3, False)
+    assert (grpo.beta, grpo.loss_type, grpo.scale_rewards) == (0.3, "dr_grpo", "none")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_samples_are_drawn_at_the_temperature_alone(arguments, name):
+    found = arguments[name]
+    assert (found.top_p, found.top_k, found.min_p, found.repetition_penalty) == (1.0, 0, None, 1.0)
+
+
+def test_every_algorithm_may_be_named():
+    assert set(ALGORITHMS) == set(CHOICES["rl_algorithm"])
+
+
+def test_policy_reference_and_reward_model_hold_one_copy_of_the_base(tiny_model, prompts_path, reward_dirs, tmp_path):
+    from peft import PeftModel
+    from transformers import Trainer
+
+    seen = []
+    train = Trainer.train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train", lambda self: seen.append(self) or train(self))
+        tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, reinforcement_learning_train_steps=1)
+    (trainer,) = seen
+    assert isinstance(trainer.model, PeftModel)
+    assert trainer.ref_model is None
+    assert set(trainer.model.peft_config) == {"default", "reward"}
+    own = sum(value.numel() for name, value in trainer.model.named_parameters() if "lora_" not in name)
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    assert own == sum(value.numel() for value in base.parameters())
+
+
+def test_no_reference_pass_and_no_kl_when_kl_coeff_is_zero(tiny_model, prompts_path, reward_dirs, tmp_path):
+    _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, kl_coeff=0.0)
+    assert all("kl" not in record for record in metrics)
+
+
+@pytest.mark.parametrize("reward", ["full", "other"])
+def test_a_reward_model_that_shares_no_base_works_too(tiny_model, prompts_path, reward_dirs, tmp_path, reward):
+    final, _ = tune(tiny_model, prompts_path, reward_dirs[reward], tmp_path)
+    assert final["reward_std"] > 0
+
+
+def test_full_fine_tuning_moves_the_weights(tiny_model, prompts_path, reward_dirs, tmp_path):
+    _, metrics = tune(
+        tiny_model,
+        prompts_path,
+        reward_dirs["shared"],
+        tmp_path,
+        lora_dim=0,
+        reinforcement_learning_rate_multiplier=1000.0,
+    )
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32).state_dict()
+    tuned = base_model.load_causal_lm(str(tmp_path / "model"), dtype=torch.float32).state_dict()
+    assert any(not torch.equal(base[name], tuned[name]) for name in base)
+    assert metrics[-1]["kl"] != 0
+
+
+def test_the_policy_is_prompted_with_the_tokens_that_the_text_format_makes(
+    tiny_model, prompts_path, reward_dirs, tmp_path, monkeypatch
+):
+    from rlhf_tuning.models.text_format import TextFormat
+
+    seen = []
+    original = reward_model.RewardModel.score
+    monkeypatch.setattr(
+        reward_model.RewardModel,
+        "score",
+        lambda self, prompts, answers, **options: seen.extend(prompts) or original(self, prompts, answers, **options),
+    )
+    given = []
+    sample = rollout.sample
+    monkeypatch.setattr(
+        rollout, "sample", lambda model, prompts, **options: given.extend(prompts) or sample(model, prompts, **options)
+    )
+    tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, reinforcement_learning_train_steps=1)
+    text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=32, target_sequence_length=12)
+    assert given == [text_format.prompt_ids(prompt) for prompt in seen]
+    assert len(given) == 16
+
+
+def test_the_same_seed_gives_the_same_policy(tiny_model, prompts_path, reward_dirs, tmp_path):
+    first, _ = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "a")
+    again, _ = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "b")
+    other, _ = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "c", seed=1)
+    assert first["reward"] == again["reward"]
+    assert first["reward"] != other["reward"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("reinforcement_learning_train_steps", 0), ("rl_algorithm", "ppo"), ("kl_coeff", -0.1), ("num_generations", 1)],
+)
+def test_rejects_settings_beyond_their_limits(name, value):
+    with pytest.raises(ParameterError, match=name):
+        reinforcement.ReinforcementConfig(large_model_reference="x", **{name: value})
+
+
+def test_a_warm_start_begins_at_the_adapter_and_measures_kl_to_the_base(
+    tiny_model, prompts_path, reward_dirs, tmp_path, monkeypatch
+):
+    from peft import PeftModel
+
+    tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "first", reinforcement_learning_train_steps=10)
+    adapter = str(tmp_path / "first" / "adapter")
+    sampled = []
+    score = reinforcement._AnswerScorer.__call__
+
+    def recording(self, completions, row, **columns):
+        sampled.extend(zip(columns["prompts"], columns["completion_ids"], strict=True))
+        return score(self, completions, row, **columns)
+
+    monkeypatch.setattr(reinforcement._AnswerScorer, "__call__", recording)
+    settings = {"reinforcement_learning_train_steps": 1, "kl_coeff": 0.01}
+    _, cold = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "cold", **settings)
+    assert cold[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    sampled.clear()
+    _, warm = tune(
+        tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "warm", warm_start_adapter=adapter, **settings
+    )
+    # The same samples, by hand: log-probability under base and adapter, less that under the base alone.
+    model = PeftModel.from_pretrained(base_model.load_causal_lm(str(tiny_model), dtype=torch.float32), adapter).eval()
+    estimates = []
+    for prompt, answer in sampled:
+        ids = torch.tensor([[*prompt, *answer]])
+        with torch.no_grad():
+            policy = model(ids).logits.log_softmax(-1)
+            with model.disable_adapter():
+                reference = model(ids).logits.log_softmax(-1)
+        places, tokens = torch.arange(len(prompt) - 1, ids.shape[1] - 1), torch.tensor(answer)
+        estimates.append(float((policy - reference)[0, places, tokens].sum()))
+    assert len(estimates) == 16
+    assert warm[0]["kl"] > 0.01
+    assert warm[0]["kl"] == pytest.approx(sum(estimates) / len(estimates), rel=1e-3)
+
+
+def test_an_adapter_that_does_not_fit_the_base_is_refused(tiny_model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
+    policy = get_peft_model(base_model.load_causal_lm(str(tiny_model), dtype=torch.float32), config)
+    policy.save_pretrained(tmp_path)
+    reinforcement._continue_adapter(policy, str(tmp_path))
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({**weights, min(weights): torch.zeros(8, 5)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="does not fit the base model"):
+        reinforcement._continue_adapter(policy, str(tmp_path))
+
+
+MANY = [[{"role": "user", "content": f"Create {number}."}] for number in range(48)]
+
+
+@pytest.fixture(scope="module")
+def many_prompts_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("many") / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in MANY))
+    return str(path)
+
+
+class FallingReward:
+    """A held-out reward model that likes every look less than the one before, and says what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def score(self, conversations, answers):
+        self.asked.append((list(conversations), list(answers)))
+        return [0.01 * index - 10.0 * len(self.asked) for index in range(len(answers))]
+
+
+@pytest.mark.parametrize("lora_dim", [8, 0])
+def test_the_best_checkpoint_by_the_held_out_reward_is_saved_not_the_last(
+    tiny_model, many_prompts_path, reward_dirs, tmp_path, monkeypatch, lora_dim
+):
+    held_out, seen = FallingReward(), []
+    reward_for = reinforcement._reward_model_for
+    monkeypatch.setattr(
+        reinforcement,
+        "_reward_model_for",
+        lambda policy, config, directory, **name: (
+            seen.append(policy)
+            or (held_out if directory == "held out" else reward_for(policy, config, directory, **name))
+        ),
+    )
+    multiplier = 100.0 if lora_dim else 1000.0
+    final, metrics = tune(
+        tiny_model,
+        many_prompts_path,
+        reward_dirs["shared"],
+        tmp_path,
+        held_out_reward_model_dir="held out",
+        lora_dim=lora_dim,
+        reinforcement_learning_rate_multiplier=multiplier,
+    )
+    watched = json.loads((tmp_path / "adapter" / "watch.json").read_text())
+    assert (watched["best_step"], watched["looks"][0]["n"]) == (0, 12)
+    assert [look["step"] for look in watched["looks"]] == list(range(watched["last_step"] + 1))
+    assert len(metrics) == watched["last_step"]
+    # What is told of the policy is what was measured of the checkpoint that is returned, not of those after it.
+    assert final == {name: watched["looks"][0][name]["mean"] for name in ("reward", "kl")}
+    assert watched["looks"][0]["kl"]["mean"] == pytest.approx(0.0, abs=1e-5)
+    assert abs(watched["looks"][-1]["kl"]["mean"]) > 1e-4
+    assert held_out.asked[0][0] == held_out.asked[1][0]
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32).state_dict()
+    tuned = base_model.load_causal_lm(str(tmp_path / "model"), dtype=torch.float32).state_dict()
+    assert all(torch.allclose(base[name], tuned[name], atol=1e-6) for name in base)
+
+
+def test_the_watch_changes_nothing_of_what_is_learnt_and_its_prompts_are_not_learnt_from(
+    tiny_model, many_prompts_path, reward_dirs, tmp_path, monkeypatch
+):
+    learnt = []
+    score = reinforcement._AnswerScorer.__call__
+
+    def recording(self, completions, row, **columns):
+        learnt.extend(str(self._conversations[index]) for index in row)
+        return score(self, completions, row, **columns)
+
+    monkeypatch.setattr(reinforcement._AnswerScorer, "__call__", recording)
+    metrics = {}
+    for name, settings in (
+        ("every step", {"watch_interval": 1}),
+        ("ends", {"watch_interval": 100}),
+        ("held out", {"held_out_reward_model_dir": reward_dirs["shared"]}),
+    ):
+        metrics[name] = tune(tiny_model, many_prompts_path, reward_dirs["shared"], tmp_path / name, **settings)[1]
+    rewards = {name: [record["reward"] for record in records] for name, records in metrics.items()}
+    assert rewards["every step"] == rewards["ends"] == rewards["held out"]
+    assert len(set(learnt)) <= 36
+
+
+def test_the_held_out_reward_model_shares_the_base_and_only_the_policy_is_saved(
+    tiny_model, many_prompts_path, reward_dirs, tmp_path, capsys
+):
+    from safetensors.torch import load_file
+
+    tune(
+        tiny_model,
+        many_prompts_path,
+        reward_dirs["shared"],
+        tmp_path,
+        held_out_reward_model_dir=reward_dirs["shared"],
+        reinforcement_learning_train_steps=2,
+    )
+    watched = json.loads((tmp_path / "adapter" / "watch.json").read_text())
+    for look in watched["looks"]:
+        assert look["held_out_reward"] == look["reward"]
+    names = list(load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    assert names
+    assert not [name for name in names if "reward" in name or "score" in name]
+    assert {path.name for path in (tmp_path / "adapter").iterdir() if path.is_dir()} == set()
+    assert "Watch at step 2 of 2: reward " in capsys.readouterr().out
+
+
+def test_without_watch_prompts_there_is_no_watch(tiny_model, many_prompts_path, reward_dirs, tmp_path):
+    tune(tiny_model, many_prompts_path, reward_dirs["shared"], tmp_path, watch_prompts=0)
+    assert not (tmp_path / "adapter" / "watch.json").exists()
