@@ -410,7 +410,7 @@ def _product(layer: Any, compute: torch.dtype) -> Callable[..., torch.Tensor]:
             weight.addmm_(b.float(), a.float(), alpha=float(layer.scaling[name]))
     weight = weight.to(compute)
     bias = None if bias is None else bias.to(compute)
-    if weight.device.type != "cpu" or not torch._C._has_mkldnn:
+    if not linear.in_onednn(weight.device, compute):
         return lambda input, *rest: nn.functional.linear(input.to(compute), weight, bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
     multiply = torch.ops.mkldnn._linear_pointwise

@@ -164,3 +164,19 @@ def test_the_engine_can_be_forced(policy):
 def test_the_engine_works_in_bfloat16_too(tiny_model):
     model = base_model.load_causal_lm(str(tiny_model), dtype=torch.bfloat16)
     assert rollout.works(model, torch.bfloat16, range(3, 30))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_laid_out_wrongly_are_noticed(dtype, tiny_model, monkeypatch):
+    model = base_model.load_causal_lm(str(tiny_model), dtype=dtype)
+    right = rollout._product
+
+    def swapped(layer, compute):
+        """Two of the outputs stand in each other's place."""
+        order = torch.arange(layer.weight.shape[0])
+        order[:2] = torch.tensor([1, 0])
+        product = right(layer, compute)
+        return lambda input, *rest: product(input)[..., order]
+
+    monkeypatch.setattr(rollout, "_product", swapped)
+    assert not rollout.works(model, dtype, range(3, 30))
