@@ -36,15 +36,15 @@ def infer_pipeline(
     """Answer every prompt of a dataset with one model.
 
     Args:
-        prompt_dataset: JSONL of prompts: a path, a gs:// path, or a glob.
+        prompt_dataset: JSONL of prompts without labels: a path, a gs:// path, or a glob.
         large_model_reference: The model: a hub id, a folder (a tuned model's too), a gs:// folder, or an alias.
         prompt_sequence_length: Most tokens of a prompt, up to 8192.
         target_sequence_length: Most tokens of an answer, up to 1024.
         instruction: Put before every prompt; the default context of chat rows.
         batch_size: Prompts answered at once.
         temperature: Sampling temperature; 0 takes the likeliest token each time.
-        seed: Of the samples.
-        dtype: auto, float32 or bfloat16.
+        seed: Of every random choice.
+        dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
         max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
 
     Returns:

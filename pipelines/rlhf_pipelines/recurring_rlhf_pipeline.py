@@ -123,18 +123,14 @@ def for_target(target: str) -> Any:
             max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
             registry_dir: Folder of the local model registry; its usual place when empty.
             serving_machine: What the model is served on, such as l4 or a100-80gb-x2; the cheapest it fits on when empty.
-            warm_start_adapter: LoRA adapter that the policy starts from: a registered model such as my-model@champion, or a
-                folder; KL is still measured to the base model. Empty for none.
-            rollout_engine: What samples answers in training: lean (our decode loop), transformers (its generate), or
-                auto: the first of them that gives the model's own numbers.
-            held_out_reward_model_share: Share of the preferences' prompts from which a second reward model learns, one
-                that judges and is never optimised against; 0 for none.
+            warm_start_adapter: LoRA adapter that the policy starts from: a registered model, such as my-model@champion, or a folder.
+            rollout_engine: What samples answers in training: lean (our decode loop), transformers, or auto: the first that is exact.
+            held_out_reward_model_share: Share of the prompts from which a held-out reward model learns, which only judges; 0 for none.
             watch_interval: Steps between looks of the watch over over-optimisation; 0 for a tenth of all steps.
             watch_prompts: Prompts set aside for that watch, and not learnt from; 0 for no watch.
             gate_win_rate_margin: Win rate against the champion, beyond one half, that must be shown for a promotion.
             gate_max_kl: Most nats of KL to the base model over an answer, on average, for a promotion; 0 for no limit.
-            gate_max_length_ratio: Most that the mean length of answers may grow or shrink for a promotion, as a factor; 0
-                for no limit.
+            gate_max_length_ratio: Most that the mean length of answers may grow or shrink for a promotion, as a factor; 0 for no limit.
             min_new_preferences: Distinct preferences that the champion was not trained on, without which the run ends.
             warm_start: Start the policy from the champion's adapter; KL is still measured to the base model.
 

@@ -45,14 +45,14 @@ def reward_model_pipeline(
         large_model_reference: Base model: a hub id, a folder, a gs:// folder, or an alias.
         prompt_sequence_length: Most tokens of a prompt, up to 8192.
         target_sequence_length: Most tokens of an answer, up to 1024.
-        reward_model_learning_rate_multiplier: Times the base learning rate.
-        reward_model_train_steps: Optimizer steps.
+        reward_model_learning_rate_multiplier: Times the base learning rate of the reward model.
+        reward_model_train_steps: Optimizer steps of the reward model.
         instruction: Put before every prompt; the default context of chat rows.
         eval_dataset: JSONL of preferences to measure on; a part of the data is held out when empty.
-        reward_lora_dim: LoRA rank; 0 trains all weights.
-        batch_size: Preferences in one optimizer step, on all GPUs together.
+        reward_lora_dim: LoRA rank of the reward model; 0 trains all weights.
+        batch_size: Preferences (phase 1) or prompts (phase 2) in one optimizer step, on all GPUs together.
         seed: Of every random choice.
-        reward_model_reference: Base of the reward model; `large_model_reference` when empty.
+        reward_model_reference: Base of the reward model; the policy's own when empty.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
         max_bad_rows: Bad rows of each dataset that are set aside; one more and the data is refused.
 
