@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_pipelines.cli.rlhf import build_parser
-from rlhf_pipelines.parameters import PARAMETERS
 from rlhf_pipelines.targets import DEFAULT_MACHINES, GPUS
+from rlhf_tuning.parameters import PARAMETERS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

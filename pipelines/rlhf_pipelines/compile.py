@@ -7,21 +7,13 @@ from typing import Any
 
 from rlhf_pipelines.executor_command import python_in_place_of_shell
 from rlhf_pipelines.image_choice import as_environment
+from rlhf_pipelines.parameters import PIPELINES
 from rlhf_pipelines.targets import TARGETS, choose_machine, containers, fit_to_kubeflow, fit_to_vertex, judges
-
-#: Pipeline to the module that defines a function of that name, and `for_target`, which returns it. To add a pipeline: its
-#: file, a line here, its parameters in `parameters.PIPELINES`.
-PIPELINES: dict[str, str] = {
-    "rlhf_pipeline": "rlhf_pipelines.rlhf_pipeline",
-    "recurring_rlhf_pipeline": "rlhf_pipelines.recurring_rlhf_pipeline",
-    "reward_model_pipeline": "rlhf_pipelines.reward_model_pipeline",
-    "infer_pipeline": "rlhf_pipelines.infer_pipeline",
-}
 
 
 def load_pipeline(name: str, target: str = "local") -> Any:
     """Return the pipeline function for a target: where the model goes in the end differs between them."""
-    return importlib.import_module(PIPELINES[name]).for_target(target)
+    return importlib.import_module(f"rlhf_pipelines.{name}").for_target(target)
 
 
 def compile_for_submission(name: str, target: str, machine: str, images: Mapping[str, str]) -> Mapping[str, Any]:

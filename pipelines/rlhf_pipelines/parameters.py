@@ -1,150 +1,32 @@
-"""The parameters of every pipeline: names, types, defaults and descriptions, without importing kfp.
+"""Which pipeline takes which parameters, and the checks of values before a run. Imports no kfp.
 
-The command's flags, its `--help` and the checks before a run are made from this table; a test holds the pipelines'
-signatures equal to it. The first block of `PARAMETERS` is the contract of the Vertex RLHF job: names, types and
-defaults are kept ("none" there is the empty string here). What values are allowed is in `rlhf_tuning.limits`.
+What a parameter is, and which values it may have, is in `rlhf_tuning.parameters`.
 """
 
 import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import NO_EXPLORATION, problem_with
 from rlhf_tuning.models.model_reference import problem_with_name
-
-Value = str | int | float | bool
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a pipeline.
-
-    Args:
-        name: As in the pipeline's signature.
-        type: Of its values.
-        default: Its value when absent or null; None makes it required.
-        description: For people, one line.
-    """
-
-    name: str
-    type: type[Value]
-    default: Value | None
-    description: str
-
-    @property
-    def required(self) -> bool:
-        """Say whether a run cannot start without it."""
-        return self.default is None
-
-
-PARAMETERS: dict[str, Parameter] = {
-    parameter.name: parameter
-    for parameter in (
-        # The contract of the Vertex job.
-        Parameter("prompt_dataset", str, None, "JSONL of prompts without labels: a path, a gs:// path, or a glob"),
-        Parameter("preference_dataset", str, None, "JSONL of human preferences: a path, a gs:// path, or a glob"),
-        Parameter("large_model_reference", str, None, "base model: a hub id, a folder, a gs:// folder, or an alias"),
-        Parameter("model_display_name", str, "", "name in the model registry; generated when empty"),
-        Parameter("prompt_sequence_length", int, 512, "most tokens of a prompt, up to 8192"),
-        Parameter("target_sequence_length", int, 64, "most tokens of an answer, up to 1024"),
-        Parameter(
-            "reward_model_learning_rate_multiplier", float, 1.0, "times the base learning rate of the reward model"
-        ),
-        Parameter(
-            "reinforcement_learning_rate_multiplier",
-            float,
-            1.0,
-            "times the base learning rate of reinforcement learning",
-        ),
-        Parameter("reward_model_train_steps", int, 1000, "optimizer steps of the reward model"),
-        Parameter("reinforcement_learning_train_steps", int, 1000, "optimizer steps of reinforcement learning"),
-        Parameter("kl_coeff", float, 0.1, "strength of the KL penalty; 0 uses no reference model"),
-        Parameter("instruction", str, "", "put before every prompt; the default context of chat rows"),
-        Parameter("deploy_model", bool, True, "deploy to an endpoint after the upload, where the run's target has one"),
-        Parameter("eval_dataset", str, "", "JSONL of prompts or preferences for evaluation; held out when empty"),
-        Parameter("project", str, "", "Google Cloud project; the run's own when empty"),
-        Parameter("location", str, "", "Google Cloud region; the run's own when empty"),
-        Parameter("accelerator_type", str, "GPU", "kind of accelerator; only GPU is supported"),
-        Parameter("encryption_spec_key_name", str, "", "customer-managed encryption key on Google Cloud"),
-        Parameter("tensorboard_resource_id", str, "", "Vertex TensorBoard to write to"),
-        # Ours. Constants hidden inside the Vertex job, and what it could not do.
-        Parameter("rl_algorithm", str, "rloo", "reinforcement learning algorithm: rloo or grpo"),
-        Parameter("lora_dim", int, 16, "LoRA rank of the policy; 0 trains all weights"),
-        Parameter("reward_lora_dim", int, 16, "LoRA rank of the reward model; 0 trains all weights"),
-        Parameter("batch_size", int, 64, "rows in one optimizer step, on all GPUs together"),
-        Parameter("num_generations", int, 4, "answers sampled for each prompt in reinforcement learning"),
-        Parameter("temperature", float, 1.0, "sampling temperature"),
-        Parameter("seed", int, 0, "seed of every random choice"),
-        Parameter("reward_model_reference", str, "", "base of the reward model; the policy's own when empty"),
-        Parameter(
-            "eval_prompts", int, 200, "most prompts to hold out, a tenth at the most, when there is no eval_dataset"
-        ),
-        Parameter("scorer", str, "", "program that scores answers in the evaluation, such as house_style"),
-        Parameter("judge", str, "", "language model that compares answers: language_model, gemini or local_model"),
-        Parameter("judge_model", str, "", "name of that model, as its server knows it; for local_model a base model"),
-        Parameter("judge_endpoint", str, "", "base URL of an OpenAI-compatible server"),
-        Parameter("judge_key_secret", str, "", "secret that holds the judge's key: projects/P/secrets/S/versions/V"),
-        Parameter(
-            "judge_rubric", str, "", "what a better answer is: words, or a text file, also on gs://; general if empty"
-        ),
-        Parameter("judge_max_calls", int, 1000, "most requests to the judge; what was judged by then counts"),
-        Parameter("dtype", str, "auto", "number format of the weights: auto, float32 or bfloat16"),
-        Parameter(
-            "max_bad_rows", int, 0, "bad rows of each dataset that are set aside; one more and the data is refused"
-        ),
-        Parameter("registry_dir", str, "", "folder of the local model registry; its usual place when empty"),
-        Parameter(
-            "serving_machine", str, "", "what an endpoint runs on, such as l4-x2; the cheapest that fits when empty"
-        ),
-        Parameter(
-            "warm_start_adapter", str, "", "LoRA adapter to start the policy from: a registered model or a folder"
-        ),
-        Parameter("rollout_engine", str, "auto", "what samples answers in training: auto, lean or transformers"),
-        Parameter(
-            "held_out_reward_model_share",
-            float,
-            0.25,
-            "share of the preferences' prompts for a second reward model that only judges; 0 for none",
-        ),
-        Parameter(
-            "watch_interval", int, 0, "steps between looks of the watch over over-optimisation; 0 for a tenth of all"
-        ),
-        Parameter("watch_prompts", int, 64, "prompts set aside for that watch, and not learnt from; 0 for no watch"),
-        Parameter(
-            "gate_win_rate_margin", float, 0.0, "win rate against the champion beyond one half that must be shown"
-        ),
-        Parameter(
-            "gate_max_kl",
-            float,
-            50.0,
-            "most nats of KL to the base model over an answer for a promotion; 0 for no limit",
-        ),
-        Parameter(
-            "gate_max_length_ratio",
-            float,
-            3.0,
-            "most that answers may grow or shrink for a promotion, as a factor; 0 for no limit",
-        ),
-        # Of a tune that recurs.
-        Parameter(
-            "min_new_preferences", int, 100, "new preferences, held against the champion's, that a recurring run needs"
-        ),
-        Parameter("warm_start", bool, False, "start the policy of a recurring run from the champion's adapter"),
-    )
-}
+from rlhf_tuning.parameters import PARAMETERS, Parameter, Value
 
 #: What only a recurring tune has.
 _RECURRING = ("min_new_preferences", "warm_start")
 
 
-def _named(*names: str) -> tuple[Parameter, ...]:
-    return tuple(PARAMETERS[name] for name in names)
+def _named(*names: str, **described: str) -> tuple[Parameter, ...]:
+    """Return parameters of the table; those that mean something narrower in a pipeline have a description of its own."""
+    return tuple(
+        replace(PARAMETERS[name], description=described.get(name, PARAMETERS[name].description)) for name in names
+    )
 
 
-#: Pipeline to its parameters, in the order of its signature.
+#: Pipeline to its parameters. To add a pipeline: its file in `rlhf_pipelines/`, which defines a function of that name and
+#: `for_target`, and its line here.
 PIPELINES: dict[str, tuple[Parameter, ...]] = {
     "rlhf_pipeline": tuple(parameter for name, parameter in PARAMETERS.items() if name not in _RECURRING),
     "recurring_rlhf_pipeline": tuple(PARAMETERS.values()),
@@ -163,6 +45,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "reward_model_reference",
         "dtype",
         "max_bad_rows",
+        eval_dataset="JSONL of preferences to measure on; a part of the data is held out when empty.",
     ),
     "infer_pipeline": _named(
         "prompt_dataset",
@@ -175,6 +58,9 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "seed",
         "dtype",
         "max_bad_rows",
+        large_model_reference="The model: a hub id, a folder (a tuned model's too), a gs:// folder, or an alias.",
+        batch_size="Prompts answered at once.",
+        temperature="Sampling temperature; 0 takes the likeliest token each time.",
     ),
 }
 
@@ -241,7 +127,7 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
             _checked(others[name], value, problems)
     if "rl_algorithm" in table and checked.get("temperature") == 0:
         problems.append(NO_EXPLORATION)
-    problems += [f"{name} is missing: {table[name].description}." for name in missing]
+    problems += [f"{name} is missing: {table[name].description}" for name in missing]
     if problems:
         raise ParameterError(_joined(problems))
     return checked

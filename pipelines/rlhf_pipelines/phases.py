@@ -8,6 +8,7 @@ from rlhf_components.import_preference_dataset import import_preference_dataset
 from rlhf_components.import_prompt_dataset import import_prompt_dataset
 from rlhf_components.train_policy import train_policy
 from rlhf_components.train_reward_model import train_reward_model
+from rlhf_pipelines.wiring import Values, takes_inputs
 
 
 class RewardModelOutputs(NamedTuple):
@@ -29,50 +30,25 @@ class ReinforcementOutputs(NamedTuple):
 
 
 @dsl.pipeline(name="train-reward-model", description="Phase 1: learn to score answers as people do.")
-def reward_model_phase(
-    preference_dataset: str,
-    eval_dataset: str,
-    instruction: str,
-    preference_fingerprint: str,
-    eval_fingerprint: str,
-    large_model_reference: str,
-    large_model_fingerprint: str,
-    prompt_sequence_length: int,
-    target_sequence_length: int,
-    reward_model_learning_rate_multiplier: float,
-    reward_model_train_steps: int,
-    reward_lora_dim: int,
-    batch_size: int,
-    seed: int,
-    dtype: str,
-    max_bad_rows: int,
-    held_out_reward_model_share: float,
-) -> RewardModelOutputs:
+@takes_inputs(
+    import_preference_dataset,
+    train_reward_model,
+    preference_fingerprint=str,
+    eval_fingerprint=str,
+    large_model_fingerprint=str,
+)
+def reward_model_phase(values: Values) -> RewardModelOutputs:
     """Import preferences and train the reward model on them."""
-    data = import_preference_dataset(
-        preference_dataset=preference_dataset,
-        eval_dataset=eval_dataset,
-        instruction=instruction,
-        preference_fingerprint=preference_fingerprint,
-        eval_fingerprint=eval_fingerprint,
-        seed=seed,
-        max_bad_rows=max_bad_rows,
-    ).set_display_name("Import Preference Dataset")
+    data = import_preference_dataset(**values.of(import_preference_dataset)).set_display_name(
+        "Import Preference Dataset"
+    )
     trainer = train_reward_model(
-        preferences=data.outputs["preferences"],
-        eval_preferences=data.outputs["eval_preferences"],
-        preference_rows=data.outputs["preference_rows"],
-        large_model_reference=large_model_reference,
-        large_model_fingerprint=large_model_fingerprint,
-        prompt_sequence_length=prompt_sequence_length,
-        target_sequence_length=target_sequence_length,
-        reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
-        reward_model_train_steps=reward_model_train_steps,
-        reward_lora_dim=reward_lora_dim,
-        batch_size=batch_size,
-        seed=seed,
-        dtype=dtype,
-        held_out_reward_model_share=held_out_reward_model_share,
+        **values.of(
+            train_reward_model,
+            preferences=data.outputs["preferences"],
+            eval_preferences=data.outputs["eval_preferences"],
+            preference_rows=data.outputs["preference_rows"],
+        )
     ).set_display_name("Reward Model Trainer")
     return RewardModelOutputs(
         reward_model=trainer.outputs["reward_model"],
@@ -84,71 +60,20 @@ def reward_model_phase(
 
 
 @dsl.pipeline(name="reinforcement-learning", description="Phase 2: raise the probability of good answers.")
-def reinforcement_phase(
-    reward_model: dsl.Input[dsl.Model],
-    held_out_reward_model: dsl.Input[dsl.Model],
-    prompt_dataset: str,
-    eval_dataset: str,
-    instruction: str,
-    prompt_fingerprint: str,
-    eval_fingerprint: str,
-    large_model_reference: str,
-    large_model_fingerprint: str,
-    prompt_sequence_length: int,
-    target_sequence_length: int,
-    reinforcement_learning_rate_multiplier: float,
-    reinforcement_learning_train_steps: int,
-    kl_coeff: float,
-    rl_algorithm: str,
-    lora_dim: int,
-    batch_size: int,
-    num_generations: int,
-    temperature: float,
-    eval_prompts: int,
-    seed: int,
-    dtype: str,
-    max_bad_rows: int,
-    rollout_engine: str,
-    watch_interval: int,
-    watch_prompts: int,
-    warm_start_adapter: str,
-    warm_start_fingerprint: str,
-) -> ReinforcementOutputs:
+@takes_inputs(
+    import_prompt_dataset,
+    train_policy,
+    reward_model=dsl.Input[dsl.Model],
+    held_out_reward_model=dsl.Input[dsl.Model],
+    prompt_fingerprint=str,
+    eval_fingerprint=str,
+    large_model_fingerprint=str,
+    warm_start_fingerprint=str,
+)
+def reinforcement_phase(values: Values) -> ReinforcementOutputs:
     """Import prompts and tune the policy on them."""
-    data = import_prompt_dataset(
-        prompt_dataset=prompt_dataset,
-        eval_dataset=eval_dataset,
-        instruction=instruction,
-        prompt_fingerprint=prompt_fingerprint,
-        eval_fingerprint=eval_fingerprint,
-        eval_prompts=eval_prompts,
-        seed=seed,
-        max_bad_rows=max_bad_rows,
-    ).set_display_name("Import Prompt Dataset")
-    trainer = train_policy(
-        prompts=data.outputs["prompts"],
-        reward_model=reward_model,
-        held_out_reward_model=held_out_reward_model,
-        large_model_reference=large_model_reference,
-        large_model_fingerprint=large_model_fingerprint,
-        prompt_sequence_length=prompt_sequence_length,
-        target_sequence_length=target_sequence_length,
-        reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
-        reinforcement_learning_train_steps=reinforcement_learning_train_steps,
-        kl_coeff=kl_coeff,
-        rl_algorithm=rl_algorithm,
-        lora_dim=lora_dim,
-        batch_size=batch_size,
-        num_generations=num_generations,
-        temperature=temperature,
-        seed=seed,
-        dtype=dtype,
-        rollout_engine=rollout_engine,
-        watch_interval=watch_interval,
-        watch_prompts=watch_prompts,
-        warm_start_adapter=warm_start_adapter,
-        warm_start_fingerprint=warm_start_fingerprint,
-    ).set_display_name("Reinforcer")
+    data = import_prompt_dataset(**values.of(import_prompt_dataset)).set_display_name("Import Prompt Dataset")
+    trainer = train_policy(**values.of(train_policy, prompts=data.outputs["prompts"])).set_display_name("Reinforcer")
     return ReinforcementOutputs(
         model=trainer.outputs["model"],
         adapter=trainer.outputs["adapter"],

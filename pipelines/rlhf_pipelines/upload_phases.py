@@ -25,21 +25,6 @@ class UploadOutputs(NamedTuple):
     endpoint_resource_name: str
 
 
-def upload_locally(
-    *,
-    registry_dir: Any,
-    deploy_model: Any,
-    serving_machine: Any,
-    project: Any,
-    location: Any,
-    encryption_spec_key_name: Any,
-    tensorboard_resource_id: Any,
-    **inputs: Any,
-) -> Any:
-    """Register in a folder. It has no endpoints, and nothing of Google Cloud."""
-    return upload_model(registry_dir=registry_dir, **inputs)
-
-
 @dsl.pipeline(name="upload-and-deploy-on-vertex", description="A version in the Model Registry, and an endpoint.")
 def upload_to_vertex_phase(
     model: dsl.Input[dsl.Model],
@@ -173,7 +158,7 @@ def upload_to_kubeflow_phase(
 
 #: Target to its way. To add one: a pipeline with the same inputs and outputs, and a line here.
 UPLOAD_PHASES: dict[str, Any] = {
-    "local": upload_locally,
+    "local": upload_model,
     "vertex": upload_to_vertex_phase,
     "kubeflow": upload_to_kubeflow_phase,
 }

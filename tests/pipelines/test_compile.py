@@ -8,7 +8,8 @@ from kfp import compiler
 from kfp.client.client import _extract_pipeline_yaml
 
 from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
-from rlhf_pipelines.compile import PIPELINES, as_yaml, compile_all, compile_for_submission, load_pipeline
+from rlhf_pipelines.compile import as_yaml, compile_all, compile_for_submission, load_pipeline
+from rlhf_pipelines.parameters import PIPELINES
 from rlhf_pipelines.targets import TARGETS
 from rlhf_tuning.errors import ParameterError
 
@@ -128,6 +129,6 @@ def test_a_machine_that_the_target_lacks_is_refused():
 def test_importing_pipelines_and_components_imports_no_torch():
     code = "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
     code += "    assert not {'torch', 'transformers'} & set(sys.modules), name"
-    modules = ["rlhf_components.train_policy", *PIPELINES.values()]
+    modules = ["rlhf_components.train_policy", *(f"rlhf_pipelines.{name}" for name in PIPELINES)]
     done = subprocess.run([sys.executable, "-c", code, *modules], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

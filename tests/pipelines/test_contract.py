@@ -8,9 +8,8 @@ import yaml
 from kfp import dsl
 
 from rlhf_components.validate_inputs import validate_inputs
-from rlhf_pipelines.compile import PIPELINES, load_pipeline
-from rlhf_pipelines.parameters import PIPELINES as PARAMETERS
-from rlhf_pipelines.parameters import check_parameters
+from rlhf_pipelines.compile import load_pipeline
+from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning.errors import ParameterError
 
 VERTEX_YAML = Path(__file__).parents[2] / "pipelines" / "compiled" / "vertex"
@@ -130,15 +129,6 @@ def test_the_graph_has_the_vertex_job_s_phases_under_their_display_names():
         "Import Prompt Dataset",
         "Reinforcer",
     }
-
-
-@pytest.mark.parametrize("name", PIPELINES)
-def test_the_command_s_table_of_parameters_is_the_pipeline_s_signature(name):
-    table = {
-        parameter.name: (parameter.type, ... if parameter.default is None else parameter.default)
-        for parameter in PARAMETERS[name]
-    }
-    assert signature(name) == table
 
 
 @pytest.mark.parametrize("values", [NOTEBOOK, NOTEBOOK | THE_REST], ids=["as in the notebook", "with all there was"])

@@ -3,9 +3,9 @@ import math
 
 import pytest
 
-from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, Value, check_parameters, parse_text
+from rlhf_pipelines.parameters import PIPELINES, check_parameters, parse_text
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import CHOICES, LIMITS
+from rlhf_tuning.parameters import PARAMETERS, Value
 
 REQUIRED: dict[str, object] = {
     "prompt_dataset": "prompts.jsonl",
@@ -52,10 +52,6 @@ def test_every_default_has_its_parameters_type_and_is_allowed() -> None:
     for parameter in PARAMETERS.values():
         assert parameter.required or type(parameter.default) is parameter.type, parameter.name
     assert check_parameters("rlhf_pipeline", REQUIRED)["lora_dim"] == 16
-
-
-def test_every_limit_belongs_to_a_parameter() -> None:
-    assert set(LIMITS) | set(CHOICES) <= set(PARAMETERS)
 
 
 def test_defaults_fill_in_for_absent_and_null_parameters() -> None:

@@ -3,7 +3,8 @@ import math
 import pytest
 
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import LIMITS, check_context, check_limits, problem_with
+from rlhf_tuning.limits import check_context, check_limits, problem_with
+from rlhf_tuning.parameters import PARAMETERS
 
 
 @pytest.mark.parametrize(
@@ -34,9 +35,9 @@ def test_a_value_beyond_its_limit_is_named_with_what_is_accepted(name, value):
     assert "must be" in problem or "Use 'GPU'" in problem
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", [name for name, parameter in PARAMETERS.items() if parameter.limit])
 def test_the_lowest_allowed_value_is_allowed(name):
-    limit = LIMITS[name]
+    limit = PARAMETERS[name].limit
     lowest = limit.low + 1e-6 if limit.open_low else limit.low
     assert problem_with(name, lowest) == ""
 

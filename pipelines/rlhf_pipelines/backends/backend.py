@@ -11,8 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from rlhf_pipelines.parameters import Value
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.parameters import Value
 
 
 class State(StrEnum):

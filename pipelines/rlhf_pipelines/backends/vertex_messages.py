@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rlhf_pipelines.backends.backend import Job, Plan, Schedule, ScheduleState, State, Submission, Task
-from rlhf_pipelines.parameters import Value
+from rlhf_tuning.parameters import Value
 
 _JOB_STATES = {
     "PIPELINE_STATE_RUNNING": State.RUNNING,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-from rlhf_pipelines.parameters import PIPELINES, Parameter, Value, check_parameters
+from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning.limits import PRICE_PER_HOUR
+from rlhf_tuning.parameters import Parameter, Value
 
 _PARAMETER_PREFIX = "parameter:"
 
@@ -70,7 +71,7 @@ def _add_parameter(group: argparse._ArgumentGroup, parameter: Parameter) -> None
         nargs="?" if is_switch else None,
         const="true" if is_switch else None,
         default=argparse.SUPPRESS,
-        help=f"{parameter.description}{default}".replace("%", "%%"),
+        help=f"{parameter.description.removesuffix('.')}{default}".replace("%", "%%"),
     )
     if plain != dashed:
         group.add_argument(

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_pipelines.parameters import PARAMETERS, TABLES, parse_text
+from rlhf_pipelines.parameters import TABLES, parse_text
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.parameters import PARAMETERS
 
 #: Pipeline to its dataset parameters and the sample's file for each.
 _SAMPLE_FILES: dict[str, dict[str, str]] = {

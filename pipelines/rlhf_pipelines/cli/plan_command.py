@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_pipelines.cli.text_table import text_table
-from rlhf_pipelines.parameters import Value
 from rlhf_pipelines.targets import machines
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import PRICE_PER_HOUR, check_context
 from rlhf_tuning.models.architecture import Architecture, read_architecture
+from rlhf_tuning.parameters import Value
 from rlhf_tuning.planning.forecast import (
     BANDWIDTH_SHARE,
     GB,

@@ -22,9 +22,9 @@ from rlhf_pipelines.local.failure import count_memory_kills, explain_death
 from rlhf_pipelines.local.local_run import Containers, RunRequest
 from rlhf_pipelines.local.process_group import Ended, run_in_group
 from rlhf_pipelines.local.run_events import RunFailed, RunFollower, StepFailed, StepFinished, StepStarted, Update
-from rlhf_pipelines.parameters import Value
 from rlhf_tuning import __version__, environment
 from rlhf_tuning.errors import ParameterError, RunError
+from rlhf_tuning.parameters import Value
 from rlhf_tuning.promotion.champion import local_name
 from rlhf_tuning.registry import tuned_by_one
 from rlhf_tuning.step import duration

@@ -8,8 +8,9 @@ from typing import Any
 
 from rlhf_pipelines.backends.backend import BACKENDS, Backend, Connection, Submission, connect
 from rlhf_pipelines.cli.command_line import add_image, add_parameters, add_pipeline, add_values_file, given_values
-from rlhf_pipelines.parameters import PARAMETERS, PIPELINES, check_parameters
+from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.parameters import PARAMETERS
 
 #: Parameters of the Vertex job that say where and how a job runs: they are the job's, and the pipeline's if it has them.
 _JOB_PARAMETERS = ("project", "location", "encryption_spec_key_name", "tensorboard_resource_id")

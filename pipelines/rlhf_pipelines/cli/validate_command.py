@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlhf_pipelines.parameters import Value
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.parameters import Value
 
 
 def validate_here(values: Mapping[str, Value], output_dir: Path) -> int:

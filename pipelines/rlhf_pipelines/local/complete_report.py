@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rlhf_pipelines.parameters import PARAMETERS, Value
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.models.model_reference import split_revision
+from rlhf_tuning.parameters import PARAMETERS, Value
 from rlhf_tuning.reports.report import StepTime, write_report
 from rlhf_tuning.reports.report_data import read_report
 

@@ -23,8 +23,8 @@ from rlhf_pipelines.local.containers.engine import check_images, connect, remove
 from rlhf_pipelines.local.containers.mounts import expand_home
 from rlhf_pipelines.local.containers.task import choose_settings, run_kfp_tasks_with
 from rlhf_pipelines.local.preloaded_steps import preload_steps
-from rlhf_pipelines.parameters import Value
 from rlhf_tuning.errors import RlhfError
+from rlhf_tuning.parameters import Value
 from rlhf_tuning.step import emit
 
 #: Artifacts that a run ends with, also where a nested pipeline made them.

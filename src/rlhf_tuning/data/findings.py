@@ -16,7 +16,7 @@ from rlhf_tuning.data.rows import Conversation
 from rlhf_tuning.data.sample import SampleRow
 from rlhf_tuning.data.scan import ScannedDataset
 from rlhf_tuning.data.summary import DatasetSummary, Example, Finding, Lengths, SampledRow
-from rlhf_tuning.limits import LIMITS
+from rlhf_tuning.limits import highest
 from rlhf_tuning.models.text_format import RefusedConversationError, TextFormat
 from rlhf_tuning.statistics import wilson_interval
 
@@ -304,7 +304,7 @@ def _cut(summary: DatasetSummary) -> Iterable[Finding]:
 def _limit_to_set(parameter: str, lengths: Sequence[Lengths]) -> str:
     """Say which limit keeps nearly all rows whole; a row is as long as the longer of its answers."""
     sizes = sorted(max(row) for row in zip(*(entry.values for entry in lengths), strict=True))
-    most = int(LIMITS[parameter].high)
+    most = highest(parameter)
     wanted = sizes[math.ceil(WHOLE_SHARE * len(sizes)) - 1]
     if lengths[0].limit is not None and wanted <= lengths[0].limit:
         return f"{parameter} {sizes[-1]:,} would keep every row whole." if sizes[-1] <= most else ""

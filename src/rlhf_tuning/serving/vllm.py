@@ -37,7 +37,7 @@ class Machine:
     memory: int
 
 
-#: By the names of `limits.SERVING_MACHINES`.
+#: By the names of `parameters.SERVING_MACHINES`.
 MACHINES: dict[str, Machine] = {
     machine_name(kind, count): Machine(
         machine_type=machine_type, accelerator=gpu.vertex, count=count, memory=gpu.gpu_memory * count

@@ -96,7 +96,7 @@ def test_wrong_parameters_end_before_any_backend_is_asked(capsys, values):
 
 @pytest.mark.parametrize("command", [("submit",), ("schedule", "create", "--cron", "0 3 * * 1")])
 def test_a_key_in_place_of_the_name_of_its_secret_is_refused_and_not_shown(values, capsys, monkeypatch, command):
-    monkeypatch.setattr(Recording, "last", None)
+    monkeypatch.setattr(Recording, "last", None, raising=False)
     assert rlhf.main([*command, *values, *VERTEX, "--judge-key-secret", "sk-hunter2"]) == 2
     shown = "".join(capsys.readouterr())
     assert "judge_key_secret is no name of a secret" in shown

@@ -4,7 +4,7 @@ import pytest
 from tuned_run import write_model
 
 from rlhf_tuning.errors import ModelError, ParameterError
-from rlhf_tuning.limits import SERVING_MACHINES
+from rlhf_tuning.parameters import SERVING_MACHINES
 from rlhf_tuning.serving import vllm
 from rlhf_tuning.serving.vllm import MACHINES, ServingPlan, answer_in, plan_serving, problem_with_answer, request_for
 

@@ -5,9 +5,9 @@ import torch
 
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.generation import rollout
-from rlhf_tuning.limits import CHOICES
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.training import reinforcement, reward_model
 from rlhf_tuning.training.algorithms import ALGORITHMS, load_algorithm
 from rlhf_tuning.training.trainer_settings import shared_settings
@@ -151,7 +151,7 @@ def test_samples_are_drawn_at_the_temperature_alone(arguments, name):
 
 
 def test_every_algorithm_may_be_named():
-    assert set(ALGORITHMS) == set(CHOICES["rl_algorithm"])
+    assert set(ALGORITHMS) == set(PARAMETERS["rl_algorithm"].choices)
 
 
 def test_policy_reference_and_reward_model_hold_one_copy_of_the_base(tiny_model, prompts_path, reward_dirs, tmp_path):

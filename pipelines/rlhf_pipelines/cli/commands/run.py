@@ -16,7 +16,7 @@ from rlhf_pipelines.cli.command_line import (
     checked_values,
     fail,
 )
-from rlhf_pipelines.parameters import PARAMETERS
+from rlhf_tuning.parameters import PARAMETERS
 
 
 def add(commands: Commands) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_pipelines.parameters import Value
 from rlhf_tuning.evaluation.judges.rubric import rubric_file
+from rlhf_tuning.parameters import Value
 
 #: Parameters with these endings hold paths, among other things.
 _DATA_ENDINGS = ("_dataset", "_reference", "_adapter")

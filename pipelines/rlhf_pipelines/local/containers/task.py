@@ -17,9 +17,9 @@ from rlhf_pipelines.executor_command import python_in_place_of_shell
 from rlhf_pipelines.image_choice import as_environment
 from rlhf_pipelines.local.containers.engine import RUN_LABEL
 from rlhf_pipelines.local.containers.mounts import Mount, choose_mounts
-from rlhf_pipelines.parameters import Value
 from rlhf_tuning import environment
 from rlhf_tuning.errors import RlhfError, RunError
+from rlhf_tuning.parameters import Value
 from rlhf_tuning.step import emit
 
 #: Settings of this shell that mean the same in a container.

@@ -1,6 +1,7 @@
 """The judges, one file each: which of two answers to a prompt is better.
 
-To add one: its file with a function `make_judge`, a line in `JUDGES`, its name in `limits.CHOICES`, a test.
+To add one: its file with a function `make_judge`, a line in `JUDGES`, its name among the choices of the parameter
+`judge`, a test.
 """
 
 import importlib

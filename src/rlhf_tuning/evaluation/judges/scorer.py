@@ -8,7 +8,7 @@ from rlhf_tuning.sample import house_style
 from rlhf_tuning.training.reward_model import MOST_EVAL_ROWS
 
 #: `scorer` to the program that scores (prompt, answer). To add one: a function, a line here, its name in
-#: `limits.CHOICES`.
+#: the choices of the parameter `scorer`.
 SCORERS: dict[str, Callable[[str, str], float]] = {"house_style": house_style.score}
 
 

@@ -1,4 +1,7 @@
-"""The RL algorithms, one file each. To add one: its file, a line in `ALGORITHMS`, its name in `limits.CHOICES`, a test."""
+"""The RL algorithms, one file each.
+
+To add one: its file, a line in `ALGORITHMS`, its name among the choices of the parameter `rl_algorithm`, a test.
+"""
 
 import importlib
 from typing import Any, Protocol, cast
@@ -21,5 +24,5 @@ class Algorithm(Protocol):
 
 
 def load_algorithm(name: str) -> Algorithm:
-    """Return the module of an algorithm that `limits.CHOICES` allows."""
+    """Return the module of an algorithm that the parameter `rl_algorithm` allows."""
     return cast(Algorithm, importlib.import_module(ALGORITHMS[name]))

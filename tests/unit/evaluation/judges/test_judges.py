@@ -5,7 +5,7 @@ from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges import JUDGES, JudgeSettings, check_judge, judge_key, load_judge
 from rlhf_tuning.evaluation.judges.scorer import SCORERS
 from rlhf_tuning.evaluation.judges.verdict import Comparison
-from rlhf_tuning.limits import CHOICES
+from rlhf_tuning.parameters import PARAMETERS
 
 GOOD = {
     "judge": "language_model",
@@ -18,8 +18,8 @@ GOOD = {
 
 
 def test_every_judge_and_every_scorer_may_be_named():
-    assert set(JUDGES) == set(CHOICES["judge"]) - {""} | {"scorer", "held_out_reward_model", "reward_model"}
-    assert set(SCORERS) | {""} == set(CHOICES["scorer"])
+    assert set(JUDGES) == set(PARAMETERS["judge"].choices) - {""} | {"scorer", "held_out_reward_model", "reward_model"}
+    assert set(SCORERS) | {""} == set(PARAMETERS["scorer"].choices)
 
 
 def test_good_settings_pass():

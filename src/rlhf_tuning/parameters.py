@@ -1,0 +1,267 @@
+"""The parameters of every pipeline: names, types, defaults, descriptions and the values they may have.
+
+Each is described here once: the pipelines' signatures, the command's flags and `--help`, and the checks before a run and in
+every step are made from this table. To add one: its line here, the field of the config it belongs to, and the component that
+builds this config. Which pipelines take it is in `rlhf_pipelines.parameters`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rlhf_tuning.accelerators import GPUS, machine_name
+
+Value = str | int | float | bool
+
+
+class Limit(NamedTuple):
+    """Lowest and highest value allowed; `open_low` excludes the lowest itself."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+
+    def __str__(self) -> str:
+        low = f"greater than {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        return low if math.isinf(self.high) else f"{low} and at most {self.high:.10g}"
+
+    def allows(self, value: float) -> bool:
+        """Say whether `value` lies within the limit; NaN and infinities never do."""
+        if not math.isfinite(value):
+            return False
+        return (value > self.low if self.open_low else value >= self.low) and value <= self.high
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a pipeline.
+
+    Args:
+        name: From the pipeline's signature to the field of the config.
+        type: Of its values.
+        default: Its value when absent or null; None makes it required.
+        description: For people, a sentence.
+        limit: What numbers are allowed.
+        choices: What names are allowed.
+    """
+
+    name: str
+    type: type[Value]
+    default: Value | None
+    description: str
+    limit: Limit | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def required(self) -> bool:
+        """Say whether a run cannot start without it."""
+        return self.default is None
+
+
+#: What an endpoint can run on; empty for the cheapest that the model fits on. `serving.vllm.MACHINES` has more of them.
+SERVING_MACHINES: tuple[str, ...] = (
+    "",
+    *(machine_name(kind, count) for kind, gpu in GPUS.items() for count in gpu.machine_types),
+)
+
+PARAMETERS: dict[str, Parameter] = {
+    parameter.name: parameter
+    for parameter in (
+        # The contract of the Vertex job. The upper limits of the sequence lengths are that job's.
+        Parameter("prompt_dataset", str, None, "JSONL of prompts without labels: a path, a gs:// path, or a glob."),
+        Parameter("preference_dataset", str, None, "JSONL of human preferences: a path, a gs:// path, or a glob."),
+        Parameter("large_model_reference", str, None, "Base model: a hub id, a folder, a gs:// folder, or an alias."),
+        Parameter("model_display_name", str, "", "Name in the model registry; generated when empty."),
+        Parameter("prompt_sequence_length", int, 512, "Most tokens of a prompt, up to 8192.", Limit(1, 8192)),
+        Parameter("target_sequence_length", int, 64, "Most tokens of an answer, up to 1024.", Limit(1, 1024)),
+        Parameter(
+            "reward_model_learning_rate_multiplier",
+            float,
+            1.0,
+            "Times the base learning rate of the reward model.",
+            Limit(0, open_low=True),
+        ),
+        Parameter(
+            "reinforcement_learning_rate_multiplier",
+            float,
+            1.0,
+            "Times the base learning rate of reinforcement learning.",
+            Limit(0, open_low=True),
+        ),
+        Parameter("reward_model_train_steps", int, 1000, "Optimizer steps of the reward model.", Limit(1)),
+        Parameter(
+            "reinforcement_learning_train_steps", int, 1000, "Optimizer steps of reinforcement learning.", Limit(1)
+        ),
+        Parameter(
+            "kl_coeff",
+            float,
+            0.1,
+            "Reward given up for each nat of KL to the base model over an answer; 0 for no reference pass.",
+            Limit(0),
+        ),
+        Parameter("instruction", str, "", "Put before every prompt; the default context of chat rows."),
+        Parameter(
+            "deploy_model", bool, True, "Deploy to an endpoint after the upload, where the run's target has endpoints."
+        ),
+        Parameter(
+            "eval_dataset",
+            str,
+            "",
+            "JSONL of prompts or preferences for evaluation; a part of the data is held out when empty.",
+        ),
+        Parameter("project", str, "", "Google Cloud project; the run's own when empty."),
+        Parameter("location", str, "", "Google Cloud region; the run's own when empty."),
+        Parameter("accelerator_type", str, "GPU", "Kind of accelerator; only GPU is supported.", choices=("GPU",)),
+        Parameter("encryption_spec_key_name", str, "", "Customer-managed encryption key on Google Cloud."),
+        Parameter("tensorboard_resource_id", str, "", "Vertex TensorBoard to write to."),
+        # Ours. Constants hidden inside the Vertex job, and what it could not do.
+        Parameter(
+            "rl_algorithm", str, "rloo", "Reinforcement learning algorithm: rloo or grpo.", choices=("rloo", "grpo")
+        ),
+        Parameter("lora_dim", int, 16, "LoRA rank of the policy; 0 trains all weights.", Limit(0)),
+        Parameter("reward_lora_dim", int, 16, "LoRA rank of the reward model; 0 trains all weights.", Limit(0)),
+        Parameter(
+            "batch_size",
+            int,
+            64,
+            "Preferences (phase 1) or prompts (phase 2) in one optimizer step, on all GPUs together.",
+            Limit(1),
+        ),
+        Parameter("num_generations", int, 4, "Answers sampled to each prompt in reinforcement learning.", Limit(2)),
+        Parameter("temperature", float, 1.0, "Sampling temperature, in training and evaluation.", Limit(0)),
+        Parameter("seed", int, 0, "Of every random choice.", Limit(0, 2**32 - 1)),
+        Parameter("reward_model_reference", str, "", "Base of the reward model; the policy's own when empty."),
+        Parameter(
+            "eval_prompts",
+            int,
+            200,
+            "Most prompts to hold out, a tenth at the most, when there is no evaluation dataset.",
+            Limit(1),
+        ),
+        Parameter(
+            "scorer",
+            str,
+            "",
+            "Program that knows the true quality of an answer, such as house_style for the sample.",
+            choices=("", "house_style"),
+        ),
+        Parameter(
+            "judge",
+            str,
+            "",
+            "Language model that compares answers: language_model, gemini or local_model; none when empty.",
+            choices=("", "language_model", "gemini", "local_model"),
+        ),
+        Parameter(
+            "judge_model",
+            str,
+            "",
+            "Name of that model, as its server knows it; for local_model a base model reference.",
+        ),
+        Parameter(
+            "judge_endpoint", str, "", "Base URL of an OpenAI-compatible server, such as https://api.example.com/v1."
+        ),
+        Parameter(
+            "judge_key_secret",
+            str,
+            "",
+            "Secret that holds the judge's key: projects/P/secrets/S/versions/V of Secret Manager.",
+        ),
+        Parameter(
+            "judge_rubric",
+            str,
+            "",
+            "What a better answer is, in words, or a text file, also on gs://; a general one when empty.",
+        ),
+        Parameter(
+            "judge_max_calls", int, 1000, "Most requests to the server; what was judged by then counts.", Limit(1)
+        ),
+        Parameter(
+            "dtype",
+            str,
+            "auto",
+            "auto, float32 or bfloat16, for frozen weights and matrix products.",
+            choices=("auto", "float32", "bfloat16"),
+        ),
+        Parameter(
+            "max_bad_rows",
+            int,
+            0,
+            "Bad rows of each dataset that are set aside; one more and the data is refused.",
+            Limit(0),
+        ),
+        Parameter("registry_dir", str, "", "Folder of the local model registry; its usual place when empty."),
+        Parameter(
+            "serving_machine",
+            str,
+            "",
+            "What the model is served on, such as l4 or a100-80gb-x2; the cheapest it fits on when empty.",
+            choices=SERVING_MACHINES,
+        ),
+        Parameter(
+            "warm_start_adapter",
+            str,
+            "",
+            "LoRA adapter that the policy starts from: a registered model, such as my-model@champion, or a folder.",
+        ),
+        Parameter(
+            "rollout_engine",
+            str,
+            "auto",
+            "What samples answers in training: lean (our decode loop), transformers, or auto: the first that is exact.",
+            choices=("auto", "lean", "transformers"),
+        ),
+        Parameter(
+            "held_out_reward_model_share",
+            float,
+            0.25,
+            "Share of the prompts from which a held-out reward model learns, which only judges; 0 for none.",
+            Limit(0, 0.5),
+        ),
+        Parameter(
+            "watch_interval",
+            int,
+            0,
+            "Steps between looks of the watch over over-optimisation; 0 for a tenth of all steps.",
+            Limit(0),
+        ),
+        Parameter(
+            "watch_prompts", int, 64, "Prompts set aside for that watch, and not learnt from; 0 for no watch.", Limit(0)
+        ),
+        Parameter(
+            "gate_win_rate_margin",
+            float,
+            0.0,
+            "Win rate against the champion, beyond one half, that must be shown for a promotion.",
+            Limit(0, 0.49),
+        ),
+        Parameter(
+            "gate_max_kl",
+            float,
+            50.0,
+            "Most nats of KL to the base model over an answer, on average, for a promotion; 0 for no limit.",
+            Limit(0),
+        ),
+        Parameter(
+            "gate_max_length_ratio",
+            float,
+            3.0,
+            "Most that the mean length of answers may grow or shrink for a promotion, as a factor; 0 for no limit.",
+            Limit(0),
+        ),
+        # Of a tune that recurs.
+        Parameter(
+            "min_new_preferences",
+            int,
+            100,
+            "Distinct preferences that the champion was not trained on, without which the run ends.",
+            Limit(0),
+        ),
+        Parameter(
+            "warm_start",
+            bool,
+            False,
+            "Start the policy from the champion's adapter; KL is still measured to the base model.",
+        ),
+    )
+}
