@@ -1,4 +1,4 @@
-"""Where the tuned model goes in the end: one way for each target, all with the same inputs and outputs."""
+"""Where the tuned model goes in the end: one way for each target, all with the same outputs."""
 
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from rlhf_components.upload_model import upload_model
 from rlhf_components.upload_model_to_kubeflow import upload_model_to_kubeflow
 from rlhf_components.upload_model_to_vertex import upload_model_to_vertex
 from rlhf_components.upload_tensorboard_metrics import upload_tensorboard_metrics
+from rlhf_pipelines.wiring import Values, takes_inputs
 
 #: What Vertex Pipelines, and nothing else, fills in when a run starts.
 RUN_PLACE = {
@@ -26,80 +27,51 @@ class UploadOutputs(NamedTuple):
 
 
 @dsl.pipeline(name="upload-and-deploy-on-vertex", description="A version in the Model Registry, and an endpoint.")
-def upload_to_vertex_phase(
-    model: dsl.Input[dsl.Model],
-    adapter: dsl.Input[dsl.Model],
-    reward_model: dsl.Input[dsl.Model],
-    evaluation: dsl.Input[dsl.Artifact],
-    large_model_reference: str,
-    large_model_fingerprint: str,
-    prompt_fingerprint: str,
-    preference_fingerprint: str,
-    eval_fingerprint: str,
-    promote: bool,
-    champion: str,
-    model_display_name: str,
-    instruction: str,
-    registry_dir: str,
-    deploy_model: bool,
-    serving_machine: str,
-    project: str,
-    location: str,
-    encryption_spec_key_name: str,
-    tensorboard_resource_id: str,
-) -> UploadOutputs:
+@takes_inputs(
+    upload_model_to_vertex,
+    deploy_model_to_endpoint,
+    upload_tensorboard_metrics,
+    model=dsl.Input[dsl.Model],
+    adapter=dsl.Input[dsl.Model],
+    reward_model=dsl.Input[dsl.Model],
+    evaluation=dsl.Input[dsl.Artifact],
+    large_model_fingerprint=str,
+    prompt_fingerprint=str,
+    preference_fingerprint=str,
+    eval_fingerprint=str,
+    promote=bool,
+    champion=str,
+    deploy_model=bool,
+)
+def upload_to_vertex_phase(values: Values) -> UploadOutputs:
     """Upload to the Vertex AI Model Registry and deploy to the model's endpoint."""
     upload = (
-        upload_model_to_vertex(
-            model=model,
-            adapter=adapter,
-            reward_model=reward_model,
-            evaluation=evaluation,
-            large_model_reference=large_model_reference,
-            large_model_fingerprint=large_model_fingerprint,
-            prompt_fingerprint=prompt_fingerprint,
-            preference_fingerprint=preference_fingerprint,
-            eval_fingerprint=eval_fingerprint,
-            **RUN_PLACE,
-            promote=promote,
-            champion=champion,
-            model_display_name=model_display_name,
-            instruction=instruction,
-            serving_machine=serving_machine,
-            project=project,
-            location=location,
-            encryption_spec_key_name=encryption_spec_key_name,
-        )
+        upload_model_to_vertex(**values.of(upload_model_to_vertex, **RUN_PLACE))
         .set_display_name("Upload Tuned Model")
         .set_caching_options(False)
     )
-    with dsl.If(promote == True, name="the tuned model is promoted"):  # noqa: E712
+    with dsl.If(values["promote"] == True, name="the tuned model is promoted"):  # noqa: E712
         deployment = (
             deploy_model_to_endpoint(
-                evaluation=evaluation,
-                model_resource_name=upload.output,
-                **RUN_PLACE,
-                deploy=deploy_model,
-                project=project,
-                location=location,
-                encryption_spec_key_name=encryption_spec_key_name,
+                **values.of(
+                    deploy_model_to_endpoint,
+                    model_resource_name=upload.output,
+                    deploy=values["deploy_model"],
+                    **RUN_PLACE,
+                )
             )
             .set_display_name("Deploy Tuned Model")
             .set_caching_options(False)
         )
     with dsl.Else(name="the champion stays"):
         kept = (
-            keep_champion(champion=champion, model_resource_name=upload.output)
+            keep_champion(**values.of(keep_champion, model_resource_name=upload.output))
             .set_display_name("Keep Champion")
             .set_caching_options(False)
         )
-    with dsl.If(tensorboard_resource_id != "", name="a TensorBoard is named"):
+    with dsl.If(values["tensorboard_resource_id"] != "", name="a TensorBoard is named"):
         upload_tensorboard_metrics(
-            adapter=adapter,
-            reward_model=reward_model,
-            tensorboard_resource_id=tensorboard_resource_id,
-            run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-            **RUN_PLACE,
+            **values.of(upload_tensorboard_metrics, run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, **RUN_PLACE)
         ).set_display_name("Upload TensorBoard Metrics").set_caching_options(False)
     return UploadOutputs(
         model_resource_name=upload.output,
@@ -107,58 +79,9 @@ def upload_to_vertex_phase(
     )
 
 
-@dsl.pipeline(name="upload-on-kubeflow", description="The model's location, and how KServe serves it.")
-def upload_to_kubeflow_phase(
-    model: dsl.Input[dsl.Model],
-    adapter: dsl.Input[dsl.Model],
-    reward_model: dsl.Input[dsl.Model],
-    evaluation: dsl.Input[dsl.Artifact],
-    large_model_reference: str,
-    large_model_fingerprint: str,
-    prompt_fingerprint: str,
-    preference_fingerprint: str,
-    eval_fingerprint: str,
-    promote: bool,
-    champion: str,
-    model_display_name: str,
-    instruction: str,
-    registry_dir: str,
-    deploy_model: bool,
-    serving_machine: str,
-    project: str,
-    location: str,
-    encryption_spec_key_name: str,
-    tensorboard_resource_id: str,
-) -> UploadOutputs:
-    """Write what KServe needs. Nothing is deployed."""
-    upload = (
-        upload_model_to_kubeflow(
-            model=model,
-            adapter=adapter,
-            reward_model=reward_model,
-            evaluation=evaluation,
-            large_model_reference=large_model_reference,
-            large_model_fingerprint=large_model_fingerprint,
-            prompt_fingerprint=prompt_fingerprint,
-            preference_fingerprint=preference_fingerprint,
-            eval_fingerprint=eval_fingerprint,
-            promote=promote,
-            model_display_name=model_display_name,
-            instruction=instruction,
-            serving_machine=serving_machine,
-        )
-        .set_display_name("Upload Tuned Model")
-        .set_caching_options(False)
-    )
-    return UploadOutputs(
-        model_resource_name=upload.outputs["model_resource_name"],
-        endpoint_resource_name=upload.outputs["endpoint_resource_name"],
-    )
-
-
-#: Target to its way. To add one: a pipeline with the same inputs and outputs, and a line here.
+#: Target to its way. To add one: a component or a pipeline with the same outputs, and a line here.
 UPLOAD_PHASES: dict[str, Any] = {
     "local": upload_model,
     "vertex": upload_to_vertex_phase,
-    "kubeflow": upload_to_kubeflow_phase,
+    "kubeflow": upload_model_to_kubeflow,
 }

@@ -113,13 +113,12 @@ def test_the_graph_has_the_vertex_job_s_phases_under_their_display_names():
         "Preprocess Inputs",
         "Train Reward Model",
         "Reinforcement Learning",
-        "Perform Inference (tuned model)",
-        "Upload and Deploy Tuned Model",
+        "Evaluate and Promote",
     } <= names
     phases = {
         task.task_info.name: spec.components[task.component_ref.name].dag.tasks
         for task in spec.root.dag.tasks.values()
-        if task.task_info.name in ("Train Reward Model", "Reinforcement Learning")
+        if task.task_info.name in ("Train Reward Model", "Reinforcement Learning", "Evaluate and Promote")
     }
     assert {task.task_info.name for task in phases["Train Reward Model"].values()} == {
         "Import Preference Dataset",
@@ -128,6 +127,9 @@ def test_the_graph_has_the_vertex_job_s_phases_under_their_display_names():
     assert {task.task_info.name for task in phases["Reinforcement Learning"].values()} == {
         "Import Prompt Dataset",
         "Reinforcer",
+    }
+    assert {"Perform Inference (tuned model)", "Upload and Deploy Tuned Model"} <= {
+        task.task_info.name for task in phases["Evaluate and Promote"].values()
     }
 
 

@@ -1,6 +1,5 @@
 """Where the tuned model goes: the graph of each target, and the Vertex and Kubeflow phases run by kfp itself."""
 
-import inspect
 import json
 import os
 import subprocess
@@ -19,16 +18,19 @@ from rlhf_components.upload_model_to_kubeflow import upload_model_to_kubeflow
 from rlhf_pipelines.cli.rlhf import main
 from rlhf_pipelines.rlhf_pipeline import for_target, rlhf_pipeline
 from rlhf_pipelines.upload_phases import UPLOAD_PHASES
+from rlhf_pipelines.wiring import Values
 
 PLACEHOLDER = "{{$.pipeline_google_cloud_"
 STEP = "Upload and Deploy Tuned Model"
 
 
 def graph(target):
-    """Return the compiled pipeline, and the steps within the upload phase, those under a condition too."""
+    """Return the tasks that follow training, and the steps within the upload phase, those under a condition too."""
     spec = for_target(target).pipeline_spec
-    (phase,) = (task for task in spec.root.dag.tasks.values() if task.task_info.name == STEP)
-    return spec, steps_of(spec, phase)
+    (tail,) = (task for task in spec.root.dag.tasks.values() if task.task_info.name == "Evaluate and Promote")
+    tasks = spec.components[tail.component_ref.name].dag.tasks.values()
+    (phase,) = (task for task in tasks if task.task_info.name == STEP)
+    return tasks, steps_of(spec, phase)
 
 
 def steps_of(spec, task):
@@ -53,9 +55,9 @@ def test_every_target_compiles_to_one_document_with_the_same_inputs_and_outputs(
     assert (PLACEHOLDER in (tmp_path / "pipeline.yaml").read_text()) == (target == "vertex")
 
 
-def test_only_the_local_upload_is_a_step_of_its_own():
+def test_only_on_vertex_is_the_upload_more_than_one_step():
     assert not graph("local")[1]
-    assert {task.task_info.name for task in graph("kubeflow")[1].values()} == {"Upload Tuned Model"}
+    assert not graph("kubeflow")[1]
     assert {task.task_info.name for task in graph("vertex")[1].values()} == {
         "Upload Tuned Model",
         "Deploy Tuned Model",
@@ -66,14 +68,14 @@ def test_only_the_local_upload_is_a_step_of_its_own():
 
 def test_no_upload_or_deployment_is_taken_from_a_cache():
     for target in UPLOAD_PHASES:
-        spec, inner = graph(target)
-        outer = [task for task in spec.root.dag.tasks.values() if task.task_info.name == STEP]
+        tasks, inner = graph(target)
+        outer = [task for task in tasks if task.task_info.name == STEP]
         assert not any(task.caching_options.enable_cache for task in [*outer, *inner.values()])
 
 
 def test_the_run_s_own_project_and_location_stand_where_a_registry_is_asked_alone():
-    spec, inner = graph("vertex")
-    outside = [task for task in spec.root.dag.tasks.values() if task.task_info.name not in (STEP, "Find Champion")]
+    tasks, inner = graph("vertex")
+    outside = [task for task in tasks if task.task_info.name not in (STEP, "Find Champion")]
     assert PLACEHOLDER not in str(outside)
     for task in inner.values():
         if task.task_info.name == "Upload TensorBoard Metrics":
@@ -85,15 +87,11 @@ def test_the_run_s_own_project_and_location_stand_where_a_registry_is_asked_alon
         assert "pipeline_google_cloud_location" in given["run_location"]
 
 
-def test_the_phases_take_the_same_inputs():
-    vertex, kubeflow = (UPLOAD_PHASES[target].pipeline_func for target in ("vertex", "kubeflow"))
-    assert inspect.signature(vertex) == inspect.signature(kubeflow)
-
-
 PROGRAM = """
 import json, sys
 from kfp import dsl, local
-from rlhf_pipelines.upload_phases import UPLOAD_PHASES
+from rlhf_pipelines.upload_phases import UPLOAD_PHASES, UploadOutputs
+from rlhf_pipelines.wiring import Values
 target, run, root, values = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 phase = UPLOAD_PHASES[target]
 
@@ -106,11 +104,9 @@ def leave(run: str, model: dsl.Output[dsl.Model], adapter: dsl.Output[dsl.Model]
     shutil.copy(run + "/evaluation", evaluation.path)
 
 @dsl.pipeline
-def whole() -> phase.pipeline_func.__annotations__["return"]:
-    left = leave(run=run)
-    done = phase(**{name: left.outputs[name] for name in ("model", "adapter", "reward_model", "evaluation")}, **values)
-    return phase.pipeline_func.__annotations__["return"](**{
-        name: done.outputs[name] for name in ("model_resource_name", "endpoint_resource_name")})
+def whole() -> UploadOutputs:
+    done = phase(**Values(values).adding(leave(run=run).outputs).of(phase))
+    return UploadOutputs(**{name: done.outputs[name] for name in UploadOutputs._fields})
 
 spec = json.dumps(__import__("google.protobuf.json_format", fromlist=["x"]).MessageToDict(whole.pipeline_spec))
 spec = spec.replace("{{$.pipeline_google_cloud_project_id}}", "my-project")
@@ -243,12 +239,7 @@ def test_the_kubeflow_phase_tells_where_the_model_is_and_how_it_is_served(tmp_pa
             "manifest": "manifest.json",
         }.items()
     }
-    unused = (
-        *("registry_dir", "deploy_model", "project", "location", "champion"),
-        *("encryption_spec_key_name", "tensorboard_resource_id"),
-    )
-    values = {name: value for name, value in VALUES.items() if name not in unused}
-    outputs = upload_model_to_kubeflow.python_func(**places, **values)
+    outputs = upload_model_to_kubeflow.python_func(**Values(VALUES).of(upload_model_to_kubeflow) | places)
     assert outputs == ("s3://mlpipeline/model", "")
     service = yaml.safe_load((run / "service.yaml").read_text())
     assert service["spec"]["predictor"]["model"]["storageUri"] == "s3://mlpipeline/model"

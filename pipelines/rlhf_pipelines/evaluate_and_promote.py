@@ -1,0 +1,94 @@
+"""What follows training, whatever the method: is the tuned model better than the champion? Then it takes its place.
+
+The tuning pipelines nest it. A method hands over its model and what it learnt from; the rest is the same for all.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from kfp import dsl
+
+from rlhf_components.evaluate import evaluate
+from rlhf_components.find_champion import find_champion
+from rlhf_components.infer import infer
+from rlhf_pipelines.upload_phases import RUN_PLACE, UPLOAD_PHASES
+from rlhf_pipelines.wiring import Values, takes_inputs
+
+
+class PromotionOutputs(NamedTuple):
+    """The Vertex job's two outputs, and what a person wants to look at."""
+
+    model_resource_name: str
+    endpoint_resource_name: str
+    summary: dsl.Markdown
+    report: dsl.HTML
+
+
+@cache
+def for_target(target: str) -> Any:
+    """Return the pipeline for a target: they differ in where champions are, and where the tuned model goes."""
+    upload_phase = UPLOAD_PHASES[target]
+
+    @dsl.pipeline(
+        name="evaluate-and-promote",
+        description="Compares the tuned model with the champion, decides which is champion, and uploads.",
+    )
+    @takes_inputs(
+        find_champion,
+        evaluate,
+        upload_phase,
+        model=dsl.Input[dsl.Model],
+        adapter=dsl.Input[dsl.Model],
+        reward_model=dsl.Input[dsl.Model],
+        held_out_reward_model=dsl.Input[dsl.Model],
+        eval_preferences=dsl.Input[dsl.Dataset],
+        evaluation_prompts=dsl.Input[dsl.Dataset],
+        large_model_fingerprint=str,
+        prompt_fingerprint=str,
+        preference_fingerprint=str,
+        eval_fingerprint=str,
+        data_warnings=str,
+        seed=int,
+    )
+    def evaluate_and_promote(values: Values) -> PromotionOutputs:
+        """Answer with both models, compare, decide, and put the tuned model where it belongs."""
+        place = RUN_PLACE if target == "vertex" else {}
+        champion = (
+            find_champion(**values.of(find_champion, target=target, **place))
+            .set_display_name("Find Champion")
+            .set_caching_options(False)
+        )
+        prompts = values["evaluation_prompts"]
+        champion_answers = infer(
+            **values.without("model").of(
+                infer,
+                prompts=prompts,
+                large_model_reference=champion.outputs["model_reference"],
+                large_model_fingerprint=champion.outputs["model_fingerprint"],
+                label="champion",
+            )
+        ).set_display_name("Perform Inference (champion)")
+        tuned_answers = infer(**values.of(infer, prompts=prompts)).set_display_name("Perform Inference (tuned model)")
+        comparison = evaluate(
+            **values.of(
+                evaluate,
+                champion_predictions=champion_answers.outputs["predictions"],
+                tuned_predictions=tuned_answers.outputs["predictions"],
+                champion=champion.outputs["champion"],
+            )
+        ).set_display_name("Evaluate Tuned Model")
+        values = values.adding(champion.outputs).adding(comparison.outputs)
+        # Not cached: a registry may have lost what an earlier run put there. The same content makes one version.
+        upload = (
+            upload_phase(**values.of(upload_phase))
+            .set_display_name("Upload and Deploy Tuned Model")
+            .set_caching_options(False)
+        )
+        return PromotionOutputs(
+            model_resource_name=upload.outputs["model_resource_name"],
+            endpoint_resource_name=upload.outputs["endpoint_resource_name"],
+            summary=comparison.outputs["summary"],
+            report=comparison.outputs["report"],
+        )
+
+    return evaluate_and_promote
