@@ -12,9 +12,9 @@ from typing import Any
 
 import nbformat
 import pytest
+from gcs_server import CloudStorage, serve_cloud_storage
 from google.cloud import aiplatform_v1 as v1
 from nbclient import NotebookClient
-from tests.gcs_server import CloudStorage, serve_cloud_storage
 from tuned_run import MANIFEST, PROMPTS, write_model
 from vertex_server import VertexServer, serve_vertex
 from vertex_service import LOCATION, PROJECT, Reply, TaskEnd

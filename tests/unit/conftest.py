@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.gcs_server import CloudStorage, serve_cloud_storage
+from gcs_server import CloudStorage, serve_cloud_storage
 
 from rlhf_tuning.data import sources
 

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
+from gcs_server import serve_cloud_storage
 from google.cloud import aiplatform_v1 as v1
 from submitted_run import local_executor
-from tests.gcs_server import serve_cloud_storage
 from vertex_server import serve_vertex
 from vertex_service import LOCATION, PROJECT, PROJECT_NUMBER, Fault, TaskEnd
 
@@ -580,7 +580,7 @@ def test_the_bucket_must_be_where_the_job_is(checked, storage, metadata, fits):
 
 
 def test_a_storage_that_does_not_answer_is_no_mistake_of_the_person(checked, storage, monkeypatch):
-    from tests.gcs_server import Fault as StorageFault
+    from gcs_server import Fault as StorageFault
 
     monkeypatch.setattr(vertex_checks, "_SECONDS", 0.1)
     storage.bucket_faults.extend([StorageFault(status=503)] * 9)
@@ -589,7 +589,7 @@ def test_a_storage_that_does_not_answer_is_no_mistake_of_the_person(checked, sto
 
 
 def test_a_bucket_that_may_not_be_looked_at_names_the_roles(checked, storage):
-    from tests.gcs_server import Fault as StorageFault
+    from gcs_server import Fault as StorageFault
 
     storage.bucket_faults.append(StorageFault(status=403))
     (problem,) = checked.problems(SUBMISSION)

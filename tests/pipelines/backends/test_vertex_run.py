@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from gcs_server import serve_cloud_storage
 from google.cloud import aiplatform_v1 as v1
 from judge_server import judge_server
 from secret_manager_server import SECRET, serve_secret_manager
 from submitted_run import local_executor
-from tests.gcs_server import serve_cloud_storage
 from vertex_server import serve_vertex
 from vertex_service import LOCATION, PROJECT, Reply
 

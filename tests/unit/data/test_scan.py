@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.gcs_server import CloudStorage, Fault
+from gcs_server import CloudStorage, Fault
 from tests.unit.data.reading import as_lines, in_memory
 
 from rlhf_tuning.data import scan as scan_module

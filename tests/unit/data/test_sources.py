@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gcs_server import CloudStorage, Fault
+from gcs_server import CloudStorage, Fault
 
 from rlhf_tuning.data import sources
 from rlhf_tuning.data.sources import LongLine, UnreadableError, read_blocks, resolve

@@ -1,8 +1,8 @@
 import os
 
 import pytest
+from gcs_server import Fault
 from judge_server import material
-from tests.gcs_server import Fault
 
 from rlhf_tuning.data import sources
 from rlhf_tuning.errors import DataError, ParameterError
