@@ -1,11 +1,14 @@
 """Checks of values against what `parameters` allows, for the command, the pipelines and the library alike."""
 
+import re
+
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.parameters import PARAMETERS, Limit
-from rlhf_tuning.secret_manager import problem_with_secret
 
 #: Of a machine, in any currency.
 PRICE_PER_HOUR = Limit(0)
+
+_SECRET = re.compile(r"projects/[a-z0-9.:-]+/secrets/[A-Za-z0-9_-]{1,255}(?:/versions/[A-Za-z0-9_-]{1,63})?")
 
 NO_EXPLORATION = (
     "temperature is 0; it must be greater than 0: reinforcement learning compares different answers to a prompt, and at 0 "
@@ -43,6 +46,18 @@ def highest(name: str) -> int:
     limit = PARAMETERS[name].limit
     assert limit
     return int(limit.high)
+
+
+def problem_with_secret(name: str, *, parameter: str) -> str:
+    """Return why `name` can be no secret's, or an empty string."""
+    if not name or _SECRET.fullmatch(name):
+        return ""
+    # Not shown otherwise: it may be the key itself, and what is told here stands in logs.
+    shown = f"is {name!r}" if name.startswith("projects/") else "is no name of a secret (not shown: it may be the key)"
+    return (
+        f"{parameter} {shown}; it must be projects/PROJECT/secrets/SECRET/versions/VERSION of Secret Manager, without "
+        "/versions/VERSION for the newest."
+    )
 
 
 def check_exploration(temperature: float) -> None:

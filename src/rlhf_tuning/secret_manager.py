@@ -4,27 +4,14 @@ Through google-auth's session, for the reasons that `vertex_api` names. What a s
 """
 
 import base64
-import re
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
 from rlhf_tuning.google_errors import API_DISABLED, SIGN_IN, message_of, persistently
+from rlhf_tuning.limits import problem_with_secret
 
-_NAME = re.compile(r"projects/([a-z0-9.:-]+)/secrets/([A-Za-z0-9_-]{1,255})(?:/versions/[A-Za-z0-9_-]{1,63})?")
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _SECONDS = 30.0
-
-
-def problem_with_secret(name: str, *, parameter: str) -> str:
-    """Return why `name` can be no secret's, or an empty string."""
-    if not name or _NAME.fullmatch(name):
-        return ""
-    # Not shown otherwise: it may be the key itself, and what is told here stands in logs.
-    shown = f"is {name!r}" if name.startswith("projects/") else "is no name of a secret (not shown: it may be the key)"
-    return (
-        f"{parameter} {shown}; it must be projects/PROJECT/secrets/SECRET/versions/VERSION of Secret Manager, without "
-        "/versions/VERSION for the newest."
-    )
 
 
 def read_secret(name: str, *, parameter: str) -> str:

@@ -42,6 +42,13 @@ def test_the_lowest_allowed_value_is_allowed(name):
     assert problem_with(name, lowest) == ""
 
 
+@pytest.mark.parametrize("project", ["p", "123456789012", "a.b:c"])
+@pytest.mark.parametrize("version", ["", "/versions/latest", "/versions/12"])
+def test_names_of_secrets_pass(project, version):
+    assert problem_with("judge_key_secret", f"projects/{project}/secrets/A_b-1{version}") == ""
+    assert problem_with("judge_key_secret", "") == ""
+
+
 def test_every_problem_is_named_at_once():
     with pytest.raises(ParameterError) as caught:
         check_limits(batch_size=0, kl_coeff=-1.0, seed=3)
