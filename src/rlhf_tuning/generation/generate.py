@@ -17,6 +17,7 @@ from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat, instructed
 from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.ops.padding import left_padded
 
 #: Prompts answered together beside training, such as by the watch. A GPU has less memory beside what is trained.
 TOGETHER = {"cpu": 64, "cuda": 32}
@@ -30,17 +31,6 @@ class Answer:
     tokens: int
     ended: bool
     ids: tuple[int, ...]
-
-
-def left_padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return `input_ids` and `attention_mask`, each of shape (sequences, longest), padded on the left."""
-    longest = max(len(ids) for ids in sequences)
-    input_ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros((len(sequences), longest), dtype=torch.long)
-    for row, ids in enumerate(sequences):
-        input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.long)
-        attention_mask[row, longest - len(ids) :] = 1
-    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
 
 
 def batches_of(rows: Sequence[int], most: int) -> list[Sequence[int]]:

@@ -1,1 +1,1 @@
-"""What makes passes over a model fast and lean: attention, products, packing, lanes."""
+"""What makes passes over a model fast and lean: attention, products, padding, packing, lanes."""

@@ -41,6 +41,7 @@ from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, linear, packing
+from rlhf_tuning.ops.padding import left_padded
 from rlhf_tuning.training.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
 from rlhf_tuning.training.training_log import TrainingLog, micro_batch
 
@@ -226,7 +227,7 @@ class RewardModel:
         if all(len(group) == 1 for group in groups):
             # Padding on the left puts every last token in the last column, and real positions are counted by the mask.
             pad_id = self.text_format.tokenizer.pad_token_id
-            inputs = generate.left_padded([group[0] for group in groups], pad_id, device)
+            inputs = left_padded([group[0] for group in groups], pad_id, device)
             positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
             hidden: torch.Tensor = self._trunk(**inputs, position_ids=positions, use_cache=False).last_hidden_state
             return hidden[:, -1]

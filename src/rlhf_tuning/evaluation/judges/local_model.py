@@ -10,10 +10,10 @@ from rlhf_tuning import step
 from rlhf_tuning.evaluation.judges import JudgeSettings
 from rlhf_tuning.evaluation.judges.rubric import VERDICT, question, read_rubric
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
-from rlhf_tuning.generation import generate
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import TextFormat, Turn
 from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.ops.padding import left_padded
 
 _BATCH = 4
 
@@ -85,7 +85,7 @@ def _log_odds(
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
     for start in range(0, len(order), _BATCH):
         batch = order[start : start + _BATCH]
-        inputs = generate.left_padded([rows[row] for row in batch], pad_id, device)
+        inputs = left_padded([rows[row] for row in batch], pad_id, device)
         positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
         logits = model(**inputs, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1].float()
         values = logits[:, letters[0]] - logits[:, letters[1]]  # (batch,)
