@@ -60,10 +60,10 @@ def one_run(arguments: argparse.Namespace) -> dict[str, float]:
     from rlhf_tuning import sample
     from rlhf_tuning.evaluation import evaluate
     from rlhf_tuning.generation import generate
-    from rlhf_tuning.models import base_model
+    from rlhf_tuning.models import base_model, reward_model
     from rlhf_tuning.models.text_format import TextFormat
     from rlhf_tuning.models.tokenizer import load_tokenizer
-    from rlhf_tuning.training import reinforcement, reward_model
+    from rlhf_tuning.training import reinforcement
 
     if arguments.side == "trl":
         reinforcement.on_policy = stock

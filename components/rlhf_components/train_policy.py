@@ -68,9 +68,9 @@ def train_policy(
             checkpoint; without one it draws curves only.
     """
     from rlhf_tuning.distributed import processes
+    from rlhf_tuning.models.reward_model import saved_better_than_chance
     from rlhf_tuning.step import running_step
     from rlhf_tuning.training import reinforcement as phase
-    from rlhf_tuning.training.reward_model import saved_better_than_chance
 
     with running_step("Reinforcer", inputs=[prompts, reward_model, held_out_reward_model], outputs=[adapter, model]):
         config = phase.ReinforcementConfig(

@@ -1,10 +1,12 @@
 import gc
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from gcs_server import CloudStorage, serve_cloud_storage
+from tiny_reward_model import train, write_preferences
 
 from rlhf_tuning.data import sources
 
@@ -45,3 +47,20 @@ def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     torch.set_num_threads(2)
     yield used
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with preferences to learn from, and others to measure on."""
+    folder = tmp_path_factory.mktemp("preferences")
+    write_preferences(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(
+    preferences: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A folder with a tiny trained `reward_model`, which tests only read, and how it was measured."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, train(preferences, tiny_model, folder)

@@ -11,10 +11,11 @@ import rlhf_tuning
 from rlhf_tuning import registry
 from rlhf_tuning.evaluation import evaluate
 from rlhf_tuning.generation import generate, rollout
-from rlhf_tuning.models import base_model, text_format
+from rlhf_tuning.models import base_model, reward_model, text_format
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
-from rlhf_tuning.training import reinforcement, reward_model
+from rlhf_tuning.training import reinforcement
+from rlhf_tuning.training.reward_model import RewardModelConfig, train_reward_model
 
 QUESTION, ANSWER = "Create a description for Plantation Palms.", "A Tranquil Oasis of Natural Beauty."
 PROMPT = [{"role": "user", "content": QUESTION}]
@@ -48,7 +49,7 @@ def reward_dir(model_folder, tmp_path_factory):
     row = {"prompt": PROMPT, "chosen": ANSWER, "rejected": "No."}
     data = folder / "preferences.jsonl"
     data.write_text((json.dumps(row) + "\n") * 2)
-    config = reward_model.RewardModelConfig(
+    config = RewardModelConfig(
         large_model_reference=str(model_folder),
         reward_model_train_steps=1,
         batch_size=2,
@@ -59,7 +60,7 @@ def reward_dir(model_folder, tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trl.RewardTrainer, "__init__", spy)
-        reward_model.train_reward_model(
+        train_reward_model(
             config,
             preferences_path=str(data),
             eval_preferences_path=str(data),

@@ -81,7 +81,7 @@ class RewardModelPart:
         accuracy: How often it agrees with held-out preferences.
         shorter_preferred: The same where the shorter answer was preferred.
         longer_wins: How often "the longer answer wins" agrees with them.
-        by_margin: The accuracy by how far apart the two scores are, as `reward_model.evaluate_reward_model` has it.
+        by_margin: The accuracy by how far apart the two scores are, as `evaluate_reward_model` has it.
         by_length_difference: The accuracy by how much longer the preferred answer is, likewise.
     """
 

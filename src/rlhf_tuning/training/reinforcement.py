@@ -28,12 +28,12 @@ from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_exploration, check_limits
-from rlhf_tuning.models import base_model
+from rlhf_tuning.models import base_model, reward_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.models.warm_start import WEIGHTS_FILE
 from rlhf_tuning.ops import lanes
-from rlhf_tuning.training import over_optimisation, reward_model
+from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
 from rlhf_tuning.training.on_policy import on_policy
 from rlhf_tuning.training.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings

@@ -6,6 +6,7 @@ import torch
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.generation import rollout
 from rlhf_tuning.models import base_model
+from rlhf_tuning.models.reward_model import RewardModel
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.training import reinforcement, reward_model
@@ -204,9 +205,9 @@ def test_the_policy_is_prompted_with_the_tokens_that_the_text_format_makes(
     from rlhf_tuning.models.text_format import TextFormat
 
     seen = []
-    original = reward_model.RewardModel.score
+    original = RewardModel.score
     monkeypatch.setattr(
-        reward_model.RewardModel,
+        RewardModel,
         "score",
         lambda self, prompts, answers, **options: seen.extend(prompts) or original(self, prompts, answers, **options),
     )

@@ -6,8 +6,9 @@ from rlhf_tuning import step
 from rlhf_tuning.distributed import processes
 from rlhf_tuning.evaluation.judges import JudgeSettings
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
+from rlhf_tuning.evaluation.reward_model_accuracy import MOST_EVAL_ROWS
+from rlhf_tuning.models import reward_model
 from rlhf_tuning.models.text_format import Conversation
-from rlhf_tuning.training import reward_model
 
 
 class RewardModelJudge:
@@ -16,7 +17,7 @@ class RewardModelJudge:
     name = "reward_model"
     label = "reward"
     #: As many as phase 1 measures it on, so that both say the same.
-    most_human_choices = reward_model.MOST_EVAL_ROWS
+    most_human_choices = MOST_EVAL_ROWS
 
     def __init__(self, directory: str, *, dtype: str) -> None:
         self.notes: list[str] = []

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from rlhf_tuning.evaluation.judges import JudgeSettings
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
+from rlhf_tuning.evaluation.reward_model_accuracy import MOST_EVAL_ROWS
 from rlhf_tuning.sample import house_style
-from rlhf_tuning.training.reward_model import MOST_EVAL_ROWS
 
 #: `scorer` to the program that scores (prompt, answer). To add one: a function, a line here, its name in
 #: the choices of the parameter `scorer`.

@@ -1,0 +1,55 @@
+import itertools
+
+import pytest
+
+from rlhf_tuning.data.importer import read_canonical
+from rlhf_tuning.evaluation import reward_model_accuracy
+from rlhf_tuning.models.reward_model import saved_text_format
+
+
+def test_reports_the_baseline_that_only_looks_at_length(trained, preferences):
+    _, evaluation = trained
+    text_format = saved_text_format(str(trained[0] / "reward_model"))
+    rows = list(read_canonical(preferences / "eval.jsonl"))
+    longer = [len(text_format.answer_ids(row["chosen"])) > len(text_format.answer_ids(row["rejected"])) for row in rows]
+    assert evaluation["longer_wins_accuracy"] == pytest.approx(sum(longer) / len(longer))
+    assert evaluation["shorter_preferred_n"] == len(longer) - sum(longer)
+
+
+@pytest.mark.parametrize("name", ["by_margin", "by_length_difference"])
+def test_sorts_the_agreement_into_bins_that_hold_every_preference_once(trained, name):
+    _, evaluation = trained
+    bins = evaluation[name]
+    assert sum(part["n"] for part in bins) == evaluation["n"]
+    assert sum(part["correct"] for part in bins) == pytest.approx(evaluation["accuracy"] * evaluation["n"])
+    assert all(before["high"] < after["low"] for before, after in itertools.pairwise(bins))
+    assert all(0.5 <= part["predicted"] <= 1 for part in evaluation["by_margin"])
+
+
+def test_bins_are_about_equal_and_equal_values_share_one():
+    assert [len(part) for part in reward_model_accuracy._equal_bins(list(range(24)))] == [4] * 6
+    assert reward_model_accuracy._equal_bins([1.0] * 10) == [list(range(10))]
+    assert reward_model_accuracy._equal_bins([]) == []
+    assert [len(part) for part in reward_model_accuracy._equal_bins([0, 0, 0, 0, 0, 0, 1])] == [6, 1]
+
+
+def test_bins_go_on_after_many_equal_values():
+    values = [-3.0, -2.0, *[0.0] * 20, 1.0, 2.0, 3.0, 4.0]
+    bins = reward_model_accuracy._equal_bins(values)
+    assert sorted(index for members in bins for index in members) == list(range(len(values)))
+    assert [{values[index] for index in members} for members in bins][-1] == {1.0, 2.0, 3.0, 4.0}
+    assert len(bins) == 2
+
+
+def test_the_roc_curve_goes_from_nothing_to_everything_and_its_area_tells_a_good_model_from_chance():
+    def area(curve):
+        points = [(0.0, 0.0), *zip(curve["fpr"], curve["tpr"], strict=True)]
+        return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
+
+    good = reward_model_accuracy.roc_curve([0.1 * number for number in range(-10, 90)])
+    assert (good["fpr"][-1], good["tpr"][-1]) == (1, 1)
+    assert good["threshold"] == sorted(good["threshold"], reverse=True)
+    assert len(good["fpr"]) <= 51
+    assert area(good) > 0.9
+    assert area(reward_model_accuracy.roc_curve([-1.0, 1.0] * 20)) == pytest.approx(0.5)
+    assert reward_model_accuracy.roc_curve([]) == {"fpr": [], "tpr": [], "threshold": []}

@@ -1,0 +1,59 @@
+import pytest
+import torch
+from tiny_reward_model import BAD, GOOD
+
+from rlhf_tuning.errors import ModelError
+from rlhf_tuning.models import base_model, reward_model
+from rlhf_tuning.ops import packing
+
+
+def test_scores_do_not_depend_on_padding_or_batch(trained, two_lanes):
+    model = reward_model.load_reward_model(str(trained[0] / "reward_model"), dtype="float32")
+    prompts = [[{"role": "user", "content": "Create 1."}], [{"role": "user", "content": "Create a description. " * 5}]]
+    together = model.score(prompts, [GOOD, BAD])
+    assert len(two_lanes) == 2
+    alone = model.score(prompts[:1], [GOOD]) + model.score(prompts[1:], [BAD])
+    assert together == pytest.approx(alone, abs=1e-4)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_answers_to_one_prompt_score_as_each_does_alone(packs, trained, monkeypatch):
+    model = reward_model.load_reward_model(str(trained[0] / "reward_model"), dtype="float32")
+    short, long = ([{"role": "user", "content": text}] for text in ("Create 1.", "Create a description. " * 5))
+    prompts = [short, long, short, short, long, short, short]
+    answers = [GOOD, BAD, BAD, GOOD + BAD, GOOD, "", BAD + GOOD]
+    alone = [model.score([prompt], [answer])[0] for prompt, answer in zip(prompts, answers, strict=True)]
+    if not packs:
+        monkeypatch.setattr(packing, "window", lambda trunk: 3)
+    packed = []
+    monkeypatch.setattr(
+        packing, "last_hidden", lambda *given, plain=packing.last_hidden: packed.append(1) or plain(*given)
+    )
+    done = []
+    assert model.score(prompts, answers, batch_size=3, on_progress=done.append) == pytest.approx(alone, abs=1e-4)
+    assert done == sorted(done)
+    assert done[-1] == 7
+    assert bool(packed) == packs
+
+
+def test_a_shared_trunk_scores_like_the_reward_model_alone(trained, tiny_model):
+    from peft import LoraConfig, get_peft_model
+
+    directory = str(trained[0] / "reward_model")
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    policy = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    trainable = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    prompt = [[{"role": "user", "content": "Create 1."}]] * 2
+    with policy.disable_adapter():
+        before = policy(torch.tensor([[5, 6, 7]])).logits
+    shared = reward_model.share_trunk(policy, directory)
+    alone = reward_model.load_reward_model(directory, dtype="float32")
+    assert shared.score(prompt, [GOOD, BAD]) == pytest.approx(alone.score(prompt, [GOOD, BAD]), abs=1e-5)
+    assert [name for name, parameter in policy.named_parameters() if parameter.requires_grad] == trainable
+    with policy.disable_adapter():
+        assert torch.equal(policy(torch.tensor([[5, 6, 7]])).logits, before)
+
+
+def test_a_folder_that_holds_no_reward_model_is_named(tmp_path):
+    with pytest.raises(ModelError, match="holds no reward model"):
+        reward_model.load_reward_model(str(tmp_path))
