@@ -29,6 +29,7 @@ _MODULES = [
     "rlhf_tuning.reports.report_data",
     "rlhf_tuning.reports.run_report",
     "rlhf_tuning.training.reinforcement",
+    "rlhf_tuning.training.reward_model",
     "rlhf_tuning.training.pair_trainer",
     "rlhf_tuning.evaluation.evaluate",
     "rlhf_tuning.generation.inference",
