@@ -10,7 +10,7 @@ from vertex_server import serve_vertex
 from vertex_service import LOCATION, PROJECT, PROJECT_NUMBER, Fault
 
 from rlhf_tuning import environment, google_errors
-from rlhf_tuning.errors import ModelError, ParameterError, RunError, UserError
+from rlhf_tuning.errors import ModelError, RunError, UserError
 from rlhf_tuning.google_cloud.vertex_api import VertexApi
 from rlhf_tuning.google_cloud.vertex_registry import resource_id, serving_plan, upload_to_vertex
 
@@ -183,23 +183,6 @@ def test_a_model_outside_cloud_storage_is_refused_before_anything_is_sent(vertex
     with pytest.raises(ModelError, match=r"Cloud Storage alone.*pipeline root gs://"):
         upload(model_dir=str(write_model(tmp_path / "elsewhere")))
     assert not vertex.calls
-
-
-@pytest.mark.parametrize(
-    ("project", "location", "message"),
-    [
-        (PROJECT, "", "location is missing"),
-        ("{{$.pipeline_google_cloud_project_id}}", LOCATION, "only Vertex Pipelines knows"),
-    ],
-)
-def test_a_place_that_is_not_known_is_refused(project, location, message):
-    with pytest.raises(ParameterError, match=message):
-        VertexApi(project=project, location=location)
-
-
-def test_the_project_is_that_of_the_credentials(vertex):
-    api = VertexApi(project="", location=LOCATION, api_endpoint=vertex.rest)
-    assert api.parent == f"projects/{PROJECT}/locations/{LOCATION}"
 
 
 def test_lists_are_read_to_the_last_page(vertex, folder, upload):

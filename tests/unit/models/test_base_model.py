@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlhf_tuning import environment
+from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.models import base_model
 
@@ -65,3 +66,38 @@ def test_of_several_gpus_each_needs_room_for_its_part_of_the_layers(tiny_model, 
     monkeypatch.setattr(base_model, "gpu_memory", lambda: needed - 1)
     with pytest.raises(ModelError, match=r"does not fit: .*Use more GPUs, GPUs with more memory, "):
         base_model.check_memory(str(tiny_model), **settings)
+
+
+@pytest.mark.parametrize(
+    ("processes", "memory", "shard", "too_large"),
+    [
+        (1, 1, "1", False),
+        (2, None, "", False),
+        (2, None, "1", True),
+        (2, 10**12, "", False),
+        (2, 10**4, "", True),
+    ],
+)
+def test_a_model_is_sharded_where_it_leaves_a_gpu_too_little(
+    tiny_model, monkeypatch, processes, memory, shard, too_large
+):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setattr(environment, "SHARD", shard)
+    monkeypatch.setattr(base_model, "gpu_memory", lambda: memory)
+    assert base_model.is_too_large(str(tiny_model), torch.bfloat16) is too_large
+
+
+def test_what_stands_beside_each_weight_counts(tiny_model, monkeypatch):
+    network = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    weights = sum(weight.numel() for weight in network.parameters())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(base_model, "gpu_memory", lambda: 20 * weights)
+    assert not base_model.is_too_large(str(tiny_model), torch.float32)
+    assert not base_model.is_too_large(str(tiny_model), torch.float32, beside=8)
+    assert base_model.is_too_large(str(tiny_model), torch.float32, beside=LEARNING)
+
+
+def test_what_is_no_model_is_left_to_loading(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(base_model, "gpu_memory", lambda: 10**4)
+    assert not base_model.is_too_large(str(tmp_path), torch.bfloat16)
