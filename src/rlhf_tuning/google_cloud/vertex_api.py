@@ -1,7 +1,7 @@
 """Vertex AI's REST API, as far as registering, deploying and calling a model needs it.
 
-Through google-auth's session, not google-cloud-aiplatform: that package and what it needs are 121 MB, a third of the image
-that these steps run in, and 3 to 6 seconds at each import. Requests and answers are those of the reference,
+By hand on purpose: google-cloud-aiplatform and what it needs are 121 MB, a third of the image that these steps run in, and 3
+to 6 seconds at each import. Requests go through google-auth's session; they and their answers are those of the reference,
 https://cloud.google.com/vertex-ai/docs/reference/rest/v1, as plain JSON.
 """
 

@@ -1,5 +1,6 @@
 """Small charts as SVG text: a line over steps, histograms, intervals and shares against a reference, counts as bars.
 
+Drawn by hand on purpose: they need no script and no library in the page, and follow its theme.
 They carry class names, not colours, so that the page that holds them decides how they look on a light and a dark
 ground. Every label is escaped; nothing is drawn for values that are not finite.
 """
