@@ -81,8 +81,8 @@ def evaluate(
     from rlhf_tuning.evaluation import evaluate as comparison
     from rlhf_tuning.evaluation.gate import decision_text
     from rlhf_tuning.models.reward_model import saved_in
-    from rlhf_tuning.reports.report_data import add_report
     from rlhf_tuning.reports.run_report import data_sources, lineage, write_run_report
+    from rlhf_tuning.reports.saved_report import add_report
     from rlhf_tuning.step import running_step, write_log
 
     inputs = [champion_predictions, tuned_predictions, model, reward_model, held_out_reward_model, eval_preferences]

@@ -10,7 +10,7 @@ from rlhf_tuning.errors import DataError
 from rlhf_tuning.models.model_reference import split_revision
 from rlhf_tuning.parameters import PARAMETERS, Value
 from rlhf_tuning.reports.report import StepTime, write_report
-from rlhf_tuning.reports.report_data import read_report
+from rlhf_tuning.reports.saved_report import read_report
 
 #: Beside a run's steps: what this module needs to make the report again.
 RUN_FILE = "run.json"

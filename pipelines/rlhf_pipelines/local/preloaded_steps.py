@@ -26,7 +26,7 @@ from rlhf_pipelines.executor_command import program_and_arguments
 _MODULES = [
     "kfp.dsl.executor_main",
     "rlhf_pipelines.local.local_run",
-    "rlhf_tuning.reports.report_data",
+    "rlhf_tuning.reports.saved_report",
     "rlhf_tuning.reports.run_report",
     "rlhf_tuning.training.reinforcement",
     "rlhf_tuning.training.reward_model",

@@ -79,7 +79,7 @@ _MOVES = {True: 5.0, False: 3.4}
 _HEAD = {(True, 2): (6.0, 20), (True, 4): (2.0, 43), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
 #: Bytes moved for each logit that is sampled from.
 _SAMPLED = {True: 40, False: 24}
-#: Answers decoded together, as `rollout` has it and, beside training, `generation`; positions of the output head, as
+#: Answers decoded together, as `rollout` has it and, beside training, `generate`; positions of the output head, as
 #: `log_probabilities` has it.
 ROWS_TOGETHER = {True: 64, False: 1024}
 ANSWERED_TOGETHER = {True: 64, False: 32}

@@ -11,7 +11,7 @@ from rlhf_pipelines.cli.rlhf import main
 from rlhf_pipelines.local.complete_report import write_run_file
 from rlhf_tuning.evaluation.evaluate import EvaluationConfig, write_evaluation
 from rlhf_tuning.reports.report import StepTime
-from rlhf_tuning.reports.report_data import add_report, read_report
+from rlhf_tuning.reports.saved_report import add_report, read_report
 
 
 def write_run(folder, report):

@@ -1,1 +1,1 @@
-"""One module a command of `rlhf`: its flags (`add`) and what it does. `cli.COMMANDS` lists them."""
+"""One module a command of `rlhf`: its flags (`add`) and what it does. `rlhf.COMMANDS` lists them."""

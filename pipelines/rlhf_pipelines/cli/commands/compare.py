@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from rlhf_pipelines.cli.compare import Comparison, compare
+    from rlhf_pipelines.cli.compare_command import Comparison, compare
 
     text = compare(
         Comparison(

@@ -10,11 +10,11 @@ from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import JudgeRecord
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
 from rlhf_tuning.reports.report import RunReport, render_report
-from rlhf_tuning.reports.report_data import add_report, read_report
+from rlhf_tuning.reports.saved_report import add_report, read_report
 
 
 def read_back(report: RunReport, folder: Path) -> RunReport:
-    """Return the report from an evaluation file, whose other parts are as `evaluation.write_evaluation` writes them."""
+    """Return the report from an evaluation file, whose other parts are as `evaluate.write_evaluation` writes them."""
     path = folder / "evaluation"
     judges = [asdict(judge) | {"agreement": judge.agreement and judge.agreement._asdict()} for judge in report.judges]
     content = {"metrics": {}, "judges": judges, "answers": [asdict(pair) for pair in report.pairs]}

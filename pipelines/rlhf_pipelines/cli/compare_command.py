@@ -1,4 +1,4 @@
-"""Two models side by side, outside of any run."""
+"""`rlhf compare`: two models side by side, outside of any run."""
 
 import json
 import tempfile
@@ -12,7 +12,7 @@ from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer, summary_text
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.reports.report import RunReport, write_report
-from rlhf_tuning.reports.report_data import read_report
+from rlhf_tuning.reports.saved_report import read_report
 
 
 @dataclass(frozen=True, kw_only=True)
