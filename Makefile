@@ -23,7 +23,7 @@ test: $(VENV)/.dev  ## Run every test that can run on this machine
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "slow and not docker and not gpu"
 
 check: $(VENV)/.dev  ## Lint, check formatting, types and the order of imports, and hold the compiled pipelines current
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports --no-cache --no-logo
 	$(VENV)/bin/python -m pytest -q tests/pipelines/test_compile.py
 
 images:  ## Build the container images; CPU=1 for machines without a GPU

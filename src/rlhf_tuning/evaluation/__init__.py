@@ -1,1 +1,1 @@
-"""Is the tuned model better: the judges, the comparison of answers, and the gate that promotes."""
+"""Is the tuned model better: judges, the comparison of answers, the gate; and how well a reward model agrees with people."""
