@@ -14,9 +14,6 @@ from rlhf_tuning.limits import NO_EXPLORATION, problem_with
 from rlhf_tuning.models.model_reference import problem_with_name
 from rlhf_tuning.parameters import PARAMETERS, Parameter, Value
 
-#: What only a recurring tune has.
-_RECURRING = ("min_new_preferences", "warm_start")
-
 
 def _named(*names: str, **described: str) -> tuple[Parameter, ...]:
     """Return parameters of the table; those that mean something narrower in a pipeline have a description of its own."""
@@ -25,11 +22,15 @@ def _named(*names: str, **described: str) -> tuple[Parameter, ...]:
     )
 
 
+_OF_A_RECURRING_TUNE = ("min_new_preferences", "warm_start")
+_OF_THE_SMOKE_TEST = ("probe_object",)
+_OF_EVERY_TUNE = tuple(name for name in PARAMETERS if name not in _OF_A_RECURRING_TUNE + _OF_THE_SMOKE_TEST)
+
 #: Pipeline to its parameters. To add a pipeline: its file in `rlhf_pipelines/`, which defines a function of that name and
 #: `for_target`, and its line here.
 PIPELINES: dict[str, tuple[Parameter, ...]] = {
-    "rlhf_pipeline": tuple(parameter for name, parameter in PARAMETERS.items() if name not in _RECURRING),
-    "recurring_rlhf_pipeline": tuple(PARAMETERS.values()),
+    "rlhf_pipeline": _named(*_OF_EVERY_TUNE),
+    "recurring_rlhf_pipeline": _named(*_OF_EVERY_TUNE, *_OF_A_RECURRING_TUNE),
     "reward_model_pipeline": _named(
         "preference_dataset",
         "large_model_reference",
@@ -62,6 +63,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         batch_size="Prompts answered at once.",
         temperature="Sampling temperature; 0 takes the likeliest token each time.",
     ),
+    "smoke_pipeline": _named(*_OF_THE_SMOKE_TEST),
 }
 
 #: What `rlhf validate` looks at, of the parameters of a run. Any dataset may be left out.
@@ -84,8 +86,8 @@ VALIDATED: tuple[Parameter, ...] = tuple(
 
 #: What `rlhf plan` takes: the parameters of any tune, so that a run's own command becomes a question. Data is not read.
 PLANNED: tuple[Parameter, ...] = tuple(
-    replace(parameter, default="") if name in ("prompt_dataset", "preference_dataset") else parameter
-    for name, parameter in PARAMETERS.items()
+    replace(parameter, default="") if parameter.name in ("prompt_dataset", "preference_dataset") else parameter
+    for parameter in PIPELINES["recurring_rlhf_pipeline"]
 )
 
 #: What values are checked for: a pipeline, or one of the two commands that ask about one.

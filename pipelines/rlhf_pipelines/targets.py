@@ -180,7 +180,7 @@ def _uses_gpu(container: Spec) -> bool:
 
 def _loads_a_model(spec: Spec, label: str) -> bool:
     return any(
-        "large_model_reference" in component["inputDefinitions"]["parameters"]
+        "large_model_reference" in component.get("inputDefinitions", {}).get("parameters", {})
         for component in spec["components"].values()
         if component.get("executorLabel") == label
     )

@@ -263,5 +263,7 @@ PARAMETERS: dict[str, Parameter] = {
             False,
             "Start the policy from the champion's adapter; KL is still measured to the base model.",
         ),
+        # Of the smoke test.
+        Parameter("probe_object", str, "", "A gs:// object that the smoke test reads, such as a file of your data."),
     )
 }

@@ -35,7 +35,11 @@ _NEEDED_FREE_BYTES = 200 * 10**6
 _SUMMARY = "summary"
 #: The pages among a pipeline's outputs, with the names that they get beside the runs: kfp names artifacts without an
 #: ending, which browsers and people go by.
-_PAGES = {"report": ("Report:", "report.html"), "data_report": ("Data:", "data-report.html")}
+_PAGES = {
+    "report": ("Report:", "report.html"),
+    "data_report": ("Data:", "data-report.html"),
+    "smoke_report": ("Report:", "smoke-report.html"),
+}
 #: The page that is made anew when the whole run is known.
 _REPORT = "report"
 #: The pipeline output that names the registered model.

@@ -51,14 +51,18 @@ def share(batch_size: int, processes: int) -> int:
     return batch_size // processes
 
 
-def join() -> None:
-    """Meet the other processes, if there are any, and take this one's GPU. To be called before a model is loaded."""
+def join(patience: timedelta = _PATIENCE) -> None:
+    """Meet the other processes, if there are any, and take this one's GPU. To be called before a model is loaded.
+
+    Args:
+        patience: How long one waits for the others, here and whenever they exchange something.
+    """
     import torch
 
     if environment.process_count() == 1 or torch.distributed.is_initialized():
         return
     if not torch.cuda.is_available():
-        torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+        torch.distributed.init_process_group("gloo", timeout=patience)
         return
     from accelerate.utils import check_cuda_p2p_ib_support
 
@@ -66,7 +70,7 @@ def join() -> None:
         os.environ |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl", timeout=_PATIENCE, device_id=device)
+    torch.distributed.init_process_group("nccl", timeout=patience, device_id=device)
 
 
 def spread(work: Callable[[Sequence[Row]], Sequence[Found]], rows: Sequence[Row]) -> list[Found]:
