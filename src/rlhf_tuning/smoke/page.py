@@ -23,18 +23,27 @@ def write_smoke_page(checks: Sequence[Check], path: str, facts: Sequence[tuple[s
         footer="Each line was tried by the step under whose name it stands.",
     )
     write_page(page, path)
-    return "\n".join(f"{c.step}: {c.name}: {c.seen}. {c.remedy}" for c in checks if c.state == FAILS)
+    return "\n".join(f"{where}: {check.name}: {check.seen}. {check.remedy}" for where, check in _failures(checks))
+
+
+def _failures(checks: Sequence[Check]) -> list[tuple[str, Check]]:
+    """Return every check that fails, with its step; what fails alike in several steps once, with all of them."""
+    alike: dict[tuple[str, str, str], list[Check]] = {}
+    for check in checks:
+        if check.state == FAILS:
+            alike.setdefault((check.name, check.seen, check.remedy), []).append(check)
+    return [(", ".join(check.step for check in same), same[0]) for same in alike.values()]
 
 
 def _verdict(checks: Sequence[Check]) -> str:
-    failed = [check for check in checks if check.state == FAILS]
+    failed = sum(check.state == FAILS for check in checks)
     tried = sum(check.state != NOTE for check in checks)
     if failed:
-        headline = f"Not everything works here: {len(failed)} of {tried} tries failed."
+        headline = f"Not everything works here: {failed} of {tried} tries failed."
         items = "".join(
-            f"<li><b>{text(check.name, VALUE_BYTES)}</b>: {text(check.seen, VALUE_BYTES)}. "
+            f"<li><b>{text(check.name, VALUE_BYTES)}</b> ({text(where, VALUE_BYTES)}): {text(check.seen, VALUE_BYTES)}. "
             f"{text(check.remedy, VALUE_BYTES)}</li>"
-            for check in failed
+            for where, check in _failures(checks)
         )
         body = f"<p>Mend this before the first run:</p><ol>{items}</ol>"
     else:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from html_page import Page
 
 from rlhf_tuning.smoke.checks import FAILS, NOTE, WORKS, Check
@@ -11,10 +13,10 @@ BAD = Check(
 
 
 def test_the_page_says_first_what_does_not_work_and_what_to_do(tmp_path):
-    failed = write_smoke_page([GOOD, NOTED, BAD], str(tmp_path / "page.html"))
-    assert failed == "Trainer image: The GPU can be used: <b>driver 535. Take newer nodes."
+    failed = write_smoke_page([GOOD, NOTED, BAD, replace(BAD, step="Light image")], str(tmp_path / "page.html"))
+    assert failed == "Trainer image, Light image: The GPU can be used: <b>driver 535. Take newer nodes."
     page = Page((tmp_path / "page.html").read_text())
-    assert "Not everything works here: 1 of 2 tries failed." in page.text
+    assert "Not everything works here: 2 of 3 tries failed." in page.text
     assert page.text.index("Take newer nodes.") < page.text.index("wrote 1 MiB")
     assert "<b>driver 535" in page.text
 
