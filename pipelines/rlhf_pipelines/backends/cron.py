@@ -1,14 +1,19 @@
 """When a schedule runs: five cron fields in a time zone, checked here because no service says well what is wrong."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime
+from itertools import islice
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from cronsim import CronSim, CronSimError
 
 from rlhf_pipelines.parameters import closest
 from rlhf_tuning.errors import ParameterError
 
+#: What both Vertex and Kubeflow take; cronsim also knows `L` and `#`.
+_PIECE = re.compile(r"(\*|(\d+|[a-z]{3})(-(\d+|[a-z]{3}))?)(/\d+)?", re.IGNORECASE)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _EXAMPLE = "Give minute, hour, day of month, month and day of week, such as `0 3 * * 1`: Mondays at 03:00."
@@ -49,11 +54,15 @@ def next_runs(cron: str, time_zone: str, *, after: datetime, count: int) -> list
         ParameterError: As `check_cron`.
     """
     zone = _zone(time_zone)
-    times = _times(cron, zone, after)
-    found = [moment for _, moment in zip(range(count), times, strict=False)]
-    if not found:
-        raise ParameterError(f"--cron is {cron!r}: no year has such a day. {_EXAMPLE}")
-    return found
+    # Without a zone: in one, cronsim moves a time that the clocks leave out to the next minute, as Debian's cron does.
+    local = _parsed(cron, after.astimezone(zone).replace(tzinfo=None))
+    times = (moment.replace(tzinfo=zone) for moment in local)
+    return list(islice((moment for moment in times if moment > after and _exists(moment)), count))
+
+
+def weekdays(cron: str) -> list[int]:
+    """Return the numbers of the days of the week in checked fields; Sunday is 0."""
+    return sorted({day % 7 for day in _parsed(cron, datetime.now()).weekdays if isinstance(day, int)})
 
 
 def _zone(name: str) -> ZoneInfo:
@@ -67,57 +76,38 @@ def _zone(name: str) -> ZoneInfo:
         ) from None
 
 
-def _times(cron: str, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
+def _exists(moment: datetime) -> bool:
+    """Say whether the clocks show this time; one that they leave out comes back from UTC as another."""
+    return moment.astimezone(UTC).astimezone(moment.tzinfo) == moment
+
+
+def _parsed(cron: str, start: datetime) -> CronSim:
     texts = cron.split()
     if len(texts) != len(_FIELDS) or cron.startswith(("TZ=", "CRON_TZ=")):
         extra = " The time zone goes into --time-zone." if "TZ=" in cron else ""
         raise ParameterError(f"--cron is {cron!r}, which has {len(texts)} fields, not 5.{extra} {_EXAMPLE}")
-    minutes, hours, days, months, weekdays = (
-        _values(text, part, cron) for text, part in zip(texts, _FIELDS, strict=True)
-    )
-    # As cron has it: when both kinds of day are given, either is enough.
-    either = not texts[2].startswith("*") and not texts[4].startswith("*")
-    start = after.astimezone(zone).date()
-    for offset in range(8 * 366):  # the 29th of February may be eight years away
-        day = start + timedelta(days=offset)
-        fits = (day.day in days, day.isoweekday() % 7 in weekdays)
-        if day.month in months and (any(fits) if either else all(fits)):
-            yield from (moment for moment in _moments(day, hours, minutes, zone) if moment > after)
+    for part, text in zip(_FIELDS, texts, strict=True):
+        for piece in text.split(","):
+            alone = " ".join(piece if field is part else "*" for field in _FIELDS)
+            if not _PIECE.fullmatch(piece) or not _is_taken(alone):
+                raise _unusable(part, piece, cron)
+    try:
+        return CronSim(_to_saturday(" ".join(texts)), start)
+    except CronSimError:  # the fields are right one by one
+        raise ParameterError(f"--cron is {cron!r}: no year has such a day. {_EXAMPLE}") from None
 
 
-def _moments(day: date, hours: set[int], minutes: set[int], zone: ZoneInfo) -> Iterator[datetime]:
-    for hour in sorted(hours):
-        for minute in sorted(minutes):
-            local = datetime.combine(day, time(hour, minute), zone)
-            # A time that the clocks leave out comes back from UTC as another.
-            if local.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == local.replace(tzinfo=None):
-                yield local
+def _is_taken(cron: str) -> bool:
+    try:
+        CronSim(_to_saturday(cron), datetime.min)
+    except CronSimError:
+        return False
+    return True
 
 
-def _values(text: str, part: _Field, cron: str) -> set[int]:
-    found: set[int] = set()
-    for piece in text.split(","):
-        match = re.fullmatch(r"(\*|\w+(?:-\w+)?)(?:/(\d+))?", piece)
-        if match is None:
-            raise _unusable(part, piece, cron)
-        span, step = match[1], int(match[2] or 1)
-        first, _, last = span.partition("-")
-        start = part.first if span == "*" else _number(first, part, cron)
-        to_the_end = span == "*" or (match[2] and not last)
-        end = part.last if to_the_end else _number(last or first, part, cron)
-        if step < 1 or end < start:
-            raise _unusable(part, piece, cron)
-        found.update(range(start, end + 1, step))
-    return {0 if part.names is _DAYS and value == 7 else value for value in found}
-
-
-def _number(text: str, part: _Field, cron: str) -> int:
-    if text.lower() in part.names:
-        return part.names.index(text.lower()) + part.first
-    most = 7 if part.names is _DAYS else part.last  # both 0 and 7 are Sunday
-    if not text.isdecimal() or not part.first <= int(text) <= most:
-        raise _unusable(part, text, cron)
-    return int(text)
+def _to_saturday(cron: str) -> str:
+    """End a step from a day of the week on, such as `1/2`, on Saturday, as the services do; cronsim adds a last Sunday."""
+    return re.sub(r"(?<![\w-])(\w+)(/\d+)(?=[^ ]*$)", r"\1-6\2", cron)
 
 
 def _unusable(part: _Field, piece: str, cron: str) -> ParameterError:

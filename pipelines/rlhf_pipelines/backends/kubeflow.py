@@ -17,7 +17,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from rlhf_pipelines.backends.backend import Connection, Job, Plan, Schedule, ScheduleState, State, Submission, Task
-from rlhf_pipelines.backends.cron import check_cron, next_runs
+from rlhf_pipelines.backends.cron import check_cron, next_runs, weekdays
 from rlhf_pipelines.backends.kubeflow_client import KubeflowClient, NotFoundError
 from rlhf_pipelines.backends.spec_parameters import problems_with_values
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
@@ -506,23 +506,10 @@ def _agree(one: ZoneInfo, other: ZoneInfo) -> bool:
 
 def _with_seconds(cron: str) -> str:
     """Return five checked cron fields as the six that Kubeflow takes; its Sunday is 0 only, never 7."""
-    *fields, weekdays = cron.split()
-    if "7" in weekdays.replace("/7", ""):
-        days: set[int] = set()
-        for moment in range(8):
-            if any(_covers(piece, moment) for piece in weekdays.split(",")):
-                days.add(moment % 7)
-        weekdays = ",".join(str(day) for day in sorted(days))
-    return " ".join(["0", *fields, weekdays])
-
-
-def _covers(piece: str, day: int) -> bool:
-    names = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-    span, _, step = piece.partition("/")
-    first, _, last = ("0-6" if span == "*" else span).partition("-")
-    numbers = [names.index(text.lower()) if text.lower() in names else int(text) for text in (first, last or first)]
-    end = 6 if step and not last else numbers[1]
-    return day in range(numbers[0], end + 1, int(step or 1))
+    *fields, days = cron.split()
+    if "7" in days.replace("/7", ""):
+        days = ",".join(str(day) for day in weekdays(cron))
+    return " ".join(["0", *fields, days])
 
 
 def _plan(recurring: Any) -> Plan:

@@ -22,6 +22,7 @@ def runs(cron, time_zone="UTC", after="2026-01-01T00:00", count=3):
         ("0 0 * * 7", ["2026-01-04 00:00 Sun", "2026-01-11 00:00 Sun", "2026-01-18 00:00 Sun"]),
         ("0 0 10-20/5 1 *", ["2026-01-10 00:00 Sat", "2026-01-15 00:00 Thu", "2026-01-20 00:00 Tue"]),
         ("5/20 1 1 * *", ["2026-01-01 01:05 Thu", "2026-01-01 01:25 Thu", "2026-01-01 01:45 Thu"]),
+        ("0\t0 *  * 1/3 ", ["2026-01-05 00:00 Mon", "2026-01-08 00:00 Thu", "2026-01-12 00:00 Mon"]),
     ],
 )
 def test_says_when_the_next_runs_are(cron, expected):
@@ -50,6 +51,8 @@ def test_hours_are_those_of_the_time_zone_through_changes_of_the_clocks():
         ("*/0 3 * * *", "UTC", "minute cannot be '*/0'"),
         ("1,, 3 * * *", "UTC", "minute cannot be ''"),
         ("-5 3 * * *", "UTC", "minute cannot be '-5'"),
+        ("0 3 L * *", "UTC", "day of month cannot be 'L'"),
+        ("0 3 * * mon#1", "UTC", "day of week cannot be 'mon#1'"),
         ("0 0 31 2 *", "UTC", "no year has such a day"),
         ("0 3 * * *", "Europe/Zürich", "--time-zone is 'Europe/Zürich'"),
         ("0 3 * * *", "Europe/Zurch", "Did you mean Europe/Zurich?"),
