@@ -1,12 +1,16 @@
 """How a run looks: sparse lines in a log or a pipe, and one live line in a terminal."""
 
-import shutil
-import textwrap
 import time
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TextIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
 
 from rlhf_pipelines.local.run_events import (
     RunFailed,
@@ -20,10 +24,11 @@ from rlhf_pipelines.local.run_events import (
 from rlhf_tuning.environment import PROGRESS_SECONDS
 from rlhf_tuning.step import duration
 
-_CLEAR_LINE = "\r\x1b[2K"
 _REDRAW_SECONDS = 0.2
 _NAME_COLUMNS = 30
 _BAR_COLUMNS = 20
+_SEPARATOR = "  "
+_INDENT = "     "
 _LIVE_METRICS = 3
 _SPARSE_METRICS = 4
 #: Below this many seconds a step's time is not worth a word.
@@ -49,7 +54,7 @@ class Display(Protocol):
 def choose_display(stream: TextIO, environ: Mapping[str, str]) -> Display:
     """Return the live display for a terminal that can move its cursor, and sparse lines for anything else."""
     if stream.isatty() and environ.get("TERM", "dumb") != "dumb":
-        return TerminalDisplay(stream, colour="NO_COLOR" not in environ)
+        return TerminalDisplay(Console(file=stream, force_terminal=True, no_color="NO_COLOR" in environ))
     return SparseDisplay(lambda line: print(line, file=stream, flush=True))
 
 
@@ -112,8 +117,8 @@ class SparseDisplay:
 
 
 @dataclass
-class _Live:
-    """What the live line shows."""
+class _Running:
+    """The step that the live line shows."""
 
     started: StepStarted
     since: float
@@ -124,127 +129,108 @@ class TerminalDisplay:
     """A line for every finished step, and below them one live line that is drawn again in place.
 
     Args:
-        stream: The terminal.
-        colour: Whether to use colours.
+        console: The terminal.
         clock: Returns the time in seconds.
-        columns: Returns the terminal's width.
     """
 
-    def __init__(
-        self,
-        stream: TextIO,
-        *,
-        colour: bool = True,
-        clock: Callable[[], float] = time.monotonic,
-        columns: Callable[[], int] = lambda: shutil.get_terminal_size().columns,
-    ) -> None:
-        self._stream = stream
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
         self._clock = clock
-        self._columns = columns
-        self._colour = colour
-        self._glyphs = _glyphs(stream.encoding or "ascii")
-        self._live: _Live | None = None
+        self._glyphs = _ASCII if console.options.ascii_only else _FINE
+        self._spinner = Spinner(self._glyphs.spinner)
+        self._running: _Running | None = None
         self._drawn_at = 0.0
-        self._on_screen = False
-        self._frame = 0
+        self._live = Live(
+            self,
+            console=console,
+            auto_refresh=False,  # `tick` draws
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def show(self, update: Update) -> None:
         """Print what stays, and remember what the live line must show."""
         match update:
             case StepStarted():
-                self._live = _Live(update, self._clock())
+                self._running = _Running(update, self._clock())
+                self._live.start()
+                self._console.show_cursor()  # rich hides it, and who is killed or suspended cannot bring it back
                 self._draw()
             case StepProgress():
-                if self._live:
-                    self._live.progress = update
+                if self._running:
+                    self._running.progress = update
                 self.tick()
             case StepMessage():
                 for line in _lines(f"{update.step}: {update.text}"):
-                    self.say("\n".join(self._wrapped(line)))
+                    self.say(self._indented(line))
             case StepFinished():
-                self._live = None
+                self._running = None
                 spent = "cached" if update.cached else duration(update.seconds) if update.seconds >= _INSTANT else ""
-                self._print_step(self._glyphs.good, "32", update.step, spent, _metric_words(update.metrics))
+                self._print_step(self._glyphs.good, "green", update.step, spent, _metric_words(update.metrics))
             case StepFailed():
-                self._live = None
-                self._print_step(self._glyphs.bad, "31", update.step, f"failed after {duration(update.seconds)}", [])
+                self._running = None
+                self._print_step(self._glyphs.bad, "red", update.step, f"failed after {duration(update.seconds)}", [])
             case RunFailed():
-                self._live = None
-                self._erase()
+                self.close()
 
     def tick(self) -> None:
         """Draw the live line again when it is due."""
-        if self._clock() - self._drawn_at >= _REDRAW_SECONDS:
+        if self._running and self._clock() - self._drawn_at >= _REDRAW_SECONDS:
             self._draw()
 
     def say(self, text: str) -> None:
         """Print lines above the live line."""
-        self._erase()
-        print(text, file=self._stream, flush=True)
-        self._draw()
+        self._print(Text(text))
 
     def close(self) -> None:
         """Remove the live line."""
-        self._live = None
-        self._erase()
-
-    def _print_step(self, glyph: str, colour: str, step: str, spent: str, metrics: Sequence[str]) -> None:
-        head = f" {glyph} {_padded(printable(step), _NAME_COLUMNS)} {spent:<12}"
-        text = _fitting(head, metrics, self._columns() - 1, separator="  ").rstrip()
-        if self._colour:
-            text = text.replace(glyph, f"\x1b[{colour}m{glyph}\x1b[0m", 1)
-        self._erase()
-        print(text, file=self._stream, flush=True)
-
-    def _wrapped(self, line: str) -> list[str]:
-        return textwrap.wrap(
-            line,
-            max(20, self._columns() - 1),
-            initial_indent="     ",
-            subsequent_indent="     ",
-            break_on_hyphens=False,
-        ) or [""]
+        self._running = None
+        self._live.stop()
 
     def _draw(self) -> None:
-        if self._live is None:
-            return
         self._drawn_at = self._clock()
-        self._frame += 1
-        spinner = self._glyphs.spinner[self._frame % len(self._glyphs.spinner)]
-        line = self._live_line(self._live, spinner, self._columns() - 1)
-        self._stream.write(_CLEAR_LINE + line)
-        self._stream.flush()
-        self._on_screen = True
+        self._live.refresh()
 
-    def _erase(self) -> None:
-        if self._on_screen:
-            self._stream.write(_CLEAR_LINE)
-            self._stream.flush()
-            self._on_screen = False
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)  # paths and commands stay whole for whoever copies them
 
-    def _live_line(self, live: _Live, spinner: str, columns: int) -> str:
-        """Return the live line, cut to `columns`: the step and how far it is first, then time left, bar, metrics."""
-        step = printable(live.started.step)
-        elapsed = self._clock() - live.since
-        progress = live.progress
+    def _print_step(self, glyph: str, colour: str, step: str, spent: str, metrics: Sequence[str]) -> None:
+        columns = self._console.width - 1
+        name = _padded(printable(step), min(_NAME_COLUMNS, columns - len(f" {glyph}  {spent}")))
+        text = Text(_fitting(f" {glyph} {name} {spent:<12}", metrics, columns).rstrip())
+        text.stylize(colour, 1, 1 + len(glyph))
+        self._print(text)
+
+    def _indented(self, line: str) -> str:
+        parts = Text(line).wrap(self._console, max(15, self._console.width - 1 - len(_INDENT)))
+        return "\n".join(f"{_INDENT}{part}".rstrip() for part in parts)
+
+    def __rich__(self) -> Text:
+        """Return the live line, as much as fits: the step and how far it is first, then time left, bar, metrics."""
+        if self._running is None:
+            return Text()  # between two steps
+        columns = self._console.width - 1
+        spinner = self._spinner.render(self._clock())
+        progress = self._running.progress
+        step = printable(self._running.started.step)
+        name, short = f" {spinner} {_padded(step, _NAME_COLUMNS)}", f" {spinner} {step}"
+        elapsed = duration(self._clock() - self._running.since)
         if progress is None:
-            place = f"step {live.started.number} of {live.started.total}" if live.started.number else ""
-            words = [word for word in (place, duration(elapsed)) if word]
-            return _fitting(f" {spinner} {_padded(step, _NAME_COLUMNS)}", words, columns, separator="  ")
+            started = self._running.started
+            place = [f"step {started.number} of {started.total}"] if started.number else []
+            return Text(_fitting(name, [*place, elapsed], columns))
         count = f"{progress.done}/{progress.total} {_plural(progress.unit)}"
         is_under_way = progress.seconds_left is not None and progress.done < progress.total
-        left = f"{duration(progress.seconds_left or 0)} left" if is_under_way else duration(elapsed)
-        label = printable(progress.label)
-        share = min(1.0, progress.done / progress.total) if progress.total else 0.0
-        bar = self._glyphs.bar(share, _BAR_COLUMNS)
+        left = f"{duration(progress.seconds_left or 0)} left" if is_under_way else elapsed
+        bar = self._glyphs.bar(progress.done / progress.total if progress.total else 0.0)
         metrics = _metric_words(progress.metrics)[:_LIVE_METRICS]
-        name, short = f" {spinner} {_padded(step, _NAME_COLUMNS)}", f" {spinner} {step}"
         # From the fullest to the barest; the first that fits is shown.
-        choices = [(name, bar, label, count, *metrics, left), (name, bar, count, *metrics, left)]
+        choices = [(name, bar, printable(progress.label), count, *metrics, left), (name, bar, count, *metrics, left)]
         choices += [(short, bar, count, *metrics[:some], left) for some in range(len(metrics), -1, -1)]
         choices += [(short, count, left), (short, count)]
-        lines = ["  ".join(part for part in parts if part) for parts in choices]
-        return next((line for line in lines if _width(line) <= columns), _cut(lines[-1], columns))
+        lines = [_SEPARATOR.join(part for part in parts if part) for parts in choices]
+        return Text(next((line for line in lines if cell_len(line) <= columns), _cut(lines[-1], columns)))
 
 
 @dataclass(frozen=True)
@@ -255,19 +241,14 @@ class _Glyphs:
     full: str
     empty: str
 
-    def bar(self, share: float, columns: int) -> str:
-        """Return a bar of which `share` is filled."""
-        filled = int(share * columns)
-        return self.full * filled + self.empty * (columns - filled)
+    def bar(self, share: float) -> str:
+        """Return a bar of which `share` is filled; rich's own shows what is left by colour alone."""
+        filled = int(min(1.0, share) * _BAR_COLUMNS)
+        return self.full * filled + self.empty * (_BAR_COLUMNS - filled)
 
 
-def _glyphs(encoding: str) -> _Glyphs:
-    fine = _Glyphs(good="✓", bad="✗", spinner="⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", full="━", empty="╌")
-    try:
-        (fine.good + fine.bad + fine.spinner + fine.full + fine.empty).encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return _Glyphs(good="+", bad="x", spinner="|/-\\", full="#", empty=".")
-    return fine
+_FINE = _Glyphs(good="✓", bad="✗", spinner="dots", full="━", empty="╌")
+_ASCII = _Glyphs(good="+", bad="x", spinner="line", full="#", empty=".")
 
 
 def _progress_text(progress: StepProgress) -> str:
@@ -301,30 +282,20 @@ def printable(text: str) -> str:
     )
 
 
-def _width(text: str) -> int:
-    """Return how many columns `text` takes; characters of East Asian scripts take two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in text
-    )
+def _padded(name: str, columns: int) -> str:
+    return name + " " * (columns - cell_len(name))
 
 
-def _padded(text: str, columns: int) -> str:
-    return text + " " * (columns - _width(text))
+def _cut(line: str, columns: int) -> str:
+    return set_cell_size(line, min(columns, cell_len(line)))
 
 
-def _cut(text: str, columns: int) -> str:
-    while text and _width(text) > columns:
-        text = text[:-1]
-    return text
-
-
-def _fitting(head: str, words: Sequence[str], columns: int, *, separator: str) -> str:
+def _fitting(head: str, words: Sequence[str], columns: int) -> str:
     """Return `head` and as many whole `words` after it as `columns` hold."""
     line = head
     for word in words:
-        longer = f"{line}{separator}{word}"
-        if _width(longer) > columns:
+        longer = f"{line}{_SEPARATOR}{word}"
+        if cell_len(longer) > columns:
             break
         line = longer
     return _cut(line, columns)

@@ -23,7 +23,7 @@ def job_table(jobs: Sequence[Job]) -> str:
     if not jobs:
         return "No jobs yet. `rlhf submit` starts one."
     rows = [(short(job.name), job.display_name, job.state, moment(job.created), took(job)) for job in jobs]
-    return _printable_table([("JOB", "NAME", "STATE", "CREATED", "TOOK"), *rows])
+    return text_table([("JOB", "NAME", "STATE", "CREATED", "TOOK"), *rows])
 
 
 def schedule_table(schedules: Sequence[Schedule]) -> str:
@@ -41,7 +41,7 @@ def schedule_table(schedules: Sequence[Schedule]) -> str:
         )
         for schedule in schedules
     ]
-    return _printable_table([("SCHEDULE", "NAME", "STATE", "CRON", "NEXT RUN", "RUNS"), *rows])
+    return text_table([("SCHEDULE", "NAME", "STATE", "CRON", "NEXT RUN", "RUNS"), *rows])
 
 
 def job_details(job: Job) -> str:
@@ -59,7 +59,7 @@ def job_details(job: Job) -> str:
     ]
     if job.tasks:
         rows = [(task.name, task.state, moment(task.started), took(task)) for task in job.tasks]
-        lines += ["", _printable_table([("STEP", "STATE", "STARTED", "TOOK"), *rows])]
+        lines += ["", text_table([("STEP", "STATE", "STARTED", "TOOK"), *rows])]
     lines += _errors(job)
     if job.outputs:
         lines += ["", *_pairs(*((name, str(value)) for name, value in job.outputs.items()))]
@@ -178,7 +178,3 @@ def _now() -> str:
 def _pairs(*pairs: tuple[str, str]) -> list[str]:
     width = max((len(key) for key, _ in pairs), default=0)
     return [f"{key.ljust(width)}  {value}" for key, value in pairs]
-
-
-def _printable_table(rows: Sequence[Sequence[str]]) -> str:
-    return text_table([[printable(cell) for cell in row] for row in rows])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rlhf_pipelines.cli.text_table import text_table
+from rlhf_pipelines.cli.text_table import room, text_table
 from rlhf_pipelines.targets import machines
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import PRICE_PER_HOUR, check_context
@@ -135,7 +135,7 @@ def _as_text(found: Forecast, plan: Plan, model: Architecture, price: float | No
     said.append(_lengths(plan))
     said += _sureness(found)
     for paragraph in said:
-        lines += textwrap.wrap(paragraph, 110, subsequent_indent="  ", break_on_hyphens=False)
+        lines += textwrap.wrap(paragraph, min(110, room()), subsequent_indent="  ", break_on_hyphens=False)
     return lines
 
 

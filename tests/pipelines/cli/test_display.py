@@ -1,7 +1,9 @@
 import io
+import re
 from collections.abc import Callable
 
 import pytest
+from rich.console import Console
 
 from rlhf_pipelines.cli.display import Display, SparseDisplay, TerminalDisplay, choose_display, printable
 from rlhf_pipelines.local.run_events import StepFailed, StepFinished, StepMessage, StepProgress, StepStarted
@@ -38,16 +40,28 @@ class Terminal(io.StringIO):
 
     @property
     def screen(self) -> list[str]:
-        """What is to be seen: of each line, what follows the last time it was cleared."""
-        return [line.rpartition("\r\x1b[2K")[2] for line in self.getvalue().split("\n")]
+        """What is to be seen, down to the line of the cursor."""
+        lines = [""]
+        row = 0
+        for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", self.getvalue()):
+            if part == "\n":
+                row += 1
+                lines += [""] * (row == len(lines))
+            elif part == "\x1b[1A":
+                row -= 1
+            elif part == "\x1b[2K":
+                lines[row] = ""
+            elif part[0] not in "\r\x1b":
+                lines[row] += part
+        return lines[: row + 1]
 
 
 def terminal_display(
     columns: int = 100, encoding: str = "utf-8", clock: Callable[[], float] | None = None
 ) -> tuple[TerminalDisplay, Terminal]:
     terminal = Terminal(encoding)
-    display = TerminalDisplay(terminal, colour=False, clock=clock or Clock(), columns=lambda: columns)
-    return display, terminal
+    console = Console(file=terminal, width=columns, height=25, no_color=True, _environ={})
+    return TerminalDisplay(console, clock=clock or Clock()), terminal
 
 
 def test_sparse_lines_tell_start_message_and_end() -> None:
@@ -134,7 +148,7 @@ def test_floods_of_progress_are_drawn_a_few_times_a_second() -> None:
     display.show(STARTED)
     for done in range(30):
         display.show(progress(done))
-    assert terminal.getvalue().count("\r") == 1
+    assert terminal.getvalue().count(STARTED.step) == 1
 
 
 def test_live_line_counts_the_time_of_a_step_without_progress() -> None:
@@ -152,6 +166,12 @@ def test_message_stays_above_the_live_line() -> None:
     display.show(StepMessage("Reward Model Trainer", "one two three four five six"))
     assert terminal.screen[:2] == ["     Reward Model Trainer: one two", "     three four five six"]
     assert "Reward Model Trainer" in terminal.screen[2]
+
+
+def test_narrow_terminal_keeps_the_time_of_a_finished_step_whole() -> None:
+    display, terminal = terminal_display(columns=40)
+    display.show(StepFinished("Reward Model Trainer", 185.0, {"loss": 0.5}, cached=False))
+    assert terminal.screen[0] == " ✓ Reward Model Trainer      3 min 05 s"
 
 
 def test_cached_step_says_so() -> None:
