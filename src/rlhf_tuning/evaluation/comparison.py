@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rich.cells import set_cell_size
+from rich.console import Console
+from rich.text import Text
+
 from rlhf_tuning.evaluation.degeneration import distinct, is_refusal, is_repetitive
 from rlhf_tuning.evaluation.judges.verdict import TIE_WITHIN, Agreement, OrderEffect, Verdict, order_effect
 from rlhf_tuning.statistics import (
@@ -599,12 +603,12 @@ def _side_by_side(
             if wins.name in pair.verdicts and pair_outcome(pair, wins.name) == better
         ]
         scored = ", ".join(words)
-        text = textwrap.wrap(_plain(answer.text) or "(empty)", column) or ["(empty)"]
+        text = _wrapped(_plain(answer.text) or "(empty)", column)
         if len(text) > most_lines:
             text = [*text[: most_lines - 1], "…"]
-        blocks.append([*textwrap.wrap(f"{side}: {scored}" if scored else side, column), *text])
+        blocks.append([*_wrapped(f"{side}: {scored}" if scored else side, column), *text])
     for parts in zip(*(block + [""] * (max(map(len, blocks)) - len(block)) for block in blocks), strict=True):
-        lines.append("   " + " │ ".join(part + " " * (column - _cells(part)) for part in parts))
+        lines.append("   " + " │ ".join(set_cell_size(part, column) for part in parts))
     return lines
 
 
@@ -617,8 +621,6 @@ def _plain(text: str) -> str:
     )
 
 
-def _cells(text: str) -> int:
-    """Return how many columns of a terminal `text` takes: wide characters two, combining marks none."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
+def _wrapped(text: str, columns: int) -> list[str]:
+    """Return lines that take at most `columns` of a terminal each; characters of Chinese, say, take two."""
+    return [line.plain.rstrip() for line in Text(text).wrap(Console(), columns)]
