@@ -3,6 +3,8 @@
 All intervals are two-sided and 95% unless `confidence` says otherwise. Each function names its method and paper. No
 data is an error, except where "nothing is known" is itself an interval: a proportion of 0 trials lies in [0, 1], the
 mean behind one value in [-inf, inf].
+
+By hand on purpose: no image has scipy, which would add 143 MB, and 0.9 s of a processor where `scipy.stats` is imported.
 """
 
 import math
