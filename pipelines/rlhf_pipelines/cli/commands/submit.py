@@ -75,6 +75,8 @@ def follow_command(options: argparse.Namespace, name: str) -> str:
 
 
 def _description(target: str, submission: Submission) -> str:
+    from rlhf_pipelines.cli.text_table import text_table
+
     defaults = {parameter.name: parameter.default for parameter in PIPELINES[submission.pipeline]}
     changed = {name: value for name, value in submission.values.items() if value != defaults[name]}
     settings = {
@@ -89,16 +91,16 @@ def _description(target: str, submission: Submission) -> str:
         "after a failure": "ends at once" if submission.fail_fast else "steps that still can run do",
     }
     lines = [f"{key.ljust(16)}{value}" for key, value in settings.items() if value]
-    lines += ["", "steps:", *(f"  {line}" for line in _steps(submission))]
+    lines += ["", text_table([("STEP", "MACHINE", "IMAGE"), *_steps(submission)])]
     lines += ["", "parameters that are not the default:"]
     lines += [f"  {name} = {value!r}" for name, value in sorted(changed.items())]
     return "\n".join(lines)
 
 
-def _steps(submission: Submission) -> list[str]:
-    """Return each component with its image and machine, as the compiled pipeline has them."""
+def _steps(submission: Submission) -> list[tuple[str, str, str]]:
+    """Return each component with its machine and image, as the compiled pipeline has them."""
     spec = submission.spec.get("pipeline_spec", submission.spec)
-    lines = []
+    steps = []
     for label, executor in sorted(spec["deploymentSpec"]["executors"].items()):
         container = executor.get("container")
         if container is None:
@@ -113,5 +115,5 @@ def _steps(submission: Submission) -> list[str]:
         if accelerator:
             count = accelerator.get("resourceCount", accelerator.get("count"))
             machine.append(f"{count} x {accelerator.get('resourceType', accelerator.get('type'))}")
-        lines.append(f"{label.removeprefix('exec-').ljust(28)} {', '.join(machine) or 'default'}  {container['image']}")
-    return lines
+        steps.append((label.removeprefix("exec-"), ", ".join(machine) or "default", container["image"]))
+    return steps
