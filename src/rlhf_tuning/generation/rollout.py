@@ -28,7 +28,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from rlhf_tuning import step
 from rlhf_tuning.distributed import sharding
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.ops import lanes, linear
+from rlhf_tuning.ops import lanes, linear, processor
 from rlhf_tuning.ops.packing import window
 
 #: Answers decoded together. A CPU gains nothing from more; a GPU does, and has less memory.
@@ -229,7 +229,10 @@ def chosen_engine(engine: str, model: Any, compute: torch.dtype, prompt: Sequenc
             "rollout_engine is 'lean', which gives other numbers than the base model's own code. Use 'auto' or "
             "'transformers'."
         )
-    step.say("This model's answers are sampled by transformers' own generate, since the faster way gives other numbers")
+    step.say(
+        "This model's answers are sampled by transformers' own generate, since the faster way cannot run it or gives other "
+        "numbers"
+    )
     return "transformers"
 
 
@@ -410,7 +413,7 @@ def _product(layer: Any, compute: torch.dtype) -> Callable[..., torch.Tensor]:
             weight.addmm_(b.float(), a.float(), alpha=float(layer.scaling[name]))
     weight = weight.to(compute)
     bias = None if bias is None else bias.to(compute)
-    if not linear.in_onednn(weight.device, compute):
+    if weight.device.type != "cpu" or not processor.has_onednn(compute):
         return lambda input, *rest: nn.functional.linear(input.to(compute), weight, bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
     multiply = torch.ops.mkldnn._linear_pointwise

@@ -12,12 +12,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from rlhf_tuning import environment, limits
+from rlhf_tuning import environment, limits, step
 from rlhf_tuning.accelerators import LEARNING, MOST_WEIGHTS
 from rlhf_tuning.distributed import sharding
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models.model_reference import model_source
-from rlhf_tuning.ops import attention
+from rlhf_tuning.ops import attention, processor
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,18 @@ def choose_dtype(dtype: str) -> torch.dtype:
     """
     if dtype == "float32":
         return torch.float32
-    if dtype == "bfloat16":
-        return torch.bfloat16
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = processor.multiplies_bfloat16()
+        if dtype == "bfloat16" and not native:
+            _say_slow()
+    return torch.bfloat16 if native or dtype == "bfloat16" else torch.float32
+
+
+@cache
+def _say_slow() -> None:
+    step.say("Warning: dtype is bfloat16, which is several times slower than float32 on this processor. auto is not.")
 
 
 def _attention(dtype: torch.dtype | str) -> str:

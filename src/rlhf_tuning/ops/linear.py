@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from rlhf_tuning.ops import processor
+
 
 def linear_layers(model: Any) -> list[Any]:
     """Return the linear layers of a model; one with an adapter is one layer."""
@@ -102,16 +104,9 @@ def _forward(layer: Any, plain: Any, input: torch.Tensor, *args: Any, **settings
         return output
 
 
-def in_onednn(device: torch.device, dtype: torch.dtype) -> bool:
-    """Say whether oneDNN's own products can be called here: a CPU that has AVX2 alone has none of bfloat16."""
-    if device.type != "cpu" or not torch._C._has_mkldnn:
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def multiply(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return rows x the transpose of weight (+ bias)."""
-    if rows.dtype == torch.float32 and in_onednn(rows.device, rows.dtype):
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and processor.has_onednn(rows.dtype):
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return product
     return nn.functional.linear(rows, weight, bias)

@@ -1,3 +1,5 @@
+import platform
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -161,12 +163,18 @@ def test_the_engine_can_be_forced(policy):
     assert rollout.chosen_engine("auto", gemma, torch.float32, range(3, 30), longest=60) == "transformers"
 
 
-def test_the_engine_works_in_bfloat16_too(tiny_model):
-    model = base_model.load_causal_lm(str(tiny_model), dtype=torch.bfloat16)
-    assert rollout.works(model, torch.bfloat16, range(3, 30))
+DTYPES = [torch.float32, torch.bfloat16]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("architecture", [platform.machine(), "arm64"])
+def test_the_engine_works_in_both_precisions_on_every_processor(architecture, dtype, tiny_model, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": architecture})
+    model = base_model.load_causal_lm(str(tiny_model), dtype=dtype)
+    assert rollout.works(model, dtype, range(3, 30))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_weights_laid_out_wrongly_are_noticed(dtype, tiny_model, monkeypatch):
     model = base_model.load_causal_lm(str(tiny_model), dtype=dtype)
     right = rollout._product

@@ -7,12 +7,24 @@ from rlhf_tuning import environment
 from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.models import base_model
+from rlhf_tuning.ops import processor
 
 
 def test_dtypes_asked_for_are_given():
     assert base_model.choose_dtype("float32") == torch.float32
     assert base_model.choose_dtype("bfloat16") == torch.bfloat16
-    assert base_model.choose_dtype("auto") in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bfloat16_where_a_processor_multiplies_it_and_elsewhere_it_is_slow(native, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: native)
+    base_model._say_slow.cache_clear()
+    assert base_model.choose_dtype("auto") == (torch.bfloat16 if native else torch.float32)
+    assert "slower" not in capsys.readouterr().out
+    for _ in range(2):
+        assert base_model.choose_dtype("bfloat16") == torch.bfloat16
+    assert capsys.readouterr().out.count("slower") == (0 if native else 1)
 
 
 def test_a_folder_that_is_no_model_gets_one_message(tmp_path):
