@@ -125,6 +125,7 @@ def test_the_tuned_model_differs_from_the_base_and_beats_it_by_reward(finished, 
 
 def test_the_run_ends_with_the_comparison_the_report_and_the_command_that_calls_the_model(finished):
     job, output = finished
+    assert output.count(" on this machine (1 core, ") == 1  # about how long it takes
     assert "Win rate by reward" in output
     assert "rlhf predict --model tiny@1" in output
     decision = "Promoted: the tuned model takes the place of the base model."
@@ -180,6 +181,7 @@ def test_running_again_continues_after_the_finished_steps_until_the_content_chan
     job, _ = finished
     _, output = rlhf("run", "--parameter-values", "values.json", "--pipeline-root", "runs", cwd=job)
     assert "Reward Model Trainer: cached" in output
+    assert " on this machine (" not in output
     assert "Reinforcer: cached" in output
     # The champion is now the tuned model itself, and nobody beats oneself.
     assert "Not promoted: tiny@1 stays champion." in output

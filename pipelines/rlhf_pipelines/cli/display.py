@@ -14,6 +14,7 @@ from rich.text import Text
 
 from rlhf_pipelines.local.run_events import (
     RunFailed,
+    RunMessage,
     StepFailed,
     StepFinished,
     StepMessage,
@@ -92,6 +93,8 @@ class SparseDisplay:
             case StepMessage():
                 for line in _lines(update.text):
                     self._write(f"{update.step}: {line}")
+            case RunMessage():
+                self._write(printable(update.text))
             case StepFinished():
                 how = (
                     "cached, finished in an earlier run" if update.cached else f"finished in {duration(update.seconds)}"
@@ -164,6 +167,8 @@ class TerminalDisplay:
             case StepMessage():
                 for line in _lines(f"{update.step}: {update.text}"):
                     self.say(self._indented(line))
+            case RunMessage():
+                self.say(printable(update.text))
             case StepFinished():
                 self._running = None
                 spent = "cached" if update.cached else duration(update.seconds) if update.seconds >= _INSTANT else ""

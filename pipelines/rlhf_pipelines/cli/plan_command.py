@@ -9,9 +9,10 @@ from typing import Any
 from rlhf_pipelines.cli.text_table import room, text_table
 from rlhf_pipelines.targets import machines
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import PRICE_PER_HOUR, check_context
-from rlhf_tuning.models.architecture import Architecture, read_architecture
+from rlhf_tuning.limits import PRICE_PER_HOUR
+from rlhf_tuning.models.architecture import Architecture
 from rlhf_tuning.parameters import Value
+from rlhf_tuning.planning.expectation import measure_here, read_bases
 from rlhf_tuning.planning.forecast import (
     BANDWIDTH_SHARE,
     GB,
@@ -24,7 +25,6 @@ from rlhf_tuning.planning.forecast import (
     alternatives,
     forecast,
     gpu_hardware,
-    micro_batch,
 )
 from rlhf_tuning.step import duration
 
@@ -58,18 +58,7 @@ def plan_run(
     if price_per_hour is not None and not PRICE_PER_HOUR.allows(price_per_hour):
         raise ParameterError(f"--price-per-hour is {price_per_hour}; it must be a number, {PRICE_PER_HOUR}.")
     plan = replace(Plan.of(values), prompt_tokens=mean_prompt_tokens, answer_tokens=mean_answer_tokens)
-    model = read_architecture(str(values["large_model_reference"]))
-    other = str(values["reward_model_reference"])
-    reward_base = model
-    if other and other != values["large_model_reference"]:
-        reward_base = read_architecture(other, parameter="reward_model_reference")
-    for base in (model, reward_base):
-        check_context(
-            base.positions,
-            prompt_sequence_length=plan.prompt_sequence_length,
-            target_sequence_length=plan.target_sequence_length,
-            model=base.name,
-        )
+    model, reward_base = read_bases(values)
     hardware = _hardware(machine, plan, model, str(values["dtype"]))
     found = forecast(plan, model, hardware, reward_base=reward_base)
     instead = [] if found.fits else alternatives(plan, model, hardware, reward_base=reward_base)
@@ -82,10 +71,7 @@ def plan_run(
 
 def _hardware(name: str, plan: Plan, model: Architecture, dtype: str) -> Hardware:
     if name == _HERE:
-        from rlhf_tuning.planning.calibration import this_machine
-
-        rows = micro_batch(plan.batch_size, 8)
-        return this_machine(model, tokens=rows * plan.prompt_sequence_length, dtype=dtype)
+        return measure_here(plan, model, dtype)
     offered = {key: found for key, found in machines("kubeflow").items() if found.gpu.gpu_memory}
     wanted = name.lower().removesuffix("-x1")
     for key, found in offered.items():
@@ -100,9 +86,10 @@ def _hardware(name: str, plan: Plan, model: Architecture, dtype: str) -> Hardwar
 def _as_text(found: Forecast, plan: Plan, model: Architecture, price: float | None, instead: list[str]) -> list[str]:
     on = found.hardware
     each = " each" if on.devices > 1 else ""
-    numbers = "bfloat16" if on.number_bytes == 2 else "float32"
+    processor = f"{on.processor}, " if on.processor else ""
     lines = [
-        f"{model.name}, {_billions(model.parameters)} weights, {numbers}, on {on.name} ({on.memory / GB:.0f} GB{each})",
+        f"{model.name}, {_billions(model.parameters)} weights, {on.numbers}, on {on.name} "
+        f"({processor}{on.memory / GB:.0f} GB{each})",
         "",
     ]
     rows = [("", "steps", "s a step", "hours", f"peak GB{each}", "at its highest when")]

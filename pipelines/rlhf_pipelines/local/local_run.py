@@ -22,6 +22,7 @@ from typing import Any
 from rlhf_pipelines.local.containers.engine import check_images, connect, remove_containers
 from rlhf_pipelines.local.containers.mounts import expand_home
 from rlhf_pipelines.local.containers.task import choose_settings, run_kfp_tasks_with
+from rlhf_pipelines.local.expected_time import announce_expected_time
 from rlhf_pipelines.local.preloaded_steps import preload_steps
 from rlhf_tuning.errors import RlhfError
 from rlhf_tuning.parameters import Value
@@ -125,7 +126,7 @@ def _run(request: RunRequest) -> dict[str, object]:
         arguments = expand_home(arguments)
         _run_steps_in(request.containers, arguments, root, images)
     else:
-        preload_steps(images)
+        announce_expected_time(arguments, preloaded=preload_steps(images))
     local.init(
         runner=local.DockerRunner() if request.containers else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root),

@@ -42,16 +42,16 @@ _MODULES = [
 _GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 
 
-def preload_steps(images: Collection[str]) -> None:
-    """Have kfp's SubprocessRunner start the steps of the trainer's image so, where that is safe.
+def preload_steps(images: Collection[str]) -> bool:
+    """Have kfp's SubprocessRunner start the steps of the trainer's image so, where that is safe, and say whether it does.
 
     Args:
         images: Those of the pipeline's steps.
     """
     if TRAINER_IMAGE not in images:
-        return
+        return False
     if sys.platform != "linux" or any(device.exists() for device in _GPU_DEVICES):
-        return
+        return False
     from kfp.local import status
     from kfp.local.subprocess_task_handler import SubprocessTaskHandler
 
@@ -70,6 +70,7 @@ def preload_steps(images: Collection[str]) -> None:
         return status.Status.SUCCESS if code == 0 else status.Status.FAILURE
 
     SubprocessTaskHandler.run = run
+    return True
 
 
 def run_copy(context: Any, source: str, arguments: list[str]) -> int:

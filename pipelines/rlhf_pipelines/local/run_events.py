@@ -56,6 +56,13 @@ class StepMessage:
 
 
 @dataclass(frozen=True)
+class RunMessage:
+    """Something worth knowing of the whole run."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class StepFinished:
     """A step ended well, or its results of an earlier run were used.
 
@@ -88,7 +95,7 @@ class RunFailed:
     status: int
 
 
-Update = StepStarted | StepProgress | StepMessage | StepFinished | StepFailed | RunFailed
+Update = StepStarted | StepProgress | StepMessage | RunMessage | StepFinished | StepFailed | RunFailed
 
 
 @dataclass
@@ -162,6 +169,8 @@ class RunFollower:
         running = self._running
         if kind == "plan":
             self.plan = [PlannedStep(**step) for step in _typed(list, event["steps"])]
+        elif kind == "run_message":
+            return RunMessage(str(event["text"]))
         elif kind == "error" and (running is None or not event["step"]):
             failed = RunFailed(str(event["text"]), _typed(int, event["status"]))
             self.failed.append(failed)

@@ -61,8 +61,18 @@ def this_machine(
         link=32e9,  # PCIe, which every machine has at the least
         number_bytes=compute.itemsize,
         cpu=not gpu,
+        processor=_words(gpu),
         measured=True,
     )
+
+
+def _words(gpu: bool) -> str:
+    import torch
+
+    if gpu:
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    threads = torch.get_num_threads()
+    return f"{threads} core{'s' if threads > 1 else ''}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _seconds(work: Callable[[], Any], clock: Callable[[], float], gpu: bool) -> float:

@@ -162,6 +162,7 @@ class Hardware:
         link: Bytes a second from one GPU to another; 0 where there is one.
         number_bytes: c.
         cpu: Whether it is one.
+        processor: In words, where it is this machine: what time depends on.
         measured: Whether flops and bandwidth were measured on it.
     """
 
@@ -174,7 +175,13 @@ class Hardware:
     link: float = 0.0
     number_bytes: int = 2
     cpu: bool = False
+    processor: str = ""
     measured: bool = False
+
+    @property
+    def numbers(self) -> str:
+        """What matrix products are of."""
+        return "bfloat16" if self.number_bytes == 2 else "float32"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from rlhf_pipelines.cli.display import Display, SparseDisplay, TerminalDisplay, choose_display, printable
-from rlhf_pipelines.local.run_events import StepFailed, StepFinished, StepMessage, StepProgress, StepStarted
+from rlhf_pipelines.local.run_events import RunMessage, StepFailed, StepFinished, StepMessage, StepProgress, StepStarted
 
 STARTED = StepStarted("Reward Model Trainer", 2, 9)
 
@@ -70,6 +70,7 @@ def test_sparse_lines_tell_start_message_and_end() -> None:
     for update in (
         STARTED,
         StepMessage("Reward Model Trainer", "200 rows"),
+        RunMessage("About 12 minutes"),
         StepFinished("Reward Model Trainer", 185.0, {"loss": 0.5, "b": 1, "c": 2, "d": 3, "e": 4}, cached=False),
         StepFinished("Upload", 0.0, {}, cached=True),
         StepFailed("Reinforcer", 3.0, "text", 2, ()),
@@ -78,6 +79,7 @@ def test_sparse_lines_tell_start_message_and_end() -> None:
     assert lines == [
         "Reward Model Trainer: started (step 2 of 9)",
         "Reward Model Trainer: 200 rows",
+        "About 12 minutes",
         "Reward Model Trainer: finished in 3 min 05 s, loss 0.5, b 1, c 2, d 3",
         "Upload: cached, finished in an earlier run",
         "Reinforcer: FAILED after 3 s",
@@ -166,6 +168,9 @@ def test_message_stays_above_the_live_line() -> None:
     display.show(StepMessage("Reward Model Trainer", "one two three four five six"))
     assert terminal.screen[:2] == ["     Reward Model Trainer: one two", "     three four five six"]
     assert "Reward Model Trainer" in terminal.screen[2]
+    display.show(RunMessage("About 12 minutes"))
+    assert terminal.screen[2] == "About 12 minutes"
+    assert "Reward Model Trainer" in terminal.screen[3]
 
 
 def test_narrow_terminal_keeps_the_time_of_a_finished_step_whole() -> None:

@@ -5,6 +5,7 @@ import pytest
 from rlhf_pipelines.local.run_events import (
     RunFailed,
     RunFollower,
+    RunMessage,
     StepFailed,
     StepFinished,
     StepMessage,
@@ -133,6 +134,11 @@ def test_step_that_dies_without_a_word_keeps_its_last_lines_only() -> None:
 def test_message_is_handed_on() -> None:
     _, updates = follow(PLAN, EXECUTING, event(event="message", text="200 rows"))
     assert updates[-1] == StepMessage("Toy Trainer", "200 rows")
+
+
+def test_message_of_the_run_belongs_to_no_step() -> None:
+    line = event(event="run_message", text="About 12 minutes")
+    assert follow(line, PLAN, EXECUTING, line)[1][::2] == [RunMessage("About 12 minutes")] * 2
 
 
 def test_error_outside_a_step_fails_the_run() -> None:

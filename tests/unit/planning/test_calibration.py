@@ -16,6 +16,7 @@ def test_measures_the_machine_at_hand():
     assert found.measured
     assert found.cpu != torch.cuda.is_available()
     assert found.number_bytes == 4
+    assert found.processor == f"1 core, {torch.backends.cpu.get_cpu_capability()}" or not found.cpu
     assert 1e8 < found.flops < 1e16
     assert 1e7 < found.bandwidth < 1e14
     assert 1e7 < found.elementwise < 1e14

@@ -1,0 +1,54 @@
+"""Says how long a run will take, when the first of its long steps is about to begin.
+
+Not sooner: a finished step is kept, and until then nobody knows whether this one is done again; and only by then have the
+data been found good, the model's tokenizer been fetched and torch been imported, so that it takes two or three seconds.
+"""
+
+import multiprocessing
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from rlhf_tuning.errors import RlhfError
+from rlhf_tuning.parameters import Value
+from rlhf_tuning.step import emit
+
+#: The component of the first long step.
+_FIRST = "train_reward_model"
+#: What only a run that goes on to the second phase has.
+_TUNES = "reinforcement_learning_train_steps"
+
+
+def announce_expected_time(arguments: Mapping[str, Value], *, preloaded: bool) -> None:
+    """Have kfp's SubprocessRunner say so before it trains the reward model, in a run that tunes a policy.
+
+    Args:
+        arguments: Of the pipeline.
+        preloaded: Whether torch is found imported in multiprocessing's fork server (see `preloaded_steps`).
+    """
+    if _TUNES not in arguments:
+        return
+    from kfp.local.subprocess_task_handler import SubprocessTaskHandler
+
+    context: Any = multiprocessing.get_context("forkserver" if preloaded else "spawn")
+    start = SubprocessTaskHandler.run
+
+    def run(handler: Any) -> Any:
+        if _FIRST in handler.full_command:
+            SubprocessTaskHandler.run = start
+            # In a process of its own, so that this one need not import torch.
+            expecting = context.Process(target=_announce, args=(dict(arguments),))
+            expecting.start()
+            expecting.join()
+        return start(handler)
+
+    SubprocessTaskHandler.run = run
+
+
+def _announce(arguments: Mapping[str, Value]) -> None:
+    from rlhf_tuning.planning.expectation import expected_time
+
+    try:
+        emit("run_message", text=expected_time(arguments))
+    except RlhfError:
+        traceback.print_exc()  # for the log: a run does without

@@ -1,0 +1,106 @@
+"""How long a run will take on the machine at hand: the forecast for its own data, as `rlhf run` says it."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from statistics import mean
+from typing import Any
+
+from rlhf_tuning.data.problems import Problems
+from rlhf_tuning.data.reader import PREFERENCES, PROMPTS, FileReader
+from rlhf_tuning.data.rows import Kind
+from rlhf_tuning.data.sources import resolve
+from rlhf_tuning.limits import check_context
+from rlhf_tuning.models.architecture import Architecture, read_architecture
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.parameters import Value
+from rlhf_tuning.planning.forecast import Hardware, Plan, forecast, micro_batch
+
+#: So many rows of a dataset, its first, say how long its texts are.
+_ROWS = 200
+
+
+def expected_time(values: Mapping[str, Value]) -> str:
+    """Return words such as `About 12 minutes on this machine (2 cores, AVX2, float32)`. Takes some seconds.
+
+    Args:
+        values: A run's parameters; its data and its model's tokenizer are there.
+
+    Raises:
+        RlhfError: If there is no forecast for the model, or data or tokenizer cannot be read.
+    """
+    model, reward_base = read_bases(values)
+    plan = Plan.of(values)
+    prompt, answer = _mean_lengths(values, plan)
+    hardware = measure_here(plan, model, str(values["dtype"]))
+    found = forecast(
+        replace(plan, prompt_tokens=prompt, answer_tokens=answer), model, hardware, reward_base=reward_base
+    )
+    return f"About {_rounded(found.all_hours)} on this machine ({hardware.processor}, {hardware.numbers})"
+
+
+def read_bases(values: Mapping[str, Value]) -> tuple[Architecture, Architecture]:
+    """Return the shapes of the policy's base model and of the reward model's.
+
+    Raises:
+        ModelError: If a shape cannot be known.
+        ParameterError: If a model takes no texts that long.
+    """
+    reference = str(values["large_model_reference"])
+    other = str(values["reward_model_reference"]) or reference
+    model = read_architecture(reference)
+    reward_base = model if other == reference else read_architecture(other, parameter="reward_model_reference")
+    for base in (model, reward_base):
+        check_context(
+            base.positions,
+            prompt_sequence_length=int(values["prompt_sequence_length"]),
+            target_sequence_length=int(values["target_sequence_length"]),
+            model=base.name,
+        )
+    return model, reward_base
+
+
+def measure_here(plan: Plan, model: Architecture, dtype: str) -> Hardware:
+    """Return what this machine has for a run, measured for two seconds.
+
+    Args:
+        plan: Says how large a product is.
+        model: Likewise.
+        dtype: As the pipeline's parameter.
+    """
+    from rlhf_tuning.planning.calibration import this_machine
+
+    return this_machine(model, tokens=micro_batch(plan.batch_size, 8) * plan.prompt_sequence_length, dtype=dtype)
+
+
+def _mean_lengths(values: Mapping[str, Value], plan: Plan) -> tuple[int, int]:
+    """Return the mean tokens of a prompt and of an answer, by the first rows of the data."""
+    text_format = TextFormat(
+        load_tokenizer(str(values["large_model_reference"])),
+        prompt_sequence_length=plan.prompt_sequence_length,
+        target_sequence_length=plan.target_sequence_length,
+    )
+    preferences = list(_first_rows(values, "preference_dataset", PREFERENCES))
+    rows = [*preferences, *_first_rows(values, "prompt_dataset", PROMPTS)]
+    answers = [row[part] for row in preferences for part in ("chosen", "rejected")]
+    prompt = mean(len(text_format.prompt_ids(row["prompt"])) for row in rows)
+    # Without the token that ends it.
+    answer = mean(len(text_format.answer_ids(answer)) - 1 for answer in answers)
+    return max(1, round(prompt)), max(1, round(answer))
+
+
+def _first_rows(values: Mapping[str, Value], parameter: str, accepts: Collection[Kind]) -> Iterator[dict[str, Any]]:
+    source = resolve(str(values[parameter]), parameter=parameter)[0]
+    instruction = str(values["instruction"])
+    reader = FileReader(source, parameter=parameter, accepts=accepts, instruction=instruction, problems=Problems())
+    lines = (batch.line(index) for batch in reader.batches() for index in range(len(batch)))
+    return map(json.loads, islice(lines, _ROWS))
+
+
+def _rounded(hours: float) -> str:
+    minutes = max(1, round(60 * hours))
+    if minutes == 1:
+        return "a minute"
+    return f"{minutes} minutes" if minutes < 100 else f"{hours:.1f} hours" if hours < 10 else f"{hours:.0f} hours"

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from rlhf_tuning.errors import DataError, ParameterError
+from rlhf_tuning.parameters import PARAMETERS
+from rlhf_tuning.planning import calibration, expectation
+from rlhf_tuning.planning.forecast import GB, Hardware
+
+CPU = Hardware(
+    name="a CPU",
+    memory=16 * GB,
+    flops=2e11,
+    bandwidth=3e10,
+    elementwise=1e10,
+    number_bytes=4,
+    cpu=True,
+    processor="2 cores",
+)
+DEFAULTS = {name: parameter.default for name, parameter in PARAMETERS.items()}
+
+
+@pytest.fixture
+def values(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "this_machine", lambda *_, **__: CPU)
+    return {
+        "preference_dataset": str(tmp_path / "preferences.jsonl"),
+        "prompt_dataset": str(tmp_path / "prompts.jsonl"),
+        "large_model_reference": str(tiny_model),
+        "prompt_sequence_length": 512,
+        "target_sequence_length": 256,
+    }
+
+
+def expected(values, tmp_path, *, prompt=5, answer=5, **others):
+    """Return the time expected for texts of so many words."""
+    words = {"prompt": "salt " * prompt, "chosen": "salt " * answer, "rejected": "bread " * answer}
+    (tmp_path / "preferences.jsonl").write_text(json.dumps(words) + "\n")
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": words["prompt"]}) + "\n")
+    return expectation.expected_time(DEFAULTS | values | others)
+
+
+def minutes(words):
+    return int(words.split()[1])
+
+
+def test_it_names_what_the_time_depends_on(values, tmp_path):
+    assert expected(values, tmp_path).endswith(" minutes on this machine (2 cores, float32)")
+
+
+def test_longer_texts_take_longer_up_to_the_limits(values, tmp_path):
+    short = minutes(expected(values, tmp_path))
+    assert minutes(expected(values, tmp_path, prompt=100)) > 1.2 * short
+    longest = minutes(expected(values, tmp_path, answer=300))
+    assert longest > 1.2 * short
+    assert minutes(expected(values, tmp_path, answer=600)) == longest
+
+
+def test_what_cannot_be_forecast_is_an_error(values, tmp_path):
+    with pytest.raises(ParameterError, match="prompt_sequence_length"):
+        expected(values, tmp_path, prompt_sequence_length=2000)
+    with pytest.raises(DataError):
+        expected(values, tmp_path, prompt_dataset=str(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"), [(0.001, "a minute"), (0.2, "12 minutes"), (1.7, "1.7 hours"), (30.2, "30 hours")]
+)
+def test_time_is_said_no_more_exactly_than_it_is_known(hours, words):
+    assert expectation._rounded(hours) == words
