@@ -1,6 +1,9 @@
+import os
+
 import pytest
 import torch
 
+from rlhf_tuning.models import base_model
 from rlhf_tuning.ops import processor
 
 
@@ -30,3 +33,10 @@ def test_what_onednn_is_said_to_have_it_has():
         if processor.has_onednn(dtype):
             torch.ops.mkldnn._reorder_linear_weight(torch.ones(8, 8, dtype=dtype), 16)
     assert not processor.has_onednn(torch.float64)
+
+
+@pytest.mark.skipif(os.environ.get("ONEDNN_MAX_CPU_ISA") != "AVX2", reason="`make test` also runs it held to AVX2")
+def test_a_processor_held_to_avx2_has_no_more():
+    assert torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
+    assert not processor.has_onednn(torch.bfloat16)
+    assert base_model.choose_dtype("auto") == torch.float32
