@@ -19,6 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
         "README.md",
         "docs/google-cloud.md",
         "docs/kubeflow.md",
+        "docs/processors.md",
         "docs/scale.md",
         "benchmarks/README.md",
         "src/rlhf_tuning/sample/README.md",
