@@ -21,6 +21,9 @@ DOCKER_NETWORK = os.environ.get("RLHF_DOCKER_NETWORK", "")
 #: Images that the steps run in, as `light=REFERENCE,trainer=REFERENCE`; empty where they are processes of a machine.
 IMAGES = os.environ.get("RLHF_IMAGES", "")
 
+#: The Python that runs vLLM, where it is neither installed here nor in the place that the command names by itself.
+VLLM_PYTHON = os.environ.get("RLHF_VLLM_PYTHON", "")
+
 #: Key of the server whose language model judges answers; sent to it and shown nowhere.
 JUDGE_API_KEY = os.environ.get("RLHF_JUDGE_API_KEY", "")
 

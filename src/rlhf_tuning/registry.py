@@ -66,6 +66,18 @@ class ModelVersion:
         return f"models/{self.name}@{self.version}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class NamedModel:
+    """A model that a person named.
+
+    `parameters` are those that it was tuned with, as far as they are known.
+    """
+
+    name: str
+    folder: Path
+    parameters: dict[str, Any]
+
+
 def register_model(
     *,
     model_dir: str,
@@ -201,6 +213,30 @@ def resolve_model(spec: str, registry_dir: Path | None = None) -> ModelVersion:
             f"in {folder / 'versions' / str(number)}. Register the model again."
         )
     return _load(folder, number, aliases)
+
+
+def named_model(spec: str, registry_dir: Path | None = None) -> NamedModel:
+    """Return the model that `spec` means: one of the registry, or a folder that transformers loads.
+
+    Args:
+        spec: As for `resolve_model`; or a folder, which begins with `/`, `./`, `../` or `~`.
+        registry_dir: The registry; `RLHF_REGISTRY_DIR` when absent.
+
+    Raises:
+        ModelError: If there is no such model or folder, or its files were changed after it was registered.
+    """
+    if spec.startswith(("/", "./", "../", "~")):
+        folder = Path(spec).expanduser().resolve()
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{spec} is no folder with a config.json, so it holds no model that can be loaded.")
+        return NamedModel(name=folder.name, folder=folder, parameters={})
+    version = resolve_model(spec, registry_dir)
+    parameters = version.manifest.get("parameters")
+    return NamedModel(
+        name=f"{version.name}@{version.version}",
+        folder=version.path / "model",
+        parameters=parameters if isinstance(parameters, dict) else {},
+    )
 
 
 def _versions_and_aliases(name: str, numbers: Sequence[int], aliases: Mapping[str, int]) -> str:

@@ -330,3 +330,13 @@ def test_the_lock_of_a_dead_process_is_taken_over(root: Path) -> None:
     with tuned_by_one("palms", root):
         assert f"process {os.getpid()} " in (root / ".palms.tuning").read_text()
     assert list_models(root) == []
+
+
+def test_a_model_may_be_named_by_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    with pytest.raises(ModelError, match="no folder with a config"):
+        registry.named_model(str(folder))
+    (folder / "config.json").write_text("{}")
+    found = registry.named_model(str(folder))
+    assert (found.name, found.folder, found.parameters) == ("mine", folder, {})

@@ -18,6 +18,7 @@ from rlhf_pipelines.cli.commands import (
     report,
     run,
     schedule,
+    serve,
     submit,
     validate,
 )
@@ -26,7 +27,7 @@ from rlhf_tuning import __version__
 from rlhf_tuning.errors import RlhfError
 
 #: In the order of the help. To add a command: its module in `commands/` and its name here.
-COMMANDS = (run, validate, plan, report, compare, models, predict, compile, submit, jobs, schedule)
+COMMANDS = (run, validate, plan, report, compare, models, predict, serve, compile, submit, jobs, schedule)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

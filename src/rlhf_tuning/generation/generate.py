@@ -166,7 +166,7 @@ def predict(
     """Return a registered model's answer to one prompt, rendered just as in training.
 
     Args:
-        model: `NAME`, `NAME@alias` or `NAME@version` in the local registry.
+        model: `NAME`, `NAME@alias` or `NAME@version` in the local registry, or a folder (see `registry.named_model`).
         prompt: What to ask. The instruction that the model was tuned with is put where it stood in training.
         registry_dir: Where the registry lives; its default place when None.
         target_sequence_length: Most tokens of the answer.
@@ -177,8 +177,8 @@ def predict(
         ModelError: If the registry has no such model.
     """
     check_limits(target_sequence_length=target_sequence_length, seed=seed, temperature=temperature)
-    version = registry.resolve_model(model, registry_dir)
-    reference = str(version.path / "model")
+    named = registry.named_model(model, registry_dir)
+    reference = str(named.folder)
     tokenizer = load_tokenizer(reference)
     text_format = TextFormat(
         tokenizer,
@@ -186,6 +186,6 @@ def predict(
         target_sequence_length=target_sequence_length,
     )
     network = base_model.load_causal_lm(reference, dtype=base_model.choose_dtype("auto"))
-    conversation = instructed(prompt, version.manifest.get("parameters"))
+    conversation = instructed(prompt, named.parameters)
     (answer,) = generate_answers(network, text_format, [conversation], temperature=temperature, batch_size=1, seed=seed)
     return answer.text

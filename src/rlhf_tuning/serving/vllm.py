@@ -110,16 +110,8 @@ def plan_serving(model_dir: Path, parameters: Mapping[str, Any], machine: str = 
         ModelError: If the folder holds no model, or the model does not fit.
     """
     check_limits(serving_machine=machine)
-    try:
-        config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The tuned model in {model_dir} has no config.json that can be read: {error}.") from None
-    text_config = {**config, **config.get("text_config", {})}
-    weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(f"The tuned model in {model_dir} has no *.safetensors weights, so there is nothing to serve.")
-    if "float32" in (text_config.get("dtype"), text_config.get("torch_dtype")):
-        weights //= 2
+    text_config = _text_config(model_dir)
+    weights = weight_bytes(model_dir)
     needed = weights / _WEIGHTS_SHARE / _GPU_SHARE / 1e9
     fitting = [name for name in _BY_PRICE if MACHINES[name].memory >= needed]
     if machine and MACHINES[machine].memory < needed:
@@ -142,6 +134,19 @@ def plan_serving(model_dir: Path, parameters: Mapping[str, Any], machine: str = 
         instruction=str(parameters.get("instruction", "")),
         instruction_role=str(parameters.get("instruction_role", "user")),
     )
+
+
+def weight_bytes(model_dir: Path) -> int:
+    """Return the bytes that a model's weights take where they are served: those saved in 32 bits are served in 16.
+
+    Raises:
+        ModelError: If the folder holds no model.
+    """
+    text_config = _text_config(model_dir)
+    weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"The tuned model in {model_dir} has no *.safetensors weights, so there is nothing to serve.")
+    return weights // 2 if "float32" in (text_config.get("dtype"), text_config.get("torch_dtype")) else weights
 
 
 def request_for(
@@ -192,6 +197,15 @@ def problem_with_answer(text: str, conversation: Sequence[Mapping[str, object]])
 
 def _squeezed(text: str) -> str:
     return " ".join(text.casefold().split())
+
+
+def _text_config(model_dir: Path) -> dict[str, Any]:
+    """Return a model's settings; of one with several parts, those of its text part."""
+    try:
+        config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The tuned model in {model_dir} has no config.json that can be read: {error}.") from None
+    return {**config, **config.get("text_config", {})}
 
 
 def _has_chat_template(model_dir: Path) -> bool:

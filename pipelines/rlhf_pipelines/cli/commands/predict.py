@@ -3,10 +3,11 @@
 import argparse
 import re
 import sys
+from typing import Any
 
 from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir, fail
 from rlhf_tuning import environment
-from rlhf_tuning.errors import UserError
+from rlhf_tuning.errors import ModelError, UserError
 
 
 def add(commands: Commands) -> None:
@@ -14,16 +15,23 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "predict",
-        "ask a model of the local registry, or an endpoint of Vertex AI",
+        "ask a model of the local registry, a server, or an endpoint of Vertex AI",
         _predict,
-        "Ask a model of the local registry, or an endpoint of Vertex AI. The prompt is put as the tuning put prompts.\n\n"
+        "Ask a model of the local registry, a server with OpenAI's API, or an endpoint of Vertex AI. The prompt is put as\n"
+        "the tuning put prompts; of a server that is known where its model is NAME@VERSION of the local registry.\n\n"
         "examples:\n"
         "  rlhf predict --model palms --prompt 'Create a description for Plantation Palms.'\n"
+        "  rlhf predict --endpoint http://127.0.0.1:8000 --prompt 'Create a description for Plantation Palms.'\n"
         "  rlhf predict --endpoint palms --project my-project --location us-central1 --prompt - < prompt.txt",
     )
     asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--model", metavar="NAME[@ALIAS|@VERSION]", help="as `rlhf models` lists it")
-    asked.add_argument("--endpoint", metavar="NAME", help="display name, id or full name of an endpoint of Vertex AI")
+    asked.add_argument("--model", metavar="NAME[@ALIAS|@VERSION]", help="as `rlhf models` lists it, or a folder: ./DIR")
+    asked.add_argument(
+        "--endpoint",
+        metavar="NAME|URL",
+        help="display name, id or full name of an endpoint of Vertex AI; or http(s)://HOST[:PORT] of a server, as that of "
+        "`rlhf serve`",
+    )
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to ask; - reads it from standard input")
     parser.add_argument(
         "--max-tokens", type=int, default=128, metavar="N", help="most tokens of the answer; default: 128"
@@ -33,7 +41,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling; default: 0")
     add_registry_dir(parser)
-    vertex = parser.add_argument_group("of an endpoint")
+    vertex = parser.add_argument_group("of an endpoint of Vertex AI")
     vertex.add_argument("--project", default="", metavar="ID", help="that of the credentials when absent")
     vertex.add_argument("--location", default="", metavar="REGION", help="such as us-central1")
     vertex.add_argument("--api-endpoint", default="", metavar="ADDRESS", help="another address of the Vertex AI API")
@@ -43,8 +51,37 @@ def _predict(options: argparse.Namespace) -> int:
     prompt = sys.stdin.read().strip() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         return fail("--prompt is empty.", 2)
-    print(_ask_endpoint(options, prompt) if options.endpoint else _ask_model(options, prompt))
+    if not options.endpoint:
+        print(_ask_model(options, prompt))
+    elif options.endpoint.startswith(("http://", "https://")):
+        print(_ask_server(options, prompt))
+    else:
+        print(_ask_endpoint(options, prompt))
     return 0
+
+
+def _ask_server(options: argparse.Namespace, prompt: str) -> str:
+    from rlhf_tuning.models.text_format import instructed
+    from rlhf_tuning.registry import named_model
+    from rlhf_tuning.serving import openai_api
+
+    url = openai_api.base_url(options.endpoint)
+    model = openai_api.served_model(url)
+    parameters: dict[str, Any] = {}
+    # A name alone could mean another model here than there.
+    if "@" in model:
+        try:
+            parameters = named_model(model, options.registry_dir).parameters
+        except ModelError as error:
+            print(f"rlhf: note: the prompt is sent without an instruction. {error}", file=sys.stderr)
+    return openai_api.ask(
+        url,
+        model,
+        instructed(prompt, parameters),
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
 
 
 def _ask_endpoint(options: argparse.Namespace, prompt: str) -> str:

@@ -1,0 +1,150 @@
+"""Ask an OpenAI-compatible server: that of `rlhf serve`, any other vLLM, or KServe's.
+
+A model with a chat template is sent the turns. One without refuses them and is sent the plain text that `text_format` makes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from rlhf_tuning.errors import RunError, UserError
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.models.text_format import Turn, plain_text
+
+_SECONDS = 300.0
+#: Part of vLLM's answer where a model has no chat template.
+_NO_TEMPLATE = "must provide a chat template"
+
+
+class _RefusedError(UserError):
+    """The server will not answer this request. The message holds its words."""
+
+
+def base_url(address: str) -> str:
+    """Return the URL under which a server has its API: `http://host:8000` becomes `http://host:8000/v1`."""
+    url = address.rstrip("/")
+    for path in ("/chat/completions", "/completions"):
+        url = url.removesuffix(path)
+    return url if url.endswith("/v1") else f"{url}/v1"
+
+
+def is_healthy(url: str) -> bool:
+    """Say whether a vLLM server is ready."""
+    try:
+        return bool(_send("GET", f"{url.removesuffix('/v1')}/health", None, seconds=5.0).status_code == 200)
+    except requests.RequestException:
+        return False
+
+
+def served_model(url: str) -> str:
+    """Return the name of the model that a server serves; of several, the first that is no adapter.
+
+    Raises:
+        UserError: If the server refuses.
+        RunError: If it cannot be reached, or is no such server.
+    """
+    listed = _answer("GET", url, "models", None)
+    try:
+        names = [str(model["id"]) for model in listed["data"] if not model.get("parent")]
+    except (KeyError, TypeError, AttributeError):
+        names = []
+    if not names:
+        raise RunError(f"{url}/models lists no model, so that is no OpenAI-compatible server that could be asked.")
+    return names[0]
+
+
+def ask(
+    url: str,
+    model: str,
+    conversation: Sequence[Turn],
+    *,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """Return a served model's answer to a conversation.
+
+    Args:
+        url: From `base_url`.
+        model: The model's name there.
+        conversation: Rendered as in training.
+        max_tokens: Most tokens of the answer.
+        temperature: 0 takes the likeliest token each time.
+        seed: Of the sample, where the temperature is above 0.
+
+    Raises:
+        ParameterError: If a number is beyond its limits.
+        UserError: If the server refuses.
+        RunError: If it cannot be reached, fails, or answers in another form.
+    """
+    check_limits(target_sequence_length=max_tokens, temperature=temperature, seed=seed)
+    settings = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    try:
+        reply = post(url, "chat/completions", {"messages": [dict(turn) for turn in conversation], **settings})
+        text = _first_choice(reply).get("message", {}).get("content")
+    except _RefusedError as error:
+        if _NO_TEMPLATE not in str(error):
+            raise
+        text = _first_choice(post(url, "completions", {"prompt": plain_text(conversation), **settings})).get("text")
+    if text is None:
+        raise RunError(f"{url} answered in a form that is not OpenAI's.")
+    return str(text).strip()
+
+
+def post(url: str, path: str, body: Mapping[str, object]) -> Any:
+    """Return what a server answers to a request.
+
+    Raises:
+        UserError: If it refuses.
+        RunError: If it cannot be reached or fails.
+    """
+    return _answer("POST", url, path, body)
+
+
+def _answer(method: str, url: str, path: str, body: Mapping[str, object] | None) -> Any:
+    try:
+        response = _send(method, f"{url}/{path}", body, seconds=_SECONDS)
+    except requests.RequestException as error:
+        raise RunError(
+            f"{url} cannot be asked: {_innermost(error)}. Check the address, and that the server runs."
+        ) from None
+    if response.status_code >= 500:
+        raise RunError(f"{url}/{path} failed with status {response.status_code}: {_said(response)}")
+    if response.status_code != 200:
+        raise _RefusedError(f"{url}/{path} refuses with status {response.status_code}: {_said(response)}")
+    try:
+        return response.json()
+    except ValueError:
+        raise RunError(f"{url}/{path} answers no JSON, so that is no OpenAI-compatible server.") from None
+
+
+def _send(method: str, url: str, body: Mapping[str, object] | None, *, seconds: float) -> Any:
+    with requests.Session() as session:
+        # What runs here is not asked through a proxy.
+        session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "::1", "localhost")
+        return session.request(method, url, json=body, timeout=seconds)
+
+
+def _first_choice(reply: Any) -> dict[str, Any]:
+    try:
+        choice = reply["choices"][0]
+    except (KeyError, IndexError, TypeError):
+        return {}
+    return choice if isinstance(choice, dict) else {}
+
+
+def _said(response: Any) -> str:
+    try:
+        error = response.json()["error"]
+        text = str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        text = str(response.text)
+    return " ".join(text.split())[:500] or "nothing"
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error) or type(error).__name__

@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Stands where a Python that has vLLM would: says its version, and serves OpenAI's API, or fails as it is told to.
+
+The environment variable FAKE_VLLM says how: `{"import": "reason"}`, `{"start": "text and exit status 1"}`,
+`{"first": "reason"}`: well until it is asked. Without it the server answers a completion with its own arguments.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+FAULTS = json.loads(os.environ.get("FAKE_VLLM", "{}"))
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        self.reply(200, {"data": [{"id": "served", "parent": None}]})
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if "first" in FAULTS:
+            print(FAULTS["first"], flush=True)
+            return self.reply(500, {"error": {"message": "EngineCore encountered an issue."}})
+        self.reply(200, {"choices": [{"text": json.dumps(sys.argv[3:])}]})
+
+    def reply(self, status, content):
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def main():
+    if sys.argv[1] == "-c":
+        if "import" in FAULTS:
+            sys.exit(f"Traceback (most recent call last):\n{FAULTS['import']}")
+        return print("INFO a line that vLLM prints", os.environ.get("FAKE_VERSION", "0.32.0 cpu"), sep="\n")
+    if "start" in FAULTS:
+        print(FAULTS["start"], flush=True)
+        sys.exit(1)
+    # As its workers may, this one does not heed that it is asked to end.
+    subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; sleep 60 & wait; wait"])
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    port = next(int(word.partition("=")[2]) for word in sys.argv if word.startswith("--port="))
+    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+
+
+main()
