@@ -18,6 +18,9 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
 
+# Imports leave no garbage, and there are many until the first test runs.
+gc.disable()
+
 #: How many modules had been imported when the garbage collector was last told to leave what they hold alone.
 _modules_frozen = 0
 
@@ -28,6 +31,7 @@ def pytest_runtest_setup() -> None:
     if len(sys.modules) > _modules_frozen + 200:
         gc.collect()
         gc.freeze()
+        gc.enable()
         _modules_frozen = len(sys.modules)
 
 
