@@ -1,16 +1,10 @@
 r"""The fast path against the careful one: it may give up on any block, but what it returns must be right."""
 
 import json
-import random
-import re
-import unicodedata
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-from benchmarks.fuzz_rows import FORMAT, SHAPES, Record, canonical, careful, difference
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from benchmarks.fuzz_rows import FORMAT, SHAPES, careful, difference
 
 from rlhf_tuning.data import block as block_module
 from rlhf_tuning.data.batch import Batch
@@ -21,139 +15,8 @@ pytestmark = pytest.mark.skipif(not block_module.is_fast(), reason="installed wi
 
 Shape = tuple[str, Kind]
 
-INSTRUCTIONS = ["", "Be brief.", 'Say "so":\n\\ é漢\t']
-NASTY = [
-    *(
-        '"',
-        "\\",
-        "/",
-        "\\u0041",
-        "\\n",
-        "\\\\",
-        "}\n{",
-        '"}\n{"',
-        '": 0, "',
-        "\u00a0",
-        "\u3000",
-        "\u2028",
-        "\x7f",
-        "😀",
-    ),
-    *(
-        "\ufffe",
-        "\ufeff",
-        "\u0085",
-        "\ud7ff\ue000",
-        "C:\\users",
-        "\\usepackage",
-        "\r\n",
-        "\t",
-        " ",
-        "漢字" * 30,
-        "null",
-    ),
-]
-
-
-def examples(count: int) -> settings:
-    """Always the same examples, so that a failure is one of the change at hand."""
-    return settings(
-        max_examples=count,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-
-
-characters = st.characters(codec="utf-8", exclude_characters="\0")
-printable = characters.filter(lambda character: unicodedata.category(character) != "Cc")
-
-
-def texts_of(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    pieces = st.one_of(st.sampled_from(NASTY), st.text(alphabet, max_size=8), st.sampled_from(["a", "A text."]))
-    return st.lists(pieces, min_size=1, max_size=3).map("".join).filter(lambda text: bool(text.strip()))
-
-
-def records(shape: Shape, texts: st.SearchStrategy[str]) -> st.SearchStrategy[Record]:
-    """Make good rows of a format and kind."""
-    name, kind = shape
-    answers = st.tuples(texts, texts).filter(lambda pair: pair[0] != pair[1])
-    if name in ("vertex_text", "trl_standard"):
-        prompts: st.SearchStrategy[Record] = st.fixed_dictionaries(
-            {"input_text" if name == "vertex_text" else "prompt": texts}
-        )
-    elif name == "trl_conversational":
-        prompts = st.builds(
-            lambda system, turns: {"prompt": [*system, *turns]},
-            st.lists(st.fixed_dictionaries({"role": st.just("system"), "content": texts}), max_size=1),
-            conversations("role", texts),
-        )
-    else:
-        contexts = st.one_of(texts, st.sampled_from(["", " ", "\u3000"]))
-        prompts = st.fixed_dictionaries({"messages": conversations("author", texts)}, optional={"context": contexts})
-    if kind == "prompt":
-        return prompts
-    return st.builds(lambda *parts: judged(name, *parts), prompts, answers, st.sampled_from([0, 1]))
-
-
-def conversations(key: str, texts: st.SearchStrategy[str]) -> st.SearchStrategy[list[Record]]:
-    roles = st.lists(st.sampled_from(["user", "assistant"]), max_size=2)
-    return st.tuples(st.sampled_from([True, False]), roles, st.lists(texts, min_size=4, max_size=4)).map(
-        lambda made: [
-            {key: role, "content": text}
-            for role, text in zip(["user", *made[1], "user"] if made[0] else ["user"], made[2], strict=False)
-        ]
-    )
-
-
-def judged(name: str, record: Record, answers: tuple[str, str], choice: int) -> Record:
-    if name == "trl_standard":
-        return {**record, "chosen": answers[0], "rejected": answers[1]}
-    if name == "trl_conversational":
-        chosen, rejected = ([{"role": "assistant", "content": answer}] for answer in answers)
-        return {**record, "chosen": chosen, "rejected": rejected}
-    candidates = {"candidate_0": answers[0], "candidate_1": answers[1], "choice": choice}
-    if name == "vertex_chat":
-        return {**record, **candidates}
-    if name == "vertex_chat_inline":
-        return {**record, "messages": [*record["messages"][:-1], {**record["messages"][-1], **candidates}]}
-    return {**record, **candidates}
-
-
-class Written(NamedTuple):
-    """A block of good rows, and what it was made of."""
-
-    shape: Shape
-    records: list[Record]
-    block: bytes
-
-
-@st.composite
-def written(draw: st.DrawFn, *, strange: bool, most: int = 4) -> Written:
-    """Write good rows in one of many ways; in strange ways too, or only as programs do."""
-    shape = draw(st.sampled_from(SHAPES))
-    rows = draw(st.lists(records(shape, texts_of(characters if strange else printable)), min_size=1, max_size=most))
-    ascii_only = draw(st.booleans())
-    separators = draw(st.sampled_from([(", ", ": "), (",", ":"), *([(" ,\t", " :  "), (",\r", ":\r")] * strange)]))
-    slashes = draw(st.booleans())
-    end = draw(st.sampled_from([b"\n", b"\r\n"]))
-    spaces = st.sampled_from([b"", b"", b" ", b"\t", b"\r"]) if strange else st.just(b"")
-    block = b""
-    for row in rows:
-        if strange and draw(st.booleans()):
-            row = shuffled(row, draw(st.randoms(use_true_random=False)))
-        text = json.dumps(row, ensure_ascii=ascii_only, separators=separators)
-        block += draw(spaces) + (text.replace("/", "\\/") if slashes else text).encode() + draw(spaces) + end
-    return Written(shape, rows, block)
-
-
-def shuffled(value: Any, order: random.Random) -> Any:
-    if isinstance(value, list):
-        return [shuffled(item, order) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {key: shuffled(value[key], order) for key in order.sample(list(value), len(value))}
+INSTRUCTIONS = ["", "Be brief."]
+ODD = ['"', "\\", "/", "\\u0041", "\\n", "\\\\", "}\n{", '"}\n{"', '": 0, "']
 
 
 def read_both_ways(block: bytes, shape: Shape, instruction: str = "", first_line: int = 1) -> Batch | None:
@@ -170,141 +33,6 @@ def read_both_ways(block: bytes, shape: Shape, instruction: str = "", first_line
         [batch] = batches
         assert not difference(fast, batch)
     return fast
-
-
-@examples(120)
-@given(written(strange=True), st.sampled_from(INSTRUCTIONS), st.sampled_from([1, 2, 10**9]))
-def test_good_rows_written_in_any_way_are_read_as_the_careful_path_reads_them_or_not_at_all(
-    made: Written, instruction: str, first_line: int
-) -> None:
-    read_both_ways(made.block, made.shape, instruction, first_line)
-    batches, problems, _ = careful(made.block, first_line, made.shape[1], (made.shape[1],), instruction)
-    assert not problems
-    rows = [json.loads(batch.line(index)) for batch in batches for index in range(len(batch))]
-    assert rows == [canonical(record, instruction) for record in made.records]
-
-
-@examples(120)
-@given(written(strange=False), st.sampled_from(INSTRUCTIONS))
-def test_rows_as_programs_write_them_are_read_fast(made: Written, instruction: str) -> None:
-    batch = read_both_ways(made.block, made.shape, instruction, 7)
-    assert batch is not None
-    assert batch.line_numbers.tolist() == list(range(7, 7 + len(made.records)))
-    rows = [json.loads(batch.line(index)) for index in range(len(batch))]
-    assert rows == [canonical(record, instruction) for record in made.records]
-
-
-TOKENS = [
-    *(
-        b'"',
-        b"\\",
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b",",
-        b":",
-        b" ",
-        b"\t",
-        b"\r",
-        b"\n",
-        b"\r\n",
-        b"\0",
-        b"\x0b",
-        b"\x7f",
-        b"/",
-    ),
-    *(b"\\u0022", b"\\u0020", b"\\u003a", b"\\u002C", b"\\u007B", b"\\u007d", b"\\u0030", b"\\u0031", b"\\u002d"),
-    *(
-        b"\\u005c",
-        b"\\u000a",
-        b"\\u0000",
-        b"\\u001f",
-        b"\\ud800",
-        b"\\udc00",
-        b"\\ud83d\\ude00",
-        b"\\u12",
-        b"\\x",
-        b"\\/",
-    ),
-    *(
-        b"\xef\xbb\xbf",
-        b"\xef\xbf\xbe",
-        b"\x80",
-        b"\xc3",
-        b"\xc0\xaf",
-        b"\xed\xa0\x80",
-        b"\xf4\x90\x80\x80",
-        b"\xf0\x9f",
-    ),
-    *(
-        b"\xc2\xa0",
-        b"\xe3\x80\x80",
-        b"\xe2\x80\xa8",
-        b"}\n{",
-        b"}{",
-        b"},\n{",
-        b"}\r{",
-        b"-0",
-        b"0.0",
-        b"1e0",
-        b"01",
-        b"2",
-    ),
-    *(b"true", b"null", b"NaN", b"1e999", b'""', b'" "', b"[]", b"{}", b'"choice": 1, ', b'"input_text": "a", '),
-    *(
-        b'"cho\\u0069ce": 0, ',
-        b'"author": "user", ',
-        b', "context": 1',
-        b', "context": "c"',
-        b'"": 1, ',
-        b'"prompt": 1, ',
-    ),
-]
-
-
-@st.composite
-def damaged(draw: st.DrawFn) -> tuple[Shape, bytes]:
-    """Write good rows and change a few bytes."""
-    made = draw(written(strange=draw(st.integers(0, 3)) == 0, most=3))
-    block = made.block
-    for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
-        start = draw(st.integers(0, len(block)))
-        end = min(len(block), start + draw(st.sampled_from([0, 1, 2, 5, 20])))
-        token = draw(st.sampled_from(TOKENS))
-        other = draw(st.integers(0, len(block)))
-        lines = block.splitlines(keepends=True)
-        block = draw(
-            st.sampled_from(
-                [
-                    block[:start] + token + block[start:],
-                    block[:start] + token + block[end:],
-                    block[:start] + block[end:],
-                    block[:start] + bytes([other % 256]) + block[start + 1 :],
-                    block[:start]
-                    + b"".join(b"\\u%04x" % byte for byte in block[start : start + 1])
-                    + block[start + 1 :],
-                    block[:other] + block[start:end] + block[other:],
-                    b"".join(lines[::-1]),
-                    b"".join([*lines, *lines[:1]]),
-                    block.replace(b'": ', b'": ' + token, 1 + other % 3),
-                    block.replace(b'{"', b'{%b"' % token, 1),
-                    block.replace(b'"}', b'"%b}' % token, 1),
-                    block.replace(b"\n", b"", 1),
-                    re.sub(rb'("\w+"):', rb"\1:1,\1:", block, count=1 + other % 3),
-                    block.replace(b"A text.", b"A %btext." % token),
-                    block.replace(b"A text.", b"A %btext." % token, 1),
-                ]
-            )
-        )
-    return made.shape, block if block.endswith(b"\n") else block + b"\n"
-
-
-@examples(300)
-@given(damaged(), st.sampled_from(INSTRUCTIONS))
-def test_damaged_rows_are_not_read_fast_unless_they_are_still_good(made: tuple[Shape, bytes], instruction: str) -> None:
-    shape, block = made
-    read_both_ways(block, shape, instruction)
 
 
 CHAT = b'{"messages": [{"author": "user", "content": "a"}], "context": %b}'
@@ -462,7 +190,7 @@ def test_a_bad_row_among_good_ones_is_not_read_fast(shape: Shape, line: bytes) -
     good = GOOD_BESIDE[shape] + b"\n"
     name, kind = shape
     for block in (line + b"\n", good + line + b"\n", good + line + b"\r\n" + good):
-        for instruction in INSTRUCTIONS[:2]:
+        for instruction in INSTRUCTIONS:
             _, problems, _ = careful(block, 1, kind, (kind,), instruction)
             assert problems
             assert read_block(block, 1, FORMAT[name], kind, instruction=instruction) is None
@@ -537,7 +265,7 @@ def test_a_conversation_over_two_lines_is_not_read_fast_however_many_rows_share_
 @pytest.mark.parametrize(
     "text",
     [
-        *NASTY[:9],
+        *ODD,
         *(
             "x\u2028",
             "\ufeff",
@@ -576,6 +304,16 @@ def test_blanks_are_those_of_python() -> None:
         block = TEXT % json.dumps(text).encode() + b"\n"
         fast = read_block(block, 1, FORMAT["vertex_text"], "prompt", instruction="")
         assert (fast is not None) == (bool(text.strip()) and (code >= 0x20 or text == "\b")), hex(code)
+
+
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_every_character_is_read_as_the_careful_path_reads_it(ensure_ascii: bool) -> None:
+    codes = [*range(0x20, 0xD800), *range(0xE000, 0x10400), 0x1F600, 0x10FFFF]
+    texts = ["".join(map(chr, codes[start : start + 64])) for start in range(0, len(codes), 64)]
+    block = b"".join(json.dumps({"input_text": text}, ensure_ascii=ensure_ascii).encode() + b"\n" for text in texts)
+    batch = read_both_ways(block, _TEXT)
+    assert batch is not None
+    assert [json.loads(batch.line(row))["prompt"][0]["content"] for row in range(len(batch))] == texts
 
 
 @pytest.mark.parametrize("odd", ["é", '"', "\n", "漢", "😀"])
