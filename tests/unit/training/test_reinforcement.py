@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.generation import rollout
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.reward_model import RewardModel
+from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.training import reinforcement, reward_model
@@ -25,7 +28,7 @@ def prompts_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reward_dirs(tiny_model, tiny_plain_model, tmp_path_factory):
-    """Reward models, trained briefly: LoRA on the policy's base, all weights, and LoRA on another base."""
+    """Reward models: LoRA on the policy's base, and, hardly trained, all weights and LoRA on another base."""
     folder = tmp_path_factory.mktemp("rewards")
     rows = [
         {"prompt": prompt, "chosen": "salt and gulls " * (1 + index % 3), "rejected": "0 1 2 3 " * (1 + index % 2)}
@@ -34,10 +37,14 @@ def reward_dirs(tiny_model, tiny_plain_model, tmp_path_factory):
     data = folder / "preferences.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     directories = {}
-    for name, base, dim in (("shared", tiny_model, 8), ("full", tiny_model, 0), ("other", tiny_plain_model, 8)):
+    for name, base, dim, steps in (
+        ("shared", tiny_model, 8, 25),
+        ("full", tiny_model, 0, 1),
+        ("other", tiny_plain_model, 8, 1),
+    ):
         config = reward_model.RewardModelConfig(
             large_model_reference=str(base),
-            reward_model_train_steps=25,
+            reward_model_train_steps=steps,
             reward_model_learning_rate_multiplier=50.0 if dim else 300.0,
             reward_lora_dim=dim,
             batch_size=6,
@@ -85,17 +92,20 @@ def tune(tiny_model, prompts_path, reward_dir, folder, held_out_reward_model_dir
     return final, [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("rl_algorithm", ["rloo", "grpo"])
-def test_reward_rises(tiny_model, prompts_path, reward_dirs, tmp_path, rl_algorithm):
-    _, metrics = tune(
-        tiny_model,
-        prompts_path,
-        reward_dirs["shared"],
-        tmp_path,
-        rl_algorithm=rl_algorithm,
-        reinforcement_learning_train_steps=20,
-        batch_size=8,
-    )
+#: Many answers to few prompts: fewer passes a step.
+LONG = {"batch_size": 2, "num_generations": 16, "reinforcement_learning_rate_multiplier": 150.0}
+
+
+@pytest.fixture(scope="module", params=["rloo", "grpo"])
+def long_run(request, tiny_model, prompts_path, reward_dirs, tmp_path_factory):
+    """The algorithm of a run of 20 steps, and its metrics."""
+    folder = tmp_path_factory.mktemp("long")
+    settings = LONG | {"rl_algorithm": request.param, "reinforcement_learning_train_steps": 20}
+    return request.param, tune(tiny_model, prompts_path, reward_dirs["shared"], folder, **settings)[1]
+
+
+def test_reward_rises(long_run):
+    _, metrics = long_run
     assert [record["step"] for record in metrics] == list(range(1, 21))
     first, last = (sum(record["reward"] for record in part) / 5 for part in (metrics[:5], metrics[-5:]))
     assert last > first + 0.5 * metrics[0]["reward_std"]
@@ -104,31 +114,60 @@ def test_reward_rises(tiny_model, prompts_path, reward_dirs, tmp_path, rl_algori
     assert metrics[-1]["kl"] > metrics[0]["kl"]
 
 
-def test_the_merged_model_loads_in_plain_transformers_and_is_the_adapter_on_the_base(
-    tiny_model, prompts_path, reward_dirs, tmp_path
-):
+def test_a_larger_kl_coeff_keeps_the_policy_nearer(long_run, tiny_model, prompts_path, reward_dirs, tmp_path):
+    algorithm, metrics = long_run
+    settings = LONG | {"rl_algorithm": algorithm, "kl_coeff": 3.0, "reinforcement_learning_train_steps": 10}
+    final, _ = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, **settings)
+    assert final["kl"] < 0.5 * metrics[9]["kl"]
+
+
+class ShortRun(NamedTuple):
+    """A run of three steps: its folder and metrics, its trainers, what was scored, and what the sampler was given."""
+
+    folder: Path
+    metrics: list
+    trainers: list
+    scored: list
+    given: list
+
+
+@pytest.fixture(scope="module")
+def short_run(tiny_model, prompts_path, reward_dirs, tmp_path_factory):
+    from transformers import Trainer
+
+    run = ShortRun(tmp_path_factory.mktemp("short"), [], [], [], [])
+    train, sample, score = Trainer.train, rollout.sample, RewardModel.score
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train", lambda self: run.trainers.append(self) or train(self))
+        patch.setattr(
+            rollout,
+            "sample",
+            lambda model, prompts, **options: run.given.extend(prompts) or sample(model, prompts, **options),
+        )
+        patch.setattr(
+            RewardModel,
+            "score",
+            lambda self, prompts, answers, **options: (
+                run.scored.extend(prompts) or score(self, prompts, answers, **options)
+            ),
+        )
+        run.metrics.extend(tune(tiny_model, prompts_path, reward_dirs["shared"], run.folder)[1])
+    return run
+
+
+def test_the_merged_model_loads_in_plain_transformers_and_is_the_adapter_on_the_base(tiny_model, short_run):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path)
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    merged = AutoModelForCausalLM.from_pretrained(short_run.folder / "model")
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
-    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(tmp_path / "adapter"))
-    ids = torch.tensor([AutoTokenizer.from_pretrained(tmp_path / "model")("The harbour smells")["input_ids"]])
+    adapter = str(short_run.folder / "adapter")
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
+    ids = torch.tensor([AutoTokenizer.from_pretrained(short_run.folder / "model")("The harbour smells")["input_ids"]])
     assert torch.allclose(merged(ids).logits, tuned(ids).logits, atol=1e-5)
     assert not torch.allclose(merged(ids).logits, base(ids).logits, atol=1e-3)
     assert merged.dtype == base.dtype
-    assert not (tmp_path / "adapter" / "reward").exists()
-
-
-@pytest.mark.parametrize("rl_algorithm", ["rloo", "grpo"])
-def test_a_larger_kl_coeff_keeps_the_policy_nearer(tiny_model, prompts_path, reward_dirs, tmp_path, rl_algorithm):
-    final = {}
-    for kl_coeff in (0.01, 3.0):
-        folder = tmp_path / str(kl_coeff)
-        settings = {"rl_algorithm": rl_algorithm, "kl_coeff": kl_coeff, "reinforcement_learning_train_steps": 12}
-        final[kl_coeff] = tune(tiny_model, prompts_path, reward_dirs["shared"], folder, **settings)[0]["kl"]
-    assert final[3.0] < 0.5 * final[0.01]
+    assert not (short_run.folder / "adapter" / "reward").exists()
 
 
 @pytest.fixture
@@ -155,16 +194,10 @@ def test_every_algorithm_may_be_named():
     assert set(ALGORITHMS) == set(PARAMETERS["rl_algorithm"].choices)
 
 
-def test_policy_reference_and_reward_model_hold_one_copy_of_the_base(tiny_model, prompts_path, reward_dirs, tmp_path):
+def test_policy_reference_and_reward_model_hold_one_copy_of_the_base(tiny_model, short_run):
     from peft import PeftModel
-    from transformers import Trainer
 
-    seen = []
-    train = Trainer.train
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "train", lambda self: seen.append(self) or train(self))
-        tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, reinforcement_learning_train_steps=1)
-    (trainer,) = seen
+    (trainer,) = short_run.trainers
     assert isinstance(trainer.model, PeftModel)
     assert trainer.ref_model is None
     assert set(trainer.model.peft_config) == {"default", "reward"}
@@ -174,7 +207,8 @@ def test_policy_reference_and_reward_model_hold_one_copy_of_the_base(tiny_model,
 
 
 def test_no_reference_pass_and_no_kl_when_kl_coeff_is_zero(tiny_model, prompts_path, reward_dirs, tmp_path):
-    _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, kl_coeff=0.0)
+    settings = {"kl_coeff": 0.0, "reinforcement_learning_train_steps": 1}
+    _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, **settings)
     assert all("kl" not in record for record in metrics)
 
 
@@ -199,35 +233,18 @@ def test_full_fine_tuning_moves_the_weights(tiny_model, prompts_path, reward_dir
     assert metrics[-1]["kl"] != 0
 
 
-def test_the_policy_is_prompted_with_the_tokens_that_the_text_format_makes(
-    tiny_model, prompts_path, reward_dirs, tmp_path, monkeypatch
-):
-    from rlhf_tuning.models.text_format import TextFormat
-
-    seen = []
-    original = RewardModel.score
-    monkeypatch.setattr(
-        RewardModel,
-        "score",
-        lambda self, prompts, answers, **options: seen.extend(prompts) or original(self, prompts, answers, **options),
-    )
-    given = []
-    sample = rollout.sample
-    monkeypatch.setattr(
-        rollout, "sample", lambda model, prompts, **options: given.extend(prompts) or sample(model, prompts, **options)
-    )
-    tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, reinforcement_learning_train_steps=1)
+def test_the_policy_is_prompted_with_the_tokens_that_the_text_format_makes(tiny_model, short_run):
     text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=32, target_sequence_length=12)
-    assert given == [text_format.prompt_ids(prompt) for prompt in seen]
-    assert len(given) == 16
+    assert short_run.given == [text_format.prompt_ids(prompt) for prompt in short_run.scored]
+    assert len(short_run.given) == 3 * 16
 
 
-def test_the_same_seed_gives_the_same_policy(tiny_model, prompts_path, reward_dirs, tmp_path):
-    first, _ = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "a")
-    again, _ = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "b")
-    other, _ = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "c", seed=1)
-    assert first["reward"] == again["reward"]
-    assert first["reward"] != other["reward"]
+def test_the_same_seed_gives_the_same_policy(tiny_model, prompts_path, reward_dirs, tmp_path, short_run):
+    _, again = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "again")
+    assert [record["reward"] for record in again] == [record["reward"] for record in short_run.metrics]
+    settings = {"seed": 1, "reinforcement_learning_train_steps": 1}
+    _, other = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "other", **settings)
+    assert other[0]["reward"] != again[0]["reward"]
 
 
 @pytest.mark.parametrize(
@@ -240,12 +257,11 @@ def test_rejects_settings_beyond_their_limits(name, value):
 
 
 def test_a_warm_start_begins_at_the_adapter_and_measures_kl_to_the_base(
-    tiny_model, prompts_path, reward_dirs, tmp_path, monkeypatch
+    tiny_model, prompts_path, reward_dirs, short_run, tmp_path, monkeypatch
 ):
     from peft import PeftModel
 
-    tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "first", reinforcement_learning_train_steps=10)
-    adapter = str(tmp_path / "first" / "adapter")
+    adapter = str(short_run.folder / "adapter")
     sampled = []
     score = reinforcement._AnswerScorer.__call__
 
@@ -350,52 +366,59 @@ def test_the_best_checkpoint_by_the_held_out_reward_is_saved_not_the_last(
     assert all(torch.allclose(base[name], tuned[name], atol=1e-6) for name in base)
 
 
-def test_the_watch_changes_nothing_of_what_is_learnt_and_its_prompts_are_not_learnt_from(
-    tiny_model, many_prompts_path, reward_dirs, tmp_path, monkeypatch
-):
-    learnt = []
+class WatchedRun(NamedTuple):
+    """A run that was watched: its folder, its reward at every step, the prompts that it learnt from."""
+
+    folder: Path
+    rewards: list
+    learnt: set
+
+
+@pytest.fixture(scope="module")
+def watched_run(tiny_model, many_prompts_path, reward_dirs, tmp_path_factory):
+    """A run with a look at every step, by a held-out reward model too."""
+    run = WatchedRun(tmp_path_factory.mktemp("watched"), [], set())
     score = reinforcement._AnswerScorer.__call__
 
     def recording(self, completions, row, **columns):
-        learnt.extend(str(self._conversations[index]) for index in row)
+        run.learnt.update(str(self._conversations[index]) for index in row)
         return score(self, completions, row, **columns)
 
-    monkeypatch.setattr(reinforcement._AnswerScorer, "__call__", recording)
-    metrics = {}
-    for name, settings in (
-        ("every step", {"watch_interval": 1}),
-        ("ends", {"watch_interval": 100}),
-        ("held out", {"held_out_reward_model_dir": reward_dirs["shared"]}),
-    ):
-        metrics[name] = tune(tiny_model, many_prompts_path, reward_dirs["shared"], tmp_path / name, **settings)[1]
-    rewards = {name: [record["reward"] for record in records] for name, records in metrics.items()}
-    assert rewards["every step"] == rewards["ends"] == rewards["held out"]
-    assert len(set(learnt)) <= 36
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reinforcement._AnswerScorer, "__call__", recording)
+        settings = {"held_out_reward_model_dir": reward_dirs["shared"]}
+        _, metrics = tune(tiny_model, many_prompts_path, reward_dirs["shared"], run.folder, **settings)
+    run.rewards.extend(record["reward"] for record in metrics)
+    return run
 
 
-def test_the_held_out_reward_model_shares_the_base_and_only_the_policy_is_saved(
-    tiny_model, many_prompts_path, reward_dirs, tmp_path, capsys
+def test_the_watch_changes_nothing_of_what_is_learnt_and_its_prompts_are_not_learnt_from(
+    tiny_model, many_prompts_path, reward_dirs, tmp_path, capsys, watched_run
 ):
+    capsys.readouterr()
+    _, metrics = tune(tiny_model, many_prompts_path, reward_dirs["shared"], tmp_path, watch_interval=100)
+    assert [record["reward"] for record in metrics] == watched_run.rewards
+    assert len(watched_run.learnt) <= 36
+    looks = json.loads((tmp_path / "adapter" / "watch.json").read_text())["looks"]
+    assert [(look["step"], look["held_out_reward"]) for look in looks] == [(0, None), (3, None)]
+    assert "Watch at step 3 of 3: reward " in capsys.readouterr().out
+
+
+def test_the_held_out_reward_model_shares_the_base_and_only_the_policy_is_saved(watched_run):
     from safetensors.torch import load_file
 
-    tune(
-        tiny_model,
-        many_prompts_path,
-        reward_dirs["shared"],
-        tmp_path,
-        held_out_reward_model_dir=reward_dirs["shared"],
-        reinforcement_learning_train_steps=2,
-    )
-    watched = json.loads((tmp_path / "adapter" / "watch.json").read_text())
-    for look in watched["looks"]:
+    adapter = watched_run.folder / "adapter"
+    looks = json.loads((adapter / "watch.json").read_text())["looks"]
+    assert [look["step"] for look in looks] == [0, 1, 2, 3]
+    for look in looks:
         assert look["held_out_reward"] == look["reward"]
-    names = list(load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    names = list(load_file(adapter / "adapter_model.safetensors"))
     assert names
     assert not [name for name in names if "reward" in name or "score" in name]
-    assert {path.name for path in (tmp_path / "adapter").iterdir() if path.is_dir()} == set()
-    assert "Watch at step 2 of 2: reward " in capsys.readouterr().out
+    assert {path.name for path in adapter.iterdir() if path.is_dir()} == set()
 
 
 def test_without_watch_prompts_there_is_no_watch(tiny_model, many_prompts_path, reward_dirs, tmp_path):
-    tune(tiny_model, many_prompts_path, reward_dirs["shared"], tmp_path, watch_prompts=0)
+    settings = {"watch_prompts": 0, "reinforcement_learning_train_steps": 1}
+    tune(tiny_model, many_prompts_path, reward_dirs["shared"], tmp_path, **settings)
     assert not (tmp_path / "adapter" / "watch.json").exists()
