@@ -79,6 +79,7 @@ def evaluate(
         promote: Whether the tuned model takes the champion's place.
     """
     from rlhf_tuning.evaluation import evaluate as comparison
+    from rlhf_tuning.evaluation.export_check import check_export, condition_of
     from rlhf_tuning.evaluation.gate import decision_text
     from rlhf_tuning.models.reward_model import saved_in
     from rlhf_tuning.reports.run_report import data_sources, lineage, write_run_report
@@ -105,6 +106,14 @@ def evaluate(
             gate_max_kl=gate_max_kl,
             gate_max_length_ratio=gate_max_length_ratio,
         )
+        export = check_export(
+            large_model_reference,
+            model_dir=model.path,
+            adapter_dir=adapter.path,
+            predictions_path=tuned_predictions.path,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+        )
         held_out_dir = saved_in(held_out_reward_model.path) if held_out_reward_model else ""
         pairs, judges = comparison.evaluate_policy(
             config,
@@ -117,7 +126,7 @@ def evaluate(
             eval_preferences_path=eval_preferences.path if eval_preferences else "",
         )
         numbers = comparison.write_evaluation(config, pairs, evaluation.path, judges=judges)
-        decided = comparison.decide_promotion(config, pairs, decision.path, judges=judges)
+        decided = comparison.decide_promotion(config, pairs, decision.path, judges=judges, also=[condition_of(export)])
         comparison.write_summary(config, pairs, summary.path, decision=decided, judges=judges)
         run_report = write_run_report(
             pairs,

@@ -21,7 +21,7 @@ from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
-from rlhf_tuning.evaluation.gate import Decision, GateConfig, decide, decision_text
+from rlhf_tuning.evaluation.gate import Condition, Decision, GateConfig, decide, decision_text
 from rlhf_tuning.evaluation.judges import Judge, JudgeSettings, check_judge, load_judge
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict, agreement
 from rlhf_tuning.generation.inference import read_predictions
@@ -209,7 +209,12 @@ def scorer_name(scorer: str) -> str:
 
 
 def decide_promotion(
-    config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str, *, judges: Sequence[JudgeRecord] = ()
+    config: EvaluationConfig,
+    pairs: Sequence[AnswerPair],
+    path: str,
+    *,
+    judges: Sequence[JudgeRecord] = (),
+    also: Sequence[Condition] = (),
 ) -> Decision:
     """Ask the gate whether the tuned model takes the champion's place; write the decision as JSON, and return it."""
     limits = GateConfig(
@@ -218,7 +223,7 @@ def decide_promotion(
         gate_max_length_ratio=config.gate_max_length_ratio,
     )
     summary = summarize(pairs, scorer_name=scorer_name(config.scorer), judges=judges, opponent=config.opponent)
-    decision = decide(summary, limits, champion=config.opponent)
+    decision = decide(summary, limits, champion=config.opponent, also=also)
     text = json.dumps(decision.as_json(), ensure_ascii=False, indent=1)
     Path(path).write_text(text + "\n", encoding="utf-8")
     return decision

@@ -88,13 +88,14 @@ class Decision:
         }
 
 
-def decide(summary: Summary, config: GateConfig, *, champion: str) -> Decision:
+def decide(summary: Summary, config: GateConfig, *, champion: str, also: Sequence[Condition] = ()) -> Decision:
     """Return whether the tuned model of `summary` may take the place of the model it is compared with.
 
     Args:
         summary: Answers of the challenger (`tuned`) and the champion (`base`) to the same prompts, judged.
         config: The limits.
         champion: How people call the champion, such as `my-model@3` or `the base model`.
+        also: Conditions that were looked at elsewhere.
     """
     rows = {row.name: row for row in summary.rows}
     conditions = [
@@ -104,6 +105,7 @@ def decide(summary: Summary, config: GateConfig, *, champion: str) -> Decision:
         _held_out_reward(rows.get("held_out_reward"), summary.held_out_reward),
         _did_not_fall(rows.get("ended"), "As many answers end by themselves", _LOOK),
         *(_did_not_rise(rows.get(name), f"No rise of {words}") for name, words in _DEGENERATE.items()),
+        *also,
     ]
     return Decision(champion=champion, conditions=tuple(conditions))
 
