@@ -110,7 +110,13 @@ def test_outputs_are_kept_beside_the_log(finished: Toy) -> None:
     assert json.loads(outputs.read_text(encoding="utf-8"))["parameters"] == {"model_resource_name": "models/plum@1"}
 
 
-def test_second_run_uses_the_finished_steps_and_shows_the_summary_again(toy: Toy) -> None:
+def test_run_ends_with_where_the_model_is_and_the_command_that_calls_it(finished: Toy) -> None:
+    model, call = finished.output.splitlines()[-2:]
+    assert model.endswith(str(Path("plum", "versions", "1", "model")))
+    assert call == "Call:   rlhf predict --model plum@1 --prompt 'Create a description for Plantation Palms.'"
+
+
+def test_finished_steps_run_again_only_without_the_cache_or_when_their_result_was_deleted(toy: Toy) -> None:
     toy.run()
     assert toy.run() == 0
     assert toy.steps_run == ["prepare", "train"]
@@ -118,40 +124,15 @@ def test_second_run_uses_the_finished_steps_and_shows_the_summary_again(toy: Toy
         f"{step}: cached, finished in an earlier run" for step in ("Prepare Data", "Toy Trainer", "Report Results")
     ]
     assert "\nTuned  PLUM\n" in toy.output
-
-
-def test_run_ends_with_where_the_model_is_and_the_command_that_calls_it(finished: Toy) -> None:
-    model, call = finished.output.splitlines()[-2:]
-    assert model.endswith(str(Path("plum", "versions", "1", "model")))
-    assert call == "Call:   rlhf predict --model plum@1 --prompt 'Create a description for Plantation Palms.'"
-
-
-def test_every_step_runs_again_without_the_cache(toy: Toy) -> None:
-    toy.run()
-    assert toy.run(caching=False) == 0
-    assert toy.steps_run == ["prepare", "train", "prepare", "train"]
-
-
-def test_step_runs_again_when_its_result_was_deleted(toy: Toy) -> None:
-    toy.run()
     for path in toy.root.glob("toy-pipeline-*/train"):
         shutil.rmtree(path)
     assert toy.run() == 0
     assert toy.steps_run == ["prepare", "train", "train"]
+    assert toy.run(caching=False) == 0
+    assert toy.steps_run == ["prepare", "train", "train", "prepare", "train"]
 
 
-def test_pipeline_without_a_summary_shows_its_outputs(toy: Toy) -> None:
-    run = LocalRun(
-        name="plain",
-        target="toy_pipelines:plain_pipeline",
-        arguments={"text": "plum", "ran": str(toy.ran)},
-        pipeline_root=toy.root,
-    )
-    assert run_locally(run, SparseDisplay(toy.shown.append)) == 0
-    assert "/prepare/data" in toy.shown[-1]
-
-
-def test_error_in_the_inputs_shows_the_steps_own_message_and_status_2(toy: Toy) -> None:
+def test_error_in_the_inputs_shows_the_steps_own_message_and_the_run_continues_after_it(toy: Toy) -> None:
     toy.cause("user")
     assert toy.run() == 2
     assert "Toy Trainer failed:\n  row 3 of prompts.jsonl has no input_text.\n  Add it.\n" in toy.output
@@ -160,11 +141,6 @@ def test_error_in_the_inputs_shows_the_steps_own_message_and_status_2(toy: Toy) 
     assert "1 finished step is kept; run the same command again to continue." in toy.output
     log_line = next(line for line in toy.shown if line.startswith("Full log: "))
     assert Path(log_line.removeprefix("Full log: ")).is_file()
-
-
-def test_run_continues_after_the_finished_steps_of_a_failed_one(toy: Toy) -> None:
-    toy.cause("user")
-    toy.run()
     toy.trouble.unlink()
     assert toy.run() == 0
     assert toy.steps_run == ["prepare", "train", "train"]
@@ -182,7 +158,7 @@ def test_run_continues_after_the_finished_steps_of_a_failed_one(toy: Toy) -> Non
 def test_step_that_dies_is_explained_without_a_traceback(toy: Toy, trouble: str, words: str) -> None:
     toy.cause(trouble)
     assert toy.run() == 1
-    assert f"Toy Trainer failed:\n  {words}" in toy.output or words in toy.output
+    assert words in toy.output
     assert "Traceback" not in toy.output
 
 
@@ -191,13 +167,16 @@ def test_failure_outside_a_step_is_told(toy: Toy) -> None:
     assert run_locally(run, SparseDisplay(toy.shown.append)) == 1
     assert "The run failed:\n  KeyError: 'none'" in toy.output
     assert "No step had finished." in toy.output
+    assert not list((toy.root / "logs").glob("*.outputs.json"))
 
 
 COMMAND = """
-import signal, sys
+import functools, signal, sys
 from pathlib import Path
+from rlhf_pipelines.cli import run_command
 from rlhf_pipelines.cli.display import SparseDisplay
 from rlhf_pipelines.cli.run_command import LocalRun, run_locally
+run_command.run_in_group = functools.partial(run_command.run_in_group, grace_seconds=1.0)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 root, ran, trouble = sys.argv[1:]
 arguments = {"text": "plum", "ran": ran, "trouble": trouble}
@@ -249,12 +228,7 @@ def all_end(pids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("word", "number", "status"),
-    [
-        ("hang", signal.SIGINT, 130),
-        ("hang stubborn", signal.SIGINT, 130),
-        ("hang", signal.SIGTERM, 143),
-    ],
+    ("word", "number", "status"), [("hang stubborn", signal.SIGINT, 130), ("hang", signal.SIGTERM, 143)]
 )
 def test_stopped_run_leaves_no_process_and_keeps_its_results(
     toy: Toy,
@@ -271,9 +245,10 @@ def test_stopped_run_leaves_no_process_and_keeps_its_results(
     assert "Stopped during Toy Trainer. 1 finished step is kept" in output
     assert "Traceback" not in output
     assert all_end(pids)
-    toy.trouble.unlink()
-    assert toy.run() == 0
-    assert toy.steps_run.count("prepare") == 1
+    if number == signal.SIGTERM:
+        toy.trouble.unlink()
+        assert toy.run() == 0
+        assert toy.steps_run.count("prepare") == 1
 
 
 def test_steps_end_when_the_command_itself_is_killed(
@@ -285,22 +260,23 @@ def test_steps_end_when_the_command_itself_is_killed(
     assert all_end(pids)
 
 
-def test_run_works_with_a_python_whose_path_has_spaces(
+def test_spaces_in_paths_and_files_where_the_user_stands_do_no_harm_and_without_a_summary_outputs_are_shown(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = tmp_path / "my project" / ".venv"
     environment.parent.mkdir()
     environment.symlink_to(sys.prefix, target_is_directory=True)
     monkeypatch.setattr(sys, "executable", str(environment / "bin" / "python"))
-    assert toy.run() == 0, toy.output
-
-
-def test_files_where_the_user_stands_do_not_shadow_the_libraries(
-    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     (tmp_path / "kfp.py").write_text("raise RuntimeError('shadowed')", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert toy.run() == 0, toy.output
+    run = LocalRun(
+        name="plain",
+        target="toy_pipelines:plain_pipeline",
+        arguments={"text": "plum", "ran": str(toy.ran)},
+        pipeline_root=toy.root,
+    )
+    assert run_locally(run, SparseDisplay(toy.shown.append)) == 0, toy.output
+    assert "/prepare/data" in toy.shown[-1]
 
 
 def quiet() -> SparseDisplay:

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -88,6 +89,11 @@ def test_a_pipeline_whose_preloaded_step_is_killed_fails_as_elsewhere(
     assert "a copy of a process" in lines
     assert "Killed" in lines
     assert any(event["event"] == "progress" for event in events(output))
+
+
+def test_what_is_to_be_imported_is_there() -> None:
+    """The fork server passes over what is not, without a word."""
+    assert [name for name in preloaded_steps._MODULES if importlib.util.find_spec(name) is None] == []
 
 
 @pytest.fixture

@@ -4,24 +4,33 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from rlhf_pipelines.local import process_group
 from rlhf_pipelines.local.process_group import Ended, run_in_group
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens is noticed sooner than people need."""
+    monkeypatch.setattr(process_group, "_POLL_SECONDS", 0.02)
+
+
 def run(
-    code: str, *, after: float | None = None, number: signal.Signals = signal.SIGTERM, grace: float = 5.0
+    code: str, *, after: Sequence[float] = (), number: signal.Signals = signal.SIGTERM, grace: float = 5.0
 ) -> tuple[Ended, list[str]]:
-    """Run Python code in a group; send this process a signal `after` so many seconds from its first line."""
+    """Run Python code in a group; send this process a signal, once or more, so many seconds `after` its first line."""
     lines: list[str] = []
 
     def take(line: str) -> None:
         lines.append(line)
-        if after is not None and len(lines) == 1:
-            threading.Timer(after, os.kill, (os.getpid(), number)).start()
+        if len(lines) == 1:
+            for seconds in after:
+                threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
 
     ended = run_in_group(
         [sys.executable, "-u", "-c", code],
@@ -70,7 +79,7 @@ SPAWN = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_stops_the_whole_group(number: signal.Signals) -> None:
     started = time.monotonic()
-    ended, lines = run(SPAWN + "time.sleep(600)", after=0.1, number=number, grace=60.0)
+    ended, lines = run(SPAWN + "time.sleep(600)", after=[0.1], number=number, grace=60.0)
     assert ended.stopped_by == number
     assert lines[1] == f"stopping {number.name}"
     assert time.monotonic() - started < 60  # without the grace
@@ -79,7 +88,7 @@ def test_signal_stops_the_whole_group(number: signal.Signals) -> None:
 
 def test_group_that_ignores_the_request_is_killed_after_the_grace() -> None:
     code = "import signal; signal.signal(15, signal.SIG_IGN); " + SPAWN + "time.sleep(600)"
-    ended, lines = run(code, after=0.1, grace=0.5)
+    ended, lines = run(code, after=[0.1], grace=0.5)
     assert ended == Ended(-signal.SIGKILL, signal.SIGTERM)
     assert not is_alive(int(lines[0]))
 
@@ -87,7 +96,7 @@ def test_group_that_ignores_the_request_is_killed_after_the_grace() -> None:
 def test_grandchild_has_the_grace_to_end_cleanly_after_the_command_is_gone(tmp_path: Path) -> None:
     tidy = (
         "import signal, sys, time, pathlib\n"
-        "def tidy(*_): time.sleep(1); pathlib.Path(sys.argv[1]).touch(); sys.exit()\n"
+        "def tidy(*_): time.sleep(0.3); pathlib.Path(sys.argv[1]).touch(); sys.exit()\n"
         "signal.signal(15, tidy); pathlib.Path(sys.argv[2]).touch(); time.sleep(600)"
     )
     tidied, ready = tmp_path / "tidied", tmp_path / "ready"
@@ -98,7 +107,7 @@ def test_grandchild_has_the_grace_to_end_cleanly_after_the_command_is_gone(tmp_p
         f"while not os.path.exists({str(ready)!r}): time.sleep(0.02)\n"
         "print('ready', flush=True); time.sleep(600)"
     )
-    ended, _ = run(code, after=0.1)
+    ended, _ = run(code, after=[0.1])
     assert ended == Ended(-signal.SIGTERM, signal.SIGTERM)
     assert tidied.exists()
 
@@ -106,9 +115,7 @@ def test_grandchild_has_the_grace_to_end_cleanly_after_the_command_is_gone(tmp_p
 def test_second_signal_kills_at_once() -> None:
     started = time.monotonic()
     code = "import signal; signal.signal(15, signal.SIG_IGN); print(1, flush=True); import time; time.sleep(600)"
-    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
-    ended, _ = run(code, after=0.1, grace=60)
+    ended, _ = run(code, after=[0.1, 0.4], grace=60)
     assert ended.returncode == -signal.SIGKILL
     assert time.monotonic() - started < 60  # without the grace
 
@@ -120,7 +127,7 @@ def test_process_that_the_command_leaves_behind_is_ended() -> None:
 
 
 def test_command_that_closes_its_output_is_waited_for() -> None:
-    ended, _ = run("import os, time; os.close(1); os.close(2); time.sleep(0.6); os._exit(4)")
+    ended, _ = run("import os, time; os.close(1); os.close(2); time.sleep(0.3); os._exit(4)")
     assert ended == Ended(4, None)
 
 
@@ -153,7 +160,7 @@ def test_hang_up_that_the_caller_ignores_does_not_stop_the_run() -> None:
     code = (
         "import os, signal; from rlhf_pipelines.local.process_group import run_in_group; import sys\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "ended = run_in_group([sys.executable, '-c', 'print(1, flush=True); import time; time.sleep(0.5)'],\n"
+        "ended = run_in_group([sys.executable, '-c', 'print(1, flush=True); import time; time.sleep(0.3)'],\n"
         "    env=dict(os.environ), on_line=lambda line: os.kill(os.getpid(), signal.SIGHUP),\n"
         "    on_tick=lambda: None, on_stopping=lambda number: None)\n"
         "print(ended.stopped_by)\n"
