@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -53,9 +51,9 @@ def write_prompts(path):
     return path
 
 
-@pytest.fixture
-def prompts(tmp_path):
-    return write_prompts(tmp_path / "prompts.jsonl")
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    return write_prompts(tmp_path_factory.mktemp("prompts") / "prompts.jsonl")
 
 
 def infer(model, prompts, out, **settings):
@@ -66,78 +64,87 @@ def infer(model, prompts, out, **settings):
     return out.read_text()
 
 
-def test_a_line_has_what_the_vertex_job_s_lines_had(tiny_model, prompts, tmp_path):
-    first = json.loads(infer(tiny_model, prompts, tmp_path / "out").splitlines()[0])
+@pytest.fixture(scope="module")
+def finished(tiny_model, prompts, tmp_path_factory):
+    """What a run wrote, and its work folder as a kill after three batches would have left it; not to be changed."""
+    folder, calls = tmp_path_factory.mktemp("finished"), []
+    generate = inference.generate_answers
+
+    def watched(*arguments, **settings):
+        calls.append(1)
+        if len(calls) == 4:
+            assert not (folder / "out").exists()
+            shutil.copytree(folder / "work", folder / "left")
+        return generate(*arguments, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "generate_answers", watched)
+        whole = infer(tiny_model, prompts, folder / "out", work_dir=str(folder / "work"))
+    assert not list((folder / "work").iterdir())
+    return whole, folder / "left"
+
+
+@pytest.fixture
+def whole(finished):
+    """What a run wrote that nobody stopped."""
+    return finished[0]
+
+
+@pytest.fixture
+def work(finished, tmp_path):
+    """A copy of what a killed run has left behind."""
+    return shutil.copytree(finished[1], tmp_path / "work")
+
+
+def test_a_line_has_what_the_vertex_job_s_lines_had(whole):
+    first = json.loads(whole.splitlines()[0])
     assert first["inputs"] == {"inputs_pretokenized": "Create 0."}
     assert isinstance(first["prediction"], str)
 
 
-def test_the_likeliest_tokens_do_not_depend_on_the_seed_and_samples_do(tiny_model, prompts, tmp_path):
+def test_the_likeliest_tokens_do_not_depend_on_the_seed_and_samples_do(tiny_model, prompts, tmp_path, whole):
     greedy = [infer(tiny_model, prompts, tmp_path / "out", temperature=0.0, seed=seed) for seed in (0, 1)]
-    sampled = [infer(tiny_model, prompts, tmp_path / "out", seed=seed) for seed in (0, 1, 1)]
     assert greedy[0] == greedy[1]
-    assert sampled[0] != sampled[1] == sampled[2]
+    assert infer(tiny_model, prompts, tmp_path / "out") == whole
+    assert infer(tiny_model, prompts, tmp_path / "out", seed=1) != whole
 
 
-PROGRAM = """
-import os, signal, sys
-from rlhf_tuning.generation import inference
-from rlhf_tuning.generation.inference import InferenceConfig, write_predictions
-model, prompts, out, work, stop_after = sys.argv[1:]
-generate, calls = inference.generate_answers, []
-def killed(*arguments, **settings):
-    calls.append(1)
-    if len(calls) > int(stop_after):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return generate(*arguments, **settings)
-inference.generate_answers = killed
-config = InferenceConfig(large_model_reference=model, target_sequence_length=6, dtype="float32", batch_size=4)
-write_predictions(config, prompts_path=prompts, predictions_path=out, label="answers", work_dir=work)
-"""
-
-
-@pytest.fixture(scope="module")
-def left_behind(tiny_model, tmp_path_factory):
-    """The work folder of a run that was killed after three batches; not to be changed."""
-    folder = tmp_path_factory.mktemp("killed")
-    prompts = write_prompts(folder / "prompts.jsonl")
-    arguments = [str(tiny_model), str(prompts), str(folder / "out"), str(folder / "work"), "3"]
-    killed = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=False, capture_output=True)
-    assert killed.returncode == -9, killed.stderr
-    assert not (folder / "out").exists()
-    return folder / "work"
-
-
-@pytest.fixture
-def work(left_behind, tmp_path):
-    """A copy of it."""
-    return shutil.copytree(left_behind, tmp_path / "work")
-
-
-def test_a_killed_run_goes_on_and_ends_with_the_same_file(tiny_model, prompts, work, tmp_path, capsys, monkeypatch):
-    whole = infer(tiny_model, prompts, tmp_path / "whole")
+def test_a_killed_run_goes_on_and_ends_with_the_same_file(
+    tiny_model, prompts, whole, work, tmp_path, capsys, monkeypatch
+):
     calls = []
     generate = inference.generate_answers
     monkeypatch.setattr(inference, "generate_answers", lambda *a, **k: calls.append(1) or generate(*a, **k))
-    # The tuned model of a run stands in another folder each time.
+    # The tuned model of a run stands in another folder each time. And what was cut off is answered again.
+    (kept,) = work.iterdir()
+    (kept / "000001.json").write_text("[{")
     moved = shutil.copytree(tiny_model, tmp_path / "moved")
     assert infer(moved, prompts, tmp_path / "again", work_dir=str(work)) == whole
-    assert len(calls) == PROMPTS // 4 - 3
-    assert "12 of 40 answers are there already" in capsys.readouterr().out
+    assert len(calls) == PROMPTS // 4 - 2
+    assert "8 of 40 answers are there already" in capsys.readouterr().out
     assert not list(work.iterdir())
 
 
-def test_answers_of_other_settings_or_prompts_are_not_taken(tiny_model, prompts, work, tmp_path):
-    (kept,) = work.iterdir()
-    for change in ({"seed": 1}, {"temperature": 0.5}, {"target_sequence_length": 5}):
-        infer(tiny_model, prompts, tmp_path / "out", work_dir=str(work), **change)
-    prompts.write_text(prompts.read_text().replace("Create 1.", "Create one."))
-    infer(tiny_model, prompts, tmp_path / "out", work_dir=str(work))
-    assert len(list(kept.iterdir())) == 3
+def test_answers_of_other_settings_or_prompts_are_not_taken(tiny_model, prompts, work, tmp_path, monkeypatch):
+    begun = []
 
+    def begin(model, text_format, conversations, **settings):
+        begun.append(conversations)
+        raise KeyboardInterrupt
 
-def test_a_batch_that_was_cut_off_is_answered_again(tiny_model, prompts, work, tmp_path):
-    whole = infer(tiny_model, prompts, tmp_path / "whole")
-    (kept,) = work.iterdir()
-    (kept / "000001.json").write_text("[{")
-    assert infer(tiny_model, prompts, tmp_path / "out", work_dir=str(work)) == whole
+    monkeypatch.setattr(inference, "generate_answers", begin)
+    changed = tmp_path / "changed.jsonl"
+    changed.write_text(prompts.read_text().replace("Create 1.", "Create one."))
+    for file, change in (
+        (prompts, {"seed": 1}),
+        (prompts, {"temperature": 0.5}),
+        (prompts, {"target_sequence_length": 5}),
+        (changed, {}),
+        (prompts, {}),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            infer(tiny_model, file, tmp_path / "out", work_dir=str(work), **change)
+    *others, taken = begun
+    assert others[0] == others[1] == others[2] != taken
+    assert len(others[3]) == 4
+    assert len(list(work.iterdir())) == 1

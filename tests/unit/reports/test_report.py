@@ -342,7 +342,7 @@ def test_a_very_long_answer_is_cut_and_says_so() -> None:
 # Very many answers of the kind that is drawn fastest; of the others several times what fits.
 @pytest.mark.parametrize(
     ("text", "pairs"),
-    [("x" * 10_000, 3000), ("'" * 10_000, 500), ("😀" * 10_000, 500), ("\u202e" * 10_000, 500)],
+    [("x" * 10_000, 1000), ("'" * 10_000, 200), ("😀" * 10_000, 200), ("\u202e" * 10_000, 200)],
     ids=["many", "escaped", "of four bytes", "turned around"],
 )
 def test_stays_below_3_mb_and_shows_at_least_50_answers(tmp_path: Path, text: str, pairs: int) -> None:

@@ -1,3 +1,5 @@
+from functools import cache
+
 import pytest
 import torch
 from datasets import Dataset
@@ -74,11 +76,24 @@ def one_step(wrap, name, tiny_model, folder, *, lora, kl_coeff):
     return gradients.found, trainer.state.log_history[0]
 
 
+@pytest.fixture(scope="module")
+def trl_step(tiny_model, tmp_path_factory):
+    """The gradients and metrics of TRL's own trainers, computed once for each of their settings."""
+
+    @cache
+    def step(name, lora=True, kl_coeff=0.3):
+        return one_step(
+            lambda kind: kind, name, tiny_model, tmp_path_factory.mktemp("trl"), lora=lora, kl_coeff=kl_coeff
+        )
+
+    return step
+
+
 @pytest.mark.parametrize("kl_coeff", [0.0, 0.3])
 @pytest.mark.parametrize("lora", [True, False])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_the_gradient_and_the_metrics_are_those_of_trl(name, lora, kl_coeff, tiny_model, tmp_path):
-    stock, stock_log = one_step(lambda kind: kind, name, tiny_model, tmp_path, lora=lora, kl_coeff=kl_coeff)
+def test_the_gradient_and_the_metrics_are_those_of_trl(name, lora, kl_coeff, tiny_model, tmp_path, trl_step):
+    stock, stock_log = trl_step(name, lora, kl_coeff)
     ours, log = one_step(ours_of, name, tiny_model, tmp_path, lora=lora, kl_coeff=kl_coeff)
     assert set(ours) == set(stock)
     largest = max(float(gradient.abs().max()) for gradient in stock.values())
@@ -92,8 +107,8 @@ def test_the_gradient_and_the_metrics_are_those_of_trl(name, lora, kl_coeff, tin
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_the_gradient_is_the_same_in_two_lanes(name, tiny_model, tmp_path, two_lanes):
-    stock, stock_log = one_step(lambda kind: kind, name, tiny_model, tmp_path, lora=True, kl_coeff=0.3)
+def test_the_gradient_is_the_same_in_two_lanes(name, tiny_model, tmp_path, two_lanes, trl_step):
+    stock, stock_log = trl_step(name)
     assert not two_lanes
     ours, log = one_step(ours_of, name, tiny_model, tmp_path, lora=True, kl_coeff=0.3)
     # Of each of two batches forwards and backwards, and the reference, each in two lanes; and whether sampling works.
@@ -105,8 +120,10 @@ def test_the_gradient_is_the_same_in_two_lanes(name, tiny_model, tmp_path, two_l
         assert torch.allclose(ours[parameter], gradient, rtol=1e-4, atol=1e-5 * largest), parameter
 
 
-def test_a_model_whose_answers_cannot_share_a_prompt_is_trained_as_trl_does(tiny_model, tmp_path, monkeypatch, capsys):
-    stock, _ = one_step(lambda kind: kind, "rloo", tiny_model, tmp_path, lora=True, kl_coeff=0.3)
+def test_a_model_whose_answers_cannot_share_a_prompt_is_trained_as_trl_does(
+    tiny_model, tmp_path, monkeypatch, capsys, trl_step
+):
+    stock, _ = trl_step("rloo")
     monkeypatch.setattr(on_policy.log_probabilities, "packing_works", lambda *args, **settings: False)
     monkeypatch.setattr(on_policy.log_probabilities, "pack", None)
     ours, _ = one_step(ours_of, "rloo", tiny_model, tmp_path, lora=True, kl_coeff=0.3)
