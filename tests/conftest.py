@@ -12,6 +12,8 @@ import pytest
 
 # Tiny models gain nothing from a second thread, and lose much where several tests share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# And those that a test asks for are not to spin while they wait for one another.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell that started the tests in the background has Ctrl-C ignored, in every process below; here it must work.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
