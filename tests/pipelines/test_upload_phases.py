@@ -190,7 +190,7 @@ def test_the_run_fails_when_the_endpoint_does_not_answer(vertex, tmp_path):
     assert not vertex.of_kind(v1.Endpoint)[0].deployed_models
 
 
-def test_a_tensorboard_that_is_named_gets_the_curves_of_both_phases(vertex, tmp_path):
+def test_a_tensorboard_that_is_named_gets_the_curves_and_nothing_is_deployed_when_nobody_asks_for_it(vertex, tmp_path):
     board = f"projects/{PROJECT}/locations/{LOCATION}/tensorboards/7"
     vertex.tensorboards.add(board)
     place = on_vertex(vertex, tmp_path)
@@ -199,11 +199,6 @@ def test_a_tensorboard_that_is_named_gets_the_curves_of_both_phases(vertex, tmp_
     assert vertex.scalars[("reward-model", "rank_loss")] == {1: 0.7}
     assert vertex.scalars[("reinforcement-learning", "reward")] == {1: 0.1}
     assert not vertex.of_kind(v1.TensorboardExperiment)[0].name.endswith("experiments/rlhf")
-
-
-def test_nothing_is_deployed_when_nobody_asks_for_it(vertex, tmp_path):
-    outputs, output = run_phase("vertex", tmp_path, on_vertex(vertex, tmp_path), deploy_model=False)
-    assert outputs, output
     assert outputs["endpoint_resource_name"] == ""
     assert "no endpoint was touched" in output
     assert not vertex.received("CreateEndpoint")
