@@ -11,9 +11,10 @@ SEEDS ?= 0 1 2
 # A processor without AVX512, as torch and oneDNN see it, and the tests that depend on it.
 AVX2 = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 NUMERICS = tests/unit/ops tests/unit/generation/test_rollout.py tests/unit/training
+BUILD_DOCS = NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 .DEFAULT_GOAL := help
-.PHONY: help tune test check images test-images compile benchmark constraints clean
+.PHONY: help tune test check docs images test-images compile benchmark constraints clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -26,9 +27,13 @@ test: $(VENV)/.dev  ## Run every test that can run on this machine
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "slow and not docker and not gpu"
 	$(AVX2) $(VENV)/bin/python -m pytest -q -n auto --dist worksteal $(NUMERICS)
 
-check: $(VENV)/.dev  ## Lint, check formatting, types and the order of imports, and hold the compiled pipelines current
+check: $(VENV)/.dev  ## Lint, check formatting, types and imports, hold the compiled pipelines current, build the documents
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports --no-cache --no-logo
 	$(VENV)/bin/python -m pytest -q tests/pipelines/test_compile.py
+	$(BUILD_DOCS)
+
+docs: $(VENV)/.docs  ## Build the documents into site/
+	$(BUILD_DOCS)
 
 images:  ## Build the container images; CPU=1 for machines without a GPU
 	containers/build.sh
@@ -43,7 +48,7 @@ benchmark: $(VENV)/.train  ## Does tuning work? The sample job for three seeds (
 	$(VENV)/bin/python benchmarks/sample_seeds.py --seeds $(SEEDS)
 
 constraints:  ## Resolve the newest versions that pyproject.toml allows into constraints.txt
-	$(PYTHON) -m venv .constraints && .constraints/bin/pip install --quiet $(PIP_FLAGS) '.[train,vertex,dev]'
+	$(PYTHON) -m venv .constraints && .constraints/bin/pip install --quiet $(PIP_FLAGS) '.[train,vertex,dev,docs]'
 	.constraints/bin/pip list --format freeze | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(pip|setuptools|rlhf-pipelines)==' > .constraints/new
 	head -n 1 constraints.txt | cat - .constraints/new > .constraints/all && mv .constraints/all constraints.txt
 	rm -rf .constraints
@@ -63,5 +68,9 @@ $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt hatch_build.py
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	@$(PIP) --editable '.[train,vertex,dev]'
+	@$(PIP) --editable '.[train,vertex,dev,docs]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	@$(PIP) --editable '.[docs]'
 	@touch $@

@@ -1,75 +1,69 @@
-"""What the README says is so: its links, its flags, its parameters, its commands."""
+"""What README and documents say is so: their links, their flags, their commands, their tables."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from rlhf_pipelines.cli.rlhf import build_parser
+from rlhf_pipelines.cli import rlhf
 from rlhf_pipelines.targets import DEFAULT_MACHINES, GPUS
-from rlhf_tuning.parameters import PARAMETERS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    *("README.md", "CHANGELOG.md", "benchmarks/README.md", "src/rlhf_tuning/sample/README.md"),
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")),
+]
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+COMMANDS = {page: re.findall(r"^rlhf (?:[^\n]*\\\n)*[^\n]*$", text, re.MULTILINE) for page, text in TEXTS.items()}
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "docs/google-cloud.md",
-        "docs/kubeflow.md",
-        "docs/processors.md",
-        "docs/scale.md",
-        "docs/serving.md",
-        "benchmarks/README.md",
-        "src/rlhf_tuning/sample/README.md",
-    ],
-)
+def test_the_readme_fits_three_screens():
+    assert len(TEXTS["README.md"].splitlines()) < 200
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
+    for target in re.findall(r"\]\(([^)#]+)", TEXTS[page]):
         if "://" not in target:
             assert (ROOT / page).parent.joinpath(target).exists(), target
-    assert not re.search(r"\b[A-Z]{2,}_(OUTPUT|TABLE)\b", text)
-
-
-def test_every_parameter_is_in_its_tables_with_its_default():
-    rows = [line for line in README.splitlines() if line.startswith("| `")]
-    for parameter in PARAMETERS.values():
-        (row,) = [line for line in rows if f"`{parameter.name}`" in line.split("|")[1]]
-        default = row.split("|")[2].strip().strip("`")
-        if parameter.default not in ("", None) and isinstance(parameter.default, int | float):
-            assert default == str(parameter.default).lower(), parameter.name
-        assert (default == "required") == parameter.required, parameter.name
+    for path in re.findall(
+        r"`((?:src|components|pipelines|tests|docs|benchmarks|containers|examples)/[\w./-]+)`", TEXTS[page]
+    ):
+        assert (ROOT / path).exists(), path
+    assert not re.search(r"\b[A-Z]{2,}_(OUTPUT|TABLE)\b", TEXTS[page])
 
 
 def test_every_gpu_is_in_its_table_with_its_machines():
+    rows = TEXTS["docs/operations/machines.md"].splitlines()
     for kind, gpu in GPUS.items():
-        (row,) = [line for line in README.splitlines() if line.startswith(f"| `{kind}`, ")]
+        (row,) = [line for line in rows if line.startswith(f"| `{kind}`, ")]
         for word in (gpu.vertex, gpu.gke, *gpu.machine_types.values()):
             assert not word or f"`{word}`" in row, word
         for target, default in DEFAULT_MACHINES.items():
             assert (f"default on {target.title()}" in row) == (kind == default)
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/google-cloud.md", "docs/kubeflow.md", "docs/scale.md", "docs/serving.md"]
-)
+@pytest.mark.parametrize("page", [page for page, commands in COMMANDS.items() if commands])
 def test_the_commands_are_ones_that_the_command_line_takes(page):
-    parser = build_parser()
-    text = (ROOT / page).read_text(encoding="utf-8")
-    commands = re.findall(r"^rlhf (?:[^\n]*\\\n)*[^\n]*$", text, re.MULTILINE)
-    assert len(commands) >= 2
-    for command in commands:
+    parser = rlhf.build_parser()
+    for command in COMMANDS[page]:
         words = [word.strip('"') for word in re.findall(r'"[^"]*"|[^\s\\]+', command)]
         parser.parse_args(words[1:])
 
 
-def test_the_make_targets_exist():
+def test_every_command_is_shown():
+    shown = {command.split()[1] for commands in COMMANDS.values() for command in commands}
+    assert shown >= {command.__name__.rpartition(".")[2] for command in rlhf.COMMANDS}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_make_targets_and_benchmarks_exist(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"`make ([a-z]+)", README)):
+    shown = "".join(re.findall(r"^```sh\n.*?^```", TEXTS[page], re.MULTILINE | re.DOTALL))
+    for target in re.findall(r"^make ([a-z-]+)", shown, re.MULTILINE) + re.findall(r"`make ([a-z-]+)", TEXTS[page]):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for path, module in re.findall(r"python (?:(benchmarks/\S+)|-m (benchmarks\.\w+))", TEXTS[page]):
+        assert (ROOT / (path or module.replace(".", "/") + ".py")).exists(), path or module
 
 
 def test_the_scale_tables_are_what_the_forecast_says():
@@ -77,7 +71,7 @@ def test_the_scale_tables_are_what_the_forecast_says():
 
     from rlhf_tuning.planning.forecast import MEMORY_ERROR, TIME_ERROR
 
-    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    page = TEXTS["docs/operations/scale.md"]
     assert "\n".join(scale.large_table()) in page
     for name, error in (("memory", MEMORY_ERROR), ("time", TIME_ERROR)):
         assert re.search(rf"^\| {name} \(n = \d+\) \| {error[0]:.0%} \| {error[1]:.0%} \|", page, re.MULTILINE)

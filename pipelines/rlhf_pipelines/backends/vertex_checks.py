@@ -250,6 +250,7 @@ def _default_image_problems(spec: Mapping[str, Any]) -> Iterator[str]:
     for kind, image in IMAGES.items():
         if image in _images(spec):
             yield (
-                f"The image {image} is in no registry that Vertex can pull from. Build the images (docs/google-cloud.md) "
-                f"and give --image {kind}=REGION-docker.pkg.dev/PROJECT/REPOSITORY/{kind}@sha256:..."
+                f"The image {image} is in no registry that Vertex can pull from. Build the images "
+                f"(docs/operations/containers.md) and give "
+                f"--image {kind}=REGION-docker.pkg.dev/PROJECT/REPOSITORY/{kind}@sha256:..."
             )

@@ -21,7 +21,7 @@ PROMPT, CHOSEN, REJECTED = range(3)
 class Columns(NamedTuple):
     """Rows of one kind by column.
 
-    Args:
+    Attributes:
         prompts: Canonical conversations.
         keys: What tells the conversations apart, as `rows.prompt_key` gives it.
         chosen: The preferred answers, as canonical strings; empty for prompts.

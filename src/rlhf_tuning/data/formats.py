@@ -26,7 +26,7 @@ class Parser(Protocol):
 class Format(NamedTuple):
     """One row format.
 
-    Args:
+    Attributes:
         name: As problems and reports call it.
         fields: What it is known by.
         recognises: Says whether an object is of this format.

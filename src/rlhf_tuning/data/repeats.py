@@ -28,7 +28,7 @@ class Place(NamedTuple):
 class Repeats(NamedTuple):
     """What is said more than once.
 
-    Args:
+    Attributes:
         distinct_prompts: How many different prompts there are.
         repeated: How many rows could go, since an earlier one is the same.
         contradictions: How many pairs of answers to one prompt are preferred one way in some rows and the other way in

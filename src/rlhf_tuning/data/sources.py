@@ -90,7 +90,7 @@ class UnreadableError(DataError):
 class LongLine(NamedTuple):
     """A line of more than `LINE_BYTES`, of which only the beginning was kept.
 
-    Args:
+    Attributes:
         head: Its first bytes, for a message.
         size: Its length in bytes, without the line's end.
     """

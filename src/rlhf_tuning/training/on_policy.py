@@ -1,6 +1,6 @@
 """TRL's RLOO and GRPO trainers without the work that one update for each batch of samples makes needless.
 
-What changes is the cost; the gradient is TRL's (`tests/unit/test_on_policy.py` compares them):
+What changes is the cost; the gradient is TRL's (`tests/unit/training/test_on_policy.py` compares them):
 
 - A prompt is computed once for all its answers, see `log_probabilities`; so a batch keeps the answers to a prompt together,
   where TRL shuffles them.
