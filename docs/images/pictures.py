@@ -76,4 +76,7 @@ def report(page: str, picture: str) -> None:
 
 
 if __name__ == "__main__":
-    {"terminal": terminal, "report": report}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "terminal":
+        terminal(*sys.argv[2:])
+    else:
+        report(*sys.argv[2:])
