@@ -228,7 +228,8 @@ def python_page(room: str) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     cells = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+    return f'<div class="generated" markdown>\n\n{table}\n\n</div>'
 
 
 def _one_line(text: str) -> str:
