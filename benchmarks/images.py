@@ -8,8 +8,8 @@ import statistics
 import time
 from typing import Any
 
-from rlhf_components.images import IMAGES
 from rlhf_pipelines.local.containers.engine import check_images, connect
+from rlhf_tuning.images import IMAGES
 
 #: What a step of each image imports before its work begins; the longest of them.
 _WORK = {"light": "rlhf_tuning.data.importer", "trainer": "rlhf_tuning.training.reinforcement"}

@@ -21,7 +21,7 @@ if [ -n "${CPU:-}" ]; then
 fi
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 for kind in ${@:-light trainer}; do
-  tag=$(PYTHONPATH=src:components python3 -c "from rlhf_components import images; print(images.IMAGES['$kind'])")
+  tag=$(PYTHONPATH=src python3 -c "from rlhf_tuning import images; print(images.IMAGES['$kind'])")
   if [ "$kind" = trainer ]; then flags+=("${trainer_flags[@]}"); fi
   DOCKER_BUILDKIT=1 "$docker" build "${flags[@]}" --file "containers/$kind/Dockerfile" \
     --build-arg "VERSION=${tag##*:}" --build-arg "REVISION=$revision" --tag "$tag" .

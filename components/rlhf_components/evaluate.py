@@ -4,7 +4,7 @@ from typing import NamedTuple, Optional
 
 from kfp import dsl
 
-from rlhf_components.images import TRAINER_IMAGE
+from rlhf_tuning.images import TRAINER_IMAGE
 
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from rlhf_components.images import LIGHT_IMAGE
+from rlhf_tuning.images import LIGHT_IMAGE
 
 
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)

@@ -7,8 +7,8 @@ or pinned by digest, another reference takes its place: in compiled YAML, and in
 import re
 from collections.abc import Mapping, Sequence
 
-from rlhf_components.images import IMAGES
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.images import IMAGES
 
 _REFERENCE = re.compile(
     r"[a-z0-9]+(?:[._:/-]+[a-z0-9]+)*"  # host:port/repository/name

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_components.images import TRAINER_IMAGE
 from rlhf_tuning.accelerators import GPUS, Gpu, machine_name
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.images import TRAINER_IMAGE
 
 #: A compiled pipeline as kfp's YAML holds it.
 Spec = dict[str, Any]

@@ -22,7 +22,7 @@ import yaml
 
 import rlhf_components
 import rlhf_tuning
-from rlhf_components.images import IMAGES, LIGHT_IMAGE
+from rlhf_tuning.images import IMAGES, LIGHT_IMAGE
 
 ROOT = Path(__file__).parents[2]
 COMPONENTS = sorted(name for _, name, _ in pkgutil.iter_modules(rlhf_components.__path__) if name != "images")

@@ -9,12 +9,12 @@ import yaml
 from kfp import compiler
 from kfp.client.client import _extract_pipeline_yaml
 
-from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
 from rlhf_pipelines.cli.rlhf import main
 from rlhf_pipelines.compile import as_yaml, compile_all, compile_for_submission, load_pipeline
 from rlhf_pipelines.parameters import PIPELINES
 from rlhf_pipelines.targets import TARGETS
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.images import LIGHT_IMAGE, TRAINER_IMAGE
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
 

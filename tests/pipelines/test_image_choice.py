@@ -1,9 +1,9 @@
 import pytest
 
-from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
 from rlhf_pipelines.compile import compile_for_submission
 from rlhf_pipelines.image_choice import read_choices, unpullable
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.images import LIGHT_IMAGE, TRAINER_IMAGE
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 

@@ -6,7 +6,6 @@ import pytest
 import yaml
 from kfp import compiler, dsl, kubernetes
 
-from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
 from rlhf_pipelines.targets import (
     DEFAULT_MACHINES,
     GPUS,
@@ -20,6 +19,7 @@ from rlhf_pipelines.targets import (
     machines,
 )
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.images import LIGHT_IMAGE, TRAINER_IMAGE
 
 #: The machine types of Compute Engine with these accelerators: name to Vertex's name of the accelerator, how many there
 #: are, virtual CPUs, and memory in GiB (which Google calls GB). From Google's pages on accelerator-optimized machines.

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from rlhf_components.images import TRAINER_IMAGE
 from rlhf_pipelines.local import preloaded_steps
+from rlhf_tuning.images import TRAINER_IMAGE
 
 IMAGE = "toy/light:1"
 

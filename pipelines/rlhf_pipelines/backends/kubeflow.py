@@ -557,7 +557,7 @@ def _problems_with_accelerators(spec: Mapping[str, Any]) -> list[str]:
 
 
 def _problems_with_images(spec: Mapping[str, Any]) -> list[str]:
-    from rlhf_components.images import IMAGES
+    from rlhf_tuning.images import IMAGES
 
     used = {container["image"] for container in _containers(spec)}
     return [

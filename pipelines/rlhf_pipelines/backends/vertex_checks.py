@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_components.images import IMAGES
 from rlhf_pipelines.backends.backend import Submission
 from rlhf_pipelines.backends.spec_parameters import problems_with_values
 from rlhf_tuning.errors import RunError
 from rlhf_tuning.evaluation.judges.rubric import rubric_file
+from rlhf_tuning.images import IMAGES
 from rlhf_tuning.step import say
 
 _PREDEFINED_PAIRS = {

@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from rlhf_components.images import TRAINER_IMAGE
 from rlhf_pipelines.executor_command import program_and_arguments
+from rlhf_tuning.images import TRAINER_IMAGE
 
 #: What the steps import between them.
 _MODULES = [

@@ -12,13 +12,13 @@ import pytest
 from kfp.client import Client
 from kubeflow_server import Fault, KubeflowServer
 
-from rlhf_components.images import IMAGES, LIGHT_IMAGE
 from rlhf_pipelines.backends import kubeflow_client
 from rlhf_pipelines.backends.backend import Connection, Job, Plan, ScheduleState, State, Submission, connect
 from rlhf_pipelines.backends.kubeflow import Kubeflow
 from rlhf_pipelines.compile import compile_for_submission
 from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning.errors import ParameterError, RunError, UserError
+from rlhf_tuning.images import IMAGES, LIGHT_IMAGE
 
 SPEC: dict[str, Any] = {
     "pipelineInfo": {"name": "toy-pipeline"},

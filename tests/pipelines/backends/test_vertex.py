@@ -618,7 +618,7 @@ def test_images_must_exist_where_that_can_be_known(server, checked, image, statu
 
 
 def test_images_that_are_only_names_cannot_be_pulled(checked):
-    from rlhf_components.images import TRAINER_IMAGE
+    from rlhf_tuning.images import TRAINER_IMAGE
 
     spec = {**SPEC, "deploymentSpec": {"executors": {"exec-prepare": {"container": {"image": TRAINER_IMAGE}}}}}
     (problem,) = checked.problems(replace(SUBMISSION, spec=spec))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import rlhf_tuning
-from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
 from rlhf_pipelines.cli import rlhf, run_command
 from rlhf_tuning import registry
 from rlhf_tuning.errors import ModelError
+from rlhf_tuning.images import LIGHT_IMAGE, TRAINER_IMAGE
 from rlhf_tuning.parameters import PARAMETERS
 
 REQUIRED = ["--prompt-dataset", "p.jsonl", "--preference-dataset", "q.jsonl", "--large-model-reference", "some/model"]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tests.pipelines.local.test_local_run import events, run_request
 
-from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
 from rlhf_pipelines.local import preloaded_steps
 from rlhf_pipelines.local.preloaded_steps import run_copy
+from rlhf_tuning.images import LIGHT_IMAGE, TRAINER_IMAGE
 
 SOURCE = """
 import atexit, os, subprocess, sys

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_components.images import LIGHT_IMAGE
 from rlhf_pipelines.local.containers.engine import RUN_LABEL
+from rlhf_tuning.images import LIGHT_IMAGE
 from rlhf_tuning.registry import list_models
 
 pytestmark = pytest.mark.docker

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlhf_components.images import IMAGES
 from rlhf_tuning.errors import ParameterError, RunError
+from rlhf_tuning.images import IMAGES
 
 #: On every container of a run, with the run's id.
 RUN_LABEL = "rlhf-pipelines.run"

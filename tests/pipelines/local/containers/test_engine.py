@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from rlhf_components.images import IMAGES, LIGHT_IMAGE
 from rlhf_pipelines.local.containers.engine import RUN_LABEL, check_engine, check_images, connect, remove_containers
 from rlhf_tuning.errors import ParameterError, RunError
+from rlhf_tuning.images import IMAGES, LIGHT_IMAGE
 
 
 def test_a_missing_engine_is_told_with_what_to_do(monkeypatch, tmp_path):

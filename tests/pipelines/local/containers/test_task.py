@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_components.images import LIGHT_IMAGE, TRAINER_IMAGE
 from rlhf_pipelines.local.containers.mounts import Mount
 from rlhf_pipelines.local.containers.task import choose_settings, explain_refusal, run_container
 from rlhf_tuning import environment
 from rlhf_tuning.errors import RunError
+from rlhf_tuning.images import LIGHT_IMAGE, TRAINER_IMAGE
 
 GIB = 2**30
 ENGINE = {"MemTotal": 16 * GIB, "MemoryLimit": True, "Runtimes": {"runc": {}}, "SecurityOptions": ["name=seccomp"]}
