@@ -5,10 +5,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components.smoke_light import smoke_light
-from rlhf_components.smoke_report import smoke_report
-from rlhf_components.smoke_trainer import smoke_trainer
-from rlhf_components.smoke_verdict import smoke_verdict
+from rlhf_components import smoke_light, smoke_report, smoke_trainer, smoke_verdict
 from rlhf_pipelines.wiring import Values, takes_parameters
 
 
