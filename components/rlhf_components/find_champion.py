@@ -11,7 +11,7 @@ from rlhf_tuning.images import LIGHT_IMAGE
 def find_champion(
     target: str,
     large_model_reference: str,
-    large_model_fingerprint: str,
+    large_model_fingerprint: str = "",
     model_display_name: str = "",
     registry_dir: str = "",
     project: str = "",
@@ -28,7 +28,7 @@ def find_champion(
     Args:
         target: Where models are registered: local, vertex or kubeflow.
         large_model_reference: Base model.
-        large_model_fingerprint: From Preprocess Inputs.
+        large_model_fingerprint: From Preprocess Inputs; handed on for the base model where there is no champion.
         model_display_name: Name in the registry; made from the base model's name when empty.
         registry_dir: Folder of the local registry; its default place when empty.
         project: Google Cloud project of the registry; the run's own when empty.

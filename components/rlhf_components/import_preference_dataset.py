@@ -11,10 +11,10 @@ def import_preference_dataset(
     eval_preferences: dsl.Output[dsl.Dataset],
     preference_rows: dsl.Output[dsl.Dataset],
     preference_dataset: str,
-    eval_dataset: str,
-    instruction: str,
-    preference_fingerprint: str,
-    eval_fingerprint: str,
+    eval_dataset: str = "",
+    instruction: str = "",
+    preference_fingerprint: str = "",
+    eval_fingerprint: str = "",
     seed: int = 0,
     max_bad_rows: int = 0,
 ) -> None:
@@ -28,8 +28,8 @@ def import_preference_dataset(
         preference_dataset: Human preferences.
         eval_dataset: Evaluation rows; empty for a held-out split.
         instruction: Put before every text prompt; the default context of chat rows.
-        preference_fingerprint: From Validate Inputs.
-        eval_fingerprint: From Validate Inputs.
+        preference_fingerprint: From Validate Inputs; other content is refused. When empty, kfp's cache goes by the path.
+        eval_fingerprint: From Validate Inputs, likewise.
         seed: Of the held-out split.
         max_bad_rows: So many bad rows of each dataset are set aside.
     """
@@ -50,5 +50,5 @@ def import_preference_dataset(
             preference_rows_path=preference_rows.path,
         )
         say(f"{summary.rows:,} preferences to learn from, {summary.eval_rows:,} held out")
-        preferences.metadata.update(rows=summary.rows, fingerprint=preference_fingerprint)
-        eval_preferences.metadata.update(rows=summary.eval_rows, fingerprint=eval_fingerprint)
+        preferences.metadata.update(rows=summary.rows, fingerprint=summary.fingerprint)
+        eval_preferences.metadata.update(rows=summary.eval_rows, fingerprint=summary.eval_fingerprint)

@@ -10,10 +10,10 @@ def import_prompt_dataset(
     prompts: dsl.Output[dsl.Dataset],
     evaluation_prompts: dsl.Output[dsl.Dataset],
     prompt_dataset: str,
-    eval_dataset: str,
-    instruction: str,
-    prompt_fingerprint: str,
-    eval_fingerprint: str,
+    eval_dataset: str = "",
+    instruction: str = "",
+    prompt_fingerprint: str = "",
+    eval_fingerprint: str = "",
     eval_prompts: int = 200,
     seed: int = 0,
     max_bad_rows: int = 0,
@@ -26,8 +26,8 @@ def import_prompt_dataset(
         prompt_dataset: Prompts without labels.
         eval_dataset: Evaluation rows; empty for a held-out split.
         instruction: Put before every text prompt; the default context of chat rows.
-        prompt_fingerprint: From Validate Inputs.
-        eval_fingerprint: From Validate Inputs.
+        prompt_fingerprint: From Validate Inputs; other content is refused. When empty, kfp's cache goes by the path.
+        eval_fingerprint: From Validate Inputs, likewise.
         eval_prompts: Most prompts to hold out when there is no evaluation dataset; 0 for none.
         seed: Of the held-out split.
         max_bad_rows: So many bad rows of each dataset are set aside.
@@ -49,5 +49,5 @@ def import_prompt_dataset(
             eval_fingerprint=eval_fingerprint,
         )
         say(f"{summary.rows:,} prompts to learn on, {summary.eval_rows:,} to evaluate on")
-        prompts.metadata.update(rows=summary.rows, fingerprint=prompt_fingerprint)
-        evaluation_prompts.metadata.update(rows=summary.eval_rows, fingerprint=eval_fingerprint)
+        prompts.metadata.update(rows=summary.rows, fingerprint=summary.fingerprint)
+        evaluation_prompts.metadata.update(rows=summary.eval_rows, fingerprint=summary.eval_fingerprint)

@@ -12,7 +12,7 @@ def infer(
     prompts: dsl.Input[dsl.Dataset],
     predictions: dsl.Output[dsl.Dataset],
     large_model_reference: str,
-    large_model_fingerprint: str,
+    large_model_fingerprint: str = "",
     model: Optional[dsl.Input[dsl.Model]] = None,
     label: str = "",
     prompt_sequence_length: int = 512,
@@ -29,7 +29,7 @@ def infer(
         predictions: JSON lines: inputs.inputs_pretokenized and prediction, as the Vertex job had them; prompt, tokens,
             ended, token_ids.
         large_model_reference: The model that answers, or the base of the one that does.
-        large_model_fingerprint: From Preprocess Inputs.
+        large_model_fingerprint: From Preprocess Inputs. When empty, kfp's cache goes by the model's name.
         model: A tuned model; without it the base answers.
         label: Which model answers, for people; `tuned model` or `base model` when empty.
         prompt_sequence_length: Most tokens of a prompt.

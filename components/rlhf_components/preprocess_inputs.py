@@ -10,7 +10,7 @@ from rlhf_tuning.images import LIGHT_IMAGE
 @dsl.component(base_image=LIGHT_IMAGE, install_kfp_package=False)
 def preprocess_inputs(
     large_model_reference: str,
-    reward_model_reference: str,
+    reward_model_reference: str = "",
     warm_start_adapter: str = "",
     lora_dim: int = 16,
     registry_dir: str = "",

@@ -16,7 +16,7 @@ def train_policy(
     metrics: dsl.Output[dsl.Metrics],
     tensorboard: dsl.Output[dsl.Artifact],
     large_model_reference: str,
-    large_model_fingerprint: str,
+    large_model_fingerprint: str = "",
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
     reinforcement_learning_rate_multiplier: float = 1.0,
@@ -46,7 +46,7 @@ def train_policy(
         metrics: The mean of the last tenth of the steps up to the checkpoint that is returned.
         tensorboard: Event files; tags reward and kl_loss as the Vertex job had them.
         large_model_reference: Base model.
-        large_model_fingerprint: From Preprocess Inputs.
+        large_model_fingerprint: From Preprocess Inputs. When empty, kfp's cache goes by the model's name.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         reinforcement_learning_rate_multiplier: Times the base learning rate.

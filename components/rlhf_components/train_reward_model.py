@@ -1,5 +1,7 @@
 """Reward Model Trainer: phase 1. And a second reward model, which nothing is optimised against."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from rlhf_tuning.images import TRAINER_IMAGE
@@ -9,13 +11,13 @@ from rlhf_tuning.images import TRAINER_IMAGE
 def train_reward_model(
     preferences: dsl.Input[dsl.Dataset],
     eval_preferences: dsl.Input[dsl.Dataset],
-    preference_rows: dsl.Input[dsl.Dataset],
     reward_model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     classification: dsl.Output[dsl.ClassificationMetrics],
     tensorboard: dsl.Output[dsl.Artifact],
     large_model_reference: str,
-    large_model_fingerprint: str,
+    large_model_fingerprint: str = "",
+    preference_rows: Optional[dsl.Input[dsl.Dataset]] = None,
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
     reward_model_learning_rate_multiplier: float = 1.0,
@@ -32,13 +34,13 @@ def train_reward_model(
     Args:
         preferences: Canonical preference rows to learn from.
         eval_preferences: Canonical preference rows to measure on.
-        preference_rows: Which rows the dataset has; kept with the reward model.
         reward_model: The adapter with its score head, or the whole model; with its metrics and its evaluation.
         metrics: Held-out accuracy with its interval, beside what "the longer answer wins" gets.
         classification: How well the scores tell the preferred answer from the other one, as a ROC curve.
         tensorboard: Event files; tag rank_loss as the Vertex job had it.
         large_model_reference: Base model of the reward model.
-        large_model_fingerprint: From Preprocess Inputs.
+        large_model_fingerprint: From Preprocess Inputs. When empty, kfp's cache goes by the model's name.
+        preference_rows: Which rows the dataset has; kept with the reward model, so that a recurring tune can count new ones.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         reward_model_learning_rate_multiplier: Times the base learning rate.
@@ -87,7 +89,8 @@ def train_reward_model(
             output_dir=reward_model.path,
             tensorboard_dir=tensorboard.path,
         )
-        shutil.copyfile(preference_rows.path, Path(reward_model.path) / PREFERENCE_ROWS)
+        if preference_rows:
+            shutil.copyfile(preference_rows.path, Path(reward_model.path) / PREFERENCE_ROWS)
         for name, value in evaluation.items():
             if isinstance(value, int | float):
                 metrics.log_metric(name, value)

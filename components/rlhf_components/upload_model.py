@@ -14,12 +14,12 @@ def upload_model(
     reward_model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
     large_model_reference: str,
-    large_model_fingerprint: str,
-    prompt_fingerprint: str,
-    preference_fingerprint: str,
-    eval_fingerprint: str,
     promote: bool,
-    champion: str,
+    large_model_fingerprint: str = "",
+    prompt_fingerprint: str = "",
+    preference_fingerprint: str = "",
+    eval_fingerprint: str = "",
+    champion: str = "",
     model_display_name: str = "",
     instruction: str = "",
     registry_dir: str = "",
@@ -32,12 +32,12 @@ def upload_model(
         reward_model: The reward model and the settings of phase 1.
         evaluation: The comparison with the base model.
         large_model_reference: Base model.
-        large_model_fingerprint: From Preprocess Inputs.
-        prompt_fingerprint: From Validate Inputs.
-        preference_fingerprint: From Validate Inputs.
-        eval_fingerprint: From Validate Inputs.
         promote: From Evaluate Tuned Model: whether it becomes `champion` and `default`, or `challenger`.
-        champion: From Find Champion.
+        large_model_fingerprint: From Preprocess Inputs, for the manifest.
+        prompt_fingerprint: From Validate Inputs, for the manifest.
+        preference_fingerprint: From Validate Inputs, for the manifest.
+        eval_fingerprint: From Validate Inputs, for the manifest.
+        champion: From Find Champion: what the model was held against; empty for the base model.
         model_display_name: Name in the registry; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         registry_dir: Folder of the registry; its default place when empty.

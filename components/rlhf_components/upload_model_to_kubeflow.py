@@ -16,11 +16,11 @@ def upload_model_to_kubeflow(
     inference_service: dsl.Output[dsl.Artifact],
     manifest: dsl.Output[dsl.Artifact],
     large_model_reference: str,
-    large_model_fingerprint: str,
-    prompt_fingerprint: str,
-    preference_fingerprint: str,
-    eval_fingerprint: str,
     promote: bool,
+    large_model_fingerprint: str = "",
+    prompt_fingerprint: str = "",
+    preference_fingerprint: str = "",
+    eval_fingerprint: str = "",
     model_display_name: str = "",
     instruction: str = "",
     serving_machine: str = "",
@@ -35,11 +35,11 @@ def upload_model_to_kubeflow(
         inference_service: YAML for `kubectl apply --filename`.
         manifest: JSON: what made the model.
         large_model_reference: Base model.
-        large_model_fingerprint: From Preprocess Inputs.
-        prompt_fingerprint: From Validate Inputs.
-        preference_fingerprint: From Validate Inputs.
-        eval_fingerprint: From Validate Inputs.
         promote: From Evaluate Tuned Model: whether the model is shown to be better; written into the service's annotations.
+        large_model_fingerprint: From Preprocess Inputs, for the manifest.
+        prompt_fingerprint: From Validate Inputs, for the manifest.
+        preference_fingerprint: From Validate Inputs, for the manifest.
+        eval_fingerprint: From Validate Inputs, for the manifest.
         model_display_name: Name of the service; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         serving_machine: Says how many GPUs the service gets, such as l4-x2; as many as the model needs when empty.

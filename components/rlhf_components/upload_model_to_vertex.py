@@ -12,19 +12,19 @@ def upload_model_to_vertex(
     reward_model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
     large_model_reference: str,
-    large_model_fingerprint: str,
-    prompt_fingerprint: str,
-    preference_fingerprint: str,
-    eval_fingerprint: str,
-    run_project: str,
-    run_location: str,
     promote: bool,
-    champion: str,
+    large_model_fingerprint: str = "",
+    prompt_fingerprint: str = "",
+    preference_fingerprint: str = "",
+    eval_fingerprint: str = "",
+    champion: str = "",
     model_display_name: str = "",
     instruction: str = "",
     serving_machine: str = "",
     project: str = "",
     location: str = "",
+    run_project: str = "",
+    run_location: str = "",
     encryption_spec_key_name: str = "",
 ) -> str:
     """Register the tuned model as a new version, with a manifest of what made it, to be served by vLLM.
@@ -35,19 +35,19 @@ def upload_model_to_vertex(
         reward_model: The reward model and the settings of phase 1.
         evaluation: The comparison with the base model.
         large_model_reference: Base model.
-        large_model_fingerprint: From Preprocess Inputs.
-        prompt_fingerprint: From Validate Inputs.
-        preference_fingerprint: From Validate Inputs.
-        eval_fingerprint: From Validate Inputs.
-        run_project: Google Cloud project in which the pipeline runs.
-        run_location: Google Cloud region in which the pipeline runs.
         promote: From Evaluate Tuned Model: whether it becomes `champion` and `default`, or `challenger`.
-        champion: From Find Champion.
+        large_model_fingerprint: From Preprocess Inputs, for the manifest.
+        prompt_fingerprint: From Validate Inputs, for the manifest.
+        preference_fingerprint: From Validate Inputs, for the manifest.
+        eval_fingerprint: From Validate Inputs, for the manifest.
+        champion: From Find Champion: what the model was held against; empty for the base model.
         model_display_name: Name in the registry; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         serving_machine: What it is to be served on, such as l4 or a100-80gb-x2; the cheapest that it fits on when empty.
         project: Google Cloud project of the registry; the run's own when empty.
         location: Google Cloud region of the registry; the run's own when empty.
+        run_project: Google Cloud project in which the pipeline runs, where it runs there.
+        run_location: Google Cloud region in which the pipeline runs, where it runs there.
         encryption_spec_key_name: Customer-managed encryption key.
 
     Returns:

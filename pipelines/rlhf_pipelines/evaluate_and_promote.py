@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components.evaluate import evaluate
-from rlhf_components.find_champion import find_champion
-from rlhf_components.infer import infer
+from rlhf_components import evaluate, find_champion, infer
 from rlhf_pipelines.upload_phases import RUN_PLACE, UPLOAD_PHASES
 from rlhf_pipelines.wiring import Values, takes_inputs
 

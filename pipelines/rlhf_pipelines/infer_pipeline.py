@@ -4,10 +4,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components.import_prompt_dataset import import_prompt_dataset
-from rlhf_components.infer import infer
-from rlhf_components.preprocess_inputs import preprocess_inputs
-from rlhf_components.validate_inputs import validate_inputs
+from rlhf_components import import_prompt_dataset, infer, preprocess_inputs, validate_inputs
 from rlhf_pipelines.wiring import Values, takes_parameters
 
 
@@ -30,9 +27,7 @@ def infer_pipeline(values: Values) -> InferOutputs:
         predictions: JSON lines, one a prompt: inputs.inputs_pretokenized, prediction, prompt, tokens, ended, token_ids.
     """
     inputs = (
-        validate_inputs(**values.of(validate_inputs, preference_dataset=""))
-        .set_display_name("Validate Inputs")
-        .set_caching_options(False)
+        validate_inputs(**values.of(validate_inputs)).set_display_name("Validate Inputs").set_caching_options(False)
     )
     models = (
         preprocess_inputs(**values.of(preprocess_inputs))
@@ -41,9 +36,9 @@ def infer_pipeline(values: Values) -> InferOutputs:
         .after(inputs)
     )
     values = values.adding(inputs.outputs).adding(models.outputs)
-    data = import_prompt_dataset(
-        **values.of(import_prompt_dataset, eval_fingerprint="", eval_prompts=0)
-    ).set_display_name("Import Prompt Dataset")
+    data = import_prompt_dataset(**values.of(import_prompt_dataset, eval_prompts=0)).set_display_name(
+        "Import Prompt Dataset"
+    )
     answers = infer(**values.of(infer, prompts=data.outputs["prompts"])).set_display_name("Perform Inference")
     return InferOutputs(predictions=answers.outputs["predictions"])
 

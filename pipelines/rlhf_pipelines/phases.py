@@ -4,10 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from rlhf_components.import_preference_dataset import import_preference_dataset
-from rlhf_components.import_prompt_dataset import import_prompt_dataset
-from rlhf_components.train_policy import train_policy
-from rlhf_components.train_reward_model import train_reward_model
+from rlhf_components import import_preference_dataset, import_prompt_dataset, train_policy, train_reward_model
 from rlhf_pipelines.wiring import Values, takes_inputs
 
 

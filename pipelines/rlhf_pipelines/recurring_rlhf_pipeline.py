@@ -4,8 +4,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components.count_new_preferences import count_new_preferences
-from rlhf_components.nothing_new import nothing_new
+from rlhf_components import count_new_preferences, nothing_new
 from rlhf_pipelines import rlhf_pipeline as whole_job
 from rlhf_pipelines.upload_phases import RUN_PLACE
 from rlhf_pipelines.wiring import Values, takes_parameters

@@ -4,8 +4,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components.preprocess_inputs import preprocess_inputs
-from rlhf_components.validate_inputs import validate_inputs
+from rlhf_components import preprocess_inputs, validate_inputs
 from rlhf_pipelines.phases import reward_model_phase
 from rlhf_pipelines.wiring import Values, takes_parameters
 
@@ -33,9 +32,7 @@ def reward_model_pipeline(values: Values) -> RewardModelPipelineOutputs:
         data_report: What is in the data, as one HTML page.
     """
     inputs = (
-        validate_inputs(**values.of(validate_inputs, prompt_dataset=""))
-        .set_display_name("Validate Inputs")
-        .set_caching_options(False)
+        validate_inputs(**values.of(validate_inputs)).set_display_name("Validate Inputs").set_caching_options(False)
     )
     models = (
         preprocess_inputs(**values.of(preprocess_inputs))

@@ -4,9 +4,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components.preprocess_inputs import preprocess_inputs
-from rlhf_components.train_reward_model import train_reward_model
-from rlhf_components.validate_inputs import validate_inputs
+from rlhf_components import preprocess_inputs, train_reward_model, validate_inputs
 from rlhf_pipelines import evaluate_and_promote
 from rlhf_pipelines.phases import reinforcement_phase, reward_model_phase
 from rlhf_pipelines.wiring import Values, takes_parameters

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rlhf_components.import_prompt_dataset import import_prompt_dataset
-from rlhf_components.infer import infer
+from rlhf_components import infer
+from rlhf_pipelines.phases import reward_model_phase
 from rlhf_pipelines.wiring import Values
 
 ROOT = Path(__file__).parents[2]
@@ -78,9 +78,10 @@ def test_a_step_gets_what_it_has_names_for_and_what_is_given() -> None:
 
 
 def test_what_a_step_needs_and_the_pipeline_does_not_have_is_at_its_default() -> None:
-    found = Values(prompt_dataset="rows.jsonl", seed=1).of(import_prompt_dataset, eval_fingerprint="")
+    found = Values(preference_dataset="rows.jsonl", seed=1).of(reward_model_phase, held_out_reward_model_share=0.0)
     assert found["eval_dataset"] == ""
-    assert "max_bad_rows" not in found, "the step has that default itself"
+    assert found["held_out_reward_model_share"] == 0.0
+    assert "held_out" not in found, "a step within has that default itself"
 
 
 def test_outputs_take_the_place_of_what_has_their_names() -> None:

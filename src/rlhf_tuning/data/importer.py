@@ -47,6 +47,7 @@ class ImportSummary:
         rows: Rows for training.
         eval_rows: Rows for evaluation.
         fingerprint: Of the dataset before rows were held out, with the instruction; `check_datasets` finds the same.
+        eval_fingerprint: Likewise of the evaluation dataset; empty where there is none.
         files: How many files the dataset had, without those of the evaluation dataset.
         set_aside: How many bad rows `max_bad_rows` let pass.
     """
@@ -54,6 +55,7 @@ class ImportSummary:
     rows: int
     eval_rows: int
     fingerprint: str
+    eval_fingerprint: str
     files: int
     set_aside: int = 0
 
@@ -204,6 +206,7 @@ def _import(
     with scratch_folder(paths[0]) as folder, written_together(*paths) as (training, evaluation):
         # 1. The evaluation dataset: it says whether rows must be held out, and which prompts may not be trained on.
         eval_rows = 0
+        eval_fingerprint = ""
         prompts = np.empty(0, np.uint64)
         if eval_sources:
 
@@ -217,6 +220,7 @@ def _import(
             eval_files = scan_in_turn(eval_sources, eval_scan, sink=take)
             eval_data = gather(eval_files, eval_scan, problems, max_bad_rows=max_bad_rows)
             _check_unchanged("eval_dataset", eval_data, fingerprints[1], problems)
+            eval_fingerprint = eval_data.fingerprint.value()
             if parameter == "prompt_dataset":
                 prompts = distinct_prompts(eval_files)
         # 2. The dataset itself.
@@ -251,6 +255,7 @@ def _import(
         rows=data.rows - left,
         eval_rows=eval_rows + held,
         fingerprint=data.fingerprint.value(),
+        eval_fingerprint=eval_fingerprint,
         files=len(files),
         set_aside=data.set_aside,
     )
