@@ -9,11 +9,11 @@ from rlhf_tuning.images import LIGHT_IMAGE
 def deploy_model(
     evaluation: dsl.Input[dsl.Artifact],
     model_resource_name: str,
-    run_project: str,
-    run_location: str,
-    deploy: bool = True,
+    deploy_model: bool = True,
     project: str = "",
     location: str = "",
+    run_project: str = "",
+    run_location: str = "",
     encryption_spec_key_name: str = "",
 ) -> str:
     """Deploy a registered model to the endpoint of its name, call it, and move the traffic to it once it answers.
@@ -21,11 +21,11 @@ def deploy_model(
     Args:
         evaluation: The comparison with the base model, whose prompts are tried.
         model_resource_name: What was uploaded; it knows the machine that it is served on.
-        run_project: Google Cloud project in which the pipeline runs.
-        run_location: Google Cloud region in which the pipeline runs.
-        deploy: Whether to deploy at all.
+        deploy_model: Whether to deploy at all.
         project: Google Cloud project of the endpoint; the run's own when empty.
         location: Google Cloud region of the endpoint; the run's own when empty.
+        run_project: Google Cloud project in which the pipeline runs, where it runs there.
+        run_location: Google Cloud region in which the pipeline runs, where it runs there.
         encryption_spec_key_name: Customer-managed encryption key of a new endpoint.
 
     Returns:
@@ -38,7 +38,7 @@ def deploy_model(
     from rlhf_tuning.step import running_step, say
 
     with running_step("Deploy Tuned Model"):
-        if not deploy:
+        if not deploy_model:
             say("Not deployed, as deploy_model says: the model is in the registry, and no endpoint was touched")
             return ""
         with open(evaluation.path, encoding="utf-8") as stream:

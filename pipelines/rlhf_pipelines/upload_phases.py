@@ -4,12 +4,14 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components.deploy_model import deploy_model as deploy_model_to_endpoint
-from rlhf_components.keep_champion import keep_champion
-from rlhf_components.upload_model import upload_model
-from rlhf_components.upload_model_to_kubeflow import upload_model_to_kubeflow
-from rlhf_components.upload_model_to_vertex import upload_model_to_vertex
-from rlhf_components.upload_tensorboard_metrics import upload_tensorboard_metrics
+from rlhf_components import (
+    deploy_model,
+    keep_champion,
+    upload_model,
+    upload_model_to_kubeflow,
+    upload_model_to_vertex,
+    upload_tensorboard_metrics,
+)
 from rlhf_pipelines.wiring import Values, takes_inputs
 
 #: What Vertex Pipelines, and nothing else, fills in when a run starts.
@@ -29,7 +31,7 @@ class UploadOutputs(NamedTuple):
 @dsl.pipeline(name="upload-and-deploy-on-vertex", description="A version in the Model Registry, and an endpoint.")
 @takes_inputs(
     upload_model_to_vertex,
-    deploy_model_to_endpoint,
+    deploy_model,
     upload_tensorboard_metrics,
     model=dsl.Input[dsl.Model],
     adapter=dsl.Input[dsl.Model],
@@ -41,7 +43,6 @@ class UploadOutputs(NamedTuple):
     eval_fingerprint=str,
     promote=bool,
     champion=str,
-    deploy_model=bool,
 )
 def upload_to_vertex_phase(values: Values) -> UploadOutputs:
     """Upload to the Vertex AI Model Registry and deploy to the model's endpoint."""
@@ -52,14 +53,7 @@ def upload_to_vertex_phase(values: Values) -> UploadOutputs:
     )
     with dsl.If(values["promote"] == True, name="the tuned model is promoted"):  # noqa: E712
         deployment = (
-            deploy_model_to_endpoint(
-                **values.of(
-                    deploy_model_to_endpoint,
-                    model_resource_name=upload.output,
-                    deploy=values["deploy_model"],
-                    **RUN_PLACE,
-                )
-            )
+            deploy_model(**values.of(deploy_model, model_resource_name=upload.output, **RUN_PLACE))
             .set_display_name("Deploy Tuned Model")
             .set_caching_options(False)
         )
