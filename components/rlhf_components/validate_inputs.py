@@ -44,7 +44,7 @@ def validate_inputs(
     max_bad_rows: int = 0,
     serving_machine: str = "",
     rollout_engine: str = "auto",
-    held_out_reward_model_share: float = 0.0,
+    held_out_reward_model_share: float = 0.25,
     watch_interval: int = 0,
     watch_prompts: int = 64,
     gate_win_rate_margin: float = 0.0,
