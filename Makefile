@@ -41,8 +41,8 @@ images:  ## Build the container images; CPU=1 for machines without a GPU
 test-images: $(VENV)/.dev  ## Run the tests of the images, which a Docker engine here must have
 	$(VENV)/bin/python -m pytest -q -m docker
 
-compile: $(VENV)/.dev  ## Compile the pipelines into pipelines/compiled
-	$(VENV)/bin/rlhf compile --output-dir pipelines/compiled
+compile: $(VENV)/.dev  ## Compile the pipelines into pipelines/compiled, the components into components/compiled
+	$(VENV)/bin/rlhf compile --output-dir pipelines/compiled --components-dir components/compiled
 
 benchmark: $(VENV)/.train  ## Does tuning work? The sample job for three seeds (20 to 40 minutes on 2 cores)
 	$(VENV)/bin/python benchmarks/sample_seeds.py --seeds $(SEEDS)

@@ -1,4 +1,7 @@
-"""Compiles the pipelines to YAML: `rlhf compile`, `make compile`, and the test that holds `pipelines/compiled` current."""
+"""Compiles pipelines and components to YAML, for `rlhf compile`, `make compile`, and the test that holds both current.
+
+The pipelines are in `pipelines/compiled`, the components, for pipelines of others, in `components/compiled`.
+"""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -45,14 +48,43 @@ def compile_for_submission(name: str, target: str, machine: str, images: Mapping
     for label, container in containers(spec):
         if target != "local" and judges(spec, label):
             # The report names the images. Other steps do not, and their cache need not depend on them.
-            container["env"] = [{"name": name, "value": value} for name, value in as_environment(images).items()]
-        container["command"] = python_in_place_of_shell(container["command"])
-        container["image"] = images.get(container["image"], container["image"])
+            container["env"] = _images_in_the_report(images)
+        _fit_container(container, images)
     return {"pipeline_spec": spec, "platform_spec": platform_spec} if platform_spec else spec
 
 
+def compile_component(name: str, images: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return a component as a pipeline of one step, from which `kfp.components.load_component_from_file` makes it again.
+
+    Args:
+        name: Name of the component.
+        images: The components' image to the one that takes its place.
+    """
+    from google.protobuf import json_format
+
+    import rlhf_components
+
+    component = getattr(rlhf_components, name)
+    spec: dict[str, Any] = json_format.MessageToDict(component.pipeline_spec)
+    spec["pipelineInfo"]["description"] = component.description
+    for label, container in containers(spec):
+        if images and judges(spec, label):
+            container["env"] = _images_in_the_report(images)
+        _fit_container(container, images)
+    return spec
+
+
+def _images_in_the_report(images: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in as_environment(images).items()]
+
+
+def _fit_container(container: dict[str, Any], images: Mapping[str, str]) -> None:
+    container["command"] = python_in_place_of_shell(container["command"])
+    container["image"] = images.get(container["image"], container["image"])
+
+
 def as_yaml(compiled: Mapping[str, Any]) -> str:
-    """Return what `compile_for_submission` returned as the YAML that kfp's and Vertex's clients read."""
+    """Return a compiled pipeline or component as the YAML that kfp's and Vertex's clients read."""
     import yaml
     from kfp.compiler.pipeline_spec_builder import extract_comments_from_pipeline_spec
 
@@ -77,12 +109,28 @@ def compile_all(
         machine: Name of the machine for GPU steps; each target's default when empty.
         images: The components' image to the one that takes its place; none are replaced when absent.
     """
-    paths = []
-    for target in targets:
-        for name in PIPELINES:
-            compiled = as_yaml(compile_for_submission(name, target, machine, images or {}))
-            path = output_dir / target / f"{name}.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(compiled, encoding="utf-8")
-            paths.append(path)
-    return paths
+    return [
+        _write(output_dir / target / f"{name}.yaml", compile_for_submission(name, target, machine, images or {}))
+        for target in targets
+        for name in PIPELINES
+    ]
+
+
+def compile_components(output_dir: Path, images: Mapping[str, str] | None = None) -> list[Path]:
+    """Write every component, as COMPONENT.yaml, and return the files.
+
+    Args:
+        output_dir: Folder that receives them.
+        images: The components' image to the one that takes its place; none are replaced when absent.
+    """
+    import rlhf_components
+
+    return [
+        _write(output_dir / f"{name}.yaml", compile_component(name, images or {})) for name in rlhf_components.__all__
+    ]
+
+
+def _write(path: Path, compiled: Mapping[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_yaml(compiled), encoding="utf-8")
+    return path

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kfp import compiler
+from kfp import compiler, components
 from kfp.client.client import _extract_pipeline_yaml
 
+import rlhf_components
 from rlhf_pipelines.cli.rlhf import main
-from rlhf_pipelines.compile import as_yaml, compile_all, compile_for_submission, load_pipeline
+from rlhf_pipelines.compile import as_yaml, compile_all, compile_components, compile_for_submission, load_pipeline
 from rlhf_pipelines.parameters import PIPELINES
 from rlhf_pipelines.targets import TARGETS
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.images import LIGHT_IMAGE, TRAINER_IMAGE
 
 COMPILED = Path(__file__).parents[2] / "pipelines" / "compiled"
+COMPONENTS = Path(__file__).parents[2] / "components" / "compiled"
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +27,22 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compiled(folder):
+def written(folder):
     """The files that the command says it has written."""
+    folders = ["--output-dir", str(folder), "--components-dir", str(folder / "components")]
     with redirect_stdout(StringIO()) as printed:
-        assert main(["compile", "--output-dir", str(folder)]) == 0
+        assert main(["compile", *folders]) == 0
     return [Path(line) for line in printed.getvalue().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def compiled(folder, written):
+    return [path for path in written if path.parent != folder / "components"]
+
+
+@pytest.fixture(scope="module")
+def compiled_components(folder, written):
+    return [path for path in written if path.parent == folder / "components"]
 
 
 def test_there_is_one_file_for_each_pipeline_and_target(folder, compiled):
@@ -44,6 +57,20 @@ def test_the_committed_pipelines_are_current(folder, compiled):
     assert files == {path.relative_to(folder) for path in compiled}
 
 
+def test_the_committed_components_are_current(compiled_components):
+    for path in compiled_components:
+        assert (COMPONENTS / path.name).read_text() == path.read_text(), f"{path.name} differs: run `make compile`"
+    assert {path.name for path in COMPONENTS.iterdir()} == {path.name for path in compiled_components}
+
+
+@pytest.mark.parametrize("name", rlhf_components.__all__)
+def test_what_is_loaded_from_a_component_s_yaml_takes_and_gives_the_same(name):
+    loaded = components.load_component_from_file(str(COMPONENTS / f"{name}.yaml")).component_spec
+    ours = getattr(rlhf_components, name).component_spec
+    assert loaded.inputs == ours.inputs
+    assert loaded.outputs == ours.outputs
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_local_pipeline_is_as_kfp_writes_it_but_for_the_shells(name, tmp_path):
     compiler.Compiler().compile(load_pipeline(name), str(tmp_path / "pipeline.yaml"))
@@ -53,26 +80,30 @@ def test_the_local_pipeline_is_as_kfp_writes_it_but_for_the_shells(name, tmp_pat
     )
 
 
-def test_nothing_is_downloaded_at_run_time(compiled):
-    for path in compiled:
+def test_nothing_is_downloaded_at_run_time(compiled, compiled_components):
+    for path in [*compiled, *compiled_components]:
         assert "pip install" not in path.read_text()
 
 
-def test_in_every_component_python_takes_the_place_of_the_shell(compiled):
-    for path in compiled:
+def test_in_every_component_python_takes_the_place_of_the_shell(compiled, compiled_components):
+    for path in [*compiled, *compiled_components]:
         text = path.read_text()
         assert text.count("exec python3 -m kfp.dsl.executor_main") == text.count("executor_main") > 0
 
 
-def test_chosen_images_stand_in_every_component(folder, compiled, tmp_path):
+def test_chosen_images_stand_in_every_component(folder, compiled, compiled_components, tmp_path):
     digest = "sha256:" + "0" * 64
     choices = {LIGHT_IMAGE: f"registry/light@{digest}", TRAINER_IMAGE: f"registry/trainer@{digest}"}
-    for path in compile_all(tmp_path, ["local", "kubeflow"], images=choices):
+    pipelines = compile_all(tmp_path, ["local", "kubeflow"], images=choices)
+    for path in [*pipelines, *compile_components(tmp_path / "components", choices)]:
         text = path.read_text()
         assert LIGHT_IMAGE not in text
         assert TRAINER_IMAGE not in text
         for ours, theirs in choices.items():
             text = text.replace(theirs, ours)
+        if path == tmp_path / "components/evaluate.yaml":
+            assert f"value: light={LIGHT_IMAGE},trainer={TRAINER_IMAGE}\n" in text
+            continue  # its report names the images, once they are chosen
         assert text == (folder / path.relative_to(tmp_path)).read_text()
 
 

@@ -252,12 +252,16 @@ def test_predict_without_torch_says_how_to_install_it(tmp_path: Path) -> None:
 
 def test_compile_takes_a_target_a_machine_and_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = ["--image", f"light=r/light@sha256:{'0' * 64}", "--image", "trainer=r/trainer:2"]
-    arguments = ["compile", "--target", "vertex", "--machine", "l4", *images, "--output-dir", str(tmp_path)]
-    assert rlhf.main(arguments) == 0
+    folders = ["--output-dir", str(tmp_path), "--components-dir", str(tmp_path / "components")]
+    assert rlhf.main(["compile", "--target", "vertex", "--machine", "l4", *images, *folders]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
-    for path in map(Path, shown.out.split()):
-        assert path.parent == tmp_path / "vertex"
+    paths = [Path(line) for line in shown.out.split()]
+    assert {path.parent for path in paths} == {tmp_path / "vertex", tmp_path / "components"}
+    for path in paths:
+        assert "image: r/" in path.read_text()
+        if path.parent == tmp_path / "components":
+            continue
         assert "type: NVIDIA_L4\n" in path.read_text()
         assert "image: r/trainer:2\n" in path.read_text()
 
@@ -297,6 +301,10 @@ def test_compile_warns_of_what_will_not_run_as_it_is(
         (["--target", "local", "--machine", "l4"], "--target local runs on this machine as it is"),
         (["--machine", "l4"], "--machine needs --target: vertex or kubeflow."),
         (["--output-dir", "/dev/null/there"], "--output-dir is '/dev/null/there', where nothing can be written"),
+        (
+            ["--components-dir", "/dev/null/there"],
+            "--components-dir is '/dev/null/there', where nothing can be written",
+        ),
     ],
 )
 def test_what_compile_cannot_do_is_one_line_and_status_2(

@@ -1,7 +1,9 @@
-"""`rlhf compile`: the pipelines as YAML."""
+"""`rlhf compile`: the pipelines and components as YAML."""
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf_pipelines.cli.command_line import Commands, add_command, add_image
@@ -19,7 +21,8 @@ def add(commands: Commands) -> None:
         "Write the pipelines as YAML, one file for each pipeline and target: DIR/TARGET/PIPELINE.yaml.\n\n"
         "examples:\n"
         "  rlhf compile --target vertex --machine a100-80gb --image light=... --image trainer=...\n"
-        "  rlhf compile --target kubeflow --machine l4-x2",
+        "  rlhf compile --target kubeflow --machine l4-x2\n"
+        "  rlhf compile --components-dir components --image light=... --image trainer=...",
     )
     parser.add_argument("--target", choices=TARGETS, help="where the pipelines will run; all targets when absent")
     parser.add_argument(
@@ -37,11 +40,17 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="folder for the YAML; default: ./compiled",
     )
+    parser.add_argument(
+        "--components-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder for each component as DIR/COMPONENT.yaml, for pipelines of your own; none are written when absent",
+    )
     add_image(parser, "in the YAML")
 
 
 def _compile(options: argparse.Namespace) -> int:
-    from rlhf_pipelines.compile import compile_all
+    from rlhf_pipelines.compile import compile_all, compile_components
     from rlhf_pipelines.image_choice import read_choices, unpullable
 
     if options.machine and not options.target:
@@ -60,12 +69,22 @@ def _compile(options: argparse.Namespace) -> int:
             "--image trainer=...",
             file=sys.stderr,
         )
-    try:
-        paths = compile_all(options.output_dir, targets, options.machine, images)
-    except OSError as error:
-        raise ParameterError(
-            f"--output-dir is {str(options.output_dir)!r}, where nothing can be written: {error.strerror}: {error.filename}."
-        ) from None
+    paths: list[Path] = []
+    if options.components_dir:
+        with _naming("--components-dir", options.components_dir):
+            paths += compile_components(options.components_dir, images)
+    with _naming("--output-dir", options.output_dir):
+        paths += compile_all(options.output_dir, targets, options.machine, images)
     for path in paths:
         print(path)
     return 0
+
+
+@contextmanager
+def _naming(flag: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ParameterError(
+            f"{flag} is {str(folder)!r}, where nothing can be written: {error.strerror}: {error.filename}."
+        ) from None
