@@ -1,0 +1,187 @@
+"""Every component, in the order of the graph: the examples of the components' reference, which a test compiles.
+
+A real pipeline takes one of the three uploads, with its `target` where a registry is asked, and leaves out what it does not
+need. Steps that read what may change behind its name, a dataset, a model or a registry, are not cached: what they find goes
+on to the others. The smoke test, at the end, is a pipeline of its own.
+"""
+
+from kfp import dsl
+
+from rlhf_components import (
+    count_new_preferences,
+    deploy_model,
+    evaluate,
+    find_champion,
+    import_preference_dataset,
+    import_prompt_dataset,
+    infer,
+    keep_champion,
+    nothing_new,
+    preprocess_inputs,
+    smoke_light,
+    smoke_report,
+    smoke_trainer,
+    smoke_verdict,
+    train_policy,
+    train_reward_model,
+    upload_model,
+    upload_model_to_kubeflow,
+    upload_model_to_vertex,
+    upload_tensorboard_metrics,
+    validate_inputs,
+)
+
+
+@dsl.pipeline(name="every-component")
+def every_component(
+    prompt_dataset: str, preference_dataset: str, large_model_reference: str, project: str, location: str
+) -> None:
+    """Call every component."""
+    news = count_new_preferences(
+        target="local",
+        preference_dataset=preference_dataset,
+        large_model_reference=large_model_reference,
+        min_new_preferences=500,
+    ).set_caching_options(False)
+
+    with dsl.If(news.outputs["enough"] == False):  # noqa: E712
+        nothing_new(message=news.outputs["message"], champion=news.outputs["champion"])
+
+    checked = validate_inputs(
+        prompt_dataset=prompt_dataset,
+        preference_dataset=preference_dataset,
+        large_model_reference=large_model_reference,  # its tokens are counted
+    ).set_caching_options(False)
+
+    base = (
+        preprocess_inputs(large_model_reference=large_model_reference)
+        .set_caching_options(False)
+        .after(checked)  # nothing is fetched for data that is refused
+    )
+
+    preferences = import_preference_dataset(
+        preference_dataset=preference_dataset,
+        preference_fingerprint=checked.outputs["preference_fingerprint"],
+    )
+
+    judgement = (
+        train_reward_model(
+            preferences=preferences.outputs["preferences"],
+            eval_preferences=preferences.outputs["eval_preferences"],
+            large_model_reference=base.outputs["reward_model_reference"],
+            large_model_fingerprint=base.outputs["reward_model_fingerprint"],
+            reward_model_train_steps=500,
+        )
+        .set_accelerator_type("NVIDIA_L4")  # on Kubeflow: nvidia.com/gpu
+        .set_accelerator_limit(1)
+    )
+
+    prompts = import_prompt_dataset(
+        prompt_dataset=prompt_dataset,
+        prompt_fingerprint=checked.outputs["prompt_fingerprint"],
+        eval_prompts=100,
+    )
+
+    tuned = train_policy(
+        prompts=prompts.outputs["prompts"],
+        reward_model=judgement.outputs["reward_model"],
+        large_model_reference=base.outputs["large_model_reference"],
+        large_model_fingerprint=base.outputs["large_model_fingerprint"],
+        reinforcement_learning_train_steps=300,
+        kl_coeff=0.05,
+    )
+
+    champion = find_champion(
+        target="local",
+        large_model_reference=base.outputs["large_model_reference"],
+        large_model_fingerprint=base.outputs["large_model_fingerprint"],
+    ).set_caching_options(False)
+
+    tuned_answers = infer(
+        prompts=prompts.outputs["evaluation_prompts"],
+        model=tuned.outputs["model"],
+        large_model_reference=base.outputs["large_model_reference"],
+        large_model_fingerprint=base.outputs["large_model_fingerprint"],
+    )
+    champion_answers = infer(
+        prompts=prompts.outputs["evaluation_prompts"],
+        large_model_reference=champion.outputs["model_reference"],
+        large_model_fingerprint=champion.outputs["model_fingerprint"],
+        label="champion",
+    )
+
+    comparison = evaluate(
+        champion_predictions=champion_answers.outputs["predictions"],
+        tuned_predictions=tuned_answers.outputs["predictions"],
+        model=tuned.outputs["model"],
+        adapter=tuned.outputs["adapter"],
+        reward_model=judgement.outputs["reward_model"],
+        large_model_reference=base.outputs["large_model_reference"],
+        champion=champion.outputs["champion"],
+    )
+
+    upload_model(
+        model=tuned.outputs["model"],
+        adapter=tuned.outputs["adapter"],
+        reward_model=judgement.outputs["reward_model"],
+        evaluation=comparison.outputs["evaluation"],
+        large_model_reference=base.outputs["large_model_reference"],
+        promote=comparison.outputs["promote"],
+        champion=champion.outputs["champion"],
+        model_display_name="my-model",
+    ).set_caching_options(False)
+
+    version = upload_model_to_vertex(
+        model=tuned.outputs["model"],
+        adapter=tuned.outputs["adapter"],
+        reward_model=judgement.outputs["reward_model"],
+        evaluation=comparison.outputs["evaluation"],
+        large_model_reference=base.outputs["large_model_reference"],
+        promote=comparison.outputs["promote"],
+        champion=champion.outputs["champion"],
+        model_display_name="my-model",
+        project=project,
+        location=location,
+    ).set_caching_options(False)
+
+    with dsl.If(comparison.outputs["promote"] == True):  # noqa: E712
+        deploy_model(
+            evaluation=comparison.outputs["evaluation"],
+            model_resource_name=version.output,
+            project=project,
+            location=location,
+        ).set_caching_options(False)
+
+    with dsl.Else():
+        keep_champion(champion=champion.outputs["champion"], model_resource_name=version.output)
+
+    upload_tensorboard_metrics(
+        adapter=tuned.outputs["adapter"],
+        reward_model=judgement.outputs["reward_model"],
+        tensorboard_resource_id="projects/my-project/locations/us-central1/tensorboards/123",
+        run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+        run_project=project,
+        run_location=location,
+    ).set_caching_options(False)
+
+    upload_model_to_kubeflow(
+        model=tuned.outputs["model"],
+        adapter=tuned.outputs["adapter"],
+        reward_model=judgement.outputs["reward_model"],
+        evaluation=comparison.outputs["evaluation"],
+        large_model_reference=base.outputs["large_model_reference"],
+        promote=comparison.outputs["promote"],
+    ).set_caching_options(False)
+
+    here = smoke_light(probe_object="gs://my-bucket/my-data.jsonl").set_caching_options(False)
+
+    on_gpus = (
+        smoke_trainer(checks_before=here.outputs["checks"])
+        .set_accelerator_type("NVIDIA_L4")
+        .set_accelerator_limit(1)
+        .set_caching_options(False)
+    )
+
+    page = smoke_report(checks=on_gpus.outputs["checks"]).set_caching_options(False)
+
+    smoke_verdict(report=page.outputs["report"], failed=page.outputs["failed"]).set_caching_options(False)
