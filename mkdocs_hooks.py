@@ -5,13 +5,16 @@ READMEs and the changelog become pages, and files of the repository that a page 
 """
 
 import argparse
+import ast
 import importlib
 import inspect
 import os
 import pkgutil
 import posixpath
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import docstring_parser
@@ -59,7 +62,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     linked = {
         link
         for file in files.documentation_pages()
-        for link in outside_links(source_of(file.src_uri), file.content_string)
+        for link in outside_links(source_of(file.src_uri), filled_in(file.content_string))
     }
     for path in sorted(linked - set(PAGES)):
         files.append(File.generated(config, f"repository/{path}", abs_src_path=str(ROOT / path)))
@@ -68,8 +71,17 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill in what is generated, and make links between files of the repository links of the site."""
-    text = _MARK.sub(lambda mark: GENERATED[mark[1]](), markdown)
-    return site_links(page.file.src_uri, text)
+    return site_links(page.file.src_uri, filled_in(markdown))
+
+
+def filled_in(markdown: str) -> str:
+    """Return the text of a page with what is generated in it."""
+    return _MARK.sub(lambda mark: _generated(mark[1]), markdown)
+
+
+@cache
+def _generated(name: str) -> str:
+    return GENERATED[name]()
 
 
 def source_of(page: str) -> str:
@@ -164,14 +176,33 @@ def _help(parser: argparse.ArgumentParser) -> str:
 
 
 def component_reference() -> str:
-    """Return each component with its inputs and outputs, in Markdown."""
+    """Return each component with its inputs, its outputs and an example, in Markdown."""
+    examples = (ROOT / "examples/every_component.py").read_text(encoding="utf-8")
     parts: list[str] = []
-    for module in pkgutil.iter_modules(rlhf_components.__path__, f"{rlhf_components.__name__}."):
-        members = vars(importlib.import_module(module.name))
-        for name, component in members.items():
-            if isinstance(component, BaseComponent):
-                parts += _component(name, component)
+    for name in rlhf_components.__all__:
+        parts += _component(name, getattr(rlhf_components, name))
+        parts.append(_python(call_of(name, examples)))
+        parts.append(f"[Compiled YAML](../../components/compiled/{name}.yaml)")
     return "\n\n".join(parts)
+
+
+def call_of(name: str, code: str) -> str:
+    """Return the statement of a program that calls a function first."""
+    for statement in ast.walk(ast.parse(code)):
+        if isinstance(statement, ast.Assign | ast.Expr):
+            called = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+            if any(isinstance(function, ast.Name) and function.id == name for function in called):
+                return textwrap.dedent(ast.get_source_segment(code, statement, padded=True) or "")
+    raise ValueError(f"no example calls {name}")
+
+
+def own_pipeline() -> str:
+    """Return the example of a pipeline of one's own, in Markdown."""
+    return _python((ROOT / "examples/own_pipeline.py").read_text(encoding="utf-8"))
+
+
+def _python(code: str) -> str:
+    return f"```python\n{code.rstrip()}\n```"
 
 
 def _component(name: str, component: BaseComponent) -> list[str]:
@@ -243,5 +274,6 @@ GENERATED: dict[str, Callable[[], str]] = {
     "parameters of each pipeline": pipeline_table,
     "command help": command_help,
     "components": component_reference,
+    "own pipeline": own_pipeline,
     "environment variables": environment_table,
 }
