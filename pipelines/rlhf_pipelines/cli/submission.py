@@ -173,7 +173,8 @@ def _read_template(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        # libyaml's, which takes an eighth of the time.
+        documents = list(yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader))
     except OSError as error:
         raise ParameterError(f"--template-path {path} cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError):
