@@ -45,7 +45,8 @@ VERTEX_API_ENDPOINT = os.environ.get("RLHF_VERTEX_API_ENDPOINT", "")
 #: Address of Secret Manager where it is not Google's own, such as that of a Private Service Connect endpoint.
 SECRET_MANAGER_ENDPOINT = os.environ.get("RLHF_SECRET_MANAGER_ENDPOINT", "") or "https://secretmanager.googleapis.com"
 
-#: Where the buckets of Cloud Storage are mounted, each under its name: there on Vertex.
+#: Where the buckets of Cloud Storage are mounted, each under its name. At the usual place only a mount of their kind counts;
+#: a folder that is named here is taken at its word.
 GCS_MOUNT = Path(os.environ.get("RLHF_GCS_MOUNT", "") or "/gcs")
 
 #: In how many processes a component trains; by default one for each GPU. On a machine without a GPU they share its CPU.

@@ -8,19 +8,19 @@ import pytest
 from gcs_server import CloudStorage, serve_cloud_storage
 from tiny_reward_model import train, write_preferences
 
-from rlhf_tuning.data import sources
+from rlhf_tuning import cloud_storage
 
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudStorage]:
     """Serve Cloud Storage here, with the bucket `bucket`; failed requests are tried again soon."""
-    monkeypatch.setattr(sources, "RETRY_DELAY_SECONDS", 0.001)
-    monkeypatch.setattr(sources, "RETRY_SECONDS", 60.0)
+    monkeypatch.setattr(cloud_storage, "RETRY_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(cloud_storage, "RETRY_SECONDS", 60.0)
     with serve_cloud_storage() as storage:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.address)
-        sources._client.cache_clear()
+        cloud_storage._client.cache_clear()
         yield storage
-        sources._client.cache_clear()
+        cloud_storage._client.cache_clear()
         if storage.faults_happened:
             gc.collect()  # connections that the client left open: in this test, which knows of them, and no later one
 

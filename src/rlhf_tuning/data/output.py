@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from rlhf_tuning.data.sources import GCS_MOUNT
+from rlhf_tuning import environment
 
 
 @contextlib.contextmanager
@@ -46,7 +46,7 @@ def scratch_folder(beside: str = "") -> Iterator[Path]:
             that is a bucket, or where no file is named.
     """
     parent = Path(beside).absolute().parent if beside else None
-    if parent is not None and parent.is_relative_to(GCS_MOUNT):
+    if parent is not None and parent.is_relative_to(environment.GCS_MOUNT):
         parent = None
     if parent is not None:
         parent.mkdir(parents=True, exist_ok=True)

@@ -1,40 +1,29 @@
 """Where a dataset's bytes come from: a reference becomes an ordered list of files, and a file becomes blocks of lines.
 
 A reference is a local file, a folder (its `*.jsonl` and `*.jsonl.gz` files), a glob (`**` crosses folders), or the same
-three on Cloud Storage (`gs://bucket/name`). Where a bucket is mounted under `/gcs`, as on Vertex, the mount is read;
-elsewhere objects are streamed with the credentials that Google's libraries find. Files that begin as gzip does are
+three on Cloud Storage (`gs://bucket/name`), read through its mount where there is one. Files that begin as gzip does are
 unpacked, whatever their name.
 
-A file is read as it was when it was listed: one that changes before its end is reached is an error. What Cloud Storage
-fails to send is asked for again, from the byte where it stopped, and an object's checksum is compared at its end.
+A file is read as it was when it was listed: one that changes before its end is reached is an error.
 """
 
-import base64
 import contextlib
 import errno
-import functools
 import glob
 import gzip
-import io
 import itertools
 import os
 import re
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, cast
+from typing import BinaryIO, NamedTuple, NoReturn, cast
 
-from rlhf_tuning import environment
+from rlhf_tuning import cloud_storage, environment
+from rlhf_tuning.cloud_storage import ChangedError, StoredObject
 from rlhf_tuning.errors import DataError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
-#: Where Vertex mounts every bucket that its service account can see.
-GCS_MOUNT = environment.GCS_MOUNT
 
 #: What belongs to a dataset when a whole folder is given.
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -45,20 +34,10 @@ LINE_BYTES = 16 * 2**20
 #: About how long the blocks of `read_blocks` are.
 BLOCK_BYTES = 2**20
 
-#: How long Cloud Storage may go without sending a byte that we can use, with all attempts, before we give up.
-RETRY_SECONDS = 120.0
-
-#: The longest wait before the second attempt; it doubles with every further one, up to 32 seconds.
-RETRY_DELAY_SECONDS = 1.0
-
-#: How long one attempt waits for a connection, and for the next bytes.
-_STALL_SECONDS = 60.0
-
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31  # zlib's word for a gzip header and trailer, both checked
 _GZIP_PIECE_BYTES = 2**16  # small, because each of many short members copies what follows it in the piece
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
-_DOWNLOAD_BYTES = 16 * 2**20  # held in memory; each piece costs one wait for the service's answer
 _LONG_LINE_HEAD_BYTES = 200
 _EXPORT = (
     "Export one to JSONL first: python3 -c 'from datasets import load_dataset; "
@@ -165,17 +144,18 @@ def read_object(reference: str, *, parameter: str) -> bytes:
     Raises:
         DataError: If it cannot be read.
     """
-    bucket_name, _, name = reference.removeprefix("gs://").partition("/")
-    if not bucket_name or not name:
+    bucket, name = cloud_storage.split(reference)
+    if not bucket or not name:
         raise DataError(f"{parameter} is {reference!r}, which names no file. Write it as gs://bucket/folder/name.")
     try:
-        if _is_mounted(bucket_name):
-            source = _local_source(str(GCS_MOUNT / bucket_name / name), reference)
+        path = cloud_storage.mounted(reference)
+        if path is not None:
+            source = _local_source(str(path), reference)
         else:
-            blob = _blob(_bucket(bucket_name), name)
-            if blob is None:
+            stored = cloud_storage.find(bucket, name)
+            if stored is None:
                 raise FileNotFoundError(errno.ENOENT, "there is no such bucket or object. Check the spelling")
-            source = _cloud_source(bucket_name, blob)
+            source = _cloud_source(stored)
         return b"".join(_text(source, BLOCK_BYTES))
     except ValueError as error:  # such as a bucket's name that breaks the rules for names
         raise DataError(f"{parameter} is {reference!r}, which is no valid address ({error}).") from error
@@ -201,11 +181,7 @@ def read_blocks(source: Source, *, parameter: str, block_bytes: int = BLOCK_BYTE
         yield from _whole_lines(_text(source, min(block_bytes, LINE_BYTES)))
     except Exception as error:
         # A change explains whatever it broke.
-        _raise_readable(_ChangedError() if source.changed() else error, source.name, parameter)
-
-
-class _ChangedError(Exception):
-    """A file is not what it was when it was listed."""
+        _raise_readable(ChangedError() if source.changed() else error, source.name, parameter)
 
 
 def _whole_lines(pieces: Iterator[bytes]) -> Iterator[bytes | LongLine]:
@@ -254,7 +230,7 @@ def _text(source: Source, piece_bytes: int) -> Iterator[bytes]:
             while piece := stored.read(piece_bytes):
                 yield piece
     if source.changed():
-        raise _ChangedError
+        raise ChangedError
 
 
 def _unzipped(stored: Iterator[bytes], piece_bytes: int) -> Iterator[bytes]:
@@ -370,144 +346,38 @@ def _file_changed(path: str, listed: tuple[int, int]) -> bool:
 
 def _cloud_sources(reference: str, parameter: str) -> list[Source]:
     """List Cloud Storage objects, through the mount where there is one."""
-    bucket_name, _, name = reference.removeprefix("gs://").partition("/")
-    if not bucket_name or _GLOB_CHARACTERS.search(bucket_name):
+    bucket, name = cloud_storage.split(reference)
+    if not bucket or _GLOB_CHARACTERS.search(bucket):
         raise DataError(f"{parameter} is {reference!r}, which names no bucket. Write it as gs://bucket/folder/*.jsonl.")
-    if _is_mounted(bucket_name):
-        return _local_sources(str(GCS_MOUNT / bucket_name / name), reference.rstrip("/"), parameter)
+    path = cloud_storage.mounted(reference)
+    if path is not None:
+        return _local_sources(str(path), reference.rstrip("/"), parameter)
 
-    bucket = _bucket(bucket_name)
-    list_blobs = partial(bucket.list_blobs, retry=_retry(), timeout=_STALL_SECONDS)
+    found: Iterable[StoredObject]
     magic = _GLOB_CHARACTERS.search(name)
     if magic:
         matches = _glob_pattern(name)
-        listed = list_blobs(prefix=name[: magic.start()])
-        blobs = [blob for blob in listed if blob.name == name or matches.fullmatch(blob.name)]
+        listed = cloud_storage.objects(bucket, prefix=name[: magic.start()])
+        found = (stored for stored in listed if stored.name == name or matches.fullmatch(stored.name))
         missing = f"{parameter} is {reference!r}, but no object matches it. {_ACCEPTED}"
     else:
         is_name = name and not name.endswith("/")
-        exact = _blob(bucket, name) if is_name else None
+        exact = cloud_storage.find(bucket, name) if is_name else None
         folder = f"{name.rstrip('/')}/" if name else ""
-        blobs = [exact] if exact is not None else list(list_blobs(prefix=folder, delimiter="/"))
-        if exact is None:
-            blobs = [blob for blob in blobs if _in_folder_dataset(blob.name.removeprefix(folder))]
+        inside = cloud_storage.objects(bucket, prefix=folder, within_folders=False)
+        found = (stored for stored in inside if _in_folder_dataset(stored.name.removeprefix(folder)))
+        found = found if exact is None else [exact]
         missing = (
             f"{parameter} is {reference!r}, but there is no such object, nor a folder with *.jsonl objects. {_ACCEPTED}"
         )
-    blobs = [blob for blob in blobs if not blob.name.endswith("/")]
-    if not blobs:
+    sources = [_cloud_source(stored) for stored in sorted(found, key=lambda stored: stored.name)]
+    if not sources:
         raise DataError(missing)
-    return [_cloud_source(bucket_name, blob) for blob in sorted(blobs, key=lambda blob: blob.name)]
+    return sources
 
 
-def _cloud_source(bucket: str, blob: Any) -> Source:
-    return Source(
-        name=f"gs://{bucket}/{blob.name}",
-        open=partial(_open_object, bucket, blob.name, blob.generation, blob.size, blob.crc32c),
-        size=blob.size,
-    )
-
-
-def _is_mounted(bucket: str) -> bool:
-    return os.path.ismount(GCS_MOUNT) or os.path.ismount(GCS_MOUNT / bucket)
-
-
-def _bucket(name: str) -> Any:
-    return _client(os.getpid()).bucket(name)
-
-
-def _blob(bucket: Any, name: str) -> Any:
-    """Return an object with its metadata, or None where there is none."""
-    return bucket.get_blob(name, retry=_retry(), timeout=_STALL_SECONDS)
-
-
-@functools.cache
-def _client(process: int) -> Any:
-    """Return the client of this process; a process that was forked must not share the connections of another."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImportWarning)  # it asks for grpcio-status, which nothing here needs
-        from google.cloud import storage
-
-    # Reading needs no project, and not everyone who has credentials has set one.
-    return storage.Client(project=None)
-
-
-def _retry() -> Any:
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    return DEFAULT_RETRY.with_delay(RETRY_DELAY_SECONDS, 32.0, 2.0).with_timeout(RETRY_SECONDS)
-
-
-def _open_object(bucket: str, name: str, generation: int, size: int, crc32c: str | None) -> BinaryIO:
-    return cast(BinaryIO, _ObjectStream(bucket, name, generation, size, crc32c))
-
-
-class _ObjectStream(io.RawIOBase):
-    """The bytes of one generation of an object, as they are stored.
-
-    The client's own stream takes an answer that stops short for the object's end. This one knows the size.
-    """
-
-    def __init__(self, bucket: str, name: str, generation: int, size: int, crc32c: str | None) -> None:
-        import google_crc32c
-
-        self._blob = _bucket(bucket).blob(name)
-        self._generation, self._size, self._crc32c = generation, size, crc32c
-        self._checksum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
-        self._fetched = 0
-        self._piece = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        if not self._piece and self._fetched < self._size:
-            self._piece = memoryview(self._fetch(min(_DOWNLOAD_BYTES, self._size - self._fetched)))
-        target = memoryview(buffer)
-        count = min(len(target), len(self._piece))
-        target[:count] = self._piece[:count]
-        self._piece = self._piece[count:]
-        return count
-
-    def _fetch(self, wanted: int) -> bytes:
-        """Download the next `wanted` bytes."""
-        from google.api_core import exceptions as api
-
-        piece = io.BytesIO()
-        while (received := piece.tell()) < wanted:
-            try:
-                # Raw, or else the service unpacks objects marked as gzip, and then ignores ranges.
-                self._blob.download_to_file(
-                    piece,
-                    start=self._fetched + received,
-                    end=self._fetched + wanted - 1,
-                    raw_download=True,
-                    checksum=None,
-                    if_generation_match=self._generation,
-                    timeout=_STALL_SECONDS,
-                    retry=_retry(),
-                )
-            except (api.NotFound, api.PreconditionFailed) as error:
-                raise _ChangedError from error
-            except api.RetryError:
-                # The client counts the time from its first attempt. As long as bytes come, we have time.
-                if piece.tell() == received:
-                    raise
-            else:
-                if piece.tell() == received:
-                    raise OSError(errno.EIO, f"it ended after {self._fetched + received:,} of {self._size:,} bytes")
-        if piece.tell() > wanted:
-            raise OSError(errno.EIO, "the server sent other bytes than the range it was asked for")
-        data = piece.getvalue()
-        self._fetched += wanted
-        self._checksum.update(data)
-        if self._fetched == self._size and self._crc32c not in (None, _encoded(self._checksum.digest())):
-            raise OSError(errno.EIO, "what arrived does not have the checksum of the object. Run again")
-        return data
-
-
-def _encoded(digest: bytes) -> str:
-    return base64.b64encode(digest).decode()
+def _cloud_source(stored: StoredObject) -> Source:
+    return Source(name=stored.address, open=stored.open, size=stored.size)
 
 
 def _in_folder_dataset(name: str) -> bool:
@@ -516,7 +386,7 @@ def _in_folder_dataset(name: str) -> bool:
 
 
 def _unmounted(file: str) -> str:
-    return f"gs://{Path(file).relative_to(GCS_MOUNT).as_posix()}"
+    return f"gs://{Path(file).relative_to(environment.GCS_MOUNT).as_posix()}"
 
 
 def _glob_pattern(pattern: str) -> re.Pattern[str]:
@@ -543,42 +413,11 @@ def _raise_readable(error: Exception, name: str, parameter: str) -> NoReturn:
 
 
 def _reason(error: Exception) -> str | None:
-    changed = "it changed while it was being read. Run again when nothing writes to it."
-    if isinstance(error, _ChangedError):
-        return changed
     if isinstance(error, gzip.BadGzipFile):
         return str(error)
     if isinstance(error, PermissionError):
         return "no permission. Let the user who runs this read the file and the folders above it."
-    if isinstance(error, OSError):
-        if error.errno == errno.ESTALE:  # as mounts of buckets and networks say it
-            return changed
+    if isinstance(error, OSError) and error.errno != errno.ESTALE:
         return f"{error.strerror or error}."
-    if not type(error).__module__.startswith("google."):
-        return None
-
-    from google.api_core import exceptions as api
-    from google.auth.exceptions import GoogleAuthError
-
-    if isinstance(error, GoogleAuthError):
-        return (
-            "no Google Cloud credentials work here. Run 'gcloud auth application-default login', or run where a "
-            f"service account is attached. ({error})"
-        )
-    if isinstance(error, api.Forbidden | api.Unauthorized):
-        return "no permission. Grant roles/storage.objectViewer on the bucket to the account that runs this."
-    if isinstance(error, api.NotFound):
-        return "there is no such bucket or object. Check the spelling."
-    if isinstance(error, api.RetryError):
-        return (
-            f"Cloud Storage sent nothing for {RETRY_SECONDS:g} seconds, however often it was asked. Run again later. "
-            f"(The last failure: {_failure(error.cause)})"
-        )
-    return f"{error}"
-
-
-def _failure(error: Exception) -> str:
-    """Describe a failed attempt; the client's own error for a bad status is a tuple of words and numbers."""
-    from google.cloud.storage.exceptions import InvalidResponse
-
-    return f"HTTP status {error.response.status_code}" if isinstance(error, InvalidResponse) else f"{error}"
+    # A stale handle is how mounts of buckets and networks say that a file changed.
+    return cloud_storage.reason(ChangedError() if isinstance(error, OSError) else error)

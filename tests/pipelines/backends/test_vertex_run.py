@@ -94,7 +94,7 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
             "RLHF_SECRET_MANAGER_ENDPOINT": secrets.url,
             "RLHF_CACHE_DIR": str(tmp_path / "cache"),
         }
-        server.run_job = local_executor(mount / "bucket" / "runs", steps)
+        server.run_job = local_executor(mount / "outputs" / "runs", steps)
         values = {
             "preference_dataset": "gs://bucket/data/*.jsonl",
             "prompt_dataset": "gs://bucket/prompts.jsonl",
@@ -140,7 +140,7 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
         assert answers
         manifest = json.loads((mount / version.artifact_uri.removeprefix("gs://") / "manifest.json").read_text())
         assert manifest["parameters"]["reinforcement_learning_train_steps"] == 40
-        (report,) = (mount / "bucket" / "runs").glob("**/evaluate/report")
+        (report,) = (mount / "outputs" / "runs").glob("**/evaluate/report")
         times = report.read_text().split('id="time"')[1].split("</section>")[0]
         assert all(
             words in times for words in ("Time by step", ">Reinforcer<", ">Evaluate Tuned Model<", "These steps")

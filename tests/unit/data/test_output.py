@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_tuning.data import output
+from rlhf_tuning import environment
 from rlhf_tuning.data.output import scratch_folder, written_together
 
 
@@ -62,7 +62,7 @@ def test_a_scratch_folder_is_removed_when_the_work_fails(tmp_path: Path) -> None
 
 
 def test_a_scratch_folder_stays_off_a_mounted_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "GCS_MOUNT", tmp_path / "gcs")
+    monkeypatch.setattr(environment, "GCS_MOUNT", tmp_path / "gcs")
     for beside in (str(tmp_path / "gcs" / "bucket" / "a"), ""):
         with scratch_folder(beside) as folder:
             assert folder.parent == Path(tempfile.gettempdir())

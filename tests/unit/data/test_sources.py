@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from gcs_server import CloudStorage, Fault
 
+from rlhf_tuning import cloud_storage, environment
 from rlhf_tuning.data import sources
 from rlhf_tuning.data.sources import LongLine, UnreadableError, read_blocks, resolve
 from rlhf_tuning.errors import DataError
@@ -330,7 +331,7 @@ def put_all(cloud: CloudStorage, *objects: str) -> None:
 @pytest.fixture
 def pieces(cloud: CloudStorage, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Store `a.jsonl` of 40 kB, which is fetched in pieces of 10 kB, and return its text."""
-    monkeypatch.setattr(sources, "_DOWNLOAD_BYTES", 10_000)
+    monkeypatch.setattr(cloud_storage, "_DOWNLOAD_BYTES", 10_000)
     text = numbered(50)[:40_000]
     cloud.put("a.jsonl", text)
     return text
@@ -363,7 +364,7 @@ def test_streams_a_cloud_object_in_pieces(cloud: CloudStorage, pieces: bytes) ->
 def test_unpacks_a_gzip_object_once_whether_or_not_it_is_marked_as_such(
     cloud: CloudStorage, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
-    monkeypatch.setattr(sources, "_DOWNLOAD_BYTES", 10_000)
+    monkeypatch.setattr(cloud_storage, "_DOWNLOAD_BYTES", 10_000)
     text = numbered(50)
     cloud.put("a.jsonl", gzip.compress(text), content_encoding=encoding)
     cloud.download_faults.extend([Fault(), Fault(after=5000)])
@@ -397,7 +398,7 @@ def test_reads_many_shards_in_order_over_several_pages(cloud: CloudStorage) -> N
 def test_asks_again_from_the_byte_where_the_service_failed(
     cloud: CloudStorage, pieces: bytes, monkeypatch: pytest.MonkeyPatch, faults: list[Fault]
 ) -> None:
-    monkeypatch.setattr(sources, "_STALL_SECONDS", 0.1)
+    monkeypatch.setattr(cloud_storage, "_STALL_SECONDS", 0.1)
     cloud.download_faults.extend(faults)
     assert b"".join(content("gs://bucket/a.jsonl", block_bytes=3000)) == pieces
     assert len(cloud.downloads) >= 4
@@ -421,7 +422,7 @@ def test_lists_again_when_the_service_fails(cloud: CloudStorage, fault: Fault) -
 
 
 def test_has_time_as_long_as_bytes_come(cloud: CloudStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "RETRY_SECONDS", 1.5)
+    monkeypatch.setattr(cloud_storage, "RETRY_SECONDS", 1.5)
     text = numbered(200)
     cloud.put("a.jsonl", text)
     # Each attempt brings a little; all of them take twice as long as they may without any byte.
@@ -440,8 +441,8 @@ def test_has_time_as_long_as_bytes_come(cloud: CloudStorage, monkeypatch: pytest
 def test_gives_up_with_the_time_it_tried_and_the_last_failure(
     cloud: CloudStorage, pieces: bytes, monkeypatch: pytest.MonkeyPatch, fault: Fault, last: str
 ) -> None:
-    monkeypatch.setattr(sources, "RETRY_SECONDS", 1.5)
-    monkeypatch.setattr(sources, "RETRY_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr(cloud_storage, "RETRY_SECONDS", 1.5)
+    monkeypatch.setattr(cloud_storage, "RETRY_DELAY_SECONDS", 0.05)
     cloud.download_faults.extend([Fault()] + [fault] * 1000)
     read, error = before_error("gs://bucket/a.jsonl", block_bytes=1000)
     assert pieces.startswith(read)
@@ -452,14 +453,14 @@ def test_gives_up_with_the_time_it_tried_and_the_last_failure(
 
 
 def test_gives_up_on_a_list_too(cloud: CloudStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(cloud_storage, "RETRY_SECONDS", 0.1)
     cloud.list_faults.extend([Fault(status=503)] * 1000)
     with pytest.raises(DataError, match=r"^eval_dataset: gs://bucket/\* cannot be read: Cloud Storage sent nothing"):
         resolve("gs://bucket/*", parameter="eval_dataset")
 
 
 def test_gives_up_when_nobody_answers(cloud: CloudStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(cloud_storage, "RETRY_SECONDS", 0.05)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     with pytest.raises(DataError, match=r"sent nothing for 0\.05 seconds.*Run again later.*[Cc]onnection"):
         resolve("gs://bucket/a.jsonl", parameter="eval_dataset")
@@ -583,14 +584,13 @@ def test_says_how_to_log_in_without_credentials(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setattr(google.auth, "default", default)
-    sources._client.cache_clear()
+    cloud_storage._client.cache_clear()
     with pytest.raises(DataError, match="gcloud auth application-default login"):
         resolve("gs://bucket/a.jsonl", parameter="prompt_dataset")
 
 
 def test_reads_through_the_mount_where_a_bucket_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "GCS_MOUNT", tmp_path)
-    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "bucket")
+    monkeypatch.setattr(environment, "GCS_MOUNT", tmp_path)
     (tmp_path / "bucket" / "d").mkdir(parents=True)
     (tmp_path / "bucket" / "d" / "a.jsonl").write_bytes(b"one\n")
     for reference in ("gs://bucket/d/a.jsonl", "gs://bucket/d/", "gs://bucket/d", "gs://bucket/**/*.jsonl"):

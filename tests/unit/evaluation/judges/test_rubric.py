@@ -1,10 +1,8 @@
-import os
-
 import pytest
 from gcs_server import Fault
 from judge_server import material
 
-from rlhf_tuning.data import sources
+from rlhf_tuning import environment
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.evaluation.judges.rubric import (
     DEFAULT_RUBRIC,
@@ -126,8 +124,7 @@ def test_a_rubric_is_read_from_cloud_storage(cloud, name):
 
 
 def test_a_rubric_is_read_through_the_mount_where_the_bucket_is_mounted(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "GCS_MOUNT", tmp_path)
-    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "bucket")
+    monkeypatch.setattr(environment, "GCS_MOUNT", tmp_path)
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "rubric.md").write_text("Short is good.")
     assert read_rubric("gs://bucket/rubric.md") == "Short is good."
