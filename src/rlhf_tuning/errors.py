@@ -4,7 +4,8 @@ RlhfError                  anything this project raises on purpose
 ├── UserError              the person who started the run can mend it; exit status 2
 │   ├── ParameterError     a parameter's value cannot be used
 │   ├── DataError          a dataset cannot be used
-│   └── ModelError         a base model, reward model or registered model cannot be used
+│   ├── ModelError         a base model, reward model or registered model cannot be used
+│   └── MachineError       the machine has too little of something that the run needs
 └── RunError               the run failed for a reason outside its inputs (disk, memory, a service); exit status 1
 """
 
@@ -31,6 +32,10 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """A base model, reward model or registered model cannot be used."""
+
+
+class MachineError(UserError):
+    """The machine has too little of something that the run needs, or something too old."""
 
 
 class RunError(RlhfError):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from pod import python_in_a_pod
-from tests.gcs_server import CloudStorage
+from gcs_server import CloudStorage
 
 from rlhf_tuning import cloud_storage, environment
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf_tuning import environment, step
-from rlhf_tuning.errors import DataError, ModelError, ParameterError, RunError
+from rlhf_tuning.errors import DataError, MachineError, ModelError, ParameterError, RunError
 
 Row = TypeVar("Row")
 Found = TypeVar("Found")
@@ -31,7 +31,7 @@ _PATIENCE = timedelta(hours=6)
 
 #: Errors that a process hands on as they are, by name.
 _KINDS: dict[str, type[Exception]] = {
-    kind.__name__: kind for kind in (ParameterError, DataError, ModelError, RunError, MemoryError)
+    kind.__name__: kind for kind in (ParameterError, DataError, ModelError, MachineError, RunError, MemoryError)
 }
 
 

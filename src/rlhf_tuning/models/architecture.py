@@ -143,7 +143,7 @@ def read_architecture(reference: str, *, parameter: str = "large_model_reference
         return KNOWN[name]
     known = ", ".join((*ALIASES, *(name for name in KNOWN if name not in ALIASES)))
     hint = f"A forecast needs a folder with config.json alone, without weights, or one of: {known}."
-    folder = local_folder(reference)
+    folder = local_folder(reference, weights=False)
     if folder is None:
         try:
             # One question to the hub, where transformers would ask for half a minute.
@@ -155,7 +155,7 @@ def read_architecture(reference: str, *, parameter: str = "large_model_reference
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(**model_source(reference), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**model_source(reference, weights=False), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(f"{parameter} is {reference!r}, whose config.json cannot be read: {reason}.\n{hint}") from None

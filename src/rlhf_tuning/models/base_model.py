@@ -211,7 +211,7 @@ def _weight_counts(reference: str) -> tuple[int, list[int]]:
 
 def _without_weights(kind: Any, reference: str, *, dtype: torch.dtype | None = None, **options: Any) -> Any:
     """Return a model on the meta device."""
-    config = AutoConfig.from_pretrained(**model_source(reference), trust_remote_code=False, **options)
+    config = AutoConfig.from_pretrained(**model_source(reference, weights=False), trust_remote_code=False, **options)
     settings = {} if dtype is None else {"dtype": dtype, "attn_implementation": _attention(dtype)}
     with torch.device("meta"):
         return kind.from_config(config, trust_remote_code=False, **settings)

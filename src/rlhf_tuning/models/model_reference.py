@@ -7,12 +7,15 @@ end in `@` and a revision. Only safetensors weights are accepted, and code that 
 import hashlib
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from rlhf_tuning import environment
+from rlhf_tuning import cloud_storage
 from rlhf_tuning.errors import ModelError
+from rlhf_tuning.models import cloud_model
 from rlhf_tuning.models.packaged_models import ALIASES, packaged_model
 
 #: Names by which the Vertex job called models that are on the hub.
@@ -40,38 +43,57 @@ class ResolvedModel:
     fingerprint: str
 
 
-def local_folder(reference: str) -> Path | None:
+def local_folder(reference: str, *, weights: bool = True) -> Path | None:
     """Return the folder that a local or `gs://` reference means, or None for an alias or a hub id.
 
-    A `gs://` folder is read through the Cloud Storage mount under `/gcs`, which Vertex gives every step.
+    A `gs://` folder is read through the mount of Cloud Storage that Vertex gives every step; elsewhere it is copied.
+
+    Args:
+        reference: The model.
+        weights: Whether they are needed too.
+
+    Raises:
+        ModelError: If there is no such folder on Cloud Storage, or it cannot be read.
+        MachineError: If the disk has too little room for a copy.
     """
     if reference.startswith("gs://"):
-        return environment.GCS_MOUNT / reference.removeprefix("gs://").rstrip("/")
+        return _below_the_mount(reference) or cloud_model.copied(reference, weights=weights)
     path = Path(reference).expanduser()
     if reference.startswith(("/", "./", "../", "~")) or path.is_dir():
         return path
     return None
 
 
+def _below_the_mount(reference: str) -> Path | None:
+    """Return a `gs://` folder below the mount, where one is seen: a mount may show no folders that were never made."""
+    folder = cloud_storage.mounted(reference.rstrip("/"))
+    return folder if folder is not None and folder.is_dir() else None
+
+
 def split_revision(reference: str) -> tuple[str, str]:
     """Return the hub id and the revision of a reference such as `name@revision`; the revision is empty for all others."""
     found = _HUB_ID.fullmatch(reference)
-    if not found or not found[2] or local_folder(reference) is not None:
+    if not found or not found[2] or Path(reference).is_dir():
         return reference, ""
     return found[1], found[2]
 
 
-def model_source(reference: str) -> dict[str, str]:
-    """Return what `from_pretrained` of transformers loads for a reference: a folder, or a hub id and its revision."""
+def model_source(reference: str, *, weights: bool = True) -> dict[str, str]:
+    """Return what `from_pretrained` of transformers loads for a reference: a folder, or a hub id and its revision.
+
+    Args:
+        reference: The model.
+        weights: Whether they are loaded too.
+    """
     name, revision = split_revision(reference)
-    source = {"pretrained_model_name_or_path": _folder_or_id(name)}
+    source = {"pretrained_model_name_or_path": _folder_or_id(name, weights=weights)}
     return source | {"revision": revision} if revision else source
 
 
-def _folder_or_id(reference: str) -> str:
+def _folder_or_id(reference: str, *, weights: bool) -> str:
     if reference in ALIASES:
         return str(packaged_model(reference))
-    local = local_folder(reference)
+    local = local_folder(reference, weights=weights)
     return str(local) if local is not None else reference
 
 
@@ -105,9 +127,9 @@ def resolve_reference(reference: str, *, parameter: str = "large_model_reference
         raise ModelError(problem)
     if reference in ALIASES:
         return ResolvedModel(reference=reference, fingerprint=f"sha256:{ALIASES[reference].gguf_sha256}")
-    folder = local_folder(reference)
-    if folder is not None:
-        return ResolvedModel(reference=reference, fingerprint=_folder_fingerprint(folder, reference, parameter))
+    files = _files_of(reference, parameter)
+    if files is not None:
+        return ResolvedModel(reference=reference, fingerprint=_checked_fingerprint(files, reference, parameter))
     if not _HUB_ID.fullmatch(reference):
         raise ModelError(
             f"{parameter} is {reference!r}, which is no folder here and cannot be a hub id. Known aliases: {_aliases()}."
@@ -120,26 +142,65 @@ def _aliases() -> str:
     return ", ".join(repr(alias) for alias in ALIASES)
 
 
-def _folder_fingerprint(folder: Path, reference: str, parameter: str) -> str:
-    if not folder.is_dir():
+class ModelFile(Protocol):
+    """A file of a model, here or on Cloud Storage."""
+
+    @property
+    def size(self) -> int:
+        """Return its bytes."""
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return some of its bytes; fewer where it ends."""
+
+
+@dataclass(frozen=True)
+class _LocalFile:
+    path: Path
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+    def read(self, start: int, length: int) -> bytes:
+        with self.path.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(length)
+
+
+def _files_of(reference: str, parameter: str) -> Mapping[str, ModelFile] | None:
+    """Return the files of a folder by name, none where there is no such folder; None for an alias or a hub id."""
+    if reference.startswith("gs://") and _below_the_mount(reference) is None:
+        return cloud_model.files_of(reference, parameter=parameter)
+    folder = local_folder(reference)
+    return None if folder is None else _files_in(folder)
+
+
+def _files_in(folder: Path) -> dict[str, ModelFile]:
+    return {path.name: _LocalFile(path) for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
+
+
+def _checked_fingerprint(files: Mapping[str, ModelFile], reference: str, parameter: str) -> str:
+    if not files:
         raise ModelError(
             f"{parameter} is {reference!r}, but there is no such folder. Give a folder with config.json and safetensors "
             f"weights, a Hugging Face hub id, or one of: {_aliases()}."
         )
-    if not (folder / "config.json").is_file():
+    if "config.json" not in files:
         raise ModelError(
             f"{parameter} is {reference!r}, a folder without config.json, so it holds no transformers model."
         )
-    if not list(folder.glob("*.safetensors")):
+    if not any(name.endswith(".safetensors") for name in files):
         raise ModelError(
             f"{parameter} is {reference!r}, a folder without *.safetensors weights. Other formats can run code when they "
             "are loaded and are refused: save the model again with save_pretrained."
         )
+    with cloud_model.explaining(reference, parameter=parameter):
+        fingerprint, config = _fingerprint(files), files["config.json"].read(0, files["config.json"].size)
     try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        json.loads(config)
     except ValueError as error:
-        raise ModelError(f"{parameter}: {folder / 'config.json'} is not valid JSON ({error}).") from None
-    return content_fingerprint(folder)
+        raise ModelError(f"{parameter}: config.json of {reference} is not valid JSON ({error}).") from None
+    return fingerprint
 
 
 def content_fingerprint(folder: Path, leave_out: Collection[str] = ()) -> str:
@@ -149,23 +210,28 @@ def content_fingerprint(folder: Path, leave_out: Collection[str] = ()) -> str:
         folder: A model, of which 100 GB take a second so.
         leave_out: Names of files that do not count.
     """
+    return _fingerprint({name: file for name, file in _files_in(folder).items() if name not in leave_out})
+
+
+def _fingerprint(files: Mapping[str, ModelFile]) -> str:
+    """Return the digest of files, the same wherever they are. From Cloud Storage each sample takes a request."""
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file() and path.name not in leave_out):
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        digest.update(_sampled_bytes(file))
+    names = sorted(files)
+    with ThreadPoolExecutor(8) as pool:
+        for name, sampled in zip(names, pool.map(lambda name: _sampled_bytes(files[name]), names), strict=True):
+            digest.update(f"{name}\0{files[name].size}\0".encode())
+            digest.update(sampled)
     return f"sha256:{digest.hexdigest()}"
 
 
-def _sampled_bytes(file: Path, whole_up_to: int = 32 * 2**20, piece: int = 2**16, pieces: int = 66) -> bytes:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if size <= whole_up_to:
-            return hashlib.file_digest(stream, "sha256").digest()
-        digest = hashlib.sha256()
-        for index in range(pieces):
-            stream.seek((size - piece) * index // (pieces - 1))
-            digest.update(stream.read(piece))
-        return digest.digest()
+def _sampled_bytes(file: ModelFile, whole_up_to: int = 32 * 2**20, piece: int = 2**16, pieces: int = 66) -> bytes:
+    size = file.size
+    if size <= whole_up_to:
+        return hashlib.sha256(file.read(0, size)).digest()
+    digest = hashlib.sha256()
+    for index in range(pieces):
+        digest.update(file.read((size - piece) * index // (pieces - 1), piece))
+    return digest.digest()
 
 
 def _hub_commit(reference: str, parameter: str) -> str:

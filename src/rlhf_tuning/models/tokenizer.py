@@ -18,7 +18,7 @@ def load_tokenizer(reference: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**model_source(reference), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**model_source(reference, weights=False), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"Cannot load the tokenizer of {reference!r}: {error}") from error
     if tokenizer.eos_token_id is None:

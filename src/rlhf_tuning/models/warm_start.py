@@ -19,7 +19,12 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedAdapter:
-    """An adapter that fits: its folder, and a fingerprint that changes with its content. Both empty for none."""
+    """An adapter that fits, and a fingerprint that changes with its content. Both empty for none.
+
+    Args:
+        folder: As `adapter_folder` takes it in another step, which may run on another machine.
+        fingerprint: Of its files.
+    """
 
     folder: str = ""
     fingerprint: str = ""
@@ -72,7 +77,14 @@ def resolve_adapter(
     digest = hashlib.sha256((folder / CONFIG_FILE).read_bytes())
     with (folder / WEIGHTS_FILE).open("rb") as stream:
         digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return ResolvedAdapter(folder=str(folder), fingerprint=f"sha256:{digest.hexdigest()}")
+    return ResolvedAdapter(
+        folder=reference if reference.startswith("gs://") else str(folder), fingerprint=f"sha256:{digest.hexdigest()}"
+    )
+
+
+def adapter_folder(reference: str) -> Path:
+    """Return the folder of a resolved adapter, copied if it is on Cloud Storage and no mount shows it."""
+    return local_folder(reference) or Path(reference)
 
 
 def _read(folder: Path, reference: str) -> dict[str, Any]:

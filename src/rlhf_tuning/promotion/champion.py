@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_tuning import registry
-from rlhf_tuning.models.model_reference import local_folder
+from rlhf_tuning import cloud_storage, registry
 from rlhf_tuning.promotion.upload import generated_name, registry_name
 
 
@@ -107,7 +106,7 @@ def vertex_champion(model_display_name: str, large_model_reference: str, place: 
         version = vertex_registry.find_champion(api, name)
     if version is None:
         return None
-    folder = local_folder(str(version["artifactUri"])) or Path()
+    folder = cloud_storage.mounted(str(version["artifactUri"])) or Path()
     rows, manifest = folder / registry.PREFERENCE_ROWS, folder / vertex_registry.MANIFEST
     made_from = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
     return Champion(

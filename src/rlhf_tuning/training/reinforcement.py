@@ -31,7 +31,7 @@ from rlhf_tuning.limits import check_exploration, check_limits
 from rlhf_tuning.models import base_model, reward_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
-from rlhf_tuning.models.warm_start import WEIGHTS_FILE
+from rlhf_tuning.models.warm_start import WEIGHTS_FILE, adapter_folder
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
@@ -294,7 +294,7 @@ def _lora_config(config: ReinforcementConfig) -> Any:
     from peft import LoraConfig
 
     if config.warm_start_adapter:
-        lora_config = LoraConfig.from_pretrained(config.warm_start_adapter)
+        lora_config = LoraConfig.from_pretrained(adapter_folder(config.warm_start_adapter))
         lora_config.inference_mode, lora_config.lora_dropout = False, 0.0
         return lora_config
     return LoraConfig(
@@ -315,7 +315,7 @@ def _continue_adapter(policy: Any, directory: str) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    weights = load_file(Path(directory) / WEIGHTS_FILE)
+    weights = load_file(adapter_folder(directory) / WEIGHTS_FILE)
     new = {name: tensor.shape for name, tensor in get_peft_model_state_dict(policy).items()}
     if new != {name: tensor.shape for name, tensor in weights.items()}:
         raise ModelError(

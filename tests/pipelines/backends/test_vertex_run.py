@@ -85,6 +85,8 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
         storage.put("data/part-2.jsonl", rows(preferences[30:]))
         storage.put("prompts.jsonl", rows({"input_text": f"Create {number}, please."} for number in range(40)))
         storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(80)))
+        for file in tiny_model.iterdir():
+            storage.put(f"base/{file.name}", file.read_bytes())
         server.use_credentials(monkeypatch, tmp_path)
         server.serve = answer
         steps = {
@@ -99,7 +101,7 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
             "preference_dataset": "gs://bucket/data/*.jsonl",
             "prompt_dataset": "gs://bucket/prompts.jsonl",
             "eval_dataset": "gs://bucket/eval.jsonl",
-            "large_model_reference": str(tiny_model),  # gs:// models are read through Vertex's mount alone
+            "large_model_reference": "gs://bucket/base",
             "model_display_name": "tiny",
             "prompt_sequence_length": 48,
             "target_sequence_length": 8,

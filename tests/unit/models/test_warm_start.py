@@ -3,9 +3,10 @@ import shutil
 
 import pytest
 
+from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.models.model_reference import resolve_reference
-from rlhf_tuning.models.warm_start import ResolvedAdapter, resolve_adapter
+from rlhf_tuning.models.warm_start import ResolvedAdapter, adapter_folder, resolve_adapter
 from rlhf_tuning.registry import register_model
 
 
@@ -97,3 +98,16 @@ def test_what_is_no_lora_is_refused(adapter, tiny_model, tmp_path, settings):
     (copy / "adapter_config.json").write_text(settings)
     with pytest.raises(ModelError, match=r"not valid JSON|no LoRA adapter"):
         resolve(copy, tiny_model)
+
+
+def test_an_adapter_on_cloud_storage_is_copied_by_the_step_that_needs_it(
+    adapter, tiny_model, cloud, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(environment, "CACHE_DIR", tmp_path)
+    for file in adapter.iterdir():
+        cloud.put(f"adapter/{file.name}", file.read_bytes())
+    found = resolve("gs://bucket/adapter", tiny_model)
+    assert found == ResolvedAdapter(folder="gs://bucket/adapter", fingerprint=resolve(adapter, tiny_model).fingerprint)
+    copy = adapter_folder(found.folder)
+    assert (copy / "adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
+    assert adapter_folder(str(adapter)) == adapter
