@@ -61,7 +61,7 @@ class Fault:
         text: Body of the answer, as a proxy writes it; the gateway's JSON when empty.
         content_type: Of `text`.
         after: Whether the request is acted on first, so that its answer is what is lost.
-        wait: Seconds before anything is answered.
+        until: What the server waits for before it acts and answers.
     """
 
     method: str = "GET"
@@ -71,7 +71,7 @@ class Fault:
     text: str = ""
     content_type: str = "text/plain"
     after: bool = False
-    wait: float = 0
+    until: threading.Event | None = None
 
 
 class Refused(Exception):
@@ -90,12 +90,14 @@ class KubeflowServer:
         multi_user: Whether every call needs a namespace; otherwise none may have one.
         token: What must be in the Authorization header; none is asked for when empty.
         namespaces: Where the token's owner may do something, when there are several users.
+        tag_name: Version of the installation, as it was built.
         execute_in: Folder in which submitted runs run; they stay pending when None.
     """
 
     multi_user: bool = False
     token: str = ""
     namespaces: tuple[str, ...] = ("team-a",)
+    tag_name: str = "2.17.0"
     execute_in: Path | None = None
     stored: dict[str, dict[str, Body]] = field(default_factory=lambda: {kind: {} for kind in _KEYS})
     requests: list[Request] = field(default_factory=list)
@@ -151,7 +153,8 @@ class KubeflowServer:
         self._authenticate(request)
         path = request.path.removeprefix("/apis/v2beta1/")
         if path == "healthz":
-            return {"multi_user": self.multi_user} if self.multi_user else {}
+            told = {"commit_sha": "006adf8", "tag_name": self.tag_name, "multi_user": self.multi_user}
+            return told | {"pipeline_store": "kubernetes"}
         kind, _, rest = path.partition("/")
         if kind not in _KEYS or path == request.path:
             raise Refused(404, "Not Found")
@@ -407,8 +410,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.kubeflow.lock:
             self.kubeflow.requests.append(request)
             fault = self._fault(request)
-        if fault and fault.wait:
-            self.kubeflow.stop.wait(fault.wait)
+        if fault and fault.until:
+            fault.until.wait(60)
         if fault and not fault.after:
             return self._fail(fault)
         try:

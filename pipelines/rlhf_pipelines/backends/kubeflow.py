@@ -87,6 +87,7 @@ class Kubeflow:
 
     def submit(self, submission: Submission) -> Job:
         """Start one job. A lost response does not start a second one."""
+        self._client.check_version()
         runs, marker = self._client.services.runs, _marker()
 
         def find() -> Any:
@@ -134,6 +135,7 @@ class Kubeflow:
 
     def create_schedule(self, submission: Submission, plan: Plan) -> Schedule:
         """Start jobs again and again."""
+        self._client.check_version()
         trigger = self._trigger(plan)
         recurring = self._client.services.api_models.V2beta1RecurringRun(
             experiment_id=self._experiment(submission.experiment),

@@ -7,7 +7,9 @@ to the caller. Here its generated services are called instead, quietly, and ever
 import contextlib
 import io
 import json
+import logging
 import os
+import re
 import warnings
 from collections.abc import Callable
 from functools import cached_property
@@ -16,6 +18,11 @@ from typing import Any, TypeVar
 
 from rlhf_pipelines.backends.backend import Connection
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
+
+logger = logging.getLogger(__name__)
+
+#: The first version that knows secrets which need not be there (`optional` of SecretAsEnv), as the steps name them.
+LEAST_VERSION = (2, 15)
 
 #: Where the token comes from: not a flag, which would stay in logs and in the shell's history.
 TOKEN = "KF_PIPELINES_TOKEN"
@@ -103,6 +110,7 @@ class KubeflowClient:
             """kfp's client, without its five attempts to reach a host that is not there."""
 
             healthz: tuple[Any, int, Any] | None = None
+            healthz_text = ""
 
             def _load_config(self, *args: Any) -> Any:
                 config = super()._load_config(*args)
@@ -120,6 +128,8 @@ class KubeflowClient:
                     self.healthz = self._healthz_api.healthz_service_get_healthz_with_http_info(
                         _request_timeout=_TIMEOUT
                     )
+                    # The generated answer has no field for the version.
+                    self.healthz_text = self._healthz_api.api_client.last_response.data
                 return self.healthz[0]
 
             def set_user_namespace(self, namespace: str) -> None:
@@ -168,6 +178,27 @@ class KubeflowClient:
         if not namespace:
             raise ParameterError(f"{self.host} has several users: give --namespace, that of your profile.")
         return namespace
+
+    def check_version(self) -> None:
+        """Look at the installation's version before it is given steps.
+
+        Raises:
+            ParameterError: If it is too old for them.
+        """
+        least = ".".join(map(str, LEAST_VERSION))
+        trouble = "an older one refuses the run, or lets its steps wait for ever for secrets that need not be there."
+        told = json.loads(self.services.healthz_text).get("tag_name", "")
+        version = re.match(r"v?(\d+)\.(\d+)", str(told))
+        if version is None:
+            logger.warning(
+                "%s does not say which version of Kubeflow Pipelines it is (%s). It must be %s or newer: %s",
+                *(self.host, _one_line(str(told)) or "nothing", least, trouble),
+            )
+        elif (int(version[1]), int(version[2])) < LEAST_VERSION:
+            raise ParameterError(
+                f"{self.host} is Kubeflow Pipelines {_one_line(str(told))}, and the steps need {least} or newer: {trouble} "
+                "Ask its administrator for an upgrade."
+            )
 
     @property
     def place(self) -> str:

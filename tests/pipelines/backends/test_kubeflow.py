@@ -223,13 +223,56 @@ def test_starts_the_run_when_earlier_attempts_failed(server: KubeflowServer, sta
 def test_an_answer_that_is_late_is_waited_for_and_not_asked_for_again(
     server: KubeflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubeflow_client, "_TIMEOUT", (1, 0.2))
-    monkeypatch.setattr(kubeflow_client, "sleep", time.sleep)
-    monkeypatch.setattr(kubeflow_client, "_WAITS", (0.2, 0.2, 0.4))
-    server.faults.append(Fault(method="POST", path=f"{RUNS}$", wait=0.5, status=200, after=True))
-    job = backend(server).submit(SUBMISSION)
+    kubeflow = backend(server)
+    runs = kubeflow._client.services.runs
+    start, done = runs.run_service_create_run, threading.Event()
+    server.faults.append(Fault(method="POST", path=f"{RUNS}$", until=done, status=200, after=True))
+
+    def impatient(**arguments: Any) -> Any:
+        return start(**arguments | {"_request_timeout": (60, 0.2)})
+
+    def wait(seconds: float) -> None:
+        """Let the service start the run after the first look for it, however long that takes on a busy machine."""
+        if server.received("GET", RUNS):
+            done.set()
+            while not server.runs():
+                time.sleep(0.01)
+
+    monkeypatch.setattr(runs, "run_service_create_run", impatient)
+    monkeypatch.setattr(kubeflow_client, "sleep", wait)
+    job = kubeflow.submit(SUBMISSION)
     assert [run["run_id"] for run in server.runs()] == [job.name]
     assert len(server.received("POST", RUNS)) == 1
+
+
+@pytest.mark.parametrize("version", ["2.14.4", "2.5.0", "v2.4.1", "1.8.22"])
+def test_an_installation_that_is_too_old_for_the_steps_gets_none(server: KubeflowServer, version: str) -> None:
+    server.tag_name = version
+    for start in (
+        lambda: backend(server).submit(SUBMISSION),
+        lambda: backend(server).create_schedule(SUBMISSION, Plan(cron="0 3 * * 1")),
+    ):
+        with pytest.raises(ParameterError, match=f"is Kubeflow Pipelines {version}, and the steps need 2.15 or newer"):
+            start()
+    assert not any(request.method == "POST" for request in server.requests)
+    assert backend(server).jobs(1) == []  # what runs there can be looked at
+
+
+@pytest.mark.parametrize("version", ["2.15.0", "v2.15.0-rc.1", "2.17.3", "3.0.0"])
+def test_the_least_version_and_newer_ones_are_taken(
+    server: KubeflowServer, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.tag_name = version
+    backend(server).submit(SUBMISSION)
+    assert not caplog.records
+
+
+def test_a_build_that_does_not_say_its_version_comes_with_a_warning(
+    server: KubeflowServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.tag_name = "unknown"
+    backend(server).submit(SUBMISSION)
+    assert "does not say which version of Kubeflow Pipelines it is (unknown). It must be 2.15 or newer" in caplog.text
 
 
 def test_says_that_the_outcome_is_not_known(server: KubeflowServer) -> None:
