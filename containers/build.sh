@@ -3,6 +3,7 @@
 #
 # usage: containers/build.sh [light] [trainer]
 #   CPU=1         a trainer for machines without a GPU: a plain Python base and the CPU build of torch
+#   RUN_AS        the user of the steps, such as 0 for root; 10001:0 when empty
 #   EXTRAS        of the trainer, separated by blanks; `EXTRAS="train gemini vllm"` adds vLLM
 #   TORCH_WHEELS  an image with torch's wheel in its root, where no index with the CPU build can be reached
 #   BUILD_FLAGS   more flags for `docker build`; DOCKER names another client
@@ -10,6 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 docker=${DOCKER:-docker}
 read -ra flags <<< "${BUILD_FLAGS:-}"
+if [ -n "${RUN_AS:-}" ]; then flags+=(--build-arg "RUN_AS=$RUN_AS"); fi
 if [ -n "${EXTRAS:-}" ]; then trainer_flags=(--build-arg "EXTRAS=$EXTRAS"); else trainer_flags=(); fi
 if [ -n "${CPU:-}" ]; then
   trainer_flags+=(--build-arg BASE_IMAGE=python:3.11-slim)
