@@ -35,6 +35,11 @@ JUDGE_SECRET, JUDGE_SECRET_KEY = "rlhf-judge", "api-key"
 _MOST_VERTEX_CPU, _MOST_VERTEX_MEMORY = 96, 624
 
 
+#: The longest pause between retries. So Vertex reads it; Argo, on Kubeflow, counts it from the start of the first attempt: a
+#: step that fails later is not retried, and one that was retried is killed then. So there it is a week.
+_LONGEST_PAUSE = {"vertex": "3600s", "kubeflow": "604800s"}
+
+
 #: The step that pays for a machine of its own.
 _DEPLOYS = "exec-deploy-model"
 
@@ -125,7 +130,7 @@ def fit_to_vertex(spec: Spec, machine: Machine) -> None:
         else:
             # e2-standard-4, which Vertex also takes when nothing is said, and the smallest of the general machines.
             container["resources"] = _resources(cpu_limit=4, memory_limit=16)
-        _set_retries(spec, label, gpu=_uses_gpu(container))
+        _set_retries(spec, label, target="vertex", gpu=_uses_gpu(container))
 
 
 def fit_to_kubeflow(spec: Spec, machine: Machine) -> Spec:
@@ -160,7 +165,7 @@ def fit_to_kubeflow(spec: Spec, machine: Machine) -> Spec:
             config["secretAsEnv"] = secrets
         if config:
             executors[label] = config
-        _set_retries(spec, label, gpu=_uses_gpu(container))
+        _set_retries(spec, label, target="kubeflow", gpu=_uses_gpu(container))
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
 
 
@@ -218,14 +223,15 @@ def _resources(*, accelerator: str = "", count: int = 0, **amounts: int) -> Spec
     return resources
 
 
-def _set_retries(spec: Spec, label: str, *, gpu: bool) -> None:
+def _set_retries(spec: Spec, label: str, *, target: str, gpu: bool) -> None:
     """Let the tasks of a container start again when they fail, later each time.
 
     Backends cannot tell a person's mistake (exit status 2) from a lost machine, so both are retried. CPU steps, which read
     storage and the model hub, cost little: two retries. GPU steps get one: a machine that cannot be had, is taken away or
-    breaks is worth one more start, but a step that fails after hours must not cost them three times. Mistakes of a person
-    show before: Validate Inputs has refused them, or they end a GPU step in its first minutes. Deployment is not retried:
-    it asks again by itself what may pass, and a model that does not answer sensibly would cost GPU hours each time.
+    breaks is worth one more start, but a step that fails after hours must not cost them three times. (Argo takes a pod that
+    was deleted for no failure, and does not retry it.) Mistakes of a person show before: Validate Inputs refused them, or
+    they end a GPU step in its first minutes. Deployment is not retried: it asks again by itself what may pass, and a model
+    that does not answer sensibly would cost GPU hours each time.
     """
     if label == _DEPLOYS:
         return
@@ -233,7 +239,7 @@ def _set_retries(spec: Spec, label: str, *, gpu: bool) -> None:
         "maxRetryCount": 1 if gpu else 2,
         "backoffDuration": "300s" if gpu else "30s",
         "backoffFactor": 2.0,
-        "backoffMaxDuration": "3600s",
+        "backoffMaxDuration": _LONGEST_PAUSE[target],
     }
     components = {name for name, component in spec["components"].items() if component.get("executorLabel") == label}
     graphs = [

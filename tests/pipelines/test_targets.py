@@ -108,7 +108,7 @@ def test_for_kubeflow_both_specs_are_what_kfp_compiles_from_its_own_setters(tmp_
     def phase(text: str) -> str:
         task = train(large_model_reference=text).set_cpu_request(cpu).set_memory_request(memory)
         task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(machine.count)
-        task.set_retry(1, backoff_duration="300s")
+        task.set_retry(1, backoff_duration="300s", backoff_max_duration="604800s")
         kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")
         kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
         kubernetes.use_secret_as_env(task, HUB_SECRET, {HUB_SECRET_KEY: "HF_TOKEN"}, optional=True)
@@ -121,7 +121,8 @@ def test_for_kubeflow_both_specs_are_what_kfp_compiles_from_its_own_setters(tmp_
         first = (
             check(text=text).set_cpu_request("1").set_memory_request("4G").set_cpu_limit("4").set_memory_limit("16G")
         )
-        return phase(text=first.set_retry(2, backoff_duration="30s").output).output
+        first.set_retry(2, backoff_duration="30s", backoff_max_duration="604800s")
+        return phase(text=first.output).output
 
     (spec,) = compiled(plain_pipeline(), tmp_path)
     platform_spec = fit_to_kubeflow(spec, machine)
@@ -138,6 +139,26 @@ def test_the_judge_s_key_reaches_the_step_that_judges_and_no_other() -> None:
     }
     assert variables["exec-evaluate"] == ["HF_TOKEN", "RLHF_JUDGE_API_KEY"]
     assert sum("RLHF_JUDGE_API_KEY" in names for names in variables.values()) == 1
+
+
+def seconds(duration: str) -> float:
+    return float(duration.removesuffix("s"))
+
+
+def test_argo_retries_a_step_that_fails_after_days_and_lets_the_retry_run_as_long(tmp_path: Path) -> None:
+    """Argo ends a retry, and any further one, when so much time has passed since the first attempt began."""
+    (spec,) = compiled(plain_pipeline(), tmp_path)
+    fit_to_kubeflow(spec, choose_machine("kubeflow"))
+    policies = [
+        task["retryPolicy"]
+        for graph in (spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part))
+        for task in graph["tasks"].values()
+        if "retryPolicy" in task
+    ]
+    assert len(policies) == 2
+    for policy in policies:
+        assert seconds(policy["backoffDuration"]) <= 300
+        assert seconds(policy["backoffMaxDuration"]) == 7 * 24 * 3600
 
 
 @pytest.mark.parametrize("machine", machines("vertex").values(), ids=lambda machine: machine.name)
