@@ -1,18 +1,35 @@
 """Every environment variable that this project reads, with its default beside it."""
 
 import os
+import tempfile
 from pathlib import Path
+
+
+def _home() -> Path:
+    """Return the home folder, or a temporary one in its place where this user can write to none.
+
+    A cluster may run a step as any user, who has no home, with a file system that is read-only but for `/tmp`. Libraries
+    find their home by the same variable.
+    """
+    home = Path(os.path.expanduser("~"))  # stays `~` where there is none; pathlib raises
+    if home.is_absolute() and os.access(next(place for place in (home, *home.parents) if place.exists()), os.W_OK):
+        return home
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="rlhf-home-")
+    return Path(os.environ["HOME"])
+
+
+_HOME = _home()
 
 #: Where converted base models are kept between runs.
 CACHE_DIR = Path(
     os.environ.get("RLHF_CACHE_DIR", "")
-    or Path(os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache") / "rlhf-pipelines"
+    or Path(os.environ.get("XDG_CACHE_HOME", "") or _HOME / ".cache") / "rlhf-pipelines"
 )
 
 #: Where the local model registry lives.
 REGISTRY_DIR = Path(
     os.environ.get("RLHF_REGISTRY_DIR", "")
-    or Path(os.environ.get("XDG_DATA_HOME", "") or Path.home() / ".local" / "share") / "rlhf-pipelines" / "models"
+    or Path(os.environ.get("XDG_DATA_HOME", "") or _HOME / ".local" / "share") / "rlhf-pipelines" / "models"
 )
 
 #: Network of the containers of `rlhf run --runner docker`, such as `host` or `none`; the engine's default when empty.

@@ -8,6 +8,7 @@ Of several processes (see `processes`) the main one speaks.
 import errno
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import RlhfError, RunError
@@ -147,7 +149,7 @@ def running_step(
         if error.errno not in _DISK_ERRORS:
             emit("error", step=name, text=f"{type(error).__name__}: {error}", status=1)
             raise
-        _fail(name, RunError(_DISK_ERRORS[error.errno].format(error.filename or error)))
+        _fail(name, RunError(_disk_error(error)))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
@@ -175,6 +177,17 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _disk_error(error: OSError) -> str:
+    place = str(error.filename or error)
+    if error.errno == errno.EACCES and Path(place).is_relative_to(environment.GCS_MOUNT):
+        return (
+            f"No permission to use {place}, which is in Cloud Storage. Grant roles/storage.objectUser on the bucket to the "
+            f"account that runs this. If it has that, the mount may admit root alone, and this step is user {os.getuid()}: "
+            "build the images with RUN_AS=0 (docs/google-cloud.md)."
+        )
+    return _DISK_ERRORS[error.errno or 0].format(place)
 
 
 _DISK_ERRORS = {

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.gcs_server import serve_cloud_storage
 
 import rlhf_components
 import rlhf_tuning
-from rlhf_tuning.images import IMAGES, LIGHT_IMAGE
+from rlhf_tuning.images import IMAGES, LIGHT_IMAGE, TRAINER_IMAGE
 
 ROOT = Path(__file__).parents[2]
 COMPONENTS = sorted(name for _, name, _ in pkgutil.iter_modules(rlhf_components.__path__) if name != "images")
@@ -132,6 +133,39 @@ def test_any_user_can_work_in_it(inside, image, user):
     )
     script = f'[ "$(id -u)" = {"10001" if user is None else user.split(":")[0]} ] && touch ~/x && python3 -c "{code}"'
     assert inside(image, "sh", "-ec", script, user=user).strip() == "rlhf"
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
+def test_a_pod_of_openshift_can_work_in_it(engine, image):
+    """Any user of root's group, a file system that is read-only, and the empty volumes that Kubeflow mounts."""
+    code = (
+        "import os, pathlib\n"
+        "from rlhf_tuning import environment\n"
+        "from rlhf_tuning.data.sources import read_object\n"
+        "environment.CACHE_DIR.mkdir(parents=True)\n"
+        "pathlib.Path('/gcs/bucket').mkdir()\n"
+        "print(os.getuid(), environment.CACHE_DIR, read_object('gs://bucket/a', parameter='judge_rubric'))\n"
+    )
+    with serve_cloud_storage() as storage:
+        storage.put("a", b"one")
+        told = engine.containers.run(
+            image,
+            ["python3", "-c", code],
+            user="12345:0",
+            read_only=True,
+            tmpfs={"/tmp": "mode=1777", "/gcs": "mode=1777"},
+            network_mode="host",
+            environment={"STORAGE_EMULATOR_HOST": storage.address},
+            remove=True,
+        ).decode()
+    assert re.fullmatch(r"12345 /tmp/rlhf-home-\w+/\.cache/rlhf-pipelines b'one'\n", told)
+
+
+@pytest.mark.docker
+def test_the_driver_is_looked_for_where_vertex_and_gke_put_it(engine):
+    variables = engine.images.get(TRAINER_IMAGE).attrs["Config"]["Env"]
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64" in variables
 
 
 @pytest.mark.docker

@@ -41,15 +41,21 @@ def test_an_error_on_purpose_becomes_one_message_and_its_exit_status(events, err
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "No space left"), (errno.EACCES, "No permission"), (errno.EROFS, "read-only")]
+    ("number", "place", "words"),
+    [
+        (errno.ENOSPC, "/data/model", "No space left"),
+        (errno.EACCES, "/data/model", "No permission to use /data/model. Change its owner"),
+        (errno.EACCES, "/gcs/bucket/model", "build the images with RUN_AS=0"),
+        (errno.EROFS, "/data/model", "read-only"),
+    ],
 )
-def test_a_full_or_closed_disk_is_said_in_words(events, number, words):
+def test_a_full_or_closed_disk_is_said_in_words(events, number, place, words):
     with pytest.raises(SystemExit) as caught, running_step("Reinforcer"):
-        raise OSError(number, "system words", "/data/model")
+        raise OSError(number, "system words", place)
     assert caught.value.code == 1
     (event,) = [event for event in events() if event["event"] == "error"]
     assert words in event["text"]
-    assert "/data/model" in event["text"]
+    assert place in event["text"]
 
 
 def test_an_error_nobody_expected_keeps_its_traceback_and_is_named(events):
