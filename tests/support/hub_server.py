@@ -78,6 +78,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     self._fail(404, "EntryNotFound", f"{named['folder']} does not exist on {revision}")
                     return
                 files = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
+                if "blobs=true" in self.path:
+                    files = [one | {"size": (folder / one["rfilename"]).stat().st_size} for one in files]
                 content = {"_id": "1", "id": repo, "modelId": repo, "sha": sha, "private": False, "siblings": files}
                 self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
                 return

@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlhf_tuning import environment, step
+from rlhf_tuning import environment, machine, step
 from rlhf_tuning.errors import DataError, MachineError, ModelError, ParameterError, RunError
 
 Row = TypeVar("Row")
@@ -125,10 +125,12 @@ def run(phase: Callable[..., Any], config: Any, *, trains: bool = True, **paths:
         paths: What it reads and writes.
 
     Raises:
+        MachineError: If torch cannot use the machine's GPU.
         ParameterError: If the processes cannot share a batch evenly.
         RunError: If a process was killed.
         RuntimeError: If a process failed in an unexpected way, with its traceback. An error raised on purpose comes as is.
     """
+    machine.check_gpu()
     processes = wanted() if environment.process_count() == 1 else 1
     if processes == 1:
         return phase(config, **paths)

@@ -163,6 +163,7 @@ class _KeptBatches:
 
 
 def _load(config: InferenceConfig) -> Any:
+    base_model.check_disk(config.large_model_reference)
     model = base_model.load_causal_lm(
         config.large_model_reference, dtype=base_model.choose_dtype(config.dtype), shard=True
     )

@@ -6,17 +6,18 @@ Weights are read from safetensors only and `trust_remote_code` stays off, so tha
 import logging
 from contextlib import AbstractContextManager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from rlhf_tuning import environment, limits, step
+from rlhf_tuning import environment, limits, machine, step
 from rlhf_tuning.accelerators import LEARNING, MOST_WEIGHTS
 from rlhf_tuning.distributed import sharding
 from rlhf_tuning.errors import ModelError
-from rlhf_tuning.models.model_reference import model_source
+from rlhf_tuning.models.model_reference import model_source, weight_bytes
 from rlhf_tuning.ops import attention, processor
 
 logger = logging.getLogger(__name__)
@@ -168,6 +169,40 @@ def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, c
             f"The base model {reference!r} does not fit: training it with {rank} {0 if full else 'above 0'} takes more than "
             f"{needed / 1e9:.3g} GB of each GPU, which has {memory / 1e9:.3g} GB. "
             f"Use more GPUs, GPUs with more memory, {f'a {rank} above 0, ' if full else ''}or a smaller model."
+        )
+
+
+def check_disk(reference: str, *, output: Path | None = None, full: bool = False) -> None:
+    """Refuse, before it is loaded, a model for which the disk is too small: as it is fetched, and as it will be saved.
+
+    What is on Cloud Storage is looked at where it is copied.
+
+    Args:
+        reference: The model.
+        output: Where the tuned model is saved, in whole; None where it is not.
+        full: Whether all weights learn, so that they are saved in float32.
+
+    Raises:
+        MachineError: Naming what is needed, what there is, and what to do.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    stored, missing = weight_bytes(reference)
+    cache = Path(HF_HUB_CACHE)
+    machine.check_room(
+        cache,
+        missing,
+        what=f"The model {reference!r}",
+        remedy="Free some space, name a folder on a larger disk with HF_HOME, or take a smaller model.",
+    )
+    if output is not None:
+        saved = torch.float32.itemsize * _weight_counts(reference)[0] if full else stored
+        together = missing if machine.same_disk(cache, output) else 0
+        machine.check_room(
+            output,
+            saved + together,
+            what=f"The tuned model{f', with {reference!r} itself,' if together else ''}",
+            remedy="Free some space, or let the run write elsewhere.",
         )
 
 

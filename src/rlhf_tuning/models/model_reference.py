@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rlhf_tuning import cloud_storage
 from rlhf_tuning.errors import ModelError
@@ -140,6 +140,38 @@ def resolve_reference(reference: str, *, parameter: str = "large_model_reference
 
 def _aliases() -> str:
     return ", ".join(repr(alias) for alias in ALIASES)
+
+
+class WeightBytes(NamedTuple):
+    """The size of a model's weights as they are stored, and how much of that must still come from the hub."""
+
+    stored: int
+    to_fetch: int
+
+
+def weight_bytes(reference: str) -> WeightBytes:
+    """Return how large a model's weights are; zeros where the hub does not tell.
+
+    Raises:
+        ModelError: If Cloud Storage does not.
+    """
+    if reference in ALIASES:
+        return WeightBytes(0, 0)
+    files = _files_of(reference, "")
+    if files is not None:
+        return WeightBytes(sum(file.size for name, file in files.items() if name.endswith(".safetensors")), 0)
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    name, revision = split_revision(reference)
+    try:
+        told = HfApi().model_info(name, revision=revision or None, files_metadata=True, timeout=10).siblings or []
+    except (
+        Exception
+    ):  # the hub client lets errors of its transport through, whatever that is; loading says what is wrong
+        return WeightBytes(0, 0)
+    sizes = {file.rfilename: file.size or 0 for file in told if file.rfilename.endswith(".safetensors")}
+    here = [one for one in sizes if isinstance(try_to_load_from_cache(name, one, revision=revision or None), str)]
+    return WeightBytes(sum(sizes.values()), sum(sizes.values()) - sum(sizes[one] for one in here))
 
 
 class ModelFile(Protocol):

@@ -146,6 +146,7 @@ def train_policy(
     base_model.check_memory(
         config.large_model_reference, dtype=compute, rank="lora_dim", full=not lora, copies=int(reference_copy)
     )
+    base_model.check_disk(config.large_model_reference, output=Path(model_dir), full=not lora)
     torch.manual_seed(config.seed)
     beside = 0 if lora else LEARNING + torch.float32.itemsize * reference_copy
     weights_dtype = compute if lora else torch.float32

@@ -160,6 +160,7 @@ def train_reward_model(
     lora = config.reward_lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
     base_model.check_memory(config.large_model_reference, dtype=compute, rank="reward_lora_dim", full=not lora)
+    base_model.check_disk(config.large_model_reference, output=None if lora else folder, full=not lora)
     model = base_model.load_sequence_classifier(
         config.large_model_reference,
         dtype=compute if lora else torch.float32,

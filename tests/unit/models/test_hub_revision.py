@@ -82,3 +82,38 @@ def test_a_revision_or_a_model_that_the_hub_lacks_is_refused_in_words(tmp_path, 
     assert ended.returncode != 0
     assert words in ended.stdout
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_the_disk_is_looked_at_before_a_model_is_fetched_and_before_it_is_tuned(tmp_path, tiny_model):
+    """A disk with room for the model but not for the tuned one beside it; then a cache that has the model already."""
+    check = """
+import json, shutil, sys
+from pathlib import Path
+from rlhf_tuning.errors import MachineError
+from rlhf_tuning.models import base_model, model_reference
+size = model_reference.weight_bytes("palms/tiny")
+told = []
+for free, output, full in ((size.stored - 1, None, False), (size.stored + 1, sys.argv[1], False),
+                           (2 * size.stored + 1, sys.argv[1], False), (size.stored + 1, sys.argv[1], True)):
+    shutil.disk_usage = lambda place: shutil._ntuple_diskusage(2 * free, free, free)
+    try:
+        base_model.check_disk("palms/tiny", output=Path(output) if output else None, full=full)
+        told.append("")
+    except MachineError as error:
+        told.append(str(error))
+print(json.dumps([*size, *told]))
+"""
+    with running_hub() as hub:
+        hub.commit("palms/tiny", tiny_model)
+        machine = Machine(hub, tmp_path / "cache")
+        stored, missing, none, beside, both, full = machine.result(check, str(tmp_path / "model"))
+        assert stored == missing == (tiny_model / "model.safetensors").stat().st_size
+        assert none.startswith("The model 'palms/tiny' needs ")
+        assert "HF_HOME" in none
+        assert beside.startswith("The tuned model, with 'palms/tiny' itself, needs ")
+        assert both == ""
+        assert full.startswith("The tuned model, with")
+        machine.result(LOAD, "palms/tiny")
+        stored, missing, none, beside, *_ = machine.result(check, str(tmp_path / "model"))
+        assert (missing, none, beside) == (0, "", "")
