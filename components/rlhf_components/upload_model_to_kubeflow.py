@@ -42,7 +42,8 @@ def upload_model_to_kubeflow(
         eval_fingerprint: From Validate Inputs, for the manifest.
         model_display_name: Name of the service; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
-        serving_machine: Says how many GPUs the service gets, such as l4-x2; as many as the model needs when empty.
+        serving_machine: Says how many GPUs the service gets, and on GKE of which kind, such as l4-x2; as many as the model
+            needs, of any kind, when empty.
 
     Returns:
         model_resource_name: Where the model is, such as gs://BUCKET/FOLDER.

@@ -31,8 +31,9 @@ HUB_SECRET, HUB_SECRET_KEY = "huggingface", "token"
 JUDGE_SECRET, JUDGE_SECRET_KEY = "rlhf-judge", "api-key"
 
 
-#: A pipeline on Vertex cannot ask for more (Google's page on machine types for a pipeline step).
+#: A step that asks by limits cannot ask for more (Google's page on machine types for a pipeline step).
 _MOST_VERTEX_CPU, _MOST_VERTEX_MEMORY = 96, 624
+_WITHOUT_MOUNT = ("a3-ultragpu-8g",)
 
 
 #: The longest pause between retries. So Vertex reads it; Argo, on Kubeflow, counts it from the start of the first attempt: a
@@ -56,6 +57,16 @@ class Machine:
     def machine_type(self) -> str:
         """Return the Compute Engine machine, or an empty string where Vertex offers none."""
         return self.gpu.machine_types.get(self.count, "")
+
+    @property
+    def cpu(self) -> int:
+        """Return the virtual CPUs that come with its GPUs."""
+        return self.gpu.cpu * self.count
+
+    @property
+    def memory(self) -> int:
+        """Return the GB of memory that come with its GPUs."""
+        return self.gpu.memory * self.count
 
 
 def machines(target: str) -> dict[str, Machine]:
@@ -93,12 +104,25 @@ def choose_machine(target: str, name: str = "") -> Machine:
 
 def cautions(target: str, machine: Machine) -> list[str]:
     """Return what a person should know of a machine before a run is paid for."""
+    if target != "vertex":
+        return []
     found = []
-    if target == "vertex" and machine.count not in machine.gpu.on_demand:
+    if machine.count not in machine.gpu.on_demand:
         found.append(
             f"{machine.name} is {machine.machine_type}, which Google Cloud offers as Spot or Flex-start VMs"
-            f"{'' if machine.count < 8 else ' or with a reservation'}, not on demand; a step of a Vertex pipeline can ask "
-            "for it on demand alone, so it may fail for want of resources. a100-80gb is on demand."
+            f"{'' if machine.count < 8 else ' or with a reservation'}, not on demand; a step that is compiled here asks for "
+            "it on demand, so it may fail for want of resources. a100-80gb is on demand."
+        )
+    if machine.cpu > _MOST_VERTEX_CPU or machine.memory > _MOST_VERTEX_MEMORY:
+        found.append(
+            f"{machine.name} is {machine.machine_type} with {machine.cpu} CPUs and {machine.memory} GB. A step can ask for "
+            f"{_MOST_VERTEX_CPU} and {_MOST_VERTEX_MEMORY} at most, and whether Vertex takes this machine by its GPUs alone "
+            "was never tried: start with a run of a few steps."
+        )
+    if machine.machine_type in _WITHOUT_MOUNT:
+        found.append(
+            f"{machine.name} is {machine.machine_type}, on which the mount of Cloud Storage, which every step needs, is "
+            "reported not to come up (github.com/GoogleCloudPlatform/gcsfuse/issues/4333)."
         )
     return found
 
@@ -114,16 +138,16 @@ def fit_to_vertex(spec: Spec, machine: Machine) -> None:
     """Put Vertex's resources and retries into a compiled pipeline.
 
     Vertex runs each step as a CustomJob on the supported machine that matches accelerator, CPU limit and memory limit most
-    closely, and no machine type can be named. The limits are what the machine has, so that nothing else is closer: one L4
-    comes in five sizes. Only one machine has so many A100, H100 or H200, so that the accelerator decides alone, and limits
-    beyond the most that a pipeline can ask for may stay there. kfp's G is 10^9 bytes and Google's GB 2^30, so what is asked
-    for is there.
+    closely. (Only a step that is wrapped as a CustomJob itself, as google-cloud-pipeline-components does it, can name a
+    machine type; ours are not.) The limits are what the machine has, so that nothing else is closer: one L4 comes in five sizes.
+    Only one machine has so many A100, H100 or H200, so that the accelerator should decide alone where limits beyond the most
+    that a step can ask for are cut to that. kfp's G is 10^9 bytes and Google's GB 2^30, so what is asked for is there.
     """
     for label, container in containers(spec):
         if _uses_gpu(container):
             container["resources"] = _resources(
-                cpu_limit=min(machine.gpu.cpu * machine.count, _MOST_VERTEX_CPU),
-                memory_limit=min(machine.gpu.memory * machine.count, _MOST_VERTEX_MEMORY),
+                cpu_limit=min(machine.cpu, _MOST_VERTEX_CPU),
+                memory_limit=min(machine.memory, _MOST_VERTEX_MEMORY),
                 accelerator=machine.gpu.vertex,
                 count=machine.count,
             )
@@ -144,8 +168,8 @@ def fit_to_kubeflow(spec: Spec, machine: Machine) -> Spec:
         config: Spec = {}
         if _uses_gpu(container):
             container["resources"] = _resources(
-                cpu_request=machine.gpu.cpu * machine.count * 3 // 4,
-                memory_request=machine.gpu.memory * machine.count * 3 // 4,
+                cpu_request=machine.cpu * 3 // 4,
+                memory_request=machine.memory * 3 // 4,
                 accelerator="nvidia.com/gpu",
                 count=machine.count,
             )

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from rlhf_pipelines.backends.backend import Connection, Job, Plan, Schedule, Submission
 from rlhf_pipelines.backends.cron import check_cron
-from rlhf_pipelines.backends.vertex_checks import bucket_problems, image_problems, submission_problems
+from rlhf_pipelines.backends.vertex_checks import bucket_problems, disk_cautions, image_problems, submission_problems
 from rlhf_pipelines.backends.vertex_messages import job_id, pipeline_job, plan_fields, read_job, read_schedule
 from rlhf_tuning import environment, google_errors
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
@@ -73,6 +73,8 @@ class Vertex:
             problems += bucket_problems(submission.pipeline_root, self._location, self._storage)
         if "root" in submission.spec:
             problems += image_problems(submission.spec, self._session)
+        for caution in disk_cautions(submission.values):
+            say(f"Warning: {caution}")
         return problems
 
     def submit(self, submission: Submission) -> Job:

@@ -14,6 +14,8 @@ from rlhf_pipelines.backends.spec_parameters import problems_with_values
 from rlhf_tuning.errors import RunError
 from rlhf_tuning.evaluation.judges.rubric import rubric_file
 from rlhf_tuning.images import IMAGES
+from rlhf_tuning.machine import gigabytes
+from rlhf_tuning.models.model_reference import weight_bytes
 from rlhf_tuning.step import say
 
 _PREDEFINED_PAIRS = {
@@ -32,6 +34,9 @@ _MANIFESTS = (
     "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
 )
 _SECONDS = 20.0
+#: The boot disk of a step, which limits cannot change (Google's page on machine types for a pipeline step), and what system
+#: and image leave of it.
+_DISK_GB, _DISK_FREE_GB = 100, 70
 
 
 def submission_problems(submission: Submission, location: str) -> list[str]:
@@ -101,6 +106,21 @@ def image_problems(spec: Mapping[str, Any], session: Any) -> list[str]:
     return [problem for image in _images(spec) if (problem := _image_problem(image, session))]
 
 
+def disk_cautions(values: Mapping[str, Any]) -> Iterator[str]:
+    """Find base models of the hub that may not fit on a step's disk, as far as the hub tells their size."""
+    for name in ("large_model_reference", "reward_model_reference"):
+        reference = str(values.get(name) or "")
+        if not reference or reference.startswith("gs://") or _is_here(reference):
+            continue
+        size = weight_bytes(reference).stored
+        if size > _DISK_FREE_GB * 10**9:
+            yield (
+                f"{name} is {reference!r}, of {gigabytes(size)}. Each step that loads it fetches it to its disk, which has "
+                f"{_DISK_GB} GB on Vertex, some {_DISK_FREE_GB} of them free. Copy the model into the bucket and give its "
+                "gs:// folder, which is read where it is."
+            )
+
+
 def manifest_address(host: str, name: str, reference: str) -> str:
     """Return where a registry keeps an image's manifest."""
     return f"https://{host}/v2/{name}/manifests/{reference}"
@@ -127,9 +147,10 @@ def _image_problem(image: str, session: Any) -> str:
     if status == 404:
         return f"The image {image} does not exist. Build it with containers/cloudbuild.yaml, or correct --image."
     if status in (401, 403):
-        return (
-            f"The image {image} may not be read, or its repository does not exist. You, and the job, need the role "
-            "roles/artifactregistry.reader on its repository."
+        # Not refused: the job pulls it as someone else.
+        say(
+            f"Whether the image {image} exists cannot be checked: you may not read it, or there is no such repository. The "
+            "job needs the role roles/artifactregistry.reader on its repository, and so do you for this check."
         )
     return ""
 

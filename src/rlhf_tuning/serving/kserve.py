@@ -47,7 +47,7 @@ def write_kserve(
         service_path: The YAML file to write, for `kubectl apply -f`.
         manifest_path: The JSON file to write.
         promote: Whether the model is shown to be better than the base model, which the service's annotations tell.
-        serving_machine: Says how many GPUs; as many as the model needs when empty.
+        serving_machine: Says how many GPUs, and on GKE of which kind; as many as the model needs, of any kind, when empty.
 
     Raises:
         ModelError: If the folder holds no model that can be served, or KServe cannot read it from where it is.
@@ -55,7 +55,13 @@ def write_kserve(
     plan = vllm.plan_serving(Path(model_dir), manifest["parameters"], serving_machine)
     storage_uri = kserve_uri(model_uri)
     service = inference_service(
-        name, storage_uri, plan, manifest, content_fingerprint(Path(model_dir)), promote=promote
+        name,
+        storage_uri,
+        plan,
+        manifest,
+        content_fingerprint(Path(model_dir)),
+        promote=promote,
+        gke_accelerator=MACHINES[serving_machine].gke if serving_machine else "",
     )
     written = "# kubectl apply --filename THIS_FILE --namespace NAMESPACE\n" + yaml.safe_dump(service, sort_keys=False)
     for path, text in (
@@ -84,9 +90,26 @@ def kserve_uri(uri: str) -> str:
 
 
 def inference_service(
-    name: str, storage_uri: str, plan: ServingPlan, manifest: Mapping[str, Any], fingerprint: str, *, promote: bool
+    name: str,
+    storage_uri: str,
+    plan: ServingPlan,
+    manifest: Mapping[str, Any],
+    fingerprint: str,
+    *,
+    promote: bool,
+    gke_accelerator: str = "",
 ) -> dict[str, Any]:
-    """Return the InferenceService of a model, as Kubernetes takes it."""
+    """Return the InferenceService of a model, as Kubernetes takes it.
+
+    Args:
+        name: Display name of the model.
+        storage_uri: Where it lies.
+        plan: How it is served.
+        manifest: What made it.
+        fingerprint: Of its content.
+        promote: Whether it is shown to be better than the base model.
+        gke_accelerator: Kind of GPU, as a node of GKE has it in its label; any GPU of any cluster when empty.
+    """
     service_name = kubernetes_name(name)
     count = str(plan.gpus)
     resources = {"cpu": str(4 * plan.gpus), "memory": f"{_memory(plan)}Gi", "nvidia.com/gpu": count}
@@ -96,7 +119,11 @@ def inference_service(
         "storageUri": storage_uri,
         "resources": {"requests": dict(resources), "limits": dict(resources)},
     }
-    predictor: dict[str, Any] = {"model": model}
+    # Nodes with GPUs keep other pods away by this taint; not every cluster lets pods that ask for a GPU through by itself.
+    toleration = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    predictor: dict[str, Any] = {"model": model, "tolerations": [toleration]}
+    if gke_accelerator:
+        predictor["nodeSelector"] = {"cloud.google.com/gke-accelerator": gke_accelerator}
     if plan.gpus > 1:
         # GPUs that share a model talk through shared memory, of which a container has 64 MB by itself.
         model["volumeMounts"] = [{"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}]

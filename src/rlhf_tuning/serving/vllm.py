@@ -29,10 +29,11 @@ _ERROR_TEXT = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a server of a model runs on. `memory` is that of all its GPUs, in GB."""
+    """What a server of a model runs on. `memory` is that of all its GPUs, in GB; `gke` names the GPU on a node of GKE."""
 
     machine_type: str
     accelerator: str
+    gke: str
     count: int
     memory: int
 
@@ -40,7 +41,11 @@ class Machine:
 #: By the names of `parameters.SERVING_MACHINES`.
 MACHINES: dict[str, Machine] = {
     machine_name(kind, count): Machine(
-        machine_type=machine_type, accelerator=gpu.vertex, count=count, memory=gpu.gpu_memory * count
+        machine_type=machine_type,
+        accelerator=gpu.vertex,
+        gke=gpu.gke,
+        count=count,
+        memory=gpu.gpu_memory * count,
     )
     for kind, gpu in GPUS.items()
     for count, machine_type in gpu.machine_types.items()
@@ -72,8 +77,8 @@ class ServingPlan:
     instruction_role: str
 
     def to_json(self) -> str:
-        """Return it as text that `from_json` reads."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        """Return it as text that `from_json` reads, fit for a variable of a container: `$(NAME)` would be expanded there."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=True).replace("$", r"\u0024")
 
     @classmethod
     def from_json(cls, text: str) -> "ServingPlan":

@@ -19,6 +19,7 @@ from rlhf_pipelines.backends.backend import Connection, Plan, ScheduleState, Sta
 from rlhf_pipelines.parameters import PIPELINES
 from rlhf_tuning import google_errors
 from rlhf_tuning.errors import ParameterError, RunError, UserError
+from rlhf_tuning.models.model_reference import WeightBytes
 
 PREFIX = f"projects/{PROJECT_NUMBER}/locations/{LOCATION}"
 IMAGE = f"us-central1-docker.pkg.dev/{PROJECT}/rlhf/light:1"
@@ -602,7 +603,7 @@ def test_a_bucket_that_may_not_be_looked_at_names_the_roles(checked, storage):
         (IMAGE, "", ""),
         (IMAGE.removesuffix(":1"), "", "light does not exist"),
         (IMAGE, "NOT_FOUND", f"The image {IMAGE} does not exist"),
-        (IMAGE, "PERMISSION_DENIED", "roles/artifactregistry.reader"),
+        (IMAGE, "PERMISSION_DENIED", ""),
         (IMAGE, "UNAVAILABLE", ""),
         ("gcr.io/p/light@sha256:" + "0" * 64, "", "does not exist"),
         ("docker.io/library/python:3.11", "", ""),
@@ -614,7 +615,20 @@ def test_images_must_exist_where_that_can_be_known(server, checked, image, statu
         server.fail("HeadManifest", Fault(status=status))
     problems = checked.problems(replace(SUBMISSION, spec=spec))
     assert [message in problem for problem in problems] == ([True] if message else [])
-    assert ("cannot be checked from here" in capsys.readouterr().out) is image.startswith("docker.io")
+    told = capsys.readouterr().out
+    assert ("cannot be checked from here" in told) is image.startswith("docker.io")
+    assert ("needs the role roles/artifactregistry.reader" in told) is (status == "PERMISSION_DENIED")
+
+
+def test_a_hub_model_that_is_larger_than_a_step_s_disk_comes_with_a_warning(checked, monkeypatch, capsys):
+    sizes = {"org/large": 140 * 10**9, "org/small": 16 * 10**9, "gs://bucket/large": 140 * 10**9}
+    monkeypatch.setattr(vertex_checks, "weight_bytes", lambda reference: WeightBytes(sizes[reference], 0))
+    for reference, warned in (("org/large", True), ("org/small", False), ("gs://bucket/large", False)):
+        values = {**SUBMISSION.values, "large_model_reference": reference}
+        assert checked.problems(replace(SUBMISSION, values=values)) == []
+        told = capsys.readouterr().out
+        assert ("large_model_reference is 'org/large', of 140 GB." in told) is warned
+        assert bool(told) is warned
 
 
 def test_images_that_are_only_names_cannot_be_pulled(checked):

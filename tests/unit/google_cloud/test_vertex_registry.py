@@ -43,6 +43,10 @@ def versions(vertex):
     return [version for found in vertex.versions.values() for version in found]
 
 
+def variables(version):
+    return {"containerSpec": {"env": [{"name": e.name, "value": e.value} for e in version.container_spec.env]}}
+
+
 def test_a_version_has_all_that_vllm_needs_to_serve_it(vertex, folder, upload):
     uploaded = upload(encryption_spec_key_name="projects/p/locations/l/keyRings/r/cryptoKeys/k")
     (version,) = versions(vertex)
@@ -61,6 +65,14 @@ def test_a_version_has_all_that_vllm_needs_to_serve_it(vertex, folder, upload):
     assert version.encryption_spec.kms_key_name.endswith("/k")
 
 
+def test_vertex_finds_nothing_in_an_instruction_to_expand(vertex, upload):
+    instruction = "Never write $(HOME), $$(HOME) or $5."
+    upload(manifest={**MANIFEST, "parameters": {**MANIFEST["parameters"], "instruction": instruction}})
+    (version,) = versions(vertex)
+    assert all("$" not in variable.value for variable in version.container_spec.env)
+    assert serving_plan(variables(version)).instruction == instruction
+
+
 def test_a_version_says_what_made_it(vertex, folder, upload):
     upload()
     (version,) = versions(vertex)
@@ -69,9 +81,7 @@ def test_a_version_says_what_made_it(vertex, folder, upload):
     assert "smollm2-135m-instruct" in version.version_description
     assert "reward_win_rate 0.812" in version.version_description
     assert version.labels["managed_by"] == "rlhf-pipelines"
-    plan = serving_plan(
-        {"containerSpec": {"env": [{"name": e.name, "value": e.value} for e in version.container_spec.env]}}
-    )
+    plan = serving_plan(variables(version))
     assert (plan.machine, plan.instruction, plan.chat_template) == ("l4", "Be brief.", True)
 
 

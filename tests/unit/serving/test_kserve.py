@@ -68,6 +68,16 @@ def test_a_model_on_several_gpus_gets_shared_memory(tmp_path):
     assert predictor["volumes"][0]["name"] == "shared-memory"
 
 
+def test_the_service_goes_to_nodes_with_gpus_and_to_those_of_the_machine_that_was_named(tmp_path):
+    write_model(tmp_path / "model")
+    predictor = write(tmp_path)[1]["spec"]["predictor"]
+    assert predictor["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert "nodeSelector" not in predictor
+    predictor = write(tmp_path, serving_machine="a100-80gb-x2")[1]["spec"]["predictor"]
+    assert predictor["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-a100-80gb"}
+    assert predictor["model"]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+
+
 def test_an_instruction_cannot_forge_yaml(tmp_path):
     write_model(tmp_path / "model")
     instruction = 'x"\nspec: {}\n# {{ evil }}'
