@@ -139,9 +139,9 @@ def fit_to_vertex(spec: Spec, machine: Machine) -> None:
 
     Vertex runs each step as a CustomJob on the supported machine that matches accelerator, CPU limit and memory limit most
     closely. (Only a step that is wrapped as a CustomJob itself, as google-cloud-pipeline-components does it, can name a
-    machine type; ours are not.) The limits are what the machine has, so that nothing else is closer: one L4 comes in five sizes.
-    Only one machine has so many A100, H100 or H200, so that the accelerator should decide alone where limits beyond the most
-    that a step can ask for are cut to that. kfp's G is 10^9 bytes and Google's GB 2^30, so what is asked for is there.
+    machine type; ours are not.) The limits are what the machine has, so that nothing else is closer: one L4 comes in five
+    sizes. Only one machine has so many A100, H100 or H200, so that the accelerator should decide alone where the limits are
+    cut to the most that a step can ask for. kfp's G is 10^9 bytes and Google's GB 2^30, so what is asked for is there.
     """
     for label, container in containers(spec):
         if _uses_gpu(container):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.gcs_server import serve_cloud_storage
+from gcs_server import serve_cloud_storage
 
 import rlhf_components
 import rlhf_tuning

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from pod import python_in_a_pod
 from gcs_server import CloudStorage
+from pod import python_in_a_pod
 
 from rlhf_tuning import cloud_storage, environment
 

@@ -166,11 +166,9 @@ class VertexApi:
     def predict(self, endpoint: Mapping[str, Any], body: Mapping[str, object]) -> Json:
         """Ask what is deployed; a dedicated endpoint has an address of its own."""
         own = endpoint.get("dedicatedEndpointDns", "")
-        if own and "://" not in own:  # the reference has it with the scheme, the service without
-            own = f"https://{own}"
-        return persistently(
-            lambda: self._send("POST", f"{endpoint['name']}:predict", body=body, address=own or self.address)
-        )
+        # The reference has it with the scheme, the service without.
+        address = own if not own or "://" in own else f"https://{own}"
+        return persistently(lambda: self._send("POST", f"{endpoint['name']}:predict", body=body, address=address))
 
     def wait(self, operation: Json, *, seconds: float) -> Json:
         """Wait for a long-running operation and return what it gave.
