@@ -10,6 +10,7 @@ def deploy_model(
     evaluation: dsl.Input[dsl.Artifact],
     model_resource_name: str,
     deploy_model: bool = True,
+    serving_endpoint: str = "dedicated",
     project: str = "",
     location: str = "",
     run_project: str = "",
@@ -22,6 +23,7 @@ def deploy_model(
         evaluation: The comparison with the base model, whose prompts are tried.
         model_resource_name: What was uploaded; it knows the machine that it is served on.
         deploy_model: Whether to deploy at all.
+        serving_endpoint: What a new endpoint is: dedicated or shared.
         project: Google Cloud project of the endpoint; the run's own when empty.
         location: Google Cloud region of the endpoint; the run's own when empty.
         run_project: Google Cloud project in which the pipeline runs, where it runs there.
@@ -47,5 +49,6 @@ def deploy_model(
             VertexApi(project=project or run_project, location=location or run_location),
             model_resource_name,
             prompts=prompts,
+            dedicated=serving_endpoint == "dedicated",
             encryption_spec_key_name=encryption_spec_key_name,
         )

@@ -21,6 +21,7 @@ def upload_model_to_vertex(
     model_display_name: str = "",
     instruction: str = "",
     serving_machine: str = "",
+    serving_image: str = "",
     project: str = "",
     location: str = "",
     run_project: str = "",
@@ -44,6 +45,7 @@ def upload_model_to_vertex(
         model_display_name: Name in the registry; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         serving_machine: What it is to be served on, such as l4 or a100-80gb-x2; the cheapest that it fits on when empty.
+        serving_image: Another build of vLLM with the routes of Model Garden's, which is taken when empty.
         project: Google Cloud project of the registry; the run's own when empty.
         location: Google Cloud region of the registry; the run's own when empty.
         run_project: Google Cloud project in which the pipeline runs, where it runs there.
@@ -84,6 +86,7 @@ def upload_model_to_vertex(
             | {"adapter": cloud_storage_uri(Path(adapter.path))},
             preference_rows=preference_rows(reward_model.path),
             serving_machine=serving_machine,
+            serving_image=serving_image,
             encryption_spec_key_name=encryption_spec_key_name,
             aliases=aliases(promote, champion, present_champion(api, name)),
         )

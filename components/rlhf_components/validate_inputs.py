@@ -43,6 +43,7 @@ def validate_inputs(
     dtype: str = "auto",
     max_bad_rows: int = 0,
     serving_machine: str = "",
+    serving_endpoint: str = "dedicated",
     rollout_engine: str = "auto",
     held_out_reward_model_share: float = 0.25,
     watch_interval: int = 0,
@@ -100,6 +101,7 @@ def validate_inputs(
         dtype: auto, float32 or bfloat16.
         max_bad_rows: So many bad rows of each dataset are set aside.
         serving_machine: What the tuned model is to be served on; the cheapest that it fits on when empty.
+        serving_endpoint: What a new endpoint on Vertex is: dedicated or shared.
         rollout_engine: What samples answers.
         held_out_reward_model_share: Share of the preferences' prompts for the held-out reward model.
         watch_interval: Steps between looks of the watch.
@@ -136,6 +138,7 @@ def validate_inputs(
             scorer=scorer,
             dtype=dtype,
             serving_machine=serving_machine,
+            serving_endpoint=serving_endpoint,
             rollout_engine=rollout_engine,
             held_out_reward_model_share=held_out_reward_model_share,
             watch_interval=watch_interval,

@@ -199,6 +199,16 @@ PARAMETERS: dict[str, Parameter] = {
             choices=SERVING_MACHINES,
         ),
         Parameter(
+            "serving_image", str, "", "Image that an endpoint on Vertex serves with; Model Garden's vLLM when empty."
+        ),
+        Parameter(
+            "serving_endpoint",
+            str,
+            "dedicated",
+            "A new endpoint on Vertex: dedicated, or shared, as VPC Service Controls need it.",
+            choices=("dedicated", "shared"),
+        ),
+        Parameter(
             "warm_start_adapter",
             str,
             "",

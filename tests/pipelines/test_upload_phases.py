@@ -130,6 +130,8 @@ VALUES = {
     "registry_dir": "",
     "deploy_model": True,
     "serving_machine": "",
+    "serving_image": "europe-docker.pkg.dev/p/r/vllm:1",
+    "serving_endpoint": "shared",
     "project": "",
     "location": "",
     "encryption_spec_key_name": "",
@@ -172,6 +174,8 @@ def test_the_vertex_phase_uploads_deploys_and_calls(vertex, tmp_path, capsys):
     (endpoint,) = vertex.of_kind(v1.Endpoint)
     ((version,),) = vertex.versions.values()
     assert outputs == {"model_resource_name": f"{version.name}@1", "endpoint_resource_name": endpoint.name}
+    assert not endpoint.dedicated_endpoint_enabled
+    assert version.container_spec.image_uri == "europe-docker.pkg.dev/p/r/vllm:1"
     manifest = tmp_path / "mount" / version.artifact_uri.removeprefix("gs://") / "manifest.json"
     assert json.loads(manifest.read_text())["fingerprints"]["preferences"] == "c"
     flags = ["--project", PROJECT, "--location", LOCATION, "--api-endpoint", vertex.rest]

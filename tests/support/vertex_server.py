@@ -106,6 +106,8 @@ ROUTES = (
     Route("WriteTensorboardExperimentData", "POST", "{tensorboard_experiment=tensorboards/experiments}:write", "*"),
     Route("AddContextChildren", "POST", "{context=metadataStores/contexts}:addContextChildren", "*"),
 )
+#: Before the paths at the address that dedicated endpoints have.
+_DEDICATED = "/dedicated"
 _OPERATION = re.compile(rf"/(?:v1|ui)/({_IN_REGION}/.+/operations/[^/:]+)")
 
 
@@ -138,6 +140,7 @@ def serve_vertex() -> Iterator[VertexServer]:
     os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = str(path)
     vertex.grpc = f"127.0.0.1:{port}"
     with served(Handler) as vertex.rest:
+        vertex.dedicated_dns = f"{vertex.rest}{_DEDICATED}"
         try:
             yield vertex
         finally:
@@ -188,7 +191,9 @@ class _RestHandler(BaseHTTPRequestHandler):
         if not self.headers.get("Authorization", "").startswith("Bearer "):
             return self._refuse(Refused("UNAUTHENTICATED", "Request is missing required authentication credential."))
         try:
-            method, request = self._read(path, dict(parse_qsl(url.query)), body)
+            method, request = self._read(path.removeprefix(_DEDICATED), dict(parse_qsl(url.query)), body)
+            if method in ("Predict", "RawPredict"):
+                self.service.check_address(request.endpoint, path.startswith(_DEDICATED))
             response = self.service.call(method, request, dict(self.headers))
         except Refused as error:
             return self._refuse(error)

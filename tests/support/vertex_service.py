@@ -125,6 +125,7 @@ class VertexService:
             a thread; without it, tasks succeed one after the other as requests come.
         task_ends: How tasks end when there is no `run_job`; they succeed unless named here.
         images: Manifests of the project's Artifact Registry, such as `/v2/my-project/repository/light/manifests/1`.
+        dedicated_dns: Address of dedicated endpoints.
         tensorboards: Names of the TensorBoards that there are.
         scalars: What was written to them: TensorBoard run and tag to step to value.
         calls: Every request, in order.
@@ -136,6 +137,7 @@ class VertexService:
     run_job: Callable[[v1.PipelineJob], Mapping[str, TaskEnd]] | None = None
     task_ends: dict[str, TaskEnd] = field(default_factory=dict)
     images: set[str] = field(default_factory=set)
+    dedicated_dns: str = ""
     tensorboards: set[str] = field(default_factory=set)
     scalars: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -437,6 +439,8 @@ class VertexService:
         def finish() -> v1.DeployModelResponse:
             current = self._get(endpoint.name, v1.Endpoint)
             current.deployed_models.append(deployed)
+            if current.dedicated_endpoint_enabled:
+                current.dedicated_endpoint_dns = self.dedicated_dns
             if split or len(current.deployed_models) == 1:
                 current.traffic_split = split or {deployed.id: 100}
             return v1.DeployModelResponse(deployed_model=deployed)
@@ -465,6 +469,16 @@ class VertexService:
         return self._operation("UndeployModel", endpoint.name, finish, v1.UndeployModelOperationMetadata())
 
     # Predictions.
+
+    def check_address(self, name: str, dedicated: bool) -> None:
+        """Refuse a prediction at the shared address of a dedicated endpoint, or the other way round."""
+        with self.lock:
+            endpoint = self._get(name, v1.Endpoint)
+        if endpoint.dedicated_endpoint_enabled != dedicated:
+            raise Refused(
+                "FAILED_PRECONDITION",
+                f"Endpoint {name} is {'not ' if dedicated else ''}a dedicated endpoint; use its own address.",
+            )
 
     def Predict(self, request: v1.PredictRequest) -> v1.PredictResponse:
         deployed, model = self._serving(request.endpoint)

@@ -72,7 +72,8 @@ class Vertex:
         if submission.pipeline_root.startswith("gs://"):
             problems += bucket_problems(submission.pipeline_root, self._location, self._storage)
         if "root" in submission.spec:
-            problems += image_problems(submission.spec, self._session)
+            serving_image = str(submission.values.get("serving_image") or "")
+            problems += image_problems(submission.spec, self._session, serving_image)
         for caution in disk_cautions(submission.values):
             say(f"Warning: {caution}")
         return problems

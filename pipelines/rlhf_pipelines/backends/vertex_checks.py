@@ -96,14 +96,22 @@ def bucket_problems(pipeline_root: str, location: str, client: Any) -> list[str]
     ]
 
 
-def image_problems(spec: Mapping[str, Any], session: Any) -> list[str]:
+def image_problems(spec: Mapping[str, Any], session: Any, serving_image: str = "") -> list[str]:
     """Return which images of a compiled pipeline cannot be pulled, as far as that can be known.
 
     Args:
         spec: The compiled pipeline.
         session: Sends requests with Google's credentials, as `google.auth.transport.requests.AuthorizedSession` does.
+        serving_image: Of an endpoint, if another than the usual one is to serve.
     """
-    return [problem for image in _images(spec) if (problem := _image_problem(image, session))]
+    remedies = dict.fromkeys(_images(spec), "Build it with containers/cloudbuild.yaml, or correct --image.")
+    if serving_image:
+        remedies[serving_image] = "Correct serving_image."
+    return [
+        f"The image {image} does not exist. {remedy}"
+        for image, remedy in remedies.items()
+        if _is_missing(image, session)
+    ]
 
 
 def disk_cautions(values: Mapping[str, Any]) -> Iterator[str]:
@@ -126,7 +134,8 @@ def manifest_address(host: str, name: str, reference: str) -> str:
     return f"https://{host}/v2/{name}/manifests/{reference}"
 
 
-def _image_problem(image: str, session: Any) -> str:
+def _is_missing(image: str, session: Any) -> bool:
+    """Say whether an image is certainly not there; what cannot be known is said to the person."""
     from google.auth.exceptions import GoogleAuthError
     from requests.exceptions import RequestException
 
@@ -134,25 +143,23 @@ def _image_problem(image: str, session: Any) -> str:
     if not _GOOGLE_REGISTRY.fullmatch(host):
         if image not in IMAGES.values():
             say(f"Whether the image {image} exists cannot be checked from here.")
-        return ""
+        return False
     name, at, reference = rest.partition("@")
     if not at:
         name, _, reference = rest.partition(":")
     address = manifest_address(host, name, reference or "latest")
     try:
-        status = session.head(address, headers={"Accept": _MANIFESTS}, timeout=_SECONDS).status_code
+        status = int(session.head(address, headers={"Accept": _MANIFESTS}, timeout=_SECONDS).status_code)
     except (RequestException, GoogleAuthError) as error:
         say(f"Whether the image {image} exists cannot be checked: {error}")
-        return ""
-    if status == 404:
-        return f"The image {image} does not exist. Build it with containers/cloudbuild.yaml, or correct --image."
+        return False
     if status in (401, 403):
         # Not refused: the job pulls it as someone else.
         say(
             f"Whether the image {image} exists cannot be checked: you may not read it, or there is no such repository. The "
             "job needs the role roles/artifactregistry.reader on its repository, and so do you for this check."
         )
-    return ""
+    return status == 404
 
 
 def _images(spec: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,12 @@ Prompts = Sequence[Sequence[Mapping[str, object]]]
 
 
 def deploy_to_vertex(
-    api: VertexApi, model_resource_name: str, *, prompts: Prompts, encryption_spec_key_name: str = ""
+    api: VertexApi,
+    model_resource_name: str,
+    *,
+    prompts: Prompts,
+    encryption_spec_key_name: str = "",
+    dedicated: bool = True,
 ) -> str:
     """Deploy a version of a model of ours to its endpoint, with all of the traffic once it answers; return the endpoint.
 
@@ -45,6 +50,8 @@ def deploy_to_vertex(
         model_resource_name: `projects/.../models/ID@VERSION`, as `upload_to_vertex` returned it.
         prompts: Conversations to try; one sensible answer is enough.
         encryption_spec_key_name: Customer-managed key of a new endpoint.
+        dedicated: Whether a new endpoint has an address and a network of its own, as Google advises for generative models:
+            answers may take minutes there, and others' load does not matter.
 
     Raises:
         ModelError: If the model is not one of ours.
@@ -57,12 +64,15 @@ def deploy_to_vertex(
     if plan is None:
         raise ModelError(f"{model_resource_name} was not uploaded by rlhf-pipelines, so how to ask it is not known.")
     name = str(model["displayName"])
+    new: Json = {"labels": OURS, "dedicatedEndpointEnabled": dedicated}
+    if encryption_spec_key_name:
+        new["encryptionSpec"] = {"kmsKeyName": encryption_spec_key_name}
     with api.explaining(f"endpoint {name}", sought=False):
-        endpoint = _endpoint(api, name, encryption_spec_key_name)
+        endpoint = _endpoint(api, name, new)
         earlier = {key: int(share) for key, share in endpoint.get("trafficSplit", {}).items() if int(share)}
         deployed_id = _deployed_id(model)
         if earlier and deployed_id not in earlier:
-            _rehearse(api, model, plan, prompts, encryption_spec_key_name)
+            _rehearse(api, model, plan, prompts, new)
         _switch(api, endpoint, model, plan, prompts, earlier)
         _undeploy_earlier(api, endpoint["name"], model, deployed_id)
     return str(endpoint["name"])
@@ -112,17 +122,14 @@ def ask_endpoint(
     return text
 
 
-def _endpoint(api: VertexApi, display_name: str, encryption_spec_key_name: str, suffix: str = "") -> Json:
-    """Return the endpoint of ours with this display name, made when there is none; `suffix` is that of its id."""
+def _endpoint(api: VertexApi, display_name: str, new: Json, suffix: str = "") -> Json:
+    """Return the endpoint of ours with this display name, made as `new` says when there is none; `suffix` is of its id."""
     found = ours(api, "endpoints", display_name)
     if found is not None:
         return found
-    body: Json = {"displayName": display_name, "labels": OURS}
-    if encryption_spec_key_name:
-        body["encryptionSpec"] = {"kmsKeyName": encryption_spec_key_name}
     made = api.create(
         f"{api.parent}/endpoints",
-        body,
+        {"displayName": display_name, **new},
         endpointId=resource_id(display_name.removesuffix(_CHECK)) + suffix,
         existing=lambda: ours(api, "endpoints", display_name),
         patience=_UPDATE_PATIENCE,
@@ -131,14 +138,15 @@ def _endpoint(api: VertexApi, display_name: str, encryption_spec_key_name: str, 
     return api.get(made["name"])
 
 
-def _rehearse(api: VertexApi, model: Json, plan: ServingPlan, prompts: Prompts, encryption_spec_key_name: str) -> None:
+def _rehearse(api: VertexApi, model: Json, plan: ServingPlan, prompts: Prompts, new: Json) -> None:
     """Deploy a version to an endpoint of its own, call it, and remove both, whatever comes of it."""
     name = f"{str(model['displayName'])[:120]}{_CHECK}"
     say(f"Trying the new version on an endpoint of its own, {name!r}, before it replaces the one that serves")
-    endpoint = _endpoint(api, name, encryption_spec_key_name, suffix="-check")
+    endpoint = _endpoint(api, name, new, suffix="-check")
     try:
         _deploy(api, endpoint["name"], model, plan, {"0": 100})
-        problem = _problem(api, endpoint, plan, prompts, _deployed_id(model))
+        # Read again: a dedicated endpoint has its address from its first deployment on.
+        problem = _problem(api, api.get(endpoint["name"]), plan, prompts, _deployed_id(model))
     finally:
         for deployed in api.get(endpoint["name"]).get("deployedModels", []):
             _undeploy(api, endpoint["name"], deployed["id"])

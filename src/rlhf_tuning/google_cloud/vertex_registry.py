@@ -67,7 +67,7 @@ def upload_to_vertex(
     serving_machine: str = "",
     encryption_spec_key_name: str = "",
     aliases: Sequence[str] = ("default",),
-    serving_image: str = SERVING_IMAGE,
+    serving_image: str = "",
 ) -> UploadedModel:
     """Register a tuned model as a version, and point `aliases` to it.
 
@@ -83,7 +83,7 @@ def upload_to_vertex(
         serving_machine: What it is to be served on; the cheapest that it fits on when empty.
         encryption_spec_key_name: Customer-managed key.
         aliases: Names that are to mean this version from now on.
-        serving_image: Another build of vLLM with the routes of Model Garden's.
+        serving_image: Another build of vLLM with the routes of Model Garden's, which is taken when empty.
 
     Raises:
         ModelError: If the folder holds no model that can be served, or is not in Cloud Storage.
@@ -93,6 +93,7 @@ def upload_to_vertex(
     folder = Path(model_dir)
     uri = cloud_storage_uri(folder)
     plan = vllm.plan_serving(folder, manifest["parameters"], serving_machine)
+    serving_image = serving_image or SERVING_IMAGE
     content = _content_label(folder, plan, serving_image)
     (folder / MANIFEST).write_text(json.dumps(dict(manifest), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if preference_rows:

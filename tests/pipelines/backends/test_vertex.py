@@ -1,5 +1,6 @@
 """`Vertex` against a server of its own over REST and gRPC: what the server received, and what people are told."""
 
+import copy
 import json
 import sys
 from dataclasses import replace
@@ -618,6 +619,15 @@ def test_images_must_exist_where_that_can_be_known(server, checked, image, statu
     told = capsys.readouterr().out
     assert ("cannot be checked from here" in told) is image.startswith("docker.io")
     assert ("needs the role roles/artifactregistry.reader" in told) is (status == "PERMISSION_DENIED")
+
+
+def test_an_image_to_serve_with_must_exist_too(checked):
+    image = IMAGE.replace("light", "vllm")
+    values = {**SUBMISSION.values, "serving_image": image}
+    spec = copy.deepcopy(SPEC)
+    spec["root"]["inputDefinitions"]["parameters"]["serving_image"] = {"parameterType": "STRING", "isOptional": True}
+    problems = checked.problems(replace(SUBMISSION, spec=spec, values=values))
+    assert problems == [f"The image {image} does not exist. Correct serving_image."]
 
 
 def test_a_hub_model_that_is_larger_than_a_step_s_disk_comes_with_a_warning(checked, monkeypatch, capsys):

@@ -90,6 +90,27 @@ def test_a_new_endpoint_is_made_deployed_to_and_called(vertex, api, upload):
     ]
 
 
+def test_a_new_endpoint_is_dedicated_unless_a_shared_one_is_asked_for(vertex, api, upload):
+    deploy(api, upload())
+    assert vertex.of_kind(v1.Endpoint)[0].dedicated_endpoint_enabled
+    assert ask_endpoint(api, "palms", "Palms?").startswith("Version 1 says")
+    # What is there stays as it is; the endpoint on which a new version is tried is of the kind asked for.
+    tried = []
+    vertex.serve = lambda model, body: tried.append(endpoints(vertex)) or answers(model, body)
+    deploy(api, upload(), dedicated=False)
+    assert [found.dedicated_endpoint_enabled for found in tried[0].values()] == [True, False]
+    assert vertex.of_kind(v1.Endpoint)[0].dedicated_endpoint_enabled
+
+
+def test_the_address_of_a_dedicated_endpoint_may_come_without_its_scheme(api, monkeypatch):
+    addresses = []
+    monkeypatch.setattr(api, "_send", lambda *asked, address="", **rest: addresses.append(address))
+    for dns in ("", "7.us-central1-1.prediction.vertexai.goog", "https://7.us-central1-1.prediction.vertexai.goog"):
+        api.predict({"name": "e", "dedicatedEndpointDns": dns}, {})
+    own = "https://7.us-central1-1.prediction.vertexai.goog"
+    assert addresses == ["", own, own]
+
+
 def test_a_model_without_a_chat_template_is_sent_plain_text(vertex, api, upload):
     asked = []
 

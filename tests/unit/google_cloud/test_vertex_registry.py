@@ -12,7 +12,7 @@ from vertex_service import LOCATION, PROJECT, PROJECT_NUMBER, Fault
 from rlhf_tuning import environment, google_errors
 from rlhf_tuning.errors import ModelError, RunError, UserError
 from rlhf_tuning.google_cloud.vertex_api import VertexApi
-from rlhf_tuning.google_cloud.vertex_registry import resource_id, serving_plan, upload_to_vertex
+from rlhf_tuning.google_cloud.vertex_registry import SERVING_IMAGE, resource_id, serving_plan, upload_to_vertex
 
 
 @pytest.fixture
@@ -63,6 +63,14 @@ def test_a_version_has_all_that_vllm_needs_to_serve_it(vertex, folder, upload):
     assert (container.predict_route, container.health_route) == ("/generate", "/ping")
     assert container.shared_memory_size_mb == 16384
     assert version.encryption_spec.kms_key_name.endswith("/k")
+
+
+def test_another_image_serves_where_one_is_named_and_makes_another_version(vertex, upload):
+    upload()
+    assert upload(serving_image="europe-docker.pkg.dev/p/r/vllm:1").created
+    first, second = versions(vertex)
+    assert first.container_spec.image_uri == SERVING_IMAGE
+    assert second.container_spec.image_uri == "europe-docker.pkg.dev/p/r/vllm:1"
 
 
 def test_vertex_finds_nothing_in_an_instruction_to_expand(vertex, upload):
