@@ -90,21 +90,21 @@ def mounted(address: str) -> Path | None:
     if root != _USUAL_MOUNT:
         found = (root / bucket).is_dir()
     else:
-        mounts = _mounts()
-        found = any(mounts.get(str(folder), "").startswith("fuse") for folder in (root, root / bucket))
+        found_mounts = mounts()
+        found = any(found_mounts.get(str(folder), "").startswith("fuse") for folder in (root, root / bucket))
     return root / bucket / name if found else None
 
 
-def _mounts(table: Path = Path("/proc/self/mountinfo")) -> dict[str, str]:
+def mounts(table: Path = Path("/proc/self/mountinfo")) -> dict[str, str]:
     """Return mount points with the kind of file system that is seen there; none where the system keeps no such table."""
     if not table.is_file():
         return {}
-    mounts = {}
+    found = {}
     for line in table.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         place, _, kind = line.partition(" - ")
         folder = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), place.split(" ")[4])
-        mounts[folder] = kind.partition(" ")[0]  # the last one lies on top
-    return mounts
+        found[folder] = kind.partition(" ")[0]  # the last one lies on top
+    return found
 
 
 def find(bucket: str, name: str) -> StoredObject | None:

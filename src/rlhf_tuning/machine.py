@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf_tuning.errors import MachineError
 
 #: CUDA's major version to the oldest driver that its programs run with (NVIDIA's page on CUDA compatibility).
-_LEAST_DRIVER = {12: 525, 13: 580}
+LEAST_DRIVER = {12: 525, 13: 580}
 _DEVICES, _DRIVER = Path("/dev"), Path("/proc/driver/nvidia/version")
 
 
@@ -26,7 +26,7 @@ def check_gpu() -> None:
     cuda = torch.version.cuda
     if hidden or cuda is None or not list(_DEVICES.glob("nvidia[0-9]*")) or torch.cuda.is_available():
         return
-    driver, least = driver_version(), _LEAST_DRIVER.get(int(cuda.partition(".")[0]), 0)
+    driver, least = driver_version(), LEAST_DRIVER.get(int(cuda.partition(".")[0]), 0)
     if driver and int(driver.partition(".")[0]) < least:
         raise MachineError(
             f"The NVIDIA driver of this machine is {driver}, and torch with CUDA {cuda} needs {least} or newer. Take a "
@@ -64,11 +64,16 @@ def check_room(folder: Path, needed: int, *, what: str, remedy: str) -> None:
     Raises:
         MachineError: If there is less room.
     """
-    free = shutil.disk_usage(_existing(folder)).free
+    free = free_room(folder)
     if needed > free:
         raise MachineError(
             f"{what} needs {gigabytes(needed)} in {folder}, and its disk has {gigabytes(free)} left. {remedy}"
         )
+
+
+def free_room(folder: Path) -> int:
+    """Return the bytes that can still be written to a folder; it need not be there yet."""
+    return shutil.disk_usage(_existing(folder)).free
 
 
 def same_disk(one: Path, other: Path) -> bool:

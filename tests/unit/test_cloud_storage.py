@@ -21,13 +21,13 @@ MOUNTS = """\
 def test_reads_the_kind_of_every_mount(tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(MOUNTS.format(kind="tmpfs", source="tmpfs"))
-    assert cloud_storage._mounts(table) == {
+    assert cloud_storage.mounts(table) == {
         "/proc": "proc",
         "/gcs": "tmpfs",
         "/with blank": "fuse.gcsfuse",
         "/gcs/alone": "fuse",
     }
-    assert cloud_storage._mounts(tmp_path / "none") == {}
+    assert cloud_storage.mounts(tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_a_bucket_is_mounted_where_a_file_system_of_its_kind_is(
 ) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(MOUNTS.format(kind=kind, source="x"))
-    found = cloud_storage._mounts(table)
-    monkeypatch.setattr(cloud_storage, "_mounts", lambda: found)
+    found = cloud_storage.mounts(table)
+    monkeypatch.setattr(cloud_storage, "mounts", lambda: found)
     assert cloud_storage.mounted("gs://alone/a") == (Path("/gcs/alone/a") if alone else None)
     assert cloud_storage.mounted("gs://other/b/c") == (Path("/gcs/other/b/c") if other else None)
 

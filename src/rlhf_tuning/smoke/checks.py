@@ -6,14 +6,12 @@ A check says in words what was seen and, where something does not work, what to 
 import json
 import os
 import platform
-import re
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlhf_tuning import environment
+from rlhf_tuning import cloud_storage, environment, machine
 from rlhf_tuning.data.sources import read_object
 from rlhf_tuning.errors import RlhfError
 
@@ -110,18 +108,12 @@ def _memory_limit() -> int:
 
 
 def _mounts(step: str) -> Check:
-    table = Path("/proc/self/mountinfo")
-    if not table.is_file():
-        return Check(step=step, name="What is mounted", state=NOTE, seen="not known on this system")
-    kept = []
-    for line in table.read_text(encoding="utf-8").splitlines():
-        mount, _, source = line.partition(" - ")
-        kind, place = source.split(" ")[0], mount.split(" ")[4]
-        if kind.startswith(("fuse", "nfs", "ext", "xfs", "overlay")) or place in ("/gcs", "/dev/shm", "/tmp"):
-            kept.append(f"{place} ({kind})")
-    return Check(
-        step=step, name="What is mounted", state=NOTE, seen=", ".join(dict.fromkeys(kept)) or "nothing of note"
-    )
+    kept = [
+        f"{place} ({kind})"
+        for place, kind in cloud_storage.mounts().items()
+        if kind.startswith(("fuse", "nfs", "ext", "xfs", "overlay")) or place in ("/gcs", "/dev/shm", "/tmp")
+    ]
+    return Check(step=step, name="What is mounted", state=NOTE, seen=", ".join(kept) or "nothing of note")
 
 
 def _tried(step: str, name: str, attempt: Callable[[], str], remedy: str) -> Check:
@@ -162,21 +154,15 @@ _NO_TEMPORARY_FILES = "Give the pod a writable /tmp (an emptyDir), or set TMPDIR
 
 def _room(step: str, artifact_path: str) -> Check:
     places = {
-        "artifacts": str(Path(artifact_path).parent),
-        "caches": str(environment.CACHE_DIR),
-        "shared memory": "/dev/shm",
+        "artifacts": Path(artifact_path).parent,
+        "caches": environment.CACHE_DIR,
+        "shared memory": Path("/dev/shm"),
     }
-    free = {name: _free(place) for name, place in places.items()}
+    free = {name: machine.free_room(place) for name, place in places.items()}
     weights = free["caches"] / (_WEIGHT_BYTES * _COPIES) / 1e9
     seen = ", ".join(f"{size / 1e9:,.1f} GB for {name}" for name, size in free.items())
     seen += f"; enough to fetch and merge a model of {weights:,.1f} billion weights"
     return Check(step=step, name="How much room there is", state=NOTE, seen=seen)
-
-
-def _free(folder: str) -> int:
-    place = Path(folder).absolute()
-    there = next((one for one in (place, *place.parents) if one.exists()), Path("/"))
-    return shutil.disk_usage(there).free
 
 
 def _object(step: str, probe_object: str) -> Check:
@@ -193,12 +179,3 @@ def _object(step: str, probe_object: str) -> Check:
         return f"read {len(read_object(probe_object, parameter='probe_object')):,} bytes of {probe_object}"
 
     return _tried(step, name, read, remedy)
-
-
-def driver_version() -> str:
-    """Return the version of NVIDIA's driver on this machine; empty where there is none."""
-    found = Path("/proc/driver/nvidia/version")
-    if not found.is_file():
-        return ""
-    match = re.search(r"Kernel Module\D*([\d.]+)", found.read_text(encoding="utf-8"))
-    return match[1] if match else "unknown"

@@ -15,8 +15,9 @@ import torch
 from rlhf_tuning import environment
 from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import RlhfError
+from rlhf_tuning.machine import LEAST_DRIVER, driver_version
 from rlhf_tuning.models.base_model import device
-from rlhf_tuning.smoke.checks import FAILS, NOTE, WORKS, Check, driver_version
+from rlhf_tuning.smoke.checks import FAILS, NOTE, WORKS, Check
 
 #: How long the processes wait for each other: a link between GPUs that does not work hangs.
 _PATIENCE = timedelta(minutes=3)
@@ -24,7 +25,6 @@ _PATIENCE = timedelta(minutes=3)
 _SIZE = {"cuda": 4096, "cpu": 512}
 #: Relative difference that bfloat16 may make to a product of so many terms.
 _TOLERANCE = 0.02
-_LEAST_DRIVER = 580
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,8 @@ def _driver(config: SmokeConfig, step: str) -> Check:
     if not version:
         remedy = "Choose a machine with a GPU (--machine); look whether the node has NVIDIA's driver and device plugin."
         return Check(step=step, name=name, state=FAILS, seen="no NVIDIA driver is visible in the step", remedy=remedy)
-    remedy = (
-        f"CUDA {built} needs driver {_LEAST_DRIVER} or newer; choose newer nodes, or build the image on an older CUDA."
-    )
+    least = LEAST_DRIVER.get(int(built.partition(".")[0]), max(LEAST_DRIVER.values()))
+    remedy = f"CUDA {built} needs driver {least} or newer; choose newer nodes, or build the image on an older CUDA."
     return Check(step=step, name=name, state=FAILS, seen=f"driver {version}: {_why_not()}", remedy=remedy)
 
 
