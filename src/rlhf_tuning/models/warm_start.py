@@ -53,7 +53,10 @@ def resolve_adapter(
             f"warm_start_adapter is {reference!r} and lora_dim 0: full fine-tuning has no adapter to start from. Give the "
             "adapter's rank as lora_dim, or no warm_start_adapter."
         )
-    folder = local_folder(reference)
+    try:
+        folder = local_folder(reference)
+    except ModelError as error:
+        raise ModelError(f"warm_start_adapter: {error}") from None
     base_fingerprint = ""
     if folder is None:
         try:

@@ -111,3 +111,5 @@ def test_an_adapter_on_cloud_storage_is_copied_by_the_step_that_needs_it(
     copy = adapter_folder(found.folder)
     assert (copy / "adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
     assert adapter_folder(str(adapter)) == adapter
+    with pytest.raises(ModelError, match="warm_start_adapter: There is no folder gs://bucket/none in Cloud Storage"):
+        resolve("gs://bucket/none", tiny_model)
