@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from rlhf_tuning.errors import MachineError
@@ -72,8 +73,12 @@ def check_room(folder: Path, needed: int, *, what: str, remedy: str) -> None:
 
 
 def free_room(folder: Path) -> int:
-    """Return the bytes that can still be written to a folder; it need not be there yet."""
-    return shutil.disk_usage(_existing(folder)).free
+    """Return the bytes that can still be written to a folder, which need not be there yet.
+
+    A file system that has no size, as some of the network say, has room for anything.
+    """
+    usage = shutil.disk_usage(_existing(folder))
+    return usage.free if usage.total else sys.maxsize
 
 
 def same_disk(one: Path, other: Path) -> bool:
@@ -83,6 +88,8 @@ def same_disk(one: Path, other: Path) -> bool:
 
 def gigabytes(size: int) -> str:
     """Return a size as people read it, such as `3.4 GB`."""
+    if size < 1e9:
+        return f"{size / 1e6:.1f} MB"
     return f"{size / 1e9:.1f} GB" if size < 1e10 else f"{size / 1e9:,.0f} GB"
 
 

@@ -1,11 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from rlhf_tuning.errors import ModelError, ParameterError
+from rlhf_tuning.errors import MachineError, ModelError, ParameterError
 from rlhf_tuning.generation import rollout
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.reward_model import RewardModel
@@ -90,6 +91,18 @@ def tune(tiny_model, prompts_path, reward_dir, folder, held_out_reward_model_dir
     )
     lines = (folder / "adapter" / "metrics.jsonl").read_text().splitlines()
     return final, [json.loads(line) for line in lines]
+
+
+def test_a_disk_without_room_for_the_tuned_model_is_found_out_before_it_is_tuned(
+    tiny_model, prompts_path, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(base_model, "load_causal_lm", pytest.fail)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
+    for settings in ({}, {"lora_dim": 0}):
+        with pytest.raises(
+            MachineError, match=r"^The tuned model needs [\d.]+ MB in .*/model, and its disk has 0\.0 MB left"
+        ):
+            tune(tiny_model, prompts_path, "no reward model", tmp_path, **settings)
 
 
 #: Many answers to few prompts: fewer passes a step.
