@@ -32,7 +32,7 @@ def check_gpu() -> None:
         raise MachineError(
             f"The NVIDIA driver of this machine is {driver}, and torch with CUDA {cuda} needs {least} or newer. Take a "
             "machine or a node image with a newer driver. On GPUs of data centres NVIDIA's compatibility libraries help "
-            "too: docs/google-cloud.md says how."
+            "too: docs/operations/google-cloud.md says how."
         )
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]

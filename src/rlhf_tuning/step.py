@@ -185,7 +185,7 @@ def _disk_error(error: OSError) -> str:
         return (
             f"No permission to use {place}, which is in Cloud Storage. Grant roles/storage.objectUser on the bucket to the "
             f"account that runs this. If it has that, the mount may admit root alone, and this step is user {os.getuid()}: "
-            "build the images with RUN_AS=0 (docs/google-cloud.md)."
+            "build the images with RUN_AS=0 (docs/operations/google-cloud.md)."
         )
     return _DISK_ERRORS[error.errno or 0].format(place)
 

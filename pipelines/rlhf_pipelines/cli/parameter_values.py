@@ -9,18 +9,16 @@ from rlhf_pipelines.parameters import TABLES, parse_text
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.parameters import PARAMETERS
 
-#: Pipeline to its dataset parameters and the sample's file for each.
-_SAMPLE_FILES: dict[str, dict[str, str]] = {
-    "rlhf_pipeline": {
-        "prompt_dataset": "prompts.jsonl",
-        "preference_dataset": "preferences.jsonl",
-        "eval_dataset": "eval_prompts.jsonl",
-    },
+#: The sample's files: of a pipeline that tunes, and of those that take less of the sample.
+_SAMPLE_FILES = {
+    "prompt_dataset": "prompts.jsonl",
+    "preference_dataset": "preferences.jsonl",
+    "eval_dataset": "eval_prompts.jsonl",
+}
+_SAMPLE_FILES_OF = {
     "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
     "infer_pipeline": {"prompt_dataset": "eval_prompts.jsonl"},
 }
-for _name in ("validate", "plan", "recurring_rlhf_pipeline"):
-    _SAMPLE_FILES[_name] = _SAMPLE_FILES["rlhf_pipeline"]
 _SAMPLE_MODEL = "smollm2-135m-instruct"
 
 
@@ -46,14 +44,14 @@ def gather_values(
 
 def sample_values(pipeline: str, sample_dir: Path) -> dict[str, object]:
     """Return the values with which `pipeline` runs on the embedded sample."""
-    tuned = read_values(sample_dir / "parameters.json")
     known = {parameter.name for parameter in TABLES[pipeline]}
-    datasets = {name: str(sample_dir / file) for name, file in _SAMPLE_FILES[pipeline].items()}
-    return (
-        {"large_model_reference": _SAMPLE_MODEL}
-        | {name: value for name, value in tuned.items() if name in known}
-        | datasets
-    )
+    files = _SAMPLE_FILES_OF.get(pipeline, _SAMPLE_FILES)
+    values = {
+        "large_model_reference": _SAMPLE_MODEL,
+        **read_values(sample_dir / "parameters.json"),
+        **{name: str(sample_dir / file) for name, file in files.items()},
+    }
+    return {name: value for name, value in values.items() if name in known}
 
 
 def read_values(file: Path) -> dict[str, object]:

@@ -144,7 +144,7 @@ def _no_artifacts(artifact_path: str) -> str:
         return (
             f"The step may not write under {mount}, where Vertex mounts the pipeline root. Give the run's service account "
             "roles/storage.objectAdmin on the bucket; if it has that, build the images for another user: "
-            "RUN_AS=root containers/build.sh."
+            "RUN_AS=0 containers/build.sh."
         )
     return "Look whether the user of the image may write there."
 
