@@ -8,6 +8,7 @@ import argparse
 import ast
 import importlib
 import inspect
+import math
 import os
 import pkgutil
 import posixpath
@@ -139,7 +140,9 @@ def _accepted(parameter: Parameter) -> str:
     if parameter.choices:
         return ", ".join(f"`{choice}`" for choice in parameter.choices if choice)
     words = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}[parameter.type]
-    return f"{words}, {parameter.limit}" if parameter.limit else words
+    if (limit := parameter.limit) is None:
+        return words
+    return f"{words}, {limit if limit.open_low or math.isinf(limit.high) else f'{limit.low:g} to {limit.high:.10g}'}"
 
 
 def pipeline_table() -> str:
