@@ -13,13 +13,13 @@ def evaluate(
     tuned_predictions: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     adapter: dsl.Input[dsl.Model],
-    reward_model: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
     decision: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     large_model_reference: str,
+    reward_model: Optional[dsl.Input[dsl.Model]] = None,
     held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
     eval_preferences: Optional[dsl.Input[dsl.Dataset]] = None,
     prompt_sequence_length: int = 512,
@@ -45,8 +45,7 @@ def evaluate(
         champion_predictions: The answers of the champion; before the first one, of the base model.
         tuned_predictions: The tuned model's answers to the same prompts.
         model: The tuned model, merged.
-        adapter: The policy's adapter, with the metrics of phase 2.
-        reward_model: The reward model, with the metrics of phase 1.
+        adapter: The adapter, if any, with the settings and metrics of the training.
         evaluation: JSON: the headline numbers, the judges, and every answer with its scores.
         decision: JSON: whether the tuned model is promoted, and each condition with its value, its limit, and what would
             change it.
@@ -54,6 +53,7 @@ def evaluate(
         report: One self-contained HTML page.
         summary: What a person reads at the end of the run.
         large_model_reference: Base model.
+        reward_model: The reward model, with the metrics of phase 1, where the method learnt from one.
         held_out_reward_model: A reward model that learnt from other preferences and was never optimised against.
         eval_preferences: Canonical preference rows that were held out of training, to score every judge by.
         prompt_sequence_length: Most tokens of a prompt.
@@ -114,12 +114,11 @@ def evaluate(
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
         )
+        reward_dir, learnt_from = (reward_model.path, reward_model.metadata) if reward_model else ("", {})
         held_out_dir = saved_in(held_out_reward_model.path) if held_out_reward_model else ""
         pairs, judges = comparison.evaluate_policy(
             config,
-            judges=comparison.judges_of(
-                config, reward_model_dir=reward_model.path, held_out_reward_model_dir=held_out_dir
-            ),
+            judges=comparison.judges_of(config, reward_model_dir=reward_dir, held_out_reward_model_dir=held_out_dir),
             tuned_model_dir=model.path,
             base_predictions_path=champion_predictions.path,
             tuned_predictions_path=tuned_predictions.path,
@@ -131,10 +130,10 @@ def evaluate(
         run_report = write_run_report(
             pairs,
             scorer_name=comparison.scorer_name(scorer),
-            reward_model_dir=reward_model.path,
+            reward_model_dir=reward_dir,
             adapter_dir=adapter.path,
-            data=data_sources(reward_model.metadata, model.metadata, champion_predictions.metadata),
-            made_from=lineage(reward_model.metadata, model.metadata, champion_predictions.metadata, champion),
+            data=data_sources(learnt_from, model.metadata, champion_predictions.metadata),
+            made_from=lineage(learnt_from, model.metadata, champion_predictions.metadata, champion),
             path=report.path,
             judges=judges,
             decision=decided,

@@ -1,6 +1,6 @@
 """Upload and Deploy Tuned Model: a version in the local model registry."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp import dsl
 
@@ -11,10 +11,10 @@ from rlhf_tuning.images import LIGHT_IMAGE
 def upload_model(
     model: dsl.Input[dsl.Model],
     adapter: dsl.Input[dsl.Model],
-    reward_model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
     large_model_reference: str,
     promote: bool,
+    reward_model: Optional[dsl.Input[dsl.Model]] = None,
     large_model_fingerprint: str = "",
     prompt_fingerprint: str = "",
     preference_fingerprint: str = "",
@@ -28,8 +28,7 @@ def upload_model(
 
     Args:
         model: The tuned model, merged.
-        adapter: The policy's adapter and the settings of phase 2.
-        reward_model: The reward model and the settings of phase 1.
+        adapter: The adapter, if any, and the settings of the training.
         evaluation: The comparison with the base model.
         large_model_reference: Base model.
         promote: From Evaluate Tuned Model: whether it becomes `champion` and `default`, or `challenger`.
@@ -38,6 +37,7 @@ def upload_model(
         preference_fingerprint: From Validate Inputs, for the manifest.
         eval_fingerprint: From Validate Inputs, for the manifest.
         champion: From Find Champion: what the model was held against; empty for the base model.
+        reward_model: The reward model and the settings of phase 1, where the method learnt from one.
         model_display_name: Name in the registry; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         registry_dir: Folder of the registry; its default place when empty.
@@ -53,7 +53,7 @@ def upload_model(
         version = upload_to_local_registry(
             model_dir=model.path,
             adapter_dir=adapter.path,
-            reward_model_dir=reward_model.path,
+            reward_model_dir=reward_model.path if reward_model else "",
             evaluation_path=evaluation.path,
             large_model_reference=large_model_reference,
             fingerprints={

@@ -1,6 +1,6 @@
 """Upload Tuned Model: the model's location, and how KServe serves it."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp import dsl
 
@@ -11,12 +11,12 @@ from rlhf_tuning.images import LIGHT_IMAGE
 def upload_model_to_kubeflow(
     model: dsl.Input[dsl.Model],
     adapter: dsl.Input[dsl.Model],
-    reward_model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
     inference_service: dsl.Output[dsl.Artifact],
     manifest: dsl.Output[dsl.Artifact],
     large_model_reference: str,
     promote: bool,
+    reward_model: Optional[dsl.Input[dsl.Model]] = None,
     large_model_fingerprint: str = "",
     prompt_fingerprint: str = "",
     preference_fingerprint: str = "",
@@ -29,8 +29,7 @@ def upload_model_to_kubeflow(
 
     Args:
         model: The tuned model, merged.
-        adapter: The policy's adapter and the settings of phase 2.
-        reward_model: The reward model and the settings of phase 1.
+        adapter: The adapter, if any, and the settings of the training.
         evaluation: The comparison with the base model.
         inference_service: YAML for `kubectl apply --filename`.
         manifest: JSON: what made the model.
@@ -40,6 +39,7 @@ def upload_model_to_kubeflow(
         prompt_fingerprint: From Validate Inputs, for the manifest.
         preference_fingerprint: From Validate Inputs, for the manifest.
         eval_fingerprint: From Validate Inputs, for the manifest.
+        reward_model: The reward model and the settings of phase 1, where the method learnt from one.
         model_display_name: Name of the service; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         serving_machine: Says how many GPUs the service gets, and on GKE of which kind, such as l4-x2; as many as the model
@@ -60,7 +60,7 @@ def upload_model_to_kubeflow(
             name=model_display_name or generated_name(large_model_reference),
             manifest=model_manifest(
                 adapter_dir=adapter.path,
-                reward_model_dir=reward_model.path,
+                reward_model_dir=reward_model.path if reward_model else "",
                 evaluation_path=evaluation.path,
                 large_model_reference=large_model_reference,
                 fingerprints={

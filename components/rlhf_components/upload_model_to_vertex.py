@@ -1,5 +1,7 @@
 """Upload Tuned Model: a version in the Vertex AI Model Registry."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from rlhf_tuning.images import LIGHT_IMAGE
@@ -9,10 +11,10 @@ from rlhf_tuning.images import LIGHT_IMAGE
 def upload_model_to_vertex(
     model: dsl.Input[dsl.Model],
     adapter: dsl.Input[dsl.Model],
-    reward_model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
     large_model_reference: str,
     promote: bool,
+    reward_model: Optional[dsl.Input[dsl.Model]] = None,
     large_model_fingerprint: str = "",
     prompt_fingerprint: str = "",
     preference_fingerprint: str = "",
@@ -32,8 +34,7 @@ def upload_model_to_vertex(
 
     Args:
         model: The tuned model, merged.
-        adapter: The policy's adapter and the settings of phase 2.
-        reward_model: The reward model and the settings of phase 1.
+        adapter: The adapter, if any, and the settings of the training.
         evaluation: The comparison with the base model.
         large_model_reference: Base model.
         promote: From Evaluate Tuned Model: whether it becomes `champion` and `default`, or `challenger`.
@@ -42,6 +43,7 @@ def upload_model_to_vertex(
         preference_fingerprint: From Validate Inputs, for the manifest.
         eval_fingerprint: From Validate Inputs, for the manifest.
         champion: From Find Champion: what the model was held against; empty for the base model.
+        reward_model: The reward model and the settings of phase 1, where the method learnt from one.
         model_display_name: Name in the registry; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         serving_machine: What it is to be served on, such as l4 or a100-80gb-x2; the cheapest that it fits on when empty.
@@ -71,7 +73,7 @@ def upload_model_to_vertex(
             name=name,
             manifest=model_manifest(
                 adapter_dir=adapter.path,
-                reward_model_dir=reward_model.path,
+                reward_model_dir=reward_model.path if reward_model else "",
                 evaluation_path=evaluation.path,
                 large_model_reference=large_model_reference,
                 fingerprints={
@@ -84,7 +86,7 @@ def upload_model_to_vertex(
                 instruction=instruction,
             )
             | {"adapter": cloud_storage_uri(Path(adapter.path))},
-            preference_rows=preference_rows(reward_model.path),
+            preference_rows=preference_rows(reward_model.path if reward_model else ""),
             serving_machine=serving_machine,
             serving_image=serving_image,
             encryption_spec_key_name=encryption_spec_key_name,

@@ -3,7 +3,6 @@
 The tuning pipelines nest it. A method hands over its model and what it learnt from; the rest is the same for all.
 """
 
-from functools import cache
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -22,10 +21,16 @@ class PromotionOutputs(NamedTuple):
     report: dsl.HTML
 
 
-@cache
-def for_target(target: str) -> Any:
-    """Return the pipeline for a target: they differ in where champions are, and where the tuned model goes."""
-    upload_phase = UPLOAD_PHASES[target]
+def for_target(target: str, **artifacts: Any) -> Any:
+    """Return the pipeline for a target and a method.
+
+    Args:
+        target: Says where champions are, and where the tuned model goes.
+        artifacts: What the method has besides its model, by the names of the evaluation's optional inputs: what it learnt
+            its reward from, what may judge. Their types, such as `dsl.Input[dsl.Model]`. They are chosen here, since kfp's
+            local runner cannot hand an absent artifact to a nested pipeline.
+    """
+    upload_phase = UPLOAD_PHASES[target](artifacts)
 
     @dsl.pipeline(
         name="evaluate-and-promote",
@@ -35,11 +40,9 @@ def for_target(target: str) -> Any:
         find_champion,
         evaluate,
         upload_phase,
+        **artifacts,
         model=dsl.Input[dsl.Model],
         adapter=dsl.Input[dsl.Model],
-        reward_model=dsl.Input[dsl.Model],
-        held_out_reward_model=dsl.Input[dsl.Model],
-        eval_preferences=dsl.Input[dsl.Dataset],
         evaluation_prompts=dsl.Input[dsl.Dataset],
         large_model_fingerprint=str,
         prompt_fingerprint=str,

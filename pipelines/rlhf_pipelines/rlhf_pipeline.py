@@ -22,7 +22,12 @@ class RlhfOutputs(NamedTuple):
 
 def for_target(target: str) -> Any:
     """Return the pipeline for a target: they differ in where the tuned model goes."""
-    promote_if_better = evaluate_and_promote.for_target(target)
+    promote_if_better = evaluate_and_promote.for_target(
+        target,
+        reward_model=dsl.Input[dsl.Model],
+        held_out_reward_model=dsl.Input[dsl.Model],
+        eval_preferences=dsl.Input[dsl.Dataset],
+    )
 
     @dsl.pipeline(
         name="rlhf-pipeline",

@@ -39,6 +39,8 @@ CHALLENGER_ALIAS = "challenger"
 CHAMPIONS = (CHAMPION_ALIAS, DEFAULT_ALIAS, CHALLENGER_ALIAS)
 #: File of a version that tells which preferences it was trained on (see `rlhf_tuning.data.known_rows`).
 PREFERENCE_ROWS = "preference_rows.bin"
+#: File beside an adapter, or in its place where all weights learnt, that holds the settings of the method.
+TUNING_SETTINGS = "tuning.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Below this size a copy costs nothing, and is safe from whatever happens to the original.

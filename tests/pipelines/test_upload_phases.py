@@ -93,7 +93,7 @@ from kfp import dsl, local
 from rlhf_pipelines.upload_phases import UPLOAD_PHASES, UploadOutputs
 from rlhf_pipelines.wiring import Values
 target, run, root, values = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
-phase = UPLOAD_PHASES[target]
+phase = UPLOAD_PHASES[target]({"reward_model": dsl.Input[dsl.Model]})
 
 @dsl.component(install_kfp_package=False)
 def leave(run: str, model: dsl.Output[dsl.Model], adapter: dsl.Output[dsl.Model], reward_model: dsl.Output[dsl.Model],

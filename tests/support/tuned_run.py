@@ -29,7 +29,7 @@ def write_run(folder: Path) -> Path:
     """Write model, adapter, reward model and evaluation of a run."""
     write_model(folder / "model")
     files = {
-        "adapter/reinforcement.json": {"seed": 3, "kl_coeff": 0.1},
+        "adapter/tuning.json": {"seed": 3, "kl_coeff": 0.1},
         "reward/reward_model.json": {"offset": 0.5},
         "reward/evaluation.json": {"accuracy": 0.7},
         "evaluation": {"metrics": {"reward_win_rate": 0.8}, "answers": [{"prompt": prompt} for prompt in PROMPTS]},

@@ -33,7 +33,7 @@ def write_to_tensorboard(
         api: The project and region of the TensorBoard.
         tensorboard: projects/PROJECT/locations/REGION/tensorboards/NUMBER.
         experiment: Name of the run; its characters become lower-case letters, digits and hyphens.
-        reward_model_dir: What phase 1 saved.
+        reward_model_dir: What phase 1 saved; empty where there was none.
         adapter_dir: What phase 2 saved.
 
     Raises:
@@ -43,6 +43,8 @@ def write_to_tensorboard(
     with api.explaining(f"TensorBoard {tensorboard}"):
         name = _created(api, f"{tensorboard}/experiments", "tensorboardExperimentId", experiment_id(experiment))
         for phase, folder in (("reward-model", reward_model_dir), ("reinforcement-learning", adapter_dir)):
+            if not folder:
+                continue
             path = Path(folder) / "metrics.jsonl"
             written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -120,7 +120,7 @@ def _same_base(folder: Path, settings: dict[str, Any], base_fingerprint: str, re
 
 def _base_of(folder: Path, settings: dict[str, Any]) -> str:
     """Return the base model as our own adapters have it, by the name in the run; others have only a path."""
-    ours = folder / "reinforcement.json"
-    if ours.is_file():
-        return str(json.loads(ours.read_text(encoding="utf-8"))["large_model_reference"])
+    for ours in (folder / registry.TUNING_SETTINGS, folder / "reinforcement.json"):  # the name before 0.2
+        if ours.is_file():
+            return str(json.loads(ours.read_text(encoding="utf-8"))["large_model_reference"])
     return str(settings.get("base_model_name_or_path") or "unknown")

@@ -10,9 +10,6 @@ from rlhf_tuning import __version__, registry
 from rlhf_tuning.models.model_reference import split_revision
 from rlhf_tuning.step import say
 
-#: Settings of the two phases, by the file that each leaves in its artifact.
-_PHASE_1, _PHASE_2 = "reward_model.json", "reinforcement.json"
-
 
 def upload_to_local_registry(
     *,
@@ -34,8 +31,8 @@ def upload_to_local_registry(
 
     Args:
         model_dir: The tuned model, merged.
-        adapter_dir: The policy's adapter and the settings of phase 2.
-        reward_model_dir: The reward model and the settings of phase 1.
+        adapter_dir: The adapter, if any, and the settings of the training.
+        reward_model_dir: The reward model and the settings of phase 1; empty where there was none.
         evaluation_path: The comparison with the base model.
         large_model_reference: Base model.
         fingerprints: Of the base model and of the datasets' content.
@@ -88,9 +85,9 @@ def aliases(promote: bool, champion: str, present: str) -> tuple[str, ...]:
 
 
 def preference_rows(reward_model_dir: str) -> str:
-    """Return the file of the rows that a reward model learnt from; empty for one that was trained without keeping them."""
+    """Return the file of the rows that a reward model learnt from; empty where there is none, or it did not keep them."""
     rows = Path(reward_model_dir) / registry.PREFERENCE_ROWS
-    return str(rows) if rows.is_file() else ""
+    return str(rows) if reward_model_dir and rows.is_file() else ""
 
 
 def model_manifest(
@@ -110,14 +107,20 @@ def model_manifest(
         "base_model": large_model_reference,
         "fingerprints": dict(fingerprints),
         "parameters": {
-            **_json(Path(adapter_dir) / _PHASE_2),
+            **_json(Path(adapter_dir) / registry.TUNING_SETTINGS),
             "instruction": instruction,
             "instruction_role": _instruction_role(evaluation, instruction),
         },
-        "reward_model": _json(Path(reward_model_dir) / _PHASE_1),
-        "reward_model_evaluation": _json(Path(reward_model_dir) / "evaluation.json"),
+        **(_reward_model(Path(reward_model_dir)) if reward_model_dir else {}),
         "evaluation": evaluation["metrics"],
         "versions": {"rlhf-pipelines": __version__},
+    }
+
+
+def _reward_model(folder: Path) -> dict[str, Any]:
+    return {
+        "reward_model": _json(folder / "reward_model.json"),
+        "reward_model_evaluation": _json(folder / "evaluation.json"),
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from rlhf_tuning import environment
+from rlhf_tuning import environment, registry
 from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord
 from rlhf_tuning.evaluation.gate import Decision
 from rlhf_tuning.models.model_reference import split_revision
@@ -46,6 +46,7 @@ def data_sources(
             fingerprint=str(metadata.get(f"{kind}_fingerprint", "")),
         )
         for name, metadata, kind in named
+        if metadata
     ]
 
 
@@ -53,10 +54,9 @@ def lineage(
     reward_model: Mapping[str, object], model: Mapping[str, object], predictions: Mapping[str, object], champion: str
 ) -> dict[str, str]:
     """Return which weights and images a run used, as the metadata of its artifacts and the environment name them."""
-    made_from = {
-        **_base("Base model", model),
-        **_base("Base of the reward model", reward_model),
-    }
+    made_from = _base("Base model", model)
+    if reward_model:
+        made_from |= _base("Base of the reward model", reward_model)
     if champion:
         made_from |= {"Compared with": champion, "Its weights": str(predictions.get("base_model_fingerprint", ""))}
     if model.get("warm_start_fingerprint"):
@@ -103,8 +103,8 @@ def write_run_report(
     Args:
         pairs: The answers of both models.
         scorer_name: What gave the true score.
-        reward_model_dir: What phase 1 left.
-        adapter_dir: What phase 2 left.
+        reward_model_dir: What phase 1 left; empty where there was none.
+        adapter_dir: What the training left.
         data: The datasets and their fingerprints.
         made_from: From `lineage`.
         path: The file to write.
@@ -114,19 +114,7 @@ def write_run_report(
         data_warnings: What is wrong with the data though it is valid.
         times: Of the steps so far; the last is that of the step which writes the report.
     """
-    reward_settings = json.loads((Path(reward_model_dir) / "reward_model.json").read_text(encoding="utf-8"))
-    measured = json.loads((Path(reward_model_dir) / "evaluation.json").read_text(encoding="utf-8"))
-    settings = json.loads((Path(adapter_dir) / "reinforcement.json").read_text(encoding="utf-8"))
-    part = RewardModelPart(
-        history=read_metrics(Path(reward_model_dir) / "metrics.jsonl"),
-        accuracy=Proportion(share=measured["accuracy"], n=measured["n"]),
-        shorter_preferred=Proportion(share=measured["shorter_preferred_accuracy"], n=measured["shorter_preferred_n"])
-        if measured["shorter_preferred_n"]
-        else None,
-        by_margin=measured["by_margin"],
-        by_length_difference=measured["by_length_difference"],
-        longer_wins=Proportion(share=measured["longer_wins_accuracy"], n=measured["n"]),
-    )
+    settings = json.loads((Path(adapter_dir) / registry.TUNING_SETTINGS).read_text(encoding="utf-8"))
     watch = Path(adapter_dir) / "watch.json"
     report = RunReport(
         title=f"RLHF of {Path(split_revision(settings['large_model_reference'])[0]).name}",
@@ -135,10 +123,10 @@ def write_run_report(
         pairs=pairs,
         scorer_name=scorer_name,
         judges=judges,
-        reward_model=part,
+        reward_model=_reward_model(Path(reward_model_dir)) if reward_model_dir else None,
         reinforcement=read_metrics(Path(adapter_dir) / "metrics.jsonl"),
         data=data,
-        parameters={**reward_settings, **settings},
+        parameters={**_reward_settings(reward_model_dir), **settings},
         versions=package_versions(),
         seed=settings["seed"],
         decision=decision,
@@ -150,3 +138,24 @@ def write_run_report(
     )
     write_report(report, path)
     return report
+
+
+def _reward_settings(reward_model_dir: str) -> dict[str, object]:
+    if not reward_model_dir:
+        return {}
+    settings: dict[str, object] = json.loads((Path(reward_model_dir) / "reward_model.json").read_text(encoding="utf-8"))
+    return settings
+
+
+def _reward_model(folder: Path) -> RewardModelPart:
+    measured = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    return RewardModelPart(
+        history=read_metrics(folder / "metrics.jsonl"),
+        accuracy=Proportion(share=measured["accuracy"], n=measured["n"]),
+        shorter_preferred=Proportion(share=measured["shorter_preferred_accuracy"], n=measured["shorter_preferred_n"])
+        if measured["shorter_preferred_n"]
+        else None,
+        by_margin=measured["by_margin"],
+        by_length_difference=measured["by_length_difference"],
+        longer_wins=Proportion(share=measured["longer_wins_accuracy"], n=measured["n"]),
+    )

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import environment, step
+from rlhf_tuning import environment, registry, step
 from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.distributed import processes, sharding
@@ -384,7 +384,7 @@ def _save(
     model.save_pretrained(model_dir, state_dict=weights)
     tokenizer.save_pretrained(model_dir)
     settings = json.dumps(asdict(config), indent=2) + "\n"
-    (Path(adapter_dir) / "reinforcement.json").write_text(settings, encoding="utf-8")
+    (Path(adapter_dir) / registry.TUNING_SETTINGS).write_text(settings, encoding="utf-8")
 
 
 def _last_tenth(history: Sequence[dict[str, float]]) -> dict[str, float]:

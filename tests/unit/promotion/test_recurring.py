@@ -32,7 +32,7 @@ def write(path, count):
 
 def register(tmp_path, dataset, *, seed=0, aliases=("champion", "default"), with_rows=True, with_adapter=True):
     """Register a model that was tuned on the dataset as it is now."""
-    for name in ("model/config.json", "adapter/reinforcement.json"):
+    for name in ("model/config.json", "adapter/tuning.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps({"seed": seed}))
     if with_adapter:

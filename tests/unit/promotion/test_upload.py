@@ -31,7 +31,7 @@ def run(tmp_path):
     """What a run leaves behind, as far as the upload reads it."""
     files = {
         "model/config.json": {},
-        "adapter/reinforcement.json": {"seed": 3, "kl_coeff": 0.1},
+        "adapter/tuning.json": {"seed": 3, "kl_coeff": 0.1},
         "reward/reward_model.json": {"offset": 0.5},
         "reward/evaluation.json": {"accuracy": 0.7},
         "evaluation": {"metrics": {"reward_win_rate": 0.8}, "answers": []},
