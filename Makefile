@@ -19,7 +19,7 @@ BUILD_DOCS = NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (7 to 12 minutes on 2 cores)
+tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (it says how long it will take)
 	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS) $(RUN_FLAGS)
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
