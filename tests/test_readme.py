@@ -25,12 +25,10 @@ def test_the_readme_fits_three_screens():
 def test_every_link_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", TEXTS[page]):
         if "://" not in target:
-            assert (ROOT / page).parent.joinpath(target).exists(), target
-    for path in re.findall(
-        r"`((?:src|components|pipelines|tests|docs|benchmarks|containers|examples)/[\w./-]+)`", TEXTS[page]
-    ):
-        assert (ROOT / path).exists(), path
-    assert not re.search(r"\b[A-Z]{2,}_(OUTPUT|TABLE)\b", TEXTS[page])
+            path = (ROOT / page).parent / target
+            assert path.is_dir() or path.stat().st_size > 0, target
+    for named in re.findall(r"`((?:benchmarks|components|containers|docs|pipelines|src|tests)/[\w./-]+)`", TEXTS[page]):
+        assert (ROOT / named).exists(), named
 
 
 def test_every_gpu_is_in_its_table_with_its_machines():
