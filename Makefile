@@ -14,7 +14,7 @@ NUMERICS = tests/unit/ops tests/unit/generation/test_rollout.py tests/unit/train
 BUILD_DOCS = NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 .DEFAULT_GOAL := help
-.PHONY: help tune test check docs images test-images compile benchmark constraints clean
+.PHONY: help tune test check test-vllm docs images test-images compile benchmark constraints clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -24,7 +24,7 @@ tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (it s
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
 	$(VENV)/bin/python -m pytest -q -n auto --dist worksteal
-	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "slow and not docker and not gpu"
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "slow and not docker and not gpu and not vllm"
 	$(AVX2) $(VENV)/bin/python -m pytest -q -n auto --dist worksteal $(NUMERICS)
 
 check: $(VENV)/.dev  ## Lint, check formatting, types and imports, hold the compiled pipelines current, build the documents
@@ -34,6 +34,9 @@ check: $(VENV)/.dev  ## Lint, check formatting, types and imports, hold the comp
 
 docs: $(VENV)/.docs  ## Build the documents into site/
 	$(BUILD_DOCS)
+
+test-vllm: $(VENV)/.dev  ## Run the tests with a real vLLM for the CPU, kept in ~/.cache/rlhf-pipelines (3.5 GB)
+	.ci/vllm $(VENV)/bin/python
 
 images:  ## Build the container images; CPU=1 for machines without a GPU
 	containers/build.sh

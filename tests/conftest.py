@@ -80,7 +80,7 @@ def make_tokenizer(chat_template: str | None) -> Any:
     return fast
 
 
-def make_model(folder: Path, *, chat_template: str | None, seed: int = 0) -> Path:
+def make_model(folder: Path, *, chat_template: str | None, seed: int = 0, head_dim: int = 8) -> Path:
     """Save a two-layer Llama with its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -95,6 +95,7 @@ def make_model(folder: Path, *, chat_template: str | None, seed: int = 0) -> Pat
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
+            head_dim=head_dim,
             max_position_embeddings=1024,
             # Wider than usual, so that the untrained model is not uniform and can be moved in a few steps.
             initializer_range=0.15,

@@ -1,0 +1,193 @@
+"""A real vLLM serves tiny models: its answers are ours, and its parser takes the arguments of every deployment."""
+
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tests.conftest import CHAT_TEMPLATE, make_model
+from tuned_run import MANIFEST, write_model
+
+from rlhf_tuning.evaluation.export_check import token_log_probabilities
+from rlhf_tuning.generation.generate import generate_answers
+from rlhf_tuning.google_cloud import vertex_registry
+from rlhf_tuning.models import base_model
+from rlhf_tuning.models.text_format import TextFormat, instructed, plain_text
+from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.serving import kserve, local_server, openai_api
+from rlhf_tuning.serving.vllm import ServingPlan, plan_serving
+
+pytestmark = pytest.mark.vllm
+
+QUESTIONS = ["Create a description for Plantation Palms.", "The harbour smells of salt", "Zürich, ünïcödé!", "0 1 2 3"]
+TOKENS = 24
+#: Least that vLLM's attention for the CPU takes.
+HEAD_DIM = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class InFloat32(ServingPlan):
+    """In the dtype in which answers can be compared token by token; maybe with an adapter beside the model."""
+
+    adapter: Path | None = None
+
+    def vllm_arguments(self):
+        lora = ["--enable-lora", f"--lora-modules=tuned={self.adapter}"] if self.adapter else []
+        return [*super().vllm_arguments(), "--dtype=float32", *lora]
+
+
+@pytest.fixture(scope="module")
+def vllm():
+    found = local_server.find_vllm()
+    assert found is not None, "no vLLM here; .ci/vllm installs one"
+    return found
+
+
+def serving(vllm, folder, plan):
+    port = local_server.free_port(local_server.HOST, 0)
+    return local_server.serving(vllm, folder, plan, model="palms@1", port=port)
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("vllm") / "chat", chat_template=CHAT_TEMPLATE, head_dim=HEAD_DIM)
+
+
+@pytest.fixture(scope="module")
+def adapter(chat_model):
+    torch.manual_seed(3)
+    config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False)
+    folder = chat_model.parent / "adapter"
+    get_peft_model(load(chat_model), config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def merged_model(chat_model, adapter):
+    folder = chat_model.parent / "merged"
+    PeftModel.from_pretrained(load(chat_model), adapter).merge_and_unload().save_pretrained(folder)
+    load_tokenizer(str(chat_model)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chat_server(vllm, chat_model, adapter):
+    plan = InFloat32(**asdict(plan_serving(chat_model, {})), adapter=adapter)
+    with serving(vllm, chat_model, plan) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plain_model(tmp_path_factory):
+    """A model without a chat template that names another token that ends an answer: one that it soon says."""
+    folder = make_model(tmp_path_factory.mktemp("vllm") / "plain", chat_template=None, seed=1, head_dim=HEAD_DIM)
+    end = ours(folder, [QUESTIONS[0]])[0].ids[-1]
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"eos_token_id": [settings["eos_token_id"], end], "repetition_penalty": 3.0}))
+    return folder
+
+
+def load(folder):
+    return base_model.load_causal_lm(str(folder), dtype=torch.float32)
+
+
+def text_format(folder):
+    return TextFormat(load_tokenizer(str(folder)), prompt_sequence_length=512, target_sequence_length=TOKENS)
+
+
+def ours(folder, questions):
+    conversations = [instructed(question, {}) for question in questions]
+    return generate_answers(load(folder), text_format(folder), conversations, temperature=0.0, batch_size=1, seed=0)
+
+
+def said(answer):
+    """Return an answer's text as vLLM tells it: without a character that was cut off in its middle."""
+    return answer.text.rstrip("\ufffd").strip()
+
+
+def theirs(server, model, question):
+    """Return the tokens of the prompt, those of the answer, and the log-probability of each."""
+    body = {"messages": instructed(question, {}), "return_token_ids": True, "logprobs": True}
+    reply = openai_api.post(
+        server.url, "chat/completions", {"model": model, "temperature": 0, "max_tokens": TOKENS, **body}
+    )
+    choice = reply["choices"][0]
+    return reply["prompt_token_ids"], choice["token_ids"], [each["logprob"] for each in choice["logprobs"]["content"]]
+
+
+def test_a_chat_model_s_answers_are_ours_token_for_token_and_so_are_their_probabilities(chat_server, chat_model):
+    assert openai_api.is_healthy(chat_server.url)
+    assert openai_api.served_model(chat_server.url) == "palms@1"
+    for question, answer in zip(QUESTIONS, ours(chat_model, QUESTIONS), strict=True):
+        prompt, ids, logs = theirs(chat_server, "palms@1", question)
+        assert prompt == text_format(chat_model).prompt_ids(instructed(question, {}))
+        assert tuple(ids) == answer.ids
+        expected = token_log_probabilities(load(chat_model), [prompt], [ids])
+        assert logs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert openai_api.ask(chat_server.url, "palms@1", instructed(question, {}), max_tokens=TOKENS) == said(answer)
+
+
+def test_an_adapter_beside_the_base_model_answers_as_the_merged_model(chat_server, chat_model, merged_model):
+    for question, answer in zip(QUESTIONS, ours(merged_model, QUESTIONS), strict=True):
+        assert tuple(theirs(chat_server, "tuned", question)[1]) == answer.ids
+    assert ours(merged_model, QUESTIONS) != ours(chat_model, QUESTIONS)
+
+
+def test_a_model_without_a_template_is_asked_by_its_text_and_ends_where_ours_does(vllm, plain_model):
+    with serving(vllm, plain_model, InFloat32(**asdict(plan_serving(plain_model, {})))) as server:
+        for question, answer in zip(QUESTIONS, ours(plain_model, QUESTIONS), strict=True):
+            conversation = instructed(question, {})
+            assert openai_api.ask(server.url, "palms@1", conversation, max_tokens=TOKENS) == said(answer)
+            body = {
+                "prompt": plain_text(conversation),
+                "temperature": 0,
+                "max_tokens": TOKENS,
+                "return_token_ids": True,
+            }
+            choice = openai_api.post(server.url, "completions", {"model": "palms@1", **body})["choices"][0]
+            assert choice["prompt_token_ids"] == text_format(plain_model).prompt_ids(conversation)
+            assert tuple(choice["token_ids"]) == answer.ids
+            assert choice["finish_reason"] == ("stop" if answer.ended else "length")
+
+
+PARSE = """
+import json, sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+found = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:])
+print(json.dumps({name: value for name, value in vars(found).items() if isinstance(value, (str, int, float))}))
+"""
+
+
+def parsed(vllm, arguments):
+    done = subprocess.run([vllm.python, "-c", PARSE, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_its_parser_takes_the_arguments_that_kserve_and_vertex_hand_it(vllm, tmp_path):
+    model = write_model(tmp_path / "model", num_attention_heads=8)
+    plan = plan_serving(model, MANIFEST["parameters"], "l4-x2")
+    service = kserve.inference_service("palms", "gs://b/m", plan, MANIFEST, "sha256:0", promote=True)
+    # The first two are the runtime's own; it hands the others on.
+    own, handed_on = [], []
+    for argument in service["spec"]["predictor"]["model"]["args"]:
+        (own if argument.startswith(("--model_name=", "--backend=")) else handed_on).append(argument)
+    assert len(own) == 2
+    container = vertex_registry._container(plan, vertex_registry.SERVING_IMAGE)
+    assert container["args"][:3] == ["python", "-m", "vllm.entrypoints.api_server"]
+    expected = {
+        "dtype": "bfloat16",
+        "tensor_parallel_size": 2,
+        "max_model_len": 2048,
+        "gpu_memory_utilization": 0.9,
+        "generation_config": "vllm",
+    }
+    assert expected.items() <= parsed(vllm, handed_on).items()
+    assert (expected | {"port": 8080, "model": "$(AIP_STORAGE_URI)", "disable_log_stats": True}).items() <= parsed(
+        vllm, container["args"][3:]
+    ).items()
