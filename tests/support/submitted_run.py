@@ -19,7 +19,9 @@ from vertex_service import LOCATION, PROJECT, TaskEnd
 _RUN = """
 import json, sys
 from kfp import components, local
+from rlhf_pipelines.local.preloaded_steps import preload_steps
 spec, values, folder = json.load(sys.stdin)
+preload_steps([part["container"]["image"] for part in spec["deploymentSpec"]["executors"].values() if "container" in part])
 local.init(
     runner=local.SubprocessRunner(use_venv=False),
     pipeline_root=folder + "/root",
