@@ -159,7 +159,7 @@ def test_mean_interval_by_hand() -> None:
     assert estimate == pytest.approx((2.5, 2.5 - half, 2.5 + half, 4), abs=1e-5)
 
 
-@pytest.mark.parametrize("n", [3, 12, 60])
+@pytest.mark.parametrize("n", [3, 12])
 def test_mean_interval_covers_the_truth_as_often_as_it_says(n: int) -> None:
     rng = random.Random(1)
     trials = 4000
