@@ -97,7 +97,10 @@ def work(finished, tmp_path):
 
 
 def test_a_line_has_what_the_vertex_job_s_lines_had(whole):
-    first = json.loads(whole.splitlines()[0])
+    first, *others = [json.loads(line) for line in whole.splitlines()]
+    assert [row["prompt"][0]["content"].partition(".")[0] for row in others] == [
+        f"Create {number}" for number in range(1, PROMPTS)
+    ]
     assert first["inputs"] == {"inputs_pretokenized": "Create 0."}
     assert isinstance(first["prediction"], str)
 
@@ -135,16 +138,19 @@ def test_answers_of_other_settings_or_prompts_are_not_taken(tiny_model, prompts,
     monkeypatch.setattr(inference, "generate_answers", begin)
     changed = tmp_path / "changed.jsonl"
     changed.write_text(prompts.read_text().replace("Create 1.", "Create one."))
-    for file, change in (
-        (prompts, {"seed": 1}),
-        (prompts, {"temperature": 0.5}),
-        (prompts, {"target_sequence_length": 5}),
-        (changed, {}),
-        (prompts, {}),
+    other_work = tmp_path / "other"
+    for file, change, folder in (
+        (prompts, {"seed": 1}, work),
+        (prompts, {"temperature": 0.5}, work),
+        (prompts, {"target_sequence_length": 5}, work),
+        (prompts, {}, other_work),
+        (changed, {}, work),
+        (changed, {}, other_work),
+        (prompts, {}, work),
     ):
         with pytest.raises(KeyboardInterrupt):
-            infer(tiny_model, file, tmp_path / "out", work_dir=str(work), **change)
-    *others, taken = begun
-    assert others[0] == others[1] == others[2] != taken
-    assert len(others[3]) == 4
+            infer(tiny_model, file, tmp_path / "out", work_dir=str(folder), **change)
+    assert begun[0] == begun[1] == begun[2] == begun[3]
+    assert begun[4] == begun[5]
+    assert begun[6] != begun[0]
     assert len(list(work.iterdir())) == 1
