@@ -23,6 +23,7 @@ def upload_model(
     model_display_name: str = "",
     instruction: str = "",
     registry_dir: str = "",
+    deploy_model: bool = True,
 ) -> NamedTuple("Outputs", [("model_resource_name", str), ("endpoint_resource_name", str)]):  # type: ignore[valid-type]
     """Register the tuned model as a new version, with a manifest of what made it.
 
@@ -41,6 +42,8 @@ def upload_model(
         model_display_name: Name in the registry; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         registry_dir: Folder of the registry; its default place when empty.
+        deploy_model: Whether to rehearse the deployment of a promoted model: to serve it with vLLM, where there is one, ask
+            it, and stop it.
 
     Returns:
         model_resource_name: models/NAME@VERSION.
@@ -69,4 +72,8 @@ def upload_model(
             champion=champion,
         )
         say(f"Registered {version.resource_name} ({', '.join(version.aliases)})")
+        if deploy_model and promote:
+            from rlhf_tuning.promotion.rehearsal import rehearse
+
+            say(rehearse(version.resource_name, evaluation.path, registry_dir))
     return (version.resource_name, "")

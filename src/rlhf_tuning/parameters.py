@@ -101,7 +101,10 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter("instruction", str, "", "Put before every prompt; the default context of chat rows."),
         Parameter(
-            "deploy_model", bool, True, "Deploy to an endpoint after the upload, where the run's target has endpoints."
+            "deploy_model",
+            bool,
+            True,
+            "Deploy to an endpoint after the upload, where the target has endpoints; a local run rehearses it with vLLM.",
         ),
         Parameter(
             "eval_dataset",

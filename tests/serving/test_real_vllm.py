@@ -15,8 +15,10 @@ from rlhf_tuning.evaluation.export_check import token_log_probabilities
 from rlhf_tuning.generation.generate import generate_answers
 from rlhf_tuning.google_cloud import vertex_registry
 from rlhf_tuning.models import base_model
-from rlhf_tuning.models.text_format import TextFormat, instructed, plain_text
+from rlhf_tuning.models.text_format import TextFormat, instructed
 from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.promotion import rehearsal
+from rlhf_tuning.registry import register_model
 from rlhf_tuning.serving import kserve, local_server, openai_api
 from rlhf_tuning.serving.vllm import ServingPlan, plan_serving
 
@@ -109,31 +111,23 @@ def said(answer):
     return answer.text.rstrip("\ufffd").strip()
 
 
-def theirs(server, model, question):
-    """Return the tokens of the prompt, those of the answer, and the log-probability of each."""
-    body = {"messages": instructed(question, {}), "return_token_ids": True, "logprobs": True}
-    reply = openai_api.post(
-        server.url, "chat/completions", {"model": model, "temperature": 0, "max_tokens": TOKENS, **body}
-    )
-    choice = reply["choices"][0]
-    return reply["prompt_token_ids"], choice["token_ids"], [each["logprob"] for each in choice["logprobs"]["content"]]
-
-
 def test_a_chat_model_s_answers_are_ours_token_for_token_and_so_are_their_probabilities(chat_server, chat_model):
     assert openai_api.is_healthy(chat_server.url)
     assert openai_api.served_model(chat_server.url) == "palms@1"
     for question, answer in zip(QUESTIONS, ours(chat_model, QUESTIONS), strict=True):
-        prompt, ids, logs = theirs(chat_server, "palms@1", question)
-        assert prompt == text_format(chat_model).prompt_ids(instructed(question, {}))
-        assert tuple(ids) == answer.ids
-        expected = token_log_probabilities(load(chat_model), [prompt], [ids])
-        assert logs == pytest.approx(expected.tolist(), abs=1e-4)
-        assert openai_api.ask(chat_server.url, "palms@1", instructed(question, {}), max_tokens=TOKENS) == said(answer)
+        conversation = instructed(question, {})
+        reply = openai_api.likeliest(chat_server.url, "palms@1", conversation, max_tokens=TOKENS)
+        assert tuple(reply.token_ids) == answer.ids
+        prompt = text_format(chat_model).prompt_ids(conversation)
+        expected = token_log_probabilities(load(chat_model), [prompt], [answer.ids])
+        assert reply.log_probabilities == pytest.approx(expected.tolist(), abs=1e-4)
+        assert openai_api.ask(chat_server.url, "palms@1", conversation, max_tokens=TOKENS) == reply.text == said(answer)
 
 
 def test_an_adapter_beside_the_base_model_answers_as_the_merged_model(chat_server, chat_model, merged_model):
     for question, answer in zip(QUESTIONS, ours(merged_model, QUESTIONS), strict=True):
-        assert tuple(theirs(chat_server, "tuned", question)[1]) == answer.ids
+        reply = openai_api.likeliest(chat_server.url, "tuned", instructed(question, {}), max_tokens=TOKENS)
+        assert tuple(reply.token_ids) == answer.ids
     assert ours(merged_model, QUESTIONS) != ours(chat_model, QUESTIONS)
 
 
@@ -141,17 +135,32 @@ def test_a_model_without_a_template_is_asked_by_its_text_and_ends_where_ours_doe
     with serving(vllm, plain_model, InFloat32(**asdict(plan_serving(plain_model, {})))) as server:
         for question, answer in zip(QUESTIONS, ours(plain_model, QUESTIONS), strict=True):
             conversation = instructed(question, {})
-            assert openai_api.ask(server.url, "palms@1", conversation, max_tokens=TOKENS) == said(answer)
-            body = {
-                "prompt": plain_text(conversation),
-                "temperature": 0,
-                "max_tokens": TOKENS,
-                "return_token_ids": True,
-            }
-            choice = openai_api.post(server.url, "completions", {"model": "palms@1", **body})["choices"][0]
-            assert choice["prompt_token_ids"] == text_format(plain_model).prompt_ids(conversation)
-            assert tuple(choice["token_ids"]) == answer.ids
-            assert choice["finish_reason"] == ("stop" if answer.ended else "length")
+            reply = openai_api.likeliest(server.url, "palms@1", conversation, max_tokens=TOKENS)
+            assert tuple(reply.token_ids) == answer.ids
+            prompt = text_format(plain_model).prompt_ids(conversation)
+            expected = token_log_probabilities(load(plain_model), [prompt], [answer.ids])
+            assert reply.log_probabilities == pytest.approx(expected.tolist(), abs=1e-4)
+            assert openai_api.ask(server.url, "palms@1", conversation, max_tokens=TOKENS) == reply.text == said(answer)
+    assert ours(plain_model, QUESTIONS)[0].ended
+
+
+def test_a_rehearsal_of_a_deployment_finds_our_answers(vllm, chat_model, tmp_path, monkeypatch):
+    parameters = {"instruction": "", "instruction_role": "user"}
+    evaluation = tmp_path / "evaluation"
+    evaluation.write_text(json.dumps({"answers": [{"prompt": instructed(question, {})} for question in QUESTIONS]}))
+    version = register_model(
+        model_dir=str(chat_model),
+        adapter_dir="",
+        name="palms",
+        manifest={"parameters": parameters},
+        registry_dir=tmp_path / "registry",
+    )
+    # An untrained model repeats itself.
+    monkeypatch.setattr(rehearsal, "problem_with_answer", lambda text, prompt: "")
+    found = rehearsal.rehearse(version.resource_name, str(evaluation), str(tmp_path / "registry"))
+    assert found.startswith(f"Deployment rehearsed with vLLM {vllm.version} (cpu): ")
+    assert " of 4 answers are ours to the letter; its log-probabilities are 0.0" in found
+    assert "more than rounding" not in found
 
 
 PARSE = """

@@ -2,7 +2,7 @@
 """Stands where a Python that has vLLM would: says its version, and serves OpenAI's API, or fails as it is told to.
 
 The environment variable FAKE_VLLM says how: `{"import": "reason"}`, `{"start": "text and exit status 1"}`,
-`{"first": "reason"}`: well until it is asked. Without it the server answers a completion with its own arguments.
+`{"first": "reason"}`: well until it is asked, `{"chat": "the answer"}`. A completion is answered with its own arguments.
 """
 
 import json
@@ -27,6 +27,9 @@ class Handler(BaseHTTPRequestHandler):
         if "first" in FAULTS:
             print(FAULTS["first"], flush=True)
             return self.reply(500, {"error": {"message": "EngineCore encountered an issue."}})
+        if self.path == "/v1/chat/completions":
+            tokens = {"token_ids": [5], "logprobs": {"content": [{"logprob": -1.0}]}}
+            return self.reply(200, {"choices": [{"message": {"content": FAULTS["chat"]}, **tokens}]})
         self.reply(200, {"choices": [{"text": json.dumps(sys.argv[3:])}]})
 
     def reply(self, status, content):

@@ -4,6 +4,7 @@ A model with a chat template is sent the turns. One without refuses them and is 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,15 @@ from rlhf_tuning.models.text_format import Turn, plain_text
 _SECONDS = 300.0
 #: Part of vLLM's answer where a model has no chat template.
 _NO_TEMPLATE = "must provide a chat template"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """An answer; its tokens and the log-probability of each where they were asked for."""
+
+    text: str
+    token_ids: list[int]
+    log_probabilities: list[float]
 
 
 class _RefusedError(UserError):
@@ -81,16 +91,42 @@ def ask(
     """
     check_limits(target_sequence_length=max_tokens, temperature=temperature, seed=seed)
     settings = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    return _reply(url, conversation, settings).text
+
+
+def likeliest(url: str, model: str, conversation: Sequence[Turn], *, max_tokens: int) -> Reply:
+    """Return a served model's likeliest answer with its tokens, which vLLM tells.
+
+    Args:
+        url: From `base_url`.
+        model: The model's name there.
+        conversation: Rendered as in training.
+        max_tokens: Most tokens of the answer.
+
+    Raises:
+        UserError: If the server refuses.
+        RunError: If it cannot be reached, fails, or answers in another form.
+    """
+    settings = {"model": model, "max_tokens": max_tokens, "temperature": 0, "return_token_ids": True}
+    return _reply(url, conversation, settings, tokens=True)
+
+
+def _reply(url: str, conversation: Sequence[Turn], settings: Mapping[str, object], *, tokens: bool = False) -> Reply:
     try:
-        reply = post(url, "chat/completions", {"messages": [dict(turn) for turn in conversation], **settings})
-        text = _first_choice(reply).get("message", {}).get("content")
+        chat = {"messages": [dict(turn) for turn in conversation], **settings, **({"logprobs": True} if tokens else {})}
+        choice = _first_choice(post(url, "chat/completions", chat))
+        text = choice.get("message", {}).get("content")
+        logs = [token["logprob"] for token in choice["logprobs"]["content"]] if tokens else []
     except _RefusedError as error:
         if _NO_TEMPLATE not in str(error):
             raise
-        text = _first_choice(post(url, "completions", {"prompt": plain_text(conversation), **settings})).get("text")
+        plain = {"prompt": plain_text(conversation), **settings, **({"logprobs": 1} if tokens else {})}
+        choice = _first_choice(post(url, "completions", plain))
+        text = choice.get("text")
+        logs = choice["logprobs"]["token_logprobs"] if tokens else []
     if text is None:
         raise RunError(f"{url} answered in a form that is not OpenAI's.")
-    return str(text).strip()
+    return Reply(text=str(text).strip(), token_ids=choice.get("token_ids") or [], log_probabilities=logs)
 
 
 def post(url: str, path: str, body: Mapping[str, object]) -> Any:
