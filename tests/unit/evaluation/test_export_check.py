@@ -119,7 +119,7 @@ def two_layers_swapped(trained):
 
 @pytest.mark.parametrize("fault", [not_merged, half_the_scaling, merged_twice, two_layers_swapped])
 def test_a_fault_of_the_merge_ends_the_run(base, tmp_path, predictions, fault):
-    trained = Trained(base, tmp_path, size=0.004)
+    trained = Trained(base, tmp_path, size=0.007)
     trained.save(fault(trained))
     with pytest.raises(RunError, match=r"is not the policy that was trained: .* Nothing was registered\."):
         trained.check(predictions)
