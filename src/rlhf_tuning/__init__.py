@@ -3,6 +3,6 @@
 It knows nothing of Kubeflow Pipelines. Modules that need torch import it themselves, so `import rlhf_tuning` stays light.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["__version__"]
