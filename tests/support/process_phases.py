@@ -35,8 +35,8 @@ def introduce(config, greeting):
 
 
 def fail_in_the_second(config, how):
-    """Fail in one process while the other waits for it."""
-    processes.join()
+    """Say who did what, then fail in one process while the other waits for it."""
+    step.say(str(introduce(config, "hello")))
     if environment.process_index() == 1:
         if how == "error":
             raise ModelError("There is no such model.")

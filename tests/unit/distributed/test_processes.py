@@ -26,17 +26,13 @@ def test_alone_a_phase_runs_in_this_process(capsys):
     assert capsys.readouterr().out == "hello from 0\n"
 
 
-def test_of_two_processes_each_does_its_share_and_the_main_one_speaks(two, capfd):
-    found = processes.run(process_phases.introduce, Config(), greeting="hello")
-    assert found == [[0, 0], [1, 1], [2, 0], [3, 1], [4, 0]]
-    assert capfd.readouterr().out == "Training in 2 processes\nhello from 0\n"
-
-
-def test_an_error_in_one_process_ends_all_and_the_step_with_its_message(two, capfd):
+def test_each_process_does_its_share_the_main_one_speaks_and_an_error_in_one_ends_all_and_the_step(two, capfd):
     with pytest.raises(SystemExit) as ended, running_step("Reinforcer"):
         processes.run(process_phases.fail_in_the_second, Config(), how="error")
     assert ended.value.code == 2
     said = capfd.readouterr()
+    assert said.out.count("hello from") == 1
+    assert "Training in 2 processes\nhello from 0\n[[0, 0], [1, 1], [2, 0], [3, 1], [4, 0]]\n" in said.out
     assert said.out.endswith("ERROR in step Reinforcer: There is no such model.\n")
     assert "Traceback" not in said.out + said.err
 
