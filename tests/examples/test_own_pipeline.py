@@ -52,6 +52,7 @@ class Learnt(NamedTuple):
     checked: str
 
 
+@pytest.mark.slow
 def test_components_loaded_from_yaml_make_a_pipeline_and_need_none_of_what_only_ours_know(
     tmp_path: Path, tiny_model: Path
 ) -> None:

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from rlhf_tuning import environment
 from rlhf_tuning.smoke import devices
 from rlhf_tuning.smoke.checks import FAILS, NOTE, WORKS
 from rlhf_tuning.smoke.devices import SmokeConfig, check_devices
@@ -16,17 +15,14 @@ def states(checks):
 
 
 @needs_no_gpu
-@pytest.mark.parametrize("processes", [1, 2])
-def test_every_device_multiplies_and_all_learn_the_same(processes, monkeypatch):
-    monkeypatch.setattr(environment, "PROCESSES", str(processes))
+def test_a_processor_multiplies_and_learns():
+    # In two processes: the slow test of the pipeline.
     checks = check_devices(SmokeConfig(expects_gpu=False), "A step")
-    multiplied = {f"Device {index} of {processes} multiplies": WORKS for index in range(1, processes + 1)}
     assert states(checks) == {
         "The GPU and its driver can be used": NOTE,
+        "Device 1 of 1 multiplies": WORKS,
         "A language model learns on every device": WORKS,
-        **multiplied,
     }
-    assert ("2 processes hold the same weights" in checks[-1].seen) == (processes == 2)
 
 
 @needs_no_gpu
