@@ -144,7 +144,7 @@ def running_step(
     except RlhfError as error:
         _fail(name, error)
     except MemoryError:
-        _fail(name, RunError("Out of memory. Lower batch_size or the sequence lengths, or use a larger machine."))
+        _fail(name, RunError(_NO_MEMORY))
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             emit("error", step=name, text=f"{type(error).__name__}: {error}", status=1)
@@ -153,6 +153,8 @@ def running_step(
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU; not every step has torch
+            _fail(name, RunError(_NO_MEMORY))
         emit("error", step=name, text=f"{type(error).__name__}: {error}", status=1)
         raise
     clock.hand_on()
@@ -177,6 +179,9 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+_NO_MEMORY = "Out of memory. Lower batch_size or the sequence lengths, or use a machine, or GPUs, with more of it."
 
 
 def _disk_error(error: OSError) -> str:

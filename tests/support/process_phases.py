@@ -42,6 +42,10 @@ def fail_in_the_second(config, how):
             raise ModelError("There is no such model.")
         if how == "bug":
             raise ZeroDivisionError("nothing to share")
+        if how == "full":
+            import torch
+
+            raise torch.OutOfMemoryError("CUDA out of memory.")
         os.kill(os.getpid(), signal.SIGKILL)
     processes.spread(lambda rows: time.sleep(0.2) or list(rows), [1, 2])
     time.sleep(600)

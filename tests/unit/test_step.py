@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import DataError, RunError
@@ -66,9 +67,10 @@ def test_an_error_nobody_expected_keeps_its_traceback_and_is_named(events):
     assert event["status"] == 1
 
 
-def test_lack_of_memory_says_what_to_lower(events):
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_lack_of_memory_says_what_to_lower(events, error):
     with pytest.raises(SystemExit), running_step("Reinforcer"):
-        raise MemoryError
+        raise error("CUDA out of memory. Tried to allocate 20.00 MiB.")
     assert "batch_size" in events()[-1]["text"]
 
 

@@ -29,8 +29,8 @@ Found = TypeVar("Found")
 #: How long processes wait for each other: the main one may write a large model meanwhile. A failure ends all at once.
 _PATIENCE = timedelta(hours=6)
 
-#: Errors that a process hands on as they are, by name.
-_KINDS: dict[str, type[Exception]] = {
+#: Errors that a process hands on as they are, by name. A GPU that is full is one of memory.
+_KINDS: dict[str, type[Exception]] = {"OutOfMemoryError": MemoryError} | {
     kind.__name__: kind for kind in (ParameterError, DataError, ModelError, MachineError, RunError, MemoryError)
 }
 

@@ -163,10 +163,10 @@ class _KeptBatches:
 
 
 def _load(config: InferenceConfig) -> Any:
+    dtype = base_model.choose_dtype(config.dtype)
+    base_model.check_memory(config.large_model_reference, dtype=dtype)
     base_model.check_disk(config.large_model_reference)
-    model = base_model.load_causal_lm(
-        config.large_model_reference, dtype=base_model.choose_dtype(config.dtype), shard=True
-    )
+    model = base_model.load_causal_lm(config.large_model_reference, dtype=dtype, shard=True)
     base_model.check_context(
         model,
         prompt_sequence_length=config.prompt_sequence_length,

@@ -137,8 +137,8 @@ def check_context(model: Any, *, prompt_sequence_length: int, target_sequence_le
     )
 
 
-def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, copies: int = 0) -> None:
-    """Refuse, before it is loaded, a model whose training cannot fit on a GPU.
+def check_memory(reference: str, *, dtype: torch.dtype, rank: str = "", full: bool = False, copies: int = 0) -> None:
+    """Refuse, before it is loaded, a model that cannot fit on a GPU, whether it learns or only answers.
 
     Counted is what stays there: weights, and for those that learn a gradient and AdamW's two averages, in float32. Layers
     are divided over several GPUs where all that is too large for each (`is_too_large`).
@@ -146,7 +146,7 @@ def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, c
     Args:
         reference: The base model.
         dtype: Of frozen weights.
-        rank: Name of the parameter that is the adapter's rank.
+        rank: Name of the parameter that is the adapter's rank; empty where the model only answers.
         full: Whether all weights learn.
         copies: Further copies of the weights, where all learn.
 
@@ -165,9 +165,10 @@ def check_memory(reference: str, *, dtype: torch.dtype, rank: str, full: bool, c
         needed -= (weight + beside) * (sum(layers) - sum(layers) // environment.process_count())
         needed += dtype.itemsize * 2 * max(layers)
     if needed > memory:
+        doing = f"training it with {rank} {0 if full else 'above 0'}" if rank else "answering with it"
         raise ModelError(
-            f"The base model {reference!r} does not fit: training it with {rank} {0 if full else 'above 0'} takes more than "
-            f"{needed / 1e9:.3g} GB of each GPU, which has {memory / 1e9:.3g} GB. "
+            f"The model {reference!r} does not fit: {doing} takes more than {needed / 1e9:.3g} GB of each GPU, which has "
+            f"{memory / 1e9:.3g} GB. "
             f"Use more GPUs, GPUs with more memory, {f'a {rank} above 0, ' if full else ''}or a smaller model."
         )
 

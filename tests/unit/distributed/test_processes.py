@@ -44,6 +44,12 @@ def test_a_bug_in_one_process_comes_with_its_traceback(two):
 
 
 @pytest.mark.slow
+def test_a_gpu_that_is_full_in_one_process_is_want_of_memory(two):
+    with pytest.raises(MemoryError):
+        processes.run(process_phases.fail_in_the_second, Config(), how="full")
+
+
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_a_failure_of_the_machine(two):
     with pytest.raises(RunError, match=r"Process 2 of 2 was ended from outside .*SIGKILL.*Lower batch_size"):
         processes.run(process_phases.fail_in_the_second, Config(), how="killed")

@@ -3,9 +3,10 @@ import shutil
 
 import pytest
 
-from rlhf_tuning.errors import DataError, ParameterError
+from rlhf_tuning.errors import DataError, ModelError, ParameterError
 from rlhf_tuning.generation import inference
 from rlhf_tuning.generation.inference import InferenceConfig, read_predictions, write_predictions
+from rlhf_tuning.models import base_model
 
 
 def test_a_missing_prompts_file_is_named(tiny_model, tmp_path):
@@ -33,6 +34,15 @@ def test_answers_are_written_one_a_line_in_the_order_of_the_prompts(tiny_model, 
     assert rows == 3
     assert [row["prompt"][-1]["content"] for row in found] == contents
     assert all(len(row["token_ids"]) == row["tokens"] <= 6 for row in found)
+
+
+def test_a_model_that_no_gpu_can_hold_is_refused_before_it_is_loaded(tiny_model, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(base_model, "gpu_memory", lambda: 1000)
+    monkeypatch.setattr(base_model, "load_causal_lm", pytest.fail)
+    with pytest.raises(
+        ModelError, match=r"does not fit: answering with it takes more than .* GB of each GPU, which has"
+    ):
+        infer(tiny_model, prompts, tmp_path / "out")
 
 
 def test_rejects_settings_beyond_their_limits():
