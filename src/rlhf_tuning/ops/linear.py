@@ -5,7 +5,7 @@ and added, each a pass over all activations. Here a layer and its adapter are on
 in the precision of the products; the adapter's part is added in place. The numbers are PEFT's up to rounding
 (`tests/unit/test_linear.py`).
 
-On a CPU, float32 products are oneDNN's; torch takes MKL's, which are half as fast on some processors.
+On a CPU with AVX512, float32 products are oneDNN's; torch takes MKL's, which are half as fast on some of these.
 """
 
 from collections.abc import Iterator
@@ -106,7 +106,7 @@ def _forward(layer: Any, plain: Any, input: torch.Tensor, *args: Any, **settings
 
 def multiply(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return rows x the transpose of weight (+ bias)."""
-    if rows.device.type == "cpu" and rows.dtype == torch.float32 and processor.has_onednn(rows.dtype):
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and processor.onednn_is_faster():
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return product
     return nn.functional.linear(rows, weight, bias)

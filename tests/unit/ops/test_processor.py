@@ -39,4 +39,5 @@ def test_what_onednn_is_said_to_have_it_has():
 def test_a_processor_held_to_avx2_has_no_more():
     assert torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
     assert not processor.has_onednn(torch.bfloat16)
+    assert not processor.onednn_is_faster()
     assert base_model.choose_dtype("auto") == torch.float32
