@@ -61,8 +61,9 @@ def add_parameters(parser: argparse.ArgumentParser, parameters: Iterable[Paramet
 
 def _add_parameter(group: argparse._ArgumentGroup, parameter: Parameter) -> None:
     dashed, plain = f"--{parameter.name.replace('_', '-')}", f"--{parameter.name}"
-    default = "" if parameter.default in (None, "") else f"; default: {str(parameter.default).replace('True', 'true')}"
     is_switch = parameter.type is bool
+    shown = str(parameter.default).lower() if is_switch else parameter.default
+    default = "" if parameter.default in (None, "") else f"; default: {shown}"
     # Help shows one spelling; the other, as in parameter_values, works just as well.
     group.add_argument(
         dashed,

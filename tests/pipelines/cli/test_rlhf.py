@@ -60,6 +60,8 @@ def test_help_names_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for name in PARAMETERS:
         assert f"--{name.replace('_', '-')} " in shown
+    assert "default: True" not in shown
+    assert "default: False" not in shown
 
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
