@@ -50,7 +50,7 @@ GEMINI_API_KEY = os.environ.get("GEMINI_API_KEY", "") or os.environ.get("GOOGLE_
 #: "events" makes a step print its progress as machine-readable lines, which `rlhf run` draws; "lines" as sparse text.
 PROGRESS = os.environ.get("RLHF_PROGRESS", "lines")
 
-#: Seconds between two progress lines of a step when PROGRESS is "lines".
+#: Seconds between two progress lines of a step when RLHF_PROGRESS is "lines".
 PROGRESS_SECONDS = float(os.environ.get("RLHF_PROGRESS_SECONDS", "15"))
 
 #: Google Cloud region where none is given, by the names that Google's own tools read.
