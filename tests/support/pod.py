@@ -5,6 +5,7 @@ skipped elsewhere.
 """
 
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,8 @@ def python_in_a_pod(
     ran = subprocess.run(
         [
             *(*unshare, "sh", "-c", _SCRIPT, "pod", str(root), user),
-            *(str(Path.home()), *scratch, "--", *python, "--"),
+            # By the user, not by HOME, which may name another folder.
+            *(pwd.getpwuid(os.getuid()).pw_dir, *scratch, "--", *python, "--"),
             *(sys.executable, "-c", code, *arguments),
         ],
         env={name: value for name, value in variables.items() if value is not None},
