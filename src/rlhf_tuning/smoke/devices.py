@@ -155,7 +155,7 @@ def _devices(step: str, found: Sequence[dict[str, Any]]) -> list[Check]:
     checks = []
     for index, seen in enumerate(found):
         memory = f" with {seen['memory'] / 2**30:.0f} GiB" if seen["memory"] else ""
-        said = f"{seen['device']}{memory}: {seen['tflops']:.1f} TFLOP/s in bfloat16, {seen['error']:.2%} off"
+        said = f"{seen['device']}{memory}: {seen['tflops']:.3g} TFLOP/s in bfloat16, {seen['error']:.2%} off"
         right = seen["error"] < _TOLERANCE
         remedy = "" if right else "The device gives wrong products. Use another one, and tell whoever runs the cluster."
         name = f"Device {index + 1} of {len(found)} multiplies"

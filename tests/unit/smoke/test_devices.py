@@ -39,13 +39,14 @@ def test_where_a_gpu_is_expected_its_absence_fails_at_once_with_what_to_do(monke
 
 @needs_no_gpu
 def test_wrong_products_weights_that_differ_and_processes_that_fail_are_told(monkeypatch):
-    right = {"device": "processor", "memory": 0, "error": 0.003, "tflops": 1.0}
+    right = {"device": "processor", "memory": 0, "error": 0.003, "tflops": 0.042}
     right |= {"loss": 4.0, "loss_after": 3.5, "weights": 7.0}
     found = [right, right | {"error": 0.5, "weights": 8.0}]
     monkeypatch.setattr(devices.processes, "run", lambda *a, **k: found)
     checks = check_devices(SmokeConfig(expects_gpu=False), "A step")
     assert states(checks)["Device 2 of 2 multiplies"] == FAILS
     assert states(checks)["Device 1 of 2 multiplies"] == WORKS
+    assert any("0.042 TFLOP/s" in check.seen for check in checks)  # what a small processor does is no 0.0
     assert "the processes hold different weights" in checks[-1].seen
 
     def fail(*a, **k):
