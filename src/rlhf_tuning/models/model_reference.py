@@ -214,8 +214,8 @@ def _files_in(folder: Path) -> dict[str, ModelFile]:
 def _checked_fingerprint(files: Mapping[str, ModelFile], reference: str, parameter: str) -> str:
     if not files:
         raise ModelError(
-            f"{parameter} is {reference!r}, but there is no such folder. Give a folder with config.json and safetensors "
-            f"weights, a Hugging Face hub id, or one of: {_aliases()}."
+            f"{parameter} is {reference!r}, but there is no such folder, or no file right in it. Give a folder with "
+            f"config.json and safetensors weights, a Hugging Face hub id, or one of: {_aliases()}."
         )
     if "config.json" not in files:
         raise ModelError(

@@ -61,7 +61,11 @@ def test_a_folder_without_safetensors_is_refused(tiny_model, tmp_path):
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"config\.json"):
+    (tmp_path / "checkpoint-100").mkdir()
+    with pytest.raises(ModelError, match="or no file right in it"):
+        resolve_reference(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelError, match=r"a folder without config\.json"):
         resolve_reference(str(tmp_path))
 
 
