@@ -158,7 +158,7 @@ class OverOptimisationWatch:
         last = self.looks[-1]
         if self._best is None:
             reason = (
-                f"The last checkpoint, step {last.step}, is returned: no held-out reward model was given, so nothing could "
+                f"The last checkpoint, step {last.step}, is returned: no held-out reward model looked on, so nothing could "
                 "say whether an earlier one is better."
             )
             return Outcome(best_step=last.step, last_step=last.step, stopped=False, reason=reason)

@@ -72,7 +72,7 @@ def test_without_a_held_out_reward_nothing_is_stopped_and_the_last_is_returned()
     watch = watched([0, 1, 2, 3], [None] * 4)
     outcome = watch.outcome()
     assert (outcome.stopped, outcome.best_step) == (False, 30)
-    assert "no held-out reward model" in outcome.reason
+    assert "no held-out reward model looked on" in outcome.reason  # an untrusted one does not either
     assert watch.as_json()["looks"][0]["held_out_reward"] is None
 
 
