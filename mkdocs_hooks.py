@@ -242,7 +242,7 @@ def environment_table() -> str:
     """Return a table of the environment variables that are read, in Markdown."""
     rows = []
     for comment, code in _VARIABLE.findall(inspect.getsource(environment)):
-        names = ", ".join(f"`{name}`" for name in re.findall(r'get\("(\w+)"', code))
+        names = ", ".join(f"`{name}`" for name in re.findall(r'\("([A-Z][A-Z_]+)"', code))
         rows.append((names, _one_line(comment.replace("#: ", ""))))
     return _table(("variable", "meaning"), rows)
 

@@ -1,6 +1,7 @@
 """Every environment variable that this project reads, with its default beside it."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,8 +15,31 @@ def _home() -> Path:
     home = Path(os.path.expanduser("~"))  # stays `~` where there is none; pathlib raises
     if home.is_absolute() and os.access(next(place for place in (home, *home.parents) if place.exists()), os.W_OK):
         return home
-    os.environ["HOME"] = tempfile.mkdtemp(prefix="rlhf-home-")
+    os.environ["HOME"] = str(_temporary_home())
     return Path(os.environ["HOME"])
+
+
+def _temporary_home() -> Path:
+    """Return the same folder for every command of a user, so that one finds what another left; nobody else's, though."""
+    home = Path(tempfile.gettempdir()) / f"rlhf-home-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    return (
+        home
+        if home.lstat().st_uid == os.getuid() and not home.is_symlink()
+        else Path(tempfile.mkdtemp(prefix="rlhf-home-"))
+    )
+
+
+def _number(name: str, default: str) -> float:
+    text = os.environ.get(name, default)
+    try:
+        return float(text)
+    except ValueError:
+        print(
+            f"rlhf: the environment variable {name} is {text!r}; it must be a number, such as {default}.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
 
 
 _HOME = _home()
@@ -51,7 +75,7 @@ GEMINI_API_KEY = os.environ.get("GEMINI_API_KEY", "") or os.environ.get("GOOGLE_
 PROGRESS = os.environ.get("RLHF_PROGRESS", "lines")
 
 #: Seconds between two progress lines of a step when RLHF_PROGRESS is "lines".
-PROGRESS_SECONDS = float(os.environ.get("RLHF_PROGRESS_SECONDS", "15"))
+PROGRESS_SECONDS = _number("RLHF_PROGRESS_SECONDS", "15")
 
 #: Google Cloud region where none is given, by the names that Google's own tools read.
 GOOGLE_CLOUD_REGION = os.environ.get("GOOGLE_CLOUD_REGION", "") or os.environ.get("CLOUD_ML_REGION", "")
