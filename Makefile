@@ -8,6 +8,8 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --co
 RUNS ?= runs
 RUN_FLAGS ?=
 SEEDS ?= 0 1 2
+# One more than there are cores: some tests wait for something.
+WORKERS = $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 # A processor without AVX512, as torch and oneDNN see it, and the tests that depend on it.
 AVX2 = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 NUMERICS = tests/unit/ops tests/unit/generation/test_rollout.py tests/unit/training
@@ -23,7 +25,7 @@ tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (it s
 	@$(VENV)/bin/rlhf run --sample --pipeline-root $(RUNS) $(RUN_FLAGS)
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
-	$(VENV)/bin/python -m pytest -q -n auto --dist worksteal
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "slow and not docker and not gpu and not vllm"
 	$(AVX2) $(VENV)/bin/python -m pytest -q -n auto --dist worksteal $(NUMERICS)
 

@@ -800,7 +800,7 @@ def test_the_commands_submit_show_and_schedule(server, storage, capsys):
             "--pipeline-root",
             "gs://bucket/r",
         ),
-        *("--large-model-reference", "HuggingFaceTB/SmolLM2-135M", "--machine", "l4", "--label", "team=blue"),
+        *("--large-model-reference", "smollm2-135m-instruct", "--machine", "l4", "--label", "team=blue"),
         *("--image", "light=docker.io/me/light:1", "--image", "trainer=docker.io/me/trainer:1"),
     ]
     assert main(["submit", *job, *there]) == 0
