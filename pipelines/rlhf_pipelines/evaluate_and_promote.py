@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from kfp import dsl
 
 from rlhf_components import evaluate, find_champion, infer
-from rlhf_pipelines.upload_phases import RUN_PLACE, UPLOAD_PHASES
+from rlhf_pipelines.upload_phases import RUN_PLACE, TUNED, UPLOAD_PHASES
 from rlhf_pipelines.wiring import Values, takes_inputs
 
 
@@ -41,13 +41,8 @@ def for_target(target: str, **artifacts: Any) -> Any:
         evaluate,
         upload_phase,
         **artifacts,
-        model=dsl.Input[dsl.Model],
-        adapter=dsl.Input[dsl.Model],
+        **TUNED,
         evaluation_prompts=dsl.Input[dsl.Dataset],
-        large_model_fingerprint=str,
-        prompt_fingerprint=str,
-        preference_fingerprint=str,
-        eval_fingerprint=str,
         data_warnings=str,
         seed=int,
     )

@@ -22,6 +22,17 @@ RUN_PLACE = {
 }
 
 
+#: What the pipelines after training are handed, whatever the method, and whatever they do with it.
+TUNED: dict[str, Any] = {
+    "model": dsl.Input[dsl.Model],
+    "adapter": dsl.Input[dsl.Model],
+    "large_model_fingerprint": str,
+    "prompt_fingerprint": str,
+    "preference_fingerprint": str,
+    "eval_fingerprint": str,
+}
+
+
 class UploadOutputs(NamedTuple):
     """The Vertex job's two outputs."""
 
@@ -38,13 +49,8 @@ def upload_to_vertex(artifacts: Mapping[str, Any]) -> Any:
         deploy_model,
         upload_tensorboard_metrics,
         **{name: kind for name, kind in artifacts.items() if name in upload_model_to_vertex.component_spec.inputs},
-        model=dsl.Input[dsl.Model],
-        adapter=dsl.Input[dsl.Model],
+        **TUNED,
         evaluation=dsl.Input[dsl.Artifact],
-        large_model_fingerprint=str,
-        prompt_fingerprint=str,
-        preference_fingerprint=str,
-        eval_fingerprint=str,
         promote=bool,
         champion=str,
     )
