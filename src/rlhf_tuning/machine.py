@@ -10,7 +10,16 @@ from rlhf_tuning.errors import MachineError
 
 #: CUDA's major version to the oldest driver that its programs run with (NVIDIA's page on CUDA compatibility).
 LEAST_DRIVER = {12: 525, 13: 580}
+#: Where a container's limit of memory stands, by the version of control groups.
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _DEVICES, _DRIVER = Path("/dev"), Path("/proc/driver/nvidia/version")
+
+
+def memory() -> int:
+    """Return the bytes of memory that this process may have: the machine's, or fewer in a container."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [path.read_text(encoding="utf-8").strip() for path in _MEMORY_LIMITS if path.is_file()]
+    return min([there, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
 def check_gpu() -> None:

@@ -69,3 +69,12 @@ def test_room_is_looked_for_where_the_folder_will_be(tmp_path: Path) -> None:
     assert machine.free_room(Path("/proc")) > free + 10**12  # it has no size
     assert machine.same_disk(folder, tmp_path)
     assert not machine.same_disk(tmp_path, Path("/proc"))
+
+
+def test_a_container_has_what_it_is_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_MEMORY_LIMITS", (tmp_path / "memory.max",))
+    there = machine.memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.memory() == there
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert machine.memory() == 1048576

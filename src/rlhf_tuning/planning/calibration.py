@@ -1,11 +1,10 @@
 """What this machine has: memory, and how fast it is at a model's own products and at the rest."""
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from rlhf_tuning import machine
 from rlhf_tuning.models.architecture import Architecture
 from rlhf_tuning.planning.forecast import Hardware
 
@@ -14,7 +13,6 @@ _GPU_SHARE = 0.55
 _SECONDS = 0.6
 #: No side of the product is longer, so that a large model is as quick to calibrate for.
 _LONGEST = 8192
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def this_machine(
@@ -54,7 +52,7 @@ def this_machine(
     return Hardware(
         name=torch.cuda.get_device_name() if gpu else "this machine",
         devices=torch.cuda.device_count() if gpu else 1,
-        memory=float(torch.cuda.get_device_properties(0).total_memory if gpu else _memory()),
+        memory=float(torch.cuda.get_device_properties(0).total_memory if gpu else machine.memory()),
         flops=flops * (_GPU_SHARE if gpu else 1),
         bandwidth=bytes_moved / copying,
         elementwise=bytes_moved / exponentials,
@@ -90,10 +88,3 @@ def _seconds(work: Callable[[], Any], clock: Callable[[], float], gpu: bool) -> 
             torch.cuda.synchronize()
         best = min(best, clock() - start)
     return best
-
-
-def _memory() -> int:
-    """Return the bytes of memory that this process may have: the machine's, or fewer in a container."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _CGROUP_LIMIT.read_text(encoding="utf-8").strip() if _CGROUP_LIMIT.is_file() else "max"
-    return machine if limit == "max" else min(machine, int(limit))

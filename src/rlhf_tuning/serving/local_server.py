@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlhf_tuning import environment
+from rlhf_tuning import environment, machine
 from rlhf_tuning.errors import ModelError, RunError, UserError
 from rlhf_tuning.serving import openai_api
 from rlhf_tuning.serving.vllm import ServingPlan, weight_bytes
@@ -209,7 +209,7 @@ def _environment() -> dict[str, str]:
 
 
 def _check_memory(model_dir: Path, model: str) -> None:
-    there, needed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), weight_bytes(model_dir)
+    there, needed = machine.memory(), weight_bytes(model_dir)
     if needed > there:
         raise ModelError(
             f"{model} needs {needed / 1e9:.3g} GB for its weights alone; this machine has {there / 1e9:.3g} GB of memory. "

@@ -91,20 +91,9 @@ def _identity(step: str) -> Check:
 
 def _machine(step: str) -> Check:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _memory_limit()
-    limited = f", of which the step may use {limit / 1e9:,.1f} GB" if limit and limit < memory else ""
     kind = f"{platform.machine()}, Python {platform.python_version()}"
-    seen = f"{cores} cores, {memory / 1e9:,.1f} GB of memory{limited}; {kind}"
+    seen = f"{cores} cores, {machine.memory() / 1e9:,.1f} GB of memory for the step; {kind}"
     return Check(step=step, name="What the machine is", state=NOTE, seen=seen)
-
-
-def _memory_limit() -> int:
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        path = Path(name)
-        if path.is_file() and (text := path.read_text(encoding="utf-8").strip()).isdecimal():
-            return int(text)
-    return 0
 
 
 def _mounts(step: str) -> Check:

@@ -27,12 +27,3 @@ def test_a_slow_clock_makes_a_slow_machine():
     times = iter(range(10**6))
     found = calibration.this_machine(SMOLLM2_135M, tokens=64, dtype="float32", clock=lambda: next(times))
     assert found.flops == 2 * 64 * 576 * 1536
-
-
-def test_a_container_has_what_it_is_allowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(calibration, "_CGROUP_LIMIT", tmp_path / "memory.max")
-    machine = calibration._memory()
-    (tmp_path / "memory.max").write_text("max\n")
-    assert calibration._memory() == machine
-    (tmp_path / "memory.max").write_text("1048576\n")
-    assert calibration._memory() == 1048576
