@@ -26,6 +26,7 @@ pytestmark = pytest.mark.vllm
 
 QUESTIONS = ["Create a description for Plantation Palms.", "The harbour smells of salt", "Zürich, ünïcödé!", "0 1 2 3"]
 TOKENS = 24
+SAMPLE_MODEL = "smollm2-135m-instruct"
 #: Least that vLLM's attention for the CPU takes.
 HEAD_DIM = 32
 
@@ -129,6 +130,21 @@ def test_an_adapter_beside_the_base_model_answers_as_the_merged_model(chat_serve
         reply = openai_api.likeliest(chat_server.url, "tuned", instructed(question, {}), max_tokens=TOKENS)
         assert tuple(reply.token_ids) == answer.ids
     assert ours(merged_model, QUESTIONS) != ours(chat_model, QUESTIONS)
+
+
+def test_the_sample_s_model_with_what_it_learnt_answers_as_ours(vllm, tmp_path):
+    """The weights that `make tune` serves; what they learnt is drawn, since here it need not be good."""
+    torch.manual_seed(5)
+    config = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=1, target_modules="all-linear", init_lora_weights=False)
+    tuned = get_peft_model(load(SAMPLE_MODEL), config).merge_and_unload()
+    tuned.to(torch.bfloat16).save_pretrained(tmp_path)
+    load_tokenizer(SAMPLE_MODEL).save_pretrained(tmp_path)
+    questions = ["Describe Plantation Palms.", "Describe Old Town Square in one sentence."]
+    with serving(vllm, tmp_path, InFloat32(**asdict(plan_serving(tmp_path, {})))) as server:
+        for question, answer in zip(questions, ours(tmp_path, questions), strict=True):
+            reply = openai_api.likeliest(server.url, "palms@1", instructed(question, {}), max_tokens=TOKENS)
+            assert tuple(reply.token_ids) == answer.ids
+    assert ours(tmp_path, questions) != ours(SAMPLE_MODEL, questions)
 
 
 def test_a_model_without_a_template_is_asked_by_its_text_and_ends_where_ours_does(vllm, plain_model):
