@@ -171,6 +171,7 @@ def check_datasets(
             problem_counts=dict(problems.counts),
             problems=tuple(problem for kept in problems.kept.values() for problem in kept),
             repeats=problems.repeats(),
+            advice=tuple(problems.advice),
             usable=not problems.counts,
         ),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
-from rlhf_tuning.data.nearest import closest_field
+from rlhf_tuning.data.nearest import closest_field, may_be
 from rlhf_tuning.data.problems import Fault, describe, shorten
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.shape import Field
@@ -49,7 +49,7 @@ def check_fields(
     extra = [field for field in record if field not in required and field not in optional]
     missing = [field for field in required if field not in record]
     # The only field too many is mostly the only missing one by another name.
-    same = extra[0] if len(extra) == len(missing) == 1 else ""
+    same = extra[0] if len(extra) == len(missing) == 1 and may_be(extra[0], missing[0]) else ""
     for field in required:
         if field not in record:
             complete = False
@@ -102,8 +102,6 @@ def read_preference(record: Mapping[str, object], faults: list[Fault], where: st
         accepted += ", without quotes" if choice in ("0", "1") else ""
         faults.append(Fault("wrong_type", where + "choice", describe(choice), accepted))
     elif choice not in (0, 1):
-        if choice == 2:
-            accepted += "; if this data counts from 1, all its rows are meant otherwise: subtract 1 from each"
         faults.append(Fault("wrong_choice", where + "choice", describe(choice), accepted))
     else:
         return (first, second, True) if choice == 0 else (second, first, False)

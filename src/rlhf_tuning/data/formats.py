@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from rlhf_tuning.data import trl_conversational, trl_standard, vertex_chat, vertex_chat_inline, vertex_text
 from rlhf_tuning.data.fields import PREFERENCE_FIELDS
-from rlhf_tuning.data.nearest import SPLIT_ANSWERS, nearest_format
+from rlhf_tuning.data.nearest import nearest_format
 from rlhf_tuning.data.problems import Fault, shorten
 from rlhf_tuning.data.rows import Kind, Row
 from rlhf_tuning.data.shape import Shape
@@ -91,7 +91,7 @@ def _row_fault(record: Mapping[str, object], row_format: Format | None, accepts:
     trl = fields & set(trl_standard.PREFERENCE)
     if row_format is None or whole_turns or len(vertex) > 1 or (trl and (vertex or fields >= {*PREFERENCE_FIELDS})):
         if whole_turns and "preference" in accepts:
-            accepted = f"prompt, chosen and rejected as messages, and nothing else; convert the rows: {SPLIT_ANSWERS}"
+            accepted = "prompt, chosen and rejected as messages, and nothing else"
         else:
             shapes = tuple(_fields_of(each, kind) for each in FORMATS for kind in accepts if kind in each.shapes)
             accepted = nearest_format(tuple(islice(record, 100)), shapes)

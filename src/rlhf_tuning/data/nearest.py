@@ -6,8 +6,21 @@ from functools import lru_cache
 
 from rlhf_tuning.data.problems import shorten
 
-#: What turns the rows of many preference datasets on the Hugging Face hub into TRL conversational ones.
-SPLIT_ANSWERS = "jq -c '{prompt: .chosen[:-1], chosen: .chosen[-1:], rejected: .rejected[-1:]}'"
+_PROMPTS = ("question", "query", "instruction", "input", "text", "user_prompt", "user_input", "history")
+
+#: What well-known datasets call our fields.
+SYNONYMS = {
+    "input_text": ("prompt", *_PROMPTS),
+    "prompt": ("input_text", *_PROMPTS),
+    "chosen": (
+        *("chosen_response", "response_chosen", "chosen_answer", "preferred", "preferred_response", "preferred_output"),
+        *("accepted", "better", "response_j", "win", "winner"),
+    ),
+    "rejected": (
+        *("rejected_response", "response_rejected", "rejected_answer", "dispreferred", "dispreferred_response"),
+        *("non_preferred_output", "worse", "response_k", "lose", "loser"),
+    ),
+}
 
 _OPTIONAL = ("context",)
 
@@ -31,24 +44,35 @@ def nearest_format(fields: tuple[str, ...], shapes: tuple[tuple[str, ...], ...])
     renamed = {field: name for field in missing if (name := closest_field(field, surplus))}
     left = [field for field in surplus if field not in renamed.values()]
     lost = [field for field in missing if field not in renamed]
-    if len(lost) == 1 and len(left) == 1:
-        # The only one that is missing and the only one too many: mostly the same thing by another name.
+    if len(lost) == 1 and len(left) == 1 and may_be(left[0], lost[0]):
         renamed[lost.pop()] = left.pop()
     advice = [f"did you mean {field} by {shorten(ascii(name)[1:-1])}?" for field, name in renamed.items()]
-    advice += [f"{', '.join(lost)} {'is' if len(lost) == 1 else 'are'} missing"] if lost else []
-    if lost == ["prompt"]:
-        advice.append("if both answers begin with it, extract_prompt of trl.data_utils takes it from them")
-    advice += [f"drop {', '.join(ascii(name)[1:-1] for name in left)}"] if left else []
+    if lost:
+        advice.append(f"{', '.join(lost)} {'is' if len(lost) == 1 else 'are'} missing")
+    elif left:
+        others = ", ".join(ascii(name)[1:-1] for name in left)
+        advice.append(f"{others} {'has' if len(left) == 1 else 'have'} no place in it")
     return shorten(f"a row with {', '.join(best)}, the nearest format; {'; '.join(advice)}", 300)
 
 
 def closest_field(field: str, names: Sequence[str]) -> str:
-    """Return the one of some names that is most likely a misspelling of a field; empty where none is."""
-    spelt = {name.lower().replace("-", "_"): name for name in names[:_MOST_FIELDS]}
+    """Return the one of some names that most likely means a field, misspelt or by another common name; else nothing."""
+    spelt = {plain(name): name for name in names[:_MOST_FIELDS]}
     # candidate_0 and candidate_1 are alike, but one is no misspelling of the other: their numbers must agree.
     same = [name for name in spelt if _digits(name) == _digits(field)]
     found = difflib.get_close_matches(field, same, n=1, cutoff=0.75)
+    found = found or [name for name in SYNONYMS.get(field, ()) if name in spelt]
     return spelt[found[0]] if found else ""
+
+
+def may_be(name: str, field: str) -> bool:
+    """Say whether the only field too many may be the only missing one by another name: not where just a number differs."""
+    return _digits(name) == _digits(field) or name.strip("0123456789") != field.strip("0123456789")
+
+
+def plain(name: str) -> str:
+    """Return a field's name as it is compared with others."""
+    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def _digits(name: str) -> str:

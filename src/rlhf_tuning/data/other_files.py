@@ -22,6 +22,11 @@ _COLUMNS = (
     "python3 -c 'import json, sys; table = json.load(sys.stdin.buffer); [print(json.dumps(dict(zip(table, row)))) "
     "for row in zip(*(column.values() for column in table.values()))]'"
 )
+# Between two objects is no comma, and no string of JSON goes over a line's end.
+_OBJECTS = (
+    'python3 -c \'import json, re, sys; text = sys.stdin.buffer.read().decode("utf-8-sig"); '
+    '[print(json.dumps(row)) for row in json.loads("[" + re.sub(r"}\\s*\\n\\s*{", "},{", text) + "]")]\''
+)
 _CSV = (
     "python3 -c 'import csv, io, json, sys; [print(json.dumps({row})) for row in "
     'csv.DictReader(io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline=""){delimiter})]\''
@@ -88,7 +93,7 @@ def other_file(first: bytes, rest: bytes, name: str, *, cut: bool = False) -> Ot
         return None
     what, program = found
     # A program is written in small letters; all else is a sentence.
-    how = f"Convert it: {convert(name, program)}" if program[0].islower() else program
+    how = f"Convert it: {convert((name,), program)}" if program[0].islower() else program
     return OtherFile(what, f"one JSON object on each line. {how}")
 
 
@@ -126,7 +131,7 @@ def _json(line: bytes, rest: bytes) -> tuple[str, str] | None:
     following = text[end:].lstrip()[:1]
     if "\n" not in text[:end] or following not in ("{", ""):
         return None
-    return (None if following else _one_object(row)) or ("JSON objects of several lines each", "jq -c .")
+    return (None if following else _one_object(row)) or ("JSON objects of several lines each", _OBJECTS)
 
 
 def _is_array(text: str, start: int) -> bool:

@@ -1,5 +1,6 @@
 """What is wrong with a dataset: all problems are counted, the first of each kind kept, and all become one message."""
 
+import itertools
 import json
 import os
 import re
@@ -66,7 +67,6 @@ FILE_CODES = frozenset(
 _VALUES = re.compile(r"""\d+|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""")
 _INDEX = re.compile(r"\[\d+\]")
 _BAD_ROW = b'{"bad_row": '
-_PATH_STEP = re.compile(r"[A-Za-z_]\w*(?:\[\])?")
 
 
 class Fault(NamedTuple):
@@ -114,7 +114,7 @@ class Problems:
         path: Where every problem is written, one JSON object a line; none where it is empty.
 
     `kept` has the first problems of each code, `counts` how many there are, and `alike` how many of them say what one of
-    those kept says.
+    those kept says. `advice` says how to mend a whole dataset.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -124,6 +124,7 @@ class Problems:
         self.alike: dict[str, Counter[tuple[str, ...]]] = {}
         self.set_aside: Counter[str] = Counter()
         self.warnings: list[str] = []
+        self.advice: list[str] = []
         self._shown: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._parameters: Counter[str] = Counter()
         self._unwritten: list[str] = []
@@ -230,7 +231,7 @@ class Problems:
                 parts += [f"    and {more:,} more that say{'s' * (more == 1)} the same"] if more else []
                 rest -= 1 + more
             parts += [f"  and {rest:,} more"] if rest else []
-            parts += [f"  {advice}"] if (advice := how_to_mend(code, self.kept[code])) else []
+        parts += self.advice
         parts.append("Nothing was imported. Mend the dataset and run again.")
         return "\n".join(parts)
 
@@ -244,29 +245,31 @@ class Problems:
             raise DataError(self.render())
 
 
-def how_to_mend(code: str, problems: Sequence[Problem]) -> str:
-    """Return how to mend all problems of a code at once, where a command does it; else nothing."""
-    if code != "extra_field":
-        return ""
-    fields = dict.fromkeys(_INDEX.sub("[]", problem.field) for problem in problems)
-    paths = [f".{field}" for field in fields if all(map(_PATH_STEP.fullmatch, field.split(".")))]
-    program = f"jq -c 'del({', '.join(paths)})'"
-    return f"To drop them: {convert(problems[0].file, program)}" if paths else ""
-
-
-def convert(name: str, program: str) -> str:
-    """Return a shell command that sends a file, unpacked, through a program, into a new file of JSON lines."""
-    if not name.isprintable():
-        name = "FILE"
+def convert(names: Sequence[str], program: str) -> str:
+    """Return a shell command that sends files, unpacked, through a program, into one new file of JSON lines."""
+    names = [name if name.isprintable() else "FILE" for name in names]
+    name = names[0]
     base = os.path.basename(name) if name.startswith("gs://") else name
     stem = base.removesuffix(".gz")
     root = os.path.splitext(stem)[0].removesuffix(".jsonl")
-    new = f"{root}-new.jsonl" if stem.endswith(".jsonl") else f"{root}.jsonl"
-    steps = [f"gcloud storage cat {shlex.quote(name)}"] if name.startswith("gs://") else []
+    if not os.access(os.path.dirname(root) or os.curdir, os.W_OK):
+        root = os.path.basename(root)
+    new = _unused(f"{root}-new" if stem.endswith(".jsonl") else root)
+    shown = shlex.quote(name) if len(names) == 1 else '"$file"'
+    steps = [f"gcloud storage cat {shown}"] if name.startswith("gs://") else []
     if name.endswith(".gz"):
-        steps.append("gzip -dc" if steps else f"gzip -dc {shlex.quote(name)}")
-    end = program if steps else f"{program} < {shlex.quote(name)}"
-    return f"{' | '.join([*steps, end])} > {shlex.quote(new)}"
+        steps.append("gzip -dc" if steps else f"gzip -dc {shown}")
+    end = program if steps else f"{program} < {shown}"
+    command = " | ".join([*steps, end])
+    if len(names) > 1:
+        command = f"for file in {shlex.join(names)}; do {command}; done"
+    return f"{command} > {shlex.quote(new)}"
+
+
+def _unused(root: str) -> str:
+    """Return the name of a file of JSON lines that is not there yet: a command must not write over one that is."""
+    names = (f"{root}{'' if number == 1 else f'-{number}'}.jsonl" for number in itertools.count(1))
+    return next(name for name in names if not os.path.exists(name))
 
 
 def describe(value: object) -> str:

@@ -17,7 +17,8 @@ from rlhf_tuning.data.batch import CHOSEN, PROMPT, REJECTED, Batch, Hashes
 from rlhf_tuning.data.block import tell_if_slow
 from rlhf_tuning.data.fingerprint import Fingerprint
 from rlhf_tuning.data.held_out import HeldOut, held_out_orders
-from rlhf_tuning.data.problems import Problem, Problems, convert, describe, printable
+from rlhf_tuning.data.mending import how_to_mend
+from rlhf_tuning.data.problems import Problem, Problems, describe, printable
 from rlhf_tuning.data.reader import FileReader, FirstRow
 from rlhf_tuning.data.repeats import RepeatFinder
 from rlhf_tuning.data.rows import Kind
@@ -304,6 +305,8 @@ def gather(files: Sequence[ScannedFile], scan: Scan, problems: Problems, *, max_
     set_aside = bad_rows if bad_rows <= max_bad_rows and whole is None else 0
     if whole is not None:
         problems.add(whole)
+    if bad_rows and not set_aside and (advice := _advice(files, scan, whole)):
+        problems.advice.append(advice)
     empty = [file.source.name for file in files if file.empty]
     result = ScannedDataset(
         parameter=scan.parameter,
@@ -354,9 +357,29 @@ def _problem_of_all_rows(files: Sequence[ScannedFile], scan: Scan) -> Problem | 
         return Problem("wrong_kind", scan.parameter, place, 0, "", found, accepted)
     choices = [problem for file in files for problem in file.problems.kept.get("wrong_choice", ())]
     if choices and all(problem.found == describe(2) for problem in choices) and not any(f.first_chosen for f in files):
-        field = choices[0].field
-        path = f".{field}" if "[" not in field else ".messages[-1].choice"
-        how = convert(names[0], f"jq -c '{path} -= 1'")
-        accepted = f"0 for the first candidate and 1 for the second. Subtract 1 from each: {how}"
-        return Problem("choices_from_one", scan.parameter, place, 0, field, "only 1 and 2, never 0", accepted)
+        accepted = "0 for the first candidate and 1 for the second"
+        return Problem(
+            "choices_from_one", scan.parameter, place, 0, choices[0].field, "only 1 and 2, never 0", accepted
+        )
     return None
+
+
+def _advice(files: Sequence[ScannedFile], scan: Scan, whole: Problem | None) -> str:
+    """Return how to mend a dataset, where a command does it."""
+    if whole is not None and whole.code != "choices_from_one":
+        return ""
+    return how_to_mend(
+        scan.parameter,
+        [file.source.name for file in files if not file.empty],
+        _bad_lines(files),
+        accepts=scan.accepts,
+        good_rows=any(file.fingerprint.rows for file in files),
+        from_one=whole.field if whole is not None else "",
+    )
+
+
+def _bad_lines(files: Sequence[ScannedFile]) -> Iterator[bytes]:
+    for file in files:
+        if file.set_aside_file is not None and file.set_aside_file.exists():
+            with file.set_aside_file.open("rb") as stream:
+                yield from stream

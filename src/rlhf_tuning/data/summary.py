@@ -118,6 +118,7 @@ class DataSummary:
         problem_counts: Code to number of problems; empty where the data can be used (or bad rows were set aside).
         problems: The first of each code.
         repeats: How many more problems say what one of those says.
+        advice: How to mend a whole dataset: what is taken for what, and under it the command.
         usable: Whether a run may start.
     """
 
@@ -126,4 +127,5 @@ class DataSummary:
     problem_counts: dict[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     repeats: dict[Problem, int] = field(default_factory=dict)
+    advice: tuple[str, ...] = ()
     usable: bool = True

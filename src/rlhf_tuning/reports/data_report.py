@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from rlhf_tuning.data.problems import CODES, Problem, how_to_mend
+from rlhf_tuning.data.problems import CODES, Problem
 from rlhf_tuning.data.summary import DatasetSummary, DataSummary, Finding, Lengths, SampledRow
 from rlhf_tuning.reports.charts import IntervalRow, count_bars, histogram, share_bar, share_text
 from rlhf_tuning.reports.page import (
@@ -146,7 +146,6 @@ def _problems(summary: DataSummary) -> str:
         kept = [problem for problem in summary.problems if problem.code == code]
         lines, shown = _fitting((_problem(problem, summary.repeats.get(problem, 0)) for problem in kept), most)
         told = shown + sum(summary.repeats.get(problem, 0) for problem in kept[:shown])
-        advice = how_to_mend(code, kept)
         table = (
             '<table class="stack problems"><thead><tr><th scope="col">Where</th><th scope="col">Field</th>'
             f'<th scope="col">Found</th><th scope="col">Accepted</th></tr></thead><tbody>{lines}</tbody></table>'
@@ -156,9 +155,15 @@ def _problems(summary: DataSummary) -> str:
         tables.append(
             f'<article class="card gap" id="{_problem_anchor(index)}"><h3><code>{text(code, 200)}</code> '
             f'<span class="badge loss">{counts[code]:,}</span></h3><p>{_meaning(code)}</p>{table}'
-            f"{_more(counts[code] - told, 'problem')}{f'<p>{text(advice)}</p>' if advice else ''}</article>"
+            f"{_more(counts[code] - told, 'problem')}</article>"
         )
-    return contents + "".join(tables)
+    return contents + "".join(map(_advice, summary.advice)) + "".join(tables)
+
+
+def _advice(advice: str) -> str:
+    words, _, command = advice.partition("\n")
+    code = f"<p><code>{text(command)}</code></p>" if command else ""
+    return f'<div class="card gap"><p>{text(words)}</p>{code}</div>'
 
 
 def _problem(problem: Problem, more: int) -> str:

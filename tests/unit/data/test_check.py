@@ -181,7 +181,7 @@ def test_choices_that_count_from_one_are_refused_however_many_bad_rows_may_be_se
     assert result.summary.problem_counts == {"choices_from_one": 1, "wrong_choice": len(rows) // 2}
     first = result.summary.problems[0]
     assert (first.code, first.found) == ("choices_from_one", "only 1 and 2, never 0")
-    assert "Subtract 1 from each: jq -c '.choice -= 1' < " in first.accepted
+    assert "choice 1 is taken for candidate_0, and 2 for candidate_1" in result.problems
     rows[0]["choice"] = 0
     mixed = check_datasets(
         prompt_dataset="",

@@ -56,10 +56,7 @@ def test_parses_each_format_by_its_fields() -> None:
 def test_names_the_known_formats_when_a_row_is_of_none() -> None:
     faults: list[Fault] = []
     assert parse_line(b'{"text": "a", "id": 7}', accepts=PROMPTS, instruction="", faults=faults) is None
-    accepted = (
-        "a row with input_text (and candidate_0, candidate_1, choice) or messages (and candidate_0, candidate_1, choice) "
-        "or prompt (and chosen, rejected)"
-    )
+    accepted = "a row with input_text, the nearest format; did you mean input_text by text?; id has no place in it"
     assert faults == [Fault("unknown_format", "", "the fields text, id", accepted)]
 
 

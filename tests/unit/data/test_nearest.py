@@ -8,9 +8,6 @@ from rlhf_tuning.data.nearest import closest_field
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS
 
-TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-SPLIT = "jq -c '{prompt: .chosen[:-1], chosen: .chosen[-1:], rejected: .rejected[-1:]}'"
-
 
 def fault_of(record: dict[str, Any], accepts: Any) -> Fault:
     faults: list[Fault] = []
@@ -26,12 +23,22 @@ def fault_of(record: dict[str, Any], accepts: Any) -> Fault:
         (PROMPTS, "InputText", "unknown_format", "did you mean input_text by InputText?"),
         (PROMPTS, "message id", "unknown_format", "a row with messages, the nearest format; did you mean messages by"),
         (PREFERENCES, "question chosen rejected", "unknown_format", "did you mean prompt by question?"),
-        (EITHER, "chosen rejected", "unknown_format", "prompt is missing; if both answers begin with it"),
+        (EITHER, "chosen rejected", "unknown_format", "the nearest format; prompt is missing"),
         (PREFERENCES, "prompt candidate_0 candidate_1 choice", "several_formats", "did you mean input_text by prompt?"),
         (PREFERENCES, "input_text chosen rejected", "several_formats", "did you mean prompt by input_text?"),
-        (PREFERENCES, "prompt chosen rejected messages", "several_formats", "the nearest format; drop messages"),
-        (EITHER, "prompt chosen rejected messages id", "several_formats", "the nearest format; drop messages, id"),
-        (PROMPTS, "input_text messages", "several_formats", "a row with input_text, the nearest format; drop messages"),
+        (
+            PREFERENCES,
+            "prompt chosen rejected messages",
+            "several_formats",
+            "the nearest format; messages has no place in it",
+        ),
+        (EITHER, "prompt chosen rejected messages id", "several_formats", "messages, id have no place in it"),
+        (
+            PROMPTS,
+            "input_text messages",
+            "several_formats",
+            "a row with input_text, the nearest format; messages has no",
+        ),
         (PROMPTS, "id source", "unknown_format", "a row with input_text (and candidate_0"),
     ],
 )
@@ -42,14 +49,6 @@ def test_fields_of_no_format_or_of_two_are_one_fault_that_says_what_to_change(
     assert fault.code == code
     assert fault.found == f"the fields {', '.join(fields.split())}"
     assert said in fault.accepted
-
-
-@pytest.mark.parametrize(
-    "more", [{}, {"prompt": "a"}, {"messages": TURNS}, {"prompt": "a", "prompt_id": "7", "score": 1}]
-)
-def test_answers_that_are_whole_conversations_come_with_the_command_that_splits_them(more: dict[str, Any]) -> None:
-    fault = fault_of({**more, "chosen": TURNS, "rejected": TURNS}, PREFERENCES)
-    assert fault.accepted.endswith(SPLIT)
 
 
 def test_names_that_only_differ_in_their_number_are_not_taken_for_each_other() -> None:

@@ -86,7 +86,14 @@ def test_problems_that_say_the_same_are_counted_where_one_of_them_is_shown() -> 
     text = shown(summary)
     assert "and 30 more that say the same" in text
     assert "and 9 more problems" in text
-    assert "To drop them: jq -c 'del(.id)' < bad.jsonl > bad-new.jsonl" in text
+
+
+def test_how_to_mend_a_dataset_is_told_with_its_command() -> None:
+    extra = problem("extra_field", 4)
+    advice = ("id is left out.\npython3 -c '<b>'",)
+    text = shown(replace(GOOD, problem_counts={"extra_field": 1}, problems=(extra,), advice=advice, usable=False))
+    assert "id is left out." in text
+    assert "python3 -c '<b>'" in text
 
 
 def test_the_verdict_comes_first_and_says_whether_the_data_can_be_used() -> None:

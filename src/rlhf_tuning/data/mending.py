@@ -1,0 +1,544 @@
+"""Commands that turn rows of another make into ours: those of well-known datasets, and those that are nearly ours.
+
+A command is told only when its program, run here on the bad rows of the dataset, has made good rows of them. What a value
+stands for is never guessed: names and labels are read together, and where they do not agree no command is given. A program
+stops at the first row that it was not made for.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from rlhf_tuning.data.fields import PREFERENCE_FIELDS
+from rlhf_tuning.data.formats import parse_line
+from rlhf_tuning.data.nearest import SYNONYMS, closest_field, plain
+from rlhf_tuning.data.problems import Fault, convert, shorten
+from rlhf_tuning.data.rows import Kind
+from rlhf_tuning.data.strict_json import decode_object
+
+Record = Mapping[str, Any]
+
+#: Bad rows that are looked at, and that a program is tried on; no more than so many bytes of them either.
+_ROWS_TRIED, _BYTES_TRIED = 20_000, 64 * 2**20
+
+#: A command names so many files at most.
+_FILES_NAMED = 20
+
+#: Problems of a text. All others are of the shape, which a program may mend.
+_OF_TEXTS = frozenset({"blank_text", "nul_character", "lone_surrogate", "identical_candidates", "no_messages"})
+
+_SYSTEM = ("system", "system_prompt", "system_message", "context")
+#: Fields that name the preferred one of several answers.
+_LABELS = (
+    *("choice", "label", "labels", "preference", "preferred", "winner", "better", "best", "selected", "chosen"),
+    *("chosen_index", "chosen_id", "better_response", "better_response_id", "preferred_response", "preferred_index"),
+)
+#: Answers in rows that are taken for prompts alone.
+_ANSWERS = ("output", "response", "completion", "answer")
+#: Never left out: a row without them may mean something else.
+_MEANT = frozenset(
+    {*_SYSTEM, *_LABELS, *_ANSWERS, "messages", "conversations", "history", "answers", "responses", "completions"}
+    | {name for field in ("prompt", "chosen", "rejected") for name in (field, *SYNONYMS[field])}
+)
+
+_NAME = re.compile(r"\w[\w .-]{0,79}")
+_NUMBERED = re.compile(r"(?P<stem>.*?[A-Za-z])(?:[_ -]?(?P<number>\d+)|[_ -](?P<letter>[ABab]))")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A way to turn each row into one of ours.
+
+    Args:
+        taken: What is taken for what, in words.
+        row: The new row, a Python expression of `row`.
+        clauses: What follows `for row in ...`: more loops, or a condition.
+        left_out: Which rows the condition leaves out, in words.
+        spares_others: Whether rows that need no mending stay as they are.
+    """
+
+    taken: str
+    row: str
+    clauses: str = ""
+    left_out: str = ""
+    spares_others: bool = False
+
+    @property
+    def program(self) -> str:
+        """Return the program, which reads rows from its standard input and prints the new ones."""
+        modules = "json, re, sys" if "re." in self.row + self.clauses else "json, sys"
+        return (
+            f"import {modules}; [print(json.dumps({self.row})) for line in sys.stdin.buffer if line.strip() "
+            f"for row in [json.loads(line)]{self.clauses}]"
+        )
+
+
+def how_to_mend(
+    parameter: str,
+    files: Sequence[str],
+    bad_lines: Iterable[bytes],
+    *,
+    accepts: Collection[Kind],
+    good_rows: bool,
+    from_one: str = "",
+) -> str:
+    """Return the command that mends the rows of a dataset, with what it does in words; nothing where none is known.
+
+    Args:
+        parameter: The dataset's.
+        files: Its files.
+        bad_lines: The bad rows as they stand.
+        accepts: Which kinds of row may stand there.
+        good_rows: Whether it has good rows too.
+        from_one: The field of the choice, where all that is wrong is that every row counts the candidates from 1.
+    """
+    lines: list[bytes] = []
+    records: list[Record] = []
+    faults: list[Fault] = []
+    others, unread = good_rows, False
+    size = 0
+    for line in islice(bad_lines, _ROWS_TRIED):
+        if (size := size + len(line)) > _BYTES_TRIED:
+            break
+        record = decode_object(line, [])
+        found: list[Fault] = []
+        parse_line(line, accepts=accepts, instruction="", faults=found)
+        if record is not None and {fault.code for fault in found} - _OF_TEXTS:
+            lines.append(line)
+            records.append(record)
+            faults += found
+        elif record is not None:
+            others = True
+        else:
+            unread = True
+    if not records:
+        return ""
+    makers = {"preference": (lambda fields: _from_zero(from_one),)} if from_one else _MAKERS
+    for kind in sorted(accepts):  # a prompt may be all that is good of a preference
+        for make in makers.get(kind, ()):
+            try:
+                conversion = make(_Fields(records, faults))
+            except _UnclearError as error:
+                if others:
+                    continue
+                return (
+                    f"To mend {parameter}: {error}. Write two answers a row, as candidate_0 and candidate_1, and choice, "
+                    "which is 0 where the first is preferred and 1 where the second is."
+                )
+            if conversion is None or (others and not conversion.spares_others):
+                continue
+            left_out = _tried(conversion, lines, kind)
+            if left_out is None:
+                continue
+            if unread:
+                # A program would not see what is wrong with them: of a key that stands twice it keeps the last.
+                return (
+                    f"To mend {parameter}: mend first the lines that are no proper JSON objects, and check again. A "
+                    "command for the other rows is told then."
+                )
+            return _told(conversion, parameter, files, left_out, len(lines))
+    return ""
+
+
+def _told(conversion: Conversion, parameter: str, files: Sequence[str], left_out: int, tried: int) -> str:
+    rows = f" Of {tried:,} rows {left_out:,} are left out: {conversion.left_out}." if left_out else ""
+    many = f" Likewise with each of its {len(files):,} files." if len(files) > _FILES_NAMED else ""
+    command = convert(files[:1] if many else files, f"python3 -c {shlex.quote(conversion.program)}")
+    return f"To mend {parameter}: {conversion.taken}.{rows}{many}\n{command}"
+
+
+def _tried(conversion: Conversion, lines: Sequence[bytes], kind: Kind) -> int | None:
+    """Return how many rows a program leaves out; None where it does not make good rows of the others."""
+    with tempfile.TemporaryFile() as given:
+        given.writelines(line + b"\n" for line in lines)
+        given.seek(0)
+        command = [sys.executable, "-I", "-c", conversion.program]
+        made = subprocess.run(command, stdin=given, capture_output=True, check=False)
+    rows = made.stdout.splitlines()
+    if made.returncode or not rows:
+        return None
+    for row in rows:
+        faults: list[Fault] = []
+        parse_line(row, accepts=(kind,), instruction="", faults=faults)
+        if {fault.code for fault in faults} - _OF_TEXTS:
+            return None
+    return len(lines) - len(rows) if conversion.left_out else 0
+
+
+def _quoted(name: str) -> str:
+    """Return a field's name as Python reads it; `_NAME` lets no quote nor backslash pass."""
+    return f'"{ascii(name)[1:-1]}"'
+
+
+def _of(name: str) -> str:
+    return f"row[{_quoted(name)}]"
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = (shorten(ascii(name)[1:-1]) for name in names)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+class _UnclearError(Exception):
+    """What a row means cannot be told, and why; nobody but us sees this one."""
+
+
+class _Fields:
+    """The fields of bad rows, and which of them have been found a use for.
+
+    Args:
+        records: The rows.
+        faults: What is wrong with them.
+    """
+
+    def __init__(self, records: Sequence[Record], faults: Sequence[Fault]) -> None:
+        self.records, self.faults = records, faults
+        self.common = [name for name in records[0] if all(name in record for record in records)]
+        self.all = list(dict.fromkeys(name for record in records for name in record))
+        self.used: list[str] = []
+        self.words: list[str] = []
+
+    def texts(self, names: Collection[str], *alike: str) -> list[str]:
+        """Return the fields of these names that hold a text in every row; where there is none, one that is spelt alike."""
+        found = [name for name in self.common if plain(name) in names]
+        found = found or [name for field in alike if (name := closest_field(field, self.common))][:1]
+        return [name for name in found if self.hold(name, str)]
+
+    def hold(self, name: str, kind: type) -> bool:
+        """Say whether a field holds values of one type in every row that has it."""
+        return all(isinstance(record[name], kind) for record in self.records if name in record)
+
+    def take(self, name: str, meaning: str = "") -> str:
+        """Note that a field is used, and for what; return the expression of its value."""
+        self.used.append(name)
+        if meaning and plain(name) != meaning:
+            self.words.append(f"{name} is taken for {meaning}")
+        return _of(name)
+
+    def conversion(
+        self, row: str, *, but: Collection[str] = (), clauses: str = "", left_out: str = ""
+    ) -> Conversion | None:
+        """Return the conversion to a row made of the fields used; None where another one may mean something.
+
+        Args:
+            row: The expression.
+            but: Names with a meaning that may be left out all the same.
+            clauses: As of the conversion.
+            left_out: Likewise.
+        """
+        left = [name for name in self.all if name not in self.used]
+        if not all(map(_NAME.fullmatch, (*self.used, *left))):
+            return None
+        texts = [name for name in left if self.hold(name, str)]
+        if any(plain(name) in _MEANT and plain(name) not in but for name in left) or _numbered(texts):
+            return None
+        words = [*self.words, *([f"{_listed(left)} {'is' if len(left) == 1 else 'are'} left out"] if left else [])]
+        return Conversion("; ".join(words) or "the fields are put where they belong", row, clauses, left_out)
+
+
+def _numbered(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the fields that are numbered alike, two or more of a kind: stem to number, or letter, to field."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        if match := _NUMBERED.fullmatch(name):
+            found.setdefault(match["stem"], {})[match["number"] or match["letter"]] = name
+    kinds = (*([str(first + index) for index in range(count)] for first in (0, 1) for count in range(2, 10)),)
+    return {
+        stem: {key: fields[key] for key in sorted(fields)}
+        for stem, fields in found.items()
+        if sorted(fields) in (*kinds, ["A", "B"], ["a", "b"])
+    }
+
+
+def _prompt_text(fields: _Fields) -> str:
+    """Return the expression of a prompt that is one text; empty where it is not clear which field that is."""
+    names = fields.texts(("prompt", *SYNONYMS["prompt"]), "prompt", "input_text")
+    if sorted(map(plain, names)) == ["input", "instruction"]:
+        texts = ", ".join(_of(name) for name in sorted(names, key=plain, reverse=True))
+        fields.used += names
+        fields.words.append("instruction and input together are taken for prompt")
+        return f'"\\n\\n".join(filter(str.strip, ({texts})))'
+    if len(names) != 1:
+        return ""
+    return fields.take(names[0], "" if plain(names[0]) == "input_text" else "prompt")
+
+
+def _system(fields: _Fields) -> str:
+    """Return the expression of a system prompt that stands in a field of its own; empty where there is none."""
+    names = fields.texts(_SYSTEM)
+    return fields.take(names[0], "the system turn") if len(names) == 1 else ""
+
+
+def _turns(fields: _Fields) -> str:
+    """Return the expression of a prompt in messages, as our formats with `role` have them; empty where there are none."""
+    if "messages" in fields.common and _have(fields.records, "messages", "role", "content"):
+        return fields.take("messages", "prompt")
+    if "conversations" in fields.common and _have(fields.records, "conversations", "from", "value"):
+        roles = '{"system": "system", "human": "user", "gpt": "assistant"}'
+        turns = fields.take("conversations", "prompt")
+        return f'[{{"role": {roles}[turn["from"]], "content": turn["value"]}} for turn in {turns}]'
+    system = _system(fields)
+    text = _prompt_text(fields) if system else ""
+    if not text:
+        return ""
+    # Datasets with such a field have rows in which it is empty; those have no system turn.
+    return (
+        f'[{{"role": role, "content": text}} for role, text in (("system", {system}), ("user", {text})) '
+        'if role == "user" or text.strip()]'
+    )
+
+
+def _have(records: Sequence[Record], field: str, *keys: str) -> bool:
+    """Say whether a field is an array of objects with some keys in all rows."""
+    return all(
+        isinstance(record[field], list)
+        and record[field]
+        and all(isinstance(turn, dict) and all(key in turn for key in keys) for turn in record[field])
+        for record in records
+    )
+
+
+def _from_zero(field: str) -> Conversion:
+    """Count the candidates from 0 where every row counts them from 1, so that good rows are meant otherwise too."""
+    taken = "choice 1 is taken for candidate_0, and 2 for candidate_1"
+    if "[" not in field:
+        return Conversion(taken, '{**row, "choice": {1: 0, 2: 1}[row["choice"]]}', spares_others=True)
+    last = '{**last, "choice": {1: 0, 2: 1}[last["choice"]]}'
+    return Conversion(
+        taken,
+        f'{{**row, "messages": [*turns, {last}]}}',
+        ' for *turns, last in [row["messages"]]',
+        spares_others=True,
+    )
+
+
+def _without_extras(fields: _Fields) -> Conversion | None:
+    """Leave out the fields that alone make bad rows of good ones."""
+    extra = sorted({fault.field.rpartition(".")[2] for fault in fields.faults})
+    if {fault.code for fault in fields.faults} != {"extra_field"} or not all(map(_NAME.fullmatch, extra)):
+        return None
+    if {plain(name) for name in extra} & _MEANT or any(name.startswith("candidate_") for name in extra):
+        return None
+    taken = f"{_listed(extra)} {'is' if len(extra) == 1 else 'are'} left out"
+    names = f"({', '.join(map(_quoted, extra))},)"
+    if not any("." in fault.field for fault in fields.faults):
+        return Conversion(taken, f"{{name: row[name] for name in row if name not in {names}}}", spares_others=True)
+    kept = f"{{name: found[name] for name in found if name not in {names}}}"
+    return Conversion(taken, f"json.loads(line, object_hook=lambda found: {kept})", spares_others=True)
+
+
+def _with_authors(fields: _Fields) -> Conversion | None:
+    """Call those who speak in messages by the field that chat rows have for it."""
+    if "messages" not in fields.common or not _have(fields.records, "messages", "role", "content"):
+        return None
+    if not all({*record} <= {"messages", "context", *PREFERENCE_FIELDS} for record in fields.records):
+        return None
+    author = '{"author" if name == "role" else name: turn[name] for name in turn}'
+    return Conversion(
+        "role is taken for author", f'{{**row, "messages": [{author} for turn in row["messages"]]}}', spares_others=True
+    )
+
+
+def _split_conversations(fields: _Fields) -> Conversion | None:
+    """Take the prompt from answers that are whole conversations, as on many datasets of the Hugging Face hub."""
+    if not all(
+        name in fields.common and _have(fields.records, name, "role", "content") for name in ("chosen", "rejected")
+    ):
+        return None
+    chosen, rejected = fields.take("chosen"), fields.take("rejected")
+    fields.words.append(
+        "what chosen and rejected have in common is taken for prompt, and their last messages for the answers"
+    )
+    repeated = [
+        name
+        for name in ("prompt", "messages")
+        if all(_repeats(record, name) for record in fields.records if name in record)
+    ]
+    return fields.conversion(
+        f'{{"prompt": {chosen}[:-1], "chosen": {chosen}[-1:], "rejected": {rejected}[-1:]}}',
+        but=repeated,
+        clauses=f" if {chosen}[:-1] == {rejected}[:-1]",
+        left_out="their answers end different conversations",
+    )
+
+
+def _repeats(record: Record, name: str) -> bool:
+    """Say whether a field holds what stands in `chosen` too."""
+    turns = record["chosen"]
+    return record[name] in (turns, turns[:-1], *(turn["content"] for turn in turns[:-1]))
+
+
+def _dialogues(fields: _Fields) -> Conversion | None:
+    """Take the turns from answers that are whole dialogues in one text, as HH-RLHF has them."""
+    if not all(
+        name in fields.common
+        and fields.hold(name, str)
+        and all(record[name].lstrip().startswith("Human:") for record in fields.records)
+        for name in ("chosen", "rejected")
+    ):
+        return None
+    sides = f"({fields.take('chosen')}, {fields.take('rejected')})"
+    fields.words.append("what stands behind Human: and Assistant: is taken for a turn, and the last one for the answer")
+    turns = '[{"role": {"Human": "user", "Assistant": "assistant"}[who], "content": text.strip()} for who, text in '
+    turns += "zip(parts[1::2], parts[2::2])]"
+    parts = r're.split(r"(?:^|\n\n)(Human|Assistant):", side)'
+    return fields.conversion(
+        '{"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}',
+        clauses=f" for chosen, rejected in [[{turns} for side in {sides} for parts in [{parts}]]] "
+        "if chosen[:-1] == rejected[:-1]",
+        left_out="their answers end different conversations",
+    )
+
+
+def _openai_pairs(fields: _Fields) -> Conversion | None:
+    """Read preferences as OpenAI's fine-tuning takes them."""
+    if not all(name in fields.common for name in ("input", "preferred_output", "non_preferred_output")):
+        return None
+    if not fields.hold("input", dict):
+        return None
+    prompt, chosen = fields.take("input"), fields.take("preferred_output", "chosen")
+    rejected = fields.take("non_preferred_output", "rejected")
+    fields.words.insert(0, "input.messages is taken for prompt")
+    return fields.conversion(f'{{"prompt": {prompt}["messages"], "chosen": {chosen}, "rejected": {rejected}}}')
+
+
+def _pairs(fields: _Fields) -> Conversion | None:
+    """Find the prompt, the preferred answer and the other one by their names."""
+    turns = _turns(fields)
+    prompt = turns or _prompt_text(fields)
+    chosen, rejected = (fields.texts((name, *SYNONYMS[name]), name) for name in ("chosen", "rejected"))
+    if not prompt or len(chosen) != 1 or len(rejected) != 1:
+        return None
+    answers = [fields.take(chosen[0], "chosen"), fields.take(rejected[0], "rejected")]
+    if turns:
+        answers = [f'[{{"role": "assistant", "content": {answer}}}]' for answer in answers]
+    return fields.conversion(f'{{"prompt": {prompt}, "chosen": {answers[0]}, "rejected": {answers[1]}}}')
+
+
+def _candidates(fields: _Fields) -> Conversion | None:
+    """Find the prompt, the numbered answers, and which of them is preferred."""
+    groups = [
+        group for group in _numbered(fields.common).values() if all(fields.hold(name, str) for name in group.values())
+    ]
+    turns = _turns(fields)
+    prompt = turns or _prompt_text(fields)
+    if len(groups) != 1 or not prompt or {*map(plain, fields.common)} >= {"chosen", "rejected"}:
+        return None
+    names = list(groups[0].values())
+    fields.used += names
+    preferred, condition = _preferred(fields, groups[0])
+    left_out = {"clauses": condition, "left_out": "they prefer neither answer"} if condition else {}
+    if len(names) == 2 and not turns:
+        for name, meaning in zip(names, PREFERENCE_FIELDS, strict=False):
+            fields.words += [f"{name} is taken for {meaning}"] if name != meaning else []
+        answers = f'"candidate_0": {_of(names[0])}, "candidate_1": {_of(names[1])}'
+        return fields.conversion(f'{{"input_text": {prompt}, {answers}, "choice": {preferred}}}', **left_out)
+    fields.words.append(
+        "the preferred answer is taken for chosen, and each other one for rejected, in a row of its own"
+    )
+    chosen, rejected = (
+        f'[{{"role": "assistant", "content": row[{name}]}}]' if turns else f"row[{name}]" for name in ("best", "other")
+    )
+    all_names = f"({', '.join(map(_quoted, names))})"
+    loops = f" for best in [{all_names}[{preferred}]] for other in {all_names} if other != best"
+    return fields.conversion(
+        f'{{"prompt": {prompt}, "chosen": {chosen}, "rejected": {rejected}}}',
+        **left_out | {"clauses": condition + loops},
+    )
+
+
+def _preferred(fields: _Fields, group: Mapping[str, str]) -> tuple[str, str]:
+    """Return the expression of the preferred answer's place, and the condition of a row that prefers one.
+
+    Raises:
+        _UnclearError: If that cannot be told from the names and the values together.
+    """
+    names = list(group.values())
+    if names == ["response_1", "response_2"] and "preference_strength" in fields.common:  # HelpSteer2
+        strength = fields.take("preference_strength")
+        fields.words.append("preference_strength is taken for choice, 0 below 0 and 1 above it")
+        return f"int({strength} > 0)", f" if {strength}"
+    others = [name for name in fields.common if name not in names]
+    labels = [name for name in others if plain(name) in _LABELS or name == closest_field("choice", others)]
+    if len(labels) != 1:
+        raise _UnclearError(
+            f"nothing in a row says which of {_listed(names)} is preferred"
+            if not labels
+            else f"{_listed(labels)} may all say which of {_listed(names)} is preferred"
+        )
+    [label] = labels
+    values = {record[label] if isinstance(record[label], Hashable) else None for record in fields.records}
+    places = {1: 0, 0: 1} if names == ["human_ref_A", "human_ref_B"] else _places(values, group)  # the first: SHP
+    if not values <= places.keys():
+        shown = ", ".join(shorten(value) for value in sorted(map(ascii, values))[:5])
+        raise _UnclearError(
+            f"{label} holds {shown}, and the answers are {_listed(names)}: which value stands for which cannot be told"
+        )
+    fields.words.append(", ".join(f"{label} {value!r} is taken for {names[place]}" for value, place in places.items()))
+    value = fields.take(label)
+    table = "{" + ", ".join(f"{_literal(value)}: {place}" for value, place in places.items()) + "}"
+    return f"{table}[{value}]", ""
+
+
+def _places(values: Collection[Any], group: Mapping[str, str]) -> dict[Any, int]:
+    """Return what the values of a label stand for, as places among the answers; nothing where that is not clear."""
+    names, numbers = list(group.values()), list(group)
+    readings: list[list[Any]] = [names]
+    if not any(isinstance(value, bool) for value in values):
+        readings += [numbers, [number.swapcase() for number in numbers]]
+    if all(type(value) in (int, float) for value in values) and numbers[0].isdigit():
+        readings.append([int(number) for number in numbers])
+        from_one = list(range(1, len(names) + 1))
+        # Only the highest value shows that names from 0 go with values from 1.
+        readings += [from_one] if numbers[0] == "0" and len(names) in values else []
+    for reading in readings:
+        if set(values) <= set(reading):
+            return {value: place for place, value in enumerate(reading)}
+    return {}
+
+
+def _literal(value: object) -> str:
+    return _quoted(value) if isinstance(value, str) else repr(value)
+
+
+def _prompt_turns(fields: _Fields) -> Conversion | None:
+    """Take the messages of a conversation for the prompt, up to the last of the user."""
+    turns = _turns(fields)
+    if not turns:
+        return None
+    ends = set()
+    for record in fields.records:
+        if "messages" in fields.used:
+            ends.add(record["messages"][-1]["role"] == "assistant")
+        elif "conversations" in fields.used:
+            ends.add(record["conversations"][-1]["from"] == "gpt")
+    if ends == {True}:
+        fields.words.append("the last message, an answer, is left out")
+        turns = f"{turns}[:-1]"
+    return fields.conversion(f'{{"prompt": {turns}}}', but=_ANSWERS)
+
+
+def _prompt(fields: _Fields) -> Conversion | None:
+    """Find the prompt by its name."""
+    prompt = _prompt_text(fields)
+    return fields.conversion(f'{{"prompt": {prompt}}}', but=_ANSWERS) if prompt else None
+
+
+_MAKERS: dict[Kind, tuple[Callable[[_Fields], Conversion | None], ...]] = {
+    "preference": (
+        _without_extras,
+        _with_authors,
+        _split_conversations,
+        _dialogues,
+        _openai_pairs,
+        _pairs,
+        _candidates,
+    ),
+    "prompt": (_without_extras, _with_authors, _prompt_turns, _prompt),
+}

@@ -1,0 +1,350 @@
+"""Every command that is told is run, by a shell: what it writes is good, and every row means what it meant."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.data.reading import as_lines, read
+
+from rlhf_tuning.data.check import check_datasets
+
+GOOD, BAD = "Quiet light falls on it.", "It is a place."
+CHAT = [
+    {"role": "user", "content": "Where?"},
+    {"role": "assistant", "content": "Here."},
+    {"role": "user", "content": "Sure?"},
+]
+ASKED = "Describe the harbour."
+
+
+def user(text: str = ASKED) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def answer(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def pairs(prompt: Any = None, flip: int = 1) -> list[dict[str, Any]]:
+    """Return what two rows mean, of which the second prefers the other answer."""
+    good = {"prompt": prompt or user(), "chosen": GOOD, "rejected": BAD}
+    return [good, good if not flip else {**good, "chosen": BAD, "rejected": GOOD}]
+
+
+def rows(**fields: tuple[Any, Any]) -> list[dict[str, Any]]:
+    """Return two rows, from two values of each field."""
+    return [{name: values[index] for name, values in fields.items()} for index in (0, 1)]
+
+
+def both(value: Any) -> tuple[Any, Any]:
+    return value, value
+
+
+SHARED = {"prompt": both(ASKED), "chosen": (GOOD, BAD), "rejected": (BAD, GOOD)}
+TWO = {"input_text": both(ASKED), "candidate_0": both(GOOD), "candidate_1": both(BAD), "choice": (0, 1)}
+SYSTEM = [{"role": "system", "content": "Be terse."}]
+DIALOGUE = "\n\nHuman: Where?\n\nAssistant: Here.\n\nHuman: Sure?\n\nAssistant: "
+
+#: The rows of a preference dataset, and what they mean.
+PREFERENCES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
+    "candidates and choice from 1": (
+        rows(input_text=both(ASKED), candidate_1=both(GOOD), candidate_2=both(BAD), choice=(1, 2)),
+        pairs(),
+    ),
+    "choice from 1": (rows(**TWO | {"choice": (1, 2)}), pairs()),
+    "choice from 1, in the last message": (
+        rows(
+            messages=tuple(
+                [{"author": "user", "content": ASKED, "candidate_0": GOOD, "candidate_1": BAD, "choice": choice}]
+                for choice in (1, 2)
+            )
+        ),
+        pairs(),
+    ),
+    "HelpSteer2": (
+        rows(
+            split=both("train"),
+            prompt=both(ASKED),
+            response_1=both(GOOD),
+            response_2=both(BAD),
+            preference_strength=(-2, 1),
+        ),
+        pairs(),
+    ),
+    "SafeRLHF": (
+        rows(
+            prompt=both(ASKED),
+            response_0=both(GOOD),
+            response_1=both(BAD),
+            better_response_id=(0, 1),
+            is_response_0_safe=both(True),
+        ),
+        pairs(),
+    ),
+    "SHP": (
+        rows(history=both(ASKED), human_ref_A=both(GOOD), human_ref_B=both(BAD), labels=(1, 0), domain=both("x")),
+        pairs(),
+    ),
+    "letters": (
+        rows(question=both(ASKED), answer_a=both(GOOD), answer_b=both(BAD), winner=("A", "B")),
+        pairs(),
+    ),
+    "named winners": (
+        rows(query=both(ASKED), response1=both(GOOD), response2=both(BAD), chosen=("response1", "response2")),
+        pairs(),
+    ),
+    "numbered scores beside": (
+        rows(
+            prompt=both(ASKED),
+            response_1=both(GOOD),
+            response_2=both(BAD),
+            score_1=both(3),
+            score_2=both(4),
+            best=(1, 2),
+        ),
+        pairs(),
+    ),
+    "choice as text": (rows(**TWO | {"choice": ("0", "1")}), pairs()),
+    "three candidates": (
+        rows(**TWO | {"candidate_2": both("No."), "choice": (0, 2)}),
+        [
+            {"prompt": user(), "chosen": GOOD, "rejected": BAD},
+            {"prompt": user(), "chosen": GOOD, "rejected": "No."},
+            {"prompt": user(), "chosen": "No.", "rejected": GOOD},
+            {"prompt": user(), "chosen": "No.", "rejected": BAD},
+        ],
+    ),
+    "three candidates from 1": (
+        rows(prompt=both(ASKED), answer_1=both(GOOD), answer_2=both(BAD), answer_3=both("No."), best=(1, 3)),
+        [
+            {"prompt": user(), "chosen": GOOD, "rejected": BAD},
+            {"prompt": user(), "chosen": GOOD, "rejected": "No."},
+            {"prompt": user(), "chosen": "No.", "rejected": GOOD},
+            {"prompt": user(), "chosen": "No.", "rejected": BAD},
+        ],
+    ),
+    "Orca": (
+        [
+            {"system": "Be terse.", "question": ASKED, "chosen": GOOD, "rejected": BAD},
+            {"system": "", "question": ASKED, "chosen": BAD, "rejected": GOOD},
+        ],
+        [pairs(SYSTEM + user())[0], pairs()[1]],
+    ),
+    "a system prompt beside": (rows(system=both("Be terse."), **SHARED), pairs(SYSTEM + user())),
+    "a system prompt beside candidates": (rows(system=both("Be terse."), **TWO), pairs(SYSTEM + user())),
+    "Stack Exchange": (
+        rows(qid=both(1), question=both(ASKED), response_j=(GOOD, BAD), response_k=(BAD, GOOD), metadata=both(["a"])),
+        pairs(),
+    ),
+    "Alpaca": (
+        rows(instruction=both("Describe."), input=("The harbour.", ""), chosen=both(GOOD), rejected=both(BAD)),
+        [pairs(user("Describe.\n\nThe harbour."))[0], pairs(user("Describe."))[0]],
+    ),
+    "UltraFeedback": (
+        rows(
+            prompt=both("Where?"),
+            prompt_id=both("7"),
+            chosen=both(CHAT + answer(GOOD)),
+            rejected=both(CHAT + answer(BAD)),
+            messages=both(CHAT + answer(GOOD)),
+            score_chosen=both(8.5),
+        ),
+        pairs(CHAT, flip=0),
+    ),
+    "conversations alone": (
+        rows(chosen=both(CHAT + answer(GOOD)), rejected=both(CHAT + answer(BAD))),
+        pairs(CHAT, flip=0),
+    ),
+    "HH-RLHF": (rows(chosen=both(DIALOGUE + GOOD), rejected=both(DIALOGUE + BAD)), pairs(CHAT, flip=0)),
+    "OpenAI": (
+        rows(
+            input=both({"messages": SYSTEM + CHAT, "tools": []}),
+            preferred_output=both(answer(GOOD)),
+            non_preferred_output=both(answer(BAD)),
+        ),
+        pairs(SYSTEM + CHAT, flip=0),
+    ),
+    "messages and answers": (rows(messages=both(CHAT), chosen=(GOOD, BAD), rejected=(BAD, GOOD)), pairs(CHAT)),
+    "messages with roles": (rows(messages=both(CHAT), **{name: TWO[name] for name in list(TWO)[1:]}), pairs(CHAT)),
+    "messages with a system turn": (
+        rows(messages=both(SYSTEM + CHAT), **{name: TWO[name] for name in list(TWO)[1:]}),
+        pairs(SYSTEM + CHAT),
+    ),
+    "ShareGPT": (
+        rows(
+            conversations=both(
+                [
+                    {"from": {"user": "human", "assistant": "gpt"}[turn["role"]], "value": turn["content"]}
+                    for turn in CHAT
+                ]
+            ),
+            chosen=(GOOD, BAD),
+            rejected=(BAD, GOOD),
+        ),
+        pairs(CHAT),
+    ),
+    "misspelt": (
+        rows(**{"Input-Text": both(ASKED), "candidat_0": both(GOOD), "candidat_1": both(BAD), "choise": (0, 1)}),
+        pairs(),
+    ),
+    "in capitals": (rows(**{name.title(): values for name, values in SHARED.items()}), pairs()),
+    "AlpacaFarm": (
+        rows(instruction=both(ASKED), input=both(""), output_1=both(GOOD), output_2=both(BAD), preference=(1, 2)),
+        pairs(),
+    ),
+    "more fields": (rows(**SHARED, id=both(7), source=both("a")), pairs()),
+    "more fields in some rows": ([{**rows(**TWO)[0], "id": 7}, rows(**TWO)[1]], pairs()),
+    "more fields in messages": (
+        rows(prompt=both([{**turn, "id": 3} for turn in CHAT]), chosen=both(answer(GOOD)), rejected=both(answer(BAD))),
+        pairs(CHAT, flip=0),
+    ),
+}
+
+PROMPTS: dict[str, tuple[list[dict[str, Any]], list[list[dict[str, str]]]]] = {
+    "question": (rows(question=both(ASKED), id=both(7)), [user(), user()]),
+    "Alpaca": (
+        rows(instruction=both(ASKED), input=("Now.", ""), output=both(GOOD)),
+        [user(f"{ASKED}\n\nNow."), user()],
+    ),
+    "system": (rows(system=both("Be terse."), question=both(ASKED)), [SYSTEM + user()] * 2),
+    "messages with roles": (rows(messages=both(CHAT)), [CHAT, CHAT]),
+    "messages with a system turn": (rows(messages=both(SYSTEM + CHAT), id=both(7)), [SYSTEM + CHAT] * 2),
+    "messages with an answer": (rows(messages=both(CHAT + answer(GOOD))), [CHAT, CHAT]),
+    "more fields": (rows(input_text=both(ASKED), id=both(7)), [user(), user()]),
+}
+
+
+def advice_of(parameter: str, content: list[dict[str, Any]]) -> tuple[str, ...]:
+    Path("a b.jsonl").write_bytes(as_lines(content))
+    return advice(parameter, "a b.jsonl")
+
+
+def advice(parameter: str, dataset: str) -> tuple[str, ...]:
+    datasets = {"prompt_dataset": "", "preference_dataset": "", "eval_dataset": "", parameter: dataset}
+    return check_datasets(**datasets, instruction="").summary.advice
+
+
+def mended(advice: str) -> bytes:
+    """Run the command of an advice and return what it wrote."""
+    command = advice.splitlines()[-1].replace("python3", shlex.quote(sys.executable))
+    subprocess.run(["bash", "-c", command], check=True)
+    return Path(shlex.split(command)[-1]).read_bytes()
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_preferences_of_another_make_come_with_the_command_that_mends_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, meant = PREFERENCES[name]
+    [told] = advice_of("preference_dataset", content)
+    reading = read(mended(told), accepts=("preference",))
+    assert (reading.found, reading.rows) == ([], meant)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_of_another_make_come_with_the_command_that_mends_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, meant = PROMPTS[name]
+    [told] = advice_of("prompt_dataset", content)
+    reading = read(mended(told), accepts=("prompt",))
+    assert (reading.found, reading.rows) == ([], [{"prompt": prompt} for prompt in meant])
+
+
+UNCLEAR = {
+    "names from 1, choice from 0": rows(
+        input_text=both(ASKED), candidate_1=both(GOOD), candidate_2=both(BAD), choice=(0, 1)
+    ),
+    "three candidates, four choices": rows(**TWO | {"candidate_2": both("No."), "choice": (0, 3)}),
+    "letters and numbers": rows(question=both(ASKED), answer_a=both(GOOD), answer_b=both(BAD), label=(0, 1)),
+    "a tie": rows(question=both(ASKED), answer_a=both(GOOD), answer_b=both(BAD), winner=("a", "tie")),
+    "two labels": rows(prompt=both(ASKED), response_0=both(GOOD), response_1=both(BAD), label=(0, 1), better=(1, 0)),
+    "no label": rows(prompt=both(ASKED), response_0=both(GOOD), response_1=both(BAD)),
+    "true and false": rows(**TWO | {"choice": (True, False)}),
+}
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_what_a_label_stands_for_is_asked_where_names_and_values_do_not_say_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for told in advice_of("preference_dataset", UNCLEAR[name]):
+        assert "python3" not in told
+        assert "candidate_0" in told
+
+
+NOT_TO_BE_DROPPED = {
+    "Nectar": rows(prompt=both(ASKED), answers=both([{"answer": GOOD, "rank": 1.0}, {"answer": BAD, "rank": 2.0}])),
+    "history": rows(**SHARED, history=both([["Hi", "Hello"]])),
+    "two prompts": rows(**SHARED, question=both("Another?")),
+    "an answer alone": rows(prompt=both(ASKED), chosen=both(GOOD), score=both(1)),
+    "a file with good rows of another kind": [
+        *rows(**SHARED),
+        *rows(question=both(ASKED), chosen=both("a"), rejected=both("b")),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NOT_TO_BE_DROPPED)
+def test_no_command_leaves_out_what_may_mean_something(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert advice_of("preference_dataset", NOT_TO_BE_DROPPED[name]) == ()
+
+
+def test_rows_that_prefer_neither_answer_are_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tie = rows(prompt=both(ASKED), response_1=both(GOOD), response_2=both(BAD), preference_strength=(0, 3))
+    [told] = advice_of("preference_dataset", tie)
+    assert "Of 2 rows 1 are left out: they prefer neither answer." in told
+    assert read(mended(told)).rows == pairs()[1:]
+
+
+def test_all_files_of_a_dataset_are_mended_into_one_that_was_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(f"{name}.jsonl").write_bytes(as_lines(rows(question=both(name)))[:-1])
+    Path("a-new.jsonl.old").write_text("")
+    [told] = advice("prompt_dataset", "[ab].jsonl")
+    Path("a-new.jsonl").write_text("kept")
+    [again] = advice("prompt_dataset", "[ab].jsonl")
+    assert [row["prompt"][0]["content"] for row in read(mended(again)).rows] == ["a", "a", "b", "b"]
+    assert Path("a-new.jsonl").read_text() == "kept"
+    assert told != again
+
+
+def test_lines_that_are_no_json_objects_are_to_be_mended_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    twice = b'{"question": "a", "question": "b"}\n'
+    Path("a.jsonl").write_bytes(as_lines(PROMPTS["question"][0]) + twice)
+    [told] = advice("prompt_dataset", "a.jsonl")
+    assert "mend first the lines that are no proper JSON objects" in told
+    assert "python3" not in told
+
+
+def test_a_name_that_could_be_taken_for_code_is_in_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = '"], open("hacked", "w"), ["'
+    assert advice_of("prompt_dataset", rows(**{"question": both(ASKED), name: both(1)})) == ()
+    assert not Path("hacked").exists()
+
+
+def test_a_command_stops_at_a_row_that_it_was_not_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [told] = advice_of("preference_dataset", PREFERENCES["candidates and choice from 1"][0])
+    with Path("a b.jsonl").open("a") as stream:
+        stream.write(json.dumps({**PREFERENCES["candidates and choice from 1"][0][0], "choice": 3}) + "\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        mended(told)
