@@ -68,7 +68,6 @@ class Progress:
 
     def __init__(self, label: str, total: int, unit: str = "step") -> None:
         self.label, self.total, self.unit = label, total, unit
-        self._started = time.monotonic()
         self._first: tuple[int, float] | None = None
         self._last_line = 0.0
         self.update(0)
@@ -99,17 +98,11 @@ class Progress:
             remaining = f", {duration(left)} left" if left is not None and done < self.total else ""
             print(f"{self.label}: {self.unit} {done}/{self.total} {values}".rstrip() + remaining, flush=True)
 
-    def start_clock(self) -> None:
-        """Count the time from now: what came before belongs to no unit."""
-        self._started = time.monotonic()
-
     def _seconds_left(self, done: int, now: float) -> float | None:
-        """Estimate from the pace since the first unit, which alone carries the warm-up."""
-        if self._first is None or done <= 0:
+        """Estimate from the pace since the first unit, which carries the warm-up: of that one alone nothing is concluded."""
+        if self._first is None or done <= self._first[0]:
             return None
         first_done, first_time = self._first
-        if done == first_done:
-            return (first_time - self._started) / first_done * (self.total - done)
         return max(0.0, (now - first_time) / (done - first_done) * (self.total - done))
 
 

@@ -79,8 +79,6 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
     def add_look(self, at: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Draw what was measured beside the training, and take the time that it took out of the step's."""
         self._step_started += seconds
-        if at == 0:
-            self._progress.start_clock()
         self._draw(metrics, at)
 
     def close(self) -> None:

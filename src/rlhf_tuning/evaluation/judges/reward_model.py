@@ -35,7 +35,12 @@ class RewardModelJudge:
         unknown = {key: pair for key, pair in zip(keys, asked, strict=True) if key not in scores}
         if unknown:
             found = processes.run(
-                score_answers, list(unknown.values()), trains=False, directory=self._directory, dtype=self._dtype
+                score_answers,
+                list(unknown.values()),
+                trains=False,
+                directory=self._directory,
+                dtype=self._dtype,
+                label=f"scoring answers: {self.label}",
             )
             scores |= dict(zip(unknown, found, strict=True))
         return [
@@ -43,13 +48,13 @@ class RewardModelJudge:
         ]
 
 
-def score_answers(asked: Sequence[tuple[Conversation, str]], *, directory: str, dtype: str) -> list[float]:
-    """Return the score that a saved reward model gives to each answer to its conversation."""
+def score_answers(asked: Sequence[tuple[Conversation, str]], *, directory: str, dtype: str, label: str) -> list[float]:
+    """Return the score that a saved reward model gives to each answer to its conversation; the progress has the label."""
     processes.join()
     model = reward_model.load_reward_model(directory, dtype=dtype)
 
     def score(asked: Sequence[tuple[Conversation, str]]) -> list[float]:
-        progress = step.Progress("scoring answers", len(asked), "answer")
+        progress = step.Progress(label, len(asked), "answer")
         conversations, answers = [pair[0] for pair in asked], [pair[1] for pair in asked]
         return model.score(conversations, answers, on_progress=progress.update)
 
