@@ -10,6 +10,14 @@ RlhfError                  anything this project raises on purpose
 """
 
 
+def how_to_install(extra: str) -> str:
+    """Return how the packages of an optional part are installed, for messages about one that is missing."""
+    return (
+        f"Install it with: pip install '.[{extra}]' in a clone of the repository, or pip install 'rlhf-pipelines[{extra}]' "
+        "where a package index has it."
+    )
+
+
 class RlhfError(Exception):
     """Base of every error raised on purpose. The message is complete: what is wrong, where, and what to do."""
 

@@ -19,7 +19,7 @@ from rlhf_pipelines.backends.cron import check_cron
 from rlhf_pipelines.backends.vertex_checks import bucket_problems, disk_cautions, image_problems, submission_problems
 from rlhf_pipelines.backends.vertex_messages import job_id, pipeline_job, plan_fields, read_job, read_schedule
 from rlhf_tuning import environment, google_errors
-from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
+from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError, how_to_install
 from rlhf_tuning.google_errors import Where, explained, is_unclear, may_pass, persistently, wait
 from rlhf_tuning.step import say
 
@@ -408,6 +408,5 @@ def _need_client() -> None:
         import google.cloud.aiplatform_v1  # noqa: F401
     except ImportError:
         raise UserError(
-            "Vertex AI needs the package google-cloud-aiplatform, which is not installed. Install it with: "
-            "pip install 'rlhf-pipelines[vertex]'"
+            f"Vertex AI needs the package google-cloud-aiplatform, which is not installed. {how_to_install('vertex')}"
         ) from None

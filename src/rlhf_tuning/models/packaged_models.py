@@ -10,11 +10,12 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_tuning import environment, step
-from rlhf_tuning.errors import ModelError
+from rlhf_tuning.errors import ModelError, how_to_install
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,7 @@ def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:
     for package in ("torch", "gguf"):
         if find_spec(package) is None:
             raise ModelError(
-                f"{alias!r} must be converted once, for which {package} is missing here. Install it with: "
-                "pip install 'rlhf-pipelines[train]'"
+                f"{alias!r} must be converted once, for which {package} is missing here. {how_to_install('train')}"
             )
     folder.parent.mkdir(parents=True, exist_ok=True)
     step.say(
@@ -109,10 +109,12 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF model as float32 safetensors with a tokenizer like the one it was trained with."""
     import torch
     from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    # Where transformers draws bars by itself: in a pipe they are floods of lines.
+    modeling_gguf_pytorch_utils.tqdm = partial(modeling_gguf_pytorch_utils.tqdm, disable=None)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # transformers still holds the dequantised model for a quantised one, which it would refuse to save.
     for attribute in ("hf_quantizer", "quantization_method"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir, fail
 from rlhf_tuning import environment
-from rlhf_tuning.errors import ModelError, UserError
+from rlhf_tuning.errors import ModelError, UserError, how_to_install
 
 
 def add(commands: Commands) -> None:
@@ -109,8 +109,7 @@ def _ask_model(options: argparse.Namespace, prompt: str) -> str:
         from rlhf_tuning.generation.generate import predict
     except ModuleNotFoundError as error:
         raise UserError(
-            f"rlhf predict needs the package {error.name}, which is not installed. Install it with: "
-            "pip install 'rlhf-pipelines[train]'"
+            f"rlhf predict needs the package {error.name}, which is not installed. {how_to_install('train')}"
         ) from None
     return predict(
         options.model,

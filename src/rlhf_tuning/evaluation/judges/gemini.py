@@ -3,7 +3,7 @@
 from typing import Any
 
 from rlhf_tuning import environment
-from rlhf_tuning.errors import ModelError, ParameterError
+from rlhf_tuning.errors import ModelError, ParameterError, how_to_install
 from rlhf_tuning.evaluation.judges import JudgeSettings, asking, judge_key
 from rlhf_tuning.evaluation.judges.asking import AskingJudge, RefusedError, UnansweredError
 from rlhf_tuning.evaluation.judges.language_model import RETRIED, retry_after
@@ -25,8 +25,7 @@ class GeminiClient:
             from google.genai import errors, types
         except ModuleNotFoundError:
             raise ModelError(
-                "judge is 'gemini', for which the package google-genai is missing here. Install it with: "
-                "pip install 'rlhf-pipelines[gemini]'"
+                f"judge is 'gemini', for which the package google-genai is missing here. {how_to_install('gemini')}"
             ) from None
         self._model, self._errors = model, errors
         # Thinking is left at the model's own default: some models do not take a limit.
