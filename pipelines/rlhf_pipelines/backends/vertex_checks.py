@@ -34,6 +34,8 @@ _MANIFESTS = (
     "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
 )
 _SECONDS = 20.0
+#: A warning is not worth a longer wait, where the hub is out of reach.
+_HUB_SECONDS = 3
 #: The boot disk of a step, which limits cannot change (Google's page on machine types for a pipeline step), and what system
 #: and image leave of it.
 _DISK_GB, _DISK_FREE_GB = 100, 70
@@ -120,7 +122,7 @@ def disk_cautions(values: Mapping[str, Any]) -> Iterator[str]:
         reference = str(values.get(name) or "")
         if not reference or reference.startswith("gs://") or _is_here(reference):
             continue
-        size = weight_bytes(reference).stored
+        size = weight_bytes(reference, timeout=_HUB_SECONDS).stored
         if size > _DISK_FREE_GB * 10**9:
             yield (
                 f"{name} is {reference!r}, of {gigabytes(size)}. Each step that loads it fetches it to its disk, which has "

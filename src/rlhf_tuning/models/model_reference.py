@@ -149,8 +149,12 @@ class WeightBytes(NamedTuple):
     to_fetch: int
 
 
-def weight_bytes(reference: str) -> WeightBytes:
+def weight_bytes(reference: str, *, timeout: float = 10) -> WeightBytes:
     """Return how large a model's weights are; zeros where the hub does not tell.
+
+    Args:
+        reference: The model.
+        timeout: Seconds in which the hub must answer.
 
     Raises:
         ModelError: If Cloud Storage does not.
@@ -164,7 +168,7 @@ def weight_bytes(reference: str) -> WeightBytes:
 
     name, revision = split_revision(reference)
     try:
-        told = HfApi().model_info(name, revision=revision or None, files_metadata=True, timeout=10).siblings or []
+        told = HfApi().model_info(name, revision=revision or None, files_metadata=True, timeout=timeout).siblings or []
     except (
         Exception
     ):  # the hub client lets errors of its transport through, whatever that is; loading says what is wrong

@@ -632,7 +632,7 @@ def test_an_image_to_serve_with_must_exist_too(checked):
 
 def test_a_hub_model_that_is_larger_than_a_step_s_disk_comes_with_a_warning(checked, monkeypatch, capsys):
     sizes = {"org/large": 140 * 10**9, "org/small": 16 * 10**9, "gs://bucket/large": 140 * 10**9}
-    monkeypatch.setattr(vertex_checks, "weight_bytes", lambda reference: WeightBytes(sizes[reference], 0))
+    monkeypatch.setattr(vertex_checks, "weight_bytes", lambda reference, timeout: WeightBytes(sizes[reference], 0))
     for reference, warned in (("org/large", True), ("org/small", False), ("gs://bucket/large", False)):
         values = {**SUBMISSION.values, "large_model_reference": reference}
         assert checked.problems(replace(SUBMISSION, values=values)) == []
