@@ -131,7 +131,7 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
         problems.append(NO_EXPLORATION)
     problems += [f"{name} is missing: {table[name].description}" for name in missing]
     if problems:
-        raise ParameterError(_joined(problems))
+        raise ParameterError(_joined(problems, len(missing)))
     return checked
 
 
@@ -209,7 +209,10 @@ def parse_text(parameter: Parameter, text: str) -> object:
     return text
 
 
-def _joined(problems: Sequence[str]) -> str:
+def _joined(problems: Sequence[str], missing: int) -> str:
     if len(problems) == 1:
         return problems[0]
-    return f"{len(problems)} parameters cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems)
+    wrong = len(problems) - missing
+    found = [f"{wrong} {'parameter' if wrong == 1 else 'parameters'} cannot be used"] if wrong else []
+    found += [f"{missing} {'parameter is' if missing == 1 else 'parameters are'} missing"] if missing else []
+    return f"{' and '.join(found)}:\n" + "\n".join(f"  - {problem}" for problem in problems)

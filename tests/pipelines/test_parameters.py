@@ -166,7 +166,7 @@ def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(ParameterError) as caught:
         check_parameters("rlhf_pipeline", {"prompt_dataset": "p", "batch_size": 0, "kl_coef": 1, "seed": "x"})
     message = str(caught.value)
-    assert message.startswith("5 parameters cannot be used:\n")
+    assert message.startswith("3 parameters cannot be used and 2 parameters are missing:\n")
     for name in ("kl_coef", "batch_size", "seed", "preference_dataset", "large_model_reference"):
         assert f"  - {name} " in message
 

@@ -100,7 +100,7 @@ def _from_yaml(text: str) -> object:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML as people mean it: `1e-4` is a number, as in YAML 1.2, and a name may occur only once."""
+        """YAML as people mean it: `1e-4` is a number, `None` is null, and a name may occur only once."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             self.flatten_mapping(node)
@@ -120,6 +120,7 @@ def _from_yaml(text: str) -> object:
         re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
         list("-+.0123456789"),
     )
+    Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^None$"), ["N"])
     try:
         return yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:

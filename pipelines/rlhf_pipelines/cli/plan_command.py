@@ -137,7 +137,8 @@ def _verdict(found: Forecast) -> str:
             f"{sharded}"
         )
     tight = " That is within the forecast's error: try one step of each phase first." if _is_tight(found) else ""
-    return f"Memory: fits, in {share:.0%}{each}.{sharded}{tight}"
+    of = f"the {on.memory / GB:.0f} GB{each}"
+    return f"Memory: fits; the peak takes {share:.0%} of {of}.{sharded}{tight}"
 
 
 def _is_tight(found: Forecast) -> bool:

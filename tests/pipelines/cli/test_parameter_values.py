@@ -21,8 +21,9 @@ def refusal(path: Path) -> str:
 def test_reads_json_and_yaml_alike(tmp_path: Path) -> None:
     text = '{"kl_coeff": 1e-4, "seed": 3, "deploy_model": false, "x": null}'
     from_json = read_values(write(tmp_path / "a.json", text))
-    from_yaml = read_values(write(tmp_path / "a.yaml", "kl_coeff: 1e-4\nseed: 3\ndeploy_model: false\nx:\n"))
+    from_yaml = read_values(write(tmp_path / "a.yaml", "kl_coeff: 1e-4\nseed: 3\ndeploy_model: false\nx: None\n"))
     assert from_json == from_yaml == {"kl_coeff": 0.0001, "seed": 3, "deploy_model": False, "x": None}
+    assert read_values(write(tmp_path / "b.yaml", "x: 'None'\ny: None of it\n")) == {"x": "None", "y": "None of it"}
 
 
 def test_reads_a_file_that_begins_with_a_byte_order_mark(tmp_path: Path) -> None:
