@@ -13,6 +13,9 @@ from rlhf_tuning.parameters import Parameter, Value
 
 _PARAMETER_PREFIX = "parameter:"
 
+#: What `--pipeline` is when absent.
+DEFAULT_PIPELINE = "rlhf_pipeline"
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -33,7 +36,9 @@ def add_command(
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
     """Add the flag that names a pipeline."""
-    parser.add_argument("--pipeline", choices=list(PIPELINES), default="rlhf_pipeline", help="default: rlhf_pipeline")
+    parser.add_argument(
+        "--pipeline", choices=list(PIPELINES), default=DEFAULT_PIPELINE, help=f"default: {DEFAULT_PIPELINE}"
+    )
 
 
 def add_values_file(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +69,10 @@ def _add_parameter(group: argparse._ArgumentGroup, parameter: Parameter) -> None
     is_switch = parameter.type is bool
     shown = str(parameter.default).lower() if is_switch else parameter.default
     default = "" if parameter.default in (None, "") else f"; default: {shown}"
+    takers = [
+        pipeline for pipeline, parameters in PIPELINES.items() if any(p.name == parameter.name for p in parameters)
+    ]
+    only = "" if DEFAULT_PIPELINE in takers else f"; only of {' and '.join(takers)}"
     # Help shows one spelling; the other, as in parameter_values, works just as well.
     group.add_argument(
         dashed,
@@ -72,7 +81,7 @@ def _add_parameter(group: argparse._ArgumentGroup, parameter: Parameter) -> None
         nargs="?" if is_switch else None,
         const="true" if is_switch else None,
         default=argparse.SUPPRESS,
-        help=f"{parameter.description.removesuffix('.')}{default}".replace("%", "%%"),
+        help=f"{parameter.description.removesuffix('.')}{default}{only}".replace("%", "%%"),
     )
     if plain != dashed:
         group.add_argument(

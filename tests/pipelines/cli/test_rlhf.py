@@ -54,6 +54,14 @@ def test_version() -> None:
     assert run_rlhf("--version").stdout == f"rlhf {rlhf_tuning.__version__}\n"
 
 
+def test_help_marks_parameters_that_only_other_pipelines_have(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        rlhf.main(["run", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("only of recurring_rlhf_pipeline") == 2
+    assert shown.count("only of smoke_pipeline") == 1
+
+
 def test_help_names_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         rlhf.main(["run", "--help"])

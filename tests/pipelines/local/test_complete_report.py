@@ -52,9 +52,9 @@ def test_a_run_s_report_has_its_times_and_the_command_that_runs_it_again(tmp_pat
         call="rlhf predict --model palms@3 --prompt x",
         ended="2027-01-31 06:00",
     )
-    page = tmp_path / "page.html"
-    assert main(["report", "run", "--pipeline-root", str(tmp_path), "--output", str(page)]) == 0
-    assert capsys.readouterr().out == f"{page}\n"
+    assert main(["report", "run", "--pipeline-root", str(tmp_path)]) == 0
+    page = tmp_path / "run" / "report.html"
+    assert capsys.readouterr().out == f"Report: {page}\n"
     text = page.read_text()
     assert "--large-model-reference palms/tiny@abc" in text
     assert "--prompt-dataset &#x27;my prompts.jsonl&#x27; --kl-coeff 0.05" in text

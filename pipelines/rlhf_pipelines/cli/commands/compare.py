@@ -42,13 +42,18 @@ def add(commands: Commands) -> None:
         parser.add_argument(f"--{name}", metavar="TEXT", default="", help=words)
     parser.add_argument("--judge-max-calls", metavar="N", type=int, default=1000, help="default: 1000")
     parser.add_argument(
-        "--output", metavar="FILE", type=Path, default=Path("compare.html"), help="default: compare.html"
+        "--output",
+        metavar="FILE",
+        type=Path,
+        default=Path("compare.html"),
+        help="the report; default: compare.html in this folder",
     )
     add_registry_dir(parser)
 
 
 def _compare(options: argparse.Namespace) -> int:
     from rlhf_pipelines.cli.compare_command import Comparison, compare
+    from rlhf_pipelines.cli.run_command import shown
 
     text = compare(
         Comparison(
@@ -73,5 +78,5 @@ def _compare(options: argparse.Namespace) -> int:
         tell=lambda line: print(line, file=sys.stderr),
     )
     print(text, end="")
-    print(f"\nReport: {options.output}")
+    print(f"\nReport: {shown(options.output.absolute())}")
     return 0

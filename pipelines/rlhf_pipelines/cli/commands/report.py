@@ -13,7 +13,7 @@ def add(commands: Commands) -> None:
         "report",
         "make the report of a run again",
         _report,
-        "Make the report of a run on this machine again, from what the run left behind.\n\n"
+        "Make the report of a run on this machine again, from what the run left behind, and say where it is.\n\n"
         "example:\n"
         "  rlhf report runs/rlhf-pipeline-2027-01-31-06-00-00-123456",
     )
@@ -22,18 +22,16 @@ def add(commands: Commands) -> None:
         "--pipeline-root", metavar="DIR", type=Path, default=Path("runs"), help="where named runs are; default: ./runs"
     )
     add_price(parser)
-    _add_output(parser, "report.html")
-
-
-def _add_output(parser: argparse.ArgumentParser, name: str) -> None:
-    parser.add_argument("--output", metavar="FILE", type=Path, default=Path(name), help=f"default: {name}")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="default: report.html in the run's folder")
 
 
 def _report(options: argparse.Namespace) -> int:
+    from rlhf_pipelines.cli.run_command import shown
     from rlhf_pipelines.local.complete_report import write_complete_report
 
     named = options.pipeline_root / options.run
     folder = named if named.is_dir() else Path(options.run)
-    write_complete_report(folder, options.output, options.price_per_hour)
-    print(options.output)
+    page = options.output or folder / "report.html"
+    write_complete_report(folder, page, options.price_per_hour)
+    print(f"Report: {shown(page.absolute())}")
     return 0
