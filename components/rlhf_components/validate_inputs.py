@@ -51,6 +51,8 @@ def validate_inputs(
     gate_win_rate_margin: float = 0.0,
     gate_max_kl: float = 50.0,
     gate_max_length_ratio: float = 3.0,
+    target: str = "",
+    registry_dir: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     [
@@ -109,6 +111,8 @@ def validate_inputs(
         gate_win_rate_margin: Win rate beyond one half that a promotion takes.
         gate_max_kl: Most nats of KL for a promotion.
         gate_max_length_ratio: Most that answers may grow or shrink for a promotion.
+        target: Where the run registers its model; into the local registry, which is checked, where it is local.
+        registry_dir: Folder of that registry; its default place when empty.
 
     Returns:
         prompt_fingerprint: Fingerprint of the prompts' content.
@@ -117,8 +121,11 @@ def validate_inputs(
         data_warnings: What is wrong with valid data, a line each.
         judge_rubric: What a better answer is, in words, as the content behind a name may change; empty without a judge.
     """
-    from rlhf_tuning.evaluation.judges import check_judge, judge_key
+    from pathlib import Path
+
+    from rlhf_tuning.evaluation.judges import check_cache, check_judge, judge_key
     from rlhf_tuning.limits import check_exploration, check_limits
+    from rlhf_tuning.registry import check_writable
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
 
@@ -157,8 +164,11 @@ def validate_inputs(
             judge_rubric=judge_rubric,
             judge_max_calls=judge_max_calls,
         )
+        check_cache(judge)
         if judge_key_secret:
             judge_key(judge_key_secret)
+        if target == "local":
+            check_writable(Path(registry_dir).expanduser() if registry_dir else None)
         config = ValidationConfig(
             prompt_dataset=prompt_dataset,
             preference_dataset=preference_dataset,

@@ -1,6 +1,7 @@
 """Every environment variable that this project reads, with its default beside it."""
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -50,6 +51,9 @@ CACHE_DIR = Path(
     or Path(os.environ.get("XDG_CACHE_HOME", "") or _HOME / ".cache") / "rlhf-pipelines"
 )
 
+#: What to do where nothing can be written there.
+NAME_CACHE = "Name another folder with the environment variable RLHF_CACHE_DIR."
+
 #: Where the local model registry lives.
 REGISTRY_DIR = Path(
     os.environ.get("RLHF_REGISTRY_DIR", "")
@@ -95,6 +99,18 @@ PROCESSES = os.environ.get("RLHF_PROCESSES", "")
 
 #: "1" divides a base model's layers over the processes even where each could hold them all.
 SHARD = os.environ.get("RLHF_SHARD", "")
+
+#: By which launchers of several processes (torchrun, accelerate, mpirun) tell each of them its place.
+_LAUNCHERS = re.compile(
+    r"(?:(?:GROUP_|LOCAL_|NODE_|ROLE_)?RANK|(?:GROUP_|LOCAL_|ROLE_)?WORLD_SIZE|MASTER_(?:ADDR|PORT)|ROLE_NAME"
+    r"|(?:ACCELERATE|FSDP|MV2_COMM_WORLD|OMPI_COMM_WORLD|PMI|PMIX|TORCHELASTIC)_.*|MPI_LOCALN?RANKS?(?:ID)?)"
+)
+
+
+def forget_launchers() -> None:
+    """Forget what a launcher left in this shell: a command is one process, and starts those that it needs itself."""
+    for name in list(filter(_LAUNCHERS.fullmatch, os.environ)):
+        del os.environ[name]
 
 
 def process_count() -> int:

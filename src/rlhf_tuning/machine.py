@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from rlhf_tuning.errors import MachineError
@@ -60,6 +61,25 @@ def driver_version() -> str:
         return ""
     found = re.search(r"\b\d{3,}(?:\.\d+)+", _DRIVER.read_text(encoding="utf-8"))
     return found[0] if found else ""
+
+
+def check_writable(folder: Path, *, what: str, remedy: str) -> None:
+    """Refuse a folder in which nothing can be written, now rather than when there is something to write.
+
+    Args:
+        folder: Made if it is not there.
+        what: What would be done there, as a sentence begins.
+        remedy: What to do, as a full sentence.
+
+    Raises:
+        MachineError: If nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MachineError(f"{what} in {folder}, where nothing can be written: {error.strerror}. {remedy}") from None
 
 
 def check_room(folder: Path, needed: int, *, what: str, remedy: str) -> None:

@@ -20,14 +20,15 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from rlhf_tuning import environment
+from rlhf_tuning import environment, machine
 from rlhf_tuning.errors import ModelError, RunError
 
 DEFAULT_ALIAS = "default"
@@ -151,6 +152,42 @@ def register_model(
     return _load(folder, version, _read_aliases(folder))
 
 
+def check_writable(registry_dir: Path | None = None) -> None:
+    """Check that a model can be registered, before there is one.
+
+    Args:
+        registry_dir: The registry; `RLHF_REGISTRY_DIR` when absent.
+
+    Raises:
+        MachineError: If nothing can be written there.
+    """
+    machine.check_writable(
+        _root(registry_dir),
+        what="The model would be registered",
+        remedy="Name another folder with registry_dir, or with the environment variable RLHF_REGISTRY_DIR.",
+    )
+
+
+def registry_name(display_name: str, most: int = 100) -> str:
+    """Return a display name as the registry can have it: `My model (v2)` becomes `My-model-v2`.
+
+    Names in other scripts than ours, and longer ones, get a digest of the whole name, so that no two are taken for each
+    other: `Café` becomes `Cafe-` and eight digits. Blank ones stay empty.
+
+    Args:
+        display_name: Any text.
+        most: So many characters at most.
+    """
+    name = unicodedata.normalize("NFC", display_name.strip())
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")
+    if not name or (plain and name.isascii() and len(plain) <= most):
+        return plain
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", letters).strip("-._")[: most - 9].rstrip("-._")
+    return f"{plain or 'model'}-{digest}"
+
+
 def list_models(
     registry_dir: Path | None = None, on_damage: Callable[[str], None] = lambda message: None
 ) -> list[ModelVersion]:
@@ -180,18 +217,18 @@ def resolve_model(spec: str, registry_dir: Path | None = None) -> ModelVersion:
     """Return the version that `spec` means.
 
     Args:
-        spec: `NAME` (its alias `default`), `NAME@ALIAS` or `NAME@VERSION`; a leading `models/` is allowed.
+        spec: `NAME` (its alias `default`), `NAME@ALIAS` or `NAME@VERSION`; a leading `models/` is allowed, and the
+            display name that a run was given in place of the name made from it.
         registry_dir: The registry; `RLHF_REGISTRY_DIR` when absent.
 
     Raises:
         ModelError: If there is no such model, alias or version, or its files were changed after it was registered.
     """
     root = _root(registry_dir)
-    name, at, reference = spec.removeprefix("models/").partition("@")
-    _check_name(name, "Model name")
+    folders = {folder.name: folder for folder in _model_folders(root)}
+    name, at, reference = _split(spec.removeprefix("models/"), folders)
     if at:
         _check_name(reference, "Alias or version")
-    folders = {folder.name: folder for folder in _model_folders(root)}
     if name not in folders:
         names = ", ".join(sorted(folders)) or "none yet"
         raise ModelError(f"No model '{name}' in the registry {root}. Models there: {names}.")
@@ -239,6 +276,20 @@ def named_model(spec: str, registry_dir: Path | None = None) -> NamedModel:
         folder=version.path / "model",
         parameters=parameters if isinstance(parameters, dict) else {},
     )
+
+
+def _split(spec: str, folders: Collection[str]) -> tuple[str, str, str]:
+    """Return the name of a model, `@` and what follows it; both empty where a name stands alone."""
+    name, at, reference = spec.partition("@")
+    if name in folders:
+        return name, at, reference
+    if registry_name(spec) in folders:  # `@` may be a part of a display name
+        return registry_name(spec), "", ""
+    name, at, reference = spec.rpartition("@") if at else (spec, "", "")
+    made = registry_name(name)
+    if not made:
+        _check_name(name, "Model name")
+    return (made if made in folders else name), at, reference
 
 
 def _versions_and_aliases(name: str, numbers: Sequence[int], aliases: Mapping[str, int]) -> str:

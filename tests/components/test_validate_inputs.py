@@ -55,6 +55,16 @@ def test_a_secret_that_cannot_be_read_ends_the_run_before_the_data_is_read(secre
     assert not (tmp_path / "data_report").exists()
 
 
+def test_a_registry_that_cannot_be_written_to_ends_a_run_that_uses_it(validate, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    registry = str(tmp_path / "file" / "models")
+    with pytest.raises(SystemExit) as ended:
+        validate(target="local", registry_dir=registry)
+    assert ended.value.code == 2
+    assert f"The model would be registered in {registry}, where nothing" in capsys.readouterr().out
+    assert validate(target="vertex", registry_dir=registry)["preference_fingerprint"]
+
+
 def test_a_secret_is_read_and_what_it_holds_is_told_nowhere(secrets, validate, tmp_path, capfd, caplog):
     caplog.set_level("DEBUG")
     secrets.faults.append("UNAVAILABLE")

@@ -14,6 +14,7 @@ from rlhf_tuning.registry import (
     find_champion,
     list_models,
     register_model,
+    registry_name,
     resolve_model,
     tuned_by_one,
 )
@@ -187,11 +188,43 @@ def test_rejects_an_alias_that_reads_as_a_version(made: Path, root: Path) -> Non
         register(made, root, aliases=("12",))
 
 
-@pytest.mark.parametrize("spec", ["", "@1", "palms@", "../palms", "palms@../../x", "palms@a@b", "models/"])
+@pytest.mark.parametrize("spec", ["", "@1", "palms@", "palms@../../x", "palms@a@b", "models/"])
 def test_rejects_a_spec_that_is_not_name_at_alias(made: Path, root: Path, spec: str) -> None:
     register(made, root)
     with pytest.raises(ModelError, match="not allowed"):
         resolve_model(spec, root)
+
+
+@pytest.mark.parametrize(
+    ("display_name", "name"),
+    [
+        ("palms", "palms"),
+        ("My model (v2)", "My-model-v2"),
+        ("../../etc", "etc"),
+        (" ", ""),
+        ("名", "model-51a5d681"),
+        ("Café", "Cafe-"),
+        ("Модель v2", "v2-"),
+        ("a" * 300, "a" * 91 + "-"),
+    ],
+)
+def test_any_display_name_becomes_a_name_that_the_registry_takes(display_name: str, name: str) -> None:
+    assert registry_name(display_name).startswith(name)
+    assert len(registry_name(display_name)) <= 100
+
+
+def test_names_in_other_scripts_are_never_taken_for_each_other() -> None:
+    names = ["模型", "模型一", "Модель", "Модель 2", "модель", "e\u0301", "é", "e", "!!!", "???", "a" * 300, "a" * 301]
+    assert len({registry_name(name) for name in names}) == len(names) - 1  # é in its two spellings
+
+
+def test_a_model_is_found_by_the_name_that_its_run_was_given(made: Path, root: Path) -> None:
+    for name in ("Моя модель", "My model (v2)", "me@home"):
+        version = register(made, root, name=registry_name(name))
+        for spec in (name, f"{name}@1", f"models/{name}@default", version.resource_name):
+            assert resolve_model(spec, root) == version
+    with pytest.raises(ModelError, match="No model 'Чужая модель' in the registry"):
+        resolve_model("Чужая модель@1", root)
 
 
 def test_an_unknown_model_lists_those_there_are(made: Path, root: Path) -> None:

@@ -1,6 +1,7 @@
 """The `rlhf` command. It answers at once: whatever is heavy to import is imported by the commands that need it."""
 
 import argparse
+import io
 import os
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from rlhf_pipelines.cli.commands import (
     validate,
 )
 from rlhf_pipelines.parameters import closest
-from rlhf_tuning import __version__
+from rlhf_tuning import __version__, environment
 from rlhf_tuning.errors import RlhfError
 
 #: In the order of the help. To add a command: its module in `commands/` and its name here.
@@ -32,6 +33,8 @@ COMMANDS = (run, validate, plan, report, compare, models, predict, serve, compil
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 wrong inputs, 130 interrupted."""
+    _let_all_be_said()
+    environment.forget_launchers()
     try:
         status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -63,6 +66,17 @@ def build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add(commands)
     return parser
+
+
+def _let_all_be_said() -> None:
+    """Let no character that a terminal cannot show, and no stream that was closed, end a command that has done its work."""
+    # The streams in their order, so that a file opened later does not take the place of one that is closed.
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115  for as long as the process lives
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -24,9 +24,10 @@ from rlhf_pipelines.local.process_group import Ended, run_in_group
 from rlhf_pipelines.local.run_events import RunFailed, RunFollower, StepFailed, StepFinished, StepStarted, Update
 from rlhf_tuning import __version__, environment
 from rlhf_tuning.errors import ParameterError, RunError
+from rlhf_tuning.evaluation.judges import JudgeSettings, check_cache, load_judge
 from rlhf_tuning.parameters import Value
 from rlhf_tuning.promotion.champion import local_name
-from rlhf_tuning.registry import tuned_by_one
+from rlhf_tuning.registry import check_writable, tuned_by_one
 from rlhf_tuning.step import duration
 
 _WARN_FREE_BYTES = 2 * 10**9
@@ -48,6 +49,8 @@ _MODEL = "model_resource_name"
 _RECURRING = "recurring_rlhf_pipeline"
 #: What the loops of training count, and no others.
 _TRAINING_UNIT = "step"
+#: What a judge needs to be made.
+_OF_A_JUDGE = ("judge_model", "judge_endpoint", "judge_key_secret", "judge_rubric")
 _EXAMPLE_PROMPT = "Create a description for Plantation Palms."
 
 
@@ -84,12 +87,13 @@ def run_locally(run: LocalRun, display: Display) -> int:
 
     Raises:
         ParameterError: If the pipeline root, or an engine for containers, cannot be used.
+        MachineError: If the registry, or the cache that the run needs, cannot be written to.
         RunError: If its disk is full, or another run tunes the same model now.
     """
     if run.containers:
         check_engine()
     root = prepare_root(run.pipeline_root, display)
-    prepare_registry(str(run.arguments.get("registry_dir", "")))
+    check_early(run.arguments, in_containers=run.containers is not None)
     started = time.monotonic()
     with _only_tune_of_its_model(run), RunLog(root) as log, _temporary_folder() as temporary:
         log.begin(run.name, __version__, run.arguments)
@@ -154,19 +158,24 @@ def prepare_root(pipeline_root: Path, display: Display) -> Path:
     return root
 
 
-def prepare_registry(registry_dir: str) -> None:
-    """Check that a named registry can be written to, now rather than when the model is there."""
-    if not registry_dir:
-        return
-    folder = Path(registry_dir).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ParameterError(
-            f"registry_dir is {registry_dir!r}, which cannot be written to: {error.strerror}. Choose another folder."
-        ) from None
+def check_early(arguments: Mapping[str, Value], *, in_containers: bool) -> None:
+    """Check what a run needs at its end: places to write to, and credentials of its judge.
+
+    Args:
+        arguments: Of the pipeline.
+        in_containers: Whether its steps have packages of their own.
+
+    Raises:
+        MachineError: If the registry, or the cache that the run needs, cannot be written to.
+        UserError: If the judge cannot be used.
+    """
+    if "registry_dir" in arguments:
+        registry_dir = str(arguments["registry_dir"])
+        check_writable(Path(registry_dir).expanduser() if registry_dir else None)
+    judge = str(arguments.get("judge", ""))
+    check_cache(judge)
+    if judge == "gemini" and not in_containers:
+        load_judge(judge, JudgeSettings(**{name: arguments[name] for name in _OF_A_JUDGE}))  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def copied(address: str, *, weights: bool) -> Path:
 
     Raises:
         ModelError: If there is no such folder, or it cannot be read.
-        MachineError: If the disk has too little room for it.
+        MachineError: If the disk has too little room for it, or the cache cannot be written to.
     """
     files = files_of(address)
     if not files:
@@ -63,7 +63,7 @@ def copied(address: str, *, weights: bool) -> Path:
         for name, stored in files.items()
         if not name.endswith(_OTHER_WEIGHTS) and (weights or not name.endswith(_WEIGHTS))
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    machine.check_writable(folder, what=f"{address} would be copied", remedy=environment.NAME_CACHE)
     # One copies, and whoever else needs the model, such as the process of another GPU, waits for it.
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

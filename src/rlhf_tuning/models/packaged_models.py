@@ -14,7 +14,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from rlhf_tuning import environment, step
+from rlhf_tuning import environment, machine, step
 from rlhf_tuning.errors import ModelError, how_to_install
 
 
@@ -62,7 +62,7 @@ def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:
             raise ModelError(
                 f"{alias!r} must be converted once, for which {package} is missing here. {how_to_install('train')}"
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    machine.check_writable(folder.parent, what=f"{alias} would be kept", remedy=environment.NAME_CACHE)
     step.say(
         f"Fetching {alias} ({source.licence}) from the Python package {source.package} {source.version} (94 MB), once"
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_tuning import cloud_storage, registry
-from rlhf_tuning.promotion.upload import generated_name, registry_name
+from rlhf_tuning.promotion.upload import generated_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def local_champion(model_display_name: str, large_model_reference: str, place: P
 
 def local_name(model_display_name: str, large_model_reference: str) -> str:
     """Return the name that a run's model has in the local registry."""
-    return registry_name(model_display_name) or generated_name(large_model_reference)
+    return registry.registry_name(model_display_name) or generated_name(large_model_reference)
 
 
 def vertex_champion(model_display_name: str, large_model_reference: str, place: Place) -> Champion | None:

@@ -1,7 +1,6 @@
 """From what a run left behind to a version in the local model registry."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def upload_to_local_registry(
         promote: The gate's decision.
         champion: Resource name of the model that it was held against; empty for the base model.
     """
-    name = registry_name(model_display_name) or generated_name(large_model_reference)
+    name = registry.registry_name(model_display_name) or generated_name(large_model_reference)
     folder = Path(registry_dir).expanduser() if registry_dir else None
     present = registry.find_champion(name, folder)
     beaten = present.resource_name if present and registry.CHAMPION_ALIAS in present.aliases else ""
@@ -127,12 +126,7 @@ def _reward_model(folder: Path) -> dict[str, Any]:
 def generated_name(large_model_reference: str) -> str:
     """Return a registry name made from a base model's, such as `smollm2-135m-instruct-rlhf`."""
     last = split_revision(large_model_reference)[0].rstrip("/").rsplit("/", 1)[-1]
-    return (registry_name(last.lower()) or "model") + "-rlhf"
-
-
-def registry_name(display_name: str) -> str:
-    """Return a display name as the registry can have it: `My model (v2)` becomes `My-model-v2`."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", display_name).strip("-._")[:100]
+    return (registry.registry_name(last.lower()) or "model") + "-rlhf"
 
 
 def _instruction_role(evaluation: dict[str, Any], instruction: str) -> str:

@@ -16,6 +16,7 @@ import yaml
 from rlhf_tuning import __version__
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models.model_reference import content_fingerprint
+from rlhf_tuning.registry import registry_name
 from rlhf_tuning.serving import vllm
 from rlhf_tuning.serving.vllm import MACHINES, ServingPlan
 
@@ -152,8 +153,8 @@ def inference_service(
 
 def kubernetes_name(name: str) -> str:
     """Return a name as Kubernetes takes it: small letters, digits and dashes, beginning with a letter."""
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_MOST_NAME].strip("-")
-    return plain if plain[:1].isalpha() else f"model-{plain}".strip("-")[:_MOST_NAME].strip("-")
+    plain = re.sub(r"[^a-z0-9]+", "-", registry_name(name.lower(), _MOST_NAME - len("model-"))).strip("-")
+    return plain if plain[:1].isalpha() else f"model-{plain}".strip("-")
 
 
 def _memory(plan: ServingPlan) -> int:

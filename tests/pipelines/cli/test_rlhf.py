@@ -1,4 +1,6 @@
+import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,28 @@ def test_importing_the_command_imports_nothing_heavy() -> None:
 
 def test_version() -> None:
     assert run_rlhf("--version").stdout == f"rlhf {rlhf_tuning.__version__}\n"
+
+
+def test_a_character_that_the_terminal_cannot_show_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="latin-1"))
+    monkeypatch.setattr("rlhf_pipelines.cli.model_list.as_table", lambda models: "é 漢 ✓")
+    assert rlhf.main(["models"]) == 0
+    assert shown.getvalue() == b"\xe9 \\u6f22 \\u2713\n"
+
+
+def test_closed_streams_are_no_failure() -> None:
+    command = f"{shlex.quote(sys.executable)} -m rlhf_pipelines.cli models <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
+
+
+def test_what_a_launcher_left_in_the_shell_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "ACCELERATE_USE_FSDP", "TORCHELASTIC_RUN_ID")
+    kept = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "RLHF_PROCESSES")
+    for name in (*left, *kept, "OMPI_COMM_WORLD_LOCAL_RANK"):
+        monkeypatch.setenv(name, "2")
+    assert rlhf.main(["models"]) == 0
+    assert [name for name in (*left, *kept, "OMPI_COMM_WORLD_LOCAL_RANK") if name in os.environ] == list(kept)
 
 
 def test_help_marks_parameters_that_only_other_pipelines_have(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from rlhf_pipelines.cli.display import SparseDisplay
-from rlhf_pipelines.cli.run_command import LocalRun, prepare_root, run_locally
-from rlhf_tuning.errors import ParameterError, RunError
+from rlhf_pipelines.cli.run_command import LocalRun, check_early, prepare_root, run_locally
+from rlhf_tuning import environment
+from rlhf_tuning.errors import MachineError, ParameterError, RunError
 
 #: Of `toy_pipelines`.
 FOLDER = Path(__file__).parents[2] / "support"
@@ -322,6 +324,40 @@ def test_nearly_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.Monke
 def test_home_folder_may_be_abbreviated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert prepare_root(Path("~/runs"), quiet()) == tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            {"registry_dir": "FILE/r"},
+            r"registered in FILE/r, where nothing .*: Not a directory\..* registry_dir, or .*RLHF_",
+        ),
+        ({"registry_dir": ""}, "registered in FILE/models, where nothing can be written"),
+        ({"judge": "language_model"}, "verdicts would be kept in FILE/cache.* RLHF_CACHE_DIR"),
+        ({"judge": "local_model"}, ""),
+    ],
+)
+def test_places_that_a_run_writes_to_at_its_end_are_tried_before_it_begins(
+    arguments: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setattr(environment, "REGISTRY_DIR", file / "models")
+    monkeypatch.setattr(environment, "CACHE_DIR", file / "cache")
+    given = {name: value.replace("FILE", str(file)) for name, value in arguments.items()}
+    with pytest.raises(MachineError, match=said.replace("FILE", str(file))) if said else nullcontext():
+        check_early(given, in_containers=False)
+
+
+def test_a_gemini_judge_without_credentials_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(environment, "JUDGE_API_KEY", "a key\nand more")
+    judge = {"judge": "gemini", "judge_model": "g", "judge_endpoint": "", "judge_key_secret": "", "judge_rubric": ""}
+    with pytest.raises(ParameterError, match="can be no key"):
+        check_early(judge, in_containers=False)
+    check_early(judge, in_containers=True)
 
 
 def test_closed_output_ends_the_run(toy: Toy) -> None:

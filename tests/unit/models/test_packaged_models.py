@@ -4,7 +4,7 @@ import zipfile
 import pytest
 import torch
 
-from rlhf_tuning.errors import ModelError
+from rlhf_tuning.errors import MachineError, ModelError
 from rlhf_tuning.models import packaged_models
 from rlhf_tuning.models.packaged_models import ALIASES, PackagedModel
 
@@ -81,3 +81,9 @@ def test_a_package_that_cannot_be_converted_here_is_not_fetched(tmp_path, monkey
     with pytest.raises(ModelError, match=r"torch is missing here\. .*rlhf-pipelines\[train\]"):
         packaged_models.packaged_model("smollm2-135m-instruct", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_to_is_told_with_the_variable_that_names_another(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match=r"would be kept in .*file/base-models, where nothing .* RLHF_CACHE_DIR"):
+        packaged_models.packaged_model("smollm2-135m-instruct", tmp_path / "file")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from rlhf_tuning import environment
+from rlhf_tuning import environment, machine
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
 from rlhf_tuning.limits import check_limits
@@ -105,6 +105,18 @@ def judge_key(judge_key_secret: str) -> str:
             "letters, digits and signs. Store the key alone there."
         )
     return key
+
+
+def check_cache(judge: str) -> None:
+    """Check that what a judge behind a server says can be kept, before it has said anything.
+
+    Raises:
+        MachineError: If nothing can be written there.
+    """
+    if judge in ("language_model", "gemini"):
+        machine.check_writable(
+            environment.CACHE_DIR, what="The judge's verdicts would be kept", remedy=environment.NAME_CACHE
+        )
 
 
 def check_judge(
