@@ -33,17 +33,21 @@ _FILES_NAMED = 20
 #: Problems of a text. All others are of the shape, which a program may mend.
 _OF_TEXTS = frozenset({"blank_text", "nul_character", "lone_surrogate", "identical_candidates", "no_messages"})
 
+#: Fields that hold a conversation.
+_TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns")
 _SYSTEM = ("system", "system_prompt", "system_message", "context")
 #: Fields that name the preferred one of several answers.
 _LABELS = (
     *("choice", "label", "labels", "preference", "preferred", "winner", "better", "best", "selected", "chosen"),
     *("chosen_index", "chosen_id", "better_response", "better_response_id", "preferred_response", "preferred_index"),
 )
-#: Answers in rows that are taken for prompts alone.
 _ANSWERS = ("output", "response", "completion", "answer")
+#: What may be left out of rows that are taken for prompts alone.
+_NO_PROMPT = {*_ANSWERS, *_LABELS} - {"chosen", *SYNONYMS["chosen"]}
+_TIES = "they prefer neither answer"
 #: Never left out: a row without them may mean something else.
 _MEANT = frozenset(
-    {*_SYSTEM, *_LABELS, *_ANSWERS, "messages", "conversations", "history", "answers", "responses", "completions"}
+    {*_TURNS, *_SYSTEM, *_LABELS, *_ANSWERS, "history", "answers", "responses", "completions"}
     | {name for field in ("prompt", "chosen", "rejected") for name in (field, *SYNONYMS[field])}
 )
 
@@ -176,10 +180,6 @@ def _quoted(name: str) -> str:
     return f'"{ascii(name)[1:-1]}"'
 
 
-def _of(name: str) -> str:
-    return f"row[{_quoted(name)}]"
-
-
 def _listed(names: Iterable[str]) -> str:
     *first, last = (shorten(ascii(name)[1:-1]) for name in names)
     return f"{', '.join(first)} and {last}" if first else last
@@ -195,10 +195,11 @@ class _Fields:
     Args:
         records: The rows.
         faults: What is wrong with them.
+        variable: What a row is called in expressions.
     """
 
-    def __init__(self, records: Sequence[Record], faults: Sequence[Fault]) -> None:
-        self.records, self.faults = records, faults
+    def __init__(self, records: Sequence[Record], faults: Sequence[Fault], variable: str = "row") -> None:
+        self.records, self.faults, self._variable = records, faults, variable
         self.common = [name for name in records[0] if all(name in record for record in records)]
         self.all = list(dict.fromkeys(name for record in records for name in record))
         self.used: list[str] = []
@@ -219,7 +220,11 @@ class _Fields:
         self.used.append(name)
         if meaning and plain(name) != meaning:
             self.words.append(f"{name} is taken for {meaning}")
-        return _of(name)
+        return self.of(name)
+
+    def of(self, name: str) -> str:
+        """Return the expression of a field's value."""
+        return f"{self._variable}[{_quoted(name)}]"
 
     def conversion(
         self, row: str, *, but: Collection[str] = (), clauses: str = "", left_out: str = ""
@@ -260,7 +265,7 @@ def _prompt_text(fields: _Fields) -> str:
     """Return the expression of a prompt that is one text; empty where it is not clear which field that is."""
     names = fields.texts(("prompt", *SYNONYMS["prompt"]), "prompt", "input_text")
     if sorted(map(plain, names)) == ["input", "instruction"]:
-        texts = ", ".join(_of(name) for name in sorted(names, key=plain, reverse=True))
+        texts = ", ".join(fields.of(name) for name in sorted(names, key=plain, reverse=True))
         fields.used += names
         fields.words.append("instruction and input together are taken for prompt")
         return f'"\\n\\n".join(filter(str.strip, ({texts})))'
@@ -271,18 +276,22 @@ def _prompt_text(fields: _Fields) -> str:
 
 def _system(fields: _Fields) -> str:
     """Return the expression of a system prompt that stands in a field of its own; empty where there is none."""
-    names = fields.texts(_SYSTEM)
-    return fields.take(names[0], "the system turn") if len(names) == 1 else ""
+    names = [name for name in fields.all if plain(name) in _SYSTEM]
+    if len(names) != 1 or not all(isinstance(record.get(names[0]), str | None) for record in fields.records):
+        return ""
+    value = fields.take(names[0], "the system turn")
+    return value if names[0] in fields.common else f"row.get({_quoted(names[0])})"
 
 
 def _turns(fields: _Fields) -> str:
     """Return the expression of a prompt in messages, as our formats with `role` have them; empty where there are none."""
-    if "messages" in fields.common and _have(fields.records, "messages", "role", "content"):
-        return fields.take("messages", "prompt")
-    if "conversations" in fields.common and _have(fields.records, "conversations", "from", "value"):
-        roles = '{"system": "system", "human": "user", "gpt": "assistant"}'
-        turns = fields.take("conversations", "prompt")
-        return f'[{{"role": {roles}[turn["from"]], "content": turn["value"]}} for turn in {turns}]'
+    for name in fields.common:
+        if plain(name) in ("prompt", *_TURNS) and _have(fields.records, name, "role", "content"):
+            return fields.take(name, "prompt")
+        if plain(name) in ("prompt", *_TURNS) and _have(fields.records, name, "from", "value"):
+            roles = '{"system": "system", "human": "user", "gpt": "assistant"}'
+            turns = fields.take(name, "prompt")
+            return f'[{{"role": {roles}[turn["from"]], "content": turn["value"]}} for turn in {turns}]'
     system = _system(fields)
     text = _prompt_text(fields) if system else ""
     if not text:
@@ -290,7 +299,7 @@ def _turns(fields: _Fields) -> str:
     # Datasets with such a field have rows in which it is empty; those have no system turn.
     return (
         f'[{{"role": role, "content": text}} for role, text in (("system", {system}), ("user", {text})) '
-        'if role == "user" or text.strip()]'
+        'if role == "user" or text and text.strip()]'
     )
 
 
@@ -412,45 +421,108 @@ def _pairs(fields: _Fields) -> Conversion | None:
     """Find the prompt, the preferred answer and the other one by their names."""
     turns = _turns(fields)
     prompt = turns or _prompt_text(fields)
-    chosen, rejected = (fields.texts((name, *SYNONYMS[name]), name) for name in ("chosen", "rejected"))
-    if not prompt or len(chosen) != 1 or len(rejected) != 1:
+    answers = [_answer(fields, "chosen"), _answer(fields, "rejected")]
+    if not prompt or not all(answers):
         return None
-    answers = [fields.take(chosen[0], "chosen"), fields.take(rejected[0], "rejected")]
     if turns:
         answers = [f'[{{"role": "assistant", "content": {answer}}}]' for answer in answers]
     return fields.conversion(f'{{"prompt": {prompt}, "chosen": {answers[0]}, "rejected": {answers[1]}}}')
 
 
+def _answer(fields: _Fields, field: str) -> str:
+    """Return the expression of an answer's text, which may stand in a message; empty where there is none."""
+    names = [name for name in fields.common if plain(name) in (field, *SYNONYMS[field])]
+    names = names or [name for name in (closest_field(field, fields.common),) if name]
+    if len(names) != 1:
+        return ""
+    [name] = names
+    values = [record[name] for record in fields.records]
+    for place, key in (("", ""), ("", "content"), ("", "value"), ("[0]", "content"), ("[0]", "value")):
+        if all(_is_text(value, place, key) for value in values):
+            return fields.take(name, field) + place + (f'["{key}"]' if key else "")
+    return ""
+
+
+def _is_text(value: Any, place: str, key: str) -> bool:
+    """Say whether a text stands in a value: under a key, of the only object of an array."""
+    if place:
+        if not isinstance(value, list) or len(value) != 1:
+            return False
+        [value] = value
+    if key:
+        return isinstance(value, dict) and len(value) == 2 and isinstance(value.get(key), str)
+    return isinstance(value, str)
+
+
 def _candidates(fields: _Fields) -> Conversion | None:
     """Find the prompt, the numbered answers, and which of them is preferred."""
-    groups = [
-        group for group in _numbered(fields.common).values() if all(fields.hold(name, str) for name in group.values())
-    ]
+    if "messages" in fields.common and _have(fields.records, "messages", "author", "content"):
+        return _candidates_of_chat(fields)
+    group = _answers(fields)
     turns = _turns(fields)
     prompt = turns or _prompt_text(fields)
-    if len(groups) != 1 or not prompt or {*map(plain, fields.common)} >= {"chosen", "rejected"}:
+    if not group or not prompt or {*map(plain, fields.common)} >= {"chosen", "rejected"}:
         return None
-    names = list(groups[0].values())
-    fields.used += names
-    preferred, condition = _preferred(fields, groups[0])
-    left_out = {"clauses": condition, "left_out": "they prefer neither answer"} if condition else {}
-    if len(names) == 2 and not turns:
-        for name, meaning in zip(names, PREFERENCE_FIELDS, strict=False):
-            fields.words += [f"{name} is taken for {meaning}"] if name != meaning else []
-        answers = f'"candidate_0": {_of(names[0])}, "candidate_1": {_of(names[1])}'
-        return fields.conversion(f'{{"input_text": {prompt}, {answers}, "choice": {preferred}}}', **left_out)
+    if len(group) == 2 and not turns:
+        candidates, condition = _two_candidates(fields, group)
+        return fields.conversion(
+            f'{{"input_text": {prompt}, {candidates}}}', clauses=condition, left_out=_TIES if condition else ""
+        )
+    preferred, condition = _preferred(fields, group)
     fields.words.append(
         "the preferred answer is taken for chosen, and each other one for rejected, in a row of its own"
     )
     chosen, rejected = (
         f'[{{"role": "assistant", "content": row[{name}]}}]' if turns else f"row[{name}]" for name in ("best", "other")
     )
-    all_names = f"({', '.join(map(_quoted, names))})"
-    loops = f" for best in [{all_names}[{preferred}]] for other in {all_names} if other != best"
+    names = f"({', '.join(map(_quoted, group.values()))})"
     return fields.conversion(
         f'{{"prompt": {prompt}, "chosen": {chosen}, "rejected": {rejected}}}',
-        **left_out | {"clauses": condition + loops},
+        clauses=f"{condition} for best in [{names}[{preferred}]] for other in {names} if other != best",
+        left_out=_TIES if condition else "",
     )
+
+
+def _candidates_of_chat(fields: _Fields) -> Conversion | None:
+    """Find two numbered answers of chat rows: beside the messages, or inside the last one."""
+    fields.used += ["messages", *(name for name in fields.all if name == "context")]
+    group = _answers(fields)
+    if len(group) == 2:
+        candidates, condition = _two_candidates(fields, group)
+        kept = '**{name: row[name] for name in row if name in ("messages", "context")}'
+        return fields.conversion(f"{{{kept}, {candidates}}}", clauses=condition, left_out=_TIES if condition else "")
+    last = _Fields([record["messages"][-1] for record in fields.records], fields.faults, variable="last")
+    last.used += ["author", "content"]
+    group = _answers(last)
+    if len(group) != 2:
+        return None
+    candidates, condition = _two_candidates(last, group)
+    fields.words += last.words
+    message = f'{{"author": last["author"], "content": last["content"], {candidates}}}'
+    if condition or last.conversion(message) is None:
+        return None
+    return fields.conversion(
+        f'{{**row, "messages": [*turns, {message}]}}', clauses=' for *turns, last in [row["messages"]]'
+    )
+
+
+def _answers(fields: _Fields) -> dict[str, str]:
+    """Return the fields of the numbered answers by their numbers or letters; none where it is not clear which these are."""
+    names = [name for name in fields.common if name not in fields.used]
+    groups = [group for group in _numbered(names).values() if all(fields.hold(name, str) for name in group.values())]
+    if len(groups) != 1:
+        return {}
+    fields.used += groups[0].values()
+    return groups[0]
+
+
+def _two_candidates(fields: _Fields, group: Mapping[str, str]) -> tuple[str, str]:
+    """Return the fields of our preference with two answers, and the condition of a row that prefers one."""
+    preferred, condition = _preferred(fields, group)
+    first, second = group.values()
+    for name, meaning in ((first, "candidate_0"), (second, "candidate_1")):
+        fields.words += [f"{name} is taken for {meaning}"] if name != meaning else []
+    return f'"candidate_0": {fields.of(first)}, "candidate_1": {fields.of(second)}, "choice": {preferred}', condition
 
 
 def _preferred(fields: _Fields, group: Mapping[str, str]) -> tuple[str, str]:
@@ -512,22 +584,21 @@ def _prompt_turns(fields: _Fields) -> Conversion | None:
     turns = _turns(fields)
     if not turns:
         return None
-    ends = set()
-    for record in fields.records:
-        if "messages" in fields.used:
-            ends.add(record["messages"][-1]["role"] == "assistant")
-        elif "conversations" in fields.used:
-            ends.add(record["conversations"][-1]["from"] == "gpt")
-    if ends == {True}:
-        fields.words.append("the last message, an answer, is left out")
-        turns = f"{turns}[:-1]"
-    return fields.conversion(f'{{"prompt": {turns}}}', but=_ANSWERS)
+    last = [record[fields.used[0]][-1] for record in fields.records if isinstance(record[fields.used[0]], list)]
+    if not any("assistant" in turn.values() or "gpt" in turn.values() for turn in last):
+        return fields.conversion(f'{{"prompt": {turns}}}', but=_NO_PROMPT)
+    fields.words.append("a last message that is an answer is left out")
+    return fields.conversion(
+        '{"prompt": turns[:-1] if turns[-1]["role"] == "assistant" else turns}',
+        but=_NO_PROMPT,
+        clauses=f" for turns in [{turns}]",
+    )
 
 
 def _prompt(fields: _Fields) -> Conversion | None:
     """Find the prompt by its name."""
     prompt = _prompt_text(fields)
-    return fields.conversion(f'{{"prompt": {prompt}}}', but=_ANSWERS) if prompt else None
+    return fields.conversion(f'{{"prompt": {prompt}}}', but=_NO_PROMPT) if prompt else None
 
 
 _MAKERS: dict[Kind, tuple[Callable[[_Fields], Conversion | None], ...]] = {

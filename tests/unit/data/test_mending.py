@@ -56,6 +56,29 @@ PREFERENCES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         pairs(),
     ),
     "choice from 1": (rows(**TWO | {"choice": (1, 2)}), pairs()),
+    "chat, candidates from 1": (
+        rows(
+            messages=both([{"author": "user", "content": ASKED}]),
+            context=both("Be terse."),
+            candidate_1=both(GOOD),
+            candidate_2=both(BAD),
+            choice=(1, 2),
+        ),
+        pairs(SYSTEM + user()),
+    ),
+    "candidates from 1, in the last message": (
+        rows(
+            messages=tuple(
+                [{"author": "user", "content": ASKED, "candidate_1": GOOD, "candidate_2": BAD, "choice": choice}]
+                for choice in (1, 2)
+            )
+        ),
+        pairs(),
+    ),
+    "a system prompt in some rows": (
+        [{"system": None, **rows(**SHARED)[0]}, {"id": 7, **rows(**SHARED)[1]}],
+        pairs(),
+    ),
     "choice from 1, in the last message": (
         rows(
             messages=tuple(
@@ -187,6 +210,18 @@ PREFERENCES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         ),
         pairs(CHAT),
     ),
+    "LLaMA-Factory": (
+        rows(
+            conversations=both([{"from": "human", "value": ASKED}]),
+            chosen=tuple({"from": "gpt", "value": text} for text in (GOOD, BAD)),
+            rejected=tuple({"from": "gpt", "value": text} for text in (BAD, GOOD)),
+        ),
+        pairs(),
+    ),
+    "answers in messages": (
+        rows(prompt=both(ASKED), chosen=(answer(GOOD), answer(BAD)), rejected=(answer(BAD), answer(GOOD))),
+        pairs(),
+    ),
     "misspelt": (
         rows(**{"Input-Text": both(ASKED), "candidat_0": both(GOOD), "candidat_1": both(BAD), "choise": (0, 1)}),
         pairs(),
@@ -206,6 +241,7 @@ PREFERENCES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
 
 PROMPTS: dict[str, tuple[list[dict[str, Any]], list[list[dict[str, str]]]]] = {
     "question": (rows(question=both(ASKED), id=both(7)), [user(), user()]),
+    "labelled texts": (rows(text=both(ASKED), label=both(1)), [user(), user()]),
     "Alpaca": (
         rows(instruction=both(ASKED), input=("Now.", ""), output=both(GOOD)),
         [user(f"{ASKED}\n\nNow."), user()],
@@ -213,7 +249,11 @@ PROMPTS: dict[str, tuple[list[dict[str, Any]], list[list[dict[str, str]]]]] = {
     "system": (rows(system=both("Be terse."), question=both(ASKED)), [SYSTEM + user()] * 2),
     "messages with roles": (rows(messages=both(CHAT)), [CHAT, CHAT]),
     "messages with a system turn": (rows(messages=both(SYSTEM + CHAT), id=both(7)), [SYSTEM + CHAT] * 2),
-    "messages with an answer": (rows(messages=both(CHAT + answer(GOOD))), [CHAT, CHAT]),
+    "messages with an answer": (rows(messages=(CHAT + answer(GOOD), CHAT)), [CHAT, CHAT]),
+    "ShareGPT": (
+        rows(conversation=both([{"from": "human", "value": ASKED}, {"from": "gpt", "value": GOOD}])),
+        [user(), user()],
+    ),
     "more fields": (rows(input_text=both(ASKED), id=both(7)), [user(), user()]),
 }
 
