@@ -123,7 +123,7 @@ def validate_inputs(
     """
     from pathlib import Path
 
-    from rlhf_tuning.evaluation.judges import check_cache, check_judge, judge_key
+    from rlhf_tuning.evaluation.judges import check_judge, check_server
     from rlhf_tuning.limits import check_exploration, check_limits
     from rlhf_tuning.registry import check_writable
     from rlhf_tuning.step import running_step
@@ -164,9 +164,7 @@ def validate_inputs(
             judge_rubric=judge_rubric,
             judge_max_calls=judge_max_calls,
         )
-        check_cache(judge)
-        if judge_key_secret:
-            judge_key(judge_key_secret)
+        check_server(judge, judge_key_secret)
         if target == "local":
             check_writable(Path(registry_dir).expanduser() if registry_dir else None)
         config = ValidationConfig(

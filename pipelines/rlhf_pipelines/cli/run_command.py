@@ -24,7 +24,7 @@ from rlhf_pipelines.local.process_group import Ended, run_in_group
 from rlhf_pipelines.local.run_events import RunFailed, RunFollower, StepFailed, StepFinished, StepStarted, Update
 from rlhf_tuning import __version__, environment
 from rlhf_tuning.errors import ParameterError, RunError
-from rlhf_tuning.evaluation.judges import JudgeSettings, check_cache, load_judge
+from rlhf_tuning.evaluation.judges import JudgeSettings, check_server, load_judge
 from rlhf_tuning.parameters import Value
 from rlhf_tuning.promotion.champion import local_name
 from rlhf_tuning.registry import check_writable, tuned_by_one
@@ -173,7 +173,7 @@ def check_early(arguments: Mapping[str, Value], *, in_containers: bool) -> None:
         registry_dir = str(arguments["registry_dir"])
         check_writable(Path(registry_dir).expanduser() if registry_dir else None)
     judge = str(arguments.get("judge", ""))
-    check_cache(judge)
+    check_server(judge, "")  # a secret is read by the first step
     if judge == "gemini" and not in_containers:
         load_judge(judge, JudgeSettings(**{name: arguments[name] for name in _OF_A_JUDGE}))  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ import pytest
 from rlhf_pipelines.cli.display import SparseDisplay
 from rlhf_pipelines.cli.run_command import LocalRun, check_early, prepare_root, run_locally
 from rlhf_tuning import environment
-from rlhf_tuning.errors import MachineError, ParameterError, RunError
+from rlhf_tuning.errors import MachineError, ModelError, ParameterError, RunError
 
 #: Of `toy_pipelines`.
 FOLDER = Path(__file__).parents[2] / "support"
@@ -350,12 +350,19 @@ def test_places_that_a_run_writes_to_at_its_end_are_tried_before_it_begins(
         check_early(given, in_containers=False)
 
 
-def test_a_gemini_judge_without_credentials_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS"):
-        monkeypatch.delenv(name, raising=False)
+def test_what_can_be_no_key_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "JUDGE_API_KEY", "a key\nand more")
+    with pytest.raises(ParameterError, match="RLHF_JUDGE_API_KEY holds can be no key"):
+        check_early({"judge": "language_model"}, in_containers=True)
+    check_early({"judge": "local_model"}, in_containers=True)
+
+
+def test_a_gemini_judge_that_cannot_be_made_is_refused_before_a_run_of_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     judge = {"judge": "gemini", "judge_model": "g", "judge_endpoint": "", "judge_key_secret": "", "judge_rubric": ""}
-    with pytest.raises(ParameterError, match="can be no key"):
+    monkeypatch.setitem(sys.modules, "google.genai", None)
+    with pytest.raises(ModelError, match="google-genai is missing"):
         check_early(judge, in_containers=False)
     check_early(judge, in_containers=True)
 

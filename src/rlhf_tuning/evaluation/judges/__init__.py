@@ -107,13 +107,15 @@ def judge_key(judge_key_secret: str) -> str:
     return key
 
 
-def check_cache(judge: str) -> None:
-    """Check that what a judge behind a server says can be kept, before it has said anything.
+def check_server(judge: str, judge_key_secret: str) -> None:
+    """Check what a judge behind a server needs in the end: its key, and a place for what it says.
 
     Raises:
-        MachineError: If nothing can be written there.
+        UserError: If the key cannot be read or can be none, or nothing can be written to the cache.
+        RunError: If Secret Manager gives no answer.
     """
     if judge in ("language_model", "gemini"):
+        judge_key(judge_key_secret)
         machine.check_writable(
             environment.CACHE_DIR, what="The judge's verdicts would be kept", remedy=environment.NAME_CACHE
         )
