@@ -20,7 +20,7 @@ def as_table(models: Sequence["ModelVersion"]) -> str:
         _HEADINGS,
         *(
             (
-                model.name,
+                _name(model),
                 str(model.version),
                 ", ".join(model.aliases) or "-",
                 model.created[:16].replace("T", " "),
@@ -51,6 +51,12 @@ def as_json(models: Sequence["ModelVersion"]) -> str:
         indent=2,
         ensure_ascii=False,
     )
+
+
+def _name(model: "ModelVersion") -> str:
+    """Return the name in the registry, and the one that the run was given where that is another."""
+    given = str(model.manifest.get("display_name") or model.name)
+    return model.name if given == model.name else f"{model.name} ({given})"
 
 
 def _win_rate(manifest: Mapping[str, object]) -> str:

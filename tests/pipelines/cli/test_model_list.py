@@ -23,12 +23,16 @@ EVALUATION = {"true_win_rate": 0.73, "true_win_rate_low": 0.65, "true_win_rate_h
 def test_table_shows_base_model_and_win_rate() -> None:
     table = as_table(
         [
-            model(1, {}),
-            model(2, {"base_model": "smollm2", "evaluation": EVALUATION}, ("default", "champion")),
+            model(1, {"display_name": "Сад"}),
+            model(
+                2,
+                {"display_name": "plantation", "base_model": "smollm2", "evaluation": EVALUATION},
+                ("default", "champion"),
+            ),
         ]
     )
     assert [line.split() for line in table.split("\n")[1:]] == [
-        ["plantation", "1", "-", "2026-01-02", "03:04", "-", "-"],
+        ["plantation", "(Сад)", "1", "-", "2026-01-02", "03:04", "-", "-"],
         ["plantation", "2", "default,", "champion", "2026-01-02", "03:04", "smollm2", "73%", "(65%", "to", "80%)"],
     ]
 
