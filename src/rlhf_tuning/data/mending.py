@@ -51,6 +51,17 @@ _MEANT = frozenset(
     | {name for field in ("prompt", "chosen", "rejected") for name in (field, *SYNONYMS[field])}
 )
 
+#: No letter, dash, quotation mark or the like of Windows' Western encoding; a character of UTF-8; a run of another script.
+_NO_WESTERN = re.compile(
+    rb"[^\x00-\x7f\x80\x85\x91-\x97\xa0\xab\xb0\xbb\xc0-\xff]|[\xc2-\xf4][\x80-\xbf]|[\x80-\xff]{3}"
+)
+#: Leaves alone what is UTF-8.
+_TO_UTF_8 = (
+    'import codecs, sys; codecs.register_error("old", lambda error: '
+    '(error.object[error.start:error.end].decode("cp1252"), error.end)); '
+    '[sys.stdout.buffer.write(line.decode("utf-8", "old").encode()) for line in sys.stdin.buffer]'
+)
+
 _NAME = re.compile(r"\w[\w .-]{0,79}")
 _NUMBERED = re.compile(r"(?P<stem>.*?[A-Za-z])(?:[_ -]?(?P<number>\d+)|[_ -](?P<letter>[ABab]))")
 
@@ -105,7 +116,7 @@ def how_to_mend(
     lines: list[bytes] = []
     records: list[Record] = []
     faults: list[Fault] = []
-    others, unread = good_rows, False
+    others, unread = good_rows, list[bytes]()
     size = 0
     for line in islice(bad_lines, _ROWS_TRIED):
         if (size := size + len(line)) > _BYTES_TRIED:
@@ -120,7 +131,10 @@ def how_to_mend(
         elif record is not None:
             others = True
         else:
-            unread = True
+            unread.append(line)
+    if unread and all(map(_is_old_western, unread)):
+        taken = "bytes that are no UTF-8 are taken for Western letters, as older Windows programs write them"
+        return _told(parameter, files, f"{taken}: {_sample(unread[0])}", _TO_UTF_8)
     if not records:
         return ""
     makers = {"preference": (lambda fields: _from_zero(from_one),)} if from_one else _MAKERS
@@ -146,15 +160,28 @@ def how_to_mend(
                     f"To mend {parameter}: mend first the lines that are no proper JSON objects, and check again. A "
                     "command for the other rows is told then."
                 )
-            return _told(conversion, parameter, files, left_out, len(lines))
+            rows = f". Of {len(lines):,} rows {left_out:,} are left out: {conversion.left_out}" if left_out else ""
+            return _told(parameter, files, conversion.taken + rows, conversion.program)
     return ""
 
 
-def _told(conversion: Conversion, parameter: str, files: Sequence[str], left_out: int, tried: int) -> str:
-    rows = f" Of {tried:,} rows {left_out:,} are left out: {conversion.left_out}." if left_out else ""
+def _told(parameter: str, files: Sequence[str], taken: str, program: str) -> str:
     many = f" Likewise with each of its {len(files):,} files." if len(files) > _FILES_NAMED else ""
-    command = convert(files[:1] if many else files, f"python3 -c {shlex.quote(conversion.program)}")
-    return f"To mend {parameter}: {conversion.taken}.{rows}{many}\n{command}"
+    command = convert(files[:1] if many else files, f"python3 -c {shlex.quote(program)}")
+    return f"To mend {parameter}: {taken}.{many}\n{command}"
+
+
+def _is_old_western(line: bytes) -> bool:
+    """Say whether a line is a JSON object with single letters in Windows' Western encoding."""
+    if line.isascii() or _NO_WESTERN.search(line):
+        return False
+    return decode_object(line.decode("cp1252").encode(), []) is not None
+
+
+def _sample(line: bytes) -> str:
+    [start, end] = next(match.span() for match in re.finditer(rb"\w*[\x80-\xff]+\w*", line))
+    found = line[start:end]
+    return f"{ascii(found)[2:-1]} for {found.decode('cp1252')}"
 
 
 def _tried(conversion: Conversion, lines: Sequence[bytes], kind: Kind) -> int | None:

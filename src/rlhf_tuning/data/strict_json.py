@@ -7,10 +7,6 @@ from rlhf_tuning.data.problems import Fault, describe, shorten
 
 _ACCEPTED = "one JSON object on each line, in UTF-8"
 
-_UTF_8 = (
-    "UTF-8; if the whole file is Latin-1, as older Windows programs write: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
-)
-
 
 class _DuplicateKeyError(ValueError):
     pass
@@ -26,7 +22,7 @@ def decode_object(raw: bytes, faults: list[Fault]) -> dict[str, object] | None:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line ({error.reason})"
-        faults.append(Fault("invalid_utf8", "", byte, _UTF_8))
+        faults.append(Fault("invalid_utf8", "", byte, "UTF-8"))
         return None
     try:
         value = _DECODER.decode(text)

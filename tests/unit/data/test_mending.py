@@ -365,6 +365,33 @@ def test_all_files_of_a_dataset_are_mended_into_one_that_was_not_there(
     assert told != again
 
 
+def test_western_letters_of_older_windows_programs_come_with_the_command_that_mends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ['{"input_text": "漢字"}', '{"input_text": "Un café créé à 5 €"}', '{"input_text": "plain"}']
+    Path("a.jsonl").write_bytes(lines[0].encode() + b"\n" + "\n".join(lines[1:]).encode("cp1252"))
+    [told] = advice("prompt_dataset", "a.jsonl")
+    assert "caf\\xe9 for café" in told
+    assert mended(told).decode().splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"input_text": "Опиши море."}'.encode("cp1251"),
+        '{"input_text": "漢"}'.encode()[:-3] + b'"}',
+        b'{"input_text": "\xed\xa0\xbd"}',
+        '{"input_text": "海"}'.encode("shift-jis"),
+        '{"input_text": "caf\xe9"'.encode("cp1252"),
+    ],
+)
+def test_other_encodings_are_not_guessed(row: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_bytes(row + b'\n{"input_text": "plain"}\n')
+    assert advice("prompt_dataset", "a.jsonl") == ()
+
+
 def test_lines_that_are_no_json_objects_are_to_be_mended_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     twice = b'{"question": "a", "question": "b"}\n'
