@@ -64,6 +64,24 @@ def test_a_character_that_the_terminal_cannot_show_is_no_failure(monkeypatch: py
     assert shown.getvalue() == b"\xe9 \\u6f22 \\u2713\n"
 
 
+@pytest.mark.parametrize(
+    ("content", "encoding", "asked"),
+    [("é".encode(), "ascii", "é"), (b"\xe9", "latin-1", "é"), (b"\xe9", "ascii", None)],
+)
+def test_a_prompt_from_standard_input_is_read_whatever_the_terminal(
+    content: bytes,
+    encoding: str,
+    asked: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding=encoding))
+    monkeypatch.setattr("rlhf_pipelines.cli.commands.predict._ask_model", lambda options, prompt: prompt)
+    assert rlhf.main(["predict", "--model", "m", "--prompt", "-"]) == (0 if asked else 2)
+    said = capsys.readouterr()
+    assert said.out == f"{asked}\n" if asked else "no UTF-8 text" in said.err
+
+
 def test_closed_streams_are_no_failure() -> None:
     command = f"{shlex.quote(sys.executable)} -m rlhf_pipelines.cli models <&- >&- 2>&-"
     assert subprocess.run(["bash", "-c", command], check=False).returncode == 0

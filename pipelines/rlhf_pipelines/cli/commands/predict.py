@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    prompt = sys.stdin.read().strip() if options.prompt == "-" else options.prompt
+    prompt = _standard_input().strip() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         return fail("--prompt is empty.", 2)
     if not options.endpoint:
@@ -58,6 +58,17 @@ def _predict(options: argparse.Namespace) -> int:
     else:
         print(_ask_endpoint(options, prompt))
     return 0
+
+
+def _standard_input() -> str:
+    """Return what comes there: UTF-8, as files are, or else as the terminal writes."""
+    content = sys.stdin.buffer.read()
+    for encoding in ("utf-8", sys.stdin.encoding):
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            pass
+    raise UserError("Standard input holds no UTF-8 text. Write the prompt in UTF-8.")
 
 
 def _ask_server(options: argparse.Namespace, prompt: str) -> str:
