@@ -98,6 +98,37 @@ PREFERENCES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         ),
         pairs(),
     ),
+    "HelpSteer3": (
+        rows(
+            context=both(CHAT),
+            response1=both(GOOD),
+            response2=both(BAD),
+            overall_preference=(-1, 3),
+            language=both("x"),
+        ),
+        pairs(CHAT),
+    ),
+    "Nectar": (
+        rows(
+            prompt=both(ASKED),
+            answers=(
+                [{"answer": BAD, "rank": 2.0}, {"answer": GOOD, "rank": 1.0}],
+                [{"answer": BAD, "rank": 1.0}, {"answer": GOOD, "rank": 2.0}],
+            ),
+            turns=both(1),
+        ),
+        pairs(),
+    ),
+    "summaries": (
+        rows(
+            info=both({"id": "7", "post": ASKED}),
+            summaries=both([{"text": GOOD}, {"text": BAD}]),
+            choice=(0, 1),
+            worker=both("w"),
+        ),
+        pairs(),
+    ),
+    "an answer twice": (rows(**SHARED, response=(GOOD, BAD)), pairs()),
     "SafeRLHF": (
         rows(
             prompt=both(ASKED),
@@ -246,6 +277,10 @@ PROMPTS: dict[str, tuple[list[dict[str, Any]], list[list[dict[str, str]]]]] = {
         rows(instruction=both(ASKED), input=("Now.", ""), output=both(GOOD)),
         [user(f"{ASKED}\n\nNow."), user()],
     ),
+    "Dolly": (
+        rows(instruction=both("What is it?"), context=("A harbour.", ""), response=both(GOOD), category=both("qa")),
+        [user("What is it?\n\nA harbour."), user("What is it?")],
+    ),
     "system": (rows(system=both("Be terse."), question=both(ASKED)), [SYSTEM + user()] * 2),
     "messages with roles": (rows(messages=both(CHAT)), [CHAT, CHAT]),
     "messages with a system turn": (rows(messages=both(SYSTEM + CHAT), id=both(7)), [SYSTEM + CHAT] * 2),
@@ -321,7 +356,8 @@ def test_what_a_label_stands_for_is_asked_where_names_and_values_do_not_say_it(
 
 
 NOT_TO_BE_DROPPED = {
-    "Nectar": rows(prompt=both(ASKED), answers=both([{"answer": GOOD, "rank": 1.0}, {"answer": BAD, "rank": 2.0}])),
+    "answers without a rank": rows(prompt=both(ASKED), answers=both([{"answer": GOOD}, {"answer": BAD}])),
+    "a question about a text": rows(**SHARED, context=both("A text.")),
     "history": rows(**SHARED, history=both([["Hi", "Hello"]])),
     "two prompts": rows(**SHARED, question=both("Another?")),
     "an answer alone": rows(prompt=both(ASKED), chosen=both(GOOD), score=both(1)),
