@@ -36,6 +36,9 @@ LENGTH_SHARE = 0.6
 #: A writing system other than the main one is named from this share of the rows on.
 SCRIPT_SHARE = 0.01
 
+#: A shorter prompt may be the beginning of an answer by chance.
+_CHARACTERS_REPEATED = 10
+
 _EXAMPLES = 5
 _REPORT_ROWS = 6
 _SCRIPT_LETTERS = 300
@@ -151,6 +154,7 @@ def examine(
         _control_characters(dataset),
         _chat_markers(summary, rows),
         _flattened_turns(summary, rows),
+        _prompt_in_answers(summary, rows),
     ]
     return summary, [finding for finding in findings if finding is not None]
 
@@ -449,6 +453,24 @@ def _flattened_turns(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding |
     )
     examples = tuple(Example(row.location, shorten(row.prompt[-1]["content"], 200)) for row in found[:_EXAMPLES])
     return Finding(code="flattened_turns", parameter=summary.parameter, message=message, examples=examples)
+
+
+def _prompt_in_answers(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | None:
+    """Find answers that begin with their prompt, as older versions of TRL wanted them."""
+    found = [row for row in rows if row.rejected is not None and _begin_with(row.prompt[-1]["content"], *_answers(row))]
+    if not found:
+        return None
+    message = (
+        f"In {len(found):,} of {summary.sampled:,} rows{_of_sample(summary)} of {summary.parameter} both answers begin with "
+        "the prompt, which stands before them already: the model would learn to repeat it. Leave it out of the answers."
+    )
+    examples = tuple(Example(row.location, shorten(str(row.chosen), 200)) for row in found[:_EXAMPLES])
+    return Finding(code="prompt_in_answers", parameter=summary.parameter, message=message, examples=examples)
+
+
+def _begin_with(prompt: str, *answers: str) -> bool:
+    prompt = prompt.strip()
+    return len(prompt) >= _CHARACTERS_REPEATED and all(answer.lstrip().startswith(prompt) for answer in answers)
 
 
 def _answers(row: _Row) -> list[str]:

@@ -512,6 +512,16 @@ def test_dialogues_that_were_written_into_one_turn_are_found(check: Check) -> No
     assert places(finding) == ["prompt_dataset.jsonl:1", "prompt_dataset.jsonl:2"]
 
 
+def test_answers_that_begin_with_their_prompt_are_found(check: Check) -> None:
+    rows = preferences(20)
+    for answer in ("candidate_0", "candidate_1"):
+        rows[3][answer] = f"{rows[3]['input_text']} {rows[3][answer]}"
+    rows[4]["candidate_0"] = f"{rows[4]['input_text']} {rows[4]['candidate_0']}"  # one alone may be meant
+    finding = found(check(preferences=rows))["prompt_in_answers"]
+    assert finding.message.startswith("In 1 of 20 rows of preference_dataset both answers begin with the prompt")
+    assert places(finding) == ["preference_dataset.jsonl:4"]
+
+
 def test_answers_that_are_the_same_once_they_are_cut_are_found(check: Check, tokenizer: Any) -> None:
     long = "The harbour smells of salt and warm bread, and gulls call all day. " * 3
     ids = len(tokenizer(long)["input_ids"])
