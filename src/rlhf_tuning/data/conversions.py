@@ -489,13 +489,16 @@ def _places(values: Collection[Any], group: Mapping[str, str]) -> dict[Any, int]
     """Return what the values of a label stand for, as places among the answers; nothing where that is not clear."""
     names, numbers = list(group.values()), list(group)
     readings: list[list[Any]] = [names]
-    if not any(isinstance(value, bool) for value in values):
-        readings += [numbers, [number.swapcase() for number in numbers]]
-    if all(type(value) in (int, float) for value in values) and numbers[0].isdigit():
-        readings.append([int(number) for number in numbers])
-        from_one = list(range(1, len(names) + 1))
-        # Only the highest value shows that names from 0 go with values from 1.
-        readings += [from_one] if numbers[0] == "0" and len(names) in values else []
+    if not numbers[0].isdigit():
+        readings += [numbers, [letter.swapcase() for letter in numbers]]
+    elif not any(isinstance(value, bool) for value in values):
+        # Whether values count from 0 or from 1 is told by the lowest or the highest of them alone: 1 may be either.
+        from_0, from_1 = list(range(len(names))), list(range(1, len(names) + 1))
+        for counted, proof in ((from_0, 0), (from_1, len(names))):
+            for reading in (counted, list(map(str, counted))):
+                # Names from 1 with values from 0 may mean anything.
+                if {proof, str(proof)} & {*values} and (numbers[0] == "0" or counted is from_1):
+                    readings.append(reading)
     for reading in readings:
         if set(values) <= set(reading):
             return {value: place for place, value in enumerate(reading)}

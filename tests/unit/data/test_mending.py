@@ -336,6 +336,9 @@ UNCLEAR = {
     "names from 1, choice from 0": rows(
         input_text=both(ASKED), candidate_1=both(GOOD), candidate_2=both(BAD), choice=(0, 1)
     ),
+    "names from 1, only choice 1": rows(
+        input_text=both(ASKED), candidate_1=both(GOOD), candidate_2=both(BAD), choice=both(1)
+    ),
     "three candidates, four choices": rows(**TWO | {"candidate_2": both("No."), "choice": (0, 3)}),
     "letters and numbers": rows(question=both(ASKED), answer_a=both(GOOD), answer_b=both(BAD), label=(0, 1)),
     "a tie": rows(question=both(ASKED), answer_a=both(GOOD), answer_b=both(BAD), winner=("a", "tie")),
