@@ -113,6 +113,11 @@ def forget_launchers() -> None:
         del os.environ[name]
 
 
+def without_launchers() -> dict[str, str]:
+    """Return the environment for a program that is none of the processes that this one may be one of."""
+    return {name: value for name, value in os.environ.items() if not _LAUNCHERS.fullmatch(name)}
+
+
 def process_count() -> int:
     """Return how many processes do this one's work together, as `accelerate launch` and torchrun say it."""
     return int(os.environ.get("WORLD_SIZE", "1"))

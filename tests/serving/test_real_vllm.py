@@ -21,6 +21,7 @@ from rlhf_tuning.promotion import rehearsal
 from rlhf_tuning.registry import register_model
 from rlhf_tuning.serving import kserve, local_server, openai_api
 from rlhf_tuning.serving.vllm import ServingPlan, plan_serving
+from rlhf_tuning.vllm_program import find_vllm
 
 pytestmark = pytest.mark.vllm
 
@@ -44,7 +45,7 @@ class InFloat32(ServingPlan):
 
 @pytest.fixture(scope="module")
 def vllm():
-    found = local_server.find_vllm()
+    found = find_vllm()
     assert found is not None, "no vLLM here; .ci/vllm installs one"
     return found
 

@@ -13,6 +13,7 @@ from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.registry import NamedModel, named_model
 from rlhf_tuning.serving import local_server, openai_api
 from rlhf_tuning.serving.vllm import plan_serving, problem_with_answer
+from rlhf_tuning.vllm_program import Vllm, find_vllm
 
 #: Prompts of the evaluation that are asked, and most tokens of an answer.
 _PROMPTS, _TOKENS = 8, 64
@@ -27,7 +28,7 @@ def rehearse(model: str, evaluation_path: str, registry_dir: str = "") -> str:
         registry_dir: Where the registry lives; its default place when empty.
     """
     try:
-        vllm = local_server.find_vllm()
+        vllm = find_vllm()
         if vllm is None:
             return "No rehearsal of a deployment, for there is no vLLM here; rlhf serve says how to install it"
         evaluation = json.loads(Path(evaluation_path).read_text(encoding="utf-8"))
@@ -39,7 +40,7 @@ def rehearse(model: str, evaluation_path: str, registry_dir: str = "") -> str:
         return f"The rehearsal of a deployment failed: {error}"
 
 
-def _compare(vllm: local_server.Vllm, named: NamedModel, prompts: list[Conversation]) -> str:
+def _compare(vllm: Vllm, named: NamedModel, prompts: list[Conversation]) -> str:
     import torch
 
     from rlhf_tuning.evaluation.export_check import LIMITS, token_log_probabilities

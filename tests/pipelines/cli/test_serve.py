@@ -12,9 +12,9 @@ import pytest
 from tuned_run import write_model
 
 from rlhf_pipelines.cli import rlhf
-from rlhf_tuning import environment
+from rlhf_tuning import environment, vllm_program
 from rlhf_tuning.registry import register_model
-from rlhf_tuning.serving import local_server, openai_api
+from rlhf_tuning.serving import openai_api
 
 FAKE = str(Path(__file__).parents[2] / "support" / "fake_vllm.py")
 PARAMETERS = {"instruction": "Be brief.", "instruction_role": "system"}
@@ -55,7 +55,7 @@ def test_serves_until_ctrl_c(registry_dir, tmp_path):
 def test_without_vllm_it_says_how_to_install_it(registry_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(environment, "VLLM_PYTHON", "")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(local_server, "FOLDER", tmp_path / "vllm")
+    monkeypatch.setattr(vllm_program, "FOLDER", tmp_path / "vllm")
     assert rlhf.main(["serve", "palms", "--port", "0", "--registry-dir", str(registry_dir)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("rlhf: There is no vLLM here")

@@ -2,15 +2,15 @@
 
 import importlib.util
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 from tuned_run import PROMPTS, write_model
 
-from rlhf_tuning import environment
+from rlhf_tuning import environment, vllm_program
 from rlhf_tuning.promotion.rehearsal import rehearse
 from rlhf_tuning.registry import register_model
-from rlhf_tuning.serving import local_server
 
 FAKE = str(Path(__file__).parents[2] / "support" / "fake_vllm.py")
 
@@ -18,7 +18,7 @@ FAKE = str(Path(__file__).parents[2] / "support" / "fake_vllm.py")
 @pytest.fixture
 def rehearsed(tmp_path, monkeypatch):
     """Rehearse the deployment of a registered model."""
-    monkeypatch.setattr(local_server.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     version = register_model(
         model_dir=str(write_model(tmp_path / "model")),
         adapter_dir="",
@@ -34,7 +34,7 @@ def rehearsed(tmp_path, monkeypatch):
 def test_without_vllm_there_is_none(rehearsed, monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "VLLM_PYTHON", "")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(local_server, "FOLDER", tmp_path / "vllm")
+    monkeypatch.setattr(vllm_program, "FOLDER", tmp_path / "vllm")
     assert rehearsed() == ("No rehearsal of a deployment, for there is no vLLM here; rlhf serve says how to install it")
 
 

@@ -1,6 +1,5 @@
 """The life of a server, with a stand-in for vLLM; tests/serving has the real one."""
 
-import importlib.util
 import json
 import os
 import socket
@@ -13,10 +12,10 @@ from pathlib import Path
 import pytest
 from tuned_run import write_model
 
-from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError, RunError, UserError
 from rlhf_tuning.serving import local_server, openai_api
 from rlhf_tuning.serving.vllm import plan_serving
+from rlhf_tuning.vllm_program import Vllm
 
 FAKE = str(Path(__file__).parents[2] / "support" / "fake_vllm.py")
 LOG_OF_A_DEATH = """
@@ -38,7 +37,7 @@ def model(tmp_path):
 
 
 def serving(model, *, device="cpu", **options):
-    vllm = local_server.Vllm(python=FAKE, version="0.32.0", device=device)
+    vllm = Vllm(python=FAKE, version="0.32.0", device=device)
     port = local_server.free_port(local_server.HOST, 0)
     return local_server.serving(vllm, model, plan_serving(model, {}), model="palms@1", port=port, **options)
 
@@ -79,16 +78,17 @@ def test_a_server_on_gpus_is_split_over_as_many_as_are_asked_for_and_compiles(mo
 
 def test_nothing_of_a_server_is_left_behind_after_the_block(model):
     with serving(model) as server:
-        group = server.process.pid
+        group = server.program.process.pid
         assert group_exists(group)
     assert ends_soon(group)
-    assert not server.log.exists()
+    assert not server.program.log.exists()
 
 
 def test_nothing_of_a_server_is_left_behind_when_its_owner_is_killed(model, tmp_path):
     program = (
         "import sys, time, test_local_server as tests\nfrom pathlib import Path\n"
-        "with tests.serving(Path(sys.argv[1])) as server:\n    print(server.process.pid, flush=True)\n    time.sleep(60)\n"
+        "with tests.serving(Path(sys.argv[1])) as server:\n"
+        "    print(server.program.process.pid, flush=True)\n    time.sleep(60)\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(FAKE).parent), *filter(None, sys.path)])
     owner = subprocess.Popen(
@@ -125,7 +125,7 @@ def test_a_server_that_dies_says_why_and_leaves_its_log(model, monkeypatch, faul
 
 def test_a_server_that_dies_later_says_so_too(model):
     with serving(model) as server:
-        server.process.kill()
+        server.program.process.kill()
         with pytest.raises(RunError, match="was killed, most likely because this machine has too little memory"):
             server.wait()
 
@@ -141,32 +141,3 @@ def test_a_model_larger_than_the_memory_is_refused_before_anything_starts(model,
     monkeypatch.setattr(local_server, "weight_bytes", lambda folder: 10**15)
     with pytest.raises(ModelError, match="needs 1e\\+06 GB for its weights alone"), serving(model):
         pass
-
-
-@pytest.fixture
-def nowhere(monkeypatch, tmp_path):
-    monkeypatch.setattr(environment, "VLLM_PYTHON", "")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(local_server, "FOLDER", tmp_path / "vllm")
-    return tmp_path / "vllm"
-
-
-def test_a_vllm_is_found_where_it_is_named_or_in_its_place(nowhere, monkeypatch):
-    assert local_server.find_vllm() is None
-    found = local_server.Vllm(python=FAKE, version="0.32.0", device="cpu")
-    assert local_server.find_vllm(FAKE) == found
-    monkeypatch.setattr(environment, "VLLM_PYTHON", FAKE)
-    assert local_server.find_vllm() == found
-    monkeypatch.setattr(environment, "VLLM_PYTHON", "")
-    (nowhere / "bin").mkdir(parents=True)
-    (nowhere / "bin" / "python").symlink_to(FAKE)
-    assert local_server.find_vllm().python == str(nowhere / "bin" / "python")
-
-
-def test_a_vllm_that_cannot_be_imported_says_why_and_how_to_install_it(nowhere, monkeypatch):
-    monkeypatch.setenv("FAKE_VLLM", '{"import": "RuntimeError: operator torchvision::nms does not exist"}')
-    with pytest.raises(UserError, match=r"torchvision::nms does not exist\. Install it anew") as raised:
-        local_server.find_vllm(FAKE)
-    assert f"{nowhere}/bin/pip install vllm" in str(raised.value)
-    with pytest.raises(UserError, match=r"/nope cannot be run \(No such file or directory\)"):
-        local_server.find_vllm("/nope")

@@ -4,7 +4,6 @@ import argparse
 import sys
 
 from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir
-from rlhf_tuning.errors import UserError
 
 
 def add(commands: Commands) -> None:
@@ -44,22 +43,18 @@ def _serve(options: argparse.Namespace) -> int:
     from rlhf_tuning.registry import named_model
     from rlhf_tuning.serving import local_server
     from rlhf_tuning.serving.vllm import plan_serving
+    from rlhf_tuning.vllm_program import needed_vllm
 
     named = named_model(options.model, options.registry_dir)
     plan = plan_serving(named.folder, named.parameters)
     port = local_server.free_port(options.host, options.port)
-    vllm = local_server.find_vllm(options.python)
-    if vllm is None:
-        raise UserError(
-            "There is no vLLM here, which rlhf serve needs. It brings a torch of its own, so install it beside this "
-            f"environment (some 4 GB):\n{local_server.install_commands()}\nor name the Python that has it with --python."
-        )
+    vllm = needed_vllm(options.python, needed_by="rlhf serve", named_with="--python")
     print(f"Starting vLLM {vllm.version} ({vllm.device}) with {named.name}; this takes a minute or more", flush=True)
     try:
         with local_server.serving(
             vllm, named.folder, plan, model=named.name, gpus=options.gpus, host=options.host, port=port
         ) as server:
-            print(f"{named.name} answers at {server.url}. Its log: {server.log}")
+            print(f"{named.name} answers at {server.url}. Its log: {server.program.log}")
             print(f"Ask it: rlhf predict --endpoint {server.url} --prompt TEXT")
             print("Stop it: Ctrl-C", flush=True)
             server.wait()
