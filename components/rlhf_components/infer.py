@@ -21,6 +21,7 @@ def infer(
     batch_size: int = 64,
     seed: int = 0,
     dtype: str = "auto",
+    inference_engine: str = "auto",
 ) -> None:
     """Answer every prompt with one model.
 
@@ -38,6 +39,8 @@ def infer(
         batch_size: Most prompts of a batch.
         seed: Of the samples.
         dtype: auto, float32 or bfloat16.
+        inference_engine: What samples the answers: own (our loop), vllm, or auto: vLLM where it is installed, runs on a GPU,
+            and has enough to do for its start to pay.
     """
     from pathlib import Path
 
@@ -55,6 +58,7 @@ def infer(
             batch_size=batch_size,
             seed=seed,
             dtype=dtype,
+            inference_engine=inference_engine,
         )
         rows = processes.run(
             write_predictions,

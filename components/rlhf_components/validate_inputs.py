@@ -45,6 +45,7 @@ def validate_inputs(
     serving_machine: str = "",
     serving_endpoint: str = "dedicated",
     rollout_engine: str = "auto",
+    inference_engine: str = "auto",
     held_out_reward_model_share: float = 0.25,
     watch_interval: int = 0,
     watch_prompts: int = 64,
@@ -104,7 +105,8 @@ def validate_inputs(
         max_bad_rows: So many bad rows of each dataset are set aside.
         serving_machine: What the tuned model is to be served on; the cheapest that it fits on when empty.
         serving_endpoint: What a new endpoint on Vertex is: dedicated or shared.
-        rollout_engine: What samples answers.
+        rollout_engine: What samples answers in training.
+        inference_engine: What samples answers in bulk.
         held_out_reward_model_share: Share of the preferences' prompts for the held-out reward model.
         watch_interval: Steps between looks of the watch.
         watch_prompts: Prompts of the watch.
@@ -147,6 +149,7 @@ def validate_inputs(
             serving_machine=serving_machine,
             serving_endpoint=serving_endpoint,
             rollout_engine=rollout_engine,
+            inference_engine=inference_engine,
             held_out_reward_model_share=held_out_reward_model_share,
             watch_interval=watch_interval,
             watch_prompts=watch_prompts,

@@ -45,6 +45,7 @@ def for_target(target: str, **artifacts: Any) -> Any:
         evaluation_prompts=dsl.Input[dsl.Dataset],
         data_warnings=str,
         seed=int,
+        inference_engine=str,
     )
     def evaluate_and_promote(values: Values) -> PromotionOutputs:
         """Answer with both models, compare, decide, and put the tuned model where it belongs."""

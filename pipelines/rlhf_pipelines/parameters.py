@@ -58,10 +58,12 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "temperature",
         "seed",
         "dtype",
+        "inference_engine",
         "max_bad_rows",
         large_model_reference="The model: a hub id, a folder (a tuned model's too), a gs:// folder, or an alias.",
         batch_size="Prompts answered at once.",
         temperature="Sampling temperature; 0 takes the likeliest token each time.",
+        inference_engine="What samples the answers: own (our loop), vllm, or auto: vLLM where it pays.",
     ),
     "smoke_pipeline": _named(*_OF_THE_SMOKE_TEST),
 }

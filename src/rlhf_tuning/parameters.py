@@ -225,6 +225,13 @@ PARAMETERS: dict[str, Parameter] = {
             choices=("auto", "lean", "transformers"),
         ),
         Parameter(
+            "inference_engine",
+            str,
+            "auto",
+            "What samples answers in bulk, for the evaluation too: own (our loop), vllm, or auto: vLLM where it pays.",
+            choices=("auto", "own", "vllm"),
+        ),
+        Parameter(
             "held_out_reward_model_share",
             float,
             0.25,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import toy_method
+import yaml
 from kfp import compiler
 from tests.pipelines.local.test_local_run import run_request
 
@@ -16,8 +17,11 @@ from rlhf_tuning.registry import list_models
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_method_without_a_reward_model_compiles(target: str, tmp_path: Path) -> None:
     compiler.Compiler().compile(toy_method.for_target(target), str(tmp_path / "method.yaml"))
-    text = (tmp_path / "method.yaml").read_text()
-    assert "comp-evaluate-and-promote" in text
+    (pipeline, *_) = yaml.safe_load_all((tmp_path / "method.yaml").read_text())
+    tail = pipeline["components"]["comp-evaluate-and-promote"]["dag"]["tasks"]
+    for answers in ("infer", "infer-2"):
+        for name in ("seed", "inference_engine"):
+            assert tail[answers]["inputs"]["parameters"][name] == {"componentInputParameter": name}
 
 
 @pytest.mark.slow

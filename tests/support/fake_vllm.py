@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Stands where a Python that has vLLM would: says its version, and serves OpenAI's API, or fails as it is told to.
+"""Stands where a Python that has vLLM would: says its version, and serves OpenAI's API or answers a file, or fails as told.
 
 The environment variable FAKE_VLLM says how: `{"import": "reason"}`, `{"start": "text and exit status 1"}`,
-`{"first": "reason"}`: well until it is asked, `{"chat": "the answer"}`. A completion is answered with its own arguments.
+`{"first": "reason"}`: well until it is asked, `{"chat": "the answer"}`, `{"answers": 5}`: so many, then it dies. A
+completion is answered with its own arguments; a prompt of a file, which it copies to FAKE_VLLM_REQUESTS, with its first two
+tokens and a seven.
 """
 
 import json
@@ -11,6 +13,7 @@ import signal
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 FAULTS = json.loads(os.environ.get("FAKE_VLLM", "{}"))
 
@@ -40,6 +43,19 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+def answer_file(path):
+    assert "MASTER_PORT" not in os.environ  # that of our own processes
+    lines = path.read_text().splitlines()
+    if copy := os.environ.get("FAKE_VLLM_REQUESTS"):
+        Path(copy).write_text("\n".join(lines))
+    print("null", flush=True)
+    for count, line in enumerate(lines[1:]):
+        if count == FAULTS.get("answers"):
+            sys.exit("[x.py:1] torch.OutOfMemoryError: CUDA out of memory.")
+        row, tokens, _ = json.loads(line)
+        print(json.dumps([row, [*tokens[:2], 7]]), flush=True)
+
+
 def main():
     if sys.argv[1] == "-c":
         if "import" in FAULTS:
@@ -48,6 +64,8 @@ def main():
     if "start" in FAULTS:
         print(FAULTS["start"], flush=True)
         sys.exit(1)
+    if sys.argv[1].endswith("vllm_worker.py"):
+        return answer_file(Path(sys.argv[2]))
     # As its workers may, this one does not heed that it is asked to end.
     subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; sleep 60 & wait; wait"])
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

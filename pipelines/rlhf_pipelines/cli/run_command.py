@@ -29,6 +29,7 @@ from rlhf_tuning.parameters import Value
 from rlhf_tuning.promotion.champion import local_name
 from rlhf_tuning.registry import check_writable, tuned_by_one
 from rlhf_tuning.step import duration
+from rlhf_tuning.vllm_program import needed_vllm
 
 _WARN_FREE_BYTES = 2 * 10**9
 _NEEDED_FREE_BYTES = 200 * 10**6
@@ -159,7 +160,7 @@ def prepare_root(pipeline_root: Path, display: Display) -> Path:
 
 
 def check_early(arguments: Mapping[str, Value], *, in_containers: bool) -> None:
-    """Check what a run needs at its end: places to write to, and credentials of its judge.
+    """Check what a run needs at its end: places to write to, vLLM where it is asked for, and credentials of its judge.
 
     Args:
         arguments: Of the pipeline.
@@ -167,13 +168,15 @@ def check_early(arguments: Mapping[str, Value], *, in_containers: bool) -> None:
 
     Raises:
         MachineError: If the registry, or the cache that the run needs, cannot be written to.
-        UserError: If the judge cannot be used.
+        UserError: If vLLM or the judge cannot be used.
     """
     if "registry_dir" in arguments:
         registry_dir = str(arguments["registry_dir"])
         check_writable(Path(registry_dir).expanduser() if registry_dir else None)
     judge = str(arguments.get("judge", ""))
     check_server(judge, "")  # a secret is read by the first step
+    if arguments.get("inference_engine") == "vllm" and not in_containers:
+        needed_vllm(needed_by="inference_engine 'vllm'")
     if judge == "gemini" and not in_containers:
         load_judge(judge, JudgeSettings(**{name: arguments[name] for name in _OF_A_JUDGE}))  # type: ignore[arg-type]
 

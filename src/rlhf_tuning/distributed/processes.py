@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from rlhf_tuning import environment, machine, step
 from rlhf_tuning.errors import DataError, MachineError, ModelError, ParameterError, RunError
@@ -86,6 +86,12 @@ def spread(work: Callable[[Sequence[Row]], Sequence[Found]], rows: Sequence[Row]
     for first, part in enumerate(shares):
         found[first::count] = part
     return found
+
+
+def from_main(find: Callable[[], Found]) -> Found:
+    """Return what the main process finds, for which the others wait."""
+    found = spread(lambda ranks: [find() if 0 in ranks else None for _ in ranks], range(environment.process_count()))[0]
+    return cast(Found, found)
 
 
 def wanted() -> int:

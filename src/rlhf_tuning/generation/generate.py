@@ -42,9 +42,9 @@ def batches_of(rows: Sequence[int], most: int) -> list[Sequence[int]]:
     return [rows[len(rows) * place // count : len(rows) * (place + 1) // count] for place in range(count)]
 
 
-def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+def end_token_ids(generation_config: GenerationConfig, tokenizer: Any) -> list[int]:
     """Return every token that ends an answer: the tokenizer's, and those that the model itself names."""
-    named = model.generation_config.eos_token_id
+    named = generation_config.eos_token_id
     ids = [named] if isinstance(named, int) else list(named or [])
     return sorted({tokenizer.eos_token_id, *ids})
 
@@ -80,7 +80,7 @@ def generate_answers(
     """
     prompts = [text_format.prompt_ids(conversation) for conversation in conversations]
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
-    ends = end_token_ids(model, text_format.tokenizer)
+    ends = end_token_ids(model.generation_config, text_format.tokenizer)
     answers: dict[int, Answer] = {}
     inner = base_model.causal_lm(model)
     with base_model.fork_random_numbers(), torch.no_grad(), adapter or nullcontext(), sharding.in_step(inner):
@@ -101,7 +101,7 @@ def generate_answers(
                     ends=ends,
                 )
                 for row, ids in zip(rows, found, strict=True):
-                    answers[row] = _answer(ids, ends, text_format)
+                    answers[row] = answer_of(ids, ends, text_format)
                 on_progress(len(answers))
     return [answers[row] for row in range(len(prompts))]
 
@@ -143,7 +143,8 @@ def _without_shaping(model: Any) -> Any:
     return model
 
 
-def _answer(ids: list[int], ends: Sequence[int], text_format: TextFormat) -> Answer:
+def answer_of(ids: list[int], ends: Sequence[int], text_format: TextFormat) -> Answer:
+    """Return what was sampled as an answer, which ends with the first of the `ends`."""
     end = next((position for position, token in enumerate(ids) if token in ends), None)
     kept = ids if end is None else ids[: end + 1]
     return Answer(

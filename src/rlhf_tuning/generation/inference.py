@@ -2,15 +2,18 @@
 
 Prompts are answered in batches of similar length, longest first. A batch is sampled with a seed of its own, so its answers
 depend on nothing that came before: a run that goes on where another stopped ends with the same file, and so do several
-processes, of which each answers some of the batches.
+processes, of which each answers some of the batches. Where vLLM answers (`vllm_engine`), it gets the prompts in the same
+order, each with a seed of its own, and a batch is kept once its last answer is there.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +22,23 @@ from xxhash import xxh32_intdigest
 from rlhf_tuning import environment, step
 from rlhf_tuning.data.importer import read_canonical
 from rlhf_tuning.distributed import processes, sharding
-from rlhf_tuning.generation.generate import Answer, batches_of, generate_answers
-from rlhf_tuning.limits import check_limits
+from rlhf_tuning.errors import RunError
+from rlhf_tuning.generation.generate import Answer, answer_of, batches_of, end_token_ids, generate_answers
+from rlhf_tuning.generation.vllm_engine import Request, VllmModel, chosen_vllm
+from rlhf_tuning.limits import check_context, check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.model_reference import content_fingerprint, local_folder
-from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.vllm_program import Vllm
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
     """Settings of bulk inference, named as the pipeline's parameters are.
 
-    `batch_size` counts prompts; `temperature` 0 takes the likeliest token each time.
+    `batch_size` counts prompts; `temperature` 0 takes the likeliest token each time. `inference_engine` says what samples
+    the answers, see `vllm_engine.chosen_vllm`. vLLM has as many prompts under way as it likes.
     """
 
     large_model_reference: str
@@ -41,6 +48,7 @@ class InferenceConfig:
     batch_size: int = 64
     seed: int = 0
     dtype: str = "auto"
+    inference_engine: str = "auto"
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -67,9 +75,13 @@ def write_predictions(
 
     Raises:
         ModelError: If the model cannot be loaded.
+        UserError: If vLLM is asked for and is not here.
+        RunError: If it is asked for and fails.
     """
     processes.join()
     conversations = [row["prompt"] for row in read_canonical(prompts_path)]
+    most_tokens = len(conversations) * config.target_sequence_length
+    vllm = processes.from_main(lambda: chosen_vllm(config.inference_engine, tokens=most_tokens))
     text_format = TextFormat(
         load_tokenizer(config.large_model_reference),
         prompt_sequence_length=config.prompt_sequence_length,
@@ -78,7 +90,7 @@ def write_predictions(
     lengths = [len(text_format.prompt_ids(conversation)) for conversation in conversations]
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     batches = batches_of(order, config.batch_size)
-    kept = _KeptBatches(Path(work_dir) / _fingerprint(config, prompts_path) if work_dir else None)
+    kept = _KeptBatches(Path(work_dir) / _fingerprint(config, prompts_path, vllm) if work_dir else None)
     answers: dict[int, Answer] = {}
     for number, rows in enumerate(batches):
         answers.update(zip(rows, kept.read(number, len(rows)), strict=False))
@@ -86,32 +98,14 @@ def write_predictions(
     if answers:
         step.say(f"{len(answers):,} of {len(conversations):,} {label} are there already, from a run that was stopped")
     progress = step.Progress(label, len(conversations), "answer")
-    missing = [number for number, rows in enumerate(batches) if rows[0] not in answers]
-    model = _load(config) if missing else None
-
-    def write(numbers: Sequence[int]) -> list[list[Answer]]:
-        found = []
-        done = len(answers)
-        with sharding.in_step(model):
-            for number in numbers:
-                rows = batches[number]
-                written = generate_answers(
-                    model,
-                    text_format,
-                    [conversations[row] for row in rows],
-                    temperature=config.temperature,
-                    batch_size=len(rows),
-                    seed=xxh32_intdigest(f"{config.seed}:{number}".encode()),
-                )
-                kept.write(number, written)
-                found.append(written)
-                done += len(written) * environment.process_count()  # the others are about as far
-                progress.update(min(done, len(conversations)))
-        return found
-
-    if missing:
-        for number, written in zip(missing, processes.spread(write, missing), strict=True):
-            answers.update(zip(batches[number], written, strict=True))
+    work = _Work(config, text_format, conversations, batches, kept, progress)
+    ways: list[Callable[[_Work, Sequence[int]], list[list[Answer]]]] = [_answer_by_loop]
+    if vllm:
+        ways.insert(0, partial(_answer_by_vllm, vllm))
+    for answer in ways:
+        missing = [number for number, rows in enumerate(batches) if rows[0] not in answers]
+        for number, written in zip(missing, answer(work, missing) if missing else [], strict=True):
+            answers.update(zip(batches[number], written, strict=False))
     if not environment.is_main_process():
         return len(answers)
     path = Path(predictions_path)
@@ -128,6 +122,115 @@ def read_predictions(path: str) -> Iterator[dict[str, Any]]:
     with Path(path).open(encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What there is to answer; `batches` holds places in `conversations`."""
+
+    config: InferenceConfig
+    text_format: TextFormat
+    conversations: Sequence[Conversation]
+    batches: Sequence[Sequence[int]]
+    kept: "_KeptBatches"
+    progress: step.Progress
+
+    def reporter(self, missing: Sequence[int]) -> Callable[[int], None]:
+        """Return what is told how many answers to the batches that are missing there are by now."""
+        total = len(self.conversations)
+        there = total - sum(len(self.batches[number]) for number in missing)
+        return lambda done: self.progress.update(min(there + done, total))
+
+
+def _answer_by_loop(work: _Work, missing: Sequence[int]) -> list[list[Answer]]:
+    """Return the answers to the batches that are missing, each process some of them, sampled by our own loop."""
+    config = work.config
+    model = _load(config)
+    report = work.reporter(missing)
+
+    def write(numbers: Sequence[int]) -> list[list[Answer]]:
+        found = []
+        done = 0
+        with sharding.in_step(model):
+            for number in numbers:
+                rows = work.batches[number]
+                written = generate_answers(
+                    model,
+                    work.text_format,
+                    [work.conversations[row] for row in rows],
+                    temperature=config.temperature,
+                    batch_size=len(rows),
+                    seed=xxh32_intdigest(f"{config.seed}:{number}".encode()),
+                )
+                work.kept.write(number, written)
+                found.append(written)
+                done += len(written) * environment.process_count()  # the others are about as far
+                report(done)
+        return found
+
+    return processes.spread(write, missing)
+
+
+def _answer_by_vllm(vllm: Vllm, work: _Work, missing: Sequence[int]) -> list[list[Answer]]:
+    """Return the answers to the batches that are missing, sampled by vLLM; where it fails and need not be, no answers.
+
+    Each process has a vLLM of its own on its GPU. The main one alone has one where the model is too large for a GPU, so that
+    it takes all of them, and where there is none.
+    """
+    config, text_format = work.config, work.text_format
+    dtype = base_model.choose_dtype(config.dtype)
+    base_model.check_memory(config.large_model_reference, dtype=dtype)
+    base_model.check_disk(config.large_model_reference)
+    model = VllmModel(vllm, config.large_model_reference, dtype=dtype)
+    check_context(
+        model.positions,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+    ends = end_token_ids(model.generation_config, text_format.tokenizer)
+    gpus = environment.process_count() if base_model.is_too_large(config.large_model_reference, dtype) else 1
+    alone = gpus > 1 or vllm.device == "cpu"
+    at_work = 1 if alone else environment.process_count()
+    report = work.reporter(missing)
+
+    def write(numbers: Sequence[int]) -> list[list[Answer]]:
+        batch_of = {row: number for number in numbers for row in work.batches[number]}
+        left = {number: len(work.batches[number]) for number in numbers}
+        answers: dict[int, Answer] = {}
+        done = 0
+        prompts = ((row, text_format.prompt_ids(work.conversations[row])) for row in batch_of)
+        sampled = model.answers(
+            (
+                Request(row=row, tokens=ids, seed=xxh32_intdigest(f"{config.seed}:{row}".encode()))
+                for row, ids in prompts
+            ),
+            ends=ends,
+            most_prompt_tokens=config.prompt_sequence_length,
+            most_tokens=config.target_sequence_length,
+            temperature=config.temperature,
+            gpus=gpus,
+            on_start=lambda: step.say("vLLM has started"),
+        )
+        try:
+            with closing(sampled):
+                for row, ids in sampled if batch_of else ():
+                    answers[row] = answer_of(ids, ends, text_format)
+                    number = batch_of[row]
+                    left[number] -= 1
+                    if not left[number]:
+                        work.kept.write(number, [answers[row] for row in work.batches[number]])
+                        done += len(work.batches[number]) * at_work  # the others are about as far
+                        report(done)
+        except RunError as error:
+            if config.inference_engine == "vllm":
+                raise RunError(f"{error} Set inference_engine to 'own' to do without it.") from None
+            step.say(f"Warning: {error} What is missing is answered without vLLM.")
+        return [[] if left[number] else [answers[row] for row in work.batches[number]] for number in numbers]
+
+    step.say(f"Starting vLLM {vllm.version} ({vllm.device}), which takes a minute or more")
+    if alone:
+        return processes.from_main(lambda: write(missing))
+    return processes.spread(write, missing)
 
 
 class _KeptBatches:
@@ -175,13 +278,14 @@ def _load(config: InferenceConfig) -> Any:
     return model
 
 
-def _fingerprint(config: InferenceConfig, prompts_path: str) -> str:
+def _fingerprint(config: InferenceConfig, prompts_path: str, vllm: Vllm | None) -> str:
     """Return what changes with anything that the answers depend on. A tuned model's folder has another name in each run."""
     folder = local_folder(config.large_model_reference)
     model = content_fingerprint(folder) if folder else config.large_model_reference
     with open(prompts_path, "rb") as stream:
         prompts = hashlib.file_digest(stream, "sha256").hexdigest()
-    settings = asdict(config) | {"large_model_reference": model, "prompts": prompts}
+    engine = "vllm" if vllm else "own"
+    settings = asdict(config) | {"large_model_reference": model, "prompts": prompts, "inference_engine": engine}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 

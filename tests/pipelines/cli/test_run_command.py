@@ -15,8 +15,8 @@ import pytest
 
 from rlhf_pipelines.cli.display import SparseDisplay
 from rlhf_pipelines.cli.run_command import LocalRun, check_early, prepare_root, run_locally
-from rlhf_tuning import environment
-from rlhf_tuning.errors import MachineError, ModelError, ParameterError, RunError
+from rlhf_tuning import environment, vllm_program
+from rlhf_tuning.errors import MachineError, ModelError, ParameterError, RunError, UserError
 
 #: Of `toy_pipelines`.
 FOLDER = Path(__file__).parents[2] / "support"
@@ -365,6 +365,13 @@ def test_a_gemini_judge_that_cannot_be_made_is_refused_before_a_run_of_processes
     with pytest.raises(ModelError, match="google-genai is missing"):
         check_early(judge, in_containers=False)
     check_early(judge, in_containers=True)
+
+
+def test_a_vllm_that_is_asked_for_is_missed_before_the_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_program, "find_vllm", lambda python: None)
+    with pytest.raises(UserError, match="There is no vLLM here, which inference_engine 'vllm' needs"):
+        check_early({"inference_engine": "vllm"}, in_containers=False)
+    check_early({"inference_engine": "vllm"}, in_containers=True)
 
 
 def test_closed_output_ends_the_run(toy: Toy) -> None:

@@ -59,7 +59,7 @@ def test_a_prompt_full_of_ends_does_not_make_an_answer_ended(model, text_format)
 
 def test_an_answer_stops_at_its_first_end(text_format):
     end = text_format.tokenizer.eos_token_id
-    answer = generate._answer([40, 41, end, 42, end], [end], text_format)
+    answer = generate.answer_of([40, 41, end, 42, end], [end], text_format)
     assert answer.ids == (40, 41, end)
     assert answer.ended
     assert answer.text == text_format.answer_text([40, 41])
@@ -79,7 +79,7 @@ def test_the_ends_that_a_model_names_count_too(model, text_format):
     shipped = model.generation_config
     try:
         model.generation_config = GenerationConfig(eos_token_id=[0, 7])
-        assert generate.end_token_ids(model, text_format.tokenizer) == sorted(
+        assert generate.end_token_ids(model.generation_config, text_format.tokenizer) == sorted(
             {0, 7, text_format.tokenizer.eos_token_id}
         )
     finally:
