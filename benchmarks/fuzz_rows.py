@@ -206,7 +206,7 @@ class Maker:
             return self.text(rare=rare)
 
         answers = [text(), text()]
-        if answers[0] == answers[1]:
+        if answers[0].strip() == answers[1].strip():
             answers[1] += "c"
         choices: Record = {"candidate_0": answers[0], "candidate_1": answers[1], "choice": self.random.randrange(2)}
         preference = kind == "preference"

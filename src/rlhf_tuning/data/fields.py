@@ -109,9 +109,10 @@ def read_preference(record: Mapping[str, object], faults: list[Fault], where: st
 
 
 def check_different(one: str, other: str, field: str, other_field: str, faults: list[Fault]) -> None:
-    """Add a fault when the two answers of a preference are the same text."""
-    if one == other and one.strip():
-        faults.append(Fault("identical_candidates", field, f"the text of {other_field}", "two texts that differ"))
+    """Add a fault when the two answers of a preference are the same text, but for white space around it."""
+    if one.strip() == other.strip() and one.strip():
+        found = f"the text of {other_field}{'' if one == other else ', but for white space around it'}"
+        faults.append(Fault("identical_candidates", field, found, "two texts that differ"))
 
 
 def read_objects(value: object, field: str, faults: list[Fault]) -> list[Mapping[str, object] | None]:

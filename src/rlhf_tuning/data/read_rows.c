@@ -8,6 +8,7 @@
    copied to `texts`, which is as long as the block and never fuller than what was read; and `put` checks every write. */
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -446,6 +447,47 @@ static bool put_prompt(Output *out, const Shape *shape, const Row *row, Text *ke
     return true;
 }
 
+/* How many bytes of canonical JSON a blank character takes that begins here; 0 where none does. */
+static size_t blank_size(const uint8_t *at, const uint8_t *end) {
+    if (end - at >= 1 && *at == ' ')
+        return 1;
+    if (end - at >= 2 && *at == '\\' && strchr("tnfr", at[1]))
+        return 2;
+    if (end - at >= 2 && *at == 0xC2 && is_space(at[1]))
+        return 2;
+    if (end - at >= 3 && (*at & 0xF0) == 0xE0 &&
+        is_space((uint32_t)(*at & 0x0F) << 12 | (uint32_t)(at[1] & 0x3F) << 6 | (at[2] & 0x3F)))
+        return 3;
+    return 0;
+}
+
+/* Likewise of one that ends here: a letter after an escaped backslash is none. */
+static size_t last_blank_size(const uint8_t *at, const uint8_t *end) {
+    size_t slashes = 0;
+    while ((size_t)(end - at) > slashes + 1 && end[-2 - (ptrdiff_t)slashes] == '\\')
+        slashes++;
+    for (size_t size = 1; size <= 3 && size <= (size_t)(end - at); size++)
+        if (blank_size(end - size, end) == size && (size != 2 || !slashes || slashes % 2))
+            return size;
+    return 0;
+}
+
+/* Return a text without its quotes and the blanks around it. */
+static Text bare(const Text *text) {
+    const uint8_t *at = text->start + 1, *end = text->start + text->size - 1;
+    for (size_t size; (size = blank_size(at, end));)
+        at += size;
+    for (size_t size; (size = last_blank_size(at, end));)
+        end -= size;
+    return (Text){.start = at, .size = (size_t)(end - at)};
+}
+
+/* Say whether two texts are the same but for blanks around them. */
+static bool alike(const Text *one, const Text *other) {
+    Text first = bare(one), second = bare(other);
+    return first.size == second.size && !memcmp(first.start, second.start, first.size);
+}
+
 static bool put_row(Output *out, const Shape *shape, const Row *row, uint64_t hashes[3][2], int64_t sizes[3]) {
     const Text *chosen = &row->texts[FIRST], *rejected = &row->texts[SECOND];
     Text key;
@@ -463,7 +505,7 @@ static bool put_row(Output *out, const Shape *shape, const Row *row, uint64_t ha
             chosen = &row->texts[SECOND];
             rejected = &row->texts[FIRST];
         }
-        if (chosen->size == rejected->size && !memcmp(chosen->start, rejected->start, chosen->size))
+        if (alike(chosen, rejected))
             return false;
         if (!PUT(out, ", \"chosen\": ") || !put(out, chosen->start, chosen->size) || !PUT(out, ", \"rejected\": ") ||
             !put(out, rejected->start, rejected->size))

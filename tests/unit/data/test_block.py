@@ -142,6 +142,21 @@ BAD: list[tuple[Shape, bytes]] = [
     ),
     (_CHOICE, (CHOICE % b"0").replace(b'"c"', b'"b"')),
     (_CHOICE, (CHOICE % b"0").replace(b'"c"', b'"\\u0062"')),
+    # The same but for white space around it.
+    *(
+        (_CHOICE, (CHOICE % b"1").replace(b'"c"', b'"%b"' % text))
+        for text in (
+            b"b ",
+            b" b",
+            b"\\t b\\r\\n",
+            b"\\u00a0b\\u3000",
+            "\u2028b\u2003".encode(),
+            b"\\u0085b\\f",
+            b"b\\u000b",
+        )
+    ),
+    (_CHOICE, (CHOICE % b"0").replace(b'"b"', b'"\\\\"').replace(b'"c"', b'"\\\\\\n"')),
+    (_TRL, TRL.replace(b'"c"', b'"b\\n"') % b'{"role": "assistant", "content": "b"}'),
     # Conversations.
     *(
         (_CHAT, CHAT % value)
@@ -194,6 +209,12 @@ def test_a_bad_row_among_good_ones_is_not_read_fast(shape: Shape, line: bytes) -
             _, problems, _ = careful(block, 1, kind, (kind,), instruction)
             assert problems
             assert read_block(block, 1, FORMAT[name], kind, instruction=instruction) is None
+
+
+@pytest.mark.parametrize("text", [b"b\\\\n", b"b\\\\\\\\t", b"b n", b"nb", b"\\/b", b"b\\b"])
+def test_a_letter_that_is_no_white_space_tells_two_candidates_apart(text: bytes) -> None:
+    line = (CHOICE % b"0").replace(b'"c"', b'"%b"' % text)
+    assert read_both_ways(line + b"\n", _CHOICE) is not None
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -111,6 +111,15 @@ def test_refuses_identical_candidates() -> None:
     assert [fault.code for fault in faults] == ["identical_candidates"]
 
 
+@pytest.mark.parametrize("same", ["a ", "\n a", "\u3000a\t"])
+def test_refuses_candidates_that_are_identical_but_for_white_space_around_them(same: str) -> None:
+    faults: list[Fault] = []
+    read_preference({"candidate_0": "a", "candidate_1": same, "choice": 0}, faults)
+    assert [(fault.code, fault.found) for fault in faults] == [
+        ("identical_candidates", "the text of candidate_0, but for white space around it")
+    ]
+
+
 def test_two_blank_candidates_are_blank_not_identical() -> None:
     faults: list[Fault] = []
     read_preference({"candidate_0": " ", "candidate_1": " ", "choice": 0}, faults)
