@@ -197,20 +197,16 @@ def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> 
         try:
             sizes = [len(whole.prompt_ids(prompt)), *map(len, ids)]  # type: ignore[arg-type]
         except RefusedConversationError as error:
-            refused, sizes, ids = _refused(row, parameter, error.reason), [], []
+            refused, sizes, ids = _refused(row, parameter, error), [], []
         limit = text_format.target_sequence_length
         same_when_cut = bool(ids) and max(sizes[1:]) > limit and ids[0][:limit] == ids[1][:limit]
     location = f"{row.file}:{row.place[2]}"
     return _Row(location, prompt, content.get("chosen"), content.get("rejected"), tuple(sizes), same_when_cut, refused)
 
 
-def _refused(row: SampleRow, parameter: str, reason: str) -> Problem:
-    found = f"a conversation of which the model's chat template says {shorten(ascii(reason))}"
-    accepted = (
-        "conversations that it takes: some templates take no system turn (from context or instruction), or only turns "
-        "of user and assistant in alternation"
-    )
-    return Problem("refused_conversation", parameter, row.file, row.place[2], "", found, accepted)
+def _refused(row: SampleRow, parameter: str, error: RefusedConversationError) -> Problem:
+    accepted = f"a conversation that it takes whole. {error.advice}"
+    return Problem("refused_conversation", parameter, row.file, row.place[2], "", error.found, accepted)
 
 
 def _lengths(rows: Sequence[_Row], text_format: TextFormat | None, is_preference: bool) -> Iterable[Lengths]:

@@ -47,7 +47,7 @@ CODES: dict[str, str] = {
     "mixed_rows": "some rows have preference fields and others have none",
     "eval_prompt_in_training": "an evaluation prompt also stands in the prompt dataset",
     "too_few_rows": "too few rows to hold some out for evaluation",
-    "refused_conversation": "the model's chat template refuses a conversation",
+    "refused_conversation": "the model's chat template refuses a conversation, or does not say all of it",
 }
 
 #: Those that concern a whole file or dataset: no bad rows that could be set aside.

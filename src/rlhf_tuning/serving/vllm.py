@@ -170,18 +170,18 @@ def request_for(
 
 
 def answer_in(predictions: object) -> str | None:
-    """Return the answer's text in what a prediction returned, or None when it has no such form.
+    """Return the answer's text, without white space around it, in what a prediction returned; None when it has no such form.
 
     A completion comes as a text, a chat completion as an object, in a list or (so the server sends it) without one.
     """
     found = predictions[0] if isinstance(predictions, list) and predictions else predictions
     if isinstance(found, str):
-        return found
+        return found.strip()
     try:
         text = found["choices"][0]["message"]["content"]  # type: ignore[index]
     except (KeyError, IndexError, TypeError):
         return None
-    return text if isinstance(text, str) else ""
+    return text.strip() if isinstance(text, str) else ""
 
 
 def problem_with_answer(text: str, conversation: Sequence[Mapping[str, object]]) -> str:

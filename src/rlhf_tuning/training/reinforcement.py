@@ -288,7 +288,7 @@ class _AnswerScorer:
         prompts = [self._conversations[index] for index in row]
         # As in training: the adapter's products have the precision of the others.
         with torch.autocast(self._device, dtype=self._compute, enabled=self._compute != torch.float32):
-            return self.reward_model.score(prompts, [answer.strip() for answer in completions])
+            return self.reward_model.score(prompts, completions)
 
 
 def _lora_config(config: ReinforcementConfig) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.fuzz_templates import make_case
 from tests.conftest import make_tokenizer
 
 from rlhf_tuning.data import findings, sources
@@ -523,10 +524,10 @@ def test_answers_that_begin_with_their_prompt_are_found(check: Check) -> None:
 
 
 def test_answers_that_are_the_same_once_they_are_cut_are_found(check: Check, tokenizer: Any) -> None:
-    long = "The harbour smells of salt and warm bread, and gulls call all day. " * 3
+    long = "The harbour smells of salt and warm bread, and gulls call all day. " * 2 + "The harbour."
     ids = len(tokenizer(long)["input_ids"])
     rows = preferences(20)
-    rows[3] |= {"candidate_0": long, "candidate_1": f"{long}But one."}
+    rows[3] |= {"candidate_0": long, "candidate_1": f"{long} But one."}
     rows[5] |= {"candidate_0": long, "candidate_1": f"But one. {long}"}
     for target, expected in ((20, 1), (ids, 1), (ids + 10, 0)):
         result = check(preferences=rows, training=training(tokenizer, target=target))
@@ -596,6 +597,16 @@ def test_conversations_that_the_chat_template_refuses_stop_the_check_with_their_
     assert not check(prompts=prompts(9), preferences=preferences(20), **settings).problems
     instructed = check(prompts=[{"messages": turns[:1]}] * 3, instruction="Be kind.", **settings)
     assert instructed.summary.problem_counts == {"refused_conversation": 3}
+
+
+def test_rows_of_which_the_chat_template_loses_a_turn_stop_the_check_with_their_lines(check: Check) -> None:
+    message = {"author": "user", "content": "Hello."}
+    rows: Rows = [*prompts(5), {"messages": [message], "context": "Be kind."}, {"messages": [message]}]
+    result = check(prompts=rows, training=training(make_case("phi3_old").tokenizer))
+    [problem] = result.summary.problems
+    assert (problem.code, problem.line) == ("refused_conversation", 6)
+    assert "the model's chat template leaves out the system turn (from context," in problem.found
+    assert "Write its text into the first message of the user instead" in problem.accepted
 
 
 # All together.

@@ -50,7 +50,7 @@ def test_it_names_what_the_time_depends_on(values, tmp_path):
 
 def test_longer_texts_take_longer_up_to_the_limits(values, tmp_path):
     short = minutes(expected(values, tmp_path))
-    assert minutes(expected(values, tmp_path, prompt=100)) > 1.2 * short
+    assert minutes(expected(values, tmp_path, prompt=150)) > 1.2 * short
     longest = minutes(expected(values, tmp_path, answer=300))
     assert longest > 1.2 * short
     assert minutes(expected(values, tmp_path, answer=600)) == longest

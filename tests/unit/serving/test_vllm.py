@@ -109,7 +109,7 @@ def test_a_prompt_is_put_as_in_training(tmp_path):
     [
         ({"choices": [{"message": {"content": "A park."}}]}, "A park."),
         ([{"choices": [{"message": {"content": "A park."}}]}], "A park."),
-        (["A park."], "A park."),
+        ([" A park.\n"], "A park."),
         ([{"choices": [{"message": {"content": None}}]}], ""),
         ({"object": "error", "message": "no"}, None),
         ([], None),
