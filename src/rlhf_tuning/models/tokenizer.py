@@ -6,6 +6,9 @@ from typing import Any
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models.model_reference import model_source
 
+#: The byte 0xFF, which UTF-8 never uses, as vocabularies of bytes have it.
+_UNUSED_BYTES = ("<0xFF>", "\u00ff")
+
 
 def load_tokenizer(reference: str) -> Any:
     """Load a model's tokenizer, repaired so that padding can be told from the end of an answer.
@@ -41,5 +44,10 @@ def _pad_token(tokenizer: Any) -> str:
             return str(token)
     if tokenizer.bos_token is not None and tokenizer.bos_token_id != tokenizer.eos_token_id:
         return str(tokenizer.bos_token)
-    # A tokenizer with a single special token: any ordinary token serves, as the attention mask hides it.
-    return str(tokenizer.convert_ids_to_tokens(0 if tokenizer.eos_token_id != 0 else 1))
+    # A tokenizer with a single special token. Once saved it calls the ordinary token that pads special too, and leaves it
+    # out of every answer; so the best is a byte that no text in UTF-8 has.
+    ordinary = [str(tokenizer.convert_ids_to_tokens(index)) for index in (0, 1) if index != tokenizer.eos_token_id]
+    vocabulary = tokenizer.get_vocab()
+    return next(
+        (byte for byte in _UNUSED_BYTES if byte in vocabulary and byte not in tokenizer.tokenize("\u00ff")), ordinary[0]
+    )

@@ -1,6 +1,7 @@
 import shutil
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models.tokenizer import load_tokenizer
@@ -25,6 +26,23 @@ def test_a_pad_token_of_its_own_is_kept(tiny_model, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     shutil.copy(tiny_model / "config.json", tmp_path)
     assert load_tokenizer(str(tmp_path)).pad_token == "<pad>"
+
+
+def test_no_character_is_lost_to_the_padding_of_a_tokenizer_with_a_single_special_token(tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(["!"], trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False))
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>").save_pretrained(tmp_path)
+    text = "Gulls! And a harbour 0 1 2: é, ÿ."
+    for _ in range(2):  # as published, and as saved beside a tuned model
+        tokenizer = load_tokenizer(str(tmp_path))
+        assert tokenizer.pad_token_id != tokenizer.eos_token_id
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True).replace("ÿ", "") == text.replace("ÿ", "")
+        tokenizer.save_pretrained(tmp_path)
 
 
 def test_padding_goes_to_the_left_where_answers_are_generated(tiny_model):
