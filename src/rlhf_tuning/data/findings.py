@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from rlhf_tuning.data import as_read
 from rlhf_tuning.data.problems import Problem, Problems, shorten
 from rlhf_tuning.data.repeats import Place, Repeats
 from rlhf_tuning.data.rows import Conversation
@@ -92,6 +93,11 @@ class _Row:
     same_when_cut: bool
     refused: Problem | None
 
+    def read(self) -> as_read.ReadRow:
+        """Return it as the model reads it."""
+        row = SampledRow(location=self.location, prompt=self.prompt, chosen=self.chosen, rejected=self.rejected)
+        return as_read.ReadRow(row, self.sizes)
+
 
 def examine(
     dataset: ScannedDataset,
@@ -135,10 +141,7 @@ def examine(
         scripts=dict(Counter(_script(row) for row in rows).most_common()),
         same_when_cut=sum(row.same_when_cut for row in rows),
         epochs=training.epochs(dataset.parameter, dataset.rows) if training else None,
-        examples=tuple(
-            SampledRow(location=row.location, prompt=row.prompt, chosen=row.chosen, rejected=row.rejected)
-            for row in rows[:_REPORT_ROWS]
-        ),
+        examples=tuple(row.read().row for row in rows[:_REPORT_ROWS]),
     )
     findings = [
         _set_aside(dataset),
@@ -152,9 +155,13 @@ def examine(
         _few_rows(summary),
         _epochs(summary, training),
         _control_characters(dataset),
-        _chat_markers(summary, rows),
+        _chat_markers(summary, rows, as_read.openings(text_format) if text_format is not None else []),
         _flattened_turns(summary, rows),
         _prompt_in_answers(summary, rows),
+        *as_read.findings(
+            as_read.Sample(dataset.parameter, [row.read() for row in rows if not row.refused], _of_sample(summary)),
+            text_format,
+        ),
     ]
     return summary, [finding for finding in findings if finding is not None]
 
@@ -414,11 +421,13 @@ def _control_characters(dataset: ScannedDataset) -> Finding | None:
     return Finding(code="control_characters", parameter=dataset.parameter, message=message, examples=examples)
 
 
-def _chat_markers(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | None:
+def _chat_markers(summary: DatasetSummary, rows: Sequence[_Row], openings: Sequence[str]) -> Finding | None:
+    """Find marks of chat templates, but for the `openings` that this model's own template writes in plain characters."""
+    texts = [(row, "\n".join([*(turn["content"] for turn in row.prompt), *_answers(row)])) for row in rows]
     found = [
-        (row, match[0])
-        for row in rows
-        if (match := _CHAT_MARKER.search("\n".join([*(turn["content"] for turn in row.prompt), *_answers(row)])))
+        (row, marks[0])
+        for row, text in texts
+        if (marks := [mark for mark in _CHAT_MARKER.findall(text) if mark not in openings])
     ]
     if not found:
         return None
@@ -465,8 +474,11 @@ def _prompt_in_answers(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding
 
 
 def _begin_with(prompt: str, *answers: str) -> bool:
+    """Say whether all begin with the prompt, or with what stands in it after the instruction and an empty line."""
     prompt = prompt.strip()
-    return len(prompt) >= _CHARACTERS_REPEATED and all(answer.lstrip().startswith(prompt) for answer in answers)
+    starts = [0, *(gap.end() for gap in re.finditer(r"\n\n+", prompt))]
+    texts = [prompt[start:] for start in starts if len(prompt) - start >= _CHARACTERS_REPEATED]
+    return any(all(answer.lstrip().startswith(text) for answer in answers) for text in texts)
 
 
 def _answers(row: _Row) -> list[str]:

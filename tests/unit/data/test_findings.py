@@ -400,6 +400,13 @@ def test_other_brackets_are_no_marks(check: Check, text: str) -> None:
     assert found(check(prompts=[*prompts(3), {"input_text": text}])) == {}
 
 
+def test_marks_that_a_template_writes_in_plain_characters_are_not_said_to_begin_no_turn(check: Check) -> None:
+    rows = [*prompts(3), {"input_text": "a [/INST] b"}, {"input_text": "a <|eot_id|> b"}]
+    by_code = found(check(prompts=rows, training=training(make_case("llama2").tokenizer)))
+    assert places(by_code["turns_written"]) == ["prompt_dataset.jsonl:4"]
+    assert places(by_code["chat_markers"]) == ["prompt_dataset.jsonl:5"]
+
+
 # What training will make of the rows.
 
 
@@ -518,9 +525,10 @@ def test_answers_that_begin_with_their_prompt_are_found(check: Check) -> None:
     for answer in ("candidate_0", "candidate_1"):
         rows[3][answer] = f"{rows[3]['input_text']} {rows[3][answer]}"
     rows[4]["candidate_0"] = f"{rows[4]['input_text']} {rows[4]['candidate_0']}"  # one alone may be meant
-    finding = found(check(preferences=rows))["prompt_in_answers"]
-    assert finding.message.startswith("In 1 of 20 rows of preference_dataset both answers begin with the prompt")
-    assert places(finding) == ["preference_dataset.jsonl:4"]
+    for instruction in ("", "Be kind.\n\nBe brief."):
+        finding = found(check(preferences=rows, instruction=instruction))["prompt_in_answers"]
+        assert finding.message.startswith("In 1 of 20 rows of preference_dataset both answers begin with the prompt")
+        assert places(finding) == ["preference_dataset.jsonl:4"]
 
 
 def test_answers_that_are_the_same_once_they_are_cut_are_found(check: Check, tokenizer: Any) -> None:
