@@ -199,6 +199,7 @@ def real_run(base: str, folder: Path, *, seed: int, loophole: bool, steps: int =
         dtype="float32",
         seed=seed,
         watch_prompts=64,
+        min_reward_model_accuracy=0.0,
     )
     result: dict[str, Any] = {"base": _true_score(base, seed)}
     for name, held_out in (("returned", rewards[1]), ("last", "")):

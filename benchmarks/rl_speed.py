@@ -149,6 +149,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, float]:
             target_sequence_length=arguments.tokens,
             dtype=arguments.dtype,
             rollout_engine=arguments.rollout_engine,
+            min_reward_model_accuracy=0.0,
         ),
         prompts_path=str(folder / "prompts.jsonl"),
         reward_model_dir=str(folder / "reward"),

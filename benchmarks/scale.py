@@ -311,6 +311,7 @@ def measure_here(case: Case, folder: Path, steps: int) -> dict[str, float]:
                 num_generations=case.k,
                 dtype=case.dtype,
                 watch_prompts=0,
+                min_reward_model_accuracy=0.0,
                 **lengths,
             ),
             prompts_path=str(folder / "prompts.jsonl"),

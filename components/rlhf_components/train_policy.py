@@ -34,6 +34,8 @@ def train_policy(
     warm_start_fingerprint: str = "",
     watch_interval: int = 0,
     watch_prompts: int = 64,
+    min_reward_model_accuracy: float = 0.5,
+    max_kl: float = 200.0,
     held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
 ) -> None:
     """Raise the probability of answers that the reward model scores highly, near the base model.
@@ -64,6 +66,8 @@ def train_policy(
         warm_start_fingerprint: From Preprocess Inputs.
         watch_interval: Steps between looks of the watch over over-optimisation; 0 for a tenth of the steps.
         watch_prompts: Prompts set aside for the watch and not learnt from; 0 for no watch.
+        min_reward_model_accuracy: What the reward model's held-out accuracy must be shown to exceed; 0 for no check.
+        max_kl: Nats of KL to the base model over an answer, on average, past which the step fails; 0 for no limit.
         held_out_reward_model: A reward model trained on other preferences, by which the watch stops the run and chooses the
             checkpoint; without one it draws curves only.
     """
@@ -91,6 +95,8 @@ def train_policy(
             warm_start_adapter=warm_start_adapter,
             watch_interval=watch_interval,
             watch_prompts=watch_prompts,
+            min_reward_model_accuracy=min_reward_model_accuracy,
+            max_kl=max_kl,
         )
         final = processes.run(
             phase.train_policy,

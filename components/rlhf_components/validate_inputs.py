@@ -49,6 +49,8 @@ def validate_inputs(
     held_out_reward_model_share: float = 0.25,
     watch_interval: int = 0,
     watch_prompts: int = 64,
+    min_reward_model_accuracy: float = 0.5,
+    max_kl: float = 200.0,
     gate_win_rate_margin: float = 0.0,
     gate_max_kl: float = 50.0,
     gate_max_length_ratio: float = 3.0,
@@ -110,6 +112,8 @@ def validate_inputs(
         held_out_reward_model_share: Share of the preferences' prompts for the held-out reward model.
         watch_interval: Steps between looks of the watch.
         watch_prompts: Prompts of the watch.
+        min_reward_model_accuracy: What the reward model's accuracy must be shown to exceed.
+        max_kl: Nats of KL past which reinforcement learning fails.
         gate_win_rate_margin: Win rate beyond one half that a promotion takes.
         gate_max_kl: Most nats of KL for a promotion.
         gate_max_length_ratio: Most that answers may grow or shrink for a promotion.
@@ -143,7 +147,6 @@ def validate_inputs(
             num_generations=num_generations,
             temperature=temperature,
             seed=seed,
-            eval_prompts=eval_prompts,
             scorer=scorer,
             dtype=dtype,
             serving_machine=serving_machine,
@@ -152,7 +155,8 @@ def validate_inputs(
             inference_engine=inference_engine,
             held_out_reward_model_share=held_out_reward_model_share,
             watch_interval=watch_interval,
-            watch_prompts=watch_prompts,
+            min_reward_model_accuracy=min_reward_model_accuracy,
+            max_kl=max_kl,
             gate_win_rate_margin=gate_win_rate_margin,
             gate_max_kl=gate_max_kl,
             gate_max_length_ratio=gate_max_length_ratio,
@@ -181,6 +185,8 @@ def validate_inputs(
             reward_model_train_steps=reward_model_train_steps,
             reinforcement_learning_train_steps=reinforcement_learning_train_steps,
             batch_size=batch_size,
+            eval_prompts=eval_prompts,
+            watch_prompts=watch_prompts,
             max_bad_rows=max_bad_rows,
         )
         check = validate_data(

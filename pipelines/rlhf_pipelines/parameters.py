@@ -82,6 +82,8 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "reward_model_train_steps",
         "reinforcement_learning_train_steps",
         "batch_size",
+        "eval_prompts",
+        "watch_prompts",
         "max_bad_rows",
     )
 )

@@ -249,6 +249,22 @@ PARAMETERS: dict[str, Parameter] = {
             "watch_prompts", int, 64, "Prompts set aside for that watch, and not learnt from; 0 for no watch.", Limit(0)
         ),
         Parameter(
+            "min_reward_model_accuracy",
+            float,
+            0.5,
+            "What the reward model's held-out accuracy must be shown to exceed before reinforcement learning; 0 for no "
+            "check.",
+            Limit(0, 0.99),
+        ),
+        Parameter(
+            "max_kl",
+            float,
+            200.0,
+            "Nats of KL to the base model over an answer, on average, past which reinforcement learning fails; 0 for no "
+            "limit.",
+            Limit(0),
+        ),
+        Parameter(
             "gate_win_rate_margin",
             float,
             0.0,

@@ -31,6 +31,8 @@ class ValidationConfig:
         reward_model_train_steps: Optimizer steps on the preferences.
         reinforcement_learning_train_steps: Optimizer steps on the prompts.
         batch_size: Rows a step.
+        eval_prompts: Most prompts that are held out where there is no evaluation dataset.
+        watch_prompts: Most prompts of the watch.
         max_bad_rows: So many bad rows of each dataset are set aside; with one more the data is refused.
     """
 
@@ -44,6 +46,8 @@ class ValidationConfig:
     reward_model_train_steps: int = 1000
     reinforcement_learning_train_steps: int = 1000
     batch_size: int = 64
+    eval_prompts: int = 200
+    watch_prompts: int = 64
     max_bad_rows: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +57,8 @@ class ValidationConfig:
             reward_model_train_steps=self.reward_model_train_steps,
             reinforcement_learning_train_steps=self.reinforcement_learning_train_steps,
             batch_size=self.batch_size,
+            eval_prompts=self.eval_prompts,
+            watch_prompts=self.watch_prompts,
             max_bad_rows=self.max_bad_rows,
         )
         if problem := problem_with_name(self.large_model_reference, parameter="large_model_reference"):
@@ -87,6 +93,8 @@ def validate_data(
         reward_model_train_steps=config.reward_model_train_steps,
         # Prompts alone are answered, not trained on.
         reinforcement_learning_train_steps=config.reinforcement_learning_train_steps if tunes else 0,
+        eval_prompts=0 if config.eval_dataset else config.eval_prompts,
+        watch_prompts=config.watch_prompts,
     )
     check = check_datasets(
         prompt_dataset=config.prompt_dataset,

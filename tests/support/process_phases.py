@@ -146,6 +146,7 @@ def train_policy(model, folder, name, **settings):
             "target_sequence_length": 12,
             "kl_coeff": 0.3,
             "dtype": "float32",
+            "min_reward_model_accuracy": 0.0,
         }
         | settings,
     )

@@ -5,6 +5,7 @@ import pytest
 
 from rlhf_tuning.statistics import (
     clustered_mean,
+    clustered_share,
     length_controlled_win_rate,
     mean_interval,
     paired_difference,
@@ -241,6 +242,14 @@ def test_clustered_interval_covers_where_the_plain_one_does_not():
     # 1,000 runs: a coverage of 95% shows as 93.4% to 96.2% in 95 of 100 cases.
     assert 925 <= covered["clustered"] <= 970
     assert covered["plain"] < 850
+
+
+def test_a_clustered_share_is_wilson_s_with_one_trial_a_cluster_and_never_narrower_than_that_of_its_clusters():
+    assert clustered_share([1.0, 1.0, 0.0], "abc") == (2 / 3, *wilson_interval(2, 3), 3)
+    assert clustered_share([1.0] * 40, [number // 2 for number in range(40)]) == (1.0, *wilson_interval(20, 20), 40)
+    assert clustered_share([1.0, 0.0], "aa") == (0.5, 0.0, 1.0, 2)
+    values, clusters = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0] * 20, [number // 3 for number in range(120)]
+    assert clustered_share(values, clusters)[:3] == clustered_mean(values, clusters)[:3]
 
 
 def test_clustered_mean_rejects_values_without_cluster():

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Literal
 
 from rlhf_tuning.data import as_read
+from rlhf_tuning.data.held_out import ONE_IN
 from rlhf_tuning.data.problems import Problem, Problems, shorten
 from rlhf_tuning.data.repeats import Place, Repeats
 from rlhf_tuning.data.rows import Conversation
@@ -65,12 +66,21 @@ class Training:
         batch_size: Rows in an optimizer step.
         reward_model_train_steps: Optimizer steps on the preferences; 0 where there are none.
         reinforcement_learning_train_steps: Optimizer steps on the prompts; 0 where there are none.
+        eval_prompts: Most prompts that are held out for evaluation, a tenth; 0 where there is an evaluation dataset.
+        watch_prompts: Most prompts that the watch takes, a quarter of the others.
     """
 
     load_text_format: Callable[[], TextFormat | None]
     batch_size: int
     reward_model_train_steps: int
     reinforcement_learning_train_steps: int
+    eval_prompts: int = 0
+    watch_prompts: int = 0
+
+    def prompts_learnt_from(self, distinct: int) -> int:
+        """Return how many of the prompts reinforcement learning is left with."""
+        others = distinct - min(self.eval_prompts, max(1, distinct // ONE_IN))
+        return others - min(self.watch_prompts, others // 4)
 
     def epochs(self, parameter: str, rows: int) -> float | None:
         """Return how often each row of a dataset will be seen, or None where it is not trained on."""
@@ -153,6 +163,7 @@ def examine(
         _length_bias(summary),
         _scripts(summary, rows),
         _few_rows(summary),
+        _few_prompts(summary, training),
         _epochs(summary, training),
         _control_characters(dataset),
         _chat_markers(summary, rows, as_read.openings(text_format) if text_format is not None else []),
@@ -385,6 +396,22 @@ def _few_rows(summary: DatasetSummary) -> Finding | None:
         "model's held-out accuracy before its policy is trusted."
     )
     return Finding(code="few_preferences", parameter=summary.parameter, message=message)
+
+
+def _few_prompts(summary: DatasetSummary, training: Training | None) -> Finding | None:
+    if (
+        training is None
+        or summary.parameter != "prompt_dataset"
+        or not training.reinforcement_learning_train_steps
+        or (left := training.prompts_learnt_from(summary.distinct_prompts)) >= training.batch_size
+    ):
+        return None
+    message = (
+        f"Of the {summary.distinct_prompts:,} distinct prompts of prompt_dataset {left:,} are left to learn from, once "
+        f"those for evaluation and the watch are taken: fewer than batch_size {training.batch_size:,}, so that each step "
+        "has some of them more than once. Lower batch_size, or add prompts."
+    )
+    return Finding(code="fewer_prompts_than_a_batch", parameter=summary.parameter, message=message)
 
 
 def _epochs(summary: DatasetSummary, training: Training | None) -> Finding | None:

@@ -22,8 +22,9 @@ def evaluate_reward_model(
 ) -> dict[str, Any]:
     """Score both answers of each preference and return how often the preferred one scores higher.
 
-    Equal scores count half. Beside the accuracy stand its 95% Wilson interval, the accuracy where the shorter answer was
-    preferred (a model that has only learnt length scores 0 there), and what "the longer answer wins" would have got.
+    Equal scores count half. Beside the accuracy stand its 95% interval, in which the choices about one prompt may go
+    together, the accuracy where the shorter answer was preferred (a model that has only learnt length scores 0 there), and
+    what "the longer answer wins" would have got.
     `by_margin` and `by_length_difference` tell the same apart by how far the scores are from each other, and by how many
     tokens longer the preferred answer is.
 
@@ -59,17 +60,19 @@ def evaluate_reward_model(
         )
         for row in rows
     ]
-    shorter = [point for point, (a, b) in zip(points, lengths, strict=True) if a < b]
+    prompts = [json.dumps(row["prompt"]) for row in rows]
+    every = range(len(rows))
+    shorter = [row for row in every if lengths[row][0] < lengths[row][1]]
     longer_wins = [_point(a, b) for a, b in lengths]
     result: dict[str, Any] = {"n": len(rows)}
-    for name, values in (
-        ("accuracy", points),
-        ("shorter_preferred_accuracy", shorter),
-        ("longer_wins_accuracy", longer_wins),
+    for name, values, members in (
+        ("accuracy", points, every),
+        ("shorter_preferred_accuracy", points, shorter),
+        ("longer_wins_accuracy", longer_wins, every),
     ):
-        if values:
-            interval = statistics.wilson_interval(sum(values), len(values))
-            result |= {name: sum(values) / len(values), f"{name}_low": interval.low, f"{name}_high": interval.high}
+        if members:
+            share = statistics.clustered_share([values[row] for row in members], [prompts[row] for row in members])
+            result |= {name: share.mean, f"{name}_low": share.low, f"{name}_high": share.high}
     margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
     result["shorter_preferred_n"] = len(shorter)
     result["mean_margin"] = sum(margins) / max(1, len(rows))

@@ -309,6 +309,26 @@ def saved_better_than_chance(directory: str) -> str:
     return ""
 
 
+def check_accuracy(directory: str, *, least: float) -> None:
+    """Refuse a reward model whose accuracy on held-out preferences is not shown to be above `least`; 0 for any.
+
+    Raises:
+        ModelError: Saying how often it agrees with people, and what helps.
+    """
+    path = Path(directory) / EVALUATION
+    if not least or not path.is_file():
+        return
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    if "accuracy" not in measured or measured["accuracy_low"] > least:
+        return
+    raise ModelError(
+        f"The reward model agrees with people on {measured['accuracy']:.1%} [{measured['accuracy_low']:.1%}, "
+        f"{measured['accuracy_high']:.1%}] of {measured['n']:,} held-out preferences, which is not shown to be more than "
+        f"{least:.0%}: a policy would learn noise from it. Give more preferences, or an eval_dataset with more of them, or "
+        "train it longer; min_reward_model_accuracy 0 goes on all the same."
+    )
+
+
 def answer_key(conversation: Conversation, answer: str) -> str:
     """Return what stands for an answer to a conversation among saved scores."""
     return xxh3_128_hexdigest(json.dumps([conversation, answer]).encode())

@@ -59,9 +59,15 @@ _REINFORCEMENT_CHARTS = (
     ("entropy", "Entropy, nats per token", False),
     ("answer_tokens", "Answer length, tokens", False),
     ("ended", "Answers that ended by themselves", True),
+    ("frac_reward_zero_std", "Prompts whose answers all had one reward", True),
+    ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
     ("learning_rate", "Learning rate", False),
 )
-_REWARD_MODEL_CHARTS = (("loss", "Loss", False), ("accuracy", "Accuracy on the training batch", True))
+_REWARD_MODEL_CHARTS = (
+    ("loss", "Loss", False),
+    ("accuracy", "Accuracy on the training batch", True),
+    ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

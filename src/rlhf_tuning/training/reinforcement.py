@@ -9,11 +9,17 @@ sampled at `temperature` without top-k or top-p, since KL is read off these samp
 
 In several processes (see `processes`) each samples and learns from its share of a step's prompts, with random numbers of its
 own; all answers to a prompt are one process's.
+
+What is not worth going on with stops the run at once: a reward model that is not shown to be better than chance, before the
+first step; a score, a loss or a gradient that is not finite; a reward that never varies; a policy too far from the base
+model.
 """
 
 import gc
 import json
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -36,13 +42,21 @@ from rlhf_tuning.ops import lanes
 from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
 from rlhf_tuning.training.on_policy import on_policy
-from rlhf_tuning.training.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
+from rlhf_tuning.training.trainer_settings import (
+    MOST_SPARE_ROWS,
+    check_steps,
+    drop_printing,
+    one_device,
+    shared_settings,
+)
 from rlhf_tuning.training.training_log import TrainingLog, micro_batch
 
 #: Multiplied by `reinforcement_learning_rate_multiplier`.
 BASE_LEARNING_RATE = 1e-4
 #: Full fine-tuning moves every weight, so each moves less.
 FULL_BASE_LEARNING_RATE = 1e-6
+#: A single step may have no two different scores by chance, where it has few answers.
+_STEPS_WITHOUT_SPREAD = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +69,9 @@ class ReinforcementConfig:
     its `generate`, `auto` the first where it gives the model's own numbers.
     `watch_prompts` are set aside for the watch over over-optimisation (0: no watch), which looks every `watch_interval`
     steps (0: a tenth of the steps, at least 1).
+    The first step is taken if the reward model's accuracy on held-out preferences is shown to be above
+    `min_reward_model_accuracy` (0: in any case), and the run fails at the step whose answers are on average more than
+    `max_kl` nats from the base model (0: no limit).
     """
 
     large_model_reference: str
@@ -74,6 +91,8 @@ class ReinforcementConfig:
     rollout_engine: str = "auto"
     watch_interval: int = 0
     watch_prompts: int = 64
+    min_reward_model_accuracy: float = 0.5
+    max_kl: float = 200.0
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -117,9 +136,12 @@ def train_policy(
     Raises:
         ParameterError: If the processes cannot share a batch evenly.
         DataError: If there is no prompt.
-        ModelError: If the base or the reward model, or the adapter to start from, cannot be loaded.
+        ModelError: If the base or the reward model, or the adapter to start from, cannot be loaded; if the reward model is
+        not shown to be good enough, or its scores are of no use; if the policy gets too far from the base.
     """
     from datasets import Dataset
+
+    reward_model.check_accuracy(reward_model_dir, least=config.min_reward_model_accuracy)
 
     # 1. Encode the prompts.
     share = processes.share(config.batch_size, environment.process_count())
@@ -138,6 +160,8 @@ def train_policy(
         conversations, watch_prompts=config.watch_prompts, seed=config.seed
     )
     rows = [{"prompt": text_format.prompt_ids(prompt), "row": row} for row, prompt in enumerate(conversations)]
+    # TRL leaves out what does not fill a step, which would be all where there are fewer.
+    rows *= math.ceil(config.batch_size / len(rows))
 
     # 2. Load the policy.
     lora = config.lora_dim > 0
@@ -202,6 +226,7 @@ def train_policy(
             tensorboard_dir=Path(tensorboard_dir),
             select=_policy_metrics(config.batch_size * config.num_generations),
             vertex_tags={"reward": "reward", "kl": "kl_loss"},
+            check=_Check(config.max_kl),
         )
         trainer = on_policy(algorithm.trainer_class(), compute=compute, rollout_engine=config.rollout_engine)(
             model=policy,
@@ -250,11 +275,13 @@ def train_policy(
                 compute=compute,
             )
             trainer.add_callback(watcher)
-        trainer.train()
+        with closing(log):
+            trainer.train()
         returned = trainer.state.global_step
+        if watcher is None or not watcher.watch.over_optimised:
+            check_steps(returned, asked=config.reinforcement_learning_train_steps, label="Reinforcement learning")
         if watcher is not None:
             returned = watcher.finish(adapter_dir).best_step
-        log.close()
 
     # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
     if watcher is not None and returned == 0:  # nothing that was learnt is returned, so no step measured it
@@ -288,7 +315,45 @@ class _AnswerScorer:
         prompts = [self._conversations[index] for index in row]
         # As in training: the adapter's products have the precision of the others.
         with torch.autocast(self._device, dtype=self._compute, enabled=self._compute != torch.float32):
-            return self.reward_model.score(prompts, completions)
+            scores = self.reward_model.score(prompts, completions)
+        if bad := sum(not math.isfinite(score) for score in scores):
+            raise ModelError(
+                f"The reward model gives {bad:,} of {len(scores):,} answers a score that is not finite, so nothing can be "
+                "learnt from it. Train it anew with a lower reward_model_learning_rate_multiplier."
+            )
+        return scores
+
+
+class _Check:
+    """Ends a training that is not worth going on with, told each step's metrics."""
+
+    def __init__(self, max_kl: float) -> None:
+        self._max_kl, self._without_spread = max_kl, 0
+
+    def __call__(self, record: Mapping[str, float]) -> None:
+        """Look at one step.
+
+        Raises:
+            ModelError: Where the answers to a prompt have not differed in reward for some steps, or are too far from the
+            base.
+        """
+        self._without_spread = self._without_spread + 1 if record["frac_reward_zero_std"] == 1 else 0
+        if self._without_spread == _STEPS_WITHOUT_SPREAD:
+            why = (
+                "the policy has come to give each prompt one answer; raise kl_coeff or the temperature"
+                if record["reward_std"]
+                else "the reward model scores everything alike; look at its accuracy, and train it anew"
+            )
+            raise ModelError(
+                f"In {_STEPS_WITHOUT_SPREAD} steps on end, up to step {record['step']}, all answers to a prompt had the "
+                f"same reward, so there is nothing to learn: {why}."
+            )
+        kl = record.get("kl", 0.0)
+        if self._max_kl and kl > self._max_kl:
+            raise ModelError(
+                f"At step {record['step']} the policy is {kl:,.0f} nats an answer from the base model, more than max_kl "
+                f"{self._max_kl:g}: it has run away. Lower reinforcement_learning_rate_multiplier or raise kl_coeff."
+            )
 
 
 def _lora_config(config: ReinforcementConfig) -> Any:
@@ -350,6 +415,8 @@ def _policy_metrics(samples: int) -> Any:
             "answer_tokens": length,
             "ended": 1.0 - logs["completions/clipped_ratio"],
             "reward_std": logs["reward_std"],
+            "frac_reward_zero_std": logs["frac_reward_zero_std"],
+            "grad_norm": logs["grad_norm"],
             "learning_rate": logs["learning_rate"],
             "tokens_per_second": samples * length / seconds,
             "seconds_per_step": seconds,

@@ -20,6 +20,7 @@ import json
 import random
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,13 @@ from rlhf_tuning.models.reward_model import EVALUATION, SCORES, RewardModel, fre
 from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, linear, packing
-from rlhf_tuning.training.trainer_settings import MOST_SPARE_ROWS, drop_printing, one_device, shared_settings
+from rlhf_tuning.training.trainer_settings import (
+    MOST_SPARE_ROWS,
+    check_steps,
+    drop_printing,
+    one_device,
+    shared_settings,
+)
 from rlhf_tuning.training.training_log import TrainingLog, micro_batch
 
 #: Multiplied by `reward_model_learning_rate_multiplier`.
@@ -238,8 +245,9 @@ def train_reward_model(
         linear.quicken(trainer.model)
         sharding.train_together(trainer)
         drop_printing(trainer)
-        trainer.train()
-        log.close()
+        with closing(log):
+            trainer.train()
+        check_steps(trainer.state.global_step, asked=config.steps, label="Reward model training")
     trained = trainer.model.eval()
 
     # 4. Centre the scores on the base model's own answers.
@@ -324,6 +332,7 @@ def _reward_metrics(logs: Any, seconds: float) -> dict[str, float]:
         "accuracy": logs["accuracy"],
         "margin": logs["margin"],
         "mean_reward": logs["mean_reward"],
+        "grad_norm": logs["grad_norm"],
         "learning_rate": logs["learning_rate"],
         "seconds_per_step": seconds,
     }

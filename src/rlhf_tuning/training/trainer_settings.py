@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from rlhf_tuning.errors import RunError
+
 #: So many rows are encoded whether or not the steps will see them all: it takes seconds, and the trainer draws from all.
 MOST_SPARE_ROWS = 20_000
 
@@ -33,6 +35,8 @@ def shared_settings(
         "disable_dropout": True,
         "seed": seed,
         "logging_steps": 1,
+        # A loss that is not finite is to be seen, not shown as 0.
+        "logging_nan_inf_filter": False,
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
@@ -47,6 +51,18 @@ def one_device(arguments: Any) -> Any:
     """Keep a trainer on one GPU where several are visible: TRL's trainers refuse torch's DataParallel."""
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
+
+
+def check_steps(taken: int, *, asked: int, label: str) -> None:
+    """Refuse a training that ended early, where nothing of ours stopped it.
+
+    Raises:
+        RunError: If it took fewer steps than it was asked for.
+    """
+    if taken < asked:
+        raise RunError(
+            f"{label} took {taken:,} of the {asked:,} steps that it was asked for, and nothing says why. Nothing was saved."
+        )
 
 
 def drop_printing(trainer: Any) -> None:

@@ -1,12 +1,14 @@
 """What a training loop reports while it runs: progress lines, a metrics file, and TensorBoard events.
 
-Of several processes the main one reports; every one keeps the history, whose metrics are those of the whole batch.
+Of several processes the main one reports; every one keeps the history, whose metrics are those of the whole batch. A loss or
+a gradient that is not finite ends the training at the step at which it is seen, in every process.
 
 TensorBoard tags follow the Vertex job where it had one (`rank_loss`, `reward`, `kl_loss`), beside this project's own
 names, so that dashboards made for it keep working.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 
 from rlhf_tuning import environment
+from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.step import Progress
 
 #: Our metric to the tag that the Vertex job wrote for it.
@@ -32,6 +35,7 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         tensorboard_dir: Where event files go.
         select: Takes one Trainer log and the seconds that the step took, and returns our metrics in the order to show.
         vertex_tags: Which of the metrics are written under the Vertex job's tags as well.
+        check: Told each step's metrics once they are written; raises where the training is not worth going on with.
     """
 
     def __init__(
@@ -43,10 +47,11 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         tensorboard_dir: Path,
         select: Callable[[Mapping[str, float], float], dict[str, float]],
         vertex_tags: Mapping[str, str],
+        check: Callable[[Mapping[str, float]], None] = lambda record: None,
     ) -> None:
         self._label, self._total_steps = label, total_steps
         self._select = select
-        self._vertex_tags = vertex_tags
+        self._vertex_tags, self._check = vertex_tags, check
         self._file: TextIO | None = None
         self._writer: SummaryWriter | None = None
         if environment.is_main_process():
@@ -61,9 +66,20 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         self._started = self._step_started = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kw: Any) -> None:
-        """Write one step's metrics down and show them."""
+        """Write one step's metrics down and show them.
+
+        Raises:
+            ParameterError: If the loss or the gradient is not finite.
+        """
         if logs is None or "loss" not in logs:  # the Trainer's closing summary is not a step
             return
+        for name, words in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+            if name in logs and not math.isfinite(logs[name]):
+                raise ParameterError(
+                    f"The {words} at step {state.global_step} of {self._label} is {logs[name]}: the training has diverged. "
+                    "Lower the learning rate multiplier; if this is the first step, look at the base model's weights and "
+                    "dtype."
+                )
         now = time.monotonic()
         metrics = self._select(logs, now - self._step_started)
         self._step_started = now
@@ -75,6 +91,7 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         tags = {tag: metrics[name] for name, tag in self._vertex_tags.items() if name in metrics}
         self._draw(metrics | tags, state.global_step)
         self._progress.update(state.global_step, metrics)
+        self._check(record)
 
     def add_look(self, at: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Draw what was measured beside the training, and take the time that it took out of the step's."""

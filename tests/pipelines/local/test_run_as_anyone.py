@@ -32,6 +32,7 @@ values = {
     "reinforcement_learning_train_steps": 2,
     "batch_size": 4,
     "held_out_reward_model_share": 0.0,
+    "min_reward_model_accuracy": 0.0,
     "dtype": "float32",
 }
 Path("/tmp/values.json").write_text(json.dumps(values))

@@ -189,6 +189,7 @@ def job(place, tiny_model):
         "batch_size": 4,
         "lora_dim": 4,
         "reward_lora_dim": 4,
+        "min_reward_model_accuracy": 0.0,
         "scorer": "house_style",
         "dtype": "float32",
     }

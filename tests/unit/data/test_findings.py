@@ -453,6 +453,15 @@ def test_too_many_epochs_of_prompts_are_found(check: Check) -> None:
     assert "show each of the 50 rows of prompt_dataset 21 times" in finding.message
 
 
+@pytest.mark.parametrize(("held_out", "left"), [(200, 61), (0, 68)])
+def test_fewer_prompts_than_a_batch_are_found(check: Check, held_out: int, left: int) -> None:
+    settings = {"reinforcement_learning_train_steps": 1, "eval_prompts": held_out, "watch_prompts": 64}
+    assert found(check(prompts=prompts(90), training=training(batch_size=left, **settings))) == {}
+    finding = only(check(prompts=prompts(90), training=training(batch_size=left + 1, **settings)))
+    assert (finding.code, finding.parameter) == ("fewer_prompts_than_a_batch", "prompt_dataset")
+    assert f"Of the 90 distinct prompts of prompt_dataset {left} are left to learn from" in finding.message
+
+
 def test_prompts_and_answers_that_will_be_cut_are_found_with_how_much(check: Check, tokenizer: Any) -> None:
     text_format = training(tokenizer, prompt=40, target=12).load_text_format()
     assert text_format is not None

@@ -1,4 +1,5 @@
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,27 @@ def test_reports_the_baseline_that_only_looks_at_length(trained, preferences):
     longer = [len(text_format.answer_ids(row["chosen"])) > len(text_format.answer_ids(row["rejected"])) for row in rows]
     assert evaluation["longer_wins_accuracy"] == pytest.approx(sum(longer) / len(longer))
     assert evaluation["shorter_preferred_n"] == len(longer) - sum(longer)
+
+
+def test_choices_about_one_prompt_that_go_together_make_the_interval_wider():
+    class Alike(SimpleNamespace):
+        """Right about all answers to an even prompt, wrong about all others."""
+
+        def score(self, prompts, answers, on_progress):
+            signs = [1 if int(prompt[-1]["content"]) % 2 == 0 else -1 for prompt in prompts]
+            return [sign * (answer != "bad") for sign, answer in zip(signs, answers, strict=True)]
+
+    model = Alike(text_format=SimpleNamespace(answer_ids=list))
+    rows = [
+        {"prompt": [{"role": "user", "content": str(row // 10)}], "chosen": f"good {row}", "rejected": "bad"}
+        for row in range(100)
+    ]
+    together = reward_model_accuracy.evaluate_reward_model(model, rows)
+    alone = [row | {"prompt": [{"role": "user", "content": str(index)}]} for index, row in enumerate(rows)]
+    apart = reward_model_accuracy.evaluate_reward_model(model, alone)
+    assert together["accuracy"] == apart["accuracy"] == 0.5
+    assert together["accuracy_low"] == pytest.approx(0.12, abs=0.02)
+    assert apart["accuracy_low"] == pytest.approx(0.40, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["by_margin", "by_length_difference"])

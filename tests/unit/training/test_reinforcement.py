@@ -1,12 +1,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from rlhf_tuning.errors import MachineError, ModelError, ParameterError
+from rlhf_tuning.errors import MachineError, ModelError, ParameterError, RunError
 from rlhf_tuning.generation import rollout
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.reward_model import RewardModel
@@ -15,7 +16,7 @@ from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.training import reinforcement, reward_model
 from rlhf_tuning.training.algorithms import ALGORITHMS, load_algorithm
-from rlhf_tuning.training.trainer_settings import shared_settings
+from rlhf_tuning.training.trainer_settings import check_steps, shared_settings
 
 PROMPTS = [[{"role": "user", "content": f"Create {number}."}] for number in range(12)]
 
@@ -77,6 +78,7 @@ def tune(tiny_model, prompts_path, reward_dir, folder, held_out_reward_model_dir
             "target_sequence_length": 12,
             "kl_coeff": 0.01,
             "dtype": "float32",
+            "min_reward_model_accuracy": 0.0,
         }
         | settings,
     )
@@ -105,6 +107,65 @@ def test_a_disk_without_room_for_the_tuned_model_is_found_out_before_it_is_tuned
             tune(tiny_model, prompts_path, "no reward model", tmp_path, **settings)
 
 
+def test_a_reward_model_that_is_not_shown_to_be_better_than_chance_teaches_no_policy(
+    tiny_model, prompts_path, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(base_model, "load_causal_lm", pytest.fail)
+    measured = {"n": 20, "accuracy": 0.65, "accuracy_low": 0.42, "accuracy_high": 0.84}
+    (tmp_path / "evaluation.json").write_text(json.dumps(measured))
+    words = r"on 65.0% \[42.0%, 84.0%\] of 20 held-out preferences, which is not shown to be more than 50%"
+    with pytest.raises(ModelError, match=words):
+        tune(tiny_model, prompts_path, str(tmp_path), tmp_path, min_reward_model_accuracy=0.5)
+
+
+def test_fewer_prompts_than_a_batch_are_repeated_until_every_step_is_taken(
+    tiny_model, prompts_path, reward_dirs, tmp_path
+):
+    settings = {"batch_size": 16, "num_generations": 2, "reinforcement_learning_train_steps": 2}
+    _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, **settings)
+    assert [record["step"] for record in metrics] == [1, 2]
+
+
+def test_steps_that_were_not_taken_are_an_error():
+    check_steps(3, asked=3, label="Training")
+    with pytest.raises(RunError, match=r"Training took 0 of the 1,000 steps"):
+        check_steps(0, asked=1000, label="Training")
+
+
+def test_a_score_that_is_not_finite_ends_the_run():
+    scorer = reinforcement._AnswerScorer(PROMPTS, compute=torch.float32)
+    scorer.reward_model = SimpleNamespace(score=lambda prompts, answers: [0.5, float("nan"), 1.0])
+    with pytest.raises(ModelError, match="gives 1 of 3 answers a score that is not finite"):
+        scorer(["a", "b", "c"], row=[0, 1, 2])
+
+
+def records(count, **values):
+    return [
+        {"step": step, "reward_std": 1.0, "frac_reward_zero_std": 0.0, "kl": 1.0} | values
+        for step in range(1, count + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"frac_reward_zero_std": 1.0, "reward_std": 0.0}, "up to step 3, .* the reward model scores everything alike"),
+        ({"frac_reward_zero_std": 1.0}, "up to step 3, .* the policy has come to give each prompt one answer"),
+        ({"kl": 51.0}, "At step 1 the policy is 51 nats an answer from the base model, more than max_kl 50"),
+    ],
+)
+def test_a_training_that_cannot_come_to_good_is_ended(values, words):
+    check = reinforcement._Check(max_kl=50.0)
+    for record in records(2) + records(2, frac_reward_zero_std=1.0) + records(9):
+        check(record)
+    with pytest.raises(ModelError, match=words):
+        list(map(check, records(9, **values)))
+
+
+def test_without_max_kl_a_policy_may_go_anywhere():
+    reinforcement._Check(max_kl=0.0)({"step": 1, "frac_reward_zero_std": 0.0, "kl": 1e9})
+
+
 #: Many answers to few prompts: fewer passes a step.
 LONG = {"batch_size": 2, "num_generations": 16, "reinforcement_learning_rate_multiplier": 150.0}
 
@@ -123,7 +184,7 @@ def test_reward_rises(long_run):
     first, last = (sum(record["reward"] for record in part) / 5 for part in (metrics[:5], metrics[-5:]))
     assert last > first + 0.5 * metrics[0]["reward_std"]
     expected = {"reward", "kl", "entropy", "answer_tokens", "ended", "learning_rate", "tokens_per_second"}
-    assert expected <= set(metrics[0])
+    assert expected | {"grad_norm", "frac_reward_zero_std"} <= set(metrics[0])
     assert metrics[-1]["kl"] > metrics[0]["kl"]
 
 

@@ -69,6 +69,12 @@ def test_writes_tensorboard_events_under_the_tags_of_the_vertex_job(trained):
     assert len(events.Scalars("rank_loss")) == 30
 
 
+def test_a_training_that_diverges_ends_at_once_and_saves_nothing(preferences, tiny_model, tmp_path):
+    with pytest.raises(ParameterError, match=r"at step \d of reward model is nan: the training has diverged"):
+        train(preferences, tiny_model, tmp_path, reward_model_learning_rate_multiplier=1e30)
+    assert not (tmp_path / "reward_model" / "reward_model.json").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("reward_model_train_steps", 0), ("target_sequence_length", 1025), ("reward_lora_dim", -1)]
 )
