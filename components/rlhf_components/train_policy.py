@@ -36,6 +36,11 @@ def train_policy(
     watch_prompts: int = 64,
     min_reward_model_accuracy: float = 0.5,
     max_kl: float = 200.0,
+    num_iterations: int = 1,
+    target_kl: float = 0.0,
+    reward_clip_range: float = 0.0,
+    missing_eos_penalty: float = 0.0,
+    normalize_advantages: bool = False,
     held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
 ) -> None:
     """Raise the probability of answers that the reward model scores highly, near the base model.
@@ -68,6 +73,11 @@ def train_policy(
         watch_prompts: Prompts set aside for the watch and not learnt from; 0 for no watch.
         min_reward_model_accuracy: What the reward model's held-out accuracy must be shown to exceed; 0 for no check.
         max_kl: Nats of KL to the base model over an answer, on average, past which the step fails; 0 for no limit.
+        num_iterations: Steps that learn from each batch of samples.
+        target_kl: Nats of KL over an answer to which kl_coeff adapts; 0 keeps it as it is.
+        reward_clip_range: Scores are held between minus this and this; 0 for no limit.
+        missing_eos_penalty: Taken off the reward of an answer that was cut off.
+        normalize_advantages: Give the advantages of each batch mean 0 and standard deviation 1.
         held_out_reward_model: A reward model trained on other preferences, by which the watch stops the run and chooses the
             checkpoint; without one it draws curves only.
     """
@@ -97,6 +107,11 @@ def train_policy(
             watch_prompts=watch_prompts,
             min_reward_model_accuracy=min_reward_model_accuracy,
             max_kl=max_kl,
+            num_iterations=num_iterations,
+            target_kl=target_kl,
+            reward_clip_range=reward_clip_range,
+            missing_eos_penalty=missing_eos_penalty,
+            normalize_advantages=normalize_advantages,
         )
         final = processes.run(
             phase.train_policy,

@@ -51,6 +51,10 @@ def validate_inputs(
     watch_prompts: int = 64,
     min_reward_model_accuracy: float = 0.5,
     max_kl: float = 200.0,
+    num_iterations: int = 1,
+    target_kl: float = 0.0,
+    reward_clip_range: float = 0.0,
+    missing_eos_penalty: float = 0.0,
     gate_win_rate_margin: float = 0.0,
     gate_max_kl: float = 50.0,
     gate_max_length_ratio: float = 3.0,
@@ -114,6 +118,10 @@ def validate_inputs(
         watch_prompts: Prompts of the watch.
         min_reward_model_accuracy: What the reward model's accuracy must be shown to exceed.
         max_kl: Nats of KL past which reinforcement learning fails.
+        num_iterations: Steps that learn from each batch of samples.
+        target_kl: Nats of KL to which kl_coeff adapts.
+        reward_clip_range: What scores are held within.
+        missing_eos_penalty: Taken off the reward of an answer that was cut off.
         gate_win_rate_margin: Win rate beyond one half that a promotion takes.
         gate_max_kl: Most nats of KL for a promotion.
         gate_max_length_ratio: Most that answers may grow or shrink for a promotion.
@@ -130,7 +138,7 @@ def validate_inputs(
     from pathlib import Path
 
     from rlhf_tuning.evaluation.judges import check_judge, check_server
-    from rlhf_tuning.limits import check_exploration, check_limits
+    from rlhf_tuning.limits import check_exploration, check_limits, check_target_kl
     from rlhf_tuning.registry import check_writable
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
@@ -157,12 +165,17 @@ def validate_inputs(
             watch_interval=watch_interval,
             min_reward_model_accuracy=min_reward_model_accuracy,
             max_kl=max_kl,
+            num_iterations=num_iterations,
+            target_kl=target_kl,
+            reward_clip_range=reward_clip_range,
+            missing_eos_penalty=missing_eos_penalty,
             gate_win_rate_margin=gate_win_rate_margin,
             gate_max_kl=gate_max_kl,
             gate_max_length_ratio=gate_max_length_ratio,
         )
         if preference_dataset and prompt_dataset:
             check_exploration(temperature)
+            check_target_kl(target_kl=target_kl, kl_coeff=kl_coeff)
         rubric = check_judge(
             judge=judge,
             judge_model=judge_model,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import NO_EXPLORATION, problem_with
+from rlhf_tuning.limits import NO_COEFFICIENT, NO_EXPLORATION, problem_with
 from rlhf_tuning.models.model_reference import problem_with_name
 from rlhf_tuning.parameters import PARAMETERS, Parameter, Value
 
@@ -133,6 +133,8 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
             _checked(others[name], value, problems)
     if "rl_algorithm" in table and checked.get("temperature") == 0:
         problems.append(NO_EXPLORATION)
+    if checked.get("target_kl") and checked.get("kl_coeff") == 0:
+        problems.append(NO_COEFFICIENT)
     problems += [f"{name} is missing: {table[name].description}" for name in missing]
     if problems:
         raise ParameterError(_joined(problems, len(missing)))

@@ -14,6 +14,7 @@ NO_EXPLORATION = (
     "temperature is 0; it must be greater than 0: reinforcement learning compares different answers to a prompt, and at 0 "
     "all are the same. Only infer_pipeline takes 0."
 )
+NO_COEFFICIENT = "kl_coeff is 0; with a target_kl it must be greater than 0: the coefficient that adapts begins there."
 
 
 def problem_with(name: str, value: object) -> str:
@@ -68,6 +69,16 @@ def check_exploration(temperature: float) -> None:
     """
     if temperature == 0:
         raise ParameterError(NO_EXPLORATION)
+
+
+def check_target_kl(*, target_kl: float, kl_coeff: float) -> None:
+    """Check that there is a coefficient to adapt where a KL is aimed at.
+
+    Raises:
+        ParameterError: If there is none.
+    """
+    if target_kl and not kl_coeff:
+        raise ParameterError(NO_COEFFICIENT)
 
 
 def check_context(

@@ -265,6 +265,41 @@ PARAMETERS: dict[str, Parameter] = {
             Limit(0),
         ),
         Parameter(
+            "num_iterations",
+            int,
+            1,
+            "Steps that learn from each batch of samples, from the second on with a clipped ratio to the policy that "
+            "sampled.",
+            Limit(1),
+        ),
+        Parameter(
+            "target_kl",
+            float,
+            0.0,
+            "Nats of KL over an answer to which kl_coeff adapts after each batch; 0 keeps kl_coeff as it is.",
+            Limit(0),
+        ),
+        Parameter(
+            "reward_clip_range",
+            float,
+            0.0,
+            "Scores are held between minus this and this in reinforcement learning; 0 for no limit.",
+            Limit(0),
+        ),
+        Parameter(
+            "missing_eos_penalty",
+            float,
+            0.0,
+            "Taken off the reward of an answer that target_sequence_length cut off.",
+            Limit(0),
+        ),
+        Parameter(
+            "normalize_advantages",
+            bool,
+            False,
+            "Give the advantages of each batch of samples mean 0 and standard deviation 1.",
+        ),
+        Parameter(
             "gate_win_rate_margin",
             float,
             0.0,

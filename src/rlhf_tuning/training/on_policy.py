@@ -1,11 +1,14 @@
-"""TRL's RLOO and GRPO trainers without the work that one update for each batch of samples makes needless.
+"""TRL's RLOO and GRPO trainers with the KL in the reward, and without work that learning from own samples makes needless.
 
-What changes is the cost; the gradient is TRL's (`tests/unit/training/test_on_policy.py` compares them):
+The loss and its gradient are TRL's (`tests/unit/training/test_on_policy.py` compares them). What changes:
 
+- The KL to the reference is taken off each answer's reward, in both algorithms, so that `kl_coeff` means the same in both:
+  see `Shaping`, which holds what else peers do to rewards.
 - A prompt is computed once for all its answers, see `log_probabilities`; so a batch keeps the answers to a prompt together,
   where TRL shuffles them.
-- No pass for the log-probabilities of the policy that sampled: it is the policy that learns, so their ratio is 1. RLOO's KL
-  term, which TRL reads off that pass, is read off the update's own.
+- No pass for the log-probabilities of the policy that sampled, where it is the policy that learns: their ratio is 1, and the
+  KL is read off the update's own pass. It is made where a batch is used more than once, or advantages are normalised over
+  it.
 - Answers are sampled by `rollout`.
 - A layer and its adapter are one function, see `linear`.
 - On a CPU a part of the prompts is computed beside the other, see `lanes`.
@@ -13,6 +16,7 @@ What changes is the cost; the gradient is TRL's (`tests/unit/training/test_on_po
 Every override names the TRL method that it replaces; drop it when TRL does the same.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,27 +27,79 @@ from rlhf_tuning.distributed import sharding
 from rlhf_tuning.generation import rollout
 from rlhf_tuning.models import base_model
 from rlhf_tuning.ops import lanes, linear, log_probabilities, packing
+from rlhf_tuning.training.algorithms import Algorithm
+
+#: Of the coefficient that adapts (Ziegler et al. 2019, https://arxiv.org/abs/1909.08593): how far off the KL counts as at
+#: most, and how fast the coefficient follows.
+_MOST_ERROR = 0.2
+_GAIN = 0.1
 
 
-def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str = "auto") -> Any:
-    """Return a TRL trainer's subclass for prompts given as tokens and one update for each batch of samples.
+@dataclass(frozen=True, kw_only=True)
+class Shaping:
+    """What becomes of a score before the policy learns from it.
 
     Args:
-        trainer_class: RLOOTrainer or GRPOTrainer.
+        kl_coeff: Reward given up for each nat of KL to the reference over the answer.
+        target_kl: The KL to which the coefficient adapts after each batch; 0 leaves the coefficient as it is.
+        reward_clip_range: Scores are held between minus this and this; 0 for no limit.
+        missing_eos_penalty: Taken off the reward of an answer that did not end by itself.
+        normalize_advantages: Whether the advantages of a batch get mean 0 and standard deviation 1.
+    """
+
+    kl_coeff: float
+    target_kl: float = 0.0
+    reward_clip_range: float = 0.0
+    missing_eos_penalty: float = 0.0
+    normalize_advantages: bool = False
+
+    def rewards(self, scores: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:
+        """Return the rewards of answers, without KL.
+
+        Args:
+            scores: The reward model's, (answers,).
+            ended: Which answers ended by themselves, (answers,).
+        """
+        if self.reward_clip_range:
+            scores = scores.clamp(-self.reward_clip_range, self.reward_clip_range)
+        return scores - self.missing_eos_penalty * (~ended).float()
+
+    def adapted(self, kl_coeff: float, kl: float) -> float:
+        """Return the coefficient for the next batch, by the mean KL of the last one."""
+        if not self.target_kl:
+            return kl_coeff
+        error = max(-_MOST_ERROR, min(_MOST_ERROR, kl / self.target_kl - 1))
+        return kl_coeff * (1 + _GAIN * error)
+
+
+def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, rollout_engine: str = "auto") -> Any:
+    """Return the subclass of an algorithm's TRL trainer, for prompts given as tokens.
+
+    Args:
+        algorithm: RLOO or GRPO.
+        shaping: What becomes of the scores.
         compute: Of matrix products.
         rollout_engine: See `rollout.chosen_engine`.
     """
     from trl import RLOOTrainer
     from trl.trainer.utils import add_fused_lm_head, split_tensor_dict
 
-    class OnPolicyTrainer(trainer_class):  # type: ignore[misc]
+    trainer_class = algorithm.trainer_class()
+    is_rloo = issubclass(trainer_class, RLOOTrainer)
+
+    class OnPolicyTrainer(trainer_class):  # type: ignore[misc, valid-type]
         """Of TRL's arguments by name, and `reference`: a model of ours in the place of the one that TRL would load."""
 
         def __init__(self, *, args: Any, reference: Any = None, **settings: Any) -> None:
-            # With no need of one TRL loads none.
-            kl_coeff, args.beta = args.beta, 0.0 if reference is not None else args.beta
+            # TRL loads a reference where its coefficient is not 0, but is to take no KL off itself.
+            if reference is not None:
+                args.beta = 0.0
             super().__init__(args=args, **settings)
-            self.args.beta = self.beta = kl_coeff
+            self.args.beta = self.beta = 0.0
+            self.kl_coeff = shaping.kl_coeff
+            self._kls: list[float] = []  # of the parts of the newest batch
+            self._sampling = False
+            self._known: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
             if reference is not None:
                 add_fused_lm_head(reference, temperature=self.temperature)
                 self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
@@ -79,15 +135,51 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
                     ends=self.eos_token_ids,
                 )
             # GRPO's trainer wants the sampler's log-probabilities beside them, or None.
-            return answers if issubclass(trainer_class, RLOOTrainer) else (answers, None)
+            return answers if is_rloo else (answers, None)
+
+        def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+            scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            first = self.accelerator.process_index * len(prompts)
+            ended = torch.tensor([ids[-1] in self.eos_token_ids for ids in completion_ids_list], device=scores.device)
+            self._rewards = shaping.rewards(
+                scores[first : first + len(prompts), 0], ended
+            )  # (answers of this process,)
+            return scores
+
+        def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+            if self._kls:
+                self.kl_coeff = shaping.adapted(self.kl_coeff, sum(self._kls) / len(self._kls))
+                self._kls.clear()
+            self._sampling = True
+            try:
+                samples: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            finally:
+                self._sampling = False
+            samples["rewards"] = self._rewards
+            if shaping.normalize_advantages or self.num_iterations > 1:
+                self._look_ahead(samples)
+            return samples
+
+        @torch.no_grad()
+        def _look_ahead(self, samples: dict[str, Any]) -> None:
+            """Find the advantages, and the policy's own log-probabilities, for all answers of a batch before its updates."""
+            sequences, size = _sequences(samples), self.args.per_device_train_batch_size
+            log_sampled = self._get_per_token_logps_and_entropies(self.model, *sequences, size)[0]
+            kl = None
+            if self.kl_coeff:
+                kl = self._kl(log_sampled, self._reference(sequences, size), samples["completion_mask"])
+            advantages = self._advantages(samples["rewards"], kl)
+            if shaping.normalize_advantages:
+                everyones = self.accelerator.gather(advantages)
+                advantages = (advantages - everyones.mean()) / (everyones.std() + 1e-4)
+            samples.update(log_sampled=log_sampled, advantages=advantages)
 
         def _prepare_inputs(self, rows: Any) -> dict[str, Any]:
             # Not shuffled: the answers to a prompt stay together.
-            turn = self._step % self.args.steps_per_generation
-            if turn == 0:
+            if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
                 samples = self._generate_and_score_completions(rows)
                 self._buffered_inputs = split_tensor_dict(samples, self.args.steps_per_generation)
-            inputs: dict[str, Any] = self._buffered_inputs[turn]
+            inputs: dict[str, Any] = self._buffered_inputs[self._step % self.args.steps_per_generation]
             return inputs
 
         def _get_per_token_logps_and_entropies(
@@ -99,6 +191,11 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
             batch_size: int | None = None,
             **settings: Any,
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+            if self._sampling:  # TRL would look; `_look_ahead` does, where it is needed
+                nothing = input_ids.new_zeros((len(input_ids), logits_to_keep), dtype=torch.float32)
+                return nothing, nothing, None
+            if self._known is not None:
+                return self._known
             if not self.packs:
                 plain: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = (
                     super()._get_per_token_logps_and_entropies(
@@ -120,74 +217,59 @@ def on_policy(trainer_class: Any, *, compute: torch.dtype, rollout_engine: str =
                     found.append(model(packed=packed))
             return torch.cat([part[0] for part in found]), torch.cat([part[1] for part in found]), None
 
-    class OnPolicyRLOOTrainer(OnPolicyTrainer):
-        _sampling = False
-
-        def __init__(self, **settings: Any) -> None:
-            super().__init__(**settings)
-            # TRL takes the KL off the rewards before the update's pass, which knows the policy's part of it; we do after.
-            self.kl_coeff: float = self.args.beta
-            self.beta = 0.0
-
-        def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-            self._sampling = True
-            try:
-                samples: dict[str, Any] = super()._generate_and_score_completions(inputs)
-            finally:
-                self._sampling = False
-            return samples
-
-        def _get_per_token_logps_and_entropies(
-            self,
-            model: Any,
-            input_ids: torch.Tensor,
-            attention_mask: torch.Tensor,
-            logits_to_keep: int,
-            *rest: Any,
-            **kw: Any,
-        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-            if self._sampling:
-                nothing = input_ids.new_zeros((len(input_ids), logits_to_keep), dtype=torch.float32)
-                return nothing, nothing, None
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *rest, **kw
-            )
-
         def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-            mask = inputs["completion_mask"]  # (answers, longest answer)
-            sequences = (
-                torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-                torch.cat([inputs["prompt_mask"], mask], dim=1),
-                mask.shape[1],
-            )
+            sequences, mask = _sequences(inputs), inputs["completion_mask"]  # (answers, longest answer)
+            settled = "log_sampled" in inputs
             # First, while nothing is kept for a backward pass.
-            log_reference = self._reference(sequences) if self.kl_coeff else None
-            log_policy, entropy, _ = self._get_per_token_logps_and_entropies(model, *sequences, compute_entropy=True)
-            advantages = inputs["advantages"]  # (answers,), without KL
-            if log_reference is not None:
-                kl = ((log_policy.detach() - log_reference) * mask).sum(dim=1)
-                advantages = advantages - self.kl_coeff * _leave_one_out(kl, self.num_generations)
-                self._note("kl", kl.sum(), mask.sum())
-                self._note("kl_per_answer", kl.sum(), kl.new_tensor(len(kl)))
-            self._note("entropy", (entropy * mask).sum(), mask.sum())
-            log_answers = (log_policy * mask).sum(dim=1)  # (answers,)
-            # The ratio to the policy that sampled is 1; its gradient is that of the log-probability.
-            ratio = torch.exp(log_answers - log_answers.detach())
-            loss: torch.Tensor = -(ratio * advantages).mean()
+            log_reference = self._reference(sequences) if self.kl_coeff and not settled else None
+            known = self._get_per_token_logps_and_entropies(model, *sequences, compute_entropy=True)
+            log_policy = known[0].detach()
+            if not settled:  # the policy that learns is the one that sampled
+                kl = None if log_reference is None else self._kl(log_policy, log_reference, mask)
+                inputs = inputs | {"advantages": self._advantages(inputs["rewards"], kl)}
+            log_sampled = inputs.get("log_sampled", log_policy)
+            given = {"old_logps": (log_sampled * mask).sum(dim=1)} if is_rloo else {"old_per_token_logps": log_sampled}
+            self._known = known  # TRL's loss asks for it again
+            try:
+                loss: torch.Tensor = super()._compute_loss(model, inputs | given)
+            finally:
+                self._known = None
             return loss
 
         @torch.no_grad()
-        def _reference(self, sequences: tuple[torch.Tensor, torch.Tensor, int]) -> torch.Tensor:
+        def _reference(
+            self, sequences: tuple[torch.Tensor, torch.Tensor, int], batch_size: int | None = None
+        ) -> torch.Tensor:
             if self.ref_model is not None:
-                return self._get_per_token_logps_and_entropies(self.ref_model, *sequences)[0]
+                return self._get_per_token_logps_and_entropies(self.ref_model, *sequences, batch_size)[0]
             with linear.without_adapters(self.model):
-                return self._get_per_token_logps_and_entropies(self.model, *sequences)[0]
+                return self._get_per_token_logps_and_entropies(self.model, *sequences, batch_size)[0]
 
-        def _note(self, name: str, total: torch.Tensor, tokens: torch.Tensor) -> None:
-            sums = self.accelerator.reduce(torch.stack([total.float(), tokens.float()]), reduction="sum")
-            self._metrics["train"][name].append((sums[0] / sums[1].clamp(min=1.0)).item())
+        def _kl(self, log_policy: torch.Tensor, log_reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            """Return an estimate of each answer's KL, (answers,), and take note of its mean."""
+            kl: torch.Tensor = ((log_policy - log_reference) * mask).sum(dim=1)
+            sums = torch.stack([kl.sum(), mask.sum().float(), kl.new_tensor(len(kl))])
+            total, tokens, answers = self.accelerator.reduce(sums, reduction="sum").tolist()
+            self._kls.append(total / answers)
+            metrics = {"kl": total / max(tokens, 1.0), "kl_per_answer": total / answers, "kl_coeff": self.kl_coeff}
+            for name, value in metrics.items():
+                self._metrics["train"][name].append(value)
+            return kl
 
-    return OnPolicyRLOOTrainer if issubclass(trainer_class, RLOOTrainer) else OnPolicyTrainer
+        def _advantages(self, rewards: torch.Tensor, kl: torch.Tensor | None) -> torch.Tensor:
+            return algorithm.advantages(rewards if kl is None else rewards - self.kl_coeff * kl, self.num_generations)
+
+    return OnPolicyTrainer
+
+
+def _sequences(samples: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return prompts and answers side by side, the mask of both, and how many columns are the answers'."""
+    mask = samples["completion_mask"]
+    return (
+        torch.cat([samples["prompt_ids"], samples["completion_ids"]], dim=1),
+        torch.cat([samples["prompt_mask"], mask], dim=1),
+        mask.shape[1],
+    )
 
 
 def _unpadded(
@@ -200,9 +282,3 @@ def _unpadded(
         prompts.append([token for token in kept[:-columns] if token is not None])
         answers.append([token for token in kept[-columns:] if token is not None])
     return prompts, answers
-
-
-def _leave_one_out(values: torch.Tensor, group: int) -> torch.Tensor:
-    """Return each value less the mean of the others in its group of neighbours."""
-    grouped = values.view(-1, group)
-    return ((grouped - grouped.mean(dim=1, keepdim=True)) * group / (group - 1)).flatten()

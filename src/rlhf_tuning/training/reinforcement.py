@@ -5,7 +5,8 @@ share one copy of the base weights; full fine-tuning and a reward model of anoth
 
 `kl_coeff` has one meaning for every algorithm: the reward given up for each nat of KL(policy || reference) over a whole
 answer. The objective is E[score - kl_coeff * KL]. With 0 no reference pass is made and no KL is known. Answers are
-sampled at `temperature` without top-k or top-p, since KL is read off these samples.
+sampled at `temperature` without top-k or top-p, since KL is read off these samples. `on_policy.Shaping` says what else may
+become of a score, each off by default.
 
 In several processes (see `processes`) each samples and learns from its share of a step's prompts, with random numbers of its
 own; all answers to a prompt are one process's.
@@ -33,7 +34,7 @@ from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError, ModelError
-from rlhf_tuning.limits import check_exploration, check_limits
+from rlhf_tuning.limits import check_exploration, check_limits, check_target_kl
 from rlhf_tuning.models import base_model, reward_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
@@ -41,7 +42,7 @@ from rlhf_tuning.models.warm_start import WEIGHTS_FILE, adapter_folder
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
-from rlhf_tuning.training.on_policy import on_policy
+from rlhf_tuning.training.on_policy import Shaping, on_policy
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
     check_steps,
@@ -55,7 +56,7 @@ from rlhf_tuning.training.training_log import TrainingLog, micro_batch
 BASE_LEARNING_RATE = 1e-4
 #: Full fine-tuning moves every weight, so each moves less.
 FULL_BASE_LEARNING_RATE = 1e-6
-#: A single step may have no two different scores by chance, where it has few answers.
+#: A single batch may have no two different scores by chance, where it has few answers.
 _STEPS_WITHOUT_SPREAD = 3
 
 
@@ -72,6 +73,8 @@ class ReinforcementConfig:
     The first step is taken if the reward model's accuracy on held-out preferences is shown to be above
     `min_reward_model_accuracy` (0: in any case), and the run fails at the step whose answers are on average more than
     `max_kl` nats from the base model (0: no limit).
+    A batch of samples serves `num_iterations` steps, from the second on with the ratio to the policy that sampled, clipped.
+    The five settings after it are those of `on_policy.Shaping`.
     """
 
     large_model_reference: str
@@ -93,10 +96,16 @@ class ReinforcementConfig:
     watch_prompts: int = 64
     min_reward_model_accuracy: float = 0.5
     max_kl: float = 200.0
+    num_iterations: int = 1
+    target_kl: float = 0.0
+    reward_clip_range: float = 0.0
+    missing_eos_penalty: float = 0.0
+    normalize_advantages: bool = False
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
         check_exploration(self.temperature)
+        check_target_kl(target_kl=self.target_kl, kl_coeff=self.kl_coeff)
 
     @property
     def learning_rate(self) -> float:
@@ -210,7 +219,7 @@ def train_policy(
         arguments = algorithm.build_arguments(
             **settings,
             kl_coeff=config.kl_coeff,
-            # One update for each batch of samples: the policy that learns is the policy that sampled.
+            num_iterations=config.num_iterations,
             per_device_train_batch_size=per_device,
             gradient_accumulation_steps=passes,
             steps_per_generation=passes,
@@ -224,11 +233,18 @@ def train_policy(
             total_steps=config.reinforcement_learning_train_steps,
             metrics_path=Path(adapter_dir) / "metrics.jsonl",
             tensorboard_dir=Path(tensorboard_dir),
-            select=_policy_metrics(config.batch_size * config.num_generations),
+            select=_policy_metrics(config),
             vertex_tags={"reward": "reward", "kl": "kl_loss"},
-            check=_Check(config.max_kl),
+            check=_Check(config.max_kl, patience=_STEPS_WITHOUT_SPREAD * config.num_iterations),
         )
-        trainer = on_policy(algorithm.trainer_class(), compute=compute, rollout_engine=config.rollout_engine)(
+        shaping = Shaping(
+            kl_coeff=config.kl_coeff,
+            target_kl=config.target_kl,
+            reward_clip_range=config.reward_clip_range,
+            missing_eos_penalty=config.missing_eos_penalty,
+            normalize_advantages=config.normalize_advantages,
+        )
+        trainer = on_policy(algorithm, shaping=shaping, compute=compute, rollout_engine=config.rollout_engine)(
             model=policy,
             reference=reference,
             args=one_device(arguments),
@@ -327,8 +343,9 @@ class _AnswerScorer:
 class _Check:
     """Ends a training that is not worth going on with, told each step's metrics."""
 
-    def __init__(self, max_kl: float) -> None:
-        self._max_kl, self._without_spread = max_kl, 0
+    def __init__(self, max_kl: float, *, patience: int = _STEPS_WITHOUT_SPREAD) -> None:
+        self._max_kl, self._patience = max_kl, patience
+        self._without_spread = 0
 
     def __call__(self, record: Mapping[str, float]) -> None:
         """Look at one step.
@@ -338,15 +355,15 @@ class _Check:
             base.
         """
         self._without_spread = self._without_spread + 1 if record["frac_reward_zero_std"] == 1 else 0
-        if self._without_spread == _STEPS_WITHOUT_SPREAD:
+        if self._without_spread == self._patience:
             why = (
                 "the policy has come to give each prompt one answer; raise kl_coeff or the temperature"
                 if record["reward_std"]
                 else "the reward model scores everything alike; look at its accuracy, and train it anew"
             )
             raise ModelError(
-                f"In {_STEPS_WITHOUT_SPREAD} steps on end, up to step {record['step']}, all answers to a prompt had the "
-                f"same reward, so there is nothing to learn: {why}."
+                f"In {self._patience} steps on end, up to step {record['step']}, all answers to a prompt had the same "
+                f"reward, so there is nothing to learn: {why}."
             )
         kl = record.get("kl", 0.0)
         if self._max_kl and kl > self._max_kl:
@@ -403,13 +420,21 @@ def _reward_model_for(
     return reward_model.load_reward_model(directory, dtype=config.dtype, beside=beside)
 
 
-def _policy_metrics(samples: int) -> Any:
+def _policy_metrics(config: ReinforcementConfig) -> Any:
+    samples = config.batch_size * config.num_generations
+    newest: dict[str, float] = {}  # a step that learns from the samples of another has no metrics of samples
+
     def select(logs: Mapping[str, float], seconds: float) -> dict[str, float]:
+        newest.update(logs)
+        logs = newest
         length = logs["completions/mean_length"]
         metrics = {"reward": logs["reward"], "loss": logs["loss"]}
         if "kl" in logs:
-            # TRL's is a mean over batches of a mean over tokens, which is off where answers end at different places.
-            metrics |= {"kl": logs.get("kl_per_answer", logs["kl"] * length), "kl_per_token": logs["kl"]}
+            metrics |= {"kl": logs["kl_per_answer"], "kl_per_token": logs["kl"]}
+        if config.target_kl:
+            metrics["kl_coeff"] = logs["kl_coeff"]
+        if config.num_iterations > 1:
+            metrics["clip_ratio"] = logs["clip_ratio/region_mean"]
         return metrics | {
             "entropy": logs["entropy"],
             "answer_tokens": length,

@@ -251,13 +251,6 @@ def arguments(tmp_path):
     return {name: load_algorithm(name).build_arguments(kl_coeff=0.3, **settings) for name in ALGORITHMS}
 
 
-def test_kl_coeff_means_the_same_in_every_algorithm(arguments):
-    """Reward per nat over a whole answer: RLOO's own meaning, and GRPO's with losses summed and not scaled."""
-    rloo, grpo = arguments["rloo"], arguments["grpo"]
-    assert (rloo.beta, rloo.normalize_advantages) == (0.3, False)
-    assert (grpo.beta, grpo.loss_type, grpo.scale_rewards) == (0.3, "dr_grpo", "none")
-
-
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_samples_are_drawn_at_the_temperature_alone(arguments, name):
     found = arguments[name]
@@ -278,6 +271,20 @@ def test_policy_reference_and_reward_model_hold_one_copy_of_the_base(tiny_model,
     own = sum(value.numel() for name, value in trainer.model.named_parameters() if "lora_" not in name)
     base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
     assert own == sum(value.numel() for value in base.parameters())
+
+
+def test_samples_that_serve_two_steps_are_drawn_for_the_first(tiny_model, prompts_path, reward_dirs, tmp_path):
+    settings = {"num_iterations": 2, "target_kl": 1.0, "normalize_advantages": True}
+    _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, **settings)
+    assert [record["step"] for record in metrics] == [1, 2, 3]
+    assert metrics[0]["reward"] == metrics[1]["reward"] != metrics[2]["reward"]
+    assert metrics[0]["kl_coeff"] == metrics[1]["kl_coeff"] != metrics[2]["kl_coeff"]
+    assert metrics[0]["clip_ratio"] == 0 < metrics[1]["clip_ratio"]
+
+
+def test_a_target_for_the_kl_needs_a_coefficient_to_adapt():
+    with pytest.raises(ParameterError, match="kl_coeff is 0; with a target_kl it must be greater than 0"):
+        reinforcement.ReinforcementConfig(large_model_reference="x", kl_coeff=0.0, target_kl=5.0)
 
 
 def test_no_reference_pass_and_no_kl_when_kl_coeff_is_zero(tiny_model, prompts_path, reward_dirs, tmp_path):

@@ -4,17 +4,21 @@ Each of a prompt's k answers is compared with the mean of the other k - 1:
 
     R_i = score_i - kl_coeff * log(policy(y_i | x) / reference(y_i | x))        one number per answer
     A_i = R_i - mean of R_j over j != i
-    loss = -mean over answers of A_i * log policy(y_i | x)
+    loss = -mean over answers of min(r_i A_i, clip(r_i) A_i)
 
-What differs from the paper: nothing that changes the gradient; TRL writes the loss with a clipped ratio to the policy
-that sampled, which is 1 here, as every batch is used for one update.
+r_i is the ratio of the answer's probabilities under the policy that learns and the one that sampled. It is 1 at the first
+update of a batch, where the gradient is that of -A_i * log policy(y_i | x).
+
+What differs from the paper: the clipped ratio, which is TRL's, and matters from the second update of a batch on.
 """
 
 from typing import Any
 
+import torch
+
 
 def build_arguments(*, kl_coeff: float, **settings: Any) -> Any:
-    """Return TRL's configuration. TRL's `beta` multiplies the KL summed over an answer: `kl_coeff` as it stands."""
+    """Return TRL's configuration."""
     from trl import RLOOConfig
 
     return RLOOConfig(beta=kl_coeff, **settings)
@@ -25,3 +29,9 @@ def trainer_class() -> Any:
     from trl import RLOOTrainer
 
     return RLOOTrainer
+
+
+def advantages(rewards: torch.Tensor, group: int) -> torch.Tensor:
+    """Return each reward less the mean of the others in its group of neighbours."""
+    grouped = rewards.view(-1, group)
+    return ((grouped - grouped.mean(dim=1, keepdim=True)) * group / (group - 1)).flatten()
