@@ -170,6 +170,7 @@ def real_run(base: str, folder: Path, *, seed: int, loophole: bool, steps: int =
         config = reward_model.RewardModelConfig(
             large_model_reference=base,
             reward_model_train_steps=150,
+            reward_model_max_epochs=0.0,
             reward_model_learning_rate_multiplier=50.0,
             reward_lora_dim=8,
             batch_size=16,

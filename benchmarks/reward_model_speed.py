@@ -98,6 +98,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, float]:
             reward_model.RewardModelConfig(
                 large_model_reference=arguments.model,
                 reward_model_train_steps=arguments.steps,
+                reward_model_max_epochs=0.0,
                 reward_lora_dim=LORA_DIM,
                 batch_size=arguments.pairs,
                 target_sequence_length=128,

@@ -290,6 +290,7 @@ def measure_here(case: Case, folder: Path, steps: int) -> dict[str, float]:
             reward_model.RewardModelConfig(
                 large_model_reference=reference(case, folder),
                 reward_model_train_steps=steps,
+                reward_model_max_epochs=0.0,
                 reward_lora_dim=case.lora_dim,
                 batch_size=case.batch,
                 dtype=case.dtype,

@@ -28,6 +28,7 @@ def train_reward_model(
     dtype: str = "auto",
     held_out_reward_model_share: float = 0.0,
     held_out: bool = False,
+    reward_model_max_epochs: float = 2.0,
 ) -> None:
     """Learn from preferences a model that scores answers as the people did.
 
@@ -44,12 +45,13 @@ def train_reward_model(
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         reward_model_learning_rate_multiplier: Times the base learning rate.
-        reward_model_train_steps: Optimizer steps.
+        reward_model_train_steps: Most optimizer steps; fewer where nothing more is learnt.
         reward_lora_dim: Rank of the LoRA adapter; 0 for full fine-tuning.
         batch_size: Preferences a step, on all GPUs together.
         seed: Of the head, the adapter and the order of the rows.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
+        reward_model_max_epochs: Most times that each preference is seen; 0 for no limit but the steps.
         held_out: Train that one. With a share of 0 nothing is trained, and the output is empty.
     """
     import shutil
@@ -74,6 +76,7 @@ def train_reward_model(
             dtype=dtype,
             held_out_reward_model_share=held_out_reward_model_share,
             held_out=held_out,
+            reward_model_max_epochs=reward_model_max_epochs,
             # Only differences of the held-out reward are looked at.
             centring_prompts=0 if held_out else phase.RewardModelConfig.centring_prompts,
         )

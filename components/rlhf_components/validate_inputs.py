@@ -49,6 +49,7 @@ def validate_inputs(
     held_out_reward_model_share: float = 0.25,
     watch_interval: int = 0,
     watch_prompts: int = 64,
+    reward_model_max_epochs: float = 2.0,
     min_reward_model_accuracy: float = 0.5,
     max_kl: float = 200.0,
     num_iterations: int = 1,
@@ -89,7 +90,7 @@ def validate_inputs(
         target_sequence_length: Most tokens of an answer.
         reward_model_learning_rate_multiplier: Times the base learning rate of phase 1.
         reinforcement_learning_rate_multiplier: Times the base learning rate of phase 2.
-        reward_model_train_steps: Optimizer steps of phase 1.
+        reward_model_train_steps: Most optimizer steps of phase 1.
         reinforcement_learning_train_steps: Optimizer steps of phase 2.
         kl_coeff: Strength of the KL penalty.
         rl_algorithm: rloo or grpo.
@@ -116,6 +117,7 @@ def validate_inputs(
         held_out_reward_model_share: Share of the preferences' prompts for the held-out reward model.
         watch_interval: Steps between looks of the watch.
         watch_prompts: Prompts of the watch.
+        reward_model_max_epochs: Most times that the reward model sees each preference.
         min_reward_model_accuracy: What the reward model's accuracy must be shown to exceed.
         max_kl: Nats of KL past which reinforcement learning fails.
         num_iterations: Steps that learn from each batch of samples.
@@ -161,7 +163,6 @@ def validate_inputs(
             serving_endpoint=serving_endpoint,
             rollout_engine=rollout_engine,
             inference_engine=inference_engine,
-            held_out_reward_model_share=held_out_reward_model_share,
             watch_interval=watch_interval,
             min_reward_model_accuracy=min_reward_model_accuracy,
             max_kl=max_kl,
@@ -200,6 +201,8 @@ def validate_inputs(
             batch_size=batch_size,
             eval_prompts=eval_prompts,
             watch_prompts=watch_prompts,
+            held_out_reward_model_share=held_out_reward_model_share,
+            reward_model_max_epochs=reward_model_max_epochs,
             max_bad_rows=max_bad_rows,
         )
         check = validate_data(

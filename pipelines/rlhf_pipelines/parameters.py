@@ -44,6 +44,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "batch_size",
         "seed",
         "reward_model_reference",
+        "reward_model_max_epochs",
         "dtype",
         "max_bad_rows",
         eval_dataset="JSONL of preferences to measure on; a part of the data is held out when empty.",
@@ -84,6 +85,8 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "batch_size",
         "eval_prompts",
         "watch_prompts",
+        "held_out_reward_model_share",
+        "reward_model_max_epochs",
         "max_bad_rows",
     )
 )

@@ -88,7 +88,7 @@ PARAMETERS: dict[str, Parameter] = {
             "Times the base learning rate of reinforcement learning.",
             Limit(0, open_low=True),
         ),
-        Parameter("reward_model_train_steps", int, 1000, "Optimizer steps of the reward model.", Limit(1)),
+        Parameter("reward_model_train_steps", int, 1000, "Most optimizer steps of the reward model.", Limit(1)),
         Parameter(
             "reinforcement_learning_train_steps", int, 1000, "Optimizer steps of reinforcement learning.", Limit(1)
         ),
@@ -247,6 +247,13 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter(
             "watch_prompts", int, 64, "Prompts set aside for that watch, and not learnt from; 0 for no watch.", Limit(0)
+        ),
+        Parameter(
+            "reward_model_max_epochs",
+            float,
+            2.0,
+            "Most times that the reward model sees each preference; 0 for no limit but reward_model_train_steps.",
+            Limit(0),
         ),
         Parameter(
             "min_reward_model_accuracy",

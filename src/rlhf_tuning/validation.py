@@ -33,6 +33,8 @@ class ValidationConfig:
         batch_size: Rows a step.
         eval_prompts: Most prompts that are held out where there is no evaluation dataset.
         watch_prompts: Most prompts of the watch.
+        held_out_reward_model_share: Share of the preferences' prompts that another reward model learns from.
+        reward_model_max_epochs: Most times that a reward model sees each preference; 0 for no limit.
         max_bad_rows: So many bad rows of each dataset are set aside; with one more the data is refused.
     """
 
@@ -48,6 +50,8 @@ class ValidationConfig:
     batch_size: int = 64
     eval_prompts: int = 200
     watch_prompts: int = 64
+    held_out_reward_model_share: float = 0.25
+    reward_model_max_epochs: float = 2.0
     max_bad_rows: int = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +63,8 @@ class ValidationConfig:
             batch_size=self.batch_size,
             eval_prompts=self.eval_prompts,
             watch_prompts=self.watch_prompts,
+            held_out_reward_model_share=self.held_out_reward_model_share,
+            reward_model_max_epochs=self.reward_model_max_epochs,
             max_bad_rows=self.max_bad_rows,
         )
         if problem := problem_with_name(self.large_model_reference, parameter="large_model_reference"):
@@ -95,6 +101,8 @@ def validate_data(
         reinforcement_learning_train_steps=config.reinforcement_learning_train_steps if tunes else 0,
         eval_prompts=0 if config.eval_dataset else config.eval_prompts,
         watch_prompts=config.watch_prompts,
+        held_out_reward_model_share=config.held_out_reward_model_share if tunes else 0.0,
+        reward_model_max_epochs=config.reward_model_max_epochs,
     )
     check = check_datasets(
         prompt_dataset=config.prompt_dataset,

@@ -61,6 +61,7 @@ def first(tiny_model, tmp_path_factory):
         "target_sequence_length": 8,
         # Enough to be shown better than the base model, without which nothing becomes champion.
         "reward_model_train_steps": 25,
+        "reward_model_max_epochs": 0.0,
         "reward_model_learning_rate_multiplier": 50.0,
         "reinforcement_learning_train_steps": 40,
         "reinforcement_learning_rate_multiplier": 50.0,

@@ -62,6 +62,7 @@ def job(tiny_model, tmp_path_factory):
         "prompt_sequence_length": 48,
         "target_sequence_length": 12,
         "reward_model_train_steps": 25,
+        "reward_model_max_epochs": 0.0,
         "reward_model_learning_rate_multiplier": 50.0,
         "reinforcement_learning_train_steps": 40,
         "reinforcement_learning_rate_multiplier": 50.0,

@@ -111,6 +111,7 @@ def train_rewards(model, folder, **settings):
         large_model_reference=str(model),
         **{
             "reward_model_train_steps": 3,
+            "reward_model_max_epochs": 0.0,
             "reward_model_learning_rate_multiplier": 50.0,
             "reward_lora_dim": 8,
             "batch_size": 8,

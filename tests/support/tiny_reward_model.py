@@ -29,6 +29,7 @@ def train(preferences: Path, base: Path, folder: Path, **settings: Any) -> dict[
         large_model_reference=str(base),
         **{
             "reward_model_train_steps": 30,
+            "reward_model_max_epochs": 0.0,
             "reward_model_learning_rate_multiplier": 50.0,
             "batch_size": 8,
             "prompt_sequence_length": 64,

@@ -11,7 +11,8 @@ from functools import cache
 from typing import Any, Literal
 
 from rlhf_tuning.data import as_read
-from rlhf_tuning.data.held_out import ONE_IN
+from rlhf_tuning.data.held_out import ONE_IN, validation_rows
+from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
 from rlhf_tuning.data.problems import Problem, Problems, shorten
 from rlhf_tuning.data.repeats import Place, Repeats
 from rlhf_tuning.data.rows import Conversation
@@ -22,8 +23,10 @@ from rlhf_tuning.limits import highest
 from rlhf_tuning.models.text_format import RefusedConversationError, TextFormat
 from rlhf_tuning.statistics import wilson_interval
 
-#: Google's advice for the Vertex job: a reward model sees its data 20 to 30 times, reinforcement learning 10 to 20 times.
-MOST_REWARD_MODEL_EPOCHS = 30
+#: Past this a reward model mostly learns its rows by heart: Ouyang et al. 2022 (arXiv:2203.02155) and Stiennon et al. 2020
+#: (arXiv:2009.01325) let it see them once. Google's advice for the Vertex job was 20 to 30 times.
+MOST_REWARD_MODEL_EPOCHS = 2
+#: Google's advice for the Vertex job: 10 to 20 times.
 MOST_REINFORCEMENT_EPOCHS = 20
 
 #: Google advised 5,000 to 10,000 preferences; far fewer rarely teach a reward model more than length.
@@ -68,6 +71,8 @@ class Training:
         reinforcement_learning_train_steps: Optimizer steps on the prompts; 0 where there are none.
         eval_prompts: Most prompts that are held out for evaluation, a tenth; 0 where there is an evaluation dataset.
         watch_prompts: Most prompts that the watch takes, a quarter of the others.
+        held_out_reward_model_share: Share of the preferences' prompts that another reward model learns from.
+        reward_model_max_epochs: Most times that a reward model sees each preference; 0 for no limit.
     """
 
     load_text_format: Callable[[], TextFormat | None]
@@ -76,19 +81,30 @@ class Training:
     reinforcement_learning_train_steps: int
     eval_prompts: int = 0
     watch_prompts: int = 0
+    held_out_reward_model_share: float = 0.0
+    reward_model_max_epochs: float = 0.0
 
     def prompts_learnt_from(self, distinct: int) -> int:
         """Return how many of the prompts reinforcement learning is left with."""
         others = distinct - min(self.eval_prompts, max(1, distinct // ONE_IN))
         return others - min(self.watch_prompts, others // 4)
 
+    def preferences_learnt_from(self, rows: int) -> int:
+        """Return how many of the preferences the reward model learns from, where a tenth is held out to measure it."""
+        others = rows - min(MAX_EVAL_PREFERENCES, max(1, rows // ONE_IN))
+        own = round(others * (1 - self.held_out_reward_model_share))
+        return own - validation_rows(own)
+
     def epochs(self, parameter: str, rows: int) -> float | None:
-        """Return how often each row of a dataset will be seen, or None where it is not trained on."""
-        steps = {
-            "preference_dataset": self.reward_model_train_steps,
-            "prompt_dataset": self.reinforcement_learning_train_steps,
-        }.get(parameter, 0)
-        return steps * self.batch_size / rows if steps and rows else None
+        """Return how often each row that is learnt from will be seen at most, or None where none is."""
+        if parameter == "prompt_dataset":
+            found = self.reinforcement_learning_train_steps * self.batch_size / max(1, rows)
+        elif parameter == "preference_dataset":
+            found = self.reward_model_train_steps * self.batch_size / max(1, self.preferences_learnt_from(rows))
+            found = min(found, self.reward_model_max_epochs or found)
+        else:
+            return None
+        return found or None
 
 
 @dataclass(frozen=True)
@@ -314,9 +330,21 @@ def _cut(summary: DatasetSummary) -> Iterable[Finding]:
         message = (
             f"{len(cut):,} of {n:,} {part}s ({_share(len(cut), n)}){_of_sample(summary)} of {summary.parameter} are longer "
             f"than {parameter} {lengths[0].limit:,} and lose {loses}: {sum(cut) / len(cut):,.0f} tokens each on average, "
-            f"{max(cut):,} at most. {_limit_to_set(parameter, lengths)}"
+            f"{max(cut):,} at most. {_half_compared(lengths)}{_limit_to_set(parameter, lengths)}"
         )
         yield Finding(code=f"{part}s_cut", parameter=summary.parameter, message=message)
+
+
+def _half_compared(lengths: Sequence[Lengths]) -> str:
+    """Say how many pairs have just one answer that is cut: people saw the whole of it, the reward model does not."""
+    pairs = list(zip(*(entry.values for entry in lengths), strict=True))
+    one_cut = sum(1 for pair in pairs if len({value > (lengths[0].limit or 0) for value in pair}) > 1)
+    if not one_cut:
+        return ""
+    return (
+        f"In {one_cut:,} of {len(pairs):,} pairs ({_share(one_cut, len(pairs))}) only one of the two is cut, so that the "
+        "reward model compares a part with a whole, where people saw both whole. "
+    )
 
 
 def _limit_to_set(parameter: str, lengths: Sequence[Lengths]) -> str:
@@ -415,23 +443,28 @@ def _few_prompts(summary: DatasetSummary, training: Training | None) -> Finding 
 
 
 def _epochs(summary: DatasetSummary, training: Training | None) -> Finding | None:
-    limits = {
-        "preference_dataset": (MOST_REWARD_MODEL_EPOCHS, "reward_model_train_steps", "learns its rows by heart"),
-        "prompt_dataset": (
-            MOST_REINFORCEMENT_EPOCHS,
-            "reinforcement_learning_train_steps",
-            "learns to please the score",
-        ),
-    }
-    if training is None or summary.epochs is None or summary.epochs <= limits[summary.parameter][0]:
+    if training is None or summary.epochs is None:
         return None
-    most, parameter, what = limits[summary.parameter]
-    steps = most * summary.rows // training.batch_size
-    advice = f"Set {parameter} to {steps:,} at most, or add rows." if steps else "Lower batch_size, or add rows."
-    message = (
-        f"{parameter} and batch_size show each of the {summary.rows:,} rows of {summary.parameter} {summary.epochs:,.0f} "
-        f"times; past {most} times a model {what}. {advice}"
-    )
+    if summary.parameter == "preference_dataset" and summary.epochs > MOST_REWARD_MODEL_EPOCHS:
+        message = (
+            f"The reward model sees each of the {training.preferences_learnt_from(summary.rows):,} preferences that it "
+            f"learns from up to {summary.epochs:,.0f} times; past {MOST_REWARD_MODEL_EPOCHS} times it mostly learns them by "
+            f"heart. Set reward_model_max_epochs to {MOST_REWARD_MODEL_EPOCHS}, or add rows."
+        )
+    elif summary.parameter == "prompt_dataset" and summary.epochs > MOST_REINFORCEMENT_EPOCHS:
+        steps = MOST_REINFORCEMENT_EPOCHS * summary.rows // training.batch_size
+        advice = (
+            f"Set reinforcement_learning_train_steps to {steps:,} at most, or add rows."
+            if steps
+            else "Lower batch_size, or add rows."
+        )
+        message = (
+            f"reinforcement_learning_train_steps and batch_size show each of the {summary.rows:,} rows of prompt_dataset "
+            f"{summary.epochs:,.0f} times; past {MOST_REINFORCEMENT_EPOCHS} times a model learns to please the score. "
+            f"{advice}"
+        )
+    else:
+        return None
     return Finding(code="many_epochs", parameter=summary.parameter, message=message)
 
 

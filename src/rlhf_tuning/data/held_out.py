@@ -12,6 +12,16 @@ from rlhf_tuning.data.batch import PROMPT, Batch, Hashes, mix
 #: One in so many is held out, up to a limit.
 ONE_IN = 10
 
+#: Of the preferences that a reward model has, at most so many are set aside for its validation, and none where a tenth is
+#: fewer than the second number: their loss would be noise.
+_MOST_VALIDATION, _FEWEST_VALIDATION = 250, 20
+
+
+def validation_rows(preferences: int) -> int:
+    """Return how many of a reward model's preferences it is validated on while it learns from the others."""
+    tenth = preferences // ONE_IN
+    return min(_MOST_VALIDATION, tenth) if tenth >= _FEWEST_VALIDATION else 0
+
 
 def held_out_orders(batch: Batch, seed: int) -> Hashes:
     """Return [rows] where each row's prompt stands in line to be held out; equal prompts stand at the same place."""

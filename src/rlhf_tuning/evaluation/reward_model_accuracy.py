@@ -79,7 +79,7 @@ def evaluate_reward_model(
     result["by_margin"] = [
         _bin([abs(margins[row]) for row in members], [points[row] for row in members])
         # How sure the model is of whichever answer it prefers, beside how often it is right.
-        | {"predicted": sum(1 / (1 + math.exp(-abs(margins[row]))) for row in members) / len(members)}
+        | {"predicted": sum(_sureness(margins[row] * reward_model.scale) for row in members) / len(members)}
         for members in _equal_bins([abs(margin) for margin in margins])
     ]
     result["roc"] = roc_curve(margins)
@@ -131,6 +131,11 @@ def _equal_bins(values: Sequence[float]) -> list[list[int]]:
 
 def _bin(values: Sequence[float], points: Sequence[float]) -> dict[str, float]:
     return {"low": min(values), "high": max(values), "n": len(values), "correct": sum(points)}
+
+
+def _sureness(margin: float) -> float:
+    """Return how likely the answer with the higher score is the preferred one, by the loss that scores are fitted with."""
+    return 1 / (1 + math.exp(-abs(margin)))
 
 
 def _point(first: float, second: float) -> float:

@@ -46,6 +46,7 @@ class RewardModel:
         trunk: Maps `input_ids` and `attention_mask` to an output with `last_hidden_state` (batch, length, d).
         head: The score head's weight, shape (1, d).
         offset: Subtracted from every score.
+        scale: What every score is then divided by.
         text_format: Encodes what is scored.
         active: Entered around each pass over the trunk, to switch adapters.
     """
@@ -56,10 +57,11 @@ class RewardModel:
         head: torch.Tensor,
         *,
         offset: float,
+        scale: float = 1.0,
         text_format: TextFormat,
         active: Callable[[], Any],
     ) -> None:
-        self.offset, self.text_format = offset, text_format
+        self.offset, self.scale, self.text_format = offset, scale, text_format
         self._trunk, self._head, self._active = trunk, head.float(), active
         self._packs: bool | None = None  # not known yet
 
@@ -71,7 +73,7 @@ class RewardModel:
         batch_size: int = 16,
         on_progress: Callable[[int], None] = lambda done: None,
     ) -> list[float]:
-        """Return the centred score of each answer to its prompt, which is computed once for all its answers."""
+        """Return the score of each answer to its prompt, which is computed once for all its answers."""
         rows = [self.text_format.scored_ids(*pair) for pair in zip(conversations, answers, strict=True)]
         alike: dict[str, list[int]] = {}
         for row, conversation in enumerate(conversations):
@@ -87,7 +89,7 @@ class RewardModel:
         batch_size: int = 16,
         on_progress: Callable[[int], None] = lambda done: None,
     ) -> list[float]:
-        """Return the centred score of each token sequence, read at its last token.
+        """Return the score of each token sequence, read at its last token.
 
         Args:
             rows: The sequences.
@@ -112,7 +114,7 @@ class RewardModel:
 
         def score(batch: Sequence[Sequence[int]]) -> list[float]:
             hidden = self._last_hidden([[rows[row] for row in group] for group in batch])
-            values = nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset  # (batch,)
+            values = (nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset) / self.scale  # (batch,)
             found: list[float] = values.tolist()
             return found
 
@@ -196,7 +198,7 @@ def fresh_head(model: Any) -> ScoreHead:
     return head.to(model.score.weight.device)
 
 
-def reward_model_of(model: Any, *, offset: float, text_format: TextFormat) -> RewardModel:
+def reward_model_of(model: Any, *, offset: float = 0.0, scale: float = 1.0, text_format: TextFormat) -> RewardModel:
     """Return what scores with a sequence classifier, which may be adapted."""
     from peft import PeftModel
 
@@ -208,7 +210,12 @@ def reward_model_of(model: Any, *, offset: float, text_format: TextFormat) -> Re
         classifier = model
         weight = classifier.score.weight
     return RewardModel(
-        classifier.base_model, weight.detach(), offset=offset, text_format=text_format, active=nullcontext
+        classifier.base_model,
+        weight.detach(),
+        offset=offset,
+        scale=scale,
+        text_format=text_format,
+        active=nullcontext,
     )
 
 
@@ -235,7 +242,12 @@ def load_reward_model(directory: str, *, dtype: str = "auto", beside: int = 0) -
     if lora:
         model.score = fresh_head(model)
         model = PeftModel.from_pretrained(model, directory)
-    return reward_model_of(model.eval(), offset=float(metadata["offset"]), text_format=saved_text_format(directory))
+    return reward_model_of(
+        model.eval(),
+        offset=float(metadata["offset"]),
+        scale=_scale(metadata),
+        text_format=saved_text_format(directory),
+    )
 
 
 def share_trunk(policy: Any, directory: str, *, adapter_name: str = "reward") -> RewardModel:
@@ -258,6 +270,7 @@ def share_trunk(policy: Any, directory: str, *, adapter_name: str = "reward") ->
         policy.get_base_model().base_model,
         head.to(base_model.device()),
         offset=float(metadata["offset"]),
+        scale=_scale(metadata),
         text_format=saved_text_format(directory),
         active=lambda: adapter_active(policy, adapter_name),
     )
@@ -278,12 +291,20 @@ def read_metadata(directory: str) -> dict[str, Any]:
     return metadata
 
 
-def write_metadata(directory: Path, *, base: str, reward_lora_dim: int, offset: float, text_format: TextFormat) -> None:
+def _scale(metadata: dict[str, Any]) -> float:
+    """Return what scores are divided by: a reward model saved before 0.2 was only centred."""
+    return float(metadata.get("scale", 1.0))
+
+
+def write_metadata(
+    directory: Path, *, base: str, reward_lora_dim: int, offset: float, scale: float, text_format: TextFormat
+) -> None:
     """Write what `load_reward_model` needs beside the weights."""
     metadata = {
         "base_model": base,
         "reward_lora_dim": reward_lora_dim,
         "offset": offset,
+        "scale": scale,
         "prompt_sequence_length": text_format.prompt_sequence_length,
         "target_sequence_length": text_format.target_sequence_length,
     }

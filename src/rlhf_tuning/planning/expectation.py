@@ -1,6 +1,7 @@
 """How long a run will take on the machine at hand: the forecast for its own data, as `rlhf run` says it."""
 
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -35,9 +36,9 @@ def expected_time(values: Mapping[str, Value]) -> str:
     plan = Plan.of(values)
     prompt, answer = _mean_lengths(values, plan)
     hardware = measure_here(plan, model, str(values["dtype"]))
-    found = forecast(
-        replace(plan, prompt_tokens=prompt, answer_tokens=answer), model, hardware, reward_base=reward_base
-    )
+    steps = _reward_model_steps(values, plan)
+    plan = replace(plan, prompt_tokens=prompt, answer_tokens=answer, reward_model_train_steps=steps)
+    found = forecast(plan, model, hardware, reward_base=reward_base)
     return f"About {_rounded(found.all_hours)} on this machine ({hardware.processor}, {hardware.numbers})"
 
 
@@ -89,6 +90,18 @@ def _mean_lengths(values: Mapping[str, Value], plan: Plan) -> tuple[int, int]:
     # Without the token that ends it.
     answer = mean(len(text_format.answer_ids(answer)) - 1 for answer in answers)
     return max(1, round(prompt)), max(1, round(answer))
+
+
+def _reward_model_steps(values: Mapping[str, Value], plan: Plan) -> int:
+    """Return how many steps the reward model will take at most, by about how many preferences there are."""
+    sizes = [source.size for source in resolve(str(values["preference_dataset"]), parameter="preference_dataset")]
+    epochs = float(values["reward_model_max_epochs"])
+    if not epochs or None in sizes:
+        return plan.reward_model_train_steps
+    # As an import writes them; a file's own rows are about as long.
+    row_bytes = mean(len(json.dumps(row)) for row in _first_rows(values, "preference_dataset", PREFERENCES))
+    rows = sum(size for size in sizes if size) / row_bytes * (1 - plan.held_out_reward_model_share)
+    return min(plan.reward_model_train_steps, math.ceil(epochs * rows / plan.batch_size))
 
 
 def _first_rows(values: Mapping[str, Value], parameter: str, accepts: Collection[Kind]) -> Iterator[dict[str, Any]]:

@@ -87,7 +87,7 @@ HEAD_POSITIONS, HEAD_TOKENS = 256, 32_768
 SCORED_TOGETHER = 16
 #: Of a CPU, as `lanes` has it; and how fast its products are without them, where all weights learn.
 LANES, _ALONE = 2, 0.8
-_CENTRING_PROMPTS = 64
+_CENTRING_ANSWERS = 128
 _LOOKS = 10
 _READ_BYTES_PER_SECOND = GB
 #: Steps of the pipeline on the machine and beside it, and the seconds that one takes to start. Those on GPUs are assumed;
@@ -630,8 +630,8 @@ class _Forecaster:
         """Return the hours outside the steps, for each device's share."""
         plan = self.plan
         watched, evaluated, centred = (
-            math.ceil(prompts / self.on.devices)
-            for prompts in (plan.watch_prompts, plan.eval_prompts, _CENTRING_PROMPTS)
+            math.ceil(answers / self.on.devices)
+            for answers in (plan.watch_prompts, plan.eval_prompts, _CENTRING_ANSWERS)
         )
         judges = 2 if plan.held_out_steps else 1
         frozen = self.is_divided(self.model, self.c)

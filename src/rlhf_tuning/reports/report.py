@@ -89,6 +89,7 @@ class RewardModelPart:
         longer_wins: How often "the longer answer wins" agrees with them.
         by_margin: The accuracy by how far apart the two scores are, as `evaluate_reward_model` has it.
         by_length_difference: The accuracy by how much longer the preferred answer is, likewise.
+        validation: How it did on preferences set aside, as `validation.json` has it.
     """
 
     history: Sequence[Mapping[str, float]] = ()
@@ -97,6 +98,7 @@ class RewardModelPart:
     longer_wins: Proportion | None = None
     by_margin: Sequence[Mapping[str, float]] = ()
     by_length_difference: Sequence[Mapping[str, float]] = ()
+    validation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -476,7 +478,8 @@ def _reward_model(part: RewardModelPart | None) -> str:
         if held and held.n
     ]
     plot = interval_plot("Agreement with people, with its 95% interval", rows, reference_label="chance") if rows else ""
-    curves = grid([*_curves(part.history, _REWARD_MODEL_CHARTS), *_calibration(part.by_margin)])
+    note, validated = _validated(part.validation)
+    curves = grid([*validated, *_curves(part.history, _REWARD_MODEL_CHARTS), *_calibration(part.by_margin)])
     measured_plot = f'<div class="card gap"><div class="intervals">{plot}</div></div>' if plot else ""
     by = "".join(
         f'<div class="card gap"><div class="intervals">{plot}</div></div>'
@@ -488,7 +491,23 @@ def _reward_model(part: RewardModelPart | None) -> str:
         )
         if plot
     )
-    return measured_plot + by + curves
+    return measured_plot + by + note + curves
+
+
+def _validated(validation: Mapping[str, Any] | None) -> tuple[str, list[str]]:
+    """Return what the preferences set aside said while the reward model learnt from the others."""
+    if not validation:
+        return "", []
+    mark = (float(validation["best_step"]), 0.0)
+    charts = [
+        two_lines(
+            f"{title} on preferences set aside; dashed: kept",
+            [("set aside", "tuned", [(float(look["step"]), float(look[name])) for look in validation["looks"]])],
+            mark=mark,
+        )
+        for name, title in (("loss", "Loss"), ("accuracy", "Accuracy"))
+    ]
+    return f"<p>{text(validation['reason'])}.</p>", charts
 
 
 def _accuracy_plot(title: str, parts: Sequence[Mapping[str, float]], unit: str) -> str:

@@ -149,7 +149,9 @@ def _reward_settings(reward_model_dir: str) -> dict[str, object]:
 
 def _reward_model(folder: Path) -> RewardModelPart:
     measured = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    validation = folder / "validation.json"
     return RewardModelPart(
+        validation=json.loads(validation.read_text(encoding="utf-8")) if validation.is_file() else None,
         history=read_metrics(folder / "metrics.jsonl"),
         accuracy=Proportion(share=measured["accuracy"], n=measured["n"]),
         shorter_preferred=Proportion(share=measured["shorter_preferred_accuracy"], n=measured["shorter_preferred_n"])

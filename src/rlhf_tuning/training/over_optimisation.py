@@ -40,13 +40,14 @@ import torch
 from transformers import TrainerCallback
 
 from rlhf_tuning import environment, step
-from rlhf_tuning.distributed import processes, sharding
+from rlhf_tuning.distributed import processes
 from rlhf_tuning.evaluation.evaluate import answer_log_probabilities
 from rlhf_tuning.generation import generate
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.ops import linear
 from rlhf_tuning.statistics import MeanEstimate, mean_interval, paired_difference, student_t_quantile
+from rlhf_tuning.training.best_weights import BestWeights
 from rlhf_tuning.training.training_log import TrainingLog
 
 WATCH_FILE = "watch.json"
@@ -259,8 +260,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     """Takes the looks while a trainer trains, keeps the best checkpoint, and stops the trainer.
 
     Looks leave torch's random numbers as they were, so that they do not change what is learnt. Of several processes each
-    measures its share of the prompts, and all decide the same from the same numbers; the main one, which saves the policy,
-    keeps the best checkpoint. Of a plain model that is divided each keeps its part.
+    measures its share of the prompts, and all decide the same from the same numbers.
 
     Args:
         policy: The model that learns: a PeftModel with its adapter named `default`, or a plain one.
@@ -275,7 +275,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         interval: Steps between looks, see `look_steps`.
         log: Gets the curves, and is told how long looks took.
         compute: Of matrix products.
-        scratch: A folder of this process for the best weights of a plain model; an adapter's are kept in memory.
+        scratch: A folder of this process for the best weights.
     """
 
     def __init__(
@@ -299,13 +299,12 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
         self._policy, self._reference = policy, reference
         self._lora = isinstance(policy, PeftModel)
-        self._keeps = environment.is_main_process() or (not self._lora and sharding.has_shards(policy))
+        self._best = BestWeights(policy, scratch)
         self._reward_model, self._held_out = reward_model, held_out_reward_model
         self._conversations, self._text_format = conversations, text_format
         self._temperature, self._seed, self._compute = temperature, seed, compute
         self._total_steps, self._steps = total_steps, look_steps(total_steps, interval)
-        self._log, self._saved_weights = log, Path(scratch) / "best.pt"
-        self._adapter: dict[str, torch.Tensor] = {}
+        self._log = log
         self._seconds, self._started = 0.0, time.monotonic()
         self.watch = OverOptimisationWatch(len(self._steps) - 1)
 
@@ -323,8 +322,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def finish(self, adapter_dir: str) -> Outcome:
         """Put the chosen checkpoint's weights into the policy, write `watch.json` and say what was decided."""
         outcome = self.watch.outcome()
-        if outcome.best_step != outcome.last_step and self._keeps:
-            self._restore()
+        if outcome.best_step != outcome.last_step:
+            self._best.restore()
         text = json.dumps(self.watch.as_json(), indent=2, ensure_ascii=False) + "\n"
         if environment.is_main_process():
             (Path(adapter_dir) / WATCH_FILE).write_text(text, encoding="utf-8")
@@ -337,8 +336,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         started = time.monotonic()
         look = self._measure(at)
         self.watch.add(look)
-        if self._held_out is not None and self.watch.best is look and self._keeps:
-            self._keep()
+        if self._held_out is not None and self.watch.best is look:
+            self._best.keep()
         measured = {
             name: value for name, value in look.as_json().items() if name not in ("step", "n") and value is not None
         }
@@ -395,24 +394,3 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             base = answer_log_probabilities(reference, prompts, answers, temperature=self._temperature)
         self._policy.train(training)
         return [ours - theirs for ours, theirs in zip(policy, base, strict=True)]
-
-    def _keep(self) -> None:
-        if not self._lora:
-            torch.save(sharding.parts(self._policy), self._saved_weights)
-            return
-        from peft import get_peft_model_state_dict
-
-        # The trainer's steps change these tensors in place.
-        weights = get_peft_model_state_dict(self._policy, adapter_name="default")
-        self._adapter = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-
-    def _restore(self) -> None:
-        if not self._lora:
-            kept = torch.load(self._saved_weights, weights_only=True, map_location="cpu")
-            with torch.no_grad():
-                for name, weight in sharding.parts(self._policy).items():
-                    weight.copy_(kept[name])
-            return
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(self._policy, self._adapter, adapter_name="default")

@@ -8,8 +8,13 @@ What differs from the paper and from stock TRL:
 
 - The score head starts small, N(0, 1 / (d + 1)), as in Stiennon et al. 2020 (https://arxiv.org/abs/2009.01325), and is
   applied in float32: in bfloat16 two answers often got the very same score.
-- After training the scores are centred: the mean score of the base model's own answers to training prompts is stored
-  as an offset, so that 0 means "as good as the base model's mean answer".
+- It sees each preference `reward_model_max_epochs` times at the most: people who train reward models mostly let them see
+  theirs once or twice, since they soon learn them by heart (Ouyang et al. 2022 and Stiennon et al. 2020: once). A tenth of
+  the preferences is set aside, which says when to stop and which checkpoint to keep (`validation`).
+- After training the scores are centred and scaled by the base model's own answers to training prompts: 0 means "as good as
+  its mean answer", and 1 is the standard deviation between its answers to one prompt. So `kl_coeff`, which weighs scores
+  against nats, means the same for every reward model. The spread between prompts says nothing: the loss leaves a prompt's
+  own zero open.
 - The prompt of a pair is computed once for both answers (`packing`), where the model's architecture allows it.
 - Text is encoded by `text_format` and reaches the trainer as token ids.
 
@@ -17,12 +22,14 @@ In several processes (see `processes`) each learns from its share of a step's pa
 """
 
 import json
+import math
 import random
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import variance
 from typing import Any
 
 import torch
@@ -31,7 +38,7 @@ from rlhf_tuning import environment, step
 from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
 from rlhf_tuning.distributed import processes, sharding
-from rlhf_tuning.errors import DataError
+from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.evaluation.reward_model_accuracy import evaluate_reward_model
 from rlhf_tuning.generation import generate
 from rlhf_tuning.limits import check_limits
@@ -48,11 +55,15 @@ from rlhf_tuning.training.trainer_settings import (
     shared_settings,
 )
 from rlhf_tuning.training.training_log import TrainingLog, micro_batch
+from rlhf_tuning.training.validation import Validator, set_aside
 
 #: Multiplied by `reward_model_learning_rate_multiplier`.
 BASE_LEARNING_RATE = 1e-4
 #: Full fine-tuning moves every weight, so each moves less.
 FULL_BASE_LEARNING_RATE = 1e-5
+
+#: Of the base model to each prompt, by which scores are scaled.
+_BASE_ANSWERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +72,9 @@ class RewardModelConfig:
 
     `batch_size` counts a step's preferences, in all processes together.
     `reward_lora_dim` 0 means full fine-tuning. `centring_prompts` is how many training prompts the base model answers to
-    find the zero of the scores; 0 leaves the scores as they are.
+    find zero and scale of the scores; 0 leaves the scores as they are. `reward_model_train_steps` are the most that are
+    taken: fewer where each preference has been seen `reward_model_max_epochs` times (0: no limit), or nothing more is
+    learnt.
 
     Of the preferences, those to `held_out_reward_model_share` of the prompts are left to a second, held-out reward model;
     `held_out` says that it is this one. Both see each preference equally often, so that one takes fewer steps.
@@ -79,6 +92,7 @@ class RewardModelConfig:
     centring_prompts: int = 64
     held_out_reward_model_share: float = 0.0
     held_out: bool = False
+    reward_model_max_epochs: float = 2.0
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -90,12 +104,18 @@ class RewardModelConfig:
         return base * self.reward_model_learning_rate_multiplier
 
     @property
-    def steps(self) -> int:
-        """The optimizer steps of this reward model."""
+    def most_steps(self) -> int:
+        """The most optimizer steps of this reward model, whatever its data."""
         if not self.held_out:
             return self.reward_model_train_steps
         share = self.held_out_reward_model_share
         return max(1, round(self.reward_model_train_steps * share / (1 - share)))
+
+    def steps(self, preferences: int) -> int:
+        """Return the most optimizer steps on so many preferences."""
+        if not self.reward_model_max_epochs:
+            return self.most_steps
+        return min(self.most_steps, math.ceil(self.reward_model_max_epochs * preferences / self.batch_size))
 
     @property
     def part(self) -> Part | None:
@@ -113,14 +133,14 @@ def train_reward_model(
     output_dir: str,
     tensorboard_dir: str,
 ) -> dict[str, Any]:
-    """Train a reward model for exactly `config.steps` steps, centre it, measure it and save it.
+    """Train a reward model until it learns no more, centre and scale it, measure it and save it.
 
     Args:
         config: The settings.
         preferences_path: Canonical preference rows to learn from.
         eval_preferences_path: Canonical preference rows to measure on, none of them learnt from.
-        output_dir: Gets the adapter with its score head (or the whole model), `reward_model.json`, `metrics.jsonl` and
-            `evaluation.json`.
+        output_dir: Gets the adapter with its score head (or the whole model), `reward_model.json`, `metrics.jsonl`,
+            `evaluation.json`, and `validation.json` where there were enough preferences to validate on.
         tensorboard_dir: Gets event files.
 
     Returns:
@@ -129,7 +149,7 @@ def train_reward_model(
 
     Raises:
         ParameterError: If the processes cannot share a batch evenly.
-        ModelError: If the base model cannot be loaded.
+        ModelError: If the base model cannot be loaded, or the reward model scores everything alike.
     """
     from datasets import Dataset
     from peft import LoraConfig
@@ -145,7 +165,7 @@ def train_reward_model(
     # 1. Encode the preferences.
     tokenizer = load_tokenizer(config.large_model_reference)
     text_format = _text_format(tokenizer, config)
-    most = max(config.steps * config.batch_size, MOST_SPARE_ROWS)
+    most = max(config.most_steps * config.batch_size, MOST_SPARE_ROWS)
     preferences = sample_canonical(preferences_path, most=most, seed=config.seed, part=config.part)
     if not preferences and config.held_out:
         step.say("Too few prompts for a second reward model: there is no held-out reward in this run")
@@ -154,13 +174,14 @@ def train_reward_model(
         raise DataError(
             "Every preference fell to the held-out reward model. Give more, or set held_out_reward_model_share to 0."
         )
-    rows: list[dict[str, Any]] = [
-        {
-            "chosen_ids": text_format.scored_ids(row["prompt"], row["chosen"]),
-            "rejected_ids": text_format.scored_ids(row["prompt"], row["rejected"]),
-        }
-        for row in preferences
-    ]
+    preferences, validated = set_aside(preferences, seed=config.seed)
+    rows = _encoded(preferences, text_format)
+    steps = config.steps(len(rows))
+    seen = steps * config.batch_size / len(rows)
+    step.say(
+        f"Reward model: {steps:,} steps of {config.batch_size:,} on {len(rows):,} preferences, each seen {seen:.1f} times; "
+        + (f"validated on {len(validated):,} others" if validated else "too few to validate on others")
+    )
 
     # 2. Build the model: the base with a fresh score head.
     torch.manual_seed(config.seed + config.held_out)
@@ -199,7 +220,7 @@ def train_reward_model(
     with tempfile.TemporaryDirectory(prefix="reward-trainer-") as scratch:
         settings = shared_settings(
             output_dir=scratch,
-            steps=config.steps,
+            steps=steps,
             learning_rate=config.learning_rate,
             seed=config.seed,
             compute=compute,
@@ -217,7 +238,7 @@ def train_reward_model(
         )
         log = TrainingLog(
             label="held-out reward model" if config.held_out else "reward model",
-            total_steps=config.steps,
+            total_steps=steps,
             metrics_path=folder / "metrics.jsonl",
             tensorboard_dir=Path(tensorboard_dir),
             select=_reward_metrics,
@@ -245,18 +266,32 @@ def train_reward_model(
         linear.quicken(trainer.model)
         sharding.train_together(trainer)
         drop_printing(trainer)
+        reward_model = reward_model_of(trainer.model, text_format=text_format)
+        validator = Validator(
+            model=trainer.model,
+            reward_model=reward_model,
+            rows=_encoded(validated, text_format),
+            epoch_steps=len(rows) / config.batch_size,
+            total_steps=steps,
+            log=log,
+            scratch=scratch,
+        )
+        if validated:
+            trainer.add_callback(validator)
         with closing(log):
             trainer.train()
-        check_steps(trainer.state.global_step, asked=config.steps, label="Reward model training")
+        returned = trainer.state.global_step
+        if not (validated and validator.early_stop.over):
+            check_steps(returned, asked=steps, label="Reward model training")
+        if validated:
+            returned = validator.finish(folder).step
     trained = trainer.model.eval()
 
-    # 4. Centre the scores on the base model's own answers.
-    reward_model = reward_model_of(trained, offset=0.0, text_format=text_format)
-    offset = 0.0
+    # 4. Centre and scale the scores by the base model's own answers.
     if config.centring_prompts:
         lanes.let_go()
-        offset = _base_mean_score(reward_model, config, preferences)
-        reward_model.offset = offset
+        offset, scale = _base_scores(reward_model, config, preferences)
+        reward_model.offset, reward_model.scale = offset, scale
 
     # 5. Save, then measure.
     weights = None if lora else sharding.whole_weights(trained)
@@ -267,13 +302,16 @@ def train_reward_model(
             folder,
             base=config.large_model_reference,
             reward_lora_dim=config.reward_lora_dim,
-            offset=offset,
+            offset=reward_model.offset,
+            scale=reward_model.scale,
             text_format=text_format,
         )
     evaluation = evaluate_reward_model(
         reward_model, list(read_canonical(eval_preferences_path)), scores_path=folder / SCORES
     )
-    evaluation |= {"steps": config.steps, "final_loss": _mean_tail(log.history, "loss")}
+    history = [record for record in log.history if record["step"] <= returned]
+    evaluation |= {"steps": returned, "epochs": returned * config.batch_size / len(rows)}
+    evaluation |= {"scale": reward_model.scale, "final_loss": _mean_tail(history, "loss")}
     if environment.is_main_process():
         (folder / EVALUATION).write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     step.say(
@@ -292,6 +330,13 @@ def _text_format(tokenizer: Any, config: RewardModelConfig) -> TextFormat:
     )
 
 
+def _encoded(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
+    return [
+        {f"{name}_ids": text_format.scored_ids(row["prompt"], row[name]) for name in ("chosen", "rejected")}
+        for row in preferences
+    ]
+
+
 def _keep_trained_weights_in_float32(model: Any) -> None:
     """A step of 1e-4 is smaller than what bfloat16 can resolve, so weights that learn are kept in float32."""
     for parameter in model.parameters():
@@ -299,31 +344,43 @@ def _keep_trained_weights_in_float32(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
-def _base_mean_score(
+def _base_scores(
     reward_model: RewardModel, config: RewardModelConfig, preferences: Sequence[dict[str, Any]]
-) -> float:
-    """Return the mean score of the base model's sampled answers to training prompts."""
+) -> tuple[float, float]:
+    """Return the mean score of the base model's sampled answers to training prompts, and their spread within a prompt.
+
+    Raises:
+        ModelError: If there is no spread.
+    """
     prompts = [row["prompt"] for row in preferences]
     chosen = random.Random(config.seed).sample(prompts, k=min(config.centring_prompts, len(prompts)))
     base = base_model.load_causal_lm(
         config.large_model_reference, dtype=base_model.choose_dtype(config.dtype), shard=True
     )
 
-    def score(prompts: Sequence[Conversation]) -> list[float]:
-        progress = step.Progress("centring on the base model's answers", len(prompts), "answer")
+    def score(prompts: Sequence[Conversation]) -> list[list[float]]:
+        asked = [prompt for prompt in prompts for _ in range(_BASE_ANSWERS)]
+        progress = step.Progress("centring on the base model's answers", len(asked), "answer")
         answers = generate.generate_answers(
             base,
             reward_model.text_format,
-            prompts,
+            asked,
             temperature=1.0,
             batch_size=generate.TOGETHER[base_model.device().type],
             seed=config.seed + environment.process_index(),
             on_progress=progress.update,
         )
-        return reward_model.score(prompts, [answer.text for answer in answers])
+        scores = reward_model.score(asked, [answer.text for answer in answers])
+        return [scores[first : first + _BASE_ANSWERS] for first in range(0, len(scores), _BASE_ANSWERS)]
 
-    scores = processes.spread(score, chosen)
-    return sum(scores) / len(scores)
+    groups = processes.spread(score, chosen)
+    scale = math.sqrt(sum(variance(group) for group in groups) / len(groups))
+    if not scale > 0:
+        raise ModelError(
+            "The reward model gives the base model's answers to a prompt one and the same score, to each of "
+            f"{len(groups):,} prompts: nothing can be learnt from it. Train it longer, or on more preferences."
+        )
+    return sum(map(sum, groups)) / len(groups) / _BASE_ANSWERS, scale
 
 
 def _reward_metrics(logs: Any, seconds: float) -> dict[str, float]:

@@ -107,6 +107,7 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
             "target_sequence_length": 8,
             # Enough to be shown better than the base model, without which nothing is deployed.
             "reward_model_train_steps": 25,
+            "reward_model_max_epochs": 0.0,
             "reward_model_learning_rate_multiplier": 50.0,
             "reinforcement_learning_train_steps": 40,
             "reinforcement_learning_rate_multiplier": 50.0,

@@ -416,7 +416,7 @@ def tokenizer(tiny_model: Path) -> Iterator[Any]:
     return load_tokenizer(str(tiny_model))
 
 
-def training(tokenizer: Any = None, *, prompt: int = 200, target: int = 20, **settings: int) -> Training:
+def training(tokenizer: Any = None, *, prompt: int = 200, target: int = 20, **settings: float) -> Training:
     def load() -> TextFormat | None:
         if tokenizer is None:
             return None
@@ -427,23 +427,30 @@ def training(tokenizer: Any = None, *, prompt: int = 200, target: int = 20, **se
 
 
 @pytest.mark.parametrize(
-    ("steps", "expected"), [(3000, []), (3010, ["many_epochs"]), (0, [])], ids=["at the limit", "past it", "untrained"]
+    ("settings", "epochs"),
+    [
+        # Of 1,000 rows 100 are held out, and a tenth of the others validates.
+        ({"reward_model_train_steps": 162}, 2.0),
+        ({"reward_model_train_steps": 1000}, 12.35),
+        ({"reward_model_train_steps": 1000, "held_out_reward_model_share": 0.25}, 16.45),
+        ({"reward_model_train_steps": 1000, "reward_model_max_epochs": 2.0}, 2.0),
+        ({"reward_model_train_steps": 1000, "reward_model_max_epochs": 5.0}, 5.0),
+        ({"reward_model_train_steps": 0}, None),
+    ],
 )
-def test_too_many_epochs_of_preferences_are_found(check: Check, steps: int, expected: list[str]) -> None:
-    result = check(preferences=preferences(1000), training=training(reward_model_train_steps=steps))
+def test_too_many_epochs_of_preferences_are_found(
+    check: Check, settings: dict[str, float], epochs: float | None
+) -> None:
+    result = check(preferences=preferences(1000), training=training(**settings))
+    assert result.summary.datasets[0].epochs == (epochs and pytest.approx(epochs, abs=0.01))
     by_code = found(result)
-    assert list(by_code) == expected
-    assert result.summary.datasets[0].epochs == (steps / 100 or None)
-    if expected:
-        assert "reward_model_train_steps" in by_code["many_epochs"].message
-        assert by_code["many_epochs"].parameter == "preference_dataset"
-        assert "Set reward_model_train_steps to 3,000 at most, or add rows." in by_code["many_epochs"].message
-
-
-def test_rows_too_few_for_a_single_step_of_the_batch_size_say_so(check: Check) -> None:
-    settings = training(reward_model_train_steps=1, batch_size=1_000)
-    finding = found(check(preferences=preferences(20), training=settings))["many_epochs"]
-    assert finding.message.endswith("Lower batch_size, or add rows.")
+    if epochs is None or epochs <= 2:
+        assert by_code == {}
+        return
+    finding = by_code["many_epochs"]
+    assert finding.parameter == "preference_dataset"
+    assert f"preferences that it learns from up to {epochs:.0f} times; past 2 times it mostly learns" in finding.message
+    assert "Set reward_model_max_epochs to 2, or add rows." in finding.message
 
 
 def test_too_many_epochs_of_prompts_are_found(check: Check) -> None:
@@ -486,7 +493,8 @@ def test_prompts_and_answers_that_will_be_cut_are_found_with_how_much(check: Che
     overs = [size - limit for size in answers if size > limit]
     assert by_code["answers_cut"].message == (
         f"2 of 40 answers (5.0%) of preference_dataset are longer than target_sequence_length {limit} and lose their end: "
-        f"{sum(overs) / 2:,.0f} tokens each on average, {max(overs)} at most. target_sequence_length "
+        f"{sum(overs) / 2:,.0f} tokens each on average, {max(overs)} at most. In 2 of 20 pairs (10%) only one of the two is "
+        "cut, so that the reward model compares a part with a whole, where people saw both whole. target_sequence_length "
         f"{sorted(answers)[-2]} would keep 95% of the rows whole."
     )
     lengths = {entry.part: entry for entry in result.summary.datasets[0].lengths}

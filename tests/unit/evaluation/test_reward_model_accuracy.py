@@ -25,7 +25,7 @@ def test_choices_about_one_prompt_that_go_together_make_the_interval_wider():
             signs = [1 if int(prompt[-1]["content"]) % 2 == 0 else -1 for prompt in prompts]
             return [sign * (answer != "bad") for sign, answer in zip(signs, answers, strict=True)]
 
-    model = Alike(text_format=SimpleNamespace(answer_ids=list))
+    model = Alike(scale=1.0, text_format=SimpleNamespace(answer_ids=list))
     rows = [
         {"prompt": [{"role": "user", "content": str(row // 10)}], "chosen": f"good {row}", "rejected": "bad"}
         for row in range(100)

@@ -5,7 +5,7 @@ import pytest
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.planning import calibration, expectation
-from rlhf_tuning.planning.forecast import GB, Hardware
+from rlhf_tuning.planning.forecast import GB, Hardware, Plan
 
 CPU = Hardware(
     name="a CPU",
@@ -29,6 +29,7 @@ def values(tiny_model, tmp_path, monkeypatch):
         "large_model_reference": str(tiny_model),
         "prompt_sequence_length": 512,
         "target_sequence_length": 256,
+        "reward_model_max_epochs": 0.0,
     }
 
 
@@ -54,6 +55,16 @@ def test_longer_texts_take_longer_up_to_the_limits(values, tmp_path):
     longest = minutes(expected(values, tmp_path, answer=300))
     assert longest > 1.2 * short
     assert minutes(expected(values, tmp_path, answer=600)) == longest
+
+
+def test_no_more_reward_model_steps_are_expected_than_the_preferences_are_worth(values, tmp_path):
+    row = json.dumps({"prompt": "salt " * 99, "chosen": "gulls " * 99, "rejected": "bread " * 99}) + "\n"
+    (tmp_path / "preferences.jsonl").write_text(row * 1600)
+    values = DEFAULTS | values | {"reward_model_max_epochs": 2.0}
+    plan = Plan.of(values)
+    # Three quarters of 1,600, twice, by 64.
+    assert expectation._reward_model_steps(values, plan) == pytest.approx(38, abs=2)
+    assert expectation._reward_model_steps(values | {"reward_model_max_epochs": 0.0}, plan) == 1000
 
 
 def test_what_cannot_be_forecast_is_an_error(values, tmp_path):

@@ -197,7 +197,7 @@ def test_constants_are_those_of_the_code_that_runs():
         plan = Plan(reinforcement_learning_train_steps=steps, watch_interval=interval)
         assert plan.looks == len(over_optimisation.look_steps(steps, interval))
     config = RewardModelConfig(large_model_reference="", held_out=True, held_out_reward_model_share=0.25)
-    assert Plan().held_out_steps == config.steps
+    assert Plan().held_out_steps == config.most_steps
 
 
 @pytest.mark.slow

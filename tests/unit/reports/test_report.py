@@ -78,6 +78,8 @@ def fake_reinforcement(steps: int = 90) -> list[dict[str, float]]:
             "entropy": 2.4 - 1.1 * (1 - math.exp(-step / 40)) + rng.gauss(0, 0.06),
             "answer_tokens": 58 - 26 * (1 - math.exp(-step / 30)) + rng.gauss(0, 2),
             "ended": min(1.0, max(0.0, 0.15 + 0.8 * (1 - math.exp(-step / 28)) + rng.gauss(0, 0.06))),
+            "frac_reward_zero_std": 0.01 * (step % 3),
+            "grad_norm": 24 + rng.gauss(0, 2),
             "learning_rate": 1e-4 * (1 - step / (steps + 1)),
         }
         for step in range(1, steps + 1)
@@ -109,6 +111,21 @@ def realistic_report(n: int = 200, gain: float = 0.35) -> RunReport:
             accuracy=Proportion(share=0.865, n=200),
             shorter_preferred=Proportion(share=0.9, n=150),
             longer_wins=Proportion(share=0.25, n=200),
+            validation={
+                "n": 97,
+                "looks": [
+                    {
+                        "step": 20 * number,
+                        "loss": 0.7 - 0.1 * number + 0.02 * number**2,
+                        "accuracy": 0.5 + 0.05 * number,
+                    }
+                    for number in range(1, 6)
+                ],
+                "best_step": 60,
+                "last_step": 100,
+                "stopped": True,
+                "reason": "Stopped at step 100 of at most 120",
+            },
         ),
         reinforcement=fake_reinforcement(),
         data=[
@@ -233,8 +250,8 @@ def test_a_full_report_has_every_part() -> None:
         "rlhf predict --model palms-style@3",
     ):
         assert part in page.text, part
-    # Two interval plots, three histograms, six curves of RL, reward against KL, and two of the reward model.
-    assert page.count("svg") == 14
+    # Two interval plots, three histograms, eight curves of RL, reward against KL, and four of the reward model.
+    assert page.count("svg") == 18
     assert page.count("article", "pair") == 200
 
 

@@ -47,6 +47,7 @@ def reward_dirs(tiny_model, tiny_plain_model, tmp_path_factory):
         config = reward_model.RewardModelConfig(
             large_model_reference=str(base),
             reward_model_train_steps=steps,
+            reward_model_max_epochs=0.0,
             reward_model_learning_rate_multiplier=50.0 if dim else 300.0,
             reward_lora_dim=dim,
             batch_size=6,

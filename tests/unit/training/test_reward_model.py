@@ -1,13 +1,15 @@
 import json
+import random
+import shutil
 
 import pytest
 import torch
 from tiny_reward_model import train
 
-from rlhf_tuning.data.importer import read_canonical
-from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.data.importer import read_canonical, sample_canonical
+from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.evaluation.reward_model_accuracy import evaluate_reward_model
-from rlhf_tuning.models.reward_model import load_reward_model
+from rlhf_tuning.models.reward_model import RewardModel, load_reward_model
 from rlhf_tuning.ops import packing
 from rlhf_tuning.training import reward_model
 
@@ -35,19 +37,56 @@ def test_a_reloaded_reward_model_gives_the_same_scores(trained, preferences):
     assert measured["mean_margin"] == pytest.approx(evaluation["mean_margin"], abs=1e-5)
 
 
-def test_the_mean_answer_of_the_base_model_scores_zero(trained, tiny_model):
+def test_the_answers_of_the_base_model_score_zero_on_average_and_spread_by_one_within_a_prompt(
+    trained, preferences, tiny_model
+):
     from rlhf_tuning.generation import generate
     from rlhf_tuning.models import base_model
 
-    folder, _ = trained
-    model = load_reward_model(str(folder / "reward_model"), dtype="float32")
-    prompts = [[{"role": "user", "content": f"Create {number}."}] for number in range(64)]
+    model = load_reward_model(str(trained[0] / "reward_model"), dtype="float32")
+    prompts = [row["prompt"] for row in sample_canonical(preferences / "train.jsonl", most=64, seed=0)]
+    chosen = random.Random(0).sample(prompts, k=8)
     base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
-    answers = generate.generate_answers(base, model.text_format, prompts, temperature=1.0, batch_size=32, seed=5)
-    scores = torch.tensor(model.score(prompts, [answer.text for answer in answers]))
-    uncentred = scores + model.offset
-    assert abs(scores.mean()) < max(3 * scores.std() / 8, 0.05)
-    assert abs(scores.mean()) < abs(uncentred.mean()) or abs(uncentred.mean()) < 0.05
+    asked = [prompt for prompt in chosen for _ in range(2)]
+    answers = generate.generate_answers(base, model.text_format, asked, temperature=1.0, batch_size=64, seed=0)
+    scores = torch.tensor(model.score(asked, [answer.text for answer in answers]))
+    assert abs(model.offset) > 0.1
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-3)
+    assert scores.view(8, 2).var(dim=1).mean().item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_reward_model_saved_before_scores_were_scaled_still_loads(trained, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(trained[0] / "reward_model", folder)
+    new, file = load_reward_model(str(folder), dtype="float32"), folder / "reward_model.json"
+    metadata = json.loads(file.read_text())
+    del metadata["scale"]
+    file.write_text(json.dumps(metadata))
+    old = load_reward_model(str(folder), dtype="float32")
+    prompts, answers = [[{"role": "user", "content": "Create 3."}]] * 2, ["Salt.", "Gulls call all day."]
+    expected = [new.scale * score for score in new.score(prompts, answers)]
+    assert new.scale != 1.0
+    assert old.score(prompts, answers) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_reward_model_that_scores_everything_alike_is_refused(preferences, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(RewardModel, "score", lambda self, prompts, answers, **options: [0.5] * len(answers))
+    with pytest.raises(ModelError, match="one and the same score, to each of 8 prompts: nothing can be learnt"):
+        train(preferences, tiny_model, tmp_path, reward_model_train_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, 38),
+        ({"reward_model_max_epochs": 0.5}, 10),
+        ({"reward_model_max_epochs": 0.0}, 1000),
+        ({"reward_model_train_steps": 20}, 20),
+        ({"held_out": True, "held_out_reward_model_share": 0.25, "reward_model_train_steps": 60}, 20),
+    ],
+)
+def test_steps_end_where_each_preference_was_seen_often_enough(settings, steps):
+    assert reward_model.RewardModelConfig(large_model_reference="x", **settings).steps(1215) == steps
 
 
 def test_full_fine_tuning_learns_and_reloads(preferences, tiny_model, tmp_path):
