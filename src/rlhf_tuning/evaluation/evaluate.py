@@ -7,7 +7,6 @@ held-out human choices; what they say is summed up in `comparison`. KL is estima
 sum over an answer's tokens of log policy - log reference, at the temperature they were sampled at.
 """
 
-import gc
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -151,7 +150,7 @@ def evaluate_policy(
         # Together, so that what the judge loads is loaded once. The choices come first: without them a cap would leave a
         # win rate that nobody can judge.
         verdicts = judge.compare(choices + answers)
-        gc.collect()
+        base_model.release_memory()
         said[judge.name] = verdicts[len(choices) :]
         records.append(
             JudgeRecord(
@@ -277,7 +276,7 @@ def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions
     for number, reference in enumerate((tuned_model_dir, config.large_model_reference), start=1):
         label = f"KL to the base model, pass {number} of 2"
         sums.append(_log_probabilities_by(reference, config, text_format, rows, label))
-        gc.collect()
+        base_model.release_memory()
     return [policy - base for policy, base in zip(*sums, strict=True)]
 
 

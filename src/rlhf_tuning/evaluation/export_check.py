@@ -150,7 +150,7 @@ def check_export(
 
     prompts = prompts_as(large_model_reference)
     policy = PeftModel.from_pretrained(
-        base_model.load_causal_lm(large_model_reference, dtype="auto", on_cpu=True), adapter_dir
+        base_model.load_causal_lm(large_model_reference, dtype="auto", on_cpu=True), adapter_dir, torch_device="cpu"
     )
     trained = token_log_probabilities(policy.get_base_model(), prompts, answers)
     with policy.disable_adapter():

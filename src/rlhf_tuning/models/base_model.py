@@ -3,6 +3,7 @@
 Weights are read from safetensors only and `trust_remote_code` stays off, so that loading a model never runs its code.
 """
 
+import gc
 import logging
 from contextlib import AbstractContextManager
 from functools import cache
@@ -26,6 +27,13 @@ logger = logging.getLogger(__name__)
 def device() -> torch.device:
     """Return the device that models run on: the first CUDA device, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def release_memory() -> None:
+    """Give the memory of models that nobody holds any more back to the machine, so that other processes can have it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def fork_random_numbers() -> AbstractContextManager[None]:

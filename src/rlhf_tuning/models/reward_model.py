@@ -241,7 +241,7 @@ def load_reward_model(directory: str, *, dtype: str = "auto", beside: int = 0) -
     )
     if lora:
         model.score = fresh_head(model)
-        model = PeftModel.from_pretrained(model, directory)
+        model = PeftModel.from_pretrained(model, directory, torch_device="cpu")
     return reward_model_of(
         model.eval(),
         offset=float(metadata["offset"]),
@@ -262,7 +262,8 @@ def share_trunk(policy: Any, directory: str, *, adapter_name: str = "reward") ->
 
     metadata = read_metadata(directory)
     active = policy.active_adapter
-    policy.load_adapter(directory, adapter_name=adapter_name, is_trainable=False)
+    # Read on the CPU and copied to where the layers are: peft would read it on the first GPU, whichever the policy's is.
+    policy.load_adapter(directory, adapter_name=adapter_name, is_trainable=False, torch_device="cpu")
     policy.set_adapter(active)
     saved = load_file(Path(directory) / "adapter_model.safetensors")
     (head,) = (tensor for name, tensor in saved.items() if name.endswith("score.weight"))

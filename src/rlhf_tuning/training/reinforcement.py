@@ -16,7 +16,6 @@ first step; a score, a loss or a gradient that is not finite; a reward that neve
 model.
 """
 
-import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -310,7 +309,7 @@ def train_policy(
     weights = None if lora else sharding.whole_weights(trainer.model)
     trainer.accelerator.free_memory()
     del trainer, watcher, scorer, policy, reference, log
-    gc.collect()
+    base_model.release_memory()
     lanes.let_go()
     if environment.is_main_process():
         _save(model, weights, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
@@ -471,7 +470,7 @@ def _save(
         # In the machine's memory where a GPU has too little.
         on_cpu = base_model.is_too_large(config.large_model_reference, base_model.choose_dtype(config.dtype))
         base = base_model.load_causal_lm(config.large_model_reference, dtype="auto", on_cpu=on_cpu)
-        model = PeftModel.from_pretrained(base, adapter_dir).merge_and_unload()
+        model = PeftModel.from_pretrained(base, adapter_dir, torch_device="cpu").merge_and_unload()
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(model_dir, state_dict=weights)
     tokenizer.save_pretrained(model_dir)

@@ -36,9 +36,11 @@ def test_answers_to_one_prompt_score_as_each_does_alone(packs, trained, monkeypa
     assert bool(packed) == packs
 
 
-def test_a_shared_trunk_scores_like_the_reward_model_alone(trained, tiny_model):
+def test_a_shared_trunk_scores_like_the_reward_model_alone(trained, tiny_model, monkeypatch):
     from peft import LoraConfig, get_peft_model
 
+    # What peft reads an adapter on unless it is told: the first GPU, whichever this process has.
+    monkeypatch.setattr("peft.peft_model.infer_device", pytest.fail)
     directory = str(trained[0] / "reward_model")
     base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
     policy = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
