@@ -167,7 +167,8 @@ def train_policy(
     conversations, watched = over_optimisation.set_aside(
         conversations, watch_prompts=config.watch_prompts, seed=config.seed
     )
-    rows = [{"prompt": text_format.prompt_ids(prompt), "row": row} for row, prompt in enumerate(conversations)]
+    encoded = processes.spread(lambda some: [text_format.prompt_ids(prompt) for prompt in some], conversations)
+    rows = [{"prompt": prompt, "row": row} for row, prompt in enumerate(encoded)]
     # TRL leaves out what does not fill a step, which would be all where there are fewer.
     rows *= math.ceil(config.batch_size / len(rows))
 

@@ -331,10 +331,13 @@ def _text_format(tokenizer: Any, config: RewardModelConfig) -> TextFormat:
 
 
 def _encoded(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
-    return [
-        {f"{name}_ids": text_format.scored_ids(row["prompt"], row[name]) for name in ("chosen", "rejected")}
-        for row in preferences
-    ]
+    def encode(some: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {f"{name}_ids": text_format.scored_ids(row["prompt"], row[name]) for name in ("chosen", "rejected")}
+            for row in some
+        ]
+
+    return processes.spread(encode, preferences)
 
 
 def _keep_trained_weights_in_float32(model: Any) -> None:
