@@ -60,6 +60,8 @@ _REINFORCEMENT_CHARTS = (
     ("answer_tokens", "Answer length, tokens", False),
     ("ended", "Answers that ended by themselves", True),
     ("frac_reward_zero_std", "Prompts whose answers all had one reward", True),
+    ("clip_ratio", "Ratios to the policy that sampled that were clipped", True),
+    ("kl_coeff", "kl_coeff, as it adapts to target_kl", False),
     ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
     ("learning_rate", "Learning rate", False),
 )
