@@ -28,6 +28,11 @@ _PLAIN_MLP = (
     *("bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj"),
     *("mpt", "nemotron", "opt", "phi", "starcoder2", "xglm"),
 )
+#: What configs call the longest text that a model was made for.
+_POSITIONS = (
+    *("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "max_sequence_length"),
+    *("seq_length", "context_length", "max_target_positions"),
+)
 _STORED_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -152,14 +157,30 @@ def read_architecture(reference: str, *, parameter: str = "large_model_reference
             raise ModelError(f"{error}\n{hint}") from None
     elif not (folder / "config.json").is_file():
         raise ModelError(f"{parameter} is {reference!r}, a folder without config.json, or none at all.\n{hint}")
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(**model_source(reference, weights=False), trust_remote_code=False)
+        config = load_config(reference)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(f"{parameter} is {reference!r}, whose config.json cannot be read: {reason}.\n{hint}") from None
     return from_config(config, name=reference, parameter=parameter)
+
+
+def load_config(reference: str) -> Any:
+    """Return the transformers config of a model. Code that comes with it is not run."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(**model_source(reference, weights=False), trust_remote_code=False)
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """Return a language model's settings by a transformers config: under its own names, and those common to all models."""
+    text = config.get_text_config()
+    return {**text.to_dict(), **{new: getattr(text, new) for new in text.attribute_map}}
+
+
+def positions(config: Any) -> int:
+    """Return the longest text that a model was made for, by its transformers config; 0 where there is no limit."""
+    return _size(settings_of(config), *_POSITIONS)
 
 
 def from_config(config: Any, *, name: str, parameter: str = "large_model_reference") -> Architecture:
@@ -169,7 +190,7 @@ def from_config(config: Any, *, name: str, parameter: str = "large_model_referen
         ModelError: If it describes no dense decoder-only transformer.
     """
     text = config.get_text_config()
-    settings = {**text.to_dict(), **{new: getattr(text, new) for new in text.attribute_map}}
+    settings = settings_of(config)
     experts = next((key for key in settings if key.endswith(("num_experts", "local_experts", "routed_experts"))), "")
     if experts and (settings[experts] or 0) > 1:
         raise ModelError(
@@ -196,7 +217,7 @@ def from_config(config: Any, *, name: str, parameter: str = "large_model_referen
         vocabulary=vocabulary,
         tied=bool(settings.get("tie_word_embeddings", True)),
         gated=text.model_type not in _PLAIN_MLP,
-        positions=_size(settings, "max_position_embeddings"),
+        positions=positions(config),
         stored_bytes=_STORED_BYTES.get(stored, 4),
     )
 

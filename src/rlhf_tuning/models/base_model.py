@@ -18,6 +18,7 @@ from rlhf_tuning import environment, limits, machine, step
 from rlhf_tuning.accelerators import LEARNING, MOST_WEIGHTS
 from rlhf_tuning.distributed import sharding
 from rlhf_tuning.errors import ModelError
+from rlhf_tuning.models import architecture
 from rlhf_tuning.models.model_reference import model_source, weight_bytes
 from rlhf_tuning.ops import attention, processor
 
@@ -137,9 +138,8 @@ def check_context(model: Any, *, prompt_sequence_length: int, target_sequence_le
     Raises:
         ParameterError: Naming both lengths and the model's limit.
     """
-    limit = model.config.get_text_config().to_dict().get("max_position_embeddings")
     limits.check_context(
-        limit if isinstance(limit, int) else 0,
+        architecture.positions(model.config),
         prompt_sequence_length=prompt_sequence_length,
         target_sequence_length=target_sequence_length,
     )

@@ -10,6 +10,7 @@ from rlhf_tuning.models.architecture import (
     LLAMA_70B,
     SMOLLM2_135M,
     from_config,
+    positions,
     read_architecture,
 )
 
@@ -40,6 +41,16 @@ def test_the_formula_counts_what_a_model_has(kind):
         model = AutoModelForCausalLM.from_config(config)
     counted = sum(parameter.numel() for parameter in model.parameters())
     assert from_config(config, name=kind).parameters == pytest.approx(counted, rel=0.015)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("gpt2", 1024), ("mpt", 2048), ("llama", 2048), ("gemma3", 131_072), ("mamba", 0), ("rwkv", 1024)],
+)
+def test_positions_are_found_under_whatever_name_a_config_has_them(kind, expected):
+    from transformers import AutoConfig
+
+    assert positions(AutoConfig.for_model(kind)) == expected
 
 
 def test_an_adapter_has_the_weights_that_peft_gives_it(tiny_model):
