@@ -25,7 +25,7 @@ def preprocess_inputs(
         ("warm_start_fingerprint", str),
     ],
 ):
-    """Check that the base models, and the adapter to start from, exist and fit, and fingerprint them.
+    """Check that the base models can be tuned and that the adapter to start from fits, and fingerprint them.
 
     Never cached: the weights behind a path or a hub id may change.
 
@@ -44,14 +44,17 @@ def preprocess_inputs(
         warm_start_adapter: The adapter's folder; empty for none.
         warm_start_fingerprint: Changes when the adapter does.
     """
+    from rlhf_tuning.models.base_model_check import check_base_model
     from rlhf_tuning.models.model_reference import resolve_reference
     from rlhf_tuning.models.warm_start import resolve_adapter
     from rlhf_tuning.step import running_step
 
     with running_step("Preprocess Inputs"):
+        check_base_model(large_model_reference)
         policy = resolve_reference(large_model_reference)
         reward = policy
         if reward_model_reference:
+            check_base_model(reward_model_reference, parameter="reward_model_reference")
             reward = resolve_reference(reward_model_reference, parameter="reward_model_reference")
         adapter = resolve_adapter(
             warm_start_adapter,

@@ -131,3 +131,7 @@ def process_index() -> int:
 def is_main_process() -> bool:
     """Say whether this is the process that writes and speaks."""
     return process_index() == 0
+
+
+# Without torch, transformers would say at every start that models need it; configs and tokenizers do not.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

@@ -5,6 +5,7 @@ RlhfError                  anything this project raises on purpose
 │   ├── ParameterError     a parameter's value cannot be used
 │   ├── DataError          a dataset cannot be used
 │   ├── ModelError         a base model, reward model or registered model cannot be used
+│   │   └── ModelNotAtHandError   nobody here can say whether it can
 │   └── MachineError       the machine has too little of something that the run needs
 └── RunError               the run failed for a reason outside its inputs (disk, memory, a service); exit status 1
 """
@@ -40,6 +41,10 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """A base model, reward model or registered model cannot be used."""
+
+
+class ModelNotAtHandError(ModelError):
+    """A model cannot be looked at from here, so that nothing is known of it: no hub, no rights, no package."""
 
 
 class MachineError(UserError):

@@ -8,9 +8,10 @@ from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data.problems import FILE_CODES
 from rlhf_tuning.data.summary import Finding
-from rlhf_tuning.errors import DataError, ModelError
-from rlhf_tuning.limits import check_limits
-from rlhf_tuning.models.model_reference import problem_with_name, resolve_reference
+from rlhf_tuning.errors import DataError, ModelError, ModelNotAtHandError
+from rlhf_tuning.limits import check_context, check_limits
+from rlhf_tuning.models.architecture import load_config, positions
+from rlhf_tuning.models.base_model_check import check_base_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.reports.data_report import write_data_report
 from rlhf_tuning.step import say
@@ -67,8 +68,6 @@ class ValidationConfig:
             reward_model_max_epochs=self.reward_model_max_epochs,
             max_bad_rows=self.max_bad_rows,
         )
-        if problem := problem_with_name(self.large_model_reference, parameter="large_model_reference"):
-            raise ModelError(problem)
 
 
 def validate_data(
@@ -78,6 +77,7 @@ def validate_data(
     problems_path: str,
     bad_rows_path: str,
     tell: Callable[[str], None] = say,
+    torch: bool = False,
 ) -> DatasetCheck:
     """Check every row, write the report and all problems, and tell what was found.
 
@@ -87,11 +87,14 @@ def validate_data(
         problems_path: Where to write every problem, one JSON object a line.
         bad_rows_path: Where to write the bad rows, as they stand in their files.
         tell: Called with each line that a person should read.
+        torch: As for `check_base_model`; in a run the next step does that.
 
     Raises:
+        ModelError: If the base model cannot be tuned; no row is read then.
         DataError: If a dataset cannot be used; the files are written all the same.
+        ParameterError: If the base model takes no texts that long.
     """
-    unchecked: list[str] = []
+    unchecked = _check_model(config.large_model_reference, torch=torch)
     tunes = bool(config.prompt_dataset and config.preference_dataset)
     training = Training(
         load_text_format=lambda: _text_format(config, unchecked),
@@ -114,7 +117,7 @@ def validate_data(
         problems_path=problems_path,
         bad_rows_path=bad_rows_path,
     )
-    if unchecked:
+    if unchecked and not check.problems:
         check = _with_finding(check, _lengths_not_checked(unchecked[0]))
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts = [("Base model", config.large_model_reference), ("Made", made)]
@@ -133,21 +136,35 @@ def validate_data(
     tell("Rows: " + ", ".join(f"{name} {count:,}" for name, count in check.counts.items()))
     for warning in check.warnings:
         tell(f"Warning: {warning}")
+    if not unchecked:
+        check_context(
+            positions(load_config(config.large_model_reference)),
+            prompt_sequence_length=config.prompt_sequence_length,
+            target_sequence_length=config.target_sequence_length,
+        )
     return check
+
+
+def _check_model(reference: str, *, torch: bool) -> list[str]:
+    """Check the base model, and return why that cannot be done here; nothing where it was."""
+    if not reference:
+        return ["No large_model_reference is given."]
+    try:
+        check_base_model(reference, torch=torch)
+    except ModelNotAtHandError as error:
+        return [str(error)]
+    return []
 
 
 def _text_format(config: ValidationConfig, unchecked: list[str]) -> TextFormat | None:
     """Return what counts tokens as training will; or None, with the reason in `unchecked`."""
-    if not config.large_model_reference:
-        unchecked.append("No large_model_reference is given.")
+    if unchecked:
         return None
     from rlhf_tuning.models.tokenizer import load_tokenizer
 
     try:
-        # Says at once what is not there, where loading would look on the hub again and again.
-        resolve_reference(config.large_model_reference)
         tokenizer = load_tokenizer(config.large_model_reference)
-    except ModelError as error:
+    except ModelError as error:  # of a hub's model that is not wholly at hand
         unchecked.append(str(error))
         return None
     return TextFormat(

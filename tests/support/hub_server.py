@@ -92,6 +92,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             body = file.read_bytes()
             etag = hashlib.sha1(body).hexdigest()
             headers = {"X-Repo-Commit": sha, "ETag": f'"{etag}"', "Content-Type": "application/octet-stream"}
+            if span := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+                hub.asked[-1] += f" {span[0]}"
+                piece = body[int(span[1]) : int(span[2]) + 1]
+                self._send(206, piece, headers | {"Content-Range": f"bytes {span[1]}-{span[2]}/{len(body)}"})
+                return
             self._send(200, body, headers)
 
     return Handler

@@ -85,15 +85,38 @@ def test_lengths_are_counted_in_the_tokens_of_the_base_model(tmp_path: Path, tin
     assert any("longer than target_sequence_length 4 and lose their end" in line for line in told)
 
 
-def test_a_model_that_is_not_there_leaves_lengths_in_characters_and_says_so(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_looked_at_leaves_lengths_in_characters_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    def unreachable(*arguments: object, **settings: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(HfApi, "model_info", unreachable)
     dataset = write(tmp_path / "p.jsonl", [preference(n) for n in range(30)])
-    missing = str(tmp_path / "no-model")
-    check, told = validate(tmp_path, preference_dataset=dataset, large_model_reference=missing)
+    check, told = validate(tmp_path, preference_dataset=dataset, large_model_reference="palms/no-model")
     assert {entry.unit for entry in check.summary.datasets[0].lengths} == {"characters"}
     assert any(line.startswith("Warning: Lengths were not checked") and "no-model" in line for line in told)
     assert check.summary.findings[-1].code == "lengths_not_checked"
     assert check.warnings[-1] == check.summary.findings[-1].message
     assert "no-model" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_model_that_cannot_be_tuned_is_refused_before_any_row_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no-model.*there is no such folder"):
+        validate(tmp_path, preference_dataset="none.jsonl", large_model_reference=str(tmp_path / "no-model"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_longer_than_the_model_s_positions_are_refused_once_the_data_is_checked(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    dataset = write(tmp_path / "p.jsonl", [preference(n) for n in range(30)])
+    lengths = {"prompt_sequence_length": 1000, "target_sequence_length": 24}
+    with pytest.raises(ParameterError, match="more than the 1024 positions of the base model"):
+        validate(tmp_path, preference_dataset=dataset, large_model_reference=str(tiny_model), **lengths)
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_without_a_model_the_lengths_that_were_not_checked_are_a_warning_that_counts(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rlhf_pipelines.targets import machines
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import PRICE_PER_HOUR
 from rlhf_tuning.models.architecture import Architecture
+from rlhf_tuning.models.base_model_check import check_models_at_hand
 from rlhf_tuning.parameters import Value
 from rlhf_tuning.planning.expectation import measure_here, read_bases
 from rlhf_tuning.planning.forecast import (
@@ -53,10 +54,11 @@ def plan_run(
 
     Raises:
         ParameterError: If there is no such machine, or a number makes no sense.
-        ModelError: If the base model's shape cannot be known.
+        ModelError: If the base model cannot be tuned, or its shape cannot be known.
     """
     if price_per_hour is not None and not PRICE_PER_HOUR.allows(price_per_hour):
         raise ParameterError(f"--price-per-hour is {price_per_hour}; it must be a number, {PRICE_PER_HOUR}.")
+    check_models_at_hand(values, whole=False)
     plan = replace(Plan.of(values), prompt_tokens=mean_prompt_tokens, answer_tokens=mean_answer_tokens)
     model, reward_base = read_bases(values)
     hardware = _hardware(machine, plan, model, str(values["dtype"]))

@@ -10,6 +10,7 @@ from rlhf_pipelines.backends.backend import BACKENDS, Backend, Connection, Submi
 from rlhf_pipelines.cli.command_line import add_image, add_parameters, add_pipeline, add_values_file, given_values
 from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.models.base_model_check import check_models_at_hand
 from rlhf_tuning.parameters import PARAMETERS
 
 #: Parameters of the Vertex job that say where and how a job runs: they are the job's, and the pipeline's if it has them.
@@ -145,11 +146,13 @@ def submission_of(options: argparse.Namespace) -> tuple[str, Backend, Submission
 
 
 def refuse_problems(backend: Backend, submission: Submission) -> None:
-    """Ask the backend what stands against a submission.
+    """Ask the backend what stands against a submission, and look at the base models that are here.
 
     Raises:
         ParameterError: Listing every problem.
+        ModelError: If a base model cannot be tuned.
     """
+    check_models_at_hand(submission.values)
     problems = backend.problems(submission)
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)

@@ -16,6 +16,7 @@ def validate_here(values: Mapping[str, Value], output_dir: Path) -> int:
 
     Raises:
         ParameterError: If the folder cannot be made.
+        ModelError: If the base model cannot be tuned.
         DataError: If a dataset cannot be used; the files are written all the same.
     """
     from rlhf_tuning.validation import ValidationConfig, validate_data
@@ -35,6 +36,7 @@ def validate_here(values: Mapping[str, Value], output_dir: Path) -> int:
         problems_path=str(output_dir / "problems.jsonl"),
         bad_rows_path=str(output_dir / "bad_rows.jsonl"),
         tell=print,
+        torch=True,
     )
     warnings = len(check.warnings)
     print(

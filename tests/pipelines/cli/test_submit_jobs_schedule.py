@@ -87,6 +87,13 @@ def test_every_problem_is_listed_and_nothing_is_submitted(values, capsys, monkey
     assert "  - the bucket is in europe\n  - the label is wrong" in shown
 
 
+def test_a_base_model_that_is_here_and_cannot_be_tuned_is_refused(values, capsys, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert rlhf.main(["submit", *values, *VERTEX, "--large-model-reference", str(tmp_path)]) == 2
+    assert Recording.last.submissions == []
+    assert "It is an adapter alone" in capsys.readouterr().err
+
+
 def test_wrong_parameters_end_before_any_backend_is_asked(capsys, values):
     del_attr = Recording.__dict__.get("last")
     assert rlhf.main(["submit", *values, *VERTEX, "--kl-coeff", "nan", "--batch-size", "0"]) == 2

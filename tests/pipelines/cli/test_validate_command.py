@@ -60,8 +60,8 @@ def test_values_of_a_run_that_it_would_refuse_are_refused_here_too_and_all_are_l
     assert not (tmp_path / "out").exists()
 
 
-def test_the_embedded_sample_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--large-model-reference", str(tmp_path / "none"), "--output-dir", str(tmp_path / "out")]
+def test_the_embedded_sample_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model: Path) -> None:
+    flags = ["--large-model-reference", str(tiny_model), "--output-dir", str(tmp_path / "out")]
     assert rlhf.main(["validate", "--sample", *flags]) == 0
     assert "preference_dataset 1," in capsys.readouterr().out
 

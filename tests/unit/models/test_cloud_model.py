@@ -11,6 +11,7 @@ from rlhf_tuning.errors import MachineError, ModelError
 from rlhf_tuning.models import cloud_model
 from rlhf_tuning.models.architecture import read_architecture
 from rlhf_tuning.models.base_model import load_causal_lm
+from rlhf_tuning.models.base_model_check import check_base_model
 from rlhf_tuning.models.model_reference import resolve_reference
 from rlhf_tuning.models.tokenizer import load_tokenizer
 
@@ -106,17 +107,25 @@ def test_a_disk_without_room_is_found_out_before_anything_is_copied(stored, monk
         ("gs://bucket/models/none", "large_model_reference is 'gs://bucket/models/none', but there is no such folder"),
         ("gs://none/model", "large_model_reference: gs://none/model cannot be read: there is no such bucket or object"),
         ("gs://_/model", "large_model_reference: gs://_/model cannot be read: "),
-        ("gs://bucket/models/tiny-2", r"a folder without \*\.safetensors weights"),
-        ("gs://bucket/models", "a folder without config.json"),
+        ("gs://bucket/models/tiny-2", r"no \*\.safetensors weights"),
+        ("gs://bucket/models", r"a folder without config\.json"),
     ],
 )
 def test_what_is_no_model_is_refused_in_words(stored, reference, message):
     stored.put("models/readme.txt", b"")
     with pytest.raises(ModelError, match=message):
-        resolve_reference(reference)
+        check_base_model(reference)
     if "such" in message:
         with pytest.raises(ModelError, match=r"There is no folder|cannot be read"):
             load_tokenizer(reference)
+
+
+def test_a_model_is_checked_without_being_fetched(stored, tiny_model, tmp_path):
+    check_base_model(MODEL)
+    assert not list(copy_of(tmp_path).glob("*.safetensors"))
+    stored.put("models/tiny/model.safetensors", (tiny_model / "model.safetensors").read_bytes()[:-1])
+    with pytest.raises(ModelError, match=r"model\.safetensors is cut short"):
+        check_base_model(MODEL)
 
 
 def test_a_folder_that_the_mount_does_not_show_is_asked_for(stored, tmp_path, monkeypatch):

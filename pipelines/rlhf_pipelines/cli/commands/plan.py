@@ -13,8 +13,8 @@ def add(commands: Commands) -> None:
         "plan",
         "forecast memory, hours and cost of a run",
         _plan,
-        "Forecast what a run takes, before it is paid for: memory at its peak, time of a step, hours. Only the base\n"
-        "model's config.json is read; Llama 3.2 1B, Llama 3.1 8B and 70B and SmolLM2 135M are known without it.\n\n"
+        "Forecast what a run takes, before it is paid for: memory at its peak, time of a step, hours. Of the base model\n"
+        "config.json is enough; Llama 3.2 1B, Llama 3.1 8B and 70B and SmolLM2 135M are known without it.\n\n"
         "examples:\n"
         "  rlhf plan --sample\n"
         "  rlhf plan --large-model-reference meta-llama/Llama-3.1-8B-Instruct --machine a100-80gb-x8 --price-per-hour 40\n"

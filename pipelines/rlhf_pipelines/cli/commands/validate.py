@@ -14,8 +14,8 @@ def add(commands: Commands) -> None:
         "validate",
         "check datasets, row by row, and report what is in them",
         _validate,
-        "Check every row of the datasets of a run, and write a report to look at, before anything is spent. Needs no GPU\n"
-        "and no cloud beyond reading the data. Exit status: 0 the data can be used, 2 it cannot.\n\n"
+        "Check every row of the datasets of a run, and its base model, and write a report to look at, before anything is\n"
+        "spent. Needs no GPU and no cloud beyond reading them. Exit status: 0 they can be used, 2 they cannot.\n\n"
         "examples:\n"
         "  rlhf validate --preference-dataset prefs.jsonl --prompt-dataset 'gs://bucket/prompts/*.jsonl'\n"
         "  rlhf validate --parameter-values values.json --output-dir report",
