@@ -33,6 +33,10 @@ def load_tokenizer(reference: str) -> Any:
     return tokenizer
 
 
+#: What is in the names of tokens that nothing uses.
+_SET_ASIDE = ("pad", "reserved", "unused")
+
+
 def _pad_token(tokenizer: Any) -> str:
     """Return a token for padding that is not the end of an answer.
 
@@ -44,6 +48,10 @@ def _pad_token(tokenizer: Any) -> str:
     for token in (tokenizer.unk_token, *tokenizer.all_special_tokens, tokenizer.bos_token):
         if token is not None and token not in (tokenizer.eos_token, tokenizer.bos_token):
             return str(token)
+    # Llama 3 has neither, but tokens set aside for uses like this one.
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special and any(word in token.content for word in _SET_ASIDE):
+            return str(token.content)
     if tokenizer.bos_token is not None and tokenizer.bos_token_id != tokenizer.eos_token_id:
         return str(tokenizer.bos_token)
     # A tokenizer with a single special token. Once saved it calls the ordinary token that pads special too, and leaves it

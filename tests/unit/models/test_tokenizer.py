@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -63,3 +64,18 @@ def test_a_tokenizer_that_cannot_end_a_sequence_is_refused(tiny_model, tmp_path)
 def test_a_folder_without_a_tokenizer_gets_one_message(tmp_path):
     with pytest.raises(ModelError, match="Cannot load the tokenizer"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_token_set_aside_pads_where_there_is_no_other_but_the_one_that_begins_texts(tiny_model, tmp_path):
+    """Llama 3 has neither a pad token nor an unknown one."""
+    from transformers import AddedToken, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens([AddedToken(f"<|reserved_special_token_{n}|>", special=True) for n in range(2)])
+    tokenizer.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    for name in ("extra_special_tokens", "pad_token"):
+        settings.pop(name)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token == "<|reserved_special_token_0|>"
