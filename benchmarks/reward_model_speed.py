@@ -119,11 +119,12 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import TrainerCallback
+    from transformers import AutoModelForSequenceClassification, TrainerCallback
     from trl import RewardConfig, RewardTrainer
 
     from rlhf_tuning.data.importer import read_canonical
     from rlhf_tuning.models import base_model
+    from rlhf_tuning.models.model_reference import model_source
     from rlhf_tuning.models.text_format import TextFormat
     from rlhf_tuning.models.tokenizer import load_tokenizer
 
@@ -145,7 +146,9 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
     ]
     dtype = getattr(torch, arguments.dtype)
     # The faster attention here, as this project has it.
-    model = base_model.load_sequence_classifier(arguments.model, dtype=dtype)
+    settings = {"dtype": dtype, "attn_implementation": base_model._attention(dtype)}
+    path = model_source(arguments.model)["pretrained_model_name_or_path"]
+    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **settings)
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:
         trainer = RewardTrainer(

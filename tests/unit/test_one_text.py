@@ -11,7 +11,7 @@ import rlhf_tuning
 from rlhf_tuning import registry
 from rlhf_tuning.evaluation import evaluate
 from rlhf_tuning.generation import generate, rollout
-from rlhf_tuning.models import base_model, reward_model, text_format
+from rlhf_tuning.models import reward_model, text_format
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.training import reinforcement
@@ -165,14 +165,15 @@ def test_a_served_model_puts_the_instruction_where_the_importer_put_it(tmp_path,
 
 
 def test_the_score_is_read_at_the_last_real_token_whichever_side_is_padded(reward_dir, expected):
-    """RewardTrainer pads on the right and finds the last token by the padding token; scoring pads on the left."""
+    """transformers' own classifier, with the adapter that was saved, finds the last token by the padding token."""
     directory, _ = reward_dir
     ours = reward_model.load_reward_model(directory, dtype="float32")
     rows = [expected[1], ours.text_format.scored_ids(PROMPT, "No.")]
     from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
 
-    metadata = reward_model.read_metadata(directory)
-    classifier = base_model.load_sequence_classifier(metadata["base_model"], dtype=torch.float32)
+    base = reward_model.read_metadata(directory)["base_model"]
+    classifier = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
     classifier.config.pad_token_id = ours.text_format.tokenizer.pad_token_id
     classifier = PeftModel.from_pretrained(classifier, directory).eval()
     longest = max(map(len, rows))

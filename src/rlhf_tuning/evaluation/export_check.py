@@ -10,17 +10,14 @@ much arrived, which sees a fault of the merge also where little was learnt, in t
 """
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from rlhf_tuning import step
-from rlhf_tuning.distributed import sharding
 from rlhf_tuning.errors import RunError
 from rlhf_tuning.evaluation.gate import Condition
 from rlhf_tuning.generation.inference import read_predictions
@@ -28,6 +25,7 @@ from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops.log_probabilities import log_probabilities, pack
+from rlhf_tuning.ops.precision import in_float32
 
 #: Answers that are compared: some hundred tokens tell.
 ANSWERS = 16
@@ -218,57 +216,10 @@ def token_log_probabilities(
     """
     device = base_model.device()
     found = []
-    with _in_float32(model.eval(), device):
+    with in_float32(model.eval(), device):
         for start in range(0, len(answers), _TOGETHER):
             rows = slice(start, start + _TOGETHER)
             packed = pack(prompts[rows], answers[rows], device=device, share=False)
             logs = log_probabilities(model, packed, temperature=1.0)[0].double().cpu()
             found += [row[: len(answer)] for row, answer in zip(logs, answers[rows], strict=True)]
     return torch.cat(found)
-
-
-@contextmanager
-def _in_float32(model: Any, device: torch.device) -> Iterator[None]:
-    """Let a model compute in float32 on a device, a layer at a time, from weights that stay as and where they are.
-
-    So nothing is rounded but what was rounded when it was saved, and a GPU needs room for one layer.
-    """
-    layers = sharding.layers(model)
-    inside = {id(part) for layer in layers for part in _parts(layer)}
-    beside = [part for part in _parts(model) if id(part) not in inside]
-    handles = []
-    kept = _placed(beside, device)
-    for layer in layers:
-        held: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-        def before(layer: nn.Module, _: object, held: list[Any] = held) -> None:
-            held += _placed(_parts(layer), device)
-
-        def after(layer: nn.Module, _: object, __: object, held: list[Any] = held) -> None:
-            _put_back(held)
-
-        handles += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        _put_back(kept)
-
-
-def _parts(module: nn.Module) -> list[torch.Tensor]:
-    return [*module.parameters(), *module.buffers()]
-
-
-def _placed(parts: Sequence[torch.Tensor], device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Move tensors, in float32 where they are of a smaller float; return each with what it held."""
-    held = [(part, part.data) for part in parts]
-    for part, data in held:
-        part.data = data.to(device, torch.float32 if data.dtype in (torch.bfloat16, torch.float16) else data.dtype)
-    return held
-
-
-def _put_back(held: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    for part, data in held:
-        part.data = data
-    held.clear()

@@ -87,7 +87,7 @@ def generate_answers(
         torch.manual_seed(seed)
         longest = max(map(len, prompts), default=0) + text_format.target_sequence_length
         compute = sharding.products(inner)
-        if prompts and rollout.chosen_engine(rollout_engine, inner, compute, prompts[0], longest=longest) == "lean":
+        if prompts and rollout.chosen_engine(rollout_engine, inner, compute, prompts, longest=longest) == "lean":
             fast: AbstractContextManager[None] = rollout.prepared(inner, compute)
             sample = partial(rollout.sample, inner)
         else:

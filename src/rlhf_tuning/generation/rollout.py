@@ -28,8 +28,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from rlhf_tuning import step
 from rlhf_tuning.distributed import sharding
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.ops import lanes, linear, processor
-from rlhf_tuning.ops.packing import window
+from rlhf_tuning.ops import lanes, linear, packing, processor
+from rlhf_tuning.ops.precision import in_float32
 
 #: Answers decoded together. A CPU gains nothing from more; a GPU does, and has less memory.
 ROWS_TOGETHER = {"cpu": 64, "cuda": 1024}
@@ -41,6 +41,15 @@ _ENOUGH_ROWS = 32
 _BLOCK = 128
 
 _ATTENTION = "rlhf_rollout"
+
+#: What `works` is tried on: prompts, and tokens of each and of its answer.
+_TRIED_PROMPTS, _TRIED_TOKENS, _TRIED_STEPS = 4, 32, 8
+
+#: How many times farther from float32 than the model's own its logits may be here, in nats: twice as far, squared.
+_AS_ROUNDED = 4.0
+
+#: Nats a token that rounding may do where there is no more precise number to compare with.
+_SAME_KL = {torch.float32: 1e-6, torch.bfloat16: 5e-3, torch.float16: 5e-3}
 
 #: Whether it `works` with a model in a precision, so that nothing is tried twice.
 _tried: WeakKeyDictionary[nn.Module, dict[torch.dtype, bool]] = WeakKeyDictionary()
@@ -167,50 +176,72 @@ def choose(logits: torch.Tensor, temperature: float, chance: torch.Tensor | None
 
 
 @torch.no_grad()
-def works(model: Any, compute: torch.dtype, prompt: Sequence[int]) -> bool:
-    """Say whether a `prepared` model gives the logits that it gives by itself.
+def works(model: Any, compute: torch.dtype, prompts: Sequence[Sequence[int]]) -> bool:
+    """Say whether a `prepared` model gives the logits that it gives by itself, on its likeliest answers.
+
+    They must be about as near to those of the model in float32 as its own are in the precision at work; where a model is
+    divided over processes, near to its own.
 
     Args:
         model: A causal language model of transformers, not wrapped in anything.
         compute: Of matrix products.
-        prompt: Some tokens.
+        prompts: As tokens.
     """
+    if not packing.attends_alone(model.base_model):
+        return False
     device = next(model.parameters()).device
     training = model.training
-    prompt = list(prompt[-24:])
-    # Of unequal length, one of them twice; each goes on with tokens of its own.
-    prompts = [prompt, prompt, prompt[:1] + prompt[-4:]]
-    going_on = [[*prompt[:3], *prompt[-2:]], prompt[-5:], prompt[-5:][::-1]]
-    steps = min(map(len, going_on))
+    # Of unequal length, one of them twice.
+    some = [list(prompt[-_TRIED_TOKENS:]) for prompt in prompts[:_TRIED_PROMPTS]]
+    some = [some[0], *some, some[0][-5:]]
+    answers: list[torch.Tensor] = []
     try:
         with prepared(model, compute):
-            decoder = _Decoder(model, prompts, steps)
+            decoder = _Decoder(model, some, _TRIED_STEPS)
             found = [decoder.logits]
-            for place in range(steps - 1):
-                found.append(decoder.step(torch.tensor([tokens[place] for tokens in going_on], device=device)))
+            for _ in range(_TRIED_STEPS - 1):
+                answers.append(found[-1].argmax(dim=-1))
+                found.append(decoder.step(answers[-1]))
             decoder.keep(torch.tensor([0, 2], device=device))
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError, NotImplementedError):
         return False
-    differences = []  # KL, in nats a token
+    rows = [[*start, *(int(tokens[row]) for tokens in answers)] for row, start in enumerate(some)]
+
+    def own() -> torch.Tensor:
+        """Return the model's own logits, (answers, steps, vocabulary)."""
+        with_prompt = (model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0] for row in rows)
+        return torch.stack([logits[-_TRIED_STEPS:] for logits in with_prompt])
+
     model.eval()
     with torch.autocast(device.type, dtype=compute, enabled=compute != torch.float32):
-        for row, start in enumerate(prompts):
-            ids = torch.tensor([[*start, *going_on[row][: steps - 1]]], device=device)
-            expected = model(input_ids=ids, use_cache=False).logits[0, len(start) - 1 :].float().log_softmax(-1)
-            got = torch.stack([logits[row] for logits in found]).float().log_softmax(-1)
-            differences.append((expected.exp() * (expected - got)).sum(dim=-1).mean())
+        plain = own()
+    lean = torch.stack(found, dim=1)
+    if compute == torch.float32 or sharding.has_shards(model):
+        good = _kl(plain, lean) <= _SAME_KL[compute]
+    else:
+        with in_float32(model, device):
+            truth = own()
+        good = _kl(truth, lean) <= _AS_ROUNDED * _kl(truth, plain)
     model.train(training)
-    return bool(torch.stack(differences).max() < (1e-4 if compute == torch.float32 else 0.05))
+    return bool(good)
 
 
-def chosen_engine(engine: str, model: Any, compute: torch.dtype, prompt: Sequence[int], *, longest: int) -> str:
+def _kl(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """Return the KL between distributions in nats a token, of the answer in which it is largest."""
+    expected, found = expected.double().log_softmax(dim=-1), found.double().log_softmax(dim=-1)
+    return (expected.exp() * (expected - found)).sum(dim=-1).mean(dim=1).max()
+
+
+def chosen_engine(
+    engine: str, model: Any, compute: torch.dtype, prompts: Sequence[Sequence[int]], *, longest: int
+) -> str:
     """Return `lean` or `transformers`: the parameter `rollout_engine`, whose `auto` is `lean` where that `works`.
 
     Args:
         engine: `auto`, `lean` or `transformers`.
         model: A causal language model of transformers, not wrapped in anything.
         compute: Of matrix products.
-        prompt: Some tokens.
+        prompts: As tokens; some of them are tried.
         longest: Tokens of the longest prompt and answer together that will come.
 
     Raises:
@@ -218,10 +249,10 @@ def chosen_engine(engine: str, model: Any, compute: torch.dtype, prompt: Sequenc
     """
     if engine == "transformers":
         return engine
-    if longest <= window(model):
+    if longest <= packing.window(model):
         tried = _tried.setdefault(model, {})
         if compute not in tried:
-            tried[compute] = works(model, compute, prompt)
+            tried[compute] = works(model, compute, prompts)
         if tried[compute]:
             return "lean"
     if engine == "lean":

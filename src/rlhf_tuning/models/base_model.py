@@ -5,6 +5,7 @@ Weights are read from safetensors only and `trust_remote_code` stays off, so tha
 
 import gc
 import logging
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from rlhf_tuning import environment, limits, machine, step
@@ -21,13 +22,11 @@ from rlhf_tuning.distributed import sharding
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models import architecture
 from rlhf_tuning.models.model_reference import model_source, weight_bytes
+from rlhf_tuning.models.scoring_model import name_trunk, scoring_model
 from rlhf_tuning.models.stored_weights import misfit
 from rlhf_tuning.ops import attention, processor
 
 logger = logging.getLogger(__name__)
-
-#: The one part of a model that its weights may lack: it is learnt.
-_SCORE_HEAD = "score."
 
 
 def device() -> torch.device:
@@ -69,9 +68,12 @@ def _say_slow() -> None:
     step.say("Warning: dtype is bfloat16, which is several times slower than float32 on this processor. auto is not.")
 
 
-def _attention(dtype: torch.dtype | str) -> str:
-    """Return transformers' attention to use: torch's fused one is the slower one for bfloat16 training on a CPU."""
-    return "eager" if dtype == torch.bfloat16 and not torch.cuda.is_available() else "sdpa"
+def _attention(dtype: torch.dtype | str) -> str | None:
+    """Return transformers' attention to use; None for torch's fused one where a model has it, else the model's own.
+
+    For bfloat16 training on a CPU the fused one is the slower one.
+    """
+    return "eager" if dtype == torch.bfloat16 and not torch.cuda.is_available() else None
 
 
 def load_causal_lm(
@@ -97,11 +99,11 @@ def load_causal_lm(
         ModelError: If the weights cannot be loaded.
     """
     if on_cpu:
-        return _load_whole(AutoModelForCausalLM, reference, dtype=dtype)
-    return _load(AutoModelForCausalLM, reference, dtype=dtype, shard=shard, beside=beside, compute=compute)
+        return _load_whole(reference, dtype=dtype)
+    return _load(reference, dtype=dtype, shard=shard, beside=beside, compute=compute)
 
 
-def load_sequence_classifier(
+def load_scoring_model(
     reference: str,
     *,
     dtype: torch.dtype,
@@ -109,7 +111,7 @@ def load_sequence_classifier(
     beside: int = 0,
     compute: torch.dtype | None = None,
 ) -> Any:
-    """Load a model as a sequence classifier with one output. A head that the weights lack starts random.
+    """Load a causal language model's trunk with a score head, which starts random, see `scoring_model`.
 
     Args:
         reference: The model.
@@ -119,15 +121,7 @@ def load_sequence_classifier(
     Raises:
         ModelError: If the weights cannot be loaded.
     """
-    return _load(
-        AutoModelForSequenceClassification,
-        reference,
-        dtype=dtype,
-        shard=shard,
-        beside=beside,
-        compute=compute,
-        num_labels=1,
-    )
+    return _load(reference, dtype=dtype, shard=shard, beside=beside, compute=compute, scores=True)
 
 
 def causal_lm(model: Any) -> Any:
@@ -251,48 +245,49 @@ def gpu_memory() -> int | None:
 def _weight_counts(reference: str) -> tuple[int, list[int]]:
     """Return how many weights a model has, and each of its layers; none where it cannot be read: loading says why."""
     try:
-        model = _without_weights(AutoModelForCausalLM, reference)
+        model = _without_weights(reference)
     except (OSError, ValueError, KeyError):
         return 0, []
     layers = [sum(weight.numel() for weight in layer.parameters()) for layer in sharding.layers(model)]
     return sum(weight.numel() for weight in model.parameters()), layers
 
 
-def _without_weights(kind: Any, reference: str, *, dtype: torch.dtype | None = None, **options: Any) -> Any:
+def _without_weights(reference: str, *, dtype: torch.dtype | None = None, scores: bool = False) -> Any:
     """Return a model on the meta device."""
-    config = AutoConfig.from_pretrained(**model_source(reference, weights=False), trust_remote_code=False, **options)
+    config = AutoConfig.from_pretrained(**model_source(reference, weights=False), trust_remote_code=False)
     settings = {} if dtype is None else {"dtype": dtype, "attn_implementation": _attention(dtype)}
     with torch.device("meta"):
-        return kind.from_config(config, trust_remote_code=False, **settings)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
+        name_trunk(model)
+        return scoring_model(model) if scores else model
 
 
 def _load(
-    kind: Any,
     reference: str,
     *,
     dtype: torch.dtype | str,
     shard: bool,
     beside: int,
     compute: torch.dtype | None,
-    **options: Any,
+    scores: bool = False,
 ) -> Any:
     if shard and isinstance(dtype, torch.dtype) and is_too_large(reference, dtype, beside=beside):
         return sharding.load_sharded(
-            lambda: _load_whole(kind, reference, dtype=dtype, **options),
-            lambda: _without_weights(kind, reference, dtype=dtype, **options),
+            lambda: _load_whole(reference, dtype=dtype, scores=scores),
+            lambda: _without_weights(reference, dtype=dtype, scores=scores),
             device(),
             compute=compute,
         )
-    return _load_whole(kind, reference, dtype=dtype, **options).to(device())
+    return _load_whole(reference, dtype=dtype, scores=scores).to(device())
 
 
-def _load_whole(kind: Any, reference: str, *, dtype: torch.dtype | str, **options: Any) -> Any:
+def _load_whole(reference: str, *, dtype: torch.dtype | str, scores: bool = False) -> Any:
     source = model_source(reference)
-    # A score head that is not in the weights yet is expected, and a progress bar in a log file is a flood of lines.
+    # A progress bar in a log file is a flood of lines.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model, told = kind.from_pretrained(
+        model, told = AutoModelForCausalLM.from_pretrained(
             **source,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told like those that are missing
@@ -300,13 +295,21 @@ def _load_whole(kind: Any, reference: str, *, dtype: torch.dtype | str, **option
             attn_implementation=_attention(dtype),
             use_safetensors=True,
             trust_remote_code=False,
-            **options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"Cannot load the model {reference!r}: {error}") from error
-    needed = (name for name, _ in model.named_parameters() if not name.startswith(_SCORE_HEAD))
-    if problem := misfit(needed, told):
+    if problem := misfit(_needed(model, scores=scores), told):
         raise ModelError(f"Cannot load the model {reference!r}: {problem}")
+    name_trunk(model)
     if _attention(dtype) == "eager":
         attention.quicken(model)
-    return model
+    return scoring_model(model) if scores else model
+
+
+def _needed(model: Any, *, scores: bool) -> Iterator[str]:
+    """Yield the names of the weights that must be stored: all, but for an output head that is taken off."""
+    output = model.get_output_embeddings() if scores else None
+    spare = {id(weight) for weight in output.parameters()} if output is not None else set()
+    for name, weight in model.named_parameters():
+        if id(weight) not in spare or weight is model.get_input_embeddings().weight:
+            yield name

@@ -19,24 +19,15 @@ from rlhf_tuning import step
 from rlhf_tuning.distributed import sharding
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models import base_model
+from rlhf_tuning.models.scoring_model import load_head
 from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, linear, packing
-from rlhf_tuning.ops.padding import left_padded
 
 #: Beside the weights a saved reward model has its measurement, and the score of every answer that it was measured on.
 EVALUATION = "evaluation.json"
 SCORES = "scores.json"
 _METADATA = "reward_model.json"
-
-
-class ScoreHead(nn.Linear):
-    """A score head that works in float32 whatever the precision around it; (..., d) to (..., 1)."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the score at every position."""
-        with torch.autocast(input.device.type, enabled=False):
-            return nn.functional.linear(input.float(), self.weight.float())
 
 
 class RewardModel:
@@ -114,7 +105,9 @@ class RewardModel:
 
         def score(batch: Sequence[Sequence[int]]) -> list[float]:
             hidden = self._last_hidden([[rows[row] for row in group] for group in batch])
-            values = (nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset) / self.scale  # (batch,)
+            # In bfloat16 different answers would often have the very same score.
+            with torch.autocast(hidden.device.type, enabled=False):
+                values = (nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset) / self.scale  # (batch,)
             found: list[float] = values.tolist()
             return found
 
@@ -134,28 +127,27 @@ class RewardModel:
         self, rows: Sequence[Sequence[int]], groups: Sequence[Sequence[int]], *, most: int
     ) -> list[Sequence[int]]:
         """Cut groups into such of `most` rows, or into single rows where this model cannot pack."""
-        several = [group for group in groups if len(group) > 1]
-        fits = max(map(len, rows), default=0) <= packing.window(self._trunk)
+        several = [[rows[row] for row in group[:most]] for group in groups if len(group) > 1]
+        longest = max(map(len, rows), default=0)
+        fits = longest <= packing.window(self._trunk)
         if several and fits and self._packs is None:
-            longest = max(several, key=lambda group: packing.packed_length([rows[row] for row in group]))
             with self._active(), _adapter_precision(self._trunk):
-                self._packs = packing.packing_is_exact(self._trunk, [rows[row] for row in longest[:most]])
+                self._packs = packing.is_exact(self._trunk, packing.telling(several), longest=longest)
         size = most if fits and self._packs else 1
         return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
     def _last_hidden(self, groups: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
         """Return the hidden state at the last token of every sequence, (sequences, d)."""
-        device = self._head.device
         if all(len(group) == 1 for group in groups):
-            # Padding on the left puts every last token in the last column, and real positions are counted by the mask.
-            pad_id = self.text_format.tokenizer.pad_token_id
-            inputs = left_padded([group[0] for group in groups], pad_id, device)
-            positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-            hidden: torch.Tensor = self._trunk(**inputs, position_ids=positions, use_cache=False).last_hidden_state
-            return hidden[:, -1]
-        packed = packing.pack([packing.share_beginning(group) for group in groups])
+            packed = packing.pack([([], group) for group in groups])
+        else:
+            packed = packing.pack([packing.share_beginning(group) for group in groups])
         tensors = (packed.input_ids, packed.position_ids, packed.visible, packed.answers)
-        return packing.last_hidden(self._trunk, *(tensor.to(device) for tensor in tensors))
+        device = self._head.device
+        return packing.last_hidden(
+            self._trunk,
+            *(None if tensor is None else tensor.to(device) for tensor in tensors),  # type: ignore[arg-type]
+        )
 
 
 def _adapter_precision(trunk: Any) -> Any:
@@ -190,27 +182,19 @@ def adapter_active(model: Any, name: str) -> Iterator[None]:
         model.train(training)
 
 
-def fresh_head(model: Any) -> ScoreHead:
-    """Return a score head for a sequence classifier, with small random weights."""
-    size = model.score.weight.shape[1]
-    head = ScoreHead(size, 1, bias=False)
-    nn.init.normal_(head.weight, std=1 / math.sqrt(size + 1))
-    return head.to(model.score.weight.device)
-
-
 def reward_model_of(model: Any, *, offset: float = 0.0, scale: float = 1.0, text_format: TextFormat) -> RewardModel:
-    """Return what scores with a sequence classifier, which may be adapted."""
+    """Return what scores with a scoring model, which may be adapted."""
     from peft import PeftModel
 
     if isinstance(model, PeftModel):
         linear.quicken(model)
-        classifier = model.get_base_model()
-        weight = classifier.score.modules_to_save["default"].weight
+        inner = model.get_base_model()
+        weight = inner.score.modules_to_save["default"].weight
     else:
-        classifier = model
-        weight = classifier.score.weight
+        inner = model
+        weight = inner.score.weight
     return RewardModel(
-        classifier.base_model,
+        inner.base_model,
         weight.detach(),
         offset=offset,
         scale=scale,
@@ -236,12 +220,13 @@ def load_reward_model(directory: str, *, dtype: str = "auto", beside: int = 0) -
     lora = int(metadata["reward_lora_dim"]) > 0
     source = str(metadata["base_model"]) if lora else directory
     compute = base_model.choose_dtype(dtype)
-    model = base_model.load_sequence_classifier(
+    model = base_model.load_scoring_model(
         source, dtype=compute if lora else torch.float32, shard=True, beside=beside, compute=compute
     )
     if lora:
-        model.score = fresh_head(model)
         model = PeftModel.from_pretrained(model, directory, torch_device="cpu")
+    else:
+        load_head(model, directory)
     return reward_model_of(
         model.eval(),
         offset=float(metadata["offset"]),

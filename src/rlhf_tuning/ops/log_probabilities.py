@@ -7,16 +7,19 @@ answer is predicted and nowhere else: by TRL's function, which never holds the l
 out anew in the backward pass; on a CPU, where that is slow, a few positions at a time by `_HeadOnCpu`, which keeps their
 probabilities for the backward pass.
 
-`packing_works` compares both layouts on the model at hand. Where they differ (linear attention, ALiBi, a sliding window
-shorter than the text) callers use the plain layout.
+Where a model cannot share a prompt (`packing.is_exact`) each answer has one of its own. Where its logits are not the output
+head's, but for a scale and a cap that its config names (`_head_scale` compares), they are asked of the model itself, which
+takes the memory of the whole vocabulary.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from rlhf_tuning.ops import lanes, linear, packing
 
@@ -31,6 +34,15 @@ _CACHED_POSITIONS = 16
 
 #: Vocabulary entries at a time, as TRL has it.
 _HEAD_TOKENS = 32_768
+
+#: How configs call what logits are multiplied by, or divided.
+_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+
+#: By how much of their spread logits may differ from the model's own, which come from the same hidden states.
+_SAME_LOGITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+
+#: What the head's products are multiplied by to be a model's logits; None where that is not all.
+_scales: WeakKeyDictionary[nn.Module, float | None] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +103,7 @@ def pack(
     return Answers(
         input_ids=packed.input_ids.to(device),
         position_ids=packed.position_ids.to(device),
-        visible=packed.visible.to(device) if len(groups) < len(prompts) else None,
+        visible=None if packed.visible is None else packed.visible.to(device),
         predictors=torch.tensor(predictors, dtype=torch.long, device=device),
         targets=torch.tensor(targets, dtype=torch.long, device=device),
         places=torch.tensor(places, dtype=torch.long, device=device),
@@ -107,13 +119,14 @@ def log_probabilities(model: Any, answers: Answers, *, temperature: float) -> tu
         answers: What `pack` returned.
         temperature: Divides the logits.
     """
-    hidden = model.base_model(
-        input_ids=answers.input_ids,
-        attention_mask=None if answers.visible is None else packing.attention_mask(model, answers.visible),
-        position_ids=answers.position_ids,
-        use_cache=False,
-    ).last_hidden_state  # (prompts, length, d)
-    found = _head(model, hidden.flatten(0, 1)[answers.predictors], answers.targets, temperature=temperature)
+    scale = _head_scale(model)
+    tensors = (answers.input_ids, answers.position_ids, answers.visible)
+    if scale is None:
+        logits = model(**packing.inputs(model, *tensors)).logits.flatten(0, 1)[answers.predictors]
+        found = _of_logits(logits / temperature, answers.targets)
+    else:
+        hidden = packing.hidden_states(model.base_model, *tensors).flatten(0, 1)[answers.predictors]  # (tokens, d)
+        found = _head(model, hidden, answers.targets, temperature=temperature, scale=scale)
     size = answers.shape[0] * answers.shape[1]
     spread = [values.new_zeros(size).index_put((answers.places,), values).view(answers.shape) for values in found]
     return spread[0], spread[1].detach()
@@ -128,8 +141,37 @@ def of_parts(model: Any, parts: Sequence[Answers], *, temperature: float) -> tup
     return log_policy, entropy.detach()
 
 
+@torch.no_grad()
+def _head_scale(model: Any) -> float | None:
+    """Return what a model multiplies its head's products by; None where its logits are something else."""
+    if model not in _scales:
+        settings = model.config.get_text_config().to_dict()
+        some = torch.arange(1, 13, device=model.device)[None] % settings["vocab_size"]
+        head, cap = model.get_output_embeddings(), settings.get("final_logit_softcapping")
+        found = None
+        if type(head) is nn.Linear:  # and no adapter
+            own = model(input_ids=some, use_cache=False).logits.float()
+            products = head(model.base_model(input_ids=some, use_cache=False).last_hidden_state)
+            named = [settings[name] for name in _SCALES if isinstance(settings.get(name), int | float)]
+            scales = (1.0, *(scale for value in named if value for scale in (float(value), 1 / value)))
+            most = _SAME_LOGITS[products.dtype] * own.std()
+            found = next((scale for scale in scales if _capped(products.float() * scale, cap, own, most)), None)
+        _scales[model] = found
+    return _scales[model]
+
+
+def _capped(logits: torch.Tensor, cap: float | None, own: torch.Tensor, most: torch.Tensor) -> bool:
+    return bool(((logits if cap is None else cap * torch.tanh(logits / cap)) - own).square().mean().sqrt() <= most)
+
+
+def _of_logits(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probability of each target and the entropy, float32."""
+    logs = logits.float().log_softmax(dim=-1)
+    return logs.gather(1, targets[:, None])[:, 0], -torch.linalg.vecdot(logs.exp(), logs)
+
+
 def _head(
-    model: Any, hidden: torch.Tensor, targets: torch.Tensor, *, temperature: float
+    model: Any, hidden: torch.Tensor, targets: torch.Tensor, *, temperature: float, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probability of each target and the entropy, float32, from the hidden states that predict them."""
     from trl.kernels import ChunkedLogProbFunction
@@ -145,10 +187,18 @@ def _head(
     for start in range(0, len(targets), size):
         some, wanted = hidden[start : start + size], targets[start : start + size]
         if on_cpu and plain and kept <= _MOST_KEPT:
-            part = _HeadOnCpu.apply(some, head.weight, wanted, temperature)  # type: ignore[no-untyped-call]
+            part = _HeadOnCpu.apply(some, head.weight, wanted, temperature / scale)  # type: ignore[no-untyped-call]
         else:
             part = ChunkedLogProbFunction.apply(
-                some, head.weight, head.bias, wanted, temperature, _HEAD_TOKENS, softcap, 1.0, ("log_probs", "entropy")
+                some,
+                head.weight,
+                head.bias,
+                wanted,
+                temperature,
+                _HEAD_TOKENS,
+                softcap,
+                scale,
+                ("log_probs", "entropy"),
             )
         parts.append(part)
     if not parts:
@@ -188,37 +238,3 @@ class _HeadOnCpu(torch.autograd.Function):
         # The logits' gradient is (one-hot - chances) x wanted. One product over the whole vocabulary, summed in float32.
         of_logits = (chances * -wanted).scatter_add_(1, targets[:, None], wanted)
         return linear.multiply(of_logits, weight.t()).to(ctx.dtype), None, None, None
-
-
-@torch.no_grad()
-def packing_works(model: Any, prompt: Sequence[int], *, longest: int) -> bool:
-    """Say whether a model gives packed answers the log-probabilities that it gives them one to a row.
-
-    Args:
-        model: A causal language model of transformers, not wrapped in anything.
-        prompt: Some tokens.
-        longest: Tokens of the longest prompt and answer together that will come.
-    """
-    if longest > packing.window(model):
-        return False
-    device = next(model.parameters()).device
-    prompt = list(prompt[-32:])
-    answers = [prompt[::-1][:9], prompt[:7], prompt[1:] + prompt[:1]]
-    try:
-        packed, _ = log_probabilities(model, pack([prompt] * len(answers), answers, device=device), temperature=1.0)
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError):
-        return False
-    differences = []
-    for row, answer in enumerate(answers):
-        ids = torch.tensor([[*prompt, *answer]], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
-        plain = logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0]
-        differences.append((packed[row, : len(answer)] - plain).abs())
-    # Seeing another answer would do far more; bfloat16's rounding alone can do 0.2 to tokens as unlikely as these.
-    most = 1e-3 if _precise(model) else 0.4
-    return bool(torch.cat(differences).mean() < most)
-
-
-def _precise(model: Any) -> bool:
-    """Say whether a model works in float32 here."""
-    return model.dtype == torch.float32 and not torch.is_autocast_enabled(next(model.parameters()).device.type)

@@ -2,8 +2,11 @@
 
 A row is the prompt and then its answers. A 4-D attention mask lets each answer see the prompt and itself alone, and
 positions restart after the prompt, so a model with plain attention gives every token the hidden state that it has in a row
-of its own. Models that mix positions in another way (state spaces, a sliding window shorter than the row) do not:
-`packing_is_exact` tries it out.
+of its own. Models that mix positions in another way do not: state spaces, ALiBi, a sliding window shorter than the text.
+
+`is_exact` finds that out. A layer that is not attention decides by itself. Else both layouts are compared on real text: in
+float32, where rounding moves a hidden state by some millionths and a wrong layout by far more, they must be equal; and in
+the precision at work the packed one must be about as near to float32 as the plain one is.
 """
 
 import math
@@ -12,12 +15,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from rlhf_tuning.distributed import sharding
 from rlhf_tuning.ops import attention
+from rlhf_tuning.ops.precision import in_float32
 
-#: How far, beside its length, a hidden state may be moved by the rounding of another order of sums.
-_ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+#: How far, beside its length, a hidden state may be moved in float32: at least, in multiples of what padding does, at most.
+_ROUNDING = (1e-4, 10.0, 1e-3)
+
+#: How much farther from float32 packed rows may be than plain ones, in the precision at work.
+_AS_ROUNDED = 2.0
+
+#: Groups of sequences that are compared.
+_COMPARED = 4
+
+#: Layers that a mask tells what they see.
+_MASKED = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
 
 Group = tuple[Sequence[int], Sequence[Sequence[int]]]
 
@@ -30,7 +44,8 @@ class Packed:
         input_ids: (rows, length)
         position_ids: Restarting after the prompt for each answer. (rows, length)
         real: Which positions hold a token. (rows, length), bool
-        visible: Which positions (last axis) each position sees. (rows, 1, length, length), bool
+        visible: Which positions (last axis) each position sees. (rows, 1, length, length), bool; None where no row has a
+            second answer, so that each sees what is before it.
         answers: Of each answer, in the order given, its first position and the one after its last, counted in the
             flattened (rows x length). (answers, 2)
     """
@@ -38,7 +53,7 @@ class Packed:
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     real: torch.Tensor
-    visible: torch.Tensor
+    visible: torch.Tensor | None
     answers: torch.Tensor
 
 
@@ -52,32 +67,41 @@ def pack(groups: Sequence[Group]) -> Packed:
     input_ids = torch.zeros((len(groups), longest), dtype=torch.long)
     position_ids = torch.zeros_like(input_ids)
     real = torch.zeros_like(input_ids, dtype=torch.bool)
-    # What stands where nothing does sees itself, because a softmax over nothing is no number.
-    visible = torch.eye(longest, dtype=torch.bool).repeat(len(groups), 1, 1)
-    causal = torch.ones((longest, longest), dtype=torch.bool).tril()
     places: list[tuple[int, int]] = []
     for row, (prompt, answers) in enumerate(groups):
-        shared = len(prompt)
         tokens = [*prompt, *(token for answer in answers for token in answer)]
         input_ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
         real[row, : len(tokens)] = True
-        position_ids[row, :shared] = torch.arange(shared)
-        visible[row, :shared, :shared] = causal[:shared, :shared]
-        start = shared
+        start = len(prompt)
+        position_ids[row, :start] = torch.arange(start)
         for answer in answers:
             end = start + len(answer)
-            position_ids[row, start:end] = torch.arange(shared, shared + len(answer))
-            visible[row, start:end, :shared] = True
-            visible[row, start:end, start:end] = causal[: len(answer), : len(answer)]
+            position_ids[row, start:end] = torch.arange(len(prompt), len(prompt) + len(answer))
             places.append((row * longest + start, row * longest + end))
             start = end
     return Packed(
         input_ids=input_ids,
         position_ids=position_ids,
         real=real,
-        visible=visible[:, None],
+        visible=_visible(groups, longest) if any(len(answers) > 1 for _, answers in groups) else None,
         answers=torch.tensor(places, dtype=torch.long).reshape(-1, 2),
     )
+
+
+def _visible(groups: Sequence[Group], longest: int) -> torch.Tensor:
+    """Return which positions each position of packed rows sees, (rows, 1, longest, longest)."""
+    # What stands where nothing does sees itself, because a softmax over nothing is no number.
+    visible = torch.eye(longest, dtype=torch.bool).repeat(len(groups), 1, 1)
+    causal = torch.ones((longest, longest), dtype=torch.bool).tril()
+    for row, (prompt, answers) in enumerate(groups):
+        shared = start = len(prompt)
+        visible[row, :shared, :shared] = causal[:shared, :shared]
+        for answer in answers:
+            end = start + len(answer)
+            visible[row, start:end, :shared] = True
+            visible[row, start:end, start:end] = causal[: len(answer), : len(answer)]
+            start = end
+    return visible[:, None]
 
 
 def share_beginning(sequences: Sequence[Sequence[int]]) -> Group:
@@ -95,8 +119,40 @@ def packed_length(sequences: Sequence[Sequence[int]]) -> int:
     return len(shared) + sum(map(len, rest))
 
 
+def hidden_states(
+    trunk: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, visible: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the trunk's hidden state at every position of packed rows, (rows, length, d).
+
+    Args:
+        trunk: Of a transformers model, without its head.
+        input_ids: Like `position_ids`, of a `Packed`, on the trunk's device.
+        visible: Likewise; None where no row has a second answer.
+    """
+    hidden: torch.Tensor = trunk(**inputs(trunk, input_ids, position_ids, visible)).last_hidden_state
+    return hidden
+
+
+def inputs(
+    model: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, visible: torch.Tensor | None
+) -> dict[str, Any]:
+    """Return what a model is called with for packed rows.
+
+    Rows of one answer need no mask, since what is padded comes after all that counts, and no positions but the usual ones:
+    every causal model can do those.
+    """
+    if visible is None:
+        return {"input_ids": input_ids, "use_cache": False}
+    mask = attention_mask(model, visible)
+    return {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids, "use_cache": False}
+
+
 def last_hidden(
-    trunk: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, visible: torch.Tensor, answers: torch.Tensor
+    trunk: Any,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    visible: torch.Tensor | None,
+    answers: torch.Tensor,
 ) -> torch.Tensor:
     """Return the trunk's hidden state at the last token of each packed answer, (answers, d).
 
@@ -104,10 +160,7 @@ def last_hidden(
         trunk: Of a transformers model, without its head.
         input_ids: Like the rest, of a `Packed`, on the trunk's device. None of the answers may be empty.
     """
-    mask = attention_mask(trunk, visible)
-    output = trunk(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
-    hidden: torch.Tensor = output.last_hidden_state  # (rows, length, d)
-    return hidden.flatten(0, 1)[answers[:, 1] - 1]
+    return hidden_states(trunk, input_ids, position_ids, visible).flatten(0, 1)[answers[:, 1] - 1]
 
 
 def attention_mask(model: Any, visible: torch.Tensor) -> torch.Tensor:
@@ -122,10 +175,22 @@ def attention_mask(model: Any, visible: torch.Tensor) -> torch.Tensor:
 def window(model: Any) -> float:
     """Return how far back every layer of a model sees. Masks of ours have no window, which a short test would not show."""
     settings = model.config.get_text_config().to_dict()
-    size = settings.get("sliding_window")
     kinds = settings.get("layer_types") or ["sliding_attention"]
     slides = settings.get("use_sliding_window", True) and "sliding_attention" in kinds
-    return size if size is not None and slides else math.inf
+    sizes = [
+        settings.get("sliding_window") if slides else None,
+        settings.get("attention_chunk_size") if "chunked_attention" in kinds else None,
+    ]
+    return min((size for size in sizes if size is not None), default=math.inf)
+
+
+def attends_alone(trunk: Any) -> bool:
+    """Say whether positions of a model meet nowhere but in attention with the mask that it is given."""
+    kinds = trunk.config.get_text_config().to_dict().get("layer_types") or []
+    convolves = any(isinstance(module, nn.Conv1d) for module in trunk.modules())
+    # GPT-Neo's: it ends, and has a window.
+    own_mask = any(buffer.dtype == torch.bool and buffer.ndim == 4 for buffer in trunk.buffers())
+    return not (trunk._is_stateful or convolves or own_mask or set(kinds) - _MASKED)
 
 
 def take_packed(model: Any, work: Callable[[Any], Any]) -> None:
@@ -138,27 +203,90 @@ def take_packed(model: Any, work: Callable[[Any], Any]) -> None:
     model.forward = forward
 
 
+def telling(groups: Sequence[Sequence[Sequence[int]]]) -> list[Sequence[Sequence[int]]]:
+    """Return some groups of sequences for `is_exact`: the ones with the longest text, and others of every length."""
+    several = [group for group in groups if len(group) > 1 and share_beginning(group)[0]]
+    several.sort(key=lambda group: -max(map(len, group)))
+    count = min(_COMPARED, len(several))
+    return [several[place * len(several) // count] for place in range(count)]
+
+
 @torch.no_grad()
-def packing_is_exact(trunk: Any, sequences: Sequence[Sequence[int]]) -> bool:
-    """Say whether packed sequences have the last hidden states that they have one to a row, on the model at hand.
+def is_exact(trunk: Any, groups: Sequence[Sequence[Sequence[int]]], *, longest: int) -> bool:
+    """Say whether packed sequences have the hidden states that they have one to a row, on the model at hand.
 
     Args:
-        trunk: Of a transformers model, without its head.
-        sequences: With a common beginning. Take the longest there are, because a window shows only in a long text.
+        trunk: Of a transformers model, without its head, in the precision that it works in.
+        groups: Of real sequences with a common beginning, as `telling` chooses them.
+        longest: Tokens of the longest sequence that will come.
     """
-    device = trunk.device
-    packed = pack([share_beginning(sequences)])
-    tensors = (packed.input_ids, packed.position_ids, packed.visible, packed.answers)
+    if longest > window(trunk) or not attends_alone(trunk):
+        return False
+    whole = not sharding.has_shards(trunk)
     try:
-        together = last_hidden(trunk, *(tensor.to(device) for tensor in tensors)).float()
+        truth: list[torch.Tensor] = []
+        if whole:
+            with in_float32(trunk, trunk.device):
+                truth = _alone(trunk, groups)
+                least, times, most = _ROUNDING
+                rounding = times * _apart(_padded(trunk, groups), truth).max()
+                moved = _apart(_together(trunk, groups), truth).max()
+            if not moved <= rounding.clamp(min=least, max=most):
+                return False
+            if _works_in_float32(trunk):
+                return True
+        plain = _alone(trunk, groups)
+        truth = truth or plain
+        rounding = torch.stack([_apart(states, truth).mean() for states in (plain, _padded(trunk, groups))]).max()
+        return bool(_apart(_together(trunk, groups), truth).mean() <= _AS_ROUNDED * rounding)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError):
         # What a model's code raises when it does not know a 4-D mask.
         return False
-    alone = torch.stack(
-        [
-            trunk(input_ids=torch.tensor([list(ids)], device=device), use_cache=False).last_hidden_state[0, -1].float()
-            for ids in sequences
-        ]
+
+
+def _works_in_float32(trunk: Any) -> bool:
+    return sharding.products(trunk) == torch.float32 and not torch.is_autocast_enabled(trunk.device.type)
+
+
+def _alone(trunk: Any, groups: Sequence[Sequence[Sequence[int]]]) -> list[torch.Tensor]:
+    """Return the hidden states of what sequences do not share with others of their group, each computed by itself."""
+    return [
+        _states(trunk, [(sequence, [[]])])[0, _shared(group) : len(sequence)] for group in groups for sequence in group
+    ]
+
+
+def _padded(trunk: Any, groups: Sequence[Sequence[Sequence[int]]]) -> list[torch.Tensor]:
+    """Do as `_alone` with the sequences of a group in one batch."""
+    return [
+        states[_shared(group) : len(sequence)]
+        for group in groups
+        for states, sequence in zip(_states(trunk, [(sequence, [[]]) for sequence in group]), group, strict=True)
+    ]
+
+
+def _together(trunk: Any, groups: Sequence[Sequence[Sequence[int]]]) -> list[torch.Tensor]:
+    """Do as `_alone` with the sequences of a group packed."""
+    found = []
+    for group in groups:
+        shared, answers = share_beginning(group)
+        (states,) = _states(trunk, [(shared, answers)])
+        found += states[len(shared) :].split([len(answer) for answer in answers])
+    return found
+
+
+def _shared(group: Sequence[Sequence[int]]) -> int:
+    return len(share_beginning(group)[0])
+
+
+def _states(trunk: Any, groups: Sequence[Group]) -> torch.Tensor:
+    packed = pack(groups)
+    tensors = (packed.input_ids, packed.position_ids, packed.visible)
+    on_device = (None if tensor is None else tensor.to(trunk.device) for tensor in tensors)
+    return hidden_states(trunk, *on_device).float()  # type: ignore[arg-type]
+
+
+def _apart(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return how far each sequence's hidden states are from others, beside their length, on average."""
+    return torch.stack(
+        [((some - other).norm(dim=1) / other.norm(dim=1)).mean() for some, other in zip(found, expected, strict=True)]
     )
-    moved = (together - alone).norm(dim=1) / alone.norm(dim=1)
-    return bool(moved.max() < _ROUNDING[sharding.products(trunk)])

@@ -4,8 +4,8 @@ The loss and its gradient are TRL's (`tests/unit/training/test_on_policy.py` com
 
 - The KL to the reference is taken off each answer's reward, in both algorithms, so that `kl_coeff` means the same in both:
   see `Shaping`, which holds what else peers do to rewards.
-- A prompt is computed once for all its answers, see `log_probabilities`; so a batch keeps the answers to a prompt together,
-  where TRL shuffles them.
+- A prompt is computed once for all its answers, where `packing.is_exact`; so a batch keeps the answers to a prompt together,
+  where TRL shuffles them. The first batch of answers decides it.
 - No pass for the log-probabilities of the policy that sampled, where it is the policy that learns: their ratio is 1, and the
   KL is read off the update's own pass. It is made where a batch is used more than once, or advantages are normalised over
   it.
@@ -82,7 +82,7 @@ def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, r
         rollout_engine: See `rollout.chosen_engine`.
     """
     from trl import RLOOTrainer
-    from trl.trainer.utils import add_fused_lm_head, split_tensor_dict
+    from trl.trainer.utils import split_tensor_dict
 
     trainer_class = algorithm.trainer_class()
     is_rloo = issubclass(trainer_class, RLOOTrainer)
@@ -94,6 +94,8 @@ def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, r
             # TRL loads a reference where its coefficient is not 0, but is to take no KL off itself.
             if reference is not None:
                 args.beta = 0.0
+            # What keeps a mixture's experts equally busy in pretraining would here move the policy by something else.
+            args.router_aux_loss_coef = 0.0
             super().__init__(args=args, **settings)
             self.args.beta = self.beta = 0.0
             self.kl_coeff = shaping.kl_coeff
@@ -101,7 +103,6 @@ def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, r
             self._sampling = False
             self._known: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
             if reference is not None:
-                add_fused_lm_head(reference, temperature=self.temperature)
                 self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
             for model in (self.accelerator.unwrap_model(self.model), self.ref_model):
                 if model is not None:
@@ -109,14 +110,11 @@ def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, r
                     work = partial(log_probabilities.of_parts, causal_lm, temperature=self.temperature)
                     packing.take_packed(causal_lm, work)
             policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
-            some_prompt = self.train_dataset[0]["prompt"]
-            longest = max(map(len, self.train_dataset["prompt"])) + self.max_completion_length
-            with self.accelerator.autocast():
-                self.packs = log_probabilities.packing_works(policy, some_prompt, longest=longest)
-            if not self.packs:
-                step.say("This model's answers cannot share their prompt, so each is computed with a prompt of its own")
+            prompts = self.train_dataset["prompt"]
+            self.longest = max(map(len, prompts)) + self.max_completion_length
+            self.packs: bool | None = None  # not known yet
             linear.quicken(policy)
-            self.rollout_engine = rollout.chosen_engine(rollout_engine, policy, compute, some_prompt, longest=longest)
+            self.rollout_engine = rollout.chosen_engine(rollout_engine, policy, compute, prompts, longest=self.longest)
 
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return prompts, None, {}
@@ -191,18 +189,12 @@ def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, r
             batch_size: int | None = None,
             **settings: Any,
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+            self._choose_layout(input_ids, attention_mask, logits_to_keep)
             if self._sampling:  # TRL would look; `_look_ahead` does, where it is needed
                 nothing = input_ids.new_zeros((len(input_ids), logits_to_keep), dtype=torch.float32)
                 return nothing, nothing, None
             if self._known is not None:
                 return self._known
-            if not self.packs:
-                plain: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] = (
-                    super()._get_per_token_logps_and_entropies(
-                        model, input_ids, attention_mask, logits_to_keep, batch_size, **settings
-                    )
-                )
-                return plain
             prompts, answers = _unpadded(input_ids, attention_mask, logits_to_keep)
             size = batch_size or len(prompts)
             together = lanes.count(model)
@@ -210,12 +202,30 @@ def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, r
             for start in range(0, len(prompts), size):
                 some = prompts[start : start + size], answers[start : start + size]
                 packed = [
-                    log_probabilities.pack(some[0][part], some[1][part], device=input_ids.device, width=logits_to_keep)
+                    log_probabilities.pack(
+                        some[0][part],
+                        some[1][part],
+                        device=input_ids.device,
+                        width=logits_to_keep,
+                        share=bool(self.packs),
+                    )
                     for part in lanes.shares(some[0], together)
                 ]
                 with self.accelerator.autocast():
                     found.append(model(packed=packed))
             return torch.cat([part[0] for part in found]), torch.cat([part[1] for part in found]), None
+
+        def _choose_layout(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int) -> None:
+            if self.packs is not None:
+                return
+            groups: dict[tuple[int, ...], list[list[int]]] = {}
+            for prompt, answer in zip(*_unpadded(input_ids, attention_mask, columns), strict=True):
+                groups.setdefault(tuple(prompt), []).append([*prompt, *answer])
+            trunk = base_model.causal_lm(self.accelerator.unwrap_model(self.model)).base_model
+            with self.accelerator.autocast(), sharding.in_step(trunk):
+                self.packs = packing.is_exact(trunk, packing.telling(list(groups.values())), longest=self.longest)
+            if not self.packs:
+                step.say("This model's answers cannot share their prompt, so each is computed with a prompt of its own")
 
         def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
             sequences, mask = _sequences(inputs), inputs["completion_mask"]  # (answers, longest answer)

@@ -28,6 +28,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import variance
 from typing import Any
@@ -43,7 +44,7 @@ from rlhf_tuning.evaluation.reward_model_accuracy import evaluate_reward_model
 from rlhf_tuning.generation import generate
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
-from rlhf_tuning.models.reward_model import EVALUATION, SCORES, RewardModel, fresh_head, reward_model_of, write_metadata
+from rlhf_tuning.models.reward_model import EVALUATION, SCORES, RewardModel, reward_model_of, write_metadata
 from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, linear, packing
@@ -155,7 +156,7 @@ def train_reward_model(
     from peft import LoraConfig
     from trl import RewardConfig
 
-    from rlhf_tuning.training.pair_trainer import PairTrainer, StepTrainer, collate_pairs
+    from rlhf_tuning.training.pair_trainer import PairTrainer, collate_pairs
 
     share = processes.share(config.batch_size, environment.process_count())
     processes.join()
@@ -189,7 +190,7 @@ def train_reward_model(
     compute = base_model.choose_dtype(config.dtype)
     base_model.check_memory(config.large_model_reference, dtype=compute, rank="reward_lora_dim", full=not lora)
     base_model.check_disk(config.large_model_reference, output=None if lora else folder, full=not lora)
-    model = base_model.load_sequence_classifier(
+    model = base_model.load_scoring_model(
         config.large_model_reference,
         dtype=compute if lora else torch.float32,
         shard=True,
@@ -202,18 +203,18 @@ def train_reward_model(
         target_sequence_length=config.target_sequence_length,
     )
     model.config.pad_token_id = tokenizer.pad_token_id
-    model.score = fresh_head(model)
 
     # 3. Train.
-    longest = max(rows, key=lambda row: len(row["chosen_ids"]) + len(row["rejected_ids"]))
-    packed = packing.packing_is_exact(model.base_model, [longest["chosen_ids"], longest["rejected_ids"]])
+    pairs = [(row["chosen_ids"], row["rejected_ids"]) for row in rows]
+    longest = max(len(answer) for pair in pairs for answer in pair)
+    with torch.autocast(base_model.device().type, dtype=compute, enabled=compute != torch.float32):
+        packed = packing.is_exact(model.base_model, packing.telling(pairs), longest=longest)
     if not packed:
         step.say(
             "Reward model: this architecture cannot share a prompt between two answers, so each answer has its own"
         )
-    for row in rows:
-        both = (row["chosen_ids"], row["rejected_ids"])
-        row["length"] = packing.packed_length(both) if packed else max(map(len, both))
+    for row, pair in zip(rows, pairs, strict=True):
+        row["length"] = packing.packed_length(pair) if packed else max(map(len, pair))
     # More rows at a time are faster, and packed rows leave the memory for them.
     most = 8 if packed else 4
     per_device = micro_batch(share, most=most)
@@ -244,9 +245,9 @@ def train_reward_model(
             select=_reward_metrics,
             vertex_tags={"loss": "rank_loss"},
         )
-        trainer = (PairTrainer if packed else StepTrainer)(
+        trainer = PairTrainer(
             model=model,
-            data_collator=collate_pairs if packed else None,
+            data_collator=partial(collate_pairs, share=packed),
             args=one_device(arguments),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,

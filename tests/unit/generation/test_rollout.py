@@ -20,6 +20,7 @@ from rlhf_tuning.generation import rollout
 from rlhf_tuning.models import base_model
 
 PROMPTS = [[5, 6, 7, 8, 9], [5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
+TRIED = [range(3, 30), range(40, 60)]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_a_model_is_tried_once(policy, monkeypatch):
     tried = []
     monkeypatch.setattr(rollout, "works", lambda model, *_: tried.append(model) or True)
     for _ in range(2):
-        assert rollout.chosen_engine("auto", policy.get_base_model(), torch.float32, [3], longest=60) == "lean"
+        assert rollout.chosen_engine("auto", policy.get_base_model(), torch.float32, [[3]], longest=60) == "lean"
     assert len(tried) == 1
 
 
@@ -150,17 +151,17 @@ def test_the_engine_is_chosen_by_comparing_numbers(name):
     torch.manual_seed(0)
     make, expected = MODELS[name]
     model = make().eval()
-    assert rollout.chosen_engine("auto", model, torch.float32, range(3, 30), longest=60) == expected
+    assert rollout.chosen_engine("auto", model, torch.float32, TRIED, longest=60) == expected
 
 
 def test_the_engine_can_be_forced(policy):
     model = policy.get_base_model()
     for engine in ("lean", "transformers"):
-        assert rollout.chosen_engine(engine, model, torch.float32, range(3, 30), longest=60) == engine
+        assert rollout.chosen_engine(engine, model, torch.float32, TRIED, longest=60) == engine
     with pytest.raises(ParameterError, match="rollout_engine is 'lean'"):
-        rollout.chosen_engine("lean", MODELS["bloom"][0](), torch.float32, range(3, 30), longest=60)
+        rollout.chosen_engine("lean", MODELS["bloom"][0](), torch.float32, TRIED, longest=60)
     gemma = Gemma2ForCausalLM(Gemma2Config(**SMALL, **MLP, head_dim=8, sliding_window=50))
-    assert rollout.chosen_engine("auto", gemma, torch.float32, range(3, 30), longest=60) == "transformers"
+    assert rollout.chosen_engine("auto", gemma, torch.float32, TRIED, longest=60) == "transformers"
 
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -171,7 +172,7 @@ DTYPES = [torch.float32, torch.bfloat16]
 def test_the_engine_works_in_both_precisions_on_every_processor(architecture, dtype, tiny_model, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": architecture})
     model = base_model.load_causal_lm(str(tiny_model), dtype=dtype)
-    assert rollout.works(model, dtype, range(3, 30))
+    assert rollout.works(model, dtype, TRIED)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -186,5 +187,13 @@ def test_weights_laid_out_wrongly_are_noticed(dtype, tiny_model, monkeypatch):
         product = right(layer, compute)
         return lambda input, *rest: product(input)[..., order]
 
-    monkeypatch.setattr(rollout, "_product", swapped)
-    assert not rollout.works(model, dtype, range(3, 30))
+    def blurred(layer, compute):
+        """Each is off by 1% of their spread."""
+        product = right(layer, compute)
+        noise = 0.01 * layer.weight.std() * torch.randn(layer.weight.shape, generator=generator)
+        return lambda input, *rest: product(input) + torch.nn.functional.linear(input.to(compute), noise.to(compute))
+
+    for wrong in (swapped, blurred):
+        generator = torch.Generator().manual_seed(0)
+        monkeypatch.setattr(rollout, "_product", wrong)
+        assert not rollout.works(model, dtype, TRIED)

@@ -1,22 +1,9 @@
 import pytest
 import torch
-from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from tiny_architectures import make_network
 
 from rlhf_tuning.models import base_model
-from rlhf_tuning.ops.log_probabilities import log_probabilities, pack, packing_works
+from rlhf_tuning.ops.log_probabilities import _head_scale, log_probabilities, pack
 
 PROMPTS = [[5, 6, 7], [5, 6, 7], [5, 6, 7], [9, 8], [9, 8]]
 ANSWERS = [[20, 21, 22, 23], [24], [], [25, 26], [27, 28, 29]]
@@ -62,26 +49,35 @@ def test_a_prompt_is_held_once_for_its_answers():
     assert packed.position_ids[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 3]
 
 
-SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-WIDE = {"initializer_range": 0.3}
-MLP = {"intermediate_size": 64, "num_key_value_heads": 2}
-
-
 @pytest.mark.parametrize(
-    ("model", "works"),
+    ("name", "scale"),
     [
-        (lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, **WIDE, **MLP)), True),
-        (lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL, **WIDE, intermediate_size=64)), True),
-        (lambda: GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, **WIDE)), True),
-        (lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, **WIDE, **MLP, head_dim=8, sliding_window=100)), True),
-        # The window is shorter than the text; ALiBi reads places off a 2-D mask; a state has no mask.
-        (lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, **WIDE, **MLP, head_dim=8, sliding_window=50)), False),
-        (lambda: BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4, **WIDE)), False),
-        (lambda: MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, **WIDE)), False),
+        ("Cohere", 0.0625),
+        ("Granite", 0.125),
+        ("Falcon-H1", 0.5),
+        ("Gemma 2", 1.0),  # its logits are capped
+        ("Phi", 1.0),  # its head has biases
+        ("MiniCPM 3", None),
+        ("RecurrentGemma", None),
     ],
-    ids=["qwen2", "gpt-neox", "gpt-2", "gemma-2", "gemma-2 with a short window", "bloom", "mamba"],
 )
-def test_a_model_is_asked_whether_its_answers_can_share_a_prompt(model, works):
-    torch.manual_seed(0)
-    found = model().eval()
-    assert packing_works(found, list(range(3, 40)), longest=60) is works
+def test_log_probabilities_are_those_of_the_model_s_own_logits(name, scale):
+    model = make_network(name)
+    assert _head_scale(model) == (None if scale is None else pytest.approx(scale))
+    found, entropy = log_probabilities(
+        model, pack(PROMPTS, ANSWERS, device=torch.device("cpu"), share=False), temperature=0.7
+    )
+    for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+        if answer:
+            expected = plain(model, prompt, answer, 0.7)
+            assert torch.allclose(found[row, : len(answer)], expected[0], atol=1e-4)
+            assert torch.allclose(entropy[row, : len(answer)], expected[1], atol=1e-4)
+
+
+def test_an_adapter_on_the_output_head_is_not_passed_by():
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False)
+    model = get_peft_model(make_network("Qwen 2"), settings).get_base_model()
+    found, _ = log_probabilities(model, pack(PROMPTS[:1], ANSWERS[:1], device=torch.device("cpu")), temperature=1.0)
+    assert torch.allclose(found[0], plain(model, PROMPTS[0], ANSWERS[0], 1.0)[0], atol=1e-4)

@@ -1,10 +1,13 @@
 """Packed rows against one row for each answer."""
 
+from functools import cache
+
 import pytest
 import torch
-from transformers import AutoModel, MistralConfig, MistralModel
+from tiny_architectures import make_network
+from transformers import AutoModel
 
-from rlhf_tuning.ops import packing
+from rlhf_tuning.ops import attention, packing
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -33,11 +36,120 @@ def test_shares_the_beginning_and_leaves_each_sequence_its_last_token():
     assert packing.share_beginning([[1, 2], [1, 2]]) == ([1], [[2], [2]])
 
 
-def test_a_sliding_window_shorter_than_the_text_is_found_out(tiny_model):
-    pair = [[*range(3, 60), 70, 71], [*range(3, 60), 80]]
-    assert packing.packing_is_exact(AutoModel.from_pretrained(tiny_model), pair)
-    settings = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    config = MistralConfig(
-        **settings, num_attention_heads=4, num_key_value_heads=2, sliding_window=8, initializer_range=0.2
-    )
-    assert not packing.packing_is_exact(MistralModel(config).eval(), pair)
+def test_rows_of_one_answer_need_neither_mask_nor_positions():
+    assert packing.pack([([5, 6], [[9]]), ([7], [[8]])]).visible is None
+
+
+def groups_of(draw):
+    """Some prompts of unequal length, each with three answers that begin alike."""
+    generator = torch.Generator().manual_seed(draw)
+
+    def text(tokens):
+        return torch.randint(3, 96, (tokens,), generator=generator).tolist()
+
+    prompts = [text(int(tokens)) for tokens in torch.randint(8, 30, (3,), generator=generator)]
+    return [[[*prompt, 5, *text(3 + 4 * answer)] for answer in range(3)] for prompt in prompts]
+
+
+def sees_others(packed, groups):
+    """Answers see those before them."""
+    for row, (prompt, answers) in enumerate(groups):
+        end = len(prompt) + sum(map(len, answers))
+        packed.visible[row, 0, :end, :end] = torch.ones(end, end, dtype=torch.bool).tril()
+
+
+def does_not_restart(packed, groups):
+    """Positions go on over all answers."""
+    packed.position_ids[:] = torch.arange(packed.position_ids.shape[1])
+
+
+def begins_late(packed, groups):
+    """Positions of answers are one too large."""
+    for row, (prompt, _) in enumerate(groups):
+        packed.position_ids[row, len(prompt) :] += 1
+
+
+def forgets(packed, groups):
+    """Answers do not see the prompt's last token."""
+    for row, (prompt, _) in enumerate(groups):
+        packed.visible[row, 0, len(prompt) :, len(prompt) - 1] = False
+
+
+WRONG = [sees_others, does_not_restart, begins_late, forgets]
+
+
+def planted(wrong):
+    right = packing.pack
+
+    def pack(groups):
+        packed = right(groups)
+        if packed.visible is not None:
+            wrong(packed, groups)
+        return packed
+
+    return pack
+
+
+@cache
+def network(name, dtype):
+    """A model as it is loaded here."""
+    model = make_network(name).to(dtype)
+    if dtype == torch.bfloat16:
+        model.set_attn_implementation("eager")
+        attention.quicken(model)
+    return model
+
+
+def accepts(name, dtype, draw):
+    return packing.is_exact(network(name, dtype).base_model, groups_of(draw), longest=64)
+
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+@DTYPES
+def test_a_right_layout_is_accepted_and_a_wrong_one_refused(dtype, monkeypatch):
+    assert accepts("Llama", dtype, 0)
+    for wrong in WRONG:
+        with monkeypatch.context() as patch:
+            patch.setattr(packing, "pack", planted(wrong))
+            assert not accepts("Llama", dtype, 0), wrong.__name__
+
+
+@pytest.mark.slow
+@DTYPES
+@pytest.mark.parametrize("name", ["Llama", "Qwen 2", "Gemma 2", "GPT-2", "GPT-NeoX", "Mixtral"])
+def test_in_a_hundred_draws_every_right_layout_is_accepted_and_every_wrong_one_refused(name, dtype, monkeypatch):
+    assert sum(accepts(name, dtype, draw) for draw in range(100)) == 100
+    for wrong in WRONG:
+        with monkeypatch.context() as patch:
+            patch.setattr(packing, "pack", planted(wrong))
+            assert sum(accepts(name, dtype, draw) for draw in range(100)) == 0, wrong.__name__
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Mistral, narrow", "its window is shorter than the text"),
+        ("Llama 4", "so are its chunks"),
+        ("BLOOM", "ALiBi reads places off a 2-D mask"),
+        ("Mamba", "a state has no mask"),
+        ("Bamba", "nor has that of some layers"),
+        ("LFM 2", "nor a convolution"),
+        ("GPT-Neo", "it has masks of its own"),
+    ],
+)
+def test_a_model_that_cannot_share_a_prompt_is_found_out(name, why):
+    assert not accepts(name, torch.bfloat16, 0), why
+
+
+def test_the_longest_text_to_come_is_held_against_the_window():
+    trunk = network("Gemma 2", torch.float32).base_model
+    assert packing.is_exact(trunk, groups_of(0), longest=256)
+    assert not packing.is_exact(trunk, groups_of(0), longest=257)
+
+
+def test_what_tells_is_the_longest_text_and_others_of_every_length():
+    groups = [[[1] * tokens, [1, 2, 3]] for tokens in range(3, 43)] + [[[1] * 99]]
+    assert [len(group[0]) for group in packing.telling(groups)] == [42, 32, 22, 12]
+    assert packing.telling([*groups[-1:], [[1, 2], [3, 2]]]) == []

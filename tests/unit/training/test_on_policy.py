@@ -224,8 +224,7 @@ def test_a_model_whose_answers_cannot_share_a_prompt_is_trained_as_trl_does(
     tiny_model, tmp_path, monkeypatch, capsys, trl_step
 ):
     stock, _ = trl_step("rloo")
-    monkeypatch.setattr(on_policy.log_probabilities, "packing_works", lambda *args, **settings: False)
-    monkeypatch.setattr(on_policy.log_probabilities, "pack", None)
+    monkeypatch.setattr(on_policy.packing, "attends_alone", lambda trunk: False)
     [ours], _ = steps_of(ours_of, "rloo", tiny_model, tmp_path)
     assert "each is computed with a prompt of its own" in capsys.readouterr().out
     for parameter, gradient in stock.items():

@@ -1,5 +1,7 @@
 """The packed trainer's loss and gradient against those of TRL's own."""
 
+from functools import partial
+
 import pytest
 import torch
 from datasets import Dataset
@@ -7,7 +9,9 @@ from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
-from rlhf_tuning.training.pair_trainer import PairTrainer, collate_pairs
+from rlhf_tuning.models import base_model
+from rlhf_tuning.training import pair_trainer
+from rlhf_tuning.training.pair_trainer import PairTrainer
 
 ROWS = [
     {"chosen_ids": [5, 6, 7, 8, 9, 2], "rejected_ids": [5, 6, 7, 11, 2]},
@@ -18,7 +22,9 @@ ROWS = [
 
 def loss_and_gradients(kind, collator, tiny_model, folder, *, lora):
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    stock = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    model = stock if kind is RewardTrainer else base_model.load_scoring_model(str(tiny_model), dtype=torch.float32)
+    model.load_state_dict(stock.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.pad_token = "<|endoftext|>"
     trainer = kind(
@@ -45,6 +51,7 @@ def loss_and_gradients(kind, collator, tiny_model, folder, *, lora):
 def test_two_lanes_change_neither_loss_nor_gradients(tiny_model, tmp_path, two_lanes):
     expected, theirs, their_metrics = loss_and_gradients(RewardTrainer, None, tiny_model, tmp_path, lora=True)
     assert not two_lanes
+    collate_pairs = partial(pair_trainer.collate_pairs, share=True)
     loss, gradients, metrics = loss_and_gradients(PairTrainer, collate_pairs, tiny_model, tmp_path, lora=True)
     assert len(two_lanes) == 4  # three pairs as two and one, forwards and backwards
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
@@ -53,8 +60,9 @@ def test_two_lanes_change_neither_loss_nor_gradients(tiny_model, tmp_path, two_l
     assert metrics["margin"] == pytest.approx(their_metrics["margin"], abs=1e-5)
 
 
-@pytest.mark.parametrize("lora", [True, False])
-def test_loss_gradients_and_metrics_are_those_of_trl(tiny_model, tmp_path, lora):
+@pytest.mark.parametrize(("lora", "share"), [(True, True), (False, True), (True, False)])
+def test_loss_gradients_and_metrics_are_those_of_trl(tiny_model, tmp_path, lora, share):
+    collate_pairs = partial(pair_trainer.collate_pairs, share=share)
     loss, gradients, metrics = loss_and_gradients(PairTrainer, collate_pairs, tiny_model, tmp_path, lora=lora)
     expected, theirs, their_metrics = loss_and_gradients(RewardTrainer, None, tiny_model, tmp_path, lora=lora)
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)

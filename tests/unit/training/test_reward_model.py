@@ -25,7 +25,7 @@ def test_learns_what_people_prefer(trained):
 
 
 def test_a_model_that_cannot_share_prompts_learns_all_the_same(preferences, tiny_model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(packing, "packing_is_exact", lambda trunk, sequences: False)
+    monkeypatch.setattr(packing, "attends_alone", lambda trunk: False)
     assert train(preferences, tiny_model, tmp_path)["accuracy"] > 0.9
     assert "cannot share a prompt between two answers" in capsys.readouterr().out
 
