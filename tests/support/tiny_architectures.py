@@ -126,7 +126,7 @@ ARCHITECTURES = {
     ),
     "GPT-J": Architecture("GPTJConfig", GPT | {"rotary_dim": 4}, "biased output head, no fused attention"),
     "CodeGen": Architecture("CodeGenConfig", GPT | {"rotary_dim": 4}, "no fused attention, no classifier"),
-    "StarCoder": Architecture("GPTBigCodeConfig", GPT, "one head of keys"),
+    "StarCoder": Architecture("GPTBigCodeConfig", GPT | DROPOUT | {"attn_pdrop": 0.1}, "one head of keys, dropout"),
     "OPT": Architecture(
         "OPTConfig",
         {
@@ -186,9 +186,6 @@ ARCHITECTURES = {
             "no_rope_layer_interval": 2,
         },
         "attention in chunks, experts, no classifier",
-    ),
-    "Phi-3.5 MoE": Architecture(
-        "PhimoeConfig", GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}, "experts, noise in training"
     ),
     # State spaces and other layers that are not attention.
     "Mamba": Architecture("MambaConfig", MAMBA, "no attention, no classifier"),

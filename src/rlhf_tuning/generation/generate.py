@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import GenerationConfig
@@ -17,10 +18,14 @@ from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat, instructed
 from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.ops import packing
 from rlhf_tuning.ops.padding import left_padded
 
 #: Prompts answered together beside training, such as by the watch. A GPU has less memory beside what is trained.
 TOGETHER = {"cpu": 64, "cuda": 32}
+
+#: Whether a model `_keeps_apart` what it is asked at once, so that nothing is tried twice.
+_apart: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,7 @@ def generate_answers(
             fast: AbstractContextManager[None] = rollout.prepared(inner, compute)
             sample = partial(rollout.sample, inner)
         else:
-            fast, sample = nullcontext(), partial(_generate, model, text_format.tokenizer.pad_token_id)
+            fast, sample = nullcontext(), partial(by_transformers, model, pad_id=text_format.tokenizer.pad_token_id)
         with fast:
             for rows in batches_of(order, batch_size):
                 found = sample(
@@ -106,16 +111,28 @@ def generate_answers(
     return [answers[row] for row in range(len(prompts))]
 
 
-def _generate(
+def by_transformers(
     model: Any,
-    pad_id: int,
     prompts: Sequence[Sequence[int]],
     *,
+    pad_id: int,
     most_tokens: int,
     temperature: float,
     ends: Sequence[int],
 ) -> list[list[int]]:
-    """Do what `rollout.sample` does by transformers' `generate`."""
+    """Do what `rollout.sample` does by transformers' `generate`.
+
+    Prompts are padded where attention alone mixes positions. Other layers may let the padding in, so there those of one
+    length go together, if their states keep apart.
+
+    Args:
+        model: A causal language model of transformers, which may be a PeftModel.
+        prompts: As tokens.
+        pad_id: What pads them.
+        most_tokens: Of an answer.
+        temperature: Divides the logits; 0 takes the likeliest token each time.
+        ends: Tokens that end an answer.
+    """
     config = GenerationConfig(
         max_new_tokens=most_tokens,
         do_sample=temperature > 0,
@@ -125,13 +142,40 @@ def _generate(
         eos_token_id=list(ends),
         pad_token_id=pad_id,
     )
-    inputs = left_padded(prompts, pad_id, next(model.parameters()).device)
+    inner = base_model.causal_lm(model)
     training = model.training
     model.eval()
-    output = _without_shaping(model).generate(**inputs, generation_config=config)
+
+    def answer(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+        inputs = left_padded(rows, pad_id, next(model.parameters()).device)
+        output = _without_shaping(model).generate(**inputs, generation_config=config)
+        return [_until_end(ids, ends) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    alike: dict[int, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        if packing.attends_alone(inner.base_model):
+            alike.setdefault(0, []).append(row)
+        else:
+            alike.setdefault(len(prompt) if _keeps_apart(inner) else -row, []).append(row)
+    answers: dict[int, list[int]] = {}
+    for rows in alike.values():
+        answers.update(zip(rows, answer([prompts[row] for row in rows]), strict=True))
     model.train(training)
-    found: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
-    return found
+    return [answers[row] for row in range(len(prompts))]
+
+
+def _keeps_apart(model: Any) -> bool:
+    """Say whether a model with a state answers several prompts at once as each alone. transformers' RWKV does not."""
+    if model not in _apart:
+        vocabulary = model.config.get_text_config().vocab_size
+        some = torch.arange(3, 35, device=next(model.parameters()).device).view(4, 8) % vocabulary
+        config = GenerationConfig(max_new_tokens=8, do_sample=False, eos_token_id=[], pad_token_id=0)
+        settings = {"generation_config": config, "attention_mask": torch.ones_like(some)}
+        together = _without_shaping(model).generate(some, **settings)
+        settings["attention_mask"] = settings["attention_mask"][:1]
+        alone = [_without_shaping(model).generate(row[None], **settings)[0] for row in some]
+        _apart[model] = torch.equal(together, torch.stack(alone))
+    return _apart[model]
 
 
 def _without_shaping(model: Any) -> Any:
@@ -145,14 +189,16 @@ def _without_shaping(model: Any) -> Any:
 
 def answer_of(ids: list[int], ends: Sequence[int], text_format: TextFormat) -> Answer:
     """Return what was sampled as an answer, which ends with the first of the `ends`."""
-    end = next((position for position, token in enumerate(ids) if token in ends), None)
-    kept = ids if end is None else ids[: end + 1]
-    return Answer(
-        text=text_format.answer_text(kept if end is None else kept[:-1]),
-        tokens=len(kept),
-        ended=end is not None,
-        ids=tuple(kept),
-    )
+    ids = _until_end(ids, ends)
+    ended = bool(ids) and ids[-1] in ends
+    text = text_format.answer_text(ids[:-1] if ended else ids)
+    return Answer(text=text, tokens=len(ids), ended=ended, ids=tuple(ids))
+
+
+def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """Return an answer with the token that ends it and without what comes after."""
+    end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: end + 1]
 
 
 def predict(

@@ -258,8 +258,21 @@ def _without_weights(reference: str, *, dtype: torch.dtype | None = None, scores
     settings = {} if dtype is None else {"dtype": dtype, "attn_implementation": _attention(dtype)}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
-        name_trunk(model)
+        _prepare(model)
         return scoring_model(model) if scores else model
+
+
+def _prepare(model: Any) -> None:
+    """Name a model's trunk, and take out its dropout: two passes give an answer one log-probability.
+
+    transformers keeps the share that attention drops as a number, which TRL, that looks for layers of dropout, leaves there.
+    The config stays, and is saved, as it is.
+    """
+    name_trunk(model)
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or isinstance(module, torch.nn.Dropout)):
+                setattr(module, name, 0.0)
 
 
 def _load(
@@ -300,7 +313,7 @@ def _load_whole(reference: str, *, dtype: torch.dtype | str, scores: bool = Fals
         raise ModelError(f"Cannot load the model {reference!r}: {error}") from error
     if problem := misfit(_needed(model, scores=scores), told):
         raise ModelError(f"Cannot load the model {reference!r}: {problem}")
-    name_trunk(model)
+    _prepare(model)
     if _attention(dtype) == "eager":
         attention.quicken(model)
     return scoring_model(model) if scores else model

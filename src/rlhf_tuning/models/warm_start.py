@@ -16,6 +16,9 @@ from rlhf_tuning.models.model_reference import local_folder, resolve_reference, 
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
+#: How models call their output head.
+_HEADS = ("lm_head", "embed_out", "output_layer")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedAdapter:
@@ -77,6 +80,13 @@ def resolve_adapter(
             f"warm_start_adapter is {reference!r}, an adapter of rank {settings.get('r')}, but lora_dim is {lora_dim}. "
             f"Set lora_dim to {settings.get('r')}, or use no warm_start_adapter."
         )
+    targets = settings.get("target_modules") or []
+    for name in [targets] if isinstance(targets, str) else targets:
+        if name.rsplit(".", 1)[-1] in _HEADS:
+            raise ModelError(
+                f"warm_start_adapter is {reference!r}, an adapter on the output head too ({name}), which does not learn "
+                "here. Use an adapter of the layers, or none."
+            )
     digest = hashlib.sha256((folder / CONFIG_FILE).read_bytes())
     with (folder / WEIGHTS_FILE).open("rb") as stream:
         digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -38,6 +38,20 @@ def linear_layers(model: Any) -> list[Any]:
     return found
 
 
+def left_alone(model: Any) -> list[str]:
+    """Return the names of linear layers that an adapter must not be put on.
+
+    Kernels for state spaces read the weight of their last product past its layer, and a router returns more than a product.
+    """
+    names = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and "Router" in type(module).__name__:
+            names.append(name)
+        if "D" in dict(module.named_parameters(recurse=False)):
+            names += [f"{name}.{part}" for part, _ in module.named_children() if part == "out_proj"]
+    return names
+
+
 def quicken(model: Any) -> None:
     """Have the layers of a model that carry a LoRA adapter compute it as described above, from now on.
 

@@ -12,6 +12,7 @@ the precision at work the packed one must be about as near to float32 as the pla
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -197,6 +198,7 @@ def take_packed(model: Any, work: Callable[[Any], Any]) -> None:
     """Let `model(packed=x)` return `work(x)`, through whatever is wrapped around the model."""
     plain = model.forward
 
+    @wraps(plain)  # `generate` reads from it what the model takes
     def forward(*args: Any, packed: Any = None, **settings: Any) -> Any:
         return plain(*args, **settings) if packed is None else work(packed)
 

@@ -9,7 +9,7 @@ The loss and its gradient are TRL's (`tests/unit/training/test_on_policy.py` com
 - No pass for the log-probabilities of the policy that sampled, where it is the policy that learns: their ratio is 1, and the
   KL is read off the update's own pass. It is made where a batch is used more than once, or advantages are normalised over
   it.
-- Answers are sampled by `rollout`.
+- Answers are sampled by `rollout`, or by `generate` without padding that a model would not leave out.
 - A layer and its adapter are one function, see `linear`.
 - On a CPU a part of the prompts is computed beside the other, see `lanes`.
 
@@ -24,7 +24,7 @@ import torch
 
 from rlhf_tuning import step
 from rlhf_tuning.distributed import sharding
-from rlhf_tuning.generation import rollout
+from rlhf_tuning.generation import generate, rollout
 from rlhf_tuning.models import base_model
 from rlhf_tuning.ops import lanes, linear, log_probabilities, packing
 from rlhf_tuning.training.algorithms import Algorithm
@@ -121,17 +121,19 @@ def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, r
 
         def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any) -> Any:
             policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
-            if self.rollout_engine == "transformers":
-                with sharding.in_step(policy):
-                    return super()._generate_single_turn(prompt_ids, *rest)
-            with sharding.in_step(policy), rollout.prepared(policy, compute):
-                answers = rollout.sample(
-                    policy,
-                    prompt_ids,
-                    most_tokens=self.max_completion_length,
-                    temperature=self.temperature,
-                    ends=self.eos_token_ids,
-                )
+            settings = {
+                "most_tokens": self.max_completion_length,
+                "temperature": self.temperature,
+                "ends": self.eos_token_ids,
+            }
+            with sharding.in_step(policy):
+                if self.rollout_engine == "lean":
+                    with rollout.prepared(policy, compute):
+                        answers = rollout.sample(policy, prompt_ids, **settings)
+                else:
+                    with self.accelerator.autocast():
+                        pad_id = self.processing_class.pad_token_id
+                        answers = generate.by_transformers(policy, prompt_ids, pad_id=pad_id, **settings)
             # GRPO's trainer wants the sampler's log-probabilities beside them, or None.
             return answers if is_rloo else (answers, None)
 

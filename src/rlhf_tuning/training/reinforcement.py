@@ -38,7 +38,7 @@ from rlhf_tuning.models import base_model, reward_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.models.warm_start import WEIGHTS_FILE, adapter_folder
-from rlhf_tuning.ops import lanes
+from rlhf_tuning.ops import lanes, linear
 from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
 from rlhf_tuning.training.on_policy import Shaping, on_policy
@@ -253,7 +253,7 @@ def train_policy(
             processing_class=tokenizer,
             callbacks=[log],
             # A plain model and a new adapter: handed a trained one, TRL would take that for the reference.
-            peft_config=_lora_config(config) if lora else None,
+            peft_config=_lora_config(config, policy) if lora else None,
         )
         drop_printing(trainer)
         if config.warm_start_adapter:
@@ -373,7 +373,7 @@ class _Check:
             )
 
 
-def _lora_config(config: ReinforcementConfig) -> Any:
+def _lora_config(config: ReinforcementConfig, policy: Any) -> Any:
     from peft import LoraConfig
 
     if config.warm_start_adapter:
@@ -386,6 +386,7 @@ def _lora_config(config: ReinforcementConfig) -> Any:
         lora_alpha=2 * config.lora_dim,
         lora_dropout=0.0,
         target_modules="all-linear",
+        exclude_modules=linear.left_alone(policy.base_model),
     )
 
 
@@ -464,19 +465,33 @@ def _save(
     An adapter, which is saved already, is merged into the base weights as they are stored, not into the bfloat16 copy that
     was trained on, which would round away a good part of what was learnt.
     """
-    from peft import PeftModel
-
     Path(adapter_dir).mkdir(parents=True, exist_ok=True)
     if config.lora_dim > 0:
         # In the machine's memory where a GPU has too little.
         on_cpu = base_model.is_too_large(config.large_model_reference, base_model.choose_dtype(config.dtype))
         base = base_model.load_causal_lm(config.large_model_reference, dtype="auto", on_cpu=on_cpu)
-        model = PeftModel.from_pretrained(base, adapter_dir, torch_device="cpu").merge_and_unload()
+        model = _merged(base, adapter_dir)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(model_dir, state_dict=weights)
     tokenizer.save_pretrained(model_dir)
     settings = json.dumps(asdict(config), indent=2) + "\n"
     (Path(adapter_dir) / registry.TUNING_SETTINGS).write_text(settings, encoding="utf-8")
+
+
+def _merged(base: Any, adapter_dir: str) -> Any:
+    """Return a base model with an adapter merged into it.
+
+    An adapter on embeddings leaves the output head as it is. Where both are one weight they part, and so they are saved.
+    """
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = PeftModel.from_pretrained(base, adapter_dir, torch_device="cpu")
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    if isinstance(embedding, BaseTunerLayer) and embedding.weight is head.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
+    return model.merge_and_unload()
 
 
 def _last_tenth(history: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -258,6 +258,7 @@ def train_reward_model(
                 lora_alpha=2 * config.reward_lora_dim,
                 lora_dropout=0.0,
                 target_modules="all-linear",
+                exclude_modules=linear.left_alone(model.base_model),
                 modules_to_save=["score"],
             )
             if lora

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tiny_architectures import make_network
 from transformers import GenerationConfig
 
 from rlhf_tuning.generation import generate
@@ -100,3 +101,12 @@ def test_batches_are_few_and_of_about_equal_size(rows, most, sizes):
     found = generate.batches_of(range(rows), most)
     assert [len(batch) for batch in found] == sizes
     assert [row for batch in found for row in batch] == list(range(rows))
+
+
+@pytest.mark.parametrize("name", ["RWKV", "RecurrentGemma"])
+def test_padding_does_not_get_into_a_state(name):
+    model = make_network(name)
+    prompts = [list(range(3, 20)), list(range(30, 35)), list(range(40, 57))]
+    settings = {"pad_id": 0, "most_tokens": 5, "temperature": 0.0, "ends": [2]}
+    alone = [generate.by_transformers(model, [prompt], **settings)[0] for prompt in prompts]
+    assert generate.by_transformers(model, prompts, **settings) == alone

@@ -2,6 +2,8 @@ import shutil
 
 import pytest
 import torch
+from tiny_architectures import save_network
+from transformers import AutoTokenizer
 
 from rlhf_tuning import environment
 from rlhf_tuning.accelerators import LEARNING
@@ -38,6 +40,15 @@ def test_pickled_weights_are_never_loaded(tiny_model, tmp_path):
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError):
         base_model.load_causal_lm(str(tmp_path), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", ["Phi 3", "StarCoder", "GPT-2", "OPT"])
+def test_no_dropout_of_the_config_is_left_in_training(name, tiny_model, tmp_path):
+    folder = save_network(name, tmp_path, AutoTokenizer.from_pretrained(tiny_model))
+    model = base_model.load_causal_lm(str(folder), dtype=torch.float32).train()
+    ids = torch.arange(3, 30)[None]
+    assert torch.equal(model(ids).logits, model(ids).logits)
+    assert any("drop" in key and value for key, value in model.config.to_dict().items() if isinstance(value, float))
 
 
 def test_sequences_longer_than_the_model_s_positions_are_refused(tiny_model):

@@ -113,3 +113,12 @@ def test_an_adapter_on_cloud_storage_is_copied_by_the_step_that_needs_it(
     assert adapter_folder(str(adapter)) == adapter
     with pytest.raises(ModelError, match="warm_start_adapter: There is no folder gs://bucket/none in Cloud Storage"):
         resolve("gs://bucket/none", tiny_model)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], r".*\.lm_head"])
+def test_an_adapter_on_the_output_head_is_refused_before_anything_is_spent(adapter, tiny_model, tmp_path, targets):
+    copy = shutil.copytree(adapter, tmp_path / "copy")
+    settings = json.loads((copy / "adapter_config.json").read_text())
+    (copy / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": targets}))
+    with pytest.raises(ModelError, match=r"on the output head too \(.*lm_head\)"):
+        resolve(copy, tiny_model)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny_architectures import make_network
 
 from rlhf_tuning.models import base_model
 from rlhf_tuning.ops import linear
@@ -108,3 +109,16 @@ def test_a_layer_with_an_adapter_counts_once(tiny_model):
     layers = linear.linear_layers(model)
     config = model.config
     assert len(layers) == 7 * config.num_hidden_layers + 1  # and the output head
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Llama 4", {"layers.0.feed_forward.router", "layers.1.feed_forward.router"}),
+        ("Bamba", {"layers.0.mamba.out_proj"}),
+        ("LFM 2", set()),
+        ("Falcon", set()),
+    ],
+)
+def test_routers_and_what_kernels_read_past_a_layer_are_left_alone(name, expected):
+    assert set(linear.left_alone(make_network(name).base_model)) == expected

@@ -504,3 +504,26 @@ def test_without_watch_prompts_there_is_no_watch(tiny_model, many_prompts_path, 
     settings = {"watch_prompts": 0, "reinforcement_learning_train_steps": 1}
     tune(tiny_model, many_prompts_path, reward_dirs["shared"], tmp_path, **settings)
     assert not (tmp_path / "adapter" / "watch.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("settings", [{"target_modules": ["embed_tokens"]}, {"modules_to_save": ["embed_tokens"]}])
+def test_an_adapter_on_embeddings_that_are_the_output_head_too_is_merged_into_them_alone(
+    tiny_model, tmp_path, settings
+):
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.tensor([[5, 6, 7, 8]])
+    config = LoraConfig(**{"r": 2, "target_modules": ["q_proj"], "init_lora_weights": False} | settings)
+    adapted = get_peft_model(base_model.load_causal_lm(str(tiny_model), dtype=torch.float32), config)
+    for name, weight in adapted.named_parameters():
+        if "modules_to_save" in name:
+            weight.data += 0.1
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    expected = PeftModel.from_pretrained(again, tmp_path / "adapter")(ids).logits
+    base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    reinforcement._merged(base, str(tmp_path / "adapter")).save_pretrained(tmp_path / "model")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert torch.allclose(merged(ids).logits, expected, atol=1e-4)
