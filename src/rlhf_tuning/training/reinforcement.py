@@ -198,8 +198,8 @@ def train_policy(
         target_sequence_length=config.target_sequence_length,
     )
 
-    # TRL loads a reference by itself, but whole.
-    reference = load() if reference_copy and sharding.has_shards(policy) else None
+    # TRL would load one by itself: whole, and without what loading does here.
+    reference = load() if reference_copy else None
 
     # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
     # The answers to a prompt stay together, so that they can share it. A lane of a CPU is as busy with those to one prompt.

@@ -55,6 +55,15 @@ def test_a_shared_trunk_scores_like_the_reward_model_alone(trained, tiny_model, 
         assert torch.equal(policy(torch.tensor([[5, 6, 7]])).logits, before)
 
 
+def test_scores_are_float32_where_all_else_is_bfloat16(trained):
+    model = reward_model.load_reward_model(str(trained[0] / "reward_model"), dtype="bfloat16")
+    model.offset = 1 / 3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = torch.tensor(model.score_ids([[5, 6, 7, token] for token in range(20, 84)]))
+    assert len(scores.unique()) > 60
+    assert not torch.equal(scores, scores.bfloat16().float())
+
+
 def test_a_folder_that_holds_no_reward_model_is_named(tmp_path):
     with pytest.raises(ModelError, match="holds no reward model"):
         reward_model.load_reward_model(str(tmp_path))

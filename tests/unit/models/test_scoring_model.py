@@ -1,12 +1,14 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_architectures import make_network, save_network
-from transformers import AutoModelForSequenceClassification
+from tiny_architectures import make_config, make_network, save_network
+from transformers import AutoModelForSequenceClassification, Qwen2ForSequenceClassification
 
 from rlhf_tuning.errors import ModelError
-from rlhf_tuning.models import base_model, scoring_model
+from rlhf_tuning.models import base_model, reward_model, scoring_model
 from rlhf_tuning.models.scoring_model import ScoreHead
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import packing
 
 
@@ -34,6 +36,21 @@ def test_a_saved_one_is_transformers_own_classifier_where_there_is_one(tiny_mode
     again = base_model.load_scoring_model(str(tmp_path), dtype=torch.float32)
     scoring_model.load_head(again, str(tmp_path))
     assert torch.equal(again.score.weight, scores.score.weight)
+
+
+def test_reward_models_saved_as_transformers_classifiers_are_loaded(tiny_model, tmp_path):
+    """As they were before 0.2, with all weights learnt; without an output head, which they never had."""
+    tokenizer = load_tokenizer(str(tiny_model))
+    torch.manual_seed(0)
+    theirs = Qwen2ForSequenceClassification(make_config("Qwen 2", vocabulary=len(tokenizer), num_labels=1)).eval()
+    theirs.config.pad_token_id = 0
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    text_format = TextFormat(tokenizer, prompt_sequence_length=32, target_sequence_length=8)
+    reward_model.write_metadata(tmp_path, base="gone", reward_lora_dim=0, offset=0.5, text_format=text_format)
+    ids = [5, 6, 7, 8]
+    (found,) = reward_model.load_reward_model(str(tmp_path), dtype="float32").score_ids([ids])
+    assert found == pytest.approx(theirs(torch.tensor([ids])).logits.item() - 0.5, abs=1e-5)
 
 
 def test_an_adapter_is_on_every_product_of_the_trunk_and_not_on_the_head():
