@@ -16,7 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models import base_model_check
-from rlhf_tuning.models.base_model import load_causal_lm, load_sequence_classifier
+from rlhf_tuning.models.base_model import load_causal_lm, load_scoring_model
 from rlhf_tuning.models.base_model_check import check_base_model, check_models_at_hand
 from rlhf_tuning.models.stored_weights import StoredWeight
 
@@ -321,7 +321,7 @@ def test_a_model_on_the_hub_is_checked_without_its_weights_being_fetched(hub: Hu
 @pytest.fixture
 def loaded() -> Callable[[Path], None]:
     def load(folder: Path) -> None:
-        load_sequence_classifier(str(folder), dtype=torch.float32)
+        load_scoring_model(str(folder), dtype=torch.float32)
         load_causal_lm(str(folder), dtype=torch.float32)
 
     return load
