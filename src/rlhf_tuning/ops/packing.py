@@ -28,8 +28,8 @@ _ROUNDING = (1e-4, 10.0, 1e-3)
 #: How much farther from float32 packed rows may be than plain ones, in the precision at work.
 _AS_ROUNDED = 2.0
 
-#: Groups of sequences that are compared.
-_COMPARED = 4
+#: Groups of sequences that are compared, and sequences of each: so few that it takes about as long as a step.
+_COMPARED, _OF_EACH = 4, 3
 
 #: Layers that a mask tells what they see.
 _MASKED = {"attention", "full_attention", "sliding_attention", "chunked_attention"}
@@ -206,11 +206,12 @@ def take_packed(model: Any, work: Callable[[Any], Any]) -> None:
 
 
 def telling(groups: Sequence[Sequence[Sequence[int]]]) -> list[Sequence[Sequence[int]]]:
-    """Return some groups of sequences for `is_exact`: the ones with the longest text, and others of every length."""
+    """Return some groups of some sequences for `is_exact`: the ones with the longest text, and others of every length."""
     several = [group for group in groups if len(group) > 1 and share_beginning(group)[0]]
     several.sort(key=lambda group: -max(map(len, group)))
     count = min(_COMPARED, len(several))
-    return [several[place * len(several) // count] for place in range(count)]
+    chosen = (several[place * len(several) // count] for place in range(count))
+    return [sorted(group, key=len, reverse=True)[:_OF_EACH] for group in chosen]
 
 
 @torch.no_grad()

@@ -150,6 +150,11 @@ def test_the_longest_text_to_come_is_held_against_the_window():
 
 
 def test_what_tells_is_the_longest_text_and_others_of_every_length():
-    groups = [[[1] * tokens, [1, 2, 3]] for tokens in range(3, 43)] + [[[1] * 99]]
-    assert [len(group[0]) for group in packing.telling(groups)] == [42, 32, 22, 12]
+    groups = [[[1, 2, 3], [1] * tokens, [1, 2], [1, 3]] for tokens in range(3, 43)] + [[[1] * 99]]
+    assert [[len(text) for text in group] for group in packing.telling(groups)] == [
+        [42, 3, 2],
+        [32, 3, 2],
+        [22, 3, 2],
+        [12, 3, 2],
+    ]
     assert packing.telling([*groups[-1:], [[1, 2], [3, 2]]]) == []
