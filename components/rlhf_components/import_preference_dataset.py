@@ -15,6 +15,9 @@ def import_preference_dataset(
     instruction: str = "",
     preference_fingerprint: str = "",
     eval_fingerprint: str = "",
+    prompt_dataset: str = "",
+    prompt_fingerprint: str = "",
+    eval_prompts: int = 200,
     seed: int = 0,
     max_bad_rows: int = 0,
 ) -> None:
@@ -30,6 +33,10 @@ def import_preference_dataset(
         instruction: Put before every text prompt; the default context of chat rows.
         preference_fingerprint: From Validate Inputs; other content is refused. When empty, kfp's cache goes by the path.
         eval_fingerprint: From Validate Inputs, likewise.
+        prompt_dataset: Prompts of phase 2: those of them that are held out are not learnt from here either. Empty where no
+            policy is tuned.
+        prompt_fingerprint: From Validate Inputs, likewise.
+        eval_prompts: Most of those prompts to hold out when there is no evaluation dataset.
         seed: Of the held-out split.
         max_bad_rows: So many bad rows of each dataset are set aside.
     """
@@ -48,7 +55,13 @@ def import_preference_dataset(
             preference_fingerprint=preference_fingerprint,
             eval_fingerprint=eval_fingerprint,
             preference_rows_path=preference_rows.path,
+            prompt_dataset=prompt_dataset,
+            eval_prompts=eval_prompts,
+            prompt_fingerprint=prompt_fingerprint,
         )
-        say(f"{summary.rows:,} preferences to learn from, {summary.eval_rows:,} held out")
+        say(
+            f"{summary.rows:,} preferences to learn from, {summary.eval_rows:,} held out, {summary.left_out:,} left out "
+            "since their prompts are like those of the evaluation"
+        )
         preferences.metadata.update(rows=summary.rows, fingerprint=summary.fingerprint)
         eval_preferences.metadata.update(rows=summary.eval_rows, fingerprint=summary.eval_fingerprint)

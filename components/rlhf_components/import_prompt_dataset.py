@@ -48,6 +48,9 @@ def import_prompt_dataset(
             prompt_fingerprint=prompt_fingerprint,
             eval_fingerprint=eval_fingerprint,
         )
-        say(f"{summary.rows:,} prompts to learn on, {summary.eval_rows:,} to evaluate on")
+        say(
+            f"{summary.rows:,} prompts to learn on, {summary.eval_rows:,} to evaluate on, {summary.left_out:,} left out "
+            "since they are like those of the evaluation"
+        )
         prompts.metadata.update(rows=summary.rows, fingerprint=summary.fingerprint)
         evaluation_prompts.metadata.update(rows=summary.eval_rows, fingerprint=summary.eval_fingerprint)

@@ -47,6 +47,7 @@ def reward_model_pipeline(values: Values) -> RewardModelPipelineOutputs:
             large_model_reference=models.outputs["reward_model_reference"],
             large_model_fingerprint=models.outputs["reward_model_fingerprint"],
             held_out_reward_model_share=0.0,
+            prompt_dataset="",
         )
     ).set_display_name("Train Reward Model")
     return RewardModelPipelineOutputs(

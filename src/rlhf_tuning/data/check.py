@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
+from rlhf_tuning.data.alike import NONE_ALIKE
 from rlhf_tuning.data.findings import Training, empty_file_findings, eval_prompts_in_preferences, examine
-from rlhf_tuning.data.importer import distinct_prompts, report_overlap, too_few_to_split
+from rlhf_tuning.data.importer import prompts_of, report_overlap, too_few_to_split
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problems
 from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, check_instruction
@@ -115,11 +114,11 @@ def check_datasets(
         }
         # 1. The evaluation prompts go first: they are few, so remembering them is what keeps memory small.
         data: dict[str, ScannedDataset] = {}
-        eval_prompts = np.empty(0, np.uint64)
+        eval_prompts = NONE_ALIKE
         if "eval_dataset" in sources:
             files = scan_in_turn(sources["eval_dataset"], scans["eval_dataset"])
             data["eval_dataset"] = gather(files, scans["eval_dataset"], problems, max_bad_rows=max_bad_rows)
-            eval_prompts = distinct_prompts(files)
+            eval_prompts = prompts_of(files)
         # 2. The rest, on all cores.
         others = [parameter for parameter in sources if parameter != "eval_dataset"]
         for parameter in others:
@@ -129,8 +128,9 @@ def check_datasets(
         ):
             data[parameter] = gather(files, scans[parameter], problems, max_bad_rows=max_bad_rows)
         # 3. What only shows when the datasets are held side by side.
-        if len(eval_prompts) and "prompt_dataset" in data:
-            report_overlap(data["eval_dataset"].files, data["prompt_dataset"].files, problems)
+        for parameter in others if eval_prompts else ():
+            evaluation = data["eval_dataset"]
+            report_overlap(evaluation.files, evaluation.kind, data[parameter].files, parameter, problems)
         repeats = {parameter: dataset.repeats.find() for parameter, dataset in data.items() if dataset.repeats}
         _check_split(data, repeats, references, problems)
         # 4. What is in them, and what of it is suspicious.
@@ -138,7 +138,8 @@ def check_datasets(
         datasets: list[DatasetSummary] = []
         findings: list[Finding] = []
         if "eval_dataset" in data and "preference_dataset" in data:
-            overlap = eval_prompts_in_preferences(data["eval_dataset"], len(eval_prompts), data["preference_dataset"])
+            distinct = len(eval_prompts.whole)
+            overlap = eval_prompts_in_preferences(data["eval_dataset"], distinct, data["preference_dataset"])
             findings += [overlap] if overlap else []
         for parameter in ("preference_dataset", "prompt_dataset", "eval_dataset"):
             if parameter in data:

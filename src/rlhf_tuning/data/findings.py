@@ -196,7 +196,7 @@ def examine(
 def eval_prompts_in_preferences(
     eval_data: ScannedDataset, distinct: int, preferences: ScannedDataset
 ) -> Finding | None:
-    """Find prompts on which the reward model would be both trained and measured.
+    """Find preferences that no reward model will learn from, since answers to their prompts will be compared.
 
     Args:
         eval_data: The evaluation dataset.
@@ -207,11 +207,12 @@ def eval_prompts_in_preferences(
     for file in preferences.files:
         for prompt, line in file.eval_prompts_seen.items():
             seen.setdefault(prompt, f"{file.source.name}:{line}")
-    if eval_data.kind != "preference" or not seen:
+    if eval_data.kind == "preference" or not seen:
         return None
     message = (
-        f"{len(seen):,} of {distinct:,} prompts of eval_dataset also stand in preference_dataset: the reward model's "
-        "accuracy will look better than it is. Remove them from one of the two."
+        f"{len(seen):,} of {distinct:,} prompts of eval_dataset also stand in preference_dataset. The preferences to these "
+        "prompts are left out, so that no reward model learns from what it will judge. Other evaluation prompts would spare "
+        "them."
     )
     examples = tuple(Example(place, "also an evaluation prompt") for place in list(seen.values())[:_EXAMPLES])
     return Finding(code="eval_prompt_in_preferences", parameter="eval_dataset", message=message, examples=examples)

@@ -4,16 +4,18 @@ Every row is checked on the way. When one cannot be used, nothing is written and
 """
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from xxhash import xxh64_intdigest
 
 from rlhf_tuning.data import known_rows
+from rlhf_tuning.data.alike import COMMON_ROWS, COMMON_SHARE, NONE_ALIKE, Alike, alike_to, is_among, whole_hash
 from rlhf_tuning.data.batch import PROMPT, Batch, Hashes
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problem, Problems
@@ -37,6 +39,7 @@ MAX_EVAL_PREFERENCES = 500
 _BEFORE_PROMPT = len(b'{"prompt": ')
 _COPY_BYTES = 2**18
 _INDEX_ROWS = 2**18
+_NONE = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class ImportSummary:
     Args:
         rows: Rows for training.
         eval_rows: Rows for evaluation.
+        left_out: Rows for neither, since their prompt, or how it begins, is that of an evaluation prompt.
         fingerprint: Of the dataset before rows were held out, with the instruction; `check_datasets` finds the same.
         eval_fingerprint: Likewise of the evaluation dataset; empty where there is none.
         files: How many files the dataset had, without those of the evaluation dataset.
@@ -54,6 +58,7 @@ class ImportSummary:
 
     rows: int
     eval_rows: int
+    left_out: int
     fingerprint: str
     eval_fingerprint: str
     files: int
@@ -75,8 +80,9 @@ def import_prompts(
 ) -> ImportSummary:
     """Write the canonical prompts for reinforcement learning, and those for evaluation.
 
-    Without an evaluation dataset a tenth of the distinct prompts is held out, chosen by their content and the seed; no
-    copy of them stays among the others. An evaluation dataset with preferences gives each of its prompts once.
+    Without an evaluation dataset a tenth of the distinct prompts is held out, chosen by their content and the seed. Nothing
+    that is alike, see `alike`, stays among the others. An evaluation dataset with preferences gives each of its prompts
+    once.
 
     Args:
         prompt_dataset: The prompts; a path, folder, glob, or one on `gs://`.
@@ -137,11 +143,15 @@ def import_preferences(
     preference_fingerprint: str = "",
     eval_fingerprint: str = "",
     preference_rows_path: str = "",
+    prompt_dataset: str = "",
+    eval_prompts: int = 200,
+    prompt_fingerprint: str = "",
 ) -> ImportSummary:
     """Write the canonical preferences for training the reward model, and those for measuring its accuracy.
 
-    Unless the evaluation dataset has preferences, a tenth of the rows (at most 500) is held out, chosen by prompt: no
-    prompt stands on both sides.
+    Unless the evaluation dataset has preferences, a tenth of the rows (at most 500) is held out, chosen by prompt. Nothing
+    that is alike, see `alike`, stands on both sides, and no prompt on which answers will be compared is learnt from: neither
+    those of the evaluation dataset nor, without one, those that `import_prompts` holds out of the prompt dataset.
 
     Args:
         preference_dataset: The preferences; a path, folder, glob, or one on `gs://`.
@@ -155,6 +165,9 @@ def import_preferences(
         eval_fingerprint: Likewise of the evaluation dataset.
         preference_rows_path: Where to write which rows the dataset has, those held out too (see `known_rows`); nowhere
             where it is empty.
+        prompt_dataset: The prompts, of which some are held out; empty where no policy is tuned.
+        eval_prompts: How many of them at most, as `import_prompts` is told.
+        prompt_fingerprint: What the content was when it was checked; empty where that is not known.
 
     Raises:
         DataError: If a dataset cannot be used, or is not the one that was checked; the message lists every kind of
@@ -181,7 +194,16 @@ def import_preferences(
         fingerprints=(preference_fingerprint, eval_fingerprint),
         write_eval=write_preferences,
         rows_path=preference_rows_path,
+        prompts=_Prompts(prompt_dataset, eval_prompts, prompt_fingerprint) if prompt_dataset else None,
     )
+
+
+class _Prompts(NamedTuple):
+    """The prompt dataset, as the import of preferences needs to know it."""
+
+    reference: str
+    held_out: int
+    fingerprint: str
 
 
 def _import(
@@ -198,6 +220,7 @@ def _import(
     fingerprints: tuple[str, str],
     write_eval: Callable[[Batch, BinaryIO], int],
     rows_path: str = "",
+    prompts: _Prompts | None = None,
 ) -> ImportSummary:
     instruction = check_instruction(instruction)
     sources = resolve(reference, parameter=parameter)
@@ -207,7 +230,7 @@ def _import(
         # 1. The evaluation dataset: it says whether rows must be held out, and which prompts may not be trained on.
         eval_rows = 0
         eval_fingerprint = ""
-        prompts = np.empty(0, np.uint64)
+        evaluated = NONE_ALIKE
         if eval_sources:
 
             def take(batch: Batch) -> None:
@@ -221,8 +244,22 @@ def _import(
             eval_data = gather(eval_files, eval_scan, problems, max_bad_rows=max_bad_rows)
             _check_unchanged("eval_dataset", eval_data, fingerprints[1], problems)
             eval_fingerprint = eval_data.fingerprint.value()
-            if parameter == "prompt_dataset":
-                prompts = distinct_prompts(eval_files)
+            evaluated = prompts_of(eval_files)
+        elif prompts is not None:
+            held_out_scan = Scan(
+                parameter="prompt_dataset",
+                accepts=PROMPTS,
+                instruction=instruction,
+                folder=folder,
+                write_rows=True,
+                held_out=prompts.held_out,
+                seed=seed,
+                index_rows=True,
+            )
+            [prompt_files] = scan_at_once([(resolve(prompts.reference, parameter="prompt_dataset"), held_out_scan)])
+            prompt_data = gather(prompt_files, held_out_scan, problems, max_bad_rows=max_bad_rows)
+            _check_unchanged("prompt_dataset", prompt_data, prompts.fingerprint, problems)
+            evaluated = _held_out(prompt_files, prompt_data.held_out.prompts() if prompts.held_out else _NONE)
         # 2. The dataset itself.
         needs_split = held_out > 0 and not (eval_sources if parameter == "prompt_dataset" else eval_rows)
         scan = Scan(
@@ -233,27 +270,34 @@ def _import(
             write_rows=True,
             held_out=held_out if needs_split else 0,
             seed=seed,
-            eval_prompts=prompts,
+            index_rows=needs_split or bool(evaluated),
+            eval_prompts=evaluated if eval_sources else NONE_ALIKE,
             keep_rows=bool(rows_path),
         )
         [files] = scan_at_once([(sources, scan)])
         data = gather(files, scan, problems, max_bad_rows=max_bad_rows)
-        if len(prompts):
-            report_overlap(eval_files, files, problems)
+        if eval_sources:
+            report_overlap(eval_files, eval_data.kind, files, parameter, problems)
         if not problems.counts and needs_split and not data.held_out.can_split:
             problems.add(too_few_to_split(parameter, reference))
         _check_unchanged(parameter, data, fingerprints[0], problems)
         problems.raise_if_any()
         if rows_path:
             known_rows.write(rows_path, known_rows.distinct(files))
-        # 3. What is held out leaves the rest.
-        chosen = np.empty(0, np.uint64)
+        # 3. What is held out leaves the rest, and so does what is alike.
+        chosen = _NONE
         if needs_split:
             chosen = data.held_out.prompts() if parameter == "prompt_dataset" else data.held_out.groups()
-        left, held = _split(files, chosen, training, evaluation, first_only=parameter == "prompt_dataset")
+        left = _split(files, chosen, evaluated, training, evaluation, first_only=parameter == "prompt_dataset")
+        if left.gone == data.rows:
+            raise DataError(
+                f"No row of {parameter} is left to train on: every prompt, or how it begins, is that of an evaluation "
+                "prompt. Add rows with other prompts, or give an eval_dataset with others."
+            )
     return ImportSummary(
-        rows=data.rows - left,
-        eval_rows=eval_rows + held,
+        rows=data.rows - left.gone,
+        eval_rows=eval_rows + left.held,
+        left_out=left.alike,
         fingerprint=data.fingerprint.value(),
         eval_fingerprint=eval_fingerprint,
         files=len(files),
@@ -261,55 +305,108 @@ def _import(
     )
 
 
+class _Left(NamedTuple):
+    """How many rows left training, how many of them came to evaluation, and how many are only alike."""
+
+    gone: int
+    held: int
+    alike: int
+
+
 def _split(
-    files: Sequence[ScannedFile], chosen: Hashes, training: BinaryIO, evaluation: BinaryIO, *, first_only: bool
-) -> tuple[int, int]:
+    files: Sequence[ScannedFile],
+    chosen: Hashes,
+    evaluated: Alike,
+    training: BinaryIO,
+    evaluation: BinaryIO,
+    *,
+    first_only: bool,
+) -> _Left:
     """Copy the files' rows to where they belong.
 
     Args:
         files: Scanned, with their rows written.
         chosen: Places in line of the prompts to hold out, sorted.
+        evaluated: Further prompts that nothing may be learnt from.
         training: For all other rows.
         evaluation: For the held-out ones.
         first_only: Whether only the first row of each held-out prompt goes to evaluation, and the others nowhere.
-
-    Returns:
-        How many rows left training, and how many came to evaluation.
     """
-    left = held = 0
+    evaluated = Alike(*(np.union1d(*both) for both in zip(evaluated, _held_out(files, chosen), strict=True)))
+    telling, whole = _telling(files, evaluated.opening), set(evaluated.whole.tolist())
+    gone = held = alike = 0
     seen: set[int] = set()
     for file in files:
         if file.rows_file is None or not file.rows_file.exists():  # a file without a good row
             continue
         with file.rows_file.open("rb") as rows:
-            for order, size, before in _held_out_rows(file, chosen):
+            for order, opening, size, before in _rows_to_look_at(file, chosen, evaluated):
                 _copy(rows, training, before)
                 line = rows.read(size)
-                left += 1
-                if not first_only or order not in seen:
-                    seen.add(order)
-                    evaluation.write(line)
-                    held += 1
+                if order is not None:
+                    gone += 1
+                    if not first_only or order not in seen:
+                        seen.add(order)
+                        evaluation.write(line)
+                        held += 1
+                elif opening in telling or whole_hash(line) in whole:
+                    gone += 1
+                    alike += 1
+                else:
+                    training.write(line)
             _copy(rows, training)
-    return left, held
+    return _Left(gone, held, alike)
 
 
-def _held_out_rows(file: ScannedFile, chosen: Hashes) -> Iterator[tuple[int, int, int]]:
-    """Yield the place, the size, and the bytes since the last one, of each row of a file that is held out."""
-    if file.index_file is None or not len(chosen):
+def _index(file: ScannedFile) -> Iterator[Hashes]:
+    """Yield [rows, 3] parts of a file's index: place in line, hash of the prompt's opening, size of the row."""
+    if file.index_file is None or not file.index_file.exists():
         return
-    gap = 0
     with file.index_file.open("rb") as stream:
-        while chunk := stream.read(16 * _INDEX_ROWS):
-            index = np.frombuffer(chunk, np.uint64).reshape(-1, 2)
-            ends = np.cumsum(index[:, 1])
-            done = 0
-            for row in np.flatnonzero(np.isin(index[:, 0], chosen)).tolist():
-                order, size = int(index[row, 0]), int(index[row, 1])
-                start = int(ends[row]) - size
-                yield order, size, gap + start - done
-                gap, done = 0, start + size
-            gap += int(ends[-1]) - done
+        while chunk := stream.read(24 * _INDEX_ROWS):
+            yield np.frombuffer(chunk, np.uint64).reshape(-1, 3)
+
+
+def _held_out(files: Sequence[ScannedFile], chosen: Hashes) -> Alike:
+    """Return the prompts that are held out, by their places in line."""
+    return alike_to(line for file in files for line in _lines_at(file, chosen))
+
+
+def _lines_at(file: ScannedFile, chosen: Hashes) -> Iterator[bytes]:
+    if file.rows_file is None or not file.rows_file.exists():
+        return
+    with file.rows_file.open("rb") as rows:
+        for _, _, size, before in _rows_to_look_at(file, chosen, NONE_ALIKE):
+            rows.seek(before, os.SEEK_CUR)
+            yield rows.read(size)
+
+
+def _telling(files: Sequence[ScannedFile], openings: Hashes) -> set[int]:
+    """Return those of some openings that tell what a dialogue is about: not the ones that begin very many rows."""
+    counts, rows = np.zeros(len(openings), np.int64), 0
+    for part in (part for file in files for part in _index(file)):
+        found = part[is_among(part[:, 1], openings), 1]
+        counts += np.bincount(np.searchsorted(openings, found), minlength=len(openings))
+        rows += len(part)
+    return set(openings[counts <= max(COMMON_ROWS, COMMON_SHARE * rows)].tolist())
+
+
+def _rows_to_look_at(file: ScannedFile, chosen: Hashes, evaluated: Alike) -> Iterator[tuple[int | None, int, int, int]]:
+    """Yield rows that are held out, or begin as an evaluated prompt does.
+
+    Each as its place in line (None where it is not held out), its opening, its size, and the bytes since the last one.
+    """
+    gap = 0
+    for index in _index(file):
+        ends = np.cumsum(index[:, 2])
+        held = is_among(index[:, 0], chosen)
+        done = 0
+        for row in np.flatnonzero(held | is_among(index[:, 1], evaluated.opening)).tolist():
+            order, opening, size = index[row].tolist()
+            start = int(ends[row]) - size
+            yield order if held[row] else None, opening, size, gap + start - done
+            gap, done = 0, start + size
+        gap += int(ends[-1]) - done
 
 
 def _copy(source: BinaryIO, target: BinaryIO, size: int | None = None) -> None:
@@ -336,23 +433,42 @@ def _check_unchanged(parameter: str, data: ScannedDataset, expected: str, proble
         )
 
 
-def distinct_prompts(files: Sequence[ScannedFile]) -> Hashes:
-    """Return the sorted hashes of the prompts that scanned files have."""
+def prompts_of(files: Sequence[ScannedFile]) -> Alike:
+    """Return the prompts that scanned files have."""
     hashes = [hashes for file in files for hashes, _ in file.prompts]
-    return np.unique(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64)
+    return Alike(*map(np.unique, np.concatenate(hashes).T)) if hashes else NONE_ALIKE
 
 
-def report_overlap(eval_files: Sequence[ScannedFile], files: Sequence[ScannedFile], problems: Problems) -> None:
-    """Add a problem for each evaluation prompt that also stands in the prompt dataset, at its first row."""
+def report_overlap(
+    eval_files: Sequence[ScannedFile], kind: Kind, files: Sequence[ScannedFile], parameter: str, problems: Problems
+) -> None:
+    """Add a problem for each evaluation prompt that is also trained on, at its first row.
+
+    An evaluation prompt may be one of the preferences': those are left out. But not where it brings preferences of its own,
+    which are to say how good the reward model is.
+
+    Args:
+        eval_files: The evaluation dataset, scanned.
+        kind: Of its rows.
+        files: The dataset that is trained on, in which its prompts were looked for.
+        parameter: That dataset's.
+        problems: Gets them.
+    """
+    if parameter == "preference_dataset" and kind == "prompt":
+        return
     seen: dict[int, str] = {}
     for file in files:
         for prompt, line in file.eval_prompts_seen.items():
             seen.setdefault(prompt, f"{file.source.name}:{line}")
-    accepted = "evaluation prompts that prompt_dataset does not have"
+    accepted = f"evaluation prompts that {parameter} does not have, however they are spaced and capitalised"
     for name, line, prompt in _places(eval_files, set(seen)):
         found = f"the prompt of {seen.pop(prompt)}" if prompt in seen else ""
-        if found:
+        if not found:
+            continue
+        if parameter == "prompt_dataset":
             problems.add(Problem("eval_prompt_in_training", "eval_dataset", name, line, "", found, accepted))
+        else:
+            problems.add(Problem("eval_preference_in_training", "eval_dataset", name, line, "", found, accepted))
 
 
 def _places(files: Sequence[ScannedFile], prompts: set[int]) -> Iterator[tuple[str, int, int]]:
@@ -360,8 +476,8 @@ def _places(files: Sequence[ScannedFile], prompts: set[int]) -> Iterator[tuple[s
     wanted = np.array(sorted(prompts), np.uint64)
     for file in files:
         for hashes, lines in file.prompts:
-            for index in np.flatnonzero(np.isin(hashes, wanted)).tolist():
-                yield file.source.name, int(lines[index]), int(hashes[index])
+            for index in np.flatnonzero(is_among(hashes[:, 0], wanted)).tolist():
+                yield file.source.name, int(lines[index]), int(hashes[index, 0])
 
 
 def read_canonical(path: str | Path) -> Iterator[dict[str, Any]]:

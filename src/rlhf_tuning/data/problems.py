@@ -46,6 +46,7 @@ CODES: dict[str, str] = {
     "wrong_turn": "a message of a conversation where it cannot stand",
     "mixed_rows": "some rows have preference fields and others have none",
     "eval_prompt_in_training": "an evaluation prompt also stands in the prompt dataset",
+    "eval_preference_in_training": "an evaluation preference has a prompt that also stands in the preference dataset",
     "too_few_rows": "too few rows to hold some out for evaluation",
     "refused_conversation": "the model's chat template refuses a conversation, or does not say all of it",
 }
@@ -58,6 +59,7 @@ FILE_CODES = frozenset(
         "not_json_lines",
         "choices_from_one",
         "eval_prompt_in_training",
+        "eval_preference_in_training",
         "too_few_rows",
         "refused_conversation",
     }

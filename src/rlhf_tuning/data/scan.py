@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_tuning.data.batch import CHOSEN, PROMPT, REJECTED, Batch, Hashes
+from rlhf_tuning.data.alike import NONE_ALIKE, Alike, is_among, opening_hashes, whole_hash
+from rlhf_tuning.data.batch import CHOSEN, REJECTED, Batch, Hashes
 from rlhf_tuning.data.block import tell_if_slow
 from rlhf_tuning.data.fingerprint import Fingerprint
 from rlhf_tuning.data.held_out import HeldOut, held_out_orders
@@ -48,9 +49,10 @@ class Scan:
         seed: Of what is held out.
         find_repeats: Whether rows that say the same are looked for.
         sample_rows: How many rows to sample.
+        index_rows: Whether it is wanted, as a file in the folder, which rows are held out and which prompts are alike.
         keep_prompts: Whether the prompts' hashes are wanted, in memory.
         keep_rows: Whether the rows' hashes are wanted, in memory: 8 bytes each.
-        eval_prompts: [n] Sorted hashes of evaluation prompts to look for.
+        eval_prompts: Evaluation prompts to look for.
     """
 
     parameter: str
@@ -62,9 +64,10 @@ class Scan:
     seed: int = 0
     find_repeats: bool = False
     sample_rows: int = 0
+    index_rows: bool = False
     keep_prompts: bool = False
     keep_rows: bool = False
-    eval_prompts: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
+    eval_prompts: Alike = NONE_ALIKE
 
 
 @dataclass(kw_only=True)
@@ -96,11 +99,6 @@ class ScannedFile:
     set_aside_file: Path | None = None
 
 
-def prompt_hashes(batch: Batch) -> Hashes:
-    """Return [rows] hashes of the prompts, by which the prompts of two datasets are compared."""
-    return batch.hashes[:, PROMPT, 0]
-
-
 def scan_file(
     source: Source,
     number: int,
@@ -130,7 +128,9 @@ def scan_file(
         set_aside_file=scan.folder / f"{name}.bad",
     )
     if scan.write_rows:
-        result.rows_file, result.index_file = scan.folder / f"{name}.rows", scan.folder / f"{name}.index"
+        result.rows_file = scan.folder / f"{name}.rows"
+    if scan.index_rows:
+        result.index_file = scan.folder / f"{name}.index"
     reader = FileReader(
         source,
         parameter=scan.parameter,
@@ -168,28 +168,30 @@ def _take(batch: Batch, result: ScannedFile, scan: Scan, number: int) -> None:
     result.sample.add(batch, result.source.name, number)
     if result.repeats is not None:
         result.repeats.add(batch, number)
-    if scan.keep_prompts:
-        result.prompts.append((prompt_hashes(batch), batch.line_numbers))
     if scan.keep_rows:
         result.rows.append(batch.row_hashes[:, 0])
-    if len(scan.eval_prompts):
-        _look_for_eval_prompts(batch, result, scan.eval_prompts)
+    orders = np.zeros(len(batch), np.uint64)
     if scan.held_out:
         orders = held_out_orders(batch, scan.seed)
         result.held_out.add(orders)
-        if result.index_file is not None:
-            _append(
-                result.index_file, np.stack([orders, np.diff(batch.ends, prepend=0).astype(np.uint64)], 1).tobytes()
-            )
+    openings = opening_hashes(batch) if scan.keep_prompts or scan.eval_prompts or scan.index_rows else orders
+    if scan.keep_prompts:
+        whole = np.array([whole_hash(batch.line(row)) for row in range(len(batch))], np.uint64)
+        result.prompts.append((np.stack([whole, openings], 1), batch.line_numbers))
+    if scan.eval_prompts:
+        _look_for_eval_prompts(openings, batch, result, scan.eval_prompts)
+    if result.index_file is not None:
+        sizes = np.diff(batch.ends, prepend=0).astype(np.uint64)
+        _append(result.index_file, np.stack([orders, openings, sizes], 1).tobytes())
     if result.rows_file is not None:
         _append(result.rows_file, batch.encoded)
 
 
-def _look_for_eval_prompts(batch: Batch, result: ScannedFile, eval_prompts: Hashes) -> None:
-    hashes = prompt_hashes(batch)
-    places = np.minimum(np.searchsorted(eval_prompts, hashes), len(eval_prompts) - 1)
-    for index in np.flatnonzero(eval_prompts[places] == hashes).tolist():
-        result.eval_prompts_seen.setdefault(int(hashes[index]), int(batch.line_numbers[index]))
+def _look_for_eval_prompts(openings: Hashes, batch: Batch, result: ScannedFile, eval_prompts: Alike) -> None:
+    for row in np.flatnonzero(is_among(openings, eval_prompts.opening)).tolist():
+        whole = whole_hash(batch.line(row))
+        if is_among(np.array([whole], np.uint64), eval_prompts.whole)[0]:
+            result.eval_prompts_seen.setdefault(whole, int(batch.line_numbers[row]))
 
 
 def _append(path: Path | None, content: bytes) -> None:

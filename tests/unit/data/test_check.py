@@ -125,21 +125,24 @@ def test_the_instruction_decides_whether_two_prompts_are_the_same(write_rows: Wr
         check(**datasets)
 
 
-def test_warns_when_evaluation_preferences_share_prompts_with_training(write_rows: WriteRows) -> None:
+def test_evaluation_preferences_that_are_trained_on_are_refused(write_rows: WriteRows) -> None:
+    spaced = [{"input_text": f" {row['input_text'].upper()}"} for row in PROMPTS[:2]]
+    with pytest.raises(DataError) as caught:
+        check(
+            preference_dataset=write_rows("r.jsonl", as_preferences(PROMPTS)),
+            eval_dataset=write_rows("e.jsonl", as_preferences([*OTHERS, *spaced])),
+        )
+    assert "eval_preference_in_training (2)" in str(caught.value)
+    assert "r.jsonl:1;" in str(caught.value)
+
+
+def test_preferences_with_evaluation_prompts_are_told_to_be_left_out(write_rows: WriteRows) -> None:
     result = check(
         preference_dataset=write_rows("r.jsonl", as_preferences(PROMPTS)),
-        eval_dataset=write_rows("e.jsonl", as_preferences([*OTHERS, *PROMPTS[:2]])),
+        eval_dataset=write_rows("e.jsonl", [*OTHERS, *PROMPTS[:2]]),
     )
-    assert result.counts["eval_dataset"] == 6
     assert codes(result) == ["eval_prompt_in_preferences", "few_preferences"]
-    assert result.warnings[0].startswith("2 of 6 prompts of eval_dataset also stand in preference_dataset")
-
-
-def test_evaluation_prompts_may_also_be_prompts_of_preferences(write_rows: WriteRows) -> None:
-    result = check(
-        preference_dataset=write_rows("r.jsonl", as_preferences(PROMPTS)), eval_dataset=write_rows("e.jsonl", PROMPTS)
-    )
-    assert codes(result) == ["few_preferences"]
+    assert result.warnings[0].startswith("2 of 6 prompts of eval_dataset also stand in preference_dataset.")
 
 
 def test_passes_on_the_warning_about_an_empty_file(tmp_path: Path, write_rows: WriteRows) -> None:

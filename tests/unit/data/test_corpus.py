@@ -345,6 +345,11 @@ def overlap(tmp_path: Path) -> list[Problem]:
     return found_by_check(tmp_path, prompt_dataset=prompts(20), eval_dataset=lines(CHAT, '{"input_text": "Prompt 7"}'))
 
 
+def trained_on(tmp_path: Path) -> list[Problem]:
+    rows = preferences(20)
+    return found_by_check(tmp_path, preference_dataset=rows, eval_dataset=b"".join(rows.splitlines(keepends=True)[:1]))
+
+
 def comma_separated_values(tmp_path: Path) -> list[Problem]:
     rows = [json.loads(PREFERENCE)] * 30
     table = "".join(",".join(map(str, row)) + "\n" for row in [rows[0].keys(), *(row.values() for row in rows)])
@@ -379,6 +384,7 @@ FILES: list[tuple[str, str, str, Callable[[Path], list[Problem]]]] = [
     ("too_few_rows", "prompt_dataset", "prompt_dataset.jsonl", one_prompt_to_split),
     ("too_few_rows", "preference_dataset", "preference_dataset.jsonl", one_preference_to_split),
     ("eval_prompt_in_training", "eval_dataset", "eval_dataset.jsonl:2", overlap),
+    ("eval_preference_in_training", "eval_dataset", "eval_dataset.jsonl:1", trained_on),
     ("refused_conversation", "prompt_dataset", "prompt_dataset.jsonl:2", refused_conversation),
 ]
 

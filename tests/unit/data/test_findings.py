@@ -263,18 +263,13 @@ def test_prompts_that_stand_twice_are_found_in_prompts_and_are_usual_in_preferen
     assert found(check(preferences=two_prompts)) == {}
 
 
-def test_evaluation_prompts_among_preferences_are_found_where_the_reward_model_is_measured(check: Check) -> None:
-    evaluation = [
-        {**row, "candidate_0": "Wet.", "candidate_1": "Dry.", "input_text": text}
-        for row, text in zip(preferences(3), ("Describe place 7.", "Describe place 9.", "Describe it."), strict=True)
-    ]
+def test_preferences_to_evaluation_prompts_are_found(check: Check) -> None:
+    evaluation = [{"input_text": text} for text in ("Describe place 7.", "describe  place 9.", "Describe it.")]
     finding = only(check(preferences=preferences(1000), evaluation=evaluation))
     assert (finding.code, finding.parameter) == ("eval_prompt_in_preferences", "eval_dataset")
-    assert finding.message.startswith("2 of 3 prompts of eval_dataset also stand in preference_dataset")
+    assert finding.message.startswith("2 of 3 prompts of eval_dataset also stand in preference_dataset.")
     assert places(finding) == ["preference_dataset.jsonl:8", "preference_dataset.jsonl:10"]
     assert found(check(preferences=preferences(1000), evaluation=evaluation[2:])) == {}
-    without_answers = [{"input_text": "Describe place 7."}]
-    assert found(check(preferences=preferences(1000), evaluation=without_answers)) == {}
 
 
 # Biases.

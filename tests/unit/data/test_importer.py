@@ -141,6 +141,82 @@ def test_refuses_evaluation_prompts_that_are_also_prompts(tmp_path: Path, write_
     assert "e.jsonl:3: found the prompt of" in str(caught.value)
 
 
+def test_nothing_like_a_held_out_prompt_stays_among_the_others(tmp_path: Path, write_rows: WriteRows) -> None:
+    rows = [*prompts(100), *({"input_text": f" describe  PLACE {number}.\n"} for number in range(100))]
+    summary, training, evaluation = run_prompts(tmp_path, write_rows("p.jsonl", rows))
+    held_out = {" ".join(text.lower().split()) for text in evaluation}
+    assert len(evaluation) == 20
+    assert not held_out & {" ".join(text.lower().split()) for text in training}
+    assert summary.left_out == 200 - summary.rows - 20
+    assert 0 < summary.left_out <= 20
+
+
+def dialogue(opening: str, number: int) -> dict[str, object]:
+    turns = [opening, f"Answer {number}.", f"And then {number}?"]
+    return {
+        "messages": [{"author": ("user", "assistant")[at % 2], "content": turn} for at, turn in enumerate(turns)],
+        "candidate_0": "a",
+        "candidate_1": "b",
+        "choice": 0,
+    }
+
+
+def test_dialogues_that_begin_alike_stay_on_one_side(tmp_path: Path, write_rows: WriteRows) -> None:
+    rows = [dialogue(f"Ask {number // 4}", number) for number in range(200)]
+    summary, out, eval_out = run_preferences(tmp_path, write_rows("p.jsonl", rows))
+    training, evaluation = ({row["prompt"][0]["content"] for row in read_canonical(path)} for path in (out, eval_out))
+    assert (len(training & evaluation), summary.eval_rows) == (0, 20)
+    assert summary.rows + summary.eval_rows + summary.left_out == 200
+    assert summary.left_out > 0
+
+
+def test_a_greeting_does_not_keep_dialogues_from_training(tmp_path: Path, write_rows: WriteRows) -> None:
+    summary, _, _ = run_preferences(tmp_path, write_rows("p.jsonl", [dialogue("Hello", n) for n in range(200)]))
+    assert (summary.rows, summary.eval_rows, summary.left_out) == (180, 20, 0)
+
+
+def test_no_reward_model_learns_from_prompts_that_are_held_out_of_the_prompt_dataset(
+    tmp_path: Path, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importer, "MAX_EVAL_PREFERENCES", 4)  # as where preferences outnumber prompts
+    prompt_dataset = write_rows("p.jsonl", prompts(200))
+    preference_dataset = write_rows("r.jsonl", preferences(150))
+    for more in ({}, {"eval_dataset": write_rows("e.jsonl", prompts(5))}):
+        folder = tmp_path / f"{len(more)}"
+        if not more:
+            _, _, evaluated = run_prompts(folder, prompt_dataset, seed=3)
+        else:
+            evaluated = [f"Describe place {number}." for number in range(5)]
+        summary, out, _ = run_preferences(folder, preference_dataset, prompt_dataset=prompt_dataset, seed=3, **more)
+        assert not set(evaluated) & set(contents(out))
+        assert summary.left_out > 0
+    _, out, _ = run_preferences(tmp_path, preference_dataset, seed=3)
+    assert set(evaluated) & set(contents(out))  # what this test is here to catch
+
+
+def test_preferences_that_are_trained_on_cannot_be_evaluation(tmp_path: Path, write_rows: WriteRows) -> None:
+    dataset = write_rows("p.jsonl", preferences(20))
+    spaced = [row | {"input_text": f"{row['input_text']} "} for row in preferences(2)]
+    for eval_dataset in (dataset, write_rows("e.jsonl", [*preferences(3, "Other"), *spaced])):
+        with pytest.raises(DataError, match=r"eval_preference_in_training"):
+            run_preferences(tmp_path, dataset, eval_dataset=eval_dataset)
+
+
+def test_evaluation_dialogues_are_kept_from_training_by_how_they_begin(tmp_path: Path, write_rows: WriteRows) -> None:
+    eval_dataset = write_rows("e.jsonl", [dialogue("Ask 3", 1000)])
+    rows = [dialogue(f"Ask {number // 4}", number) for number in range(40)]
+    summary, out, _ = run_preferences(tmp_path, write_rows("p.jsonl", rows), eval_dataset=eval_dataset)
+    assert (summary.rows, summary.eval_rows, summary.left_out) == (36, 1, 4)
+    assert "Ask 3" not in {row["prompt"][0]["content"] for row in read_canonical(out)}
+
+
+def test_a_dataset_of_evaluation_prompts_alone_leaves_nothing_to_train_on(
+    tmp_path: Path, write_rows: WriteRows
+) -> None:
+    with pytest.raises(DataError, match="No row of preference_dataset is left to train on"):
+        run_preferences(tmp_path, write_rows("p.jsonl", preferences(9)), eval_dataset=write_rows("e.jsonl", prompts(9)))
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_one_distinct_prompt_cannot_be_split(tmp_path: Path, write_rows: WriteRows, count: int) -> None:
     with pytest.raises(DataError, match=r"too_few_rows.*\n.*at least two different prompts, or an eval_dataset"):

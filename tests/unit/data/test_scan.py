@@ -12,6 +12,7 @@ from gcs_server import CloudStorage, Fault
 from tests.unit.data.reading import as_lines, in_memory
 
 from rlhf_tuning.data import scan as scan_module
+from rlhf_tuning.data.alike import Alike
 from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.importer import ImportSummary, import_preferences, import_prompts
 from rlhf_tuning.data.problems import Problems
@@ -89,7 +90,7 @@ def test_all_that_a_check_says_is_independent_of_the_names_and_the_order_of_shar
 ) -> None:
     monkeypatch.setattr("rlhf_tuning.data.check.SAMPLE_ROWS", 50)
     rows, others = [*preferences(300), *preferences(20)], [*prompts(60), *prompts(3)]
-    evaluation = preferences(40, "Describe house") + preferences(5)
+    evaluation = [{"input_text": row["input_text"]} for row in preferences(40, "Describe house") + preferences(5)]
     one = check(
         preference_dataset=write(tmp_path / "r", one=rows),
         prompt_dataset=write(tmp_path / "p", one=others),
@@ -152,7 +153,8 @@ def test_reading_on_all_cores_gives_what_reading_in_one_process_gives(
             find_repeats=True,
             sample_rows=30,
             keep_prompts=True,
-            eval_prompts=np.arange(2, dtype=np.uint64),
+            index_rows=True,
+            eval_prompts=Alike(*np.arange(4, dtype=np.uint64).reshape(2, 2)),
         )
         [files] = scan_at_once([(sources, settings)])
         problems = Problems()
@@ -160,6 +162,7 @@ def test_reading_on_all_cores_gives_what_reading_in_one_process_gives(
         assert dataset.repeats is not None
         return {
             "rows": [file.rows_file and file.rows_file.exists() and file.rows_file.read_bytes() for file in files],
+            "index": [file.index_file and file.index_file.exists() and file.index_file.read_bytes() for file in files],
             "numbers": [(file.bad_rows, file.empty, file.ordered, file.longer_chosen, file.formats) for file in files],
             "problems": [tuple(problem) for kept in problems.kept.values() for problem in kept],
             "warnings": problems.warnings,

@@ -2,7 +2,9 @@
 
 import json
 import random
+import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,30 @@ class Given(NamedTuple):
 
 def prompt_of(row: Record) -> str:
     return json.dumps(row["prompt"])
+
+
+def same_text(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
+
+
+def whole_of(row: Record) -> str:
+    return json.dumps([(turn["role"], same_text(turn["content"])) for turn in row["prompt"]])
+
+
+def opening_of(row: Record) -> str:
+    return next(same_text(turn["content"]) for turn in row["prompt"] if turn["role"] == "user")
+
+
+def wholes(given: Given) -> set[str]:
+    return set(map(whole_of, given.rows))
+
+
+def not_alike(rows: Sequence[Record], evaluated: Sequence[Record]) -> list[Record]:
+    """Return the rows that are like none of the evaluated ones; an opening that is common among them tells nothing."""
+    counts = Counter(map(opening_of, rows))
+    whole = set(map(whole_of, evaluated))
+    opening = {opening for opening in map(opening_of, evaluated) if counts[opening] <= max(10, len(rows) / 100)}
+    return [row for row in rows if whole_of(row) not in whole and opening_of(row) not in opening]
 
 
 def swapped(record: Record, pick: random.Random) -> Record:
@@ -111,7 +137,7 @@ def test_checks_and_imports_find_and_write_what_plain_python_does(
     preferences = make_dataset(tmp_path / "r", "preference", pick.choice([1, 2, 30, 200]), make, instruction, [])
     evaluation = Given("", "prompt", [], 0)
     if seed % 4:
-        # 1. A prompt dataset's rows among the evaluation rows are an error; a preference dataset's a warning.
+        # 1. Rows that are trained on, among the evaluation rows of the same kind, are an error.
         kind: Kind = "prompt" if seed % 4 == 1 else "preference"
         again = [] if seed % 3 else [make.record((pick.choice(["vertex_text", "trl_standard"]), kind))]
         evaluation = make_dataset(tmp_path / "e", kind, pick.choice([1, 3, 20]), make, instruction, again)
@@ -125,10 +151,12 @@ def test_checks_and_imports_find_and_write_what_plain_python_does(
 
     check = check_datasets(**{name: dataset.reference for name, dataset in given.items()}, **settings)
 
-    overlap = set(prompts.prompts) & set(evaluation.prompts)
+    overlap = wholes(prompts) & wholes(evaluation)
+    both = wholes(preferences) & wholes(evaluation)
     judges = evaluation.rows and evaluation.kind == "preference"
     codes = Counter({"eval_prompt_in_training": len(overlap)})
-    if not overlap:
+    codes["eval_preference_in_training"] += len(both) if judges else 0
+    if not codes.total():
         codes["too_few_rows"] += not evaluation.rows and len(set(prompts.prompts)) == 1
         codes["too_few_rows"] += not judges and len(set(preferences.prompts)) == 1
     assert check.summary.problem_counts == {code: count for code, count in codes.items() if count}
@@ -145,8 +173,7 @@ def test_checks_and_imports_find_and_write_what_plain_python_does(
         assert int(repeated) == counts.total() - len(counts)
         contradicting = sum(len(way) == 2 for way in ways.values())
         assert int(said_of(check, summary.parameter, "contradicting_preferences")) == contradicting
-    both = len(set(evaluation.prompts) & set(preferences.prompts)) if judges else 0
-    assert int(said_of(check, "eval_dataset", "eval_prompt_in_preferences")) == both
+    assert int(said_of(check, "eval_dataset", "eval_prompt_in_preferences")) == (0 if judges else len(both))
 
     # 2. The prompts.
     settings |= {"eval_dataset": evaluation.reference, "seed": seed}
@@ -160,10 +187,15 @@ def test_checks_and_imports_find_and_write_what_plain_python_does(
         "eval_prompts": most,
         "prompt_fingerprint": check.prompt_fingerprint,
     }
+    evaluated = evaluation.rows
     if overlap or (not evaluation.rows and most and len(set(prompts.prompts)) == 1):
         with pytest.raises(DataError):
             import_prompts(**run_prompts, **settings)
         assert not list(tmp_path.glob("out/*"))
+        run_prompts["prompt_dataset"] = ""
+    elif not not_alike(prompts.rows, evaluation.rows):
+        with pytest.raises(DataError, match="No row of prompt_dataset is left"):
+            import_prompts(**run_prompts, **settings)
     else:
         imported = import_prompts(**run_prompts, **settings)
         rows, held = rows_of(paths[0]), rows_of(paths[1])
@@ -171,12 +203,13 @@ def test_checks_and_imports_find_and_write_what_plain_python_does(
         asked = {prompt_of(row) for row in held}
         if evaluation.rows:
             expected = evaluation.prompts if evaluation.kind == "prompt" else list(dict.fromkeys(evaluation.prompts))
-            assert rows == prompts.rows
+            assert rows == not_alike(prompts.rows, evaluation.rows)
             assert [json.dumps(row["prompt"]) for row in held] == expected
         else:
+            evaluated = held
             count = max(1, min(most, len(set(prompts.prompts)) // 10)) if most else 0
             assert len(held) == len(asked) == count
-            assert rows == [row for row in prompts.rows if prompt_of(row) not in asked]
+            assert rows == [row for row in not_alike(prompts.rows, held) if prompt_of(row) not in asked]
             assert [prompt_of(row) for row in held] == [
                 prompt for prompt in dict.fromkeys(prompts.prompts) if prompt in asked
             ]
@@ -187,8 +220,9 @@ def test_checks_and_imports_find_and_write_what_plain_python_does(
         "preferences_path": str(paths[2]),
         "eval_preferences_path": str(paths[3]),
         "preference_fingerprint": check.preference_fingerprint,
+        **{name: run_prompts[name] for name in ("prompt_dataset", "prompt_fingerprint", "eval_prompts")},
     }
-    if not judges and len(set(preferences.prompts)) == 1:
+    if (judges and both) or (not judges and len(set(preferences.prompts)) == 1):
         with pytest.raises(DataError):
             import_preferences(**run_preferences, **settings)
         return
@@ -197,10 +231,10 @@ def test_checks_and_imports_find_and_write_what_plain_python_does(
     assert (imported.rows, imported.eval_rows) == (len(rows), len(held))
     assert imported.fingerprint == check.preference_fingerprint
     if judges:
-        assert (rows, held) == (preferences.rows, evaluation.rows)
+        assert (rows, held) == (not_alike(preferences.rows, evaluation.rows), evaluation.rows)
     else:
         asked = {prompt_of(row) for row in held}
-        assert rows == [row for row in preferences.rows if prompt_of(row) not in asked]
+        assert rows == [row for row in not_alike(preferences.rows, [*held, *evaluated]) if prompt_of(row) not in asked]
         assert held == [row for row in preferences.rows if prompt_of(row) in asked]
         target = max(1, min(importer.MAX_EVAL_PREFERENCES, len(preferences.rows) // 10))
         assert 0 < len(held) <= target or len(asked) == 1
