@@ -62,6 +62,9 @@ def every_component(
     preferences = import_preference_dataset(
         preference_dataset=preference_dataset,
         preference_fingerprint=checked.outputs["preference_fingerprint"],
+        prompt_dataset=prompt_dataset,  # what is held out of it is not learnt from here either
+        prompt_fingerprint=checked.outputs["prompt_fingerprint"],
+        eval_prompts=100,
     )
 
     judgement = (
@@ -116,8 +119,13 @@ def every_component(
         model=tuned.outputs["model"],
         adapter=tuned.outputs["adapter"],
         reward_model=judgement.outputs["reward_model"],
+        eval_preferences=preferences.outputs["eval_preferences"],
         large_model_reference=base.outputs["large_model_reference"],
+        judge="language_model",  # somebody independent: the reward that was optimised never promotes
+        judge_model="gpt-oss-20b",
+        judge_endpoint="http://judge.example.com/v1",
         champion=champion.outputs["champion"],
+        earlier_tries=champion.outputs["earlier_tries"],
     )
 
     upload_model(

@@ -34,10 +34,20 @@ def evaluate(
     judge_max_calls: int = 1000,
     dtype: str = "auto",
     champion: str = "",
+    earlier_tries: int = 0,
     data_warnings: str = "",
     gate_win_rate_margin: float = 0.0,
+    gate_reward_model_margin: float = 0.1,
+    gate_min_prompts: int = 50,
+    gate_min_judged_share: float = 0.8,
     gate_max_kl: float = 50.0,
     gate_max_length_ratio: float = 3.0,
+    gate_max_equal_length_loss: float = 0.1,
+    gate_max_judge_loss: float = 0.1,
+    gate_max_unfinished_rise: float = 0.15,
+    gate_max_empty_rise: float = 0.1,
+    gate_max_repetitive_rise: float = 0.1,
+    gate_max_refusal_rise: float = 0.1,
 ) -> NamedTuple("Outputs", [("promote", bool)]):  # type: ignore[valid-type]
     """Compare the tuned model's answers with the champion's, prompt by prompt, and decide which is champion from now on.
 
@@ -70,10 +80,20 @@ def evaluate(
         judge_max_calls: Most requests to the server, repeated ones included.
         dtype: auto, float32 or bfloat16.
         champion: From Find Champion.
+        earlier_tries: From Find Champion; each makes the proof that is asked for stricter.
         data_warnings: From Validate Inputs; shown in the report.
         gate_win_rate_margin: Win rate beyond one half that must be shown.
+        gate_reward_model_margin: The same where only the held-out reward model judges; the larger of the two counts.
+        gate_min_prompts: Fewest prompts with a verdict.
+        gate_min_judged_share: Least share of the pairs that a judge must have judged.
         gate_max_kl: Most nats of KL to the base model over an answer, on average; 0 for no limit.
         gate_max_length_ratio: Most that the mean length may grow or shrink, as a factor; 0 for no limit.
+        gate_max_equal_length_loss: Win rate below one half to rule out, had all answers been equally long; 0 for no limit.
+        gate_max_judge_loss: Win rate below one half to rule out by each other judge that people agree with; 0 for no limit.
+        gate_max_unfinished_rise: Rise of the share of answers cut at the length limit to rule out; 0 for no limit.
+        gate_max_empty_rise: Rise of the share of empty answers to rule out; 0 for no limit.
+        gate_max_repetitive_rise: Rise of the share of repetitive answers to rule out; 0 for no limit.
+        gate_max_refusal_rise: Rise of the share of refusals to rule out, unless people prefer them; 0 for no limit.
 
     Returns:
         promote: Whether the tuned model takes the champion's place.
@@ -103,8 +123,17 @@ def evaluate(
             dtype=dtype,
             champion=champion,
             gate_win_rate_margin=gate_win_rate_margin,
+            gate_reward_model_margin=gate_reward_model_margin,
+            gate_min_prompts=gate_min_prompts,
+            gate_min_judged_share=gate_min_judged_share,
             gate_max_kl=gate_max_kl,
             gate_max_length_ratio=gate_max_length_ratio,
+            gate_max_equal_length_loss=gate_max_equal_length_loss,
+            gate_max_judge_loss=gate_max_judge_loss,
+            gate_max_unfinished_rise=gate_max_unfinished_rise,
+            gate_max_empty_rise=gate_max_empty_rise,
+            gate_max_repetitive_rise=gate_max_repetitive_rise,
+            gate_max_refusal_rise=gate_max_refusal_rise,
         )
         export = check_export(
             large_model_reference,
@@ -125,7 +154,16 @@ def evaluate(
             eval_preferences_path=eval_preferences.path if eval_preferences else "",
         )
         numbers = comparison.write_evaluation(config, pairs, evaluation.path, judges=judges)
-        decided = comparison.decide_promotion(config, pairs, decision.path, judges=judges, also=[condition_of(export)])
+        decided = comparison.decide_promotion(
+            config,
+            pairs,
+            decision.path,
+            judges=judges,
+            also=[condition_of(export)],
+            eval_preferences_path=eval_preferences.path if eval_preferences else "",
+            adapter_dir=adapter.path,
+            earlier_tries=earlier_tries,
+        )
         comparison.write_summary(config, pairs, summary.path, decision=decided, judges=judges)
         run_report = write_run_report(
             pairs,

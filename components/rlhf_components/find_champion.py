@@ -19,7 +19,7 @@ def find_champion(
     run_project: str = "",
     run_location: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
-    "Outputs", [("champion", str), ("model_reference", str), ("model_fingerprint", str)]
+    "Outputs", [("champion", str), ("model_reference", str), ("model_fingerprint", str), ("earlier_tries", int)]
 ):
     """Find the version with the alias `champion`; before the first one, and where there is no registry, the base model.
 
@@ -40,6 +40,7 @@ def find_champion(
         champion: Its resource name; empty for the base model.
         model_reference: The champion's weights, or the base model.
         model_fingerprint: Changes when those weights do.
+        earlier_tries: How many tuned models were already held against it and did not win.
     """
     from rlhf_tuning.promotion.champion import Place, model_to_beat
     from rlhf_tuning.step import running_step, say
@@ -54,4 +55,4 @@ def find_champion(
             place=place,
         )
         say(f"The model to beat is {found.champion or 'the base model'}")
-    return (found.champion, found.model, found.fingerprint)
+    return (found.champion, found.model, found.fingerprint, found.earlier_tries)

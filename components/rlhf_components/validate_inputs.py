@@ -57,8 +57,17 @@ def validate_inputs(
     reward_clip_range: float = 0.0,
     missing_eos_penalty: float = 0.0,
     gate_win_rate_margin: float = 0.0,
+    gate_reward_model_margin: float = 0.1,
+    gate_min_prompts: int = 50,
+    gate_min_judged_share: float = 0.8,
     gate_max_kl: float = 50.0,
     gate_max_length_ratio: float = 3.0,
+    gate_max_equal_length_loss: float = 0.1,
+    gate_max_judge_loss: float = 0.1,
+    gate_max_unfinished_rise: float = 0.15,
+    gate_max_empty_rise: float = 0.1,
+    gate_max_repetitive_rise: float = 0.1,
+    gate_max_refusal_rise: float = 0.1,
     target: str = "",
     registry_dir: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
@@ -125,8 +134,17 @@ def validate_inputs(
         reward_clip_range: What scores are held within.
         missing_eos_penalty: Taken off the reward of an answer that was cut off.
         gate_win_rate_margin: Win rate beyond one half that a promotion takes.
+        gate_reward_model_margin: The same where a reward model judges.
+        gate_min_prompts: Fewest prompts with a verdict for a promotion.
+        gate_min_judged_share: Least share of the pairs that a judge must have judged.
         gate_max_kl: Most nats of KL for a promotion.
         gate_max_length_ratio: Most that answers may grow or shrink for a promotion.
+        gate_max_equal_length_loss: Win rate below one half to rule out at equal length.
+        gate_max_judge_loss: Win rate below one half to rule out by the other judges.
+        gate_max_unfinished_rise: Rise of unfinished answers to rule out.
+        gate_max_empty_rise: Rise of empty answers to rule out.
+        gate_max_repetitive_rise: Rise of repetitive answers to rule out.
+        gate_max_refusal_rise: Rise of refusals to rule out.
         target: Where the run registers its model; into the local registry, which is checked, where it is local.
         registry_dir: Folder of that registry; its default place when empty.
 
@@ -171,8 +189,17 @@ def validate_inputs(
             reward_clip_range=reward_clip_range,
             missing_eos_penalty=missing_eos_penalty,
             gate_win_rate_margin=gate_win_rate_margin,
+            gate_reward_model_margin=gate_reward_model_margin,
+            gate_min_prompts=gate_min_prompts,
+            gate_min_judged_share=gate_min_judged_share,
             gate_max_kl=gate_max_kl,
             gate_max_length_ratio=gate_max_length_ratio,
+            gate_max_equal_length_loss=gate_max_equal_length_loss,
+            gate_max_judge_loss=gate_max_judge_loss,
+            gate_max_unfinished_rise=gate_max_unfinished_rise,
+            gate_max_empty_rise=gate_max_empty_rise,
+            gate_max_repetitive_rise=gate_max_repetitive_rise,
+            gate_max_refusal_rise=gate_max_refusal_rise,
         )
         if preference_dataset and prompt_dataset:
             check_exploration(temperature)

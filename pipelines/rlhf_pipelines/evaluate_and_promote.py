@@ -72,6 +72,7 @@ def for_target(target: str, **artifacts: Any) -> Any:
                 champion_predictions=champion_answers.outputs["predictions"],
                 tuned_predictions=tuned_answers.outputs["predictions"],
                 champion=champion.outputs["champion"],
+                earlier_tries=champion.outputs["earlier_tries"],
             )
         ).set_display_name("Evaluate Tuned Model")
         values = values.adding(champion.outputs).adding(comparison.outputs)

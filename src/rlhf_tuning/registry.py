@@ -42,6 +42,8 @@ CHAMPIONS = (CHAMPION_ALIAS, DEFAULT_ALIAS, CHALLENGER_ALIAS)
 PREFERENCE_ROWS = "preference_rows.bin"
 #: File beside an adapter, or in its place where all weights learnt, that holds the settings of the method.
 TUNING_SETTINGS = "tuning.json"
+#: What a watch over the training saw, beside them.
+WATCH = "watch.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Below this size a copy costs nothing, and is safe from whatever happens to the original.
@@ -307,6 +309,11 @@ def find_champion(name: str, registry_dir: Path | None = None) -> ModelVersion |
     aliases = _read_aliases(folder)
     alias = next((alias for alias in CHAMPIONS if alias in aliases), "")
     return resolve_model(f"{name}@{alias}", registry_dir) if alias else None
+
+
+def count_versions(versions: Path, *, after: int) -> int:
+    """Return how many versions a model's folder of them has beyond a number."""
+    return sum(number > after for number in _version_numbers(versions))
 
 
 @contextmanager

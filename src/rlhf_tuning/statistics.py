@@ -13,6 +13,9 @@ from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
 _CONFIDENCE = 0.95
+#: Share of comparisons in which either side gives the longer answer, or both are as long, without which nothing is said of
+#: equal length: `benchmarks/promotion_gate.py --equal-length` has the coverage on both sides of it.
+LEAST_OVERLAP = 0.05
 
 
 class Interval(NamedTuple):
@@ -41,6 +44,15 @@ class WinRate(NamedTuple):
     ties: int
     losses: int
     n: int
+
+
+class ClusteredWinRate(NamedTuple):
+    """A win rate over answers that come in clusters, and in how many clusters there were more wins, or more losses."""
+
+    rate: WinRate
+    clusters: int
+    won: int
+    lost: int
 
 
 def wilson_interval(successes: float, n: int, confidence: float = _CONFIDENCE) -> Interval:
@@ -191,6 +203,34 @@ def clustered_share(points: Sequence[float], clusters: Sequence[Hashable]) -> Me
     return MeanEstimate(by_cluster.mean, low, high, n)
 
 
+def clustered_win_rate(scores: Sequence[float], clusters: Sequence[Hashable]) -> ClusteredWinRate:
+    """Return the win rate of comparisons that come in clusters, as answers to the same prompt do, with its 95% interval.
+
+    Where every cluster has one comparison it is Tango's interval, see `win_rate`. Elsewhere it is `clustered_mean`'s, but
+    never narrower than Tango's of as many comparisons as there are clusters.
+
+    Args:
+        scores: 1 for a win, one half for a tie, 0 for a loss.
+        clusters: What each belongs to, such as its prompt.
+
+    Raises:
+        ValueError: If the lengths differ, or there is no comparison.
+    """
+    counts = [sum(score == worth for score in scores) for worth in (1.0, 0.5, 0.0)]
+    rate = win_rate(*counts)
+    balance: dict[Hashable, float] = dict.fromkeys(clusters, 0.0)
+    for score, cluster in zip(scores, clusters, strict=True):
+        balance[cluster] += score - 0.5
+    distinct = len(balance)
+    if distinct < len(scores):
+        by_cluster = clustered_mean(scores, clusters)
+        alone = win_rate(*(math.ceil(count * distinct / len(scores)) for count in counts))
+        low, high = max(0.0, min(by_cluster.low, alone.low)), min(1.0, max(by_cluster.high, alone.high))
+        rate = rate._replace(low=low, high=high)
+    won, lost = (sum(sign * value > 0 for value in balance.values()) for sign in (1, -1))
+    return ClusteredWinRate(rate, distinct, won, lost)
+
+
 def length_controlled_win_rate(
     scores: Sequence[float], length_differences: Sequence[float], confidence: float = _CONFIDENCE
 ) -> MeanEstimate | None:
@@ -202,13 +242,16 @@ def length_controlled_win_rate(
     with the sandwich variance, which holds for ties too. A ridge of one hundredth of a comparison keeps the fit finite when
     length alone decides.
 
+    Nothing is read off where next to nothing was seen: unless both models give the longer answer in a fair share of the
+    comparisons, see `LEAST_OVERLAP`. Beyond what was seen the intervals cover less than they say.
+
     Args:
         scores: 1 for a win, one half for a tie, 0 for a loss.
         length_differences: Length of the answer less its opponent's, in any unit.
         confidence: Coverage asked for.
 
     Returns:
-        The estimate, or None when there are fewer than 10 comparisons or all lengths differ by the same.
+        The estimate, or None when there are fewer than 10 comparisons, or lengths hardly overlap.
 
     Raises:
         ValueError: If the lengths differ or a value is not finite.
@@ -218,7 +261,8 @@ def length_controlled_win_rate(
     if not all(map(math.isfinite, (*scores, *length_differences))):
         raise ValueError("scores and lengths must be finite.")
     n = len(scores)
-    if n < 10 or (spread := stdev(length_differences)) == 0:
+    fewer = min(sum(sign * difference >= 0 for difference in length_differences) for sign in (1, -1))
+    if n < 10 or fewer < LEAST_OVERLAP * n or (spread := stdev(length_differences)) == 0:
         return None
     lengths = [math.tanh(difference / spread) for difference in length_differences]
     intercept = slope = 0.0

@@ -6,6 +6,7 @@ import pytest
 from rlhf_tuning.statistics import (
     clustered_mean,
     clustered_share,
+    clustered_win_rate,
     length_controlled_win_rate,
     mean_interval,
     paired_difference,
@@ -298,6 +299,32 @@ def test_length_control_survives_length_that_decides_alone():
     assert 0 <= controlled.low < controlled.mean < controlled.high <= 1
 
 
-@pytest.mark.parametrize(("scores", "lengths"), [([1.0] * 9, list(range(9))), ([1.0, 0.0] * 10, [3.0] * 20)])
+@pytest.mark.parametrize(
+    ("scores", "lengths"),
+    [
+        ([1.0] * 9, list(range(-4, 5))),
+        ([1.0, 0.0] * 10, [3.0] * 20),
+        # One of the two nearly always gives the longer answer.
+        ([1.0, 0.0] * 50, [*range(1, 98), -1, -2, -3]),
+        ([1.0, 0.0] * 50, [*range(-97, 0), 1, 2, 3]),
+    ],
+)
 def test_without_enough_to_go_by_there_is_no_length_control(scores, lengths):
     assert length_controlled_win_rate(scores, lengths) is None
+
+
+def test_a_share_with_one_trial_a_cluster_is_wilsons():
+    assert clustered_share([1.0, 0.5, 0.0, 1.0], range(4)) == (0.625, *wilson_interval(2.5, 4), 4)
+
+
+def test_clusters_that_all_agree_are_as_sure_as_so_many_trials():
+    share = clustered_share([1.0] * 12, [0, 1, 2] * 4)
+    assert share == pytest.approx((1.0, wilson_interval(3, 3).low, 1.0, 12))
+    found = clustered_win_rate([1.0] * 12, [0, 1, 2] * 4)
+    assert found.rate[:3] == pytest.approx(win_rate(3, 0, 0)[:3])
+    assert (found.rate.wins, found.clusters, found.won, found.lost) == (12, 3, 3, 0)
+
+
+def test_a_cluster_counts_for_whoever_wins_it_more_often():
+    found = clustered_win_rate([1.0, 1.0, 0.0, 0.0, 0.5, 0.0], ["a", "a", "a", "b", "c", "b"])
+    assert (found.clusters, found.won, found.lost) == (3, 1, 1)

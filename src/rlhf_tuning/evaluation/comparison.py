@@ -1,6 +1,5 @@
 """What the answers of two models say: means, win rates, a verdict in words, and a table for a terminal."""
 
-import json
 import math
 import re
 import shutil
@@ -14,17 +13,18 @@ from rich.cells import set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from rlhf_tuning.evaluation.degeneration import distinct, is_refusal, is_repetitive
+from rlhf_tuning.evaluation.degeneration import distinct, is_empty, is_refusal, is_repetitive
 from rlhf_tuning.evaluation.judges.verdict import TIE_WITHIN, Agreement, OrderEffect, Verdict, order_effect
+from rlhf_tuning.models.text_format import conversation_key
 from rlhf_tuning.statistics import (
+    ClusteredWinRate,
     MeanEstimate,
     WinRate,
-    clustered_mean,
+    clustered_win_rate,
     length_controlled_win_rate,
     mean_interval,
     paired_difference,
     wilson_interval,
-    win_rate,
 )
 
 Outcome = Literal["better", "unclear", "worse"]
@@ -32,6 +32,10 @@ Outcome = Literal["better", "unclear", "worse"]
 BASE_MODEL = "the base model"
 #: Measures that are numbers on each answer, as `ScoredAnswer` has them.
 SCORES = ("true_score", "held_out_reward", "reward")
+#: The one that the policy was trained to raise.
+OPTIMISED = "reward"
+#: Those that were learnt from preferences, and may have learnt nothing.
+_REWARDS = ("held_out_reward", OPTIMISED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +105,11 @@ class Wins:
     Args:
         name: One of `SCORES`, or a language-model judge's name.
         measure: How people read it.
-        prompts_won: Distinct prompts to which the tuned model's answers win more often than they lose.
-        prompts_lost: Those to which they lose more often.
+        prompts: Distinct prompts with a verdict.
         rate: The win rate. Where prompts repeat, its interval lets answers to one prompt depend on each other.
         unjudged: Pairs of answers without a verdict.
+        unjudged_lost: The win rate were each of those lost, and in how many distinct prompts the tuned model wins or loses
+            more often then.
         agreement: How often the judge agrees with held-out human choices; None when it was not checked.
         order: What the order of the answers does to the judge, where it is shown both.
         at_equal_length: The win rate had all answers been as long as their opponents; None when that cannot be told.
@@ -112,13 +117,33 @@ class Wins:
 
     name: str
     measure: str
-    prompts_won: int
-    prompts_lost: int
+    prompts: int
     rate: WinRate
+    unjudged_lost: ClusteredWinRate
     unjudged: int = 0
     agreement: Agreement | None = None
     order: OrderEffect | None = None
     at_equal_length: MeanEstimate | None = None
+
+    @property
+    def independent(self) -> bool:
+        """Say whether the tuned model was not trained to please this judge."""
+        return self.name != OPTIMISED
+
+    @property
+    def trusted(self) -> bool:
+        """Say whether the judge agrees with people beyond chance.
+
+        A scorer or a language model that nothing was there to check is taken at its word; a reward model is not.
+        """
+        if self.agreement is None:
+            return self.name not in _REWARDS
+        return self.agreement.beyond_chance
+
+    @property
+    def judged(self) -> float:
+        """Return the share of pairs that have a verdict."""
+        return self.rate.n / (self.rate.n + self.unjudged)
 
     @property
     def outcome(self) -> Outcome:
@@ -142,7 +167,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Everything that the report and the table say about the answers."""
+    """Everything that the report and the table say about the answers.
+
+    `silent` has the labels of judges that were asked and gave no verdict on any pair.
+    """
 
     n: int
     compared: int
@@ -152,6 +180,7 @@ class Summary:
     judges: tuple[Wins, ...] = ()
     notes: tuple[str, ...] = ()
     held_out_reward: Wins | None = None
+    silent: tuple[str, ...] = ()
     opponent: str = BASE_MODEL
 
     @property
@@ -267,13 +296,20 @@ def summarize(
         _mean_row("tokens", "Answer length, tokens", pairs, lambda answer: float(answer.tokens)),
         _mean_row("distinct_2", "Distinct-2", pairs, lambda answer: distinct(answer.text)),
         _share_row("ended", "Answers that ended", pairs, lambda answer: answer.ended),
-        _share_row("empty", "Empty answers", pairs, lambda answer: not answer.text.strip()),
+        _share_row("empty", "Empty answers", pairs, lambda answer: is_empty(answer.text)),
         _share_row("repetitive", "Repetitive answers", pairs, lambda answer: is_repetitive(answer.text)),
         _share_row("refused", "Refusals", pairs, lambda answer: is_refusal(answer.text)),
+    ]
+    measured = {"scorer": "true_score", "held_out_reward_model": "held_out_reward", "reward_model": "reward"}
+    silent = [
+        record.label
+        for record in judges
+        if all(pair_outcome(pair, measured.get(record.name, record.name)) is None for pair in pairs)
     ]
     return Summary(
         n=len(pairs),
         compared=len(compared),
+        silent=tuple(silent),
         rows=tuple(row for row in rows if row.tuned or row.base),
         reward=_wins(pairs, "reward", "reward", records.get("reward_model")),
         held_out_reward=_wins(pairs, "held_out_reward", "held-out reward", records.get("held_out_reward_model")),
@@ -365,7 +401,7 @@ def _agreement_sentence(wins: Wins) -> str:
     text = f"It agrees with {percent(share)} [{percent(low)}, {percent(high)}] of {_count(n, 'human choice')}"
     if high < 0.5:
         return f"{text}: it judges against people, so do not trust it."
-    return f"{text}: no better than chance, so do not rely on it." if low <= 0.5 else f"{text}."
+    return f"{text}." if wins.agreement.beyond_chance else f"{text}: no better than chance, so do not rely on it."
 
 
 def summary_text(
@@ -433,34 +469,25 @@ _WORTH = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 
 def _wins(pairs: Sequence[AnswerPair], measure: str, label: str, record: JudgeRecord | None) -> Wins | None:
-    compared = [pair for pair in pairs if pair.base]
-    outcomes = [pair_outcome(pair, measure) for pair in compared]
-    counts = [outcomes.count(outcome) for outcome in ("win", "tie", "loss")]
-    if not sum(counts):
+    compared = [(pair, pair.base) for pair in pairs if pair.base]
+    outcomes = [pair_outcome(pair, measure) for pair, _ in compared]
+    judged = [
+        (pair, base, _WORTH[outcome]) for (pair, base), outcome in zip(compared, outcomes, strict=True) if outcome
+    ]
+    if not judged:
         return None
-    scores = [_WORTH[outcome] for outcome in outcomes if outcome]
-    judged = [(pair.base, pair) for pair, outcome in zip(compared, outcomes, strict=True) if pair.base and outcome]
-    prompts = [json.dumps(list(map(dict, pair.prompt)), sort_keys=True) for _, pair in judged]
-    rate = win_rate(*counts)
-    balance = dict.fromkeys(prompts, 0.0)
-    for prompt, score in zip(prompts, scores, strict=True):
-        balance[prompt] += score - 0.5
-    distinct_prompts = len(balance)
-    if distinct_prompts < len(prompts):
-        # Never narrower than so many prompts with an answer each would make it: without spread clusters have no width.
-        by_prompt = clustered_mean(scores, prompts)
-        alone = win_rate(*(math.ceil(count * distinct_prompts / len(prompts)) for count in counts))
-        rate = rate._replace(
-            low=max(0.0, min(by_prompt.low, alone.low)), high=min(1.0, max(by_prompt.high, alone.high))
-        )
-    lengths = [float(pair.tuned.tokens - base.tokens) for base, pair in judged]
+    scores = [score for _, _, score in judged]
+    found = clustered_win_rate(scores, [conversation_key(pair.prompt) for pair, _, _ in judged])
+    lost = [_WORTH[outcome] if outcome else 0.0 for outcome in outcomes]
     return Wins(
         name=measure,
         measure=label,
-        prompts_won=sum(value > 0 for value in balance.values()),
-        prompts_lost=sum(value < 0 for value in balance.values()),
-        rate=rate,
-        at_equal_length=length_controlled_win_rate(scores, lengths),
+        prompts=found.clusters,
+        rate=found.rate,
+        unjudged_lost=clustered_win_rate(lost, [conversation_key(pair.prompt) for pair, _ in compared]),
+        at_equal_length=length_controlled_win_rate(
+            scores, [float(pair.tuned.tokens - base.tokens) for pair, base, _ in judged]
+        ),
         unjudged=outcomes.count(None),
         agreement=record.agreement if record else None,
         order=order_effect([pair.verdicts.get(measure) for pair in pairs]),
@@ -487,17 +514,17 @@ def _mean_row(name: str, label: str, pairs: Sequence[AnswerPair], value: Callabl
 
 def _share_row(name: str, label: str, pairs: Sequence[AnswerPair], holds: Callable[[ScoredAnswer], bool]) -> Row:
     """Measure a property that an answer has or has not; the difference has the interval of paired proportions."""
-    both = [(holds(pair.base), holds(pair.tuned)) for pair in pairs if pair.base]
+    both = [(pair, holds(pair.base), holds(pair.tuned)) for pair in pairs if pair.base]
     difference = None
     if both:
-        gained, lost = sum(b and not a for a, b in both), sum(a and not b for a, b in both)
-        change = win_rate(gained, len(both) - gained - lost, lost)
+        changes = [(1 + tuned - base) / 2 for _, base, tuned in both]
+        change = clustered_win_rate(changes, [conversation_key(pair.prompt) for pair, _, _ in both]).rate
         difference = MeanEstimate(2 * change.rate - 1, 2 * change.low - 1, 2 * change.high - 1, len(both))
     return Row(
         name=name,
         label=label,
         share=True,
-        base=_share([a for a, _ in both]),
+        base=_share([base for _, base, _ in both]),
         tuned=_share([holds(pair.tuned) for pair in pairs]),
         difference=difference,
     )

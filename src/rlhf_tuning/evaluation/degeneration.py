@@ -5,6 +5,11 @@ Repetition and distinct-n count runs of n units, n = 4 and 2, as Li et al. 2016 
 """
 
 import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from rlhf_tuning.evaluation.judges.verdict import Comparison
+from rlhf_tuning.models.text_format import conversation_key
 
 # Thai to Lao, Khmer, Japanese, Chinese: scripts that write no spaces between words.
 _UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
@@ -49,6 +54,52 @@ def is_repetitive(text: str) -> bool:
 def is_refusal(text: str) -> bool:
     """Say whether an answer begins as a refusal does, in English."""
     return _REFUSAL.match(text) is not None
+
+
+def is_empty(text: str) -> bool:
+    """Say whether an answer says nothing."""
+    return not text.strip()
+
+
+#: What is taken for harm unless people prefer it, by the name of its row in a comparison.
+SIGNS: dict[str, Callable[[str], bool]] = {"empty": is_empty, "repetitive": is_repetitive, "refused": is_refusal}
+
+#: Below so many prompts human choices say too little to overrule a condition.
+_FEWEST_CHOICES = 10
+
+
+class Taste(NamedTuple):
+    """What people think of a sign: to how many prompts they chose the one answer of two that shows it, and how often not."""
+
+    liked: int
+    disliked: int
+
+    @property
+    def n(self) -> int:
+        """Return how many prompts tell."""
+        return self.liked + self.disliked
+
+    @property
+    def is_liked(self) -> bool:
+        """Say whether people prefer it more often than not, so that to show it is no harm."""
+        return self.n >= _FEWEST_CHOICES and self.liked > self.disliked
+
+
+def tastes(choices: Iterable[Comparison]) -> dict[str, Taste]:
+    """Return what human choices say of each sign, every prompt counted once.
+
+    Args:
+        choices: Human choices, as comparisons in which people preferred the second answer.
+    """
+    balances: dict[str, dict[str, int]] = {name: {} for name in SIGNS}
+    for prompt, rejected, chosen in choices:
+        key = conversation_key(prompt)
+        for name, shows in SIGNS.items():
+            balances[name][key] = balances[name].get(key, 0) + shows(chosen) - shows(rejected)
+    return {
+        name: Taste(sum(value > 0 for value in balance.values()), sum(value < 0 for value in balance.values()))
+        for name, balance in balances.items()
+    }
 
 
 def _runs(text: str, n: int) -> list[tuple[str, ...]]:

@@ -9,20 +9,22 @@ sum over an answer's tokens of log policy - log reference, at the temperature th
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlhf_tuning import step
+from rlhf_tuning import registry, step
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
+from rlhf_tuning.evaluation.degeneration import tastes
 from rlhf_tuning.evaluation.gate import Condition, Decision, GateConfig, decide, decision_text
 from rlhf_tuning.evaluation.judges import Judge, JudgeSettings, check_judge, load_judge
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict, agreement
+from rlhf_tuning.evaluation.reward_model_accuracy import MOST_EVAL_ROWS
 from rlhf_tuning.generation.inference import read_predictions
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
@@ -56,8 +58,17 @@ class EvaluationConfig:
     dtype: str = "auto"
     champion: str = ""
     gate_win_rate_margin: float = GateConfig.gate_win_rate_margin
+    gate_reward_model_margin: float = GateConfig.gate_reward_model_margin
+    gate_min_prompts: int = GateConfig.gate_min_prompts
+    gate_min_judged_share: float = GateConfig.gate_min_judged_share
     gate_max_kl: float = GateConfig.gate_max_kl
     gate_max_length_ratio: float = GateConfig.gate_max_length_ratio
+    gate_max_equal_length_loss: float = GateConfig.gate_max_equal_length_loss
+    gate_max_judge_loss: float = GateConfig.gate_max_judge_loss
+    gate_max_unfinished_rise: float = GateConfig.gate_max_unfinished_rise
+    gate_max_empty_rise: float = GateConfig.gate_max_empty_rise
+    gate_max_repetitive_rise: float = GateConfig.gate_max_repetitive_rise
+    gate_max_refusal_rise: float = GateConfig.gate_max_refusal_rise
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -156,7 +167,7 @@ def evaluate_policy(
             JudgeRecord(
                 name=judge.name,
                 label=judge.label,
-                agreement=agreement(verdicts[: len(choices)]),
+                agreement=agreement(choices, verdicts[: len(choices)]),
                 notes=tuple(judge.notes),
             )
         )
@@ -214,18 +225,45 @@ def decide_promotion(
     *,
     judges: Sequence[JudgeRecord] = (),
     also: Sequence[Condition] = (),
+    eval_preferences_path: str = "",
+    adapter_dir: str = "",
+    earlier_tries: int = 0,
 ) -> Decision:
-    """Ask the gate whether the tuned model takes the champion's place; write the decision as JSON, and return it."""
-    limits = GateConfig(
-        gate_win_rate_margin=config.gate_win_rate_margin,
-        gate_max_kl=config.gate_max_kl,
-        gate_max_length_ratio=config.gate_max_length_ratio,
-    )
+    """Ask the gate whether the tuned model takes the champion's place; write the decision as JSON, and return it.
+
+    Args:
+        config: The settings.
+        pairs: The answers, judged.
+        path: Where to write the decision.
+        judges: What is known of the judges.
+        also: Conditions that were looked at elsewhere.
+        eval_preferences_path: Human choices that nothing was trained on: what they prefer is no harm.
+        adapter_dir: What the training left, to tell who chose the checkpoint.
+        earlier_tries: How many challengers this champion has already been held against, and stayed.
+    """
+    limits = GateConfig(**{limit.name: getattr(config, limit.name) for limit in fields(GateConfig)})
     summary = summarize(pairs, scorer_name=scorer_name(config.scorer), judges=judges, opponent=config.opponent)
-    decision = decide(summary, limits, champion=config.opponent, also=also)
+    decision = decide(
+        summary,
+        limits,
+        champion=config.opponent,
+        also=also,
+        tastes=tastes(_human_choices(eval_preferences_path, MOST_EVAL_ROWS)),
+        earlier_tries=earlier_tries,
+        chose_checkpoint=_was_chosen(adapter_dir),
+    )
     text = json.dumps(decision.as_json(), ensure_ascii=False, indent=1)
     Path(path).write_text(text + "\n", encoding="utf-8")
     return decision
+
+
+def _was_chosen(adapter_dir: str) -> bool:
+    """Say whether a held-out reward model chose the checkpoint, as what the watch left tells."""
+    watch = Path(adapter_dir) / registry.WATCH
+    if not adapter_dir or not watch.is_file():
+        return False
+    looks = json.loads(watch.read_text(encoding="utf-8"))["looks"]
+    return any(look["held_out_reward"] for look in looks)
 
 
 def write_evaluation(

@@ -1,48 +1,74 @@
-"""May the challenger take the champion's place? Only if it beats it beyond chance, and nothing else went wrong.
+"""May the challenger take the champion's place? Only if an independent judge says that it beats it, and no harm is possible.
 
-Every condition must hold. The first asks for proof: the lower end of the 95% interval of the paired win rate must lie above
-one half plus a margin, and the exact sign test must allow it too, so that of two equally good models the challenger is
-promoted in at most 2.5% of all runs (the interval alone gives up to 3.2%). Answers to one prompt may depend on each other in
-any way, so that test counts each distinct prompt once, for whoever wins it more often. The others ask that no harm is shown:
-a limit kept, or no fall or rise beyond chance. They can only refuse, so they do not raise that share.
-`benchmarks/promotion_gate.py` measures it, and how often a truly better model passes.
+Every condition that is asked must hold.
+
+- **Proof**, by one judge: a scorer, a language model, or a reward model that nothing was optimised against, the first of
+  them that agrees with people beyond chance. The lower end of the 95% interval of the paired win rate must lie above one
+  half plus a margin, and the exact sign test must allow it too: of two models that this judge finds equally good the
+  challenger is promoted in at most 2.5% of runs (the interval alone gives up to 3.2%). Answers to one prompt may depend on
+  each other in any way, so that test counts each distinct prompt once, for whoever wins it more often. A pair without a
+  verdict counts as lost: what a judge leaves out is no matter of chance. Tries before this one against the same champion
+  make the test stricter: the k-th must reach 2.5% / k.
+- **No harm**, shown and not assumed: the end of a 95% interval must lie within a margin, so that few prompts prove nothing.
+  Each has a parameter, and 0 switches it off. What people prefer in the choices at hand is no harm, see
+  `degeneration.Taste`. The other judges, the optimised reward among them, can refuse here and nowhere promote.
+
+The judge's own errors are another matter. A reward model's follow the policy: it is of the same kind as the one that the
+policy learnt to please, and it has chosen the checkpoint, where there was a watch. So more is asked of it than of others,
+`gate_reward_model_margin`. `benchmarks/promotion_gate.py` measures all of this, and how often a truly better model passes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 
-from rlhf_tuning.evaluation.comparison import Row, Summary, Wins, number, percent
+from rlhf_tuning.evaluation.comparison import OPTIMISED, Row, Summary, Wins, number, percent
+from rlhf_tuning.evaluation.degeneration import Taste
 from rlhf_tuning.limits import check_limits
-from rlhf_tuning.statistics import MeanEstimate, WinRate, sign_test, win_rate
+from rlhf_tuning.statistics import ClusteredWinRate, MeanEstimate, sign_test, win_rate
 
-#: Shares of answers that may not rise, by the name of their row, and how they are told.
-_DEGENERATE = {
-    "empty": "empty answers",
-    "repetitive": "repetitive answers",
-    "refused": "refusals",
-}
 #: One side of 95%.
 _ALPHA = 0.025
 _TOO_FAR = "The optimised reward rose at the expense of quality: raise kl_coeff or train fewer steps."
 _LOOK = "Look at these answers; raise kl_coeff, or show the reward model such answers as rejected ones."
+_NOBODY = "no independent judge judged"
 #: Most prompts that the advice on how many would be enough goes up to.
 _MOST_PROMPTS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """Limits of the gate, named as the pipeline's parameters are.
+    """Limits of the gate, named as the pipeline's parameters are; 0 switches a `gate_max_...` off.
 
     Args:
         gate_win_rate_margin: Win rate beyond one half that the lower end of the interval must exceed, 0 to 0.49.
-        gate_max_kl: Most nats of KL to the base model over an answer, on average; 0 for no limit.
-        gate_max_length_ratio: Most that the mean length may grow or shrink, as a factor; 0 for no limit.
+        gate_reward_model_margin: The same where the judge is a reward model; the larger of the two counts.
+        gate_min_prompts: Fewest prompts with a verdict.
+        gate_min_judged_share: Least share of the pairs that a judge must have judged.
+        gate_max_kl: Most nats of KL to the base model over an answer, on average.
+        gate_max_length_ratio: Most that the mean length may grow or shrink, as a factor.
+        gate_max_equal_length_loss: Win rate below one half that must be ruled out had all answers been equally long; what
+            includes one half as well cannot be known, and stops nothing.
+        gate_max_judge_loss: Win rate below one half that must be ruled out by each of the other judges.
+        gate_max_unfinished_rise: Rise of the share of answers that do not end by themselves that must be ruled out.
+        gate_max_empty_rise: Likewise of empty answers.
+        gate_max_repetitive_rise: Likewise of answers that repeat themselves.
+        gate_max_refusal_rise: Likewise of refusals.
     """
 
     gate_win_rate_margin: float = 0.0
+    gate_reward_model_margin: float = 0.1
+    gate_min_prompts: int = 50
+    gate_min_judged_share: float = 0.8
     gate_max_kl: float = 50.0
     gate_max_length_ratio: float = 3.0
+    gate_max_equal_length_loss: float = 0.1
+    gate_max_judge_loss: float = 0.1
+    gate_max_unfinished_rise: float = 0.15
+    gate_max_empty_rise: float = 0.1
+    gate_max_repetitive_rise: float = 0.1
+    gate_max_refusal_rise: float = 0.1
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -56,7 +82,7 @@ class Condition:
         name: What is asked, in words.
         value: What was measured, with its interval and n.
         limit: What would have been accepted.
-        holds: Whether it was; None when it could not be measured, which does not stop a promotion.
+        holds: Whether it was; None when it is not asked, or nothing can be known of it, which does not stop a promotion.
         change: What would make it hold, when it does not.
     """
 
@@ -69,26 +95,45 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """The gate's answer and all that it rests on."""
+    """The gate's answer and all that it rests on; `judge` is who could promote, empty where nobody could."""
 
     champion: str
     conditions: tuple[Condition, ...]
+    judge: str = ""
 
     @property
     def promote(self) -> bool:
         """Say whether the challenger takes the champion's place."""
         return all(condition.holds is not False for condition in self.conditions)
 
+    @property
+    def headline(self) -> str:
+        """Return the decision in a sentence."""
+        if self.promote:
+            return f"Promoted: the tuned model takes the place of {self.champion}."
+        nobody = "" if self.judge else " Nobody independent judged."
+        return f"Not promoted: {self.champion} stays champion.{nobody}"
+
     def as_json(self) -> dict[str, object]:
         """Return the decision as JSON values."""
         return {
             "promote": self.promote,
             "champion": self.champion,
+            "judge": self.judge,
             "conditions": [asdict(condition) for condition in self.conditions],
         }
 
 
-def decide(summary: Summary, config: GateConfig, *, champion: str, also: Sequence[Condition] = ()) -> Decision:
+def decide(
+    summary: Summary,
+    config: GateConfig,
+    *,
+    champion: str,
+    also: Sequence[Condition] = (),
+    tastes: Mapping[str, Taste] | None = None,
+    earlier_tries: int = 0,
+    chose_checkpoint: bool = False,
+) -> Decision:
     """Return whether the tuned model of `summary` may take the place of the model it is compared with.
 
     Args:
@@ -96,30 +141,36 @@ def decide(summary: Summary, config: GateConfig, *, champion: str, also: Sequenc
         config: The limits.
         champion: How people call the champion, such as `my-model@3` or `the base model`.
         also: Conditions that were looked at elsewhere.
+        tastes: What people prefer of what else is taken for harm, by the name of its row.
+        earlier_tries: How many challengers this champion has already been held against, and stayed.
+        chose_checkpoint: Whether the held-out reward model chose which checkpoint is the challenger.
     """
     rows = {row.name: row for row in summary.rows}
+    judge = next((wins for wins in summary.measured if wins.independent and wins.trusted), None)
+    rises = {
+        "empty": ("empty answers", config.gate_max_empty_rise),
+        "repetitive": ("repetitive answers", config.gate_max_repetitive_rise),
+        "refused": ("refusals", config.gate_max_refusal_rise),
+    }
     conditions = [
-        _beats(summary.measured, champion, config),
+        _beats(judge, summary, champion, config, tries=1 + earlier_tries, chose_checkpoint=chose_checkpoint),
+        _enough_judged(judge, summary, config),
         _kl(rows.get("kl_per_answer"), config),
         _length(rows.get("tokens"), config),
-        _held_out_reward(rows.get("held_out_reward"), summary.held_out_reward),
-        _did_not_fall(rows.get("ended"), "As many answers end by themselves", _LOOK),
-        *(_did_not_rise(rows.get(name), f"No rise of {words}") for name, words in _DEGENERATE.items()),
+        _equal_length(judge, config),
+        *(_not_worse(wins, config) for wins in summary.measured if wins is not judge),
+        _ended(rows.get("ended"), config),
+        *(_no_rise(rows.get(name), *rise, (tastes or {}).get(name)) for name, rise in rises.items()),
         *also,
     ]
-    return Decision(champion=champion, conditions=tuple(conditions))
+    return Decision(champion=champion, conditions=tuple(conditions), judge=judge.measure if judge else "")
 
 
 def decision_text(decision: Decision) -> str:
     """Return the decision as people read it: the verdict, each condition, and what would change it."""
-    verdict = (
-        f"Promoted: the tuned model takes the place of {decision.champion}."
-        if decision.promote
-        else f"Not promoted: {decision.champion} stays champion."
-    )
     marks = {True: "ok", False: "NO", None: "--"}
     width = max(len(condition.name) for condition in decision.conditions)
-    lines = [verdict]
+    lines = [decision.headline]
     for condition in decision.conditions:
         lines.append(
             f"  {marks[condition.holds]}  {condition.name.ljust(width)}  {condition.value} ({condition.limit})"
@@ -129,47 +180,75 @@ def decision_text(decision: Decision) -> str:
     return "\n".join(lines) + "\n"
 
 
-def shown_better(wins: Wins, margin: float = 0.0) -> bool:
-    """Say whether the wins show the challenger's win rate to lie above one half plus `margin`, beyond chance."""
-    return _beyond_chance(wins.rate, wins.prompts_won, wins.prompts_lost, margin)
+def shown_better(found: ClusteredWinRate, *, margin: float = 0.0, tries: int = 1) -> bool:
+    """Say whether wins show the challenger's win rate to lie above one half plus `margin`, beyond chance.
+
+    Args:
+        found: The win rate with its 95% interval, and the prompts won and lost.
+        margin: What must be shown beyond one half.
+        tries: The how manieth try this is against the same champion.
+    """
+    return _low(found, tries) > 0.5 + margin and sign_test(found.won, found.lost) <= _ALPHA / tries
 
 
-def enough(wins: int, ties: int, losses: int, margin: float = 0.0) -> bool:
-    """Say whether so many prompts, each answered once, would show it."""
-    return _beyond_chance(win_rate(wins, ties, losses), wins, losses, margin)
+def _low(found: ClusteredWinRate, tries: int) -> float:
+    """Return the lower end of the interval, as much further out as the level of this try asks."""
+    wider = NormalDist().inv_cdf(1 - _ALPHA / tries) / NormalDist().inv_cdf(1 - _ALPHA)
+    return found.rate.rate - wider * (found.rate.rate - found.rate.low)
 
 
-def _beyond_chance(rate: WinRate, prompts_won: int, prompts_lost: int, margin: float) -> bool:
-    return rate.low > 0.5 + margin and sign_test(prompts_won, prompts_lost) <= _ALPHA
-
-
-def _beats(measured: Sequence[Wins], champion: str, config: GateConfig) -> Condition:
-    name, least = f"Beats {champion} beyond chance", 0.5 + config.gate_win_rate_margin
-    limit = f"lower end above {_share(least)}, p at most {_ALPHA}"
-    if not measured:
-        change = "Give a scorer, or a reward model, so that answers can be compared."
-        return Condition(name=name, value="no answers were compared", limit=limit, holds=False, change=change)
-    # A judge that agrees with people no better than chance decides nothing, however independent it is.
-    trusted = [wins for wins in measured if _trusted(wins)]
-    if not trusted:
-        change = "Give more, or more consistent, preferences, a larger base model, or another judge."
-        value = "no judge agrees with people beyond chance"
+def _beats(
+    judge: Wins | None, summary: Summary, champion: str, config: GateConfig, *, tries: int, chose_checkpoint: bool
+) -> Condition:
+    name = f"Beats {champion} beyond chance"
+    if judge is None:
+        limit = "an independent judge that agrees with people beyond chance"
+        passed_over = [wins.measure for wins in summary.measured if wins.independent]
+        value = _NOBODY
+        if passed_over:
+            value += f" that agrees with people beyond chance: {', '.join(passed_over)} {_does(passed_over)} not"
+        elif summary.measured:
+            value += ", only the reward that the model was trained to raise"
+        change = (
+            "Name a judge (judge, judge_model) or a scorer; or let a held-out reward model judge "
+            "(held_out_reward_model_share above 0), with preferences enough for it to agree with people beyond chance."
+        )
         return Condition(name=name, value=value, limit=limit, holds=False, change=change)
-    wins = trusted[0]
-    judge, rate = wins.measure, wins.rate
+    of_reward_model = judge is summary.held_out_reward
+    margin = config.gate_win_rate_margin
+    if of_reward_model:
+        margin = max(margin, config.gate_reward_model_margin)
+    found = judge.unjudged_lost
+    rate, low = found.rate, _low(found, tries)
     value = (
-        f"wins {_share(rate.rate)} [{_share(rate.low)}, {_share(rate.high)}] by {judge}, "
-        f"n = {rate.n:,}: {rate.wins} won, {rate.ties} tied, {rate.losses} lost; "
-        f"exact sign test of {wins.prompts_won} prompts won and {wins.prompts_lost} lost "
-        f"p = {number(sign_test(wins.prompts_won, wins.prompts_lost))}"
+        f"wins {_share(rate.rate)} [{_share(low)}, {_share(rate.high)}] by {judge.measure}, "
+        f"n = {rate.n:,}: {rate.wins} won, {rate.ties} tied, {rate.losses} lost"
     )
-    holds = shown_better(wins, config.gate_win_rate_margin)
-    return Condition(name=name, value=value, limit=limit, holds=holds, change=_more_prompts(rate, config))
+    if judge.unjudged:
+        value += f", {judge.unjudged} of them for want of a verdict"
+    value += (
+        f"; exact sign test of {found.won} prompts won and {found.lost} lost "
+        f"p = {number(sign_test(found.won, found.lost))}"
+    )
+    if of_reward_model and chose_checkpoint:
+        value += "; it also chose the checkpoint, which gate_reward_model_margin allows for"
+    limit = f"lower end above {_share(0.5 + margin)}, p at most {number(_ALPHA / tries)}"
+    if tries > 1:
+        limit += f", at try {tries} against this champion"
+    holds = shown_better(found, margin=margin, tries=tries)
+    change = _more_prompts(found, margin, tries)
+    if of_reward_model:
+        change += " A judge or a scorer is asked for less than a reward model, see gate_reward_model_margin."
+    return Condition(name=name, value=value, limit=limit, holds=holds, change=change)
 
 
-def _more_prompts(rate: WinRate, config: GateConfig) -> str:
+def _does(names: Sequence[str]) -> str:
+    return "does" if len(names) == 1 else "do"
+
+
+def _more_prompts(found: ClusteredWinRate, margin: float, tries: int) -> str:
     """Say how many prompts would be enough if the true shares were the observed ones."""
-    least = 0.5 + config.gate_win_rate_margin
+    rate, least = found.rate, 0.5 + margin
     if rate.rate <= least:
         return f"At this win rate no number of prompts would be enough: it must be above {_share(least)}."
     factor = 1.0
@@ -177,10 +256,36 @@ def _more_prompts(rate: WinRate, config: GateConfig) -> str:
         factor *= 1.05
         # Rounded to the challenger's disadvantage, so that the advice is enough and not just lucky.
         wins, ties, losses = math.floor(rate.wins * factor), round(rate.ties * factor), math.ceil(rate.losses * factor)
-        if enough(wins, ties, losses, config.gate_win_rate_margin):
+        if shown_better(once_each(wins, ties, losses), margin=margin, tries=tries):
             n = math.ceil((wins + ties + losses) / 10) * 10
             return f"If the true win rate is the observed one, about {n:,} evaluation prompts would show it."
     return f"Even {_MOST_PROMPTS:,} evaluation prompts would not show so small a difference."
+
+
+def once_each(wins: int, ties: int, losses: int) -> ClusteredWinRate:
+    """Return what so many prompts, each answered once, say."""
+    return ClusteredWinRate(win_rate(wins, ties, losses), wins + ties + losses, wins, losses)
+
+
+def _enough_judged(judge: Wins | None, summary: Summary, config: GateConfig) -> Condition:
+    asked = [wins for wins in summary.measured if wins.name != OPTIMISED]
+    values = [f"{wins.prompts:,} prompts, {percent(wins.judged)} of the pairs, by {wins.measure}" for wins in asked]
+    values += [f"none by {label}" for label in summary.silent]
+    enough = judge is not None and judge.prompts >= config.gate_min_prompts
+    all_judged = not summary.silent and all(wins.judged >= config.gate_min_judged_share for wins in asked)
+    change = (
+        "Give more prompts, or an eval_dataset with more, or lower gate_min_prompts."
+        if all_judged
+        else "See what the judge's notes say of the missing verdicts (judge_max_calls, a question that is refused), or "
+        "leave out the judge."
+    )
+    return Condition(
+        name="Enough was judged, by everyone asked",
+        value="; ".join(values) or "nothing",
+        limit=f"{config.gate_min_prompts:,} prompts, and {percent(config.gate_min_judged_share)} of the pairs by each",
+        holds=enough and all_judged,
+        change=change,
+    )
 
 
 def _kl(row: Row | None, config: GateConfig) -> Condition:
@@ -189,7 +294,8 @@ def _kl(row: Row | None, config: GateConfig) -> Condition:
         return Condition(name=name, value=_estimate(row, "nats per answer"), limit="no limit", holds=None)
     limit = f"at most {config.gate_max_kl:g}"
     if row is None or row.tuned is None:
-        return Condition(name=name, value="not measured", limit=limit, holds=None)
+        change = "A limit was set that nothing could be held against. Set gate_max_kl to 0 to do without it."
+        return Condition(name=name, value="not measured", limit=limit, holds=False, change=change)
     return Condition(
         name=name,
         value=_estimate(row, "nats per answer"),
@@ -215,31 +321,68 @@ def _length(row: Row | None, config: GateConfig) -> Condition:
     )
 
 
-def _held_out_reward(row: Row | None, wins: Wins | None) -> Condition:
-    condition = _did_not_fall(row, "Held-out reward did not fall", _TOO_FAR)
-    if wins and not _trusted(wins):
-        value = f"{condition.value}, but it agrees with people no better than chance"
-        return replace(condition, value=value, holds=None)
+def _equal_length(judge: Wins | None, config: GateConfig) -> Condition:
+    name = "Not worse at equal length"
+    if judge is None:
+        return Condition(name=name, value="nobody judged", limit="not asked", holds=None)
+    if judge.at_equal_length is None:
+        value = "cannot be known: one of the two nearly always writes the longer answer"
+        return Condition(name=name, value=value, limit="not asked", holds=None)
+    change = (
+        "Length is what wins: look at the answers. Add preferences in which the shorter answer is chosen; if length is what "
+        "people want, set gate_max_equal_length_loss to 0."
+    )
+    equal = judge.at_equal_length
+    condition = _within(name, judge.measure, equal, config.gate_max_equal_length_loss, change)
+    if condition.holds is False and equal.high >= 0.5:
+        # What is read off between the lengths that were seen is unsure: it stops nothing unless it is worse beyond chance.
+        return replace(condition, value=f"{condition.value}: cannot be known from so few", holds=None)
     return condition
 
 
-def _trusted(wins: Wins) -> bool:
-    """Say whether a judge agrees with people beyond chance, as far as that was checked."""
-    return wins.agreement is None or wins.agreement.low > 0.5
+def _not_worse(wins: Wins, config: GateConfig) -> Condition:
+    name = f"Not worse by {wins.measure}"
+    low, high, n = wins.rate.low, wins.rate.high, wins.rate.n
+    condition = _within(
+        name, wins.measure, MeanEstimate(wins.rate.rate, low, high, n), config.gate_max_judge_loss, _TOO_FAR
+    )
+    if wins.trusted:
+        return condition
+    value = f"{condition.value}, which is not shown to agree with people"
+    return Condition(name=name, value=value, limit="not asked", holds=None)
 
 
-def _did_not_fall(row: Row | None, name: str, change: str) -> Condition:
-    return _no_harm(row, name, "not lower beyond chance", change, lambda difference: difference.high >= 0)
+def _within(name: str, measure: str, rate: MeanEstimate, most: float, change: str) -> Condition:
+    """Return the condition that a win rate is not below one half by `most` or more."""
+    value = f"wins {_share(rate.mean)} [{_share(rate.low)}, {_share(rate.high)}] by {measure}, n = {rate.n:,}"
+    if most == 0:
+        return Condition(name=name, value=value, limit="no limit", holds=None)
+    limit = f"lower end above {_share(0.5 - most)}"
+    return Condition(name=name, value=value, limit=limit, holds=rate.low > 0.5 - most, change=change)
 
 
-def _did_not_rise(row: Row | None, name: str) -> Condition:
-    return _no_harm(row, name, "not higher beyond chance", _LOOK, lambda difference: difference.low <= 0)
+def _ended(row: Row | None, config: GateConfig) -> Condition:
+    most = config.gate_max_unfinished_rise
+    limit = f"lower end above {-100 * most:+.0f} points"
+    change = row.difference if row else None
+    holds = change is not None and change.low > -most
+    return _share_condition("As many answers end by themselves", row, most, limit, holds)
 
 
-def _no_harm(row: Row | None, name: str, limit: str, change: str, holds: Callable[[MeanEstimate], bool]) -> Condition:
-    if row is None or row.difference is None:
-        return Condition(name=name, value="not measured", limit=limit, holds=None)
-    return Condition(name=name, value=_difference(row), limit=limit, holds=holds(row.difference), change=change)
+def _no_rise(row: Row | None, words: str, most: float, taste: Taste | None) -> Condition:
+    name = f"No rise of {words}"
+    if taste and taste.is_liked:
+        value = f"{_difference(row)}; of two answers people chose such a one for {taste.liked} prompts of {taste.n}"
+        return Condition(name=name, value=value, limit="not asked: people prefer it", holds=None)
+    change = row.difference if row else None
+    holds = change is not None and change.high < most
+    return _share_condition(name, row, most, f"upper end below {100 * most:+.0f} points", holds)
+
+
+def _share_condition(name: str, row: Row | None, most: float, limit: str, holds: bool) -> Condition:
+    if most == 0:
+        return Condition(name=name, value=_difference(row), limit="no limit", holds=None)
+    return Condition(name=name, value=_difference(row), limit=limit, holds=holds, change=_LOOK)
 
 
 def _estimate(row: Row | None, unit: str) -> str:
@@ -249,14 +392,11 @@ def _estimate(row: Row | None, unit: str) -> str:
     return f"{number(mean.mean)} [{number(mean.low)}, {number(mean.high)}] {unit}, n = {mean.n:,}"
 
 
-def _difference(row: Row) -> str:
-    change = row.difference
+def _difference(row: Row | None) -> str:
+    change = row.difference if row else None
     if change is None:
         return "not measured"
-    if row.share:
-        return f"{100 * change.mean:+.0f} points [{100 * change.low:+.0f}, {100 * change.high:+.0f}], n = {change.n:,}"
-    mean, low, high = (number(value, sign=True) for value in change[:3])
-    return f"{mean} [{low}, {high}], n = {change.n:,}"
+    return f"{100 * change.mean:+.0f} points [{100 * change.low:+.0f}, {100 * change.high:+.0f}], n = {change.n:,}"
 
 
 def _share(share: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_tuning import environment, statistics, step
 from rlhf_tuning.distributed import processes
 from rlhf_tuning.models.reward_model import RewardModel, answer_key
+from rlhf_tuning.models.text_format import conversation_key
 
 #: The Vertex job evaluated on no more rows than this.
 MOST_EVAL_ROWS = 5_000
@@ -22,11 +23,10 @@ def evaluate_reward_model(
 ) -> dict[str, Any]:
     """Score both answers of each preference and return how often the preferred one scores higher.
 
-    Equal scores count half. Beside the accuracy stand its 95% interval, in which the choices about one prompt may go
-    together, the accuracy where the shorter answer was preferred (a model that has only learnt length scores 0 there), and
-    what "the longer answer wins" would have got.
-    `by_margin` and `by_length_difference` tell the same apart by how far the scores are from each other, and by how many
-    tokens longer the preferred answer is.
+    Equal scores count half. Beside the accuracy stand its 95% interval, clustered by prompt, the accuracy where the shorter
+    answer was preferred (a model that has only learnt length scores 0 there), and what "the longer answer wins" would have
+    got. `by_margin` and `by_length_difference` tell the same apart by how far the scores are from each other, and by how
+    many tokens longer the preferred answer is.
 
     Args:
         reward_model: The model to measure.
@@ -60,18 +60,17 @@ def evaluate_reward_model(
         )
         for row in rows
     ]
-    prompts = [json.dumps(row["prompt"]) for row in rows]
-    every = range(len(rows))
-    shorter = [row for row in every if lengths[row][0] < lengths[row][1]]
+    keys = [conversation_key(row["prompt"]) for row in rows]
+    shorter = [row for row, (a, b) in enumerate(lengths) if a < b]
     longer_wins = [_point(a, b) for a, b in lengths]
     result: dict[str, Any] = {"n": len(rows)}
     for name, values, members in (
-        ("accuracy", points, every),
+        ("accuracy", points, range(len(rows))),
         ("shorter_preferred_accuracy", points, shorter),
-        ("longer_wins_accuracy", longer_wins, every),
+        ("longer_wins_accuracy", longer_wins, range(len(rows))),
     ):
         if members:
-            share = statistics.clustered_share([values[row] for row in members], [prompts[row] for row in members])
+            share = statistics.clustered_share([values[row] for row in members], [keys[row] for row in members])
             result |= {name: share.mean, f"{name}_low": share.low, f"{name}_high": share.high}
     margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
     result["shorter_preferred_n"] = len(shorter)

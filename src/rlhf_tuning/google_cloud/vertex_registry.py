@@ -167,6 +167,12 @@ def find_champion(api: VertexApi, display_name: str) -> Json | None:
     return {**version, "name": f"{parent['name']}@{version['versionId']}"} if version else None
 
 
+def count_versions(api: VertexApi, version: Json, *, after: int) -> int:
+    """Return how many versions beyond a number the model has whose version this is."""
+    versions = api.list(f"{version['name'].partition('@')[0]}:listVersions", "models")
+    return sum(int(other["versionId"]) > after for other in versions)
+
+
 def present_champion(api: VertexApi, display_name: str) -> str:
     """Return the resource name of the version that is `champion` now; empty when there is none."""
     with api.explaining(f"model {display_name}", sought=False):

@@ -18,9 +18,10 @@ chat template or tokenises a prompt. The rules:
 """
 
 import copy
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
@@ -291,6 +292,11 @@ def plain_text(conversation: Sequence[Turn]) -> str:
     names = {"user": "User", "assistant": "Assistant"}
     paragraphs = [f"{names[turn['role']]}: {turn['content']}" for turn in dialogue]
     return "\n\n".join([*system, *paragraphs, "Assistant:"])
+
+
+def conversation_key(conversation: Sequence[Mapping[str, object]]) -> str:
+    """Return what tells a conversation apart from others."""
+    return json.dumps(list(map(dict, conversation)), sort_keys=True)
 
 
 def instructed(prompt: str, parameters: object) -> Conversation:

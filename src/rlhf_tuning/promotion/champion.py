@@ -23,6 +23,7 @@ class Champion:
         fingerprint: Changes when its content does.
         preference_rows: File of the rows that it was trained on; empty where that is not known.
         adapter: Its LoRA adapter, as `warm_start_adapter` takes it; empty where it has none.
+        beaten: How many versions were held against it, or where none was promoted against the base model, and did not win.
     """
 
     resource_name: str
@@ -31,6 +32,7 @@ class Champion:
     fingerprint: str
     preference_rows: str
     adapter: str
+    beaten: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +43,13 @@ class ModelToBeat:
         champion: Its resource name; empty for the base model.
         model: Where it is, as `large_model_reference` takes it.
         fingerprint: Changes when its weights do.
+        earlier_tries: How many versions were already held against it and did not win.
     """
 
     champion: str
     model: str
     fingerprint: str
+    earlier_tries: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +77,15 @@ def local_champion(model_display_name: str, large_model_reference: str, place: P
     if version is None:
         return None
     rows, adapter = version.path / registry.PREFERENCE_ROWS, version.path / "adapter"
+    promoted = registry.CHAMPION_ALIAS in version.aliases
     return Champion(
         resource_name=version.resource_name,
-        promoted=registry.CHAMPION_ALIAS in version.aliases,
+        promoted=promoted,
         model=str(version.path / "model"),
         fingerprint=version.fingerprint,
         preference_rows=str(rows) if rows.is_file() else "",
         adapter=f"{version.name}@{version.version}" if (adapter / "adapter_config.json").is_file() else "",
+        beaten=registry.count_versions(version.path.parent, after=version.version if promoted else 0),
     )
 
 
@@ -109,13 +115,17 @@ def vertex_champion(model_display_name: str, large_model_reference: str, place: 
     folder = cloud_storage.mounted(str(version["artifactUri"])) or Path()
     rows, manifest = folder / registry.PREFERENCE_ROWS, folder / vertex_registry.MANIFEST
     made_from = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    promoted = registry.CHAMPION_ALIAS in version.get("versionAliases", [])
+    with api.explaining(f"model {name}", sought=False):
+        beaten = vertex_registry.count_versions(api, version, after=int(version["versionId"]) if promoted else 0)
     return Champion(
         resource_name=str(version["name"]),
-        promoted=registry.CHAMPION_ALIAS in version.get("versionAliases", []),
+        promoted=promoted,
         model=str(version["artifactUri"]),
         fingerprint=vertex_registry.content_of(version),
         preference_rows=str(rows) if rows.is_file() else "",
         adapter=str(made_from.get("adapter", "")),
+        beaten=beaten,
     )
 
 
@@ -142,9 +152,17 @@ def model_to_beat(
         RunError: If the registry fails.
     """
     champion = FINDERS[target](model_display_name, large_model_reference, place) if target in FINDERS else None
+    tries = champion.beaten if champion else 0
     if champion is None or not champion.promoted:
-        return ModelToBeat(champion="", model=large_model_reference, fingerprint=large_model_fingerprint)
-    return ModelToBeat(champion=champion.resource_name, model=champion.model, fingerprint=champion.fingerprint)
+        return ModelToBeat(
+            champion="", model=large_model_reference, fingerprint=large_model_fingerprint, earlier_tries=tries
+        )
+    return ModelToBeat(
+        champion=champion.resource_name,
+        model=champion.model,
+        fingerprint=champion.fingerprint,
+        earlier_tries=tries,
+    )
 
 
 #: Target to the function that finds the champion where that target registers its models. Kubeflow has no registry: a

@@ -229,11 +229,7 @@ def _verdict(summary: Summary, decision: Decision | None) -> str:
     headline, sentences = verdict(summary)
     if decision:
         sentences = [headline, *sentences]
-        headline = (
-            f"Promoted: the tuned model takes the place of {decision.champion}."
-            if decision.promote
-            else f"Not promoted: {decision.champion} stays champion."
-        )
+        headline = decision.headline
     paragraphs = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
     picture = ""
     if summary.measured:

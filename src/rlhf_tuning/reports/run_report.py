@@ -115,7 +115,7 @@ def write_run_report(
         times: Of the steps so far; the last is that of the step which writes the report.
     """
     settings = json.loads((Path(adapter_dir) / registry.TUNING_SETTINGS).read_text(encoding="utf-8"))
-    watch = Path(adapter_dir) / "watch.json"
+    watch = Path(adapter_dir) / registry.WATCH
     report = RunReport(
         title=f"RLHF of {Path(split_revision(settings['large_model_reference'])[0]).name}",
         base_model=settings["large_model_reference"],

@@ -90,4 +90,4 @@ def _decision(decision: Mapping[str, Any] | None) -> Decision | None:
     if decision is None:
         return None
     conditions = tuple(Condition(**condition) for condition in decision["conditions"])
-    return Decision(champion=decision["champion"], conditions=conditions)
+    return Decision(champion=decision["champion"], conditions=conditions, judge=decision["judge"])

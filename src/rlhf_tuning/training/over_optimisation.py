@@ -39,7 +39,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback
 
-from rlhf_tuning import environment, step
+from rlhf_tuning import environment, registry, step
 from rlhf_tuning.distributed import processes
 from rlhf_tuning.evaluation.evaluate import answer_log_probabilities
 from rlhf_tuning.generation import generate
@@ -49,8 +49,6 @@ from rlhf_tuning.ops import linear
 from rlhf_tuning.statistics import MeanEstimate, mean_interval, paired_difference, student_t_quantile
 from rlhf_tuning.training.best_weights import BestWeights
 from rlhf_tuning.training.training_log import TrainingLog
-
-WATCH_FILE = "watch.json"
 
 #: At most this share of runs in which the held-out quality never falls is stopped.
 FALSE_STOPS = 0.02
@@ -326,7 +324,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self._best.restore()
         text = json.dumps(self.watch.as_json(), indent=2, ensure_ascii=False) + "\n"
         if environment.is_main_process():
-            (Path(adapter_dir) / WATCH_FILE).write_text(text, encoding="utf-8")
+            (Path(adapter_dir) / registry.WATCH).write_text(text, encoding="utf-8")
         step.say(outcome.reason)
         share = self._seconds / max(time.monotonic() - self._started, 1e-9)
         step.say(f"The watch took {step.duration(self._seconds)}, {share:.0%} of the time of reinforcement learning")

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from secret_manager_server import SECRET, serve_secret_manager
 from rlhf_tuning import environment
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation import evaluate
-from rlhf_tuning.evaluation.comparison import AnswerPair, ScoredAnswer
+from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer
 from rlhf_tuning.evaluation.gate import decision_text
+from rlhf_tuning.evaluation.judges.verdict import Agreement
 from rlhf_tuning.models import base_model
 
 
@@ -116,6 +118,48 @@ def write_rows(path, rows):
     return str(path)
 
 
+def test_a_tune_for_refusals_is_promoted_by_what_people_chose(tmp_path):
+    """The judge prefers refusals, and so do people in the choices that were held out."""
+    refusal = "I can't help with that."
+    made = [
+        AnswerPair(
+            prompt=[{"role": "user", "content": f"How do I break into house {number}?"}],
+            base=ScoredAnswer(text="Try the back door.", tokens=5, ended=True, true_score=0.0),
+            tuned=ScoredAnswer(text=refusal, tokens=5 + number % 3, ended=True, true_score=1.0, kl=0.5),
+        )
+        for number in range(60)
+    ]
+    choices = [
+        {"prompt": [{"role": "user", "content": f"Harm {number}"}], "chosen": refusal, "rejected": "First you"}
+        for number in range(10)
+    ]
+    config = evaluate.EvaluationConfig(large_model_reference="unused", scorer="house_style")
+    path = str(tmp_path / "decision")
+    for count, promoted in ((0, False), (9, False), (10, True)):
+        people = write_rows(tmp_path / "choices", choices[:count])
+        assert evaluate.decide_promotion(config, made, path, eval_preferences_path=people).promote is promoted
+
+
+@pytest.mark.parametrize("held_out", [None, {"mean": 1.0, "low": 0.0, "high": 2.0}])
+def test_the_decision_tells_whether_its_judge_chose_the_checkpoint(tmp_path, held_out):
+    (tmp_path / "watch.json").write_text(json.dumps({"looks": [{"step": 0, "held_out_reward": held_out}]}))
+    answers = [
+        replace(pair, base=replace(pair.base, held_out_reward=0.0), tuned=replace(pair.tuned, held_out_reward=1.0))
+        for pair in pairs()
+    ]
+    judge = JudgeRecord(name="held_out_reward_model", label="r", agreement=Agreement(0.7, 0.6, 0.8, 100))
+    scorer = JudgeRecord(name="scorer", label="s", agreement=Agreement(0.5, 0.4, 0.6, 100))
+    decision = evaluate.decide_promotion(
+        evaluate.EvaluationConfig(large_model_reference="unused"),
+        answers,
+        str(tmp_path / "decision"),
+        judges=[scorer, judge],
+        adapter_dir=str(tmp_path),
+    )
+    assert decision.judge == "held-out reward"
+    assert ("it also chose the checkpoint" in decision.conditions[0].value) is bool(held_out)
+
+
 def test_every_judge_is_scored_by_held_out_human_choices_first(
     tmp_path, tmp_path_factory, tiny_model, monkeypatch, capfd, caplog
 ):
@@ -131,7 +175,7 @@ def test_every_judge_is_scored_by_held_out_human_choices_first(
     }
     # People liked the longer answer three times out of four.
     choices = [
-        {"prompt": asked[0], "chosen": f"{n} " + ("long " if n % 4 else "") * 5, "rejected": f"{n} middling"}
+        {"prompt": asked[n], "chosen": f"{n} " + ("long " if n % 4 else "") * 5, "rejected": f"{n} middling"}
         for n in range(8)
     ]
     with judge_server() as server, serve_secret_manager(b"sk-from-secret\n") as secrets:

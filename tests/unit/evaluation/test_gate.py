@@ -1,34 +1,68 @@
 import json
 import random
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer, summarize
+from rlhf_tuning.evaluation.degeneration import tastes
 from rlhf_tuning.evaluation.gate import GateConfig, decide, decision_text, shown_better
-from rlhf_tuning.evaluation.judges.verdict import Agreement
-from rlhf_tuning.statistics import sign_test, wilson_interval
+from rlhf_tuning.evaluation.judges.verdict import Agreement, Comparison
+from rlhf_tuning.statistics import clustered_win_rate, sign_test, wilson_interval
 
+ENOUGH = "Enough was judged, by everyone asked"
 TEXT = "a place by the sea with bright rooms and a quiet garden where breakfast is served in the morning sun"
 
 
-def pairs(wins, losses, *, tuned=None):
-    """Return pairs of answers, `wins` of them with the higher score for the tuned model."""
+def pairs(wins, losses, *, unjudged=0, tuned=None, judge="true_score"):
+    """Return pairs of answers, `wins` of them with the higher score for the tuned model; 20 tokens against 20 in turn."""
     made = []
-    for index in range(wins + losses):
+    for index in range(wins + losses + unjudged):
         text = f"{TEXT} {index}"
-        scores = (0.0, 1.0) if index < wins else (1.0, 0.0)
-        ours = {"text": f"{text} tuned", "tokens": 22, "ended": True, "reward": scores[1], "kl": 3.0} | (tuned or {})
-        theirs = ScoredAnswer(text=f"{text} base", tokens=20, ended=True, reward=scores[0])
+        scores = (0.0, 1.0) if index < wins else (1.0, 0.0) if index < wins + losses else (None, None)
+        ours = {"text": f"{text} tuned", "tokens": 18 + 4 * (index % 2), "ended": True, "kl": 3.0, judge: scores[1]}
+        theirs = ScoredAnswer(text=f"{text} base", tokens=20, ended=True, **{judge: scores[0]})
         prompt = [{"role": "user", "content": f"Describe {index}."}]
-        made.append(AnswerPair(prompt=prompt, base=theirs, tuned=ScoredAnswer(**ours)))
+        made.append(AnswerPair(prompt=prompt, base=theirs, tuned=ScoredAnswer(**(ours | (tuned or {})))))
     return made
 
 
-def decided(made, **limits):
-    return decide(summarize(made), GateConfig(**limits), champion="the base model")
+def decided(made, *, judges=(), tastes=None, earlier_tries=0, chose_checkpoint=False, **limits):
+    return decide(
+        summarize(made, judges=judges),
+        GateConfig(**limits),
+        champion="the base model",
+        tastes=tastes,
+        earlier_tries=earlier_tries,
+        chose_checkpoint=chose_checkpoint,
+    )
+
+
+def also_scored(made, *, better, **scores):
+    """Return the pairs with the scores of another judge, the tuned model's above its opponent's for so many."""
+    (name,) = scores
+    return [
+        replace(
+            pair,
+            base=replace(pair.base, **{name: float(index >= better)}),
+            tuned=replace(pair.tuned, **{name: float(index < better)}),
+        )
+        for index, pair in enumerate(made)
+    ]
+
+
+def known(**agreements):
+    return [JudgeRecord(name=name, label=name, agreement=agreement) for name, agreement in agreements.items()]
+
+
+GOOD, CHANCE = Agreement(0.7, 0.6, 0.8, 100), Agreement(0.5, 0.4, 0.6, 100)
+
+
+def condition(decision, name):
+    (found,) = [condition for condition in decision.conditions if condition.name == name]
+    return found
 
 
 def failed(decision):
@@ -46,7 +80,7 @@ def test_a_model_that_wins_within_chance_is_not_and_learns_how_many_prompts_it_w
     assert failed(decision) == ["Beats the base model beyond chance"]
     text = decision_text(decision)
     assert text.startswith("Not promoted: the base model stays champion.\n")
-    assert "wins 55% [48%, 62%] by reward, n = 200" in text
+    assert "wins 55% [48%, 62%] by true score, n = 200" in text
     needed = int(re.search(r"about ([\d,]+) evaluation prompts would show it", text)[1].replace(",", ""))
     assert decided(pairs(round(0.55 * needed), round(0.45 * needed))).promote
     assert not decided(pairs(round(0.55 * needed * 0.8), round(0.45 * needed * 0.8))).promote
@@ -59,7 +93,7 @@ def test_a_model_that_loses_is_told_that_no_number_of_prompts_would_be_enough():
 def test_many_answers_to_few_prompts_are_no_proof():
     few = [replace(pair, prompt=made.prompt) for made in pairs(3, 0) for pair in pairs(40, 0)]
     decision = decided(few)
-    assert failed(decision) == ["Beats the base model beyond chance"]
+    assert failed(decision)[:2] == ["Beats the base model beyond chance", ENOUGH]
     assert "wins 100% [44%, 100%]" in decision.conditions[0].value
 
 
@@ -67,15 +101,12 @@ def test_equal_models_are_promoted_in_at_most_a_fortieth_of_runs_when_prompts_re
     """Of 9 prompts with 12 answers each, one model wins all or nearly all to a prompt, either as often as the other."""
     rng = random.Random(0)
     runs, promoted, by_answers = 200, 0, 0
+    prompts = [index for index in range(9) for _ in range(12)]
     for _ in range(runs):
-        made = []
-        for index, prompt in enumerate(pair.prompt for pair in pairs(9, 0)):
-            share = rng.choice([0.05, 0.95]) if index else 0.5
-            won = sum(rng.random() < share for _ in range(12))
-            made += [replace(pair, prompt=prompt) for pair in pairs(won, 12 - won)]
-        (wins,) = summarize(made).measured
-        promoted += shown_better(wins)
-        by_answers += sign_test(wins.rate.wins, wins.rate.losses) <= 0.025
+        shares = [0.5, *(rng.choice([0.05, 0.95]) for _ in range(8))]
+        scores = [float(rng.random() < shares[prompt]) for prompt in prompts]
+        promoted += shown_better(clustered_win_rate(scores, prompts))
+        by_answers += sign_test(scores.count(1.0), scores.count(0.0)) <= 0.025
     assert wilson_interval(promoted, runs).low <= 0.025
     assert by_answers / runs > 0.15  # what this test is here to catch
 
@@ -92,8 +123,33 @@ def test_a_margin_asks_for_more():
 
 
 def test_without_any_judge_nothing_is_promoted():
-    unjudged = pairs(10, 0, tuned={"reward": None})
-    assert failed(decided(unjudged)) == ["Beats the base model beyond chance"]
+    decision = decided(pairs(100, 0, tuned={"true_score": None}))
+    assert failed(decision) == ["Beats the base model beyond chance", ENOUGH]
+    assert decision.headline == "Not promoted: the base model stays champion. Nobody independent judged."
+
+
+def test_the_reward_that_was_optimised_never_promotes():
+    decision = decided(pairs(200, 0, judge="reward"), judges=known(reward_model=GOOD))
+    assert not decision.promote
+    assert decision.judge == ""
+    assert "Nobody independent judged." in decision_text(decision)
+    assert "only the reward that the model was trained to raise" in decision.conditions[0].value
+    assert "Name a judge (judge, judge_model) or a scorer" in decision_text(decision)
+
+
+def test_the_optimised_reward_may_refuse():
+    made = also_scored(pairs(190, 10), better=60, reward=None)
+    decision = decided(made, judges=known(reward_model=GOOD))
+    assert failed(decision) == ["Not worse by reward"]
+    assert decided(made, judges=known(reward_model=GOOD), gate_max_judge_loss=0).promote
+
+
+def test_every_answer_worse_by_a_weak_held_out_reward_model_is_not_promoted_by_the_reward():
+    made = also_scored(pairs(199, 1, judge="reward", tuned={"kl": 45.0}), better=0, held_out_reward=None)
+    decision = decided(made, judges=known(held_out_reward_model=CHANCE, reward_model=GOOD))
+    assert not decision.promote
+    assert "held-out reward does not" in decision.conditions[0].value
+    assert condition(decision, "Not worse by held-out reward").limit == "not asked"
 
 
 @pytest.mark.parametrize(
@@ -106,50 +162,159 @@ def test_without_any_judge_nothing_is_promoted():
         ({"text": ""}, "No rise of empty answers"),
         ({"text": "very good " * 20}, "No rise of repetitive answers"),
         ({"text": "I'm sorry, I cannot help with that one today at all."}, "No rise of refusals"),
+        ({"kl": None}, "KL to the base model within its limit"),
     ],
 )
-def test_one_harm_that_is_shown_stops_a_winner(tuned, name):
+def test_one_harm_stops_a_winner(tuned, name):
     decision = decided(pairs(190, 10, tuned=tuned))
     assert failed(decision) == [name]
     assert not decision.promote
 
 
 def test_a_limit_of_0_is_no_limit():
-    assert decided(pairs(190, 10, tuned={"kl": 60.0, "tokens": 60}), gate_max_kl=0, gate_max_length_ratio=0).promote
+    harmful = {"kl": 60.0, "tokens": 70, "ended": False, "text": "I'm sorry, I cannot."}
+    limits = [field.name for field in fields(GateConfig) if field.name.startswith("gate_max_")]
+    made = also_scored(pairs(190, 10, tuned=harmful), better=0, reward=None)
+    assert len(failed(decided(made, judges=known(reward_model=GOOD)))) == 5
+    assert decided(made, judges=known(reward_model=GOOD), **dict.fromkeys(limits, 0)).promote
 
 
-def test_a_judge_that_agrees_with_people_no_better_than_chance_decides_nothing():
-    made = pairs(190, 10, tuned={"held_out_reward": 0.0})
-    made = [replace(pair, base=replace(pair.base, held_out_reward=1.0)) for pair in made]
-    names = ("held_out_reward_model", "reward_model")
-
-    def decided_with(*agreements):
-        known = [JudgeRecord(name=n, label=n, agreement=a) for n, a in zip(names, agreements, strict=True)]
-        return decide(summarize(made, judges=known), GateConfig(), champion="the base model")
-
-    good, chance = Agreement(0.7, 0.6, 0.8, 100), Agreement(0.5, 0.4, 0.6, 100)
-    assert "by held-out reward" in decided_with(good, good).conditions[0].value
-    assert failed(decided_with(good, good))[:2] == [
-        "Beats the base model beyond chance",
-        "Held-out reward did not fall",
-    ]
-    doubtful = decided_with(chance, good)
-    assert doubtful.promote
-    assert "by reward" in doubtful.conditions[0].value
-    assert "no better than chance" in doubtful.conditions[3].value
-    assert failed(decided_with(chance, chance)) == ["Beats the base model beyond chance"]
+@pytest.mark.parametrize(("cut", "promoted"), [(2, True), (15, False)])
+def test_that_no_harm_is_done_must_be_shown(cut, promoted):
+    made = pairs(95, 5)
+    made[:cut] = [replace(pair, tuned=replace(pair.tuned, ended=False)) for pair in made[:cut]]
+    assert decided(made).promote is promoted
+    assert decided(made, gate_max_unfinished_rise=0.3).promote
 
 
-def test_what_was_not_measured_is_told_and_stops_nothing():
-    decision = decided(pairs(190, 10, tuned={"kl": None}))
+def test_few_prompts_prove_nothing():
+    assert failed(decided(pairs(49, 0))) == [ENOUGH]
+    assert decided(pairs(50, 0)).promote
+    assert decided(pairs(40, 0), gate_min_prompts=40).promote
+    # With 20 prompts an interval of a share is too wide to rule a rise out.
+    assert failed(decided(pairs(20, 0), gate_min_prompts=1)) != []
+
+
+def test_a_judge_that_leaves_pairs_out_does_not_promote_by_the_rest():
+    decision = decided(pairs(60, 0, unjudged=140))
+    assert failed(decision) == ["Beats the base model beyond chance", ENOUGH]
+    assert "60 prompts, 30% of the pairs, by true score" in condition(decision, ENOUGH).value
+    assert failed(decided(pairs(140, 0, unjudged=60))) == [ENOUGH]
+    assert decided(pairs(140, 0, unjudged=60), gate_min_judged_share=0.6).promote
+
+
+def test_a_pair_without_a_verdict_counts_as_lost():
+    assert decided(pairs(110, 70)).promote
+    decision = decided(pairs(110, 70, unjudged=20))
+    assert failed(decision) == ["Beats the base model beyond chance"]
+    assert "110 won, 0 tied, 90 lost, 20 of them for want of a verdict" in decision.conditions[0].value
+
+
+def test_a_judge_that_was_asked_and_said_nothing_stops_a_promotion():
+    made = also_scored(pairs(190, 10, judge="held_out_reward"), better=190, reward=None)
+    judges = [*known(held_out_reward_model=GOOD), JudgeRecord(name="gemini", label="judge gemini-pro")]
+    decision = decided(made, judges=judges)
+    assert failed(decision) == [ENOUGH]
+    assert "none by judge gemini-pro" in condition(decision, ENOUGH).value
+    assert decided(made, judges=judges[:1]).promote
+
+
+def test_the_first_independent_judge_that_agrees_with_people_decides():
+    made = also_scored(pairs(190, 10), better=190, held_out_reward=None)
+    both = decided(made, judges=known(scorer=GOOD, held_out_reward_model=GOOD))
+    assert (both.judge, both.promote) == ("true score", True)
+    passed_over = decided(made, judges=known(scorer=CHANCE, held_out_reward_model=GOOD))
+    assert (passed_over.judge, passed_over.promote) == ("held-out reward", True)
+    assert decided(made, judges=known(scorer=CHANCE, held_out_reward_model=CHANCE)).judge == ""
+    # What nothing was there to check is believed of a judge that a person named, not of a reward model.
+    assert decided(made, judges=known(scorer=None)).judge == "true score"
+    assert decided(pairs(190, 10, judge="held_out_reward"), judges=known(held_out_reward_model=None)).judge == ""
+
+
+def test_more_is_asked_of_a_reward_model_than_of_others_and_that_it_chose_the_checkpoint_is_told():
+    made = pairs(125, 75, judge="held_out_reward")
+    by_reward_model = decided(made, judges=known(held_out_reward_model=GOOD), chose_checkpoint=True)
+    assert failed(by_reward_model) == ["Beats the base model beyond chance"]
+    assert by_reward_model.conditions[0].limit.startswith("lower end above 60%")
+    assert "it also chose the checkpoint" in by_reward_model.conditions[0].value
+    assert decided(made, judges=known(held_out_reward_model=GOOD), gate_reward_model_margin=0).promote
+    assert decided(pairs(125, 75), chose_checkpoint=True).promote
+    assert "checkpoint" not in decided(pairs(125, 75), chose_checkpoint=True).conditions[0].value
+
+
+def test_another_judge_that_finds_it_worse_stops_a_promotion():
+    made = also_scored(pairs(190, 10), better=80, held_out_reward=None)
+    assert failed(decided(made, judges=known(held_out_reward_model=GOOD))) == ["Not worse by held-out reward"]
+    assert decided(also_scored(pairs(190, 10), better=100, held_out_reward=None)).promote
+
+
+def test_a_tune_for_refusals_is_promoted_where_people_prefer_them():
+    made = pairs(193, 7, tuned={"text": "I'm sorry, but I can't help with that."})
+    assert failed(decided(made)) == ["No rise of refusals"]
+    people = choices(refusal_chosen=12, refusal_rejected=5)
+    decision = decided(made, tastes=tastes(people))
     assert decision.promote
-    (condition,) = [condition for condition in decision.conditions if condition.name.startswith("Held-out reward")]
-    assert (condition.holds, condition.value) == (None, "not measured")
+    assert "people chose such a one for 12 prompts of 17" in condition(decision, "No rise of refusals").value
+    assert failed(decided(made, tastes=tastes(choices(refusal_chosen=5, refusal_rejected=12)))) == [
+        "No rise of refusals"
+    ]
+    assert failed(decided(made, tastes=tastes(choices(refusal_chosen=9, refusal_rejected=0)))) == [
+        "No rise of refusals"
+    ]
+    assert failed(decided(made, tastes=tastes(people[:1] * 50))) == ["No rise of refusals"]
+
+
+def choices(*, refusal_chosen, refusal_rejected):
+    """Return human choices between a refusal and an answer, each to a prompt of its own; and as many between answers."""
+    pair = ("Sure: first you take the lock apart.", "I can't help with that.")
+    pairs = [pair] * refusal_chosen + [pair[::-1]] * refusal_rejected + [("One.", "Two.")] * 20
+    return [Comparison([{"role": "user", "content": f"How {index}?"}], *texts) for index, texts in enumerate(pairs)]
+
+
+def by_length(lost_to_length):
+    """Return 200 pairs of which the longer answer wins, but that one loses although it is longer by so much at most."""
+    made = []
+    for index, pair in enumerate(pairs(150, 50)):
+        longer = lost_to_length + 150 - index if index < 150 else lost_to_length + 149 - index
+        made.append(replace(pair, tuned=replace(pair.tuned, tokens=100 + longer), base=replace(pair.base, tokens=100)))
+    return made
+
+
+def test_a_model_that_wins_by_length_and_is_worse_at_equal_length_is_not_promoted():
+    made = by_length(lost_to_length=20)
+    assert failed(decided(made)) == ["Not worse at equal length"]
+    assert decided(made, gate_max_equal_length_loss=0).promote
+
+
+def test_what_length_does_stops_nothing_where_it_cannot_be_known():
+    decision = decided(by_length(lost_to_length=0))
+    found = condition(decision, "Not worse at equal length")
+    assert decision.promote
+    assert found.holds is None
+    assert "cannot be known from so few" in found.value
+    assert condition(decided(pairs(150, 50)), "Not worse at equal length").holds
+
+
+def test_where_lengths_do_not_overlap_nothing_is_asked_of_equal_length():
+    decision = decided(pairs(190, 10, tuned={"tokens": 30}))
+    assert decision.promote
+    found = condition(decision, "Not worse at equal length")
+    assert (found.holds, found.limit) == (None, "not asked")
+    assert "cannot be known" in found.value
+
+
+def test_the_next_try_against_the_same_champion_must_show_more():
+    made = pairs(115, 85)
+    assert decided(made).promote
+    second = decided(made, earlier_tries=1)
+    assert failed(second) == ["Beats the base model beyond chance"]
+    assert "p at most 0.013, at try 2 against this champion" in second.conditions[0].limit
+    assert decided(pairs(125, 75), earlier_tries=1).promote
 
 
 def test_every_measured_condition_names_its_n():
-    for condition in decided(pairs(140, 60)).conditions:
-        assert condition.holds is None or "n = 200" in condition.value, condition
+    for found in decided(pairs(140, 60)).conditions:
+        assert found.holds is None or found.name == ENOUGH or "n = 200" in found.value, found
 
 
 def test_the_decision_is_json():
@@ -157,7 +322,19 @@ def test_the_decision_is_json():
     assert json.loads(json.dumps(decision.as_json()))["promote"] is True
 
 
-@pytest.mark.parametrize("limits", [{"gate_win_rate_margin": 0.5}, {"gate_max_kl": -1}, {"gate_max_length_ratio": 0.5}])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"gate_win_rate_margin": 0.5},
+        {"gate_reward_model_margin": 0.5},
+        {"gate_min_prompts": 0},
+        {"gate_min_judged_share": 1.1},
+        {"gate_max_kl": -1},
+        {"gate_max_length_ratio": 0.5},
+        {"gate_max_judge_loss": 0.6},
+        {"gate_max_refusal_rise": 1.1},
+    ],
+)
 def test_limits_that_cannot_be_are_refused(limits):
     with pytest.raises(ParameterError, match=next(iter(limits))):
         GateConfig(**limits)

@@ -17,7 +17,7 @@ def test_reports_the_baseline_that_only_looks_at_length(trained, preferences):
     assert evaluation["shorter_preferred_n"] == len(longer) - sum(longer)
 
 
-def test_choices_about_one_prompt_that_go_together_make_the_interval_wider():
+def test_the_accuracy_is_clustered_by_prompt():
     class Alike(SimpleNamespace):
         """Right about all answers to an even prompt, wrong about all others."""
 

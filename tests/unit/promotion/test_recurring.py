@@ -11,6 +11,7 @@ from rlhf_tuning.data.importer import import_preferences
 from rlhf_tuning.errors import ParameterError, UserError
 from rlhf_tuning.google_cloud.vertex_api import VertexApi
 from rlhf_tuning.google_cloud.vertex_registry import upload_to_vertex
+from rlhf_tuning.promotion.champion import Place, vertex_champion
 from rlhf_tuning.promotion.recurring import RecurringConfig, count_new_preferences
 from rlhf_tuning.registry import register_model
 
@@ -174,3 +175,13 @@ def test_on_vertex_the_champion_is_held_against_the_rows_beside_its_manifest(tmp
         write(dataset, 35)
         enough = count_new_preferences(RecurringConfig(**settings), target="vertex")
         assert (enough.enough, enough.warm_start_adapter) == (True, "gs://bucket/run/adapter")
+        upload_to_vertex(
+            VertexApi(project=PROJECT, location=LOCATION),
+            model_dir=str(write_model(tmp_path / "gcs/bucket/other/model")),
+            name="My model",
+            manifest={**MANIFEST, "parameters": {"seed": 1}},
+            aliases=("challenger",),
+        )
+        champion = vertex_champion("My model", "some/base", Place(project=PROJECT, location=LOCATION))
+        assert champion
+        assert (champion.resource_name, champion.beaten) == (uploaded.resource_name, 1)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from rlhf_tuning.models.text_format import Conversation
-from rlhf_tuning.statistics import WinRate, wilson_interval, win_rate
+from rlhf_tuning.models.text_format import Conversation, conversation_key
+from rlhf_tuning.statistics import WinRate, clustered_share, wilson_interval, win_rate
 
 #: Scores this close are a tie; no two different answers get nearer by more than rounding.
 TIE_WITHIN = 1e-9
@@ -55,6 +55,11 @@ class Agreement(NamedTuple):
     high: float
     n: int
 
+    @property
+    def beyond_chance(self) -> bool:
+        """Say whether the interval leaves out one half, on the side of people."""
+        return self.low > 0.5
+
 
 class OrderEffect(NamedTuple):
     """What the order of the two answers does to a judge.
@@ -67,10 +72,20 @@ class OrderEffect(NamedTuple):
     changed: Agreement
 
 
-def agreement(verdicts: Sequence[Verdict | None]) -> Agreement | None:
-    """Return how often a judge agrees with people, from its verdicts on (rejected, chosen); None without any."""
-    points = [{"win": 1.0, "tie": 0.5, "loss": 0.0}[verdict.outcome] for verdict in verdicts if verdict]
-    return _share(sum(points), len(points)) if points else None
+def agreement(choices: Sequence[Comparison], verdicts: Sequence[Verdict | None]) -> Agreement | None:
+    """Return how often a judge agrees with people; None without any verdict.
+
+    A judge's errors on one prompt go together, so the interval is clustered by prompt.
+
+    Args:
+        choices: Human choices, as comparisons in which people preferred the second answer.
+        verdicts: The judge's, in the same order.
+    """
+    judged = [(choice, verdict) for choice, verdict in zip(choices, verdicts, strict=True) if verdict]
+    if not judged:
+        return None
+    points = [{"win": 1.0, "tie": 0.5, "loss": 0.0}[verdict.outcome] for _, verdict in judged]
+    return Agreement(*clustered_share(points, [conversation_key(choice.prompt) for choice, _ in judged]))
 
 
 def order_effect(verdicts: Sequence[Verdict | None]) -> OrderEffect | None:
