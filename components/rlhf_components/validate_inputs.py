@@ -231,6 +231,9 @@ def validate_inputs(
             held_out_reward_model_share=held_out_reward_model_share,
             reward_model_max_epochs=reward_model_max_epochs,
             max_bad_rows=max_bad_rows,
+            eval_prompts=eval_prompts,
+            gate_min_prompts=gate_min_prompts,
+            independent_judge=bool(scorer or judge or held_out_reward_model_share),
         )
         check = validate_data(
             config, report_path=data_report.path, problems_path=problems.path, bad_rows_path=bad_rows.path

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
+from rlhf_tuning.data.held_out import ONE_IN
 from rlhf_tuning.data.problems import FILE_CODES
 from rlhf_tuning.data.summary import Finding
 from rlhf_tuning.errors import DataError, ModelError, ModelNotAtHandError
@@ -37,6 +38,9 @@ class ValidationConfig:
         held_out_reward_model_share: Share of the preferences' prompts that another reward model learns from.
         reward_model_max_epochs: Most times that a reward model sees each preference; 0 for no limit.
         max_bad_rows: So many bad rows of each dataset are set aside; with one more the data is refused.
+        eval_prompts: Most prompts to hold out.
+        gate_min_prompts: Fewest evaluation prompts for a promotion.
+        independent_judge: Whether anybody judges but the reward that is optimised.
     """
 
     prompt_dataset: str
@@ -54,6 +58,9 @@ class ValidationConfig:
     held_out_reward_model_share: float = 0.25
     reward_model_max_epochs: float = 2.0
     max_bad_rows: int = 0
+    eval_prompts: int = 200
+    gate_min_prompts: int = 50
+    independent_judge: bool = True
 
     def __post_init__(self) -> None:
         check_limits(
@@ -119,6 +126,8 @@ def validate_data(
     )
     if unchecked and not check.problems:
         check = _with_finding(check, _lengths_not_checked(unchecked[0]))
+    if tunes and not check.problems and (finding := _nothing_promotes(config, check)):
+        check = _with_finding(check, finding)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts = [("Base model", config.large_model_reference), ("Made", made)]
     write_data_report(check.summary, report_path, facts)
@@ -180,6 +189,28 @@ def _lengths_not_checked(reason: str) -> Finding:
         f"model's chat template takes. {reason}"
     )
     return Finding(code="lengths_not_checked", parameter="large_model_reference", message=message)
+
+
+def _nothing_promotes(config: ValidationConfig, check: DatasetCheck) -> Finding | None:
+    """Find that the gate cannot promote whatever this run tunes."""
+    distinct = {dataset.parameter: dataset.distinct_prompts for dataset in check.summary.datasets}
+    prompts = distinct.get("eval_dataset", max(1, min(config.eval_prompts, distinct["prompt_dataset"] // ONE_IN)))
+    if not config.independent_judge:
+        parameter = "held_out_reward_model_share"
+        message = (
+            "Nobody independent will judge the tuned model, so it will not be promoted: the reward that is optimised never "
+            "promotes. Name a judge (judge, judge_model) or a scorer, or set held_out_reward_model_share above 0."
+        )
+    elif prompts < config.gate_min_prompts:
+        parameter = "gate_min_prompts"
+        message = (
+            f"Answers to {prompts:,} evaluation prompts will be compared, and a promotion takes "
+            f"{config.gate_min_prompts:,}, so the tuned model will not be promoted. Give an eval_dataset with more prompts, "
+            "or ten times as many in prompt_dataset, or lower gate_min_prompts."
+        )
+    else:
+        return None
+    return Finding(code="nothing_promotes", parameter=parameter, message=message)
 
 
 def _with_finding(check: DatasetCheck, finding: Finding) -> DatasetCheck:

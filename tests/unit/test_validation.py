@@ -196,3 +196,30 @@ def test_a_model_of_the_retired_job_is_refused_before_any_row_is_read(tmp_path: 
     with pytest.raises(ModelError, match="large_model_reference is 'text-bison@001'"):
         validate(tmp_path, large_model_reference="text-bison@001")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "evaluated", "settings", "warned"),
+    [
+        (499, 0, {}, "49 evaluation prompts will be compared, and a promotion takes 50"),
+        (500, 0, {}, ""),
+        (500, 0, {"eval_prompts": 40}, "40 evaluation prompts"),
+        (500, 40, {}, "40 evaluation prompts"),
+        (9, 0, {"gate_min_prompts": 1}, ""),
+        (500, 0, {"independent_judge": False}, "Nobody independent will judge the tuned model"),
+    ],
+)
+def test_a_run_that_can_promote_nothing_is_told_before_it_begins(
+    tmp_path: Path, prompts: int, evaluated: int, settings: dict[str, Any], warned: str
+) -> None:
+    datasets = {
+        "prompt_dataset": write(tmp_path / "p.jsonl", [{"input_text": f"Ask {number}."} for number in range(prompts)]),
+        "preference_dataset": write(tmp_path / "r.jsonl", [preference(number) for number in range(30)]),
+    }
+    if evaluated:
+        rows: list[dict[str, object]] = [{"input_text": f"Test {number}."} for number in range(evaluated)]
+        datasets["eval_dataset"] = write(tmp_path / "e.jsonl", rows)
+    check, _ = validate(tmp_path, **datasets, **settings)
+    found = [finding.message for finding in check.summary.findings if finding.code == "nothing_promotes"]
+    assert len(found) == bool(warned)
+    assert all(warned in message for message in found)

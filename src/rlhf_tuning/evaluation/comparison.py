@@ -340,6 +340,8 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
         "unclear": "No difference shown beyond chance.",
         "worse": f"The tuned model is worse than {summary.opponent}.",
     }[measured[0].outcome]
+    if not measured[0].independent:
+        headline = f"{headline[:-1]}, by the reward that it was trained to raise."
     sentences = []
     for wins in measured:
         source = (

@@ -133,7 +133,7 @@ def test_rows_without_values_are_left_out() -> None:
 
 def test_a_win_beyond_chance_is_better() -> None:
     headline, sentences = verdict(summarize([pair(0, 1)] * 80 + [pair(1, 0)] * 20))
-    assert headline == "The tuned model is better than the base model."
+    assert headline == "The tuned model is better than the base model, by the reward that it was trained to raise."
     unchecked = "No human choices were there to check it against."
     assert sentences[0] == f"By reward it wins 80% [71%, 87%] of 100 held-out prompts. {unchecked}"
     assert "no independent judge" in sentences[1]
@@ -141,13 +141,13 @@ def test_a_win_beyond_chance_is_better() -> None:
 
 def test_an_interval_with_one_half_shows_no_difference() -> None:
     headline, sentences = verdict(summarize([pair(0, 1)] * 55 + [pair(1, 0)] * 45))
-    assert headline == "No difference shown beyond chance."
+    assert headline == "No difference shown beyond chance, by the reward that it was trained to raise."
     assert "the interval includes 50%" in sentences[0]
 
 
 def test_a_loss_beyond_chance_is_worse() -> None:
     headline, sentences = verdict(summarize([pair(0, 1)] * 20 + [pair(1, 0)] * 80))
-    assert headline == "The tuned model is worse than the base model."
+    assert headline.startswith("The tuned model is worse than the base model")
     assert "it loses more often than it wins" in sentences[0]
 
 
@@ -345,6 +345,6 @@ def test_a_win_by_length_alone_is_told() -> None:
 def test_the_opponent_is_named() -> None:
     pairs = [pair(0, 1)] * 20
     text = summary_text(pairs, opponent="palms@3")
-    assert text.startswith("The tuned model is better than palms@3.")
+    assert text.startswith("The tuned model is better than palms@3, by the reward")
     assert "palms@3  tuned  difference" in text
     assert "palms@3: reward" in text
