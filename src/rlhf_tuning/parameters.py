@@ -177,7 +177,11 @@ PARAMETERS: dict[str, Parameter] = {
             "What a better answer is, in words, or a text file, also on gs://; a general one when empty.",
         ),
         Parameter(
-            "judge_max_calls", int, 1000, "Most requests to the server; what was judged by then counts.", Limit(1)
+            "judge_max_calls",
+            int,
+            1000,
+            "Most requests to the server; pairs not judged by then count as lost.",
+            Limit(1),
         ),
         Parameter(
             "dtype",
