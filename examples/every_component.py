@@ -63,7 +63,7 @@ def every_component(
         preference_dataset=preference_dataset,
         preference_fingerprint=checked.outputs["preference_fingerprint"],
         prompt_dataset=prompt_dataset,  # what is held out of it is not learnt from here either
-        prompt_fingerprint=checked.outputs["prompt_fingerprint"],
+        held_out_fingerprint=checked.outputs["held_out_fingerprint"],
         eval_prompts=100,
     )
 

@@ -16,7 +16,7 @@ def import_preference_dataset(
     preference_fingerprint: str = "",
     eval_fingerprint: str = "",
     prompt_dataset: str = "",
-    prompt_fingerprint: str = "",
+    held_out_fingerprint: str = "",
     eval_prompts: int = 200,
     seed: int = 0,
     max_bad_rows: int = 0,
@@ -35,7 +35,7 @@ def import_preference_dataset(
         eval_fingerprint: From Validate Inputs, likewise.
         prompt_dataset: Prompts of phase 2: those of them that are held out are not learnt from here either. Empty where no
             policy is tuned.
-        prompt_fingerprint: From Validate Inputs, likewise.
+        held_out_fingerprint: From Validate Inputs, likewise: of those prompts, where some of them are held out.
         eval_prompts: Most of those prompts to hold out when there is no evaluation dataset.
         seed: Of the held-out split.
         max_bad_rows: So many bad rows of each dataset are set aside.
@@ -57,7 +57,7 @@ def import_preference_dataset(
             preference_rows_path=preference_rows.path,
             prompt_dataset=prompt_dataset,
             eval_prompts=eval_prompts,
-            prompt_fingerprint=prompt_fingerprint,
+            prompt_fingerprint=held_out_fingerprint,
         )
         say(
             f"{summary.rows:,} preferences to learn from, {summary.eval_rows:,} held out, {summary.left_out:,} left out "

@@ -78,6 +78,7 @@ def validate_inputs(
         ("eval_fingerprint", str),
         ("data_warnings", str),
         ("judge_rubric", str),
+        ("held_out_fingerprint", str),
     ],
 ):
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
@@ -154,6 +155,8 @@ def validate_inputs(
         eval_fingerprint: Fingerprint of the evaluation rows' content.
         data_warnings: What is wrong with valid data, a line each.
         judge_rubric: What a better answer is, in words, as the content behind a name may change; empty without a judge.
+        held_out_fingerprint: Fingerprint of the prompts where some are held out; empty where an evaluation dataset is given,
+            so that other prompts do not have phase 1 done again.
     """
     from pathlib import Path
 
@@ -245,4 +248,5 @@ def validate_inputs(
             warnings=len(check.warnings),
         )
     warnings = "\n".join(check.warnings)
-    return (check.prompt_fingerprint, check.preference_fingerprint, check.eval_fingerprint, warnings, rubric)
+    held_out = "" if eval_dataset else check.prompt_fingerprint
+    return (check.prompt_fingerprint, check.preference_fingerprint, check.eval_fingerprint, warnings, rubric, held_out)

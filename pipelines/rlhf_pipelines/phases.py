@@ -31,7 +31,7 @@ class ReinforcementOutputs(NamedTuple):
     import_preference_dataset,
     train_reward_model,
     preference_fingerprint=str,
-    prompt_fingerprint=str,
+    held_out_fingerprint=str,
     eval_fingerprint=str,
     large_model_fingerprint=str,
 )

@@ -28,6 +28,8 @@ OTHER_DEFAULTS = {
     ("validate_inputs", "prompt_dataset"): "",
     ("validate_inputs", "preference_dataset"): "",
     ("validate_inputs", "large_model_reference"): "",
+    # Of a reward model alone there are none.
+    ("import_preference_dataset", "prompt_dataset"): "",
     # By itself the step learns from all preferences; a share is for two of them.
     ("train_reward_model", "held_out_reward_model_share"): 0.0,
 }

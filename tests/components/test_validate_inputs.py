@@ -31,14 +31,9 @@ def validate(tmp_path):
     def run(**values):
         outputs = {name: dsl.Artifact(uri=str(tmp_path / name)) for name in ("data_report", "problems", "bad_rows")}
         found = validate_inputs.python_func(
-            **outputs,
-            prompt_dataset="",
-            preference_dataset=str(tmp_path / "preferences.jsonl"),
-            eval_dataset="",
-            instruction="",
-            **values,
+            **outputs, preference_dataset=str(tmp_path / "preferences.jsonl"), instruction="", **values
         )
-        names = ("prompt_fingerprint", "preference_fingerprint", "eval_fingerprint", "data_warnings", "judge_rubric")
+        names = [name for name in validate_inputs.component_spec.outputs if name not in outputs]
         return dict(zip(names, found, strict=True))
 
     return run
@@ -100,3 +95,13 @@ def test_the_rubric_goes_on_in_words(validate, tmp_path):
     assert validate(**JUDGE, judge_rubric=str(tmp_path / "rubric.md"))["judge_rubric"] == "Short is good."
     assert validate(**JUDGE, judge_rubric="Be kind.")["judge_rubric"] == "Be kind."
     assert validate()["judge_rubric"] == ""
+
+
+def test_only_prompts_of_which_some_are_held_out_have_phase_1_done_again(validate, tmp_path):
+    for name in ("prompts", "eval"):
+        (tmp_path / name).write_text("".join(json.dumps({"input_text": f"Ask {name} {n}."}) + "\n" for n in range(20)))
+    held_out = validate(prompt_dataset=str(tmp_path / "prompts"))
+    assert held_out["held_out_fingerprint"] == held_out["prompt_fingerprint"] != ""
+    evaluated = validate(prompt_dataset=str(tmp_path / "prompts"), eval_dataset=str(tmp_path / "eval"))
+    assert evaluated["held_out_fingerprint"] == ""
+    assert evaluated["prompt_fingerprint"] == held_out["prompt_fingerprint"]
