@@ -28,7 +28,7 @@ _BEGINNING = re.compile(
 )
 # In the escapes of JSON: the first mark of a user at the start of a line, and the next one of the other.
 _WRITTEN_DIALOGUE = re.compile(
-    rb"(?:^|\\n)[ \t]*(?:human|user)[ \t]*:(.*?)\\n[ \t]*(?:assistant|ai|bot|model)[ \t]*:", re.IGNORECASE
+    rb"(?:^|\\n)[ \t]*(?:human|user)[ \t]*:(.*?)(?:\\n[ \t]*)+(?:assistant|ai|bot|model)[ \t]*:", re.IGNORECASE
 )
 _NONE = np.empty(0, np.uint64)
 
@@ -64,6 +64,13 @@ def whole_hash(line: bytes) -> int:
     return xxhash.xxh64_intdigest("\n".join(f"{turn['role']} {same_text(turn['content'])}" for turn in prompt).encode())
 
 
+def beginning(line: bytes) -> bytes:
+    """Return how a canonical line would begin if its prompt were its opening alone; another line as it is."""
+    if not _BEGINNING.match(line):
+        return line
+    return b'{"prompt": [{"role": "user", "content": "%b"}]' % _opening(line)
+
+
 def is_among(values: Hashes, known: Hashes) -> Flags:
     """Return [values] whether each is one of some sorted hashes."""
     if not len(known):
@@ -81,12 +88,15 @@ def same_text(text: str) -> str:
 
 
 def _opening_hash(encoded: bytes, start: int = 0) -> int:
+    content = _opening(encoded, start)
+    text: str = json.loads(b'"%b"' % content) if b"\\" in content else content.decode()
+    return xxhash.xxh64_intdigest(same_text(text).encode())
+
+
+def _opening(encoded: bytes, start: int = 0) -> bytes:
+    """Return the opening of the canonical line that begins there, in the escapes of JSON."""
     found = _BEGINNING.match(encoded, start)
     assert found, "no canonical row"
-    content = found[2]
-    if b"\\" in content:
-        dialogue = _WRITTEN_DIALOGUE.search(content)
-        text: str = json.loads(b'"%b"' % (dialogue[1] if dialogue else content))
-    else:
-        text = content.decode()
-    return xxhash.xxh64_intdigest(same_text(text).encode())
+    content: bytes = found[2]
+    dialogue = _WRITTEN_DIALOGUE.search(content) if b"\\" in content else None
+    return dialogue[1].strip() if dialogue else content

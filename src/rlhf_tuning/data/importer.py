@@ -15,7 +15,16 @@ import numpy as np
 from xxhash import xxh64_intdigest
 
 from rlhf_tuning.data import known_rows
-from rlhf_tuning.data.alike import COMMON_ROWS, COMMON_SHARE, NONE_ALIKE, Alike, alike_to, is_among, whole_hash
+from rlhf_tuning.data.alike import (
+    COMMON_ROWS,
+    COMMON_SHARE,
+    NONE_ALIKE,
+    Alike,
+    alike_to,
+    beginning,
+    is_among,
+    whole_hash,
+)
 from rlhf_tuning.data.batch import PROMPT, Batch, Hashes
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problem, Problems
@@ -496,7 +505,7 @@ def read_canonical(path: str | Path) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One of the two parts of imported preferences: no prompt is in both, whatever the order of the rows.
+    """One of the two parts of imported preferences: no opening is in both, whatever the order of the rows.
 
     Args:
         share: Of the prompts that are in the held-out part.
@@ -510,9 +519,7 @@ class Part:
 
     def has(self, line: bytes) -> bool:
         """Say whether a line of the file belongs to this part."""
-        # Inside a JSON text the quotation marks would be escaped, so this is where the prompt ends.
-        prompt = line.partition(b', "chosen": ')[0]
-        return (xxh64_intdigest(prompt, self.seed) < self.share * 2**64) is self.held_out
+        return (xxh64_intdigest(beginning(line), self.seed) < self.share * 2**64) is self.held_out
 
 
 def sample_canonical(path: str | Path, *, most: int, seed: int, part: Part | None = None) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 import pytest
 from tests.unit.data.reading import read_rows
 
-from rlhf_tuning.data.alike import opening_hashes, whole_hash
+from rlhf_tuning.data.alike import beginning, opening_hashes, whole_hash
 
 
 def hashes(*rows, **settings):
@@ -65,3 +65,16 @@ def test_the_hashes_do_not_depend_on_how_rows_were_read():
     fast, careful = ([h for batch in read_rows(rows, fast=way) for h in opening_hashes(batch)] for way in (True, False))
     assert fast == careful
     assert len(set(fast)) == 20
+
+
+def test_a_prompt_of_one_turn_begins_as_its_line_does():
+    ((line,), (dialogue,), (written,)) = (
+        [batch.encoded for batch in read_rows([row])]
+        for row in (
+            text('Say "a".'),
+            chat('Say "a".', "A.", "b?"),
+            text('Human: Say "a".\n\nAssistant: A.\n\nHuman: b?'),
+        )
+    )
+    assert line.startswith(beginning(line))
+    assert beginning(line) == beginning(dialogue) == beginning(written)

@@ -10,6 +10,7 @@ import pytest
 from rlhf_tuning.data import importer
 from rlhf_tuning.data.importer import (
     ImportSummary,
+    Part,
     import_preferences,
     import_prompts,
     read_canonical,
@@ -168,6 +169,19 @@ def test_dialogues_that_begin_alike_stay_on_one_side(tmp_path: Path, write_rows:
     assert (len(training & evaluation), summary.eval_rows) == (0, 20)
     assert summary.rows + summary.eval_rows + summary.left_out == 200
     assert summary.left_out > 0
+
+
+def test_two_reward_models_learn_from_no_dialogues_that_begin_alike(tmp_path: Path, write_rows: WriteRows) -> None:
+    _, out, _ = run_preferences(
+        tmp_path, write_rows("p.jsonl", [dialogue(f"Ask {number // 4}", number) for number in range(200)])
+    )
+    parts = [
+        sample_canonical(out, most=999, seed=0, part=Part(share=0.5, seed=0, held_out=way)) for way in (True, False)
+    ]
+    one, two = ({row["prompt"][0]["content"] for row in part} for part in parts)
+    assert len(parts[0]) + len(parts[1]) == len(list(read_canonical(out)))
+    assert min(len(one), len(two)) > 10
+    assert not one & two
 
 
 def test_a_greeting_does_not_keep_dialogues_from_training(tmp_path: Path, write_rows: WriteRows) -> None:
