@@ -8,7 +8,7 @@ import pytest
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer, summarize
 from rlhf_tuning.evaluation.degeneration import tastes
-from rlhf_tuning.evaluation.gate import GateConfig, decide, decision_text, shown_better
+from rlhf_tuning.evaluation.gate import GateConfig, decide, decision_text, once_each, shown_better
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Comparison
 from rlhf_tuning.statistics import clustered_win_rate, sign_test, wilson_interval
 
@@ -310,6 +310,9 @@ def test_the_next_try_against_the_same_champion_must_show_more():
     assert failed(second) == ["Beats the base model beyond chance"]
     assert "p at most 0.013, at try 2 against this champion" in second.conditions[0].limit
     assert decided(pairs(125, 75), earlier_tries=1).promote
+    # By the exact test too, where the interval alone would allow it: p is 1 / 128.
+    assert shown_better(once_each(7, 0, 0), tries=3)
+    assert not shown_better(once_each(7, 0, 0), tries=4)
 
 
 def test_every_measured_condition_names_its_n():
