@@ -234,7 +234,6 @@ def validate_inputs(
             held_out_reward_model_share=held_out_reward_model_share,
             reward_model_max_epochs=reward_model_max_epochs,
             max_bad_rows=max_bad_rows,
-            eval_prompts=eval_prompts,
             gate_min_prompts=gate_min_prompts,
             independent_judge=bool(scorer or judge or held_out_reward_model_share),
         )

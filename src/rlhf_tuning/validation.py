@@ -38,7 +38,6 @@ class ValidationConfig:
         held_out_reward_model_share: Share of the preferences' prompts that another reward model learns from.
         reward_model_max_epochs: Most times that a reward model sees each preference; 0 for no limit.
         max_bad_rows: So many bad rows of each dataset are set aside; with one more the data is refused.
-        eval_prompts: Most prompts to hold out.
         gate_min_prompts: Fewest evaluation prompts for a promotion.
         independent_judge: Whether anybody judges but the reward that is optimised.
     """
@@ -58,7 +57,6 @@ class ValidationConfig:
     held_out_reward_model_share: float = 0.25
     reward_model_max_epochs: float = 2.0
     max_bad_rows: int = 0
-    eval_prompts: int = 200
     gate_min_prompts: int = 50
     independent_judge: bool = True
 
