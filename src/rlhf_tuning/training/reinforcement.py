@@ -16,7 +16,6 @@ first step; a score, a loss or a gradient that is not finite; a reward that neve
 model.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -28,7 +27,7 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import environment, registry, step
+from rlhf_tuning import environment, step
 from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.distributed import processes, sharding
@@ -50,6 +49,7 @@ from rlhf_tuning.training.trainer_settings import (
     shared_settings,
 )
 from rlhf_tuning.training.training_log import TrainingLog, micro_batch
+from rlhf_tuning.training.tuned_model import save_tuned_model
 
 #: Multiplied by `reinforcement_learning_rate_multiplier`.
 BASE_LEARNING_RATE = 1e-4
@@ -313,7 +313,7 @@ def train_policy(
     base_model.release_memory()
     lanes.let_go()
     if environment.is_main_process():
-        _save(model, weights, tokenizer, config, adapter_dir=adapter_dir, model_dir=model_dir)
+        save_tuned_model(model, weights, tokenizer, asdict(config), adapter_dir=adapter_dir, model_dir=model_dir)
     return final
 
 
@@ -449,49 +449,6 @@ def _policy_metrics(config: ReinforcementConfig) -> Any:
         }
 
     return select
-
-
-def _save(
-    model: Any,
-    weights: Mapping[str, torch.Tensor] | None,
-    tokenizer: Any,
-    config: ReinforcementConfig,
-    *,
-    adapter_dir: str,
-    model_dir: str,
-) -> None:
-    """Save the tuned model as plain transformers loads it, and the settings.
-
-    An adapter, which is saved already, is merged into the base weights as they are stored, not into the bfloat16 copy that
-    was trained on, which would round away a good part of what was learnt.
-    """
-    Path(adapter_dir).mkdir(parents=True, exist_ok=True)
-    if config.lora_dim > 0:
-        # In the machine's memory where a GPU has too little.
-        on_cpu = base_model.is_too_large(config.large_model_reference, base_model.choose_dtype(config.dtype))
-        base = base_model.load_causal_lm(config.large_model_reference, dtype="auto", on_cpu=on_cpu)
-        model = _merged(base, adapter_dir)
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(model_dir, state_dict=weights)
-    tokenizer.save_pretrained(model_dir)
-    settings = json.dumps(asdict(config), indent=2) + "\n"
-    (Path(adapter_dir) / registry.TUNING_SETTINGS).write_text(settings, encoding="utf-8")
-
-
-def _merged(base: Any, adapter_dir: str) -> Any:
-    """Return a base model with an adapter merged into it.
-
-    An adapter on embeddings leaves the output head as it is. Where both are one weight they part, and so they are saved.
-    """
-    from peft import PeftModel
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    model = PeftModel.from_pretrained(base, adapter_dir, torch_device="cpu")
-    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
-    if isinstance(embedding, BaseTunerLayer) and embedding.weight is head.weight:
-        head.weight = torch.nn.Parameter(head.weight.detach().clone())
-        base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
-    return model.merge_and_unload()
 
 
 def _last_tenth(history: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from rlhf_tuning.models.reward_model import RewardModel
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.parameters import PARAMETERS
-from rlhf_tuning.training import reinforcement, reward_model
+from rlhf_tuning.training import reinforcement, reward_model, tuned_model
 from rlhf_tuning.training.algorithms import ALGORITHMS, load_algorithm
 from rlhf_tuning.training.trainer_settings import check_steps, shared_settings
 
@@ -524,6 +524,6 @@ def test_an_adapter_on_embeddings_that_are_the_output_head_too_is_merged_into_th
     again = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
     expected = PeftModel.from_pretrained(again, tmp_path / "adapter")(ids).logits
     base = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
-    reinforcement._merged(base, str(tmp_path / "adapter")).save_pretrained(tmp_path / "model")
+    tuned_model.merged(base, str(tmp_path / "adapter")).save_pretrained(tmp_path / "model")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert torch.allclose(merged(ids).logits, expected, atol=1e-4)
