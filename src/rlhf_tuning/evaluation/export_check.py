@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rlhf_tuning import step
-from rlhf_tuning.errors import RunError
+from rlhf_tuning.errors import ModelError, RunError
 from rlhf_tuning.evaluation.gate import Condition
 from rlhf_tuning.generation.inference import read_predictions
 from rlhf_tuning.models import base_model
@@ -127,8 +127,8 @@ def check_export(
         target_sequence_length: Most tokens of an answer.
 
     Raises:
-        ModelError: If a model cannot be loaded.
-        RunError: If the export is not the policy.
+        ModelError: If the base model cannot be loaded.
+        RunError: If the export cannot be loaded, or is not the policy.
     """
     if not (Path(adapter_dir) / "adapter_config.json").is_file():
         return None
@@ -155,7 +155,10 @@ def check_export(
         untrained = token_log_probabilities(policy.get_base_model(), prompts, answers)
     del policy
     gc.collect()
-    exported = base_model.load_causal_lm(model_dir, dtype="auto", on_cpu=True)
+    try:
+        exported = base_model.load_causal_lm(model_dir, dtype="auto", on_cpu=True)
+    except ModelError as error:
+        raise RunError(f"The exported model is not what was trained, so nothing is registered. {error}") from None
     check = compare(
         exported=token_log_probabilities(exported, prompts_as(model_dir), answers),
         trained=trained,

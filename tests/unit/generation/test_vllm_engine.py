@@ -85,13 +85,13 @@ def infer(tiny_model, tmp_path, monkeypatch):
 
 
 def test_vllm_gets_our_tokens_and_our_ends_and_its_tokens_become_the_usual_lines(infer, tiny_model):
-    lines, (settings, *requests) = infer(temperature=0.7, prompt_sequence_length=9)
-    text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=9, target_sequence_length=6)
+    lines, (settings, *requests) = infer(temperature=0.7, prompt_sequence_length=16)
+    text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=16, target_sequence_length=6)
     prompts = [text_format.prompt_ids([{"role": "user", "content": text}]) for text in PROMPTS]
     assert {row: tokens for row, tokens, _ in requests} == dict(enumerate(prompts))
     assert len({seed for _, _, seed in requests}) == len(PROMPTS)
     assert [len(tokens) for _, tokens, _ in requests] == sorted(map(len, prompts), reverse=True)
-    assert settings["engine"].items() >= {"model": str(tiny_model), "dtype": "float32", "max_model_len": 15}.items()
+    assert settings["engine"].items() >= {"model": str(tiny_model), "dtype": "float32", "max_model_len": 22}.items()
     ends = [text_format.tokenizer.eos_token_id]
     expected = {"temperature": 0.7, "max_tokens": 6, "stop_token_ids": ends, "ignore_eos": True}
     assert settings["sampling"].items() >= expected.items()
