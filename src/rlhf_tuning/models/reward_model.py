@@ -29,6 +29,9 @@ EVALUATION = "evaluation.json"
 SCORES = "scores.json"
 _METADATA = "reward_model.json"
 
+#: Held-out preferences from which on it can be told whether a reward model is better than chance.
+FEWEST_TO_TELL = 20
+
 
 class RewardModel:
     """Scores answers. Holds the trunk of a language model and a score head; the trunk may be shared with a policy.
@@ -319,6 +322,8 @@ def saved_better_than_chance(directory: str) -> str:
 def check_accuracy(directory: str, *, least: float) -> None:
     """Refuse a reward model whose accuracy on held-out preferences is not shown to be above `least`; 0 for any.
 
+    Fewer than `FEWEST_TO_TELL` of them show nothing of a good one either, so that is said and no more.
+
     Raises:
         ModelError: Saying how often it agrees with people, and what helps.
     """
@@ -328,11 +333,17 @@ def check_accuracy(directory: str, *, least: float) -> None:
     measured = json.loads(path.read_text(encoding="utf-8"))
     if "accuracy" not in measured or measured["accuracy_low"] > least:
         return
-    raise ModelError(
+    found = (
         f"The reward model agrees with people on {measured['accuracy']:.1%} [{measured['accuracy_low']:.1%}, "
-        f"{measured['accuracy_high']:.1%}] of {measured['n']:,} held-out preferences, which is not shown to be more than "
-        f"{least:.0%}: a policy would learn noise from it. Give more preferences, or an eval_dataset with more of them, or "
-        "train it longer; min_reward_model_accuracy 0 goes on all the same."
+        f"{measured['accuracy_high']:.1%}] of {measured['n']:,} held-out preferences"
+    )
+    if measured["n"] < FEWEST_TO_TELL:
+        step.say(f"{found}: too few to tell whether a policy will learn anything but noise from it")
+        return
+    raise ModelError(
+        f"{found}, which is not shown to be more than {least:.0%}: a policy would learn noise from it. Give more "
+        "preferences, or an eval_dataset with more of them, or train it longer; min_reward_model_accuracy 0 goes on all the "
+        "same."
     )
 
 

@@ -47,7 +47,9 @@ def test_reward_models_saved_as_transformers_classifiers_are_loaded(tiny_model, 
     theirs.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     text_format = TextFormat(tokenizer, prompt_sequence_length=32, target_sequence_length=8)
-    reward_model.write_metadata(tmp_path, base="gone", reward_lora_dim=0, offset=0.5, scale=1.0, text_format=text_format)
+    reward_model.write_metadata(
+        tmp_path, base="gone", reward_lora_dim=0, offset=0.5, scale=1.0, text_format=text_format
+    )
     ids = [5, 6, 7, 8]
     (found,) = reward_model.load_reward_model(str(tmp_path), dtype="float32").score_ids([ids])
     assert found == pytest.approx(theirs(torch.tensor([ids])).logits.item() - 0.5, abs=1e-5)

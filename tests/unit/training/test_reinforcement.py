@@ -10,7 +10,7 @@ import torch
 from rlhf_tuning.errors import MachineError, ModelError, ParameterError, RunError
 from rlhf_tuning.generation import rollout
 from rlhf_tuning.models import base_model
-from rlhf_tuning.models.reward_model import RewardModel
+from rlhf_tuning.models.reward_model import RewardModel, check_accuracy
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.parameters import PARAMETERS
@@ -119,6 +119,13 @@ def test_a_reward_model_that_is_not_shown_to_be_better_than_chance_teaches_no_po
         tune(tiny_model, prompts_path, str(tmp_path), tmp_path, min_reward_model_accuracy=0.5)
 
 
+def test_of_too_few_held_out_preferences_it_is_only_said(tmp_path, capsys):
+    measured = {"n": 19, "accuracy": 0.5, "accuracy_low": 0.3, "accuracy_high": 0.7}
+    (tmp_path / "evaluation.json").write_text(json.dumps(measured))
+    check_accuracy(str(tmp_path), least=0.5)
+    assert "of 19 held-out preferences: too few to tell" in capsys.readouterr().out
+
+
 def test_fewer_prompts_than_a_batch_are_repeated_until_every_step_is_taken(
     tiny_model, prompts_path, reward_dirs, tmp_path
 ):
@@ -173,16 +180,16 @@ LONG = {"batch_size": 2, "num_generations": 16, "reinforcement_learning_rate_mul
 
 @pytest.fixture(scope="module", params=["rloo", "grpo"])
 def long_run(request, tiny_model, prompts_path, reward_dirs, tmp_path_factory):
-    """The algorithm of a run of 20 steps, and its metrics."""
+    """The algorithm of a run of 40 steps, and its metrics."""
     folder = tmp_path_factory.mktemp("long")
-    settings = LONG | {"rl_algorithm": request.param, "reinforcement_learning_train_steps": 20}
+    settings = LONG | {"rl_algorithm": request.param, "reinforcement_learning_train_steps": 40}
     return request.param, tune(tiny_model, prompts_path, reward_dirs["shared"], folder, **settings)[1]
 
 
 def test_reward_rises(long_run):
     _, metrics = long_run
-    assert [record["step"] for record in metrics] == list(range(1, 21))
-    first, last = (sum(record["reward"] for record in part) / 5 for part in (metrics[:5], metrics[-5:]))
+    assert [record["step"] for record in metrics] == list(range(1, 41))
+    first, last = (sum(record["reward"] for record in part) / 10 for part in (metrics[:10], metrics[-10:]))
     assert last > first + 0.5 * metrics[0]["reward_std"]
     expected = {"reward", "kl", "entropy", "answer_tokens", "ended", "learning_rate", "tokens_per_second"}
     assert expected | {"grad_norm", "frac_reward_zero_std"} <= set(metrics[0])
