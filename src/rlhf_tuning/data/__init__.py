@@ -1,8 +1,8 @@
 """Datasets: where they come from, what a row may be, and the canonical rows that every later step reads.
 
 sources    where the bytes come from (files, folders, globs, Cloud Storage), as numbered lines
-strict_json, fields, vertex_*, formats
-           what a row may be: one file and one line of the table in `formats` for each format
+strict_json, fields, dialogue, vertex_*, formats
+           what a row may be: one file and one line of the tables in `formats` for each format
 other_files, nearest
            what a file or a row that is none of these was probably meant to be, and how to convert it
 rows       the one canonical form

@@ -24,9 +24,10 @@ class Columns(NamedTuple):
     Attributes:
         prompts: Canonical conversations.
         keys: What tells the conversations apart, as `rows.prompt_key` gives it.
-        chosen: The preferred answers, as canonical strings; empty for prompts.
-        rejected: The other answers, likewise.
+        chosen: The preferred answers, or those of demonstrations, as canonical strings; empty for prompts.
+        rejected: The other answers of preferences, likewise.
         first_chosen: Whether the first candidate is the preferred one; empty where a format has no order.
+        openings: What tells apart how the dialogues of demonstrations begin, as `keys`; empty for other kinds.
     """
 
     prompts: Sequence[bytes]
@@ -34,6 +35,7 @@ class Columns(NamedTuple):
     chosen: Sequence[bytes]
     rejected: Sequence[bytes]
     first_chosen: Sequence[bool]
+    openings: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ class Batch:
         ends: [rows] where each line ends in `encoded`.
         line_numbers: [rows] where each row stands in its file.
         hashes: [rows, 3, 2] 128-bit hashes of prompt, chosen and rejected answer, in two words; zero where there is none.
+            The answer of a demonstration stands where the chosen one does.
         sizes: [rows, 3] bytes of the same three in `encoded`.
         first_chosen: [rows] whether the first candidate is the preferred one; empty where a format has no order.
+        openings: [rows, 2] of demonstrations hashes of how their dialogues begin; None for other kinds.
     """
 
     kind: Kind
@@ -59,6 +63,7 @@ class Batch:
     hashes: Hashes
     sizes: Integers
     first_chosen: Flags
+    openings: Hashes | None = None
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -86,13 +91,16 @@ def make_batch(kind: Kind, format: str, columns: Columns, line_numbers: Integers
     hashes = np.zeros((rows, 3, 2), np.uint64)
     sizes = np.zeros((rows, 3), np.int64)
     hashes[:, PROMPT], sizes[:, PROMPT] = _hashes(columns.keys), list(map(len, columns.prompts))
-    if kind == "preference":
-        for part, answers in ((CHOSEN, columns.chosen), (REJECTED, columns.rejected)):
+    for part, answers in ((CHOSEN, columns.chosen), (REJECTED, columns.rejected)):
+        if answers:
             hashes[:, part], sizes[:, part] = _hashes(answers), list(map(len, answers))
+    if kind == "preference":
         lines = [
             b'{"prompt": %b, "chosen": %b, "rejected": %b}\n' % row
             for row in zip(columns.prompts, columns.chosen, columns.rejected, strict=True)
         ]
+    elif kind == "demonstration":
+        lines = [b'{"prompt": %b, "answer": %b}\n' % row for row in zip(columns.prompts, columns.chosen, strict=True)]
     else:
         lines = [b'{"prompt": %b}\n' % prompt for prompt in columns.prompts]
     return Batch(
@@ -104,6 +112,7 @@ def make_batch(kind: Kind, format: str, columns: Columns, line_numbers: Integers
         hashes=hashes,
         sizes=sizes,
         first_chosen=np.array(columns.first_chosen, dtype=np.bool_),
+        openings=_hashes(columns.openings) if columns.openings else None,
     )
 
 

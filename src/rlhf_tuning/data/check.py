@@ -11,7 +11,7 @@ from rlhf_tuning.data.findings import Training, empty_file_findings, eval_prompt
 from rlhf_tuning.data.importer import prompts_of, report_overlap, too_few_to_split
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problems
-from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, check_instruction
+from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, PREFERENCES, PROMPTS, check_instruction
 from rlhf_tuning.data.repeats import Repeats
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.scan import SAMPLE_ROWS, Scan, ScannedDataset, gather, scan_at_once, scan_in_turn
@@ -20,11 +20,16 @@ from rlhf_tuning.data.summary import DatasetSummary, DataSummary, Finding
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.limits import check_limits
 
+#: In the order of the report.
 _ACCEPTS: dict[str, tuple[Kind, ...]] = {
-    "eval_dataset": EITHER,
     "preference_dataset": PREFERENCES,
     "prompt_dataset": PROMPTS,
+    "dataset_uri": DEMONSTRATIONS,
+    "eval_dataset": EITHER,
+    "evaluation_data_uri": DEMONSTRATIONS,
 }
+#: Of what is measured on, that in which its prompts are looked for.
+_TRAINED_ON = {"eval_dataset": ("preference_dataset", "prompt_dataset"), "evaluation_data_uri": ("dataset_uri",)}
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class DatasetCheck:
     Args:
         prompt_fingerprint: Of the prompt dataset's content with the instruction; empty where there is none.
         preference_fingerprint: Likewise of the preference dataset.
-        eval_fingerprint: Likewise of the evaluation dataset.
+        demonstration_fingerprint: Likewise of the demonstrations.
+        eval_fingerprint: Likewise of the evaluation dataset, or of the demonstrations to measure on.
         counts: Rows of each dataset that was given, by its parameter's name.
         warnings: What is suspicious, each with what to do about it.
         problems: Why the datasets cannot be used, as one message; empty where they can.
@@ -43,6 +49,7 @@ class DatasetCheck:
 
     prompt_fingerprint: str
     preference_fingerprint: str
+    demonstration_fingerprint: str
     eval_fingerprint: str
     counts: dict[str, int]
     warnings: list[str]
@@ -61,10 +68,13 @@ class DatasetCheck:
 
 def check_datasets(
     *,
-    prompt_dataset: str,
-    preference_dataset: str,
-    eval_dataset: str,
+    prompt_dataset: str = "",
+    preference_dataset: str = "",
+    eval_dataset: str = "",
+    dataset_uri: str = "",
+    evaluation_data_uri: str = "",
     instruction: str,
+    default_context: str = "",
     max_bad_rows: int = 0,
     training: Training | None = None,
     problems_path: str = "",
@@ -76,7 +86,10 @@ def check_datasets(
         prompt_dataset: The prompts, or an empty string where they are not used.
         preference_dataset: The preferences, likewise.
         eval_dataset: The evaluation rows, likewise.
+        dataset_uri: The demonstrations to learn from, likewise.
+        evaluation_data_uri: The demonstrations to measure on, likewise.
         instruction: Prepended to every prompt.
+        default_context: The same, of demonstrations.
         max_bad_rows: So many bad rows of each dataset are set aside.
         training: What the rows are for; without it lengths are counted in characters and epochs are not looked at.
         problems_path: Where to write every problem, one JSON object a line; nowhere where it is empty.
@@ -88,12 +101,18 @@ def check_datasets(
     check_limits(max_bad_rows=max_bad_rows)
     references = {
         "eval_dataset": eval_dataset,
+        "evaluation_data_uri": evaluation_data_uri,
         "preference_dataset": preference_dataset,
         "prompt_dataset": prompt_dataset,
+        "dataset_uri": dataset_uri,
     }
     if not any(references.values()):
-        raise DataError("There is no dataset to check. Give prompt_dataset, preference_dataset or eval_dataset.")
+        raise DataError(
+            "There is no dataset to check. Give prompt_dataset, preference_dataset, eval_dataset, dataset_uri or "
+            "evaluation_data_uri."
+        )
     instruction = check_instruction(instruction)
+    default_context = check_instruction(default_context, parameter="default_context")
     sources = _resolve_all(references)
     _keep_apart(sources, {"every problem": problems_path, "every bad row": bad_rows_path})
     for path in filter(None, (problems_path, bad_rows_path)):
@@ -104,44 +123,52 @@ def check_datasets(
             parameter: Scan(
                 parameter=parameter,
                 accepts=_ACCEPTS[parameter],
-                instruction=instruction,
+                instruction=default_context if _ACCEPTS[parameter] == DEMONSTRATIONS else instruction,
                 folder=folder,
                 find_repeats=True,
                 sample_rows=SAMPLE_ROWS,
-                keep_prompts=parameter == "eval_dataset",
+                keep_prompts=parameter in _TRAINED_ON,
             )
             for parameter in sources
         }
         # 1. The evaluation prompts go first: they are few, so remembering them is what keeps memory small.
         data: dict[str, ScannedDataset] = {}
-        eval_prompts = NONE_ALIKE
-        if "eval_dataset" in sources:
-            files = scan_in_turn(sources["eval_dataset"], scans["eval_dataset"])
-            data["eval_dataset"] = gather(files, scans["eval_dataset"], problems, max_bad_rows=max_bad_rows)
-            eval_prompts = prompts_of(files)
+        eval_prompts = dict.fromkeys(_TRAINED_ON, NONE_ALIKE)
+        for evaluation, trained_on in _TRAINED_ON.items():
+            if evaluation not in sources:
+                continue
+            files = scan_in_turn(sources[evaluation], scans[evaluation])
+            data[evaluation] = gather(files, scans[evaluation], problems, max_bad_rows=max_bad_rows)
+            eval_prompts[evaluation] = prompts_of(files)
+            for parameter in trained_on:
+                if parameter in scans:
+                    scans[parameter] = replace(scans[parameter], eval_prompts=eval_prompts[evaluation])
         # 2. The rest, on all cores.
-        others = [parameter for parameter in sources if parameter != "eval_dataset"]
-        for parameter in others:
-            scans[parameter] = replace(scans[parameter], eval_prompts=eval_prompts)
+        others = [parameter for parameter in sources if parameter not in _TRAINED_ON]
         for parameter, files in zip(
             others, scan_at_once([(sources[parameter], scans[parameter]) for parameter in others]), strict=True
         ):
             data[parameter] = gather(files, scans[parameter], problems, max_bad_rows=max_bad_rows)
         # 3. What only shows when the datasets are held side by side.
-        for parameter in others if eval_prompts else ():
-            evaluation = data["eval_dataset"]
-            report_overlap(evaluation.files, evaluation.kind, data[parameter].files, parameter, problems)
-        repeats = {parameter: dataset.repeats.find() for parameter, dataset in data.items() if dataset.repeats}
+        for evaluation, trained_on in _TRAINED_ON.items():
+            for parameter in trained_on:
+                if evaluation in data and parameter in data:
+                    report_overlap(data[evaluation], data[parameter], problems)
+        repeats = {
+            parameter: dataset.repeats.find(demonstrations=dataset.kind == "demonstration")
+            for parameter, dataset in data.items()
+            if dataset.repeats
+        }
         _check_split(data, repeats, references, problems)
         # 4. What is in them, and what of it is suspicious.
         text_format = training.load_text_format() if training and not problems.counts else None
         datasets: list[DatasetSummary] = []
         findings: list[Finding] = []
         if "eval_dataset" in data and "preference_dataset" in data:
-            distinct = len(eval_prompts.whole)
+            distinct = len(eval_prompts["eval_dataset"].whole)
             overlap = eval_prompts_in_preferences(data["eval_dataset"], distinct, data["preference_dataset"])
             findings += [overlap] if overlap else []
-        for parameter in ("preference_dataset", "prompt_dataset", "eval_dataset"):
+        for parameter in _ACCEPTS:
             if parameter in data:
                 summary, more = examine(
                     data[parameter],
@@ -162,7 +189,8 @@ def check_datasets(
     return DatasetCheck(
         prompt_fingerprint=_fingerprint(data, "prompt_dataset"),
         preference_fingerprint=_fingerprint(data, "preference_dataset"),
-        eval_fingerprint=_fingerprint(data, "eval_dataset"),
+        demonstration_fingerprint=_fingerprint(data, "dataset_uri"),
+        eval_fingerprint=_fingerprint(data, "eval_dataset") or _fingerprint(data, "evaluation_data_uri"),
         counts={parameter: dataset.rows for parameter, dataset in data.items()},
         warnings=[finding.message for finding in findings],
         problems=problems.render() if problems.counts else "",
@@ -190,6 +218,8 @@ def _check_split(
         needed.append("prompt_dataset")
     if "preference_dataset" in data and (eval_data is None or eval_data.kind == "prompt"):
         needed.append("preference_dataset")
+    if "dataset_uri" in data and "evaluation_data_uri" not in data:
+        needed.append("dataset_uri")
     for parameter in needed:
         if repeats[parameter].distinct_prompts == 1:
             problems.add(too_few_to_split(parameter, references[parameter]))

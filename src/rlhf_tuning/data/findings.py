@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rlhf_tuning.data import as_read
 from rlhf_tuning.data.held_out import ONE_IN, validation_rows
 from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
 from rlhf_tuning.data.problems import Problem, Problems, shorten
 from rlhf_tuning.data.repeats import Place, Repeats
-from rlhf_tuning.data.rows import Conversation
+from rlhf_tuning.data.rows import Conversation, Kind
 from rlhf_tuning.data.sample import SampleRow
 from rlhf_tuning.data.scan import ScannedDataset
 from rlhf_tuning.data.summary import DatasetSummary, Example, Finding, Lengths, SampledRow
@@ -32,6 +32,10 @@ MOST_REINFORCEMENT_EPOCHS = 20
 #: Google advised 5,000 to 10,000 preferences; far fewer rarely teach a reward model more than length.
 FEW_PREFERENCES = 1_000
 
+#: Fewer demonstrations rarely teach more than a tone; and they are learnt by heart sooner than preferences.
+FEW_DEMONSTRATIONS = 100
+MOST_SUPERVISED_EPOCHS = 10
+
 #: A share of first candidates chosen further from one half than this is no chance of a well-shuffled dataset.
 POSITION_MARGIN = 0.05
 
@@ -44,9 +48,19 @@ SCRIPT_SHARE = 0.01
 #: A shorter prompt may be the beginning of an answer by chance.
 _CHARACTERS_REPEATED = 10
 
+_PARTS: dict[Kind, tuple[Literal["prompt", "chosen", "rejected", "answer"], ...]] = {
+    "prompt": ("prompt",),
+    "preference": ("prompt", "chosen", "rejected"),
+    "demonstration": ("prompt", "answer"),
+}
 _EXAMPLES = 5
 _REPORT_ROWS = 6
 _SCRIPT_LETTERS = 300
+_REPEATED: dict[Kind, tuple[str, str]] = {
+    "prompt": ("repeated_prompts", "prompt"),
+    "preference": ("repeated_preferences", "row"),
+    "demonstration": ("repeated_demonstrations", "row"),
+}
 _ASCII = re.compile("[\x00-\x7f]+")
 _SCRIPT_NAMES = {"CJK": "Chinese or Japanese", "HIRAGANA": "Chinese or Japanese", "KATAKANA": "Chinese or Japanese"}
 
@@ -60,6 +74,22 @@ _SPEAKER = re.compile(r"^[ \t]*(?:(human|user)|(assistant|ai|bot|model))[ \t]*:"
 _CHAT_MARKER = re.compile(r"<\|\w(?:[\w ]{0,38}\w)?\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>")
 
 
+class _TooOften(NamedTuple):
+    """From when on a dataset is learnt from too often, by which steps, and what a model does then."""
+
+    most: int
+    steps: str
+    harm: str
+
+
+_LEARNT_TOO_OFTEN = {
+    "prompt_dataset": _TooOften(
+        MOST_REINFORCEMENT_EPOCHS, "reinforcement_learning_train_steps", "learns to please the score"
+    ),
+    "dataset_uri": _TooOften(MOST_SUPERVISED_EPOCHS, "train_steps", "learns its rows by heart"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """What the rows will be used for.
@@ -69,6 +99,7 @@ class Training:
         batch_size: Rows in an optimizer step.
         reward_model_train_steps: Optimizer steps on the preferences; 0 where there are none.
         reinforcement_learning_train_steps: Optimizer steps on the prompts; 0 where there are none.
+        train_steps: Optimizer steps on the demonstrations; 0 where there are none.
         eval_prompts: Most prompts that are held out for evaluation, a tenth; 0 where there is an evaluation dataset.
         watch_prompts: Most prompts that the watch takes, a quarter of the others.
         held_out_reward_model_share: Share of the preferences' prompts that another reward model learns from.
@@ -79,6 +110,7 @@ class Training:
     batch_size: int
     reward_model_train_steps: int
     reinforcement_learning_train_steps: int
+    train_steps: int = 0
     eval_prompts: int = 0
     watch_prompts: int = 0
     held_out_reward_model_share: float = 0.0
@@ -99,6 +131,8 @@ class Training:
         """Return how often each row that is learnt from will be seen at most, or None where none is."""
         if parameter == "prompt_dataset":
             found = self.reinforcement_learning_train_steps * self.batch_size / max(1, rows)
+        elif parameter == "dataset_uri":
+            found = self.train_steps * self.batch_size / max(1, rows)
         elif parameter == "preference_dataset":
             found = self.reward_model_train_steps * self.batch_size / max(1, self.preferences_learnt_from(rows))
             found = min(found, self.reward_model_max_epochs or found)
@@ -115,13 +149,20 @@ class _Row:
     prompt: Conversation
     chosen: str | None
     rejected: str | None
+    answer: str | None
     sizes: tuple[int, ...]
     same_when_cut: bool
     refused: Problem | None
 
     def read(self) -> as_read.ReadRow:
         """Return it as the model reads it."""
-        row = SampledRow(location=self.location, prompt=self.prompt, chosen=self.chosen, rejected=self.rejected)
+        row = SampledRow(
+            location=self.location,
+            prompt=self.prompt,
+            chosen=self.chosen,
+            rejected=self.rejected,
+            answer=self.answer,
+        )
         return as_read.ReadRow(row, self.sizes)
 
 
@@ -163,7 +204,7 @@ def examine(
         longer_chosen=dataset.total("longer_chosen") if is_preference else None,
         equally_long=dataset.total("equally_long"),
         sampled=len(rows),
-        lengths=tuple(_lengths(rows, text_format, is_preference)),
+        lengths=tuple(_lengths(rows, text_format, dataset.kind)),
         scripts=dict(Counter(_script(row) for row in rows).most_common()),
         same_when_cut=sum(row.same_when_cut for row in rows),
         epochs=training.epochs(dataset.parameter, dataset.rows) if training else None,
@@ -173,6 +214,7 @@ def examine(
         _set_aside(dataset),
         _contradictions(dataset, repeats),
         _repeated(dataset, repeats),
+        _other_answers(dataset, repeats),
         _same_when_cut(summary, rows),
         *_cut(summary),
         _position_bias(summary),
@@ -221,7 +263,7 @@ def eval_prompts_in_preferences(
 def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> _Row:
     content: dict[str, Any] = json.loads(row.line)
     prompt: Conversation = content["prompt"]
-    answers: list[str] = [content[part] for part in ("chosen", "rejected") if part in content]
+    answers: list[str] = [content[part] for part in ("chosen", "rejected", "answer") if part in content]
     same_when_cut = False
     refused: Problem | None = None
     if text_format is None:
@@ -234,9 +276,17 @@ def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> 
         except RefusedConversationError as error:
             refused, sizes, ids = _refused(row, parameter, error), [], []
         limit = text_format.target_sequence_length
-        same_when_cut = bool(ids) and max(sizes[1:]) > limit and ids[0][:limit] == ids[1][:limit]
-    location = f"{row.file}:{row.place[2]}"
-    return _Row(location, prompt, content.get("chosen"), content.get("rejected"), tuple(sizes), same_when_cut, refused)
+        same_when_cut = len(ids) == 2 and max(sizes[1:]) > limit and ids[0][:limit] == ids[1][:limit]
+    return _Row(
+        location=f"{row.file}:{row.place[2]}",
+        prompt=prompt,
+        chosen=content.get("chosen"),
+        rejected=content.get("rejected"),
+        answer=content.get("answer"),
+        sizes=tuple(sizes),
+        same_when_cut=same_when_cut,
+        refused=refused,
+    )
 
 
 def _refused(row: SampleRow, parameter: str, error: RefusedConversationError) -> Problem:
@@ -244,13 +294,12 @@ def _refused(row: SampleRow, parameter: str, error: RefusedConversationError) ->
     return Problem("refused_conversation", parameter, row.file, row.place[2], "", error.found, accepted)
 
 
-def _lengths(rows: Sequence[_Row], text_format: TextFormat | None, is_preference: bool) -> Iterable[Lengths]:
+def _lengths(rows: Sequence[_Row], text_format: TextFormat | None, kind: Kind) -> Iterable[Lengths]:
     limits: tuple[int | None, int | None] = (None, None)
     if text_format is not None:
         limits = (text_format.prompt_sequence_length, text_format.target_sequence_length)
     unit: Literal["tokens", "characters"] = "characters" if text_format is None else "tokens"
-    parts: tuple[Literal["prompt", "chosen", "rejected"], ...] = ("prompt", "chosen", "rejected")
-    for index, part in enumerate(parts if is_preference else parts[:1]):
+    for index, part in enumerate(_PARTS[kind]):
         values = tuple(row.sizes[index] for row in rows if row.refused is None)
         yield Lengths(part=part, unit=unit, values=values, limit=limits[min(index, 1)])
 
@@ -289,13 +338,24 @@ def _contradictions(dataset: ScannedDataset, repeats: Repeats) -> Finding | None
 def _repeated(dataset: ScannedDataset, repeats: Repeats) -> Finding | None:
     if not repeats.repeated:
         return None
-    code, word = ("repeated_preferences", "row") if dataset.kind == "preference" else ("repeated_prompts", "prompt")
+    code, word = _REPEATED[dataset.kind]
     message = (
         f"{repeats.repeated:,} of {dataset.rows:,} rows of {dataset.parameter} repeat an earlier {word}, and weigh more "
         "in training than others. Remove them unless that is meant."
     )
     examples = _groups(dataset, repeats.repeated_examples, "the same as")
     return Finding(code=code, parameter=dataset.parameter, message=message, examples=examples)
+
+
+def _other_answers(dataset: ScannedDataset, repeats: Repeats) -> Finding | None:
+    if not repeats.other_answers:
+        return None
+    message = (
+        f"{repeats.other_answers:,} of {dataset.rows:,} demonstrations of {dataset.parameter} answer a prompt otherwise "
+        "than an earlier one does. A model learns a mixture of such answers: keep the best where one was meant."
+    )
+    examples = _groups(dataset, repeats.other_answer_examples, "answers the same prompt otherwise than")
+    return Finding(code="other_answers", parameter=dataset.parameter, message=message, examples=examples)
 
 
 def _groups(dataset: ScannedDataset, groups: Sequence[Sequence[Place]], relation: str) -> tuple[Example, ...]:
@@ -418,6 +478,12 @@ def _scripts(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | None:
 
 
 def _few_rows(summary: DatasetSummary) -> Finding | None:
+    if summary.parameter == "dataset_uri" and summary.rows < FEW_DEMONSTRATIONS:
+        message = (
+            f"dataset_uri has {summary.rows:,} demonstrations. {FEW_DEMONSTRATIONS} to 500 are usual, and more for a task "
+            "that is not plain; with so few, look at the answers before the model is trusted."
+        )
+        return Finding(code="few_demonstrations", parameter=summary.parameter, message=message)
     if summary.parameter != "preference_dataset" or summary.rows >= FEW_PREFERENCES:
         return None
     message = (
@@ -452,17 +518,13 @@ def _epochs(summary: DatasetSummary, training: Training | None) -> Finding | Non
             f"learns from up to {summary.epochs:,.0f} times; past {MOST_REWARD_MODEL_EPOCHS} times it mostly learns them by "
             f"heart. Set reward_model_max_epochs to {MOST_REWARD_MODEL_EPOCHS}, or add rows."
         )
-    elif summary.parameter == "prompt_dataset" and summary.epochs > MOST_REINFORCEMENT_EPOCHS:
-        steps = MOST_REINFORCEMENT_EPOCHS * summary.rows // training.batch_size
-        advice = (
-            f"Set reinforcement_learning_train_steps to {steps:,} at most, or add rows."
-            if steps
-            else "Lower batch_size, or add rows."
-        )
+    elif summary.parameter in _LEARNT_TOO_OFTEN and summary.epochs > _LEARNT_TOO_OFTEN[summary.parameter].most:
+        most, parameter, harm = _LEARNT_TOO_OFTEN[summary.parameter]
+        steps = most * summary.rows // training.batch_size
+        advice = f"Set {parameter} to {steps:,} at most, or add rows." if steps else "Lower batch_size, or add rows."
         message = (
-            f"reinforcement_learning_train_steps and batch_size show each of the {summary.rows:,} rows of prompt_dataset "
-            f"{summary.epochs:,.0f} times; past {MOST_REINFORCEMENT_EPOCHS} times a model learns to please the score. "
-            f"{advice}"
+            f"{parameter} and batch_size show each of the {summary.rows:,} rows of {summary.parameter} "
+            f"{summary.epochs:,.0f} times; past {most} times a model {harm}. {advice}"
         )
     else:
         return None
@@ -543,7 +605,7 @@ def _begin_with(prompt: str, *answers: str) -> bool:
 
 
 def _answers(row: _Row) -> list[str]:
-    return [answer for answer in (row.chosen, row.rejected) if answer is not None]
+    return [answer for answer in (row.chosen, row.rejected, row.answer) if answer is not None]
 
 
 def _script(row: _Row) -> str:

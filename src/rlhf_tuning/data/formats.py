@@ -5,7 +5,18 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
-from rlhf_tuning.data import trl_conversational, trl_standard, vertex_chat, vertex_chat_inline, vertex_text
+from rlhf_tuning.data import (
+    chat_messages,
+    gemini_contents,
+    prompt_completion,
+    trl_conversational,
+    trl_standard,
+    tuning_chat,
+    tuning_text,
+    vertex_chat,
+    vertex_chat_inline,
+    vertex_text,
+)
 from rlhf_tuning.data.fields import PREFERENCE_FIELDS
 from rlhf_tuning.data.nearest import nearest_format
 from rlhf_tuning.data.problems import Fault, shorten
@@ -31,7 +42,7 @@ class Format(NamedTuple):
         fields: What it is known by.
         recognises: Says whether an object is of this format.
         parse: Reads one row carefully, and says all that is wrong with it.
-        shapes: What rows of each kind look like to the fast path.
+        shapes: What rows of each kind look like to the fast path, which reads no demonstrations.
     """
 
     name: str
@@ -46,13 +57,21 @@ def _format(module: Any) -> Format:
     return Format(module.__name__.rpartition(".")[2], module.FIELDS, module.recognises, module.parse, module.SHAPES)
 
 
-#: The first that recognises a row parses it.
+#: Of prompts and preferences. The first that recognises a row parses it.
 FORMATS = (
     _format(vertex_text),
     _format(vertex_chat_inline),
     _format(vertex_chat),
     _format(trl_conversational),
     _format(trl_standard),
+)
+#: Of demonstrations, likewise.
+DEMONSTRATION_FORMATS = (
+    _format(tuning_text),
+    _format(chat_messages),
+    _format(tuning_chat),
+    _format(gemini_contents),
+    _format(prompt_completion),
 )
 
 _WITH: dict[Kind, str] = {"prompt": "without", "preference": "with"}
@@ -72,7 +91,7 @@ def parse_line(
     record = decode_object(raw, faults)
     if record is None:
         return None
-    row_format = next((row_format for row_format in FORMATS if row_format.recognises(record)), None)
+    row_format = next((row_format for row_format in _formats(accepts) if row_format.recognises(record)), None)
     if row_format is not None:
         row = row_format.parse(record, accepts=accepts, instruction=instruction, faults=faults)
         if row is not None and not faults:
@@ -82,24 +101,35 @@ def parse_line(
     return None
 
 
+def _formats(accepts: Collection[Kind]) -> tuple[Format, ...]:
+    return DEMONSTRATION_FORMATS if "demonstration" in accepts else FORMATS
+
+
 def _row_fault(record: Mapping[str, object], row_format: Format | None, accepts: Collection[Kind]) -> Fault | None:
     """Return the one fault that explains all that is wrong with a row, where there is one."""
     fields = record.keys()
     shown = f"the fields {shorten(', '.join(ascii(field)[1:-1] for field in record)) or 'none'}"
     whole_turns = _is_conversation(record.get("chosen")) and not isinstance(record.get("prompt"), list)
-    vertex = fields & {"input_text", "messages"}
+    vertex = fields & {"input_text", "messages", "contents"}
     trl = fields & set(trl_standard.PREFERENCE)
     if row_format is None or whole_turns or len(vertex) > 1 or (trl and (vertex or fields >= {*PREFERENCE_FIELDS})):
         if whole_turns and "preference" in accepts:
             accepted = "prompt, chosen and rejected as messages, and nothing else"
         else:
-            shapes = tuple(_fields_of(each, kind) for each in FORMATS for kind in accepts if kind in each.shapes)
+            shapes = tuple(
+                _fields_of(each, kind)
+                for each in _formats(accepts)
+                for kind in accepts
+                if kind == "demonstration" or kind in each.shapes
+            )
             accepted = nearest_format(tuple(islice(record, 100)), shapes)
-            known = " or ".join(dict.fromkeys(each.fields for each in FORMATS))
+            known = " or ".join(dict.fromkeys(each.fields for each in _formats(accepts)))
             accepted = accepted or f"a row with {known}"
         if row_format is None:
             return Fault("unknown_format", "", shown, accepted)
         return Fault("several_formats", "", shown, accepted)
+    if "demonstration" in accepts:
+        return _without_answer(record)
     if len(accepts) == 1:
         [kind] = accepts
         other: Kind = "prompt" if kind == "preference" else "preference"
@@ -110,9 +140,23 @@ def _row_fault(record: Mapping[str, object], row_format: Format | None, accepts:
     return None
 
 
+def _without_answer(record: Mapping[str, object]) -> Fault | None:
+    """Return what is wrong with a good row that is no demonstration."""
+    row_format = next((row_format for row_format in FORMATS if row_format.recognises(record)), None)
+    if row_format is None:
+        return None
+    kinds: tuple[Kind, ...] = ("preference", "prompt")
+    for kind in kinds:
+        ignored: list[Fault] = []
+        if row_format.parse(record, accepts=(kind,), instruction="", faults=ignored) is not None and not ignored:
+            found = f"a row {_WITH[kind]} preference fields, which belongs into {kind}_dataset"
+            return Fault("wrong_kind", "", found, "rows with the answer that is to be learnt")
+    return None
+
+
 def _fields_of(row_format: Format, kind: Kind) -> tuple[str, ...]:
     names = [name for name in re.findall(r"\w+", row_format.fields) if name != "and"]
-    return tuple(names) if kind == "preference" else (names[0],)
+    return (names[0],) if kind == "prompt" else tuple(names)
 
 
 def _is_conversation(value: object) -> bool:

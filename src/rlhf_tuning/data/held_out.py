@@ -1,8 +1,9 @@
 """Which rows are held out for evaluation: by a hash of the prompt and the seed, so never by the rows' order.
 
-All rows of one prompt go to one side. Memory does not grow with the number of prompts: only the prompts with the
-smallest hashes are kept, ten times as many as may be held out. Where fewer exist, their number is known exactly and a
-tenth of it can be taken; where more exist, a tenth is above the limit and the limit is what counts.
+All rows of one prompt go to one side, and all demonstrations of dialogues that begin alike. Memory does not grow with the
+number of prompts: only the prompts with the smallest hashes are kept, ten times as many as may be held out. Where fewer
+exist, their number is known exactly and a tenth of it can be taken; where more exist, a tenth is above the limit and the
+limit is what counts.
 """
 
 import numpy as np
@@ -25,7 +26,7 @@ def validation_rows(preferences: int) -> int:
 
 def held_out_orders(batch: Batch, seed: int) -> Hashes:
     """Return [rows] where each row's prompt stands in line to be held out; equal prompts stand at the same place."""
-    prompts = batch.hashes[:, PROMPT]
+    prompts = batch.hashes[:, PROMPT] if batch.openings is None else batch.openings
     return mix(prompts[:, 0], prompts[:, 1], np.full(len(prompts), seed, np.uint64))
 
 

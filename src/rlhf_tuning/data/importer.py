@@ -7,7 +7,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -28,8 +28,8 @@ from rlhf_tuning.data.alike import (
 from rlhf_tuning.data.batch import PROMPT, Batch, Hashes
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problem, Problems
-from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, check_instruction
-from rlhf_tuning.data.rows import Kind
+from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, PREFERENCES, PROMPTS, check_instruction
+from rlhf_tuning.data.rows import Kind, encode_prompt
 from rlhf_tuning.data.scan import (
     Scan,
     ScannedDataset,
@@ -44,6 +44,8 @@ from rlhf_tuning.limits import check_limits
 
 #: At most so many preferences are held out when there is no evaluation dataset with preferences.
 MAX_EVAL_PREFERENCES = 500
+#: Likewise of demonstrations.
+MAX_EVAL_DEMONSTRATIONS = 500
 
 _BEFORE_PROMPT = len(b'{"prompt": ')
 _COPY_BYTES = 2**18
@@ -63,6 +65,7 @@ class ImportSummary:
         eval_fingerprint: Likewise of the evaluation dataset; empty where there is none.
         files: How many files the dataset had, without those of the evaluation dataset.
         set_aside: How many bad rows `max_bad_rows` let pass.
+        eval_prompts: Prompts of demonstrations, to be answered.
     """
 
     rows: int
@@ -72,6 +75,7 @@ class ImportSummary:
     eval_fingerprint: str
     files: int
     set_aside: int = 0
+    eval_prompts: int = 0
 
 
 def import_prompts(
@@ -215,6 +219,72 @@ class _Prompts(NamedTuple):
     fingerprint: str
 
 
+def import_demonstrations(
+    *,
+    dataset_uri: str,
+    evaluation_data_uri: str,
+    instruction: str,
+    demonstrations_path: str,
+    eval_demonstrations_path: str,
+    eval_prompts_path: str,
+    eval_prompts: int = 200,
+    seed: int = 0,
+    max_bad_rows: int = 0,
+    demonstration_fingerprint: str = "",
+    eval_fingerprint: str = "",
+) -> ImportSummary:
+    """Write the canonical demonstrations to learn from, those to measure the loss on, and the prompts to answer.
+
+    Without demonstrations to measure on, a tenth (at most 500) is held out. Nothing that is alike, see `alike`, stands on
+    both sides, and no dialogue does. The prompts are theirs, each once.
+
+    Args:
+        dataset_uri: The demonstrations; a path, folder, glob, or one on `gs://`.
+        evaluation_data_uri: Those to measure on, likewise, or an empty string.
+        instruction: Prepended to every prompt.
+        demonstrations_path: Where to write the demonstrations to learn from.
+        eval_demonstrations_path: Where to write those to measure on.
+        eval_prompts_path: Where to write the prompts of the latter.
+        eval_prompts: How many prompts to write at most where they are held out.
+        seed: Of the choice of what is held out.
+        max_bad_rows: So many bad rows of each dataset are set aside.
+        demonstration_fingerprint: What the content was when it was checked; empty where that is not known.
+        eval_fingerprint: Likewise of the demonstrations to measure on.
+
+    Raises:
+        DataError: If a dataset cannot be used, or is not the one that was checked; the message lists every kind of
+            problem.
+    """
+    check_limits(seed=seed, max_bad_rows=max_bad_rows, eval_prompts=eval_prompts)
+
+    def write_demonstrations(batch: Batch, evaluation: BinaryIO) -> int:
+        evaluation.write(batch.encoded)
+        return len(batch)
+
+    summary = _import(
+        parameter="dataset_uri",
+        reference=dataset_uri,
+        eval_parameter="evaluation_data_uri",
+        eval_dataset=evaluation_data_uri,
+        accepts=DEMONSTRATIONS,
+        eval_accepts=DEMONSTRATIONS,
+        instruction=instruction,
+        paths=(demonstrations_path, eval_demonstrations_path),
+        held_out=MAX_EVAL_DEMONSTRATIONS,
+        seed=seed,
+        max_bad_rows=max_bad_rows,
+        fingerprints=(demonstration_fingerprint, eval_fingerprint),
+        write_eval=write_demonstrations,
+    )
+    prompts = {json.dumps(row["prompt"]): row["prompt"] for row in read_canonical(eval_demonstrations_path)}
+    chosen = list(prompts.values())
+    if not evaluation_data_uri and len(chosen) > eval_prompts:
+        chosen = random.Random(seed).sample(chosen, eval_prompts)
+    with written_together(eval_prompts_path) as [stream]:
+        stream.writelines(b'{"prompt": %b}\n' % encode_prompt(prompt) for prompt in chosen)
+    return replace(summary, eval_prompts=len(chosen))
+
+
 def _import(
     *,
     parameter: str,
@@ -230,10 +300,12 @@ def _import(
     write_eval: Callable[[Batch, BinaryIO], int],
     rows_path: str = "",
     prompts: _Prompts | None = None,
+    eval_parameter: str = "eval_dataset",
+    eval_accepts: tuple[Kind, ...] = EITHER,
 ) -> ImportSummary:
     instruction = check_instruction(instruction)
     sources = resolve(reference, parameter=parameter)
-    eval_sources = resolve(eval_dataset, parameter="eval_dataset") if eval_dataset else []
+    eval_sources = resolve(eval_dataset, parameter=eval_parameter) if eval_dataset else []
     problems = Problems()
     with scratch_folder(paths[0]) as folder, written_together(*paths) as (training, evaluation):
         # 1. The evaluation dataset: it says whether rows must be held out, and which prompts may not be trained on.
@@ -247,11 +319,15 @@ def _import(
                 eval_rows += write_eval(batch, evaluation)
 
             eval_scan = Scan(
-                parameter="eval_dataset", accepts=EITHER, instruction=instruction, folder=folder, keep_prompts=True
+                parameter=eval_parameter,
+                accepts=eval_accepts,
+                instruction=instruction,
+                folder=folder,
+                keep_prompts=True,
             )
             eval_files = scan_in_turn(eval_sources, eval_scan, sink=take)
             eval_data = gather(eval_files, eval_scan, problems, max_bad_rows=max_bad_rows)
-            _check_unchanged("eval_dataset", eval_data, fingerprints[1], problems)
+            _check_unchanged(eval_parameter, eval_data, fingerprints[1], problems)
             eval_fingerprint = eval_data.fingerprint.value()
             evaluated = prompts_of(eval_files)
         elif prompts is not None:
@@ -286,7 +362,7 @@ def _import(
         [files] = scan_at_once([(sources, scan)])
         data = gather(files, scan, problems, max_bad_rows=max_bad_rows)
         if eval_sources:
-            report_overlap(eval_files, eval_data.kind, files, parameter, problems)
+            report_overlap(eval_data, data, problems)
         if not problems.counts and needs_split and not data.held_out.can_split:
             problems.add(too_few_to_split(parameter, reference))
         _check_unchanged(parameter, data, fingerprints[0], problems)
@@ -301,7 +377,7 @@ def _import(
         if left.gone == data.rows:
             raise DataError(
                 f"No row of {parameter} is left to train on: every prompt, or how it begins, is that of an evaluation "
-                "prompt. Add rows with other prompts, or give an eval_dataset with others."
+                f"prompt. Add rows with other prompts, or give an {eval_parameter} with others."
             )
     return ImportSummary(
         rows=data.rows - left.gone,
@@ -448,36 +524,34 @@ def prompts_of(files: Sequence[ScannedFile]) -> Alike:
     return Alike(*map(np.unique, np.concatenate(hashes).T)) if hashes else NONE_ALIKE
 
 
-def report_overlap(
-    eval_files: Sequence[ScannedFile], kind: Kind, files: Sequence[ScannedFile], parameter: str, problems: Problems
-) -> None:
+def report_overlap(evaluation: ScannedDataset, training: ScannedDataset, problems: Problems) -> None:
     """Add a problem for each evaluation prompt that is also trained on, at its first row.
 
     An evaluation prompt may be one of the preferences': those are left out. But not where it brings preferences of its own,
     which are to say how good the reward model is.
 
     Args:
-        eval_files: The evaluation dataset, scanned.
-        kind: Of its rows.
-        files: The dataset that is trained on, in which its prompts were looked for.
-        parameter: That dataset's.
+        evaluation: The evaluation dataset.
+        training: The dataset that is trained on, in which its prompts were looked for.
         problems: Gets them.
     """
-    if parameter == "preference_dataset" and kind == "prompt":
+    if training.parameter == "preference_dataset" and evaluation.kind == "prompt":
         return
     seen: dict[int, str] = {}
-    for file in files:
+    for file in training.files:
         for prompt, line in file.eval_prompts_seen.items():
             seen.setdefault(prompt, f"{file.source.name}:{line}")
-    accepted = f"evaluation prompts that {parameter} does not have, however they are spaced and capitalised"
-    for name, line, prompt in _places(eval_files, set(seen)):
-        found = f"the prompt of {seen.pop(prompt)}" if prompt in seen else ""
-        if not found:
+    accepted = f"evaluation prompts that {training.parameter} does not have, however they are spaced and capitalised"
+    for name, line, prompt in _places(evaluation.files, set(seen)):
+        if prompt not in seen:
             continue
-        if parameter == "prompt_dataset":
-            problems.add(Problem("eval_prompt_in_training", "eval_dataset", name, line, "", found, accepted))
+        rest = (evaluation.parameter, name, line, "", f"the prompt of {seen.pop(prompt)}", accepted)
+        if training.parameter == "prompt_dataset":
+            problems.add(Problem("eval_prompt_in_training", *rest))
+        elif training.parameter == "preference_dataset":
+            problems.add(Problem("eval_preference_in_training", *rest))
         else:
-            problems.add(Problem("eval_preference_in_training", "eval_dataset", name, line, "", found, accepted))
+            problems.add(Problem("eval_demonstration_in_training", *rest))
 
 
 def _places(files: Sequence[ScannedFile], prompts: set[int]) -> Iterator[tuple[str, int, int]]:
@@ -564,6 +638,8 @@ def _canonical_row(path: str | Path, number: int, line: str) -> dict[str, Any]:
 def too_few_to_split(parameter: str, reference: str) -> Problem:
     """Return the problem of a dataset with a single prompt from which nothing can be held out."""
     accepted = "at least two different prompts, or an eval_dataset"
+    if parameter == "dataset_uri":
+        accepted = "at least two different prompts, or an evaluation_data_uri"
     if parameter == "preference_dataset":
         accepted += " with preference fields"
     return Problem("too_few_rows", parameter, reference, 0, "", "one distinct prompt", accepted)

@@ -14,7 +14,7 @@ from rlhf_tuning.data.fields import PREFERENCE_FIELDS
 from rlhf_tuning.data.problems import convert, printable, shorten
 from rlhf_tuning.data.trl_standard import PREFERENCE
 
-_FIELDS = {"input_text", "messages", *PREFERENCE_FIELDS, *PREFERENCE}
+_FIELDS = {"input_text", "messages", *PREFERENCE_FIELDS, *PREFERENCE, "output_text", "completion", "contents"}
 
 _UTF16 = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"{\0": "UTF-16LE", b"[\0": "UTF-16LE", b"\0{": "UTF-16BE"}
 _ROWS = "python3 -c 'import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin.buffer){key}]'"

@@ -16,13 +16,14 @@ from rlhf_tuning.data.block import read_block
 from rlhf_tuning.data.formats import Format, parse_line
 from rlhf_tuning.data.other_files import HEAD_BYTES, other_file
 from rlhf_tuning.data.problems import SHOWN_OF_EACH, Fault, Problem, Problems
-from rlhf_tuning.data.rows import Kind, Row, encode_prompt, encode_text, prompt_key
+from rlhf_tuning.data.rows import Kind, Row, encode_prompt, encode_text, examples, opening, prompt_key
 from rlhf_tuning.data.sources import LINE_BYTES, LongLine, Source, UnreadableError, read_blocks
 from rlhf_tuning.errors import ParameterError
 
 PROMPTS: tuple[Kind, ...] = ("prompt",)
 PREFERENCES: tuple[Kind, ...] = ("preference",)
 EITHER: tuple[Kind, ...] = ("prompt", "preference")
+DEMONSTRATIONS: tuple[Kind, ...] = ("demonstration",)
 
 #: Legal in JSON when escaped, and hardly meant: control characters other than tab, line feed and their like.
 _CONTROL_CHARACTER = re.compile("[\x01-\x07\x0b\x0e-\x1f]")
@@ -31,7 +32,11 @@ _CONTROL_CHARACTER = re.compile("[\x01-\x07\x0b\x0e-\x1f]")
 BLOCK_BYTES = 2**19
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_KINDS: dict[Kind, str] = {"prompt": "a row without preference fields", "preference": "a row with preference fields"}
+_KINDS: dict[Kind, str] = {
+    "prompt": "a row without preference fields",
+    "preference": "a row with preference fields",
+    "demonstration": "a demonstration",
+}
 
 
 class FirstRow(NamedTuple):
@@ -156,8 +161,9 @@ class FileReader:
                         yield _batch_of(self._format, rows, line_numbers)
                         rows, line_numbers = [], []
                     self._format = row_format
-                    rows.append(row)
-                    line_numbers.append(number)
+                    several = examples(row)
+                    rows += several
+                    line_numbers += [number] * len(several)
                     if b"\\u00" in raw and any(map(_CONTROL_CHARACTER.search, _texts(row))):
                         self.control_character_rows += 1
                         if len(self.control_characters) < SHOWN_OF_EACH:
@@ -192,7 +198,7 @@ class FileReader:
         self._problems.add(Problem(code, self._parameter, self._source.name, line, "", found, accepted))
 
 
-def check_instruction(instruction: str) -> str:
+def check_instruction(instruction: str, *, parameter: str = "instruction") -> str:
     """Return the instruction, or an empty one when it is blank.
 
     Raises:
@@ -201,9 +207,9 @@ def check_instruction(instruction: str) -> str:
     try:
         instruction.encode()
     except UnicodeEncodeError:
-        raise ParameterError("instruction is not valid Unicode text. Write it in UTF-8.") from None
+        raise ParameterError(f"{parameter} is not valid Unicode text. Write it in UTF-8.") from None
     if "\0" in instruction:
-        raise ParameterError("instruction holds a NUL character. Remove it.")
+        raise ParameterError(f"{parameter} holds a NUL character. Remove it.")
     return instruction if instruction.strip() else ""
 
 
@@ -223,7 +229,7 @@ def _start_of(blocks: Iterator[bytes | LongLine]) -> tuple[list[bytes | LongLine
 
 
 def _texts(row: Row) -> list[str]:
-    return [*(turn["content"] for turn in row.prompt), row.chosen or "", row.rejected or ""]
+    return [*(turn["content"] for turn in row.prompt), row.chosen or "", row.rejected or "", row.answer or ""]
 
 
 def _cut_off(fault: Fault) -> Fault:
@@ -238,8 +244,9 @@ def _batch_of(row_format: Format, rows: list[Row], line_numbers: list[int]) -> B
     columns = Columns(
         prompts=[encode_prompt(row.prompt) for row in rows],
         keys=[prompt_key(row.prompt) for row in rows],
-        chosen=[encode_text(row.chosen or "") for row in rows] if kind == "preference" else (),
+        chosen=[encode_text(row.chosen or row.answer or "") for row in rows] if kind != "prompt" else (),
         rejected=[encode_text(row.rejected or "") for row in rows] if kind == "preference" else (),
+        openings=[prompt_key(opening(row.prompt)) for row in rows] if kind == "demonstration" else (),
         first_chosen=[bool(row.first_chosen) for row in rows] if rows[0].first_chosen is not None else (),
     )
     return make_batch(kind, row_format.name, columns, np.array(line_numbers, np.int64))

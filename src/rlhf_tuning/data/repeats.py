@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ from rlhf_tuning.data.batch import CHOSEN, PROMPT, REJECTED, Batch, Hashes, Inte
 PART_ROWS = 2**22
 
 _EXAMPLES = 5
+#: Prompts that stand more than once, among which examples of different answers are looked for.
+_CANDIDATES = 1000
 _LINE_BITS, _CHUNK_ROWS = 40, 2**18
 _ONE = np.uint64(1)
 
@@ -35,6 +37,8 @@ class Repeats(NamedTuple):
             others.
         repeated_examples: Rows that are the same, a group at a time.
         contradiction_examples: Two rows that contradict each other, a pair at a time.
+        other_answers: How many demonstrations answer a prompt otherwise than an earlier one.
+        other_answer_examples: Demonstrations of one prompt with different answers, a group at a time.
     """
 
     distinct_prompts: int
@@ -42,6 +46,8 @@ class Repeats(NamedTuple):
     contradictions: int
     repeated_examples: list[list[Place]]
     contradiction_examples: list[list[Place]]
+    other_answers: int = 0
+    other_answer_examples: Sequence[list[Place]] = ()
 
 
 class RepeatFinder:
@@ -76,15 +82,22 @@ class RepeatFinder:
         """Take over the rows that another one took note of."""
         self._files += other._files
 
-    def find(self) -> Repeats:
-        """Return what is repeated."""
+    def find(self, *, demonstrations: bool = False) -> Repeats:
+        """Return what is repeated.
+
+        Args:
+            demonstrations: Whether the rows are some, so that different answers to one prompt are looked for.
+        """
         rows = sum(file.stat().st_size for file in self._files) // 24
         parts = rows // PART_ROWS + 1
         distinct = repeated = contradictions = 0
         repeated_keys: list[int] = []
+        repeated_prompts: list[int] = []
         contradicted_keys: list[int] = []
         for part in range(parts):
-            distinct += len(_distinct(self._part(0, part, parts))[0])
+            prompts, of_each = _distinct(self._part(0, part, parts))
+            distinct += len(prompts)
+            repeated_prompts += prompts[of_each > 1][:_CANDIDATES].tolist() if demonstrations else []
             keys, counts = _distinct(self._part(1, part, parts))
             repeated += int((counts - 1).sum())
             repeated_keys += keys[counts > 1][:_EXAMPLES].tolist()
@@ -95,7 +108,24 @@ class RepeatFinder:
         repeated_places = self._places(repeated_keys[:_EXAMPLES])
         ways = self._places([key | way for key in contradicted_keys[:_EXAMPLES] for way in (0, 1)])
         pairs = [sorted([one[0], other[0]]) for one, other in zip(ways[::2], ways[1::2], strict=True)]
-        return Repeats(distinct, repeated, contradictions, repeated_places, pairs)
+        found = Repeats(distinct, repeated, contradictions, repeated_places, pairs)
+        if not demonstrations:
+            return found
+        return found._replace(
+            other_answers=rows - repeated - distinct,
+            other_answer_examples=self._other_answers(repeated_prompts[:_CANDIDATES]),
+        )
+
+    def _other_answers(self, prompts: list[int]) -> list[list[Place]]:
+        """Return of some prompts the places of the first few rows with different answers."""
+        answers: dict[int, dict[int, Place]] = {prompt: {} for prompt in prompts}
+        wanted = np.array(prompts, np.uint64)
+        for chunk in self._chunks() if prompts else ():
+            for index in np.flatnonzero(np.isin(chunk[:, 0], wanted)).tolist():
+                prompt, answer, place = chunk[index].tolist()
+                answers[prompt].setdefault(answer, _place(place))
+        several = [sorted(places.values())[:_EXAMPLES] for places in answers.values() if len(places) > 1]
+        return several[:_EXAMPLES]
 
     def _chunks(self) -> Iterator[Hashes]:
         for file in self._files:
@@ -123,8 +153,12 @@ class RepeatFinder:
                 place = int(chunk[index, 2])
                 group = places[int(column[index])]
                 if len(group) < _EXAMPLES:
-                    group.append(Place(place >> _LINE_BITS, place & (2**_LINE_BITS - 1)))
+                    group.append(_place(place))
         return [sorted(group) for group in places.values()]
+
+
+def _place(word: int) -> Place:
+    return Place(word >> _LINE_BITS, word & (2**_LINE_BITS - 1))
 
 
 def _distinct(values: Hashes) -> tuple[Hashes, Integers]:

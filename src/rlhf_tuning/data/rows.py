@@ -2,8 +2,10 @@
 
     {"prompt": [{"role": "system" | "user" | "assistant", "content": str}, ...]}
     {"prompt": [...], "chosen": str, "rejected": str}
+    {"prompt": [...], "answer": str}
 
-The last turn of a prompt is the user's. A row is written as one line of UTF-8 JSON, keys in this order.
+They are a prompt alone, a preference, and a demonstration. The last turn of a prompt is the user's. A row is written as one
+line of UTF-8 JSON, keys in this order.
 """
 
 from collections.abc import Iterable
@@ -11,27 +13,47 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-Kind = Literal["prompt", "preference"]
+Kind = Literal["prompt", "preference", "demonstration"]
 Conversation = list[dict[str, str]]
 
 _encode_string = msgspec.json.Encoder().encode
 
 
 class Row(NamedTuple):
-    """One row. `chosen` and `rejected` are both None for a prompt without a preference.
+    """One row. `chosen` and `rejected` are both there in a preference alone, and `answer` in a demonstration alone.
 
     `first_chosen` tells whether the first of two candidates is the preferred one, where their order means something.
+    `dialogue` says that the assistant's turns in the prompt of a demonstration are demonstrations too: see `examples`.
     """
 
     prompt: Conversation
     chosen: str | None = None
     rejected: str | None = None
     first_chosen: bool | None = None
+    answer: str | None = None
+    dialogue: bool = False
 
     @property
     def kind(self) -> Kind:
-        """Return whether the row is a prompt alone or a preference."""
+        """Return what the row is."""
+        if self.answer is not None:
+            return "demonstration"
         return "prompt" if self.chosen is None else "preference"
+
+
+def examples(row: Row) -> list[Row]:
+    """Return the rows that a row stands for: of a whole dialogue each answer, with all that was said before it."""
+    if not row.dialogue:
+        return [row]
+    answers = [place for place, turn in enumerate(row.prompt) if turn["role"] == "assistant"]
+    earlier = [Row(row.prompt[:place], answer=row.prompt[place]["content"]) for place in answers]
+    return [*earlier, row._replace(dialogue=False)]
+
+
+def opening(prompt: Conversation) -> Conversation:
+    """Return a prompt up to its first answer, which all rows of a dialogue have in common."""
+    answers = [place for place, turn in enumerate(prompt) if turn["role"] == "assistant"]
+    return prompt[: answers[0]] if answers else prompt
 
 
 def encode_text(text: str) -> bytes:

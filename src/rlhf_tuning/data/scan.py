@@ -353,6 +353,12 @@ def _problem_of_all_rows(files: Sequence[ScannedFile], scan: Scan) -> Problem | 
     names = [file.source.name for file in files]
     place = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
     if bad_rows and not rows and bad_rows == sum(file.problems.counts["wrong_kind"] for file in files):
+        if scan.accepts == ("demonstration",):
+            first = next(problem for file in files for problem in file.problems.kept.get("wrong_kind", ()))
+            found = f"no row with the answer that is to be learnt; the first is {first.found}"
+            return Problem(
+                "wrong_kind", scan.parameter, place, 0, "", found, f"the dataset that {scan.parameter} names"
+            )
         other, what = ("prompt", "without") if scan.accepts == ("preference",) else ("preference", "with")
         found = f"only rows {what} preference fields: this looks like the {other} dataset"
         accepted = f"the dataset that {scan.parameter} names. Were the two swapped?"

@@ -36,13 +36,13 @@ class Lengths:
     """How long one part of the rows is.
 
     Args:
-        part: `prompt`, `chosen` or `rejected`.
+        part: `prompt`, `chosen`, `rejected` or `answer`.
         unit: `tokens` where the model's tokenizer was at hand, else `characters`.
         values: One length a row of the sample, before anything is cut.
         limit: The parameter's limit in tokens, or None where the unit is characters.
     """
 
-    part: Literal["prompt", "chosen", "rejected"]
+    part: Literal["prompt", "chosen", "rejected", "answer"]
     unit: Literal["tokens", "characters"]
     values: tuple[int, ...]
     limit: int | None = None
@@ -55,12 +55,13 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class SampledRow:
-    """A row as the report shows it; untrusted text. `chosen` and `rejected` are None for a prompt."""
+    """A row as the report shows it; untrusted text. It has the answers that its kind has."""
 
     location: str
     prompt: Conversation
     chosen: str | None = None
     rejected: str | None = None
+    answer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class DatasetSummary:
     """One dataset.
 
     Args:
-        parameter: `preference_dataset`, `prompt_dataset` or `eval_dataset`.
+        parameter: That named it, such as `preference_dataset`.
         reference: What the parameter held.
         kind: What its rows are.
         files: How many files it has.
@@ -113,7 +114,7 @@ class DataSummary:
     """Everything that a check of datasets found.
 
     Args:
-        datasets: In the order preferences, prompts, evaluation, as far as given.
+        datasets: In the order preferences, prompts, demonstrations, evaluation, as far as given.
         findings: Warnings, most serious first.
         problem_counts: Code to number of problems; empty where the data can be used (or bad rows were set aside).
         problems: The first of each code.

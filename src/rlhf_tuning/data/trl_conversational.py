@@ -41,6 +41,18 @@ def parse(
     preference = kind_of(record, accepts, PREFERENCE[1:]) == "preference"
     if not check_fields(record, faults, required=PREFERENCE if preference else PREFERENCE[:1]):
         return None
+    prompt = read_prompt(record, instruction, faults)
+    if not preference:
+        return Row(prompt)
+    before = len(faults)
+    chosen, rejected = read_answer(record, "chosen", faults), read_answer(record, "rejected", faults)
+    if len(faults) == before:
+        check_different(chosen, rejected, "rejected", "chosen", faults)
+    return Row(prompt, chosen, rejected)
+
+
+def read_prompt(record: Mapping[str, object], instruction: str, faults: list[Fault]) -> Conversation:
+    """Return the turns of a prompt of messages."""
     prompt = _read_messages(record["prompt"], "prompt", faults)
     system = 1 if prompt and prompt[0]["role"] == "system" else 0
     if prompt and len(prompt) == system:
@@ -51,18 +63,10 @@ def parse(
             faults.append(
                 Fault("wrong_turn", f"prompt[{index}].role", '"system"', "a system message only at the start")
             )
-    if instruction and not system:
-        prompt = [{"role": "system", "content": instruction}, *prompt]
-    if not preference:
-        return Row(prompt)
-    before = len(faults)
-    chosen, rejected = _read_answer(record, "chosen", faults), _read_answer(record, "rejected", faults)
-    if len(faults) == before:
-        check_different(chosen, rejected, "rejected", "chosen", faults)
-    return Row(prompt, chosen, rejected)
+    return [{"role": "system", "content": instruction}, *prompt] if instruction and not system else prompt
 
 
-def _read_answer(record: Mapping[str, object], field: str, faults: list[Fault]) -> str:
+def read_answer(record: Mapping[str, object], field: str, faults: list[Fault]) -> str:
     """Return the text of an answer: an array of one message of the assistant."""
     turns = _read_messages(record[field], field, faults)
     if not turns:

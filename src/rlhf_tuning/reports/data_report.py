@@ -32,10 +32,12 @@ _MANY_WARNINGS = 4
 _NAMES = {
     "preference_dataset": "Preferences",
     "prompt_dataset": "Prompts",
+    "dataset_uri": "Demonstrations",
     "eval_dataset": "Evaluation",
+    "evaluation_data_uri": "Evaluation",
     "large_model_reference": "Base model",
 }
-_PARTS = {"prompt": "Prompts", "chosen": "Chosen answers", "rejected": "Rejected answers"}
+_PARTS = {"prompt": "Prompts", "chosen": "Chosen answers", "rejected": "Rejected answers", "answer": "Answers"}
 
 
 def write_data_report(summary: DataSummary, path: str, facts: Sequence[tuple[str, str]] = ()) -> None:
@@ -307,7 +309,11 @@ def _rows(examples: Sequence[SampledRow]) -> str:
 
 
 def _row(row: SampledRow) -> str:
-    answers = [("chosen", "Chosen", row.chosen), ("rejected", "Rejected", row.rejected)]
+    answers = [
+        ("chosen", "Chosen", row.chosen),
+        ("rejected", "Rejected", row.rejected),
+        ("chosen", "Answer", row.answer),
+    ]
     sides = "".join(
         f'<div class="side {kind}"><h4>{name}</h4>{said(answer)}</div>'
         for kind, name, answer in answers

@@ -315,6 +315,10 @@ def preferences(count: int) -> bytes:
     return lines(*(pair().replace('"a"', f'"Prompt {number}"') for number in range(count)))
 
 
+def demonstrations(count: int) -> bytes:
+    return lines(*(f'{{"input_text": "Prompt {number}", "output_text": "a"}}' for number in range(count)))
+
+
 def empty_dataset(tmp_path: Path) -> list[Problem]:
     return found_by_check(tmp_path, prompt_dataset=b"\n\n")
 
@@ -348,6 +352,10 @@ def overlap(tmp_path: Path) -> list[Problem]:
 def trained_on(tmp_path: Path) -> list[Problem]:
     rows = preferences(20)
     return found_by_check(tmp_path, preference_dataset=rows, eval_dataset=b"".join(rows.splitlines(keepends=True)[:1]))
+
+
+def measured_and_learnt(tmp_path: Path) -> list[Problem]:
+    return found_by_check(tmp_path, dataset_uri=demonstrations(20), evaluation_data_uri=demonstrations(1))
 
 
 def comma_separated_values(tmp_path: Path) -> list[Problem]:
@@ -385,6 +393,7 @@ FILES: list[tuple[str, str, str, Callable[[Path], list[Problem]]]] = [
     ("too_few_rows", "preference_dataset", "preference_dataset.jsonl", one_preference_to_split),
     ("eval_prompt_in_training", "eval_dataset", "eval_dataset.jsonl:2", overlap),
     ("eval_preference_in_training", "eval_dataset", "eval_dataset.jsonl:1", trained_on),
+    ("eval_demonstration_in_training", "evaluation_data_uri", "evaluation_data_uri.jsonl:1", measured_and_learnt),
     ("refused_conversation", "prompt_dataset", "prompt_dataset.jsonl:2", refused_conversation),
 ]
 

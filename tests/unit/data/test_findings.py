@@ -635,8 +635,8 @@ def test_rows_of_which_the_chat_template_loses_a_turn_stop_the_check_with_their_
 def test_every_code_of_a_finding_has_a_test_here() -> None:
     codes = set(re.findall(r'code="(\w+)"', Path(findings.__file__).read_text()))
     codes |= {f"{part}s_cut" for part in ("prompt", "answer")} | {
-        f"repeated_{kind}s" for kind in ("prompt", "preference")
+        f"repeated_{kind}s" for kind in ("prompt", "preference", "demonstration")
     }
-    tested = Path(__file__).read_text()
+    tested = Path(__file__).read_text() + Path(__file__).with_name("test_demonstrations.py").read_text()
     assert len(codes) >= 16
     assert {code for code in codes if f'"{code}"' not in tested} == set()
