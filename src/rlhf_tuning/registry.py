@@ -44,6 +44,8 @@ PREFERENCE_ROWS = "preference_rows.bin"
 TUNING_SETTINGS = "tuning.json"
 #: What a watch over the training saw, beside them.
 WATCH = "watch.json"
+#: Beside them where a model was tuned on demonstrations: the loss on those that were held out.
+HELD_OUT_LOSS = "held_out_loss.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Below this size a copy costs nothing, and is safe from whatever happens to the original.

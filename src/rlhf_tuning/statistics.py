@@ -231,6 +231,29 @@ def clustered_win_rate(scores: Sequence[float], clusters: Sequence[Hashable]) ->
     return ClusteredWinRate(rate, distinct, won, lost)
 
 
+def ratio_interval(totals: Sequence[float], counts: Sequence[float], confidence: float = _CONFIDENCE) -> MeanEstimate:
+    """Return the sum of `totals` over that of `counts`, such as nats over tokens, with its interval.
+
+    The examples are what is independent, not what they count: their residuals, linearised, have Student's interval (Cochran
+    1977, Sampling Techniques, section 6.3).
+
+    Args:
+        totals: Of each example.
+        counts: Of each example, above 0.
+        confidence: Coverage asked for.
+
+    Raises:
+        ValueError: If the lengths differ, there are no examples, or a total is not finite.
+    """
+    if len(totals) != len(counts):
+        raise ValueError(f"each total needs a count, got {len(totals)} totals and {len(counts)} counts.")
+    mean_count = fmean(counts) if counts else 1.0
+    ratio = mean_interval(totals, confidence).mean / mean_count
+    residuals = [(total - ratio * count) / mean_count for total, count in zip(totals, counts, strict=True)]
+    spread = mean_interval(residuals, confidence)
+    return MeanEstimate(ratio, ratio + spread.low - spread.mean, ratio + spread.high - spread.mean, len(totals))
+
+
 def length_controlled_win_rate(
     scores: Sequence[float], length_differences: Sequence[float], confidence: float = _CONFIDENCE
 ) -> MeanEstimate | None:

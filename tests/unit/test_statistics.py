@@ -1,5 +1,6 @@
 import math
 import random
+from statistics import stdev
 
 import pytest
 
@@ -10,6 +11,7 @@ from rlhf_tuning.statistics import (
     length_controlled_win_rate,
     mean_interval,
     paired_difference,
+    ratio_interval,
     sign_test,
     student_t_quantile,
     wilson_interval,
@@ -328,3 +330,15 @@ def test_clusters_that_all_agree_are_as_sure_as_so_many_trials():
 def test_a_cluster_counts_for_whoever_wins_it_more_often():
     found = clustered_win_rate([1.0, 1.0, 0.0, 0.0, 0.5, 0.0], ["a", "a", "a", "b", "c", "b"])
     assert (found.clusters, found.won, found.lost) == (3, 1, 1)
+
+
+def test_a_ratio_counts_what_is_counted_and_its_interval_the_examples() -> None:
+    found = ratio_interval([1.0, 4.0, 9.0], [1, 2, 3])
+    assert found.mean == pytest.approx(14 / 6)
+    # Residuals of the examples: 1 - 7/3, 4 - 14/3, 9 - 7, over the mean count 2.
+    assert found.high - found.mean == pytest.approx(student_t_quantile(0.975, 2) * stdev([-2 / 3, -1 / 3, 1]) / 3**0.5)
+    assert found.n == 3
+    alike = ratio_interval([2.0, 4.0, 8.0], [1, 2, 4])
+    assert (alike.low, alike.high) == (pytest.approx(2.0), pytest.approx(2.0))
+    with pytest.raises(ValueError, match="each total needs a count"):
+        ratio_interval([1.0], [])

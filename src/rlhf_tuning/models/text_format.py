@@ -160,6 +160,12 @@ class TextFormat:
         ids = self._encode_content(answer.strip())[: self.target_sequence_length]
         return [*ids, self.tokenizer.eos_token_id]
 
+    def learnt_ids(self, answer: str) -> list[int]:
+        """Return the tokens of an answer that a model is to give; one that is cut off ends nowhere, not amid a sentence."""
+        answer = answer.strip()  # as `answer_text` is
+        cut = len(self._encode_content(answer)) > self.target_sequence_length
+        return self.answer_ids(answer)[: self.target_sequence_length] if cut else self.answer_ids(answer)
+
     def scored_ids(self, conversation: Sequence[Turn], answer: str) -> list[int]:
         """Return the tokens that a reward model reads: prompt, answer, end of sequence."""
         return self.prompt_ids(conversation) + self.answer_ids(answer)

@@ -111,6 +111,62 @@ def pack(
     )
 
 
+def pack_apart(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    device: torch.device,
+    width: int,
+    several: bool = True,
+) -> Answers:
+    """Pack examples, each a prompt with an answer that sees nothing of the others, into few rows.
+
+    A row is as long as the longest example: a longer one would save no padding, and attention over it would cost more.
+
+    Args:
+        prompts: One for each answer, as tokens; none is empty.
+        answers: As tokens.
+        device: Where the tensors go.
+        width: Columns of what `log_probabilities` returns.
+        several: False gives every example a row of its own, which every model can do.
+    """
+    sizes = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    rows = _first_fit(sizes) if several else [[example] for example in range(len(sizes))]
+    packed = packing.pack([([], [[*prompts[example], *answers[example]] for example in row]) for row in rows])
+    predictors: list[int] = []
+    targets: list[int] = []
+    places: list[int] = []
+    for example, (start, end) in zip(
+        (example for row in rows for example in row), packed.answers.tolist(), strict=True
+    ):
+        predictors += range(start + len(prompts[example]) - 1, end - 1)
+        targets += answers[example]
+        places += range(example * width, example * width + len(answers[example]))
+    return Answers(
+        input_ids=packed.input_ids.to(device),
+        position_ids=packed.position_ids.to(device),
+        visible=None if packed.visible is None else packed.visible.to(device),
+        predictors=torch.tensor(predictors, dtype=torch.long, device=device),
+        targets=torch.tensor(targets, dtype=torch.long, device=device),
+        places=torch.tensor(places, dtype=torch.long, device=device),
+        shape=(len(answers), width),
+    )
+
+
+def _first_fit(sizes: Sequence[int]) -> list[list[int]]:
+    """Divide examples into rows no longer than the longest of them: the long ones first, each where it fits first."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for example in sorted(range(len(sizes)), key=lambda example: -sizes[example]):
+        place = next((row for row, left in enumerate(room) if sizes[example] <= left), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(max(sizes))
+        rows[place].append(example)
+        room[place] -= sizes[example]
+    return rows
+
+
 def log_probabilities(model: Any, answers: Answers, *, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log p of every token of every answer and the entropy there, both (answers, longest), 0 after an answer's end.
 

@@ -205,22 +205,33 @@ def take_packed(model: Any, work: Callable[[Any], Any]) -> None:
     model.forward = forward
 
 
-def telling(groups: Sequence[Sequence[Sequence[int]]]) -> list[Sequence[Sequence[int]]]:
+def telling(groups: Sequence[Sequence[Sequence[int]]]) -> list[Group]:
     """Return some groups of some sequences for `is_exact`: the ones with the longest text, and others of every length."""
     several = [group for group in groups if len(group) > 1 and share_beginning(group)[0]]
-    several.sort(key=lambda group: -max(map(len, group)))
-    count = min(_COMPARED, len(several))
-    chosen = (several[place * len(several) // count] for place in range(count))
+    return [share_beginning(group) for group in _of_every_length(several)]
+
+
+def telling_apart(sequences: Sequence[Sequence[int]]) -> list[Group]:
+    """Do as `telling` with sequences that are to share a row and nothing of it."""
+    by_length = sorted(sequences, key=len, reverse=True)
+    groups = [by_length[start : start + _OF_EACH] for start in range(0, len(by_length), _OF_EACH)]
+    return [([], group) for group in _of_every_length([group for group in groups if len(group) > 1])]
+
+
+def _of_every_length(groups: Sequence[Sequence[Sequence[int]]]) -> list[list[Sequence[int]]]:
+    by_length = sorted(groups, key=lambda group: -max(map(len, group)))
+    count = min(_COMPARED, len(by_length))
+    chosen = (by_length[place * len(by_length) // count] for place in range(count))
     return [sorted(group, key=len, reverse=True)[:_OF_EACH] for group in chosen]
 
 
 @torch.no_grad()
-def is_exact(trunk: Any, groups: Sequence[Sequence[Sequence[int]]], *, longest: int) -> bool:
+def is_exact(trunk: Any, groups: Sequence[Group], *, longest: int) -> bool:
     """Say whether packed sequences have the hidden states that they have one to a row, on the model at hand.
 
     Args:
         trunk: Of a transformers model, without its head, in the precision that it works in.
-        groups: Of real sequences with a common beginning, as `telling` chooses them.
+        groups: Of real text, as `telling` or `telling_apart` chooses them.
         longest: Tokens of the longest sequence that will come.
     """
     if longest > window(trunk) or not attends_alone(trunk):
@@ -251,34 +262,33 @@ def _works_in_float32(trunk: Any) -> bool:
     return sharding.products(trunk) == torch.float32 and not torch.is_autocast_enabled(trunk.device.type)
 
 
-def _alone(trunk: Any, groups: Sequence[Sequence[Sequence[int]]]) -> list[torch.Tensor]:
+def _alone(trunk: Any, groups: Sequence[Group]) -> list[torch.Tensor]:
     """Return the hidden states of what sequences do not share with others of their group, each computed by itself."""
     return [
-        _states(trunk, [(sequence, [[]])])[0, _shared(group) : len(sequence)] for group in groups for sequence in group
+        _states(trunk, [([*shared, *answer], [[]])])[0, len(shared) :]
+        for shared, answers in groups
+        for answer in answers
     ]
 
 
-def _padded(trunk: Any, groups: Sequence[Sequence[Sequence[int]]]) -> list[torch.Tensor]:
+def _padded(trunk: Any, groups: Sequence[Group]) -> list[torch.Tensor]:
     """Do as `_alone` with the sequences of a group in one batch."""
     return [
-        states[_shared(group) : len(sequence)]
-        for group in groups
-        for states, sequence in zip(_states(trunk, [(sequence, [[]]) for sequence in group]), group, strict=True)
+        states[len(shared) : len(shared) + len(answer)]
+        for shared, answers in groups
+        for states, answer in zip(
+            _states(trunk, [([*shared, *answer], [[]]) for answer in answers]), answers, strict=True
+        )
     ]
 
 
-def _together(trunk: Any, groups: Sequence[Sequence[Sequence[int]]]) -> list[torch.Tensor]:
+def _together(trunk: Any, groups: Sequence[Group]) -> list[torch.Tensor]:
     """Do as `_alone` with the sequences of a group packed."""
     found = []
-    for group in groups:
-        shared, answers = share_beginning(group)
+    for shared, answers in groups:
         (states,) = _states(trunk, [(shared, answers)])
         found += states[len(shared) :].split([len(answer) for answer in answers])
     return found
-
-
-def _shared(group: Sequence[Sequence[int]]) -> int:
-    return len(share_beginning(group)[0])
 
 
 def _states(trunk: Any, groups: Sequence[Group]) -> torch.Tensor:

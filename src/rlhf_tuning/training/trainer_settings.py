@@ -1,4 +1,4 @@
-"""What both phases ask of TRL's trainers alike."""
+"""What all phases ask of TRL's trainers alike."""
 
 from typing import Any
 

@@ -3,7 +3,7 @@ import torch
 from tiny_architectures import make_network
 
 from rlhf_tuning.models import base_model
-from rlhf_tuning.ops.log_probabilities import _head_scale, log_probabilities, pack
+from rlhf_tuning.ops.log_probabilities import _head_scale, log_probabilities, pack, pack_apart
 
 PROMPTS = [[5, 6, 7], [5, 6, 7], [5, 6, 7], [9, 8], [9, 8]]
 ANSWERS = [[20, 21, 22, 23], [24], [], [25, 26], [27, 28, 29]]
@@ -41,6 +41,22 @@ def test_prompts_of_one_answer_each_need_no_mask_of_ours(tiny_model, attention):
     found, _ = log_probabilities(model, packed, temperature=1.0)
     assert torch.allclose(found[1, :2], plain(model, PROMPTS[3], ANSWERS[3], 1.0)[0], atol=1e-5)
     assert torch.allclose(found[0, :1], plain(model, PROMPTS[2], ANSWERS[1], 1.0)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("several", [True, False])
+def test_examples_packed_apart_have_the_log_probabilities_of_separate_rows(tiny_model, attention, several):
+    model = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
+    model.set_attn_implementation(attention)
+    prompts, answers = [[5, 6], [9], [10, 11, 12, 13], [7, 8, 9]], [[20], [22, 23], [24, 25, 26], [27]]
+    packed = pack_apart(prompts, answers, device=torch.device("cpu"), width=4, several=several)
+    # The longest in a row of its own, then two whose tokens are as many, then what is left.
+    assert packed.input_ids.shape == ((3, 7) if several else (4, 7))
+    assert (packed.visible is None) is not several
+    found, _ = log_probabilities(model, packed, temperature=1.0)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        assert torch.allclose(found[row, : len(answer)], plain(model, prompt, answer, 1.0)[0], atol=1e-5)
+        assert torch.equal(found[row, len(answer) :], torch.zeros(4 - len(answer)))
 
 
 def test_a_prompt_is_held_once_for_its_answers():

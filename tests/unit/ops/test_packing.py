@@ -48,7 +48,7 @@ def groups_of(draw):
         return torch.randint(3, 96, (tokens,), generator=generator).tolist()
 
     prompts = [text(int(tokens)) for tokens in torch.randint(8, 30, (3,), generator=generator)]
-    return [[[*prompt, 5, *text(3 + 4 * answer)] for answer in range(3)] for prompt in prompts]
+    return [([*prompt, 5], [text(3 + 4 * answer) for answer in range(3)]) for prompt in prompts]
 
 
 def sees_others(packed, groups):
@@ -151,10 +151,29 @@ def test_the_longest_text_to_come_is_held_against_the_window():
 
 def test_what_tells_is_the_longest_text_and_others_of_every_length():
     groups = [[[1, 2, 3], [1] * tokens, [1, 2], [1, 3]] for tokens in range(3, 43)] + [[[1] * 99]]
-    assert [[len(text) for text in group] for group in packing.telling(groups)] == [
-        [42, 3, 2],
-        [32, 3, 2],
-        [22, 3, 2],
-        [12, 3, 2],
+    assert [(shared, [len(text) for text in texts]) for shared, texts in packing.telling(groups)] == [
+        ([1], [41, 2, 1]),
+        ([1], [31, 2, 1]),
+        ([1], [21, 2, 1]),
+        ([1], [11, 2, 1]),
     ]
     assert packing.telling([*groups[-1:], [[1, 2], [3, 2]]]) == []
+
+
+def test_what_tells_of_texts_that_share_nothing_is_the_same():
+    texts = [[1] * tokens for tokens in range(3, 43)]
+    assert [(shared, [len(text) for text in group]) for shared, group in packing.telling_apart(texts)] == [
+        ([], [42, 41, 40]),
+        ([], [33, 32, 31]),
+        ([], [24, 23, 22]),
+        ([], [15, 14, 13]),
+    ]
+    assert packing.telling_apart(texts[:1]) == []
+
+
+def test_texts_that_share_nothing_may_share_a_row_where_masks_are_kept(monkeypatch):
+    texts = [[*prompt, *answer] for prompt, answers in groups_of(0) for answer in answers]
+    trunk = network("Llama", torch.float32).base_model
+    assert packing.is_exact(trunk, packing.telling_apart(texts), longest=64)
+    monkeypatch.setattr(packing, "pack", planted(sees_others))
+    assert not packing.is_exact(trunk, packing.telling_apart(texts), longest=64)

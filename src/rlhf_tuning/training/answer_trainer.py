@@ -1,0 +1,110 @@
+"""TRL's SFTTrainer without the work that its layout makes needless. Its loss, of the answers' tokens alone, is TRL's.
+
+- Examples are packed into few rows, none seeing another, see `log_probabilities.pack_apart`; TRL pads each to the longest,
+  or packs for kernels that keep examples apart, which not every machine has.
+- The output head is applied where a token of an answer is predicted and nowhere else.
+- A layer and its adapter are one function, see `linear`; on a CPU a part of the examples is computed beside the other, see
+  `lanes`.
+
+A step takes `batch_size` examples, also where the rows of the data begin anew.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from trl import SFTTrainer
+
+from rlhf_tuning import step
+from rlhf_tuning.models import base_model
+from rlhf_tuning.ops import lanes, linear, log_probabilities, packing
+
+Example = tuple[list[int], list[int]]
+
+
+class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer of rows with `input_ids` and `labels`, which are those of an answer at the end.
+
+    Args:
+        order: The rows of every step of the training, one step after the other.
+        args: TRL's settings.
+        settings: TRL's arguments, by name.
+    """
+
+    def __init__(self, *, order: Sequence[int], args: Any, **settings: Any) -> None:
+        # What keeps a mixture's experts equally busy in pretraining would here be learnt beside the answers.
+        args.router_aux_loss_coef = 0.0
+        super().__init__(args=args, **settings)
+        self._order = order
+        # The loss counts the tokens of a whole step, whatever the model's code says of itself.
+        self.model_accepts_loss_kwargs = True
+        causal_lm = base_model.causal_lm(self.model)
+        packing.take_packed(causal_lm, partial(log_probabilities.of_parts, causal_lm, temperature=1.0))
+        examples = self.train_dataset["input_ids"]
+        trunk = causal_lm.base_model
+        with self.accelerator.autocast():
+            self._packs = packing.is_exact(trunk, packing.telling_apart(examples), longest=max(map(len, examples)))
+        if not self._packs:
+            step.say("This model's examples cannot share a row, so each has its own")
+        linear.quicken(causal_lm)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._order
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *rest: Any, **settings: Any) -> Any:
+        """Return TRL's loss of the examples, packed."""
+        labels = inputs["labels"]
+        examples = _examples(inputs)
+        width = max(len(answer) for _, answer in examples)
+        together = lanes.count(self.model) if lanes.learns_side_by_side(self.model) else 1
+        shares = _shares(examples, together)
+        order = torch.tensor([example for share in shares for example in share], device=labels.device).argsort()
+
+        def log_probs(**batch: Any) -> SimpleNamespace:
+            parts = [
+                log_probabilities.pack_apart(
+                    [examples[example][0] for example in share],
+                    [examples[example][1] for example in share],
+                    device=labels.device,
+                    width=width,
+                    several=self._packs,
+                )
+                for share in shares
+            ]
+            # Through whatever is wrapped around the model: it is what averages gradients over processes.
+            with self.accelerator.autocast():
+                found, entropy = model(packed=parts)  # (examples, longest answer)
+            return SimpleNamespace(
+                log_probs=found[order],
+                entropy=entropy[order],
+                label_mask=labels != -100,
+                is_top1=torch.zeros_like(labels),  # which would take the logits once more, and nobody asks for
+            )
+
+        return super().compute_loss(log_probs, inputs, *rest, **settings)
+
+
+def _examples(inputs: dict[str, torch.Tensor]) -> list[Example]:
+    """Return prompts and answers from padded rows, whose labels say where the answer is."""
+    examples = []
+    for ids, labels, mask in zip(
+        inputs["input_ids"].tolist(), inputs["labels"].tolist(), inputs["attention_mask"].tolist(), strict=True
+    ):
+        length = sum(mask)
+        start = next(place for place, label in enumerate(labels) if label != -100)
+        examples.append((ids[:start], ids[start:length]))
+    return examples
+
+
+def _shares(examples: Sequence[Example], lanes: int) -> list[list[int]]:
+    """Divide examples into so many shares of about as many tokens, the long ones first."""
+    shares: list[list[int]] = [[] for _ in range(min(lanes, len(examples)))]
+    sizes = [0] * len(shares)
+    tokens = [len(prompt) + len(answer) for prompt, answer in examples]
+    for example in sorted(range(len(examples)), key=lambda example: -tokens[example]):
+        share = sizes.index(min(sizes))
+        shares[share].append(example)
+        sizes[share] += tokens[example]
+    return shares

@@ -1,0 +1,292 @@
+"""Supervised tuning: learn to answer as demonstrations do.
+
+The loss is the negative log-probability of the answers' tokens, over all tokens of a step's answers, by TRL's SFTTrainer;
+prompts are not learnt. Text is encoded by `text_format` and reaches the trainer as token ids; an answer that is cut off is
+learnt without its end. See `answer_trainer` for the layout, `held_out_loss` for when it stops and what it returns.
+
+In several processes (see `processes`) each learns from its share of a step's demonstrations.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from rlhf_tuning import environment
+from rlhf_tuning.accelerators import LEARNING
+from rlhf_tuning.data.importer import sample_canonical
+from rlhf_tuning.distributed import processes, sharding
+from rlhf_tuning.errors import DataError
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.models import base_model
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.ops import lanes, linear
+from rlhf_tuning.training.held_out_loss import HeldOutWatcher
+from rlhf_tuning.training.trainer_settings import (
+    MOST_SPARE_ROWS,
+    check_steps,
+    drop_printing,
+    one_device,
+    shared_settings,
+)
+from rlhf_tuning.training.training_log import TrainingLog, micro_batch
+from rlhf_tuning.training.tuned_model import save_tuned_model
+
+#: Multiplied by `learning_rate_multiplier`.
+BASE_LEARNING_RATE = 2e-4
+#: Full fine-tuning moves every weight, so each moves less.
+FULL_BASE_LEARNING_RATE = 1e-5
+
+#: Examples that one forward and backward pass holds at most.
+_TOGETHER = 8
+#: No more demonstrations than these are measured on, drawn by the seed.
+_MOST_MEASURED = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig:
+    """Settings of supervised tuning, named as the pipeline's parameters are.
+
+    `batch_size` counts a step's demonstrations, in all processes together. `lora_dim` 0 means full fine-tuning. Every
+    `evaluation_interval` steps the loss on held-out demonstrations is measured.
+    """
+
+    large_model_reference: str
+    train_steps: int = 300
+    learning_rate_multiplier: float = 1.0
+    evaluation_interval: int = 20
+    enable_early_stopping: bool = True
+    enable_checkpoint_selection: str = "default"
+    lora_dim: int = 16
+    batch_size: int = 64
+    prompt_sequence_length: int = 512
+    target_sequence_length: int = 64
+    seed: int = 0
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_limits(**asdict(self))
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate."""
+        base = BASE_LEARNING_RATE if self.lora_dim else FULL_BASE_LEARNING_RATE
+        return base * self.learning_rate_multiplier
+
+
+def train_supervised(
+    config: SupervisedConfig,
+    *,
+    demonstrations_path: str,
+    eval_demonstrations_path: str,
+    adapter_dir: str,
+    model_dir: str,
+    tensorboard_dir: str,
+) -> dict[str, float]:
+    """Tune a model on demonstrations for exactly `train_steps` steps, unless it learns nothing more, and save it.
+
+    Args:
+        config: The settings.
+        demonstrations_path: Canonical demonstrations to learn from.
+        eval_demonstrations_path: Canonical demonstrations to measure on, none of them learnt from.
+        adapter_dir: Gets the LoRA adapter (with full fine-tuning none), `metrics.jsonl` and `held_out_loss.json`.
+        model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
+        tensorboard_dir: Gets event files.
+
+    Returns:
+        The held-out loss and perplexity before and after, the training loss, and the steps that were taken.
+
+    Raises:
+        ParameterError: If the processes cannot share a batch evenly, or the loss is not finite.
+        DataError: If there is no demonstration.
+        ModelError: If the base model cannot be loaded.
+        RunError: If the training ends early and nothing of ours ended it.
+    """
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig
+
+    from rlhf_tuning.training.answer_trainer import AnswerTrainer
+
+    # 1. Encode the demonstrations.
+    share = processes.share(config.batch_size, environment.process_count())
+    processes.join()
+    tokenizer = load_tokenizer(config.large_model_reference)
+    text_format = TextFormat(
+        tokenizer,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+    most = max(config.train_steps * config.batch_size, MOST_SPARE_ROWS)
+    learnt = _encoded(sample_canonical(demonstrations_path, most=most, seed=config.seed), text_format)
+    measured = _encoded(sample_canonical(eval_demonstrations_path, most=_MOST_MEASURED, seed=config.seed), text_format)
+    for path, examples in ((demonstrations_path, learnt), (eval_demonstrations_path, measured)):
+        if not examples:
+            raise DataError(f"{path} holds no demonstration.")
+    rows = [
+        {"input_ids": [*prompt, *answer], "labels": [-100] * len(prompt) + list(answer)} for prompt, answer in learnt
+    ]
+
+    # 2. Load the model.
+    lora = config.lora_dim > 0
+    compute = base_model.choose_dtype(config.dtype)
+    base_model.check_memory(config.large_model_reference, dtype=compute, rank="lora_dim", full=not lora)
+    base_model.check_disk(config.large_model_reference, output=Path(model_dir), full=not lora)
+    torch.manual_seed(config.seed)
+    model = base_model.load_causal_lm(
+        config.large_model_reference,
+        dtype=compute if lora else torch.float32,
+        shard=True,
+        beside=0 if lora else LEARNING,
+        compute=compute,
+    )
+    base_model.check_context(
+        model,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+
+    # 3. Build the trainer.
+    per_device = micro_batch(share, most=_TOGETHER)
+    with TemporaryDirectory(prefix="supervised-trainer-") as scratch:
+        settings = shared_settings(
+            output_dir=scratch,
+            steps=config.train_steps,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            compute=compute,
+        )
+        del settings["disable_dropout"]  # SFTTrainer has no such setting; a model is loaded without
+        arguments = SFTConfig(
+            **settings,
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=share // per_device,
+            lr_scheduler_type="linear",
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+        log = TrainingLog(
+            label="supervised tuning",
+            total_steps=config.train_steps,
+            metrics_path=Path(adapter_dir) / "metrics.jsonl",
+            tensorboard_dir=Path(tensorboard_dir),
+            select=_metrics(),
+            vertex_tags={},
+        )
+        trainer = AnswerTrainer(
+            order=step_order([len(row["input_ids"]) for row in rows], config),
+            model=model,
+            args=one_device(arguments),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[log],
+            peft_config=LoraConfig(
+                task_type="CAUSAL_LM",
+                r=config.lora_dim,
+                lora_alpha=2 * config.lora_dim,
+                lora_dropout=0.0,
+                target_modules="all-linear",
+                exclude_modules=linear.left_alone(model.base_model),
+            )
+            if lora
+            else None,
+        )
+        drop_printing(trainer)
+        sharding.train_together(trainer)
+
+        # 4. Train.
+        watcher = HeldOutWatcher(
+            trainer.model,
+            prompts=[prompt for prompt, _ in measured],
+            answers=[answer for _, answer in measured],
+            interval=config.evaluation_interval,
+            total_steps=config.train_steps,
+            stops_early=config.enable_early_stopping,
+            selects=config.enable_checkpoint_selection != "false",
+            log=log,
+            scratch=scratch,
+            compute=compute,
+        )
+        trainer.add_callback(watcher)
+        with closing(log):
+            trainer.train()
+        if not watcher.curve.stopped:
+            check_steps(trainer.state.global_step, asked=config.train_steps, label="Supervised tuning")
+        watcher.finish(adapter_dir)
+
+    # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
+    found = _outcome(watcher.curve.as_json(), log.history)
+    if lora and environment.is_main_process():
+        trainer.model.save_pretrained(adapter_dir)
+    tuned = None if lora else trainer.model
+    weights = None if lora else sharding.whole_weights(trainer.model)
+    trainer.accelerator.free_memory()
+    del trainer, watcher, model, log
+    base_model.release_memory()
+    lanes.let_go()
+    if environment.is_main_process():
+        save_tuned_model(tuned, weights, tokenizer, asdict(config), adapter_dir=adapter_dir, model_dir=model_dir)
+    return found
+
+
+def step_order(lengths: Sequence[int], config: SupervisedConfig) -> list[int]:
+    """Return the rows of every step: all rows in an order drawn anew each time they are used up; in a step the long first.
+
+    Passes of a step then hold rows of like length, in whatever number of processes.
+
+    Args:
+        lengths: Tokens of each row.
+        config: Steps, rows a step, and the seed.
+    """
+    random_source = random.Random(config.seed)
+    drawn: list[int] = []
+    while len(drawn) < config.train_steps * config.batch_size:
+        drawn += random_source.sample(range(len(lengths)), len(lengths))
+    order: list[int] = []
+    for start in range(0, config.train_steps * config.batch_size, config.batch_size):
+        order += sorted(drawn[start : start + config.batch_size], key=lambda row: -lengths[row])
+    return order
+
+
+def _encoded(rows: Sequence[Mapping[str, Any]], text_format: TextFormat) -> list[tuple[list[int], list[int]]]:
+    def encode(some: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], list[int]]]:
+        return [(text_format.prompt_ids(row["prompt"]), text_format.learnt_ids(row["answer"])) for row in some]
+
+    return processes.spread(encode, rows)
+
+
+def _metrics() -> Any:
+    tokens_before = 0
+
+    def select(logs: Mapping[str, float], seconds: float) -> dict[str, float]:
+        nonlocal tokens_before
+        tokens, tokens_before = logs["num_tokens"] - tokens_before, int(logs["num_tokens"])
+        return {
+            "loss": logs["loss"],
+            "entropy": logs["entropy"],
+            "learning_rate": logs["learning_rate"],
+            "tokens_per_second": tokens / seconds,
+            "seconds_per_step": seconds,
+        }
+
+    return select
+
+
+def _outcome(curve: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    before = curve["looks"][0]
+    after = next(look for look in curve["looks"] if look["step"] == curve["best_step"])
+    tail = history[-max(1, len(history) // 10) :]
+    found = {"steps": curve["last_step"], "returned_step": curve["best_step"]}
+    for name in ("loss", "perplexity"):
+        for when, look in (("_before", before), ("", after)):
+            found |= {f"held_out_{name}{when}{end}": look[name][key] for end, key in _ENDS}
+    return found | {"loss": sum(record["loss"] for record in tail) / len(tail)}
+
+
+_ENDS = (("", "mean"), ("_low", "low"), ("_high", "high"))

@@ -1,0 +1,143 @@
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf_tuning.errors import DataError
+from rlhf_tuning.models import base_model
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.training import supervised
+
+GOOD = "Enjoy the sun at Gulf Shores."
+
+
+def demonstrations(count: int, first: int = 0) -> list[dict[str, object]]:
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"Create {number}{' a description' * (number % 5)}."}],
+            "answer": f"{GOOD}{' Salt and gulls.' * (number % 3)}",
+        }
+        for number in range(first, first + count)
+    ]
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def train(
+    model: Path, folder: Path, rows: list[dict[str, object]] | None = None, **settings: object
+) -> dict[str, float]:
+    """Tune a tiny model on a few demonstrations."""
+    config = supervised.SupervisedConfig(
+        large_model_reference=str(model),
+        **{  # type: ignore[arg-type]
+            "train_steps": 12,
+            "learning_rate_multiplier": 20.0,
+            "evaluation_interval": 4,
+            "lora_dim": 4,
+            "batch_size": 6,
+            "prompt_sequence_length": 32,
+            "target_sequence_length": 24,
+            "dtype": "float32",
+            **settings,
+        },
+    )
+    return supervised.train_supervised(
+        config,
+        demonstrations_path=write(folder / "learnt.jsonl", demonstrations(20) if rows is None else rows),
+        eval_demonstrations_path=write(folder / "held_out.jsonl", demonstrations(9, first=50)),
+        adapter_dir=str(folder / "adapter"),
+        model_dir=str(folder / "model"),
+        tensorboard_dir=str(folder / "events"),
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    folder = tmp_path_factory.mktemp("tuned")
+    return folder, train(tiny_model, folder)
+
+
+def records(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_learns_to_answer_as_was_demonstrated(tuned):
+    folder, found = tuned
+    history = records(folder / "adapter" / "metrics.jsonl")
+    assert [record["step"] for record in history] == list(range(1, 13))
+    assert history[-1]["loss"] < 0.9 * history[0]["loss"]
+    assert found["held_out_loss_high"] < found["held_out_loss_before_low"]
+    assert found["held_out_perplexity"] == pytest.approx(math.exp(found["held_out_loss"]))
+    curve = json.loads((folder / "adapter" / "held_out_loss.json").read_text())
+    assert [look["step"] for look in curve["looks"]] == [0, 4, 8, 12]
+    assert (found["steps"], found["returned_step"]) == (12, 12)
+
+
+def test_the_saved_model_is_the_one_that_was_measured(tuned):
+    folder, found = tuned
+    assert held_out_loss_of(str(folder / "model"), folder) == pytest.approx(found["held_out_loss"], abs=1e-4)
+    settings = json.loads((folder / "adapter" / "tuning.json").read_text())
+    assert (settings["train_steps"], settings["seed"]) == (12, 0)
+
+
+def held_out_loss_of(model: str, folder: Path) -> float:
+    """Return the loss of a saved model by transformers' own, one example at a time."""
+    network = base_model.load_causal_lm(model, dtype=torch.float32)
+    text_format = TextFormat(load_tokenizer(model), prompt_sequence_length=32, target_sequence_length=24)
+    nats = tokens = 0.0
+    for row in records(folder / "held_out.jsonl"):
+        prompt, answer = text_format.prompt_ids(row["prompt"]), text_format.learnt_ids(row["answer"])
+        labels = torch.tensor([[-100] * len(prompt) + answer])
+        with torch.no_grad():
+            loss = network(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
+        nats, tokens = nats + loss.item() * len(answer), tokens + len(answer)
+    return nats / tokens
+
+
+def test_all_weights_learn_and_the_best_checkpoint_is_saved(tiny_model, tmp_path):
+    # Answers that begin as the held-out ones do and go on otherwise: with them learnt by heart, those become unlikely.
+    rows = [{"prompt": row["prompt"], "answer": f"{GOOD} 0 1 2 3 4"} for row in demonstrations(6)]
+    found = train(
+        tiny_model, tmp_path, rows, lora_dim=0, learning_rate_multiplier=1000.0, evaluation_interval=2, train_steps=40
+    )
+    assert 0 < found["returned_step"] < found["steps"] < 40
+    assert held_out_loss_of(str(tmp_path / "model"), tmp_path) == pytest.approx(found["held_out_loss"], abs=1e-4)
+    assert not (tmp_path / "adapter" / "adapter_config.json").exists()
+
+
+def test_rows_begin_anew_until_all_steps_are_taken(tiny_model, tmp_path):
+    found = train(tiny_model, tmp_path, demonstrations(4), train_steps=3, enable_early_stopping=False)
+    assert found["steps"] == 3
+    assert len(records(tmp_path / "adapter" / "metrics.jsonl")) == 3
+
+
+def test_every_row_is_taken_equally_often_and_a_step_holds_the_long_ones_first():
+    config = supervised.SupervisedConfig(large_model_reference="x", train_steps=6, batch_size=5)
+    lengths = [5, 9, 2, 7, 7, 1, 3, 8, 4, 6]
+    order = supervised.step_order(lengths, config)
+    assert Counter(order) == dict.fromkeys(range(10), 3)
+    for start in range(0, 30, 5):
+        step = [lengths[row] for row in order[start : start + 5]]
+        assert step == sorted(step, reverse=True)
+    assert supervised.step_order(lengths, replace(config, seed=1)) != order
+
+
+def test_an_answer_that_is_cut_off_is_not_taught_to_end_there(tiny_model):
+    tokenizer = load_tokenizer(str(tiny_model))
+    text_format = TextFormat(tokenizer, prompt_sequence_length=32, target_sequence_length=3)
+    assert text_format.learnt_ids("gulls gulls gulls gulls gulls")[-1] != tokenizer.eos_token_id
+    assert len(text_format.learnt_ids("gulls gulls gulls gulls gulls")) == 3
+    assert text_format.learnt_ids(" 0 ") == [*text_format.answer_ids("0")[:-1], tokenizer.eos_token_id]
+
+
+def test_without_demonstrations_nothing_is_trained(tiny_model, tmp_path):
+    with pytest.raises(DataError, match=r"learnt\.jsonl holds no demonstration"):
+        train(tiny_model, tmp_path, [])
