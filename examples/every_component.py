@@ -12,6 +12,7 @@ from rlhf_components import (
     deploy_model,
     evaluate,
     find_champion,
+    import_demonstration_dataset,
     import_preference_dataset,
     import_prompt_dataset,
     infer,
@@ -24,6 +25,7 @@ from rlhf_components import (
     smoke_verdict,
     train_policy,
     train_reward_model,
+    train_supervised,
     upload_model,
     upload_model_to_kubeflow,
     upload_model_to_vertex,
@@ -34,7 +36,12 @@ from rlhf_components import (
 
 @dsl.pipeline(name="every-component")
 def every_component(
-    prompt_dataset: str, preference_dataset: str, large_model_reference: str, project: str, location: str
+    prompt_dataset: str,
+    preference_dataset: str,
+    dataset_uri: str,
+    large_model_reference: str,
+    project: str,
+    location: str,
 ) -> None:
     """Call every component."""
     news = count_new_preferences(
@@ -50,6 +57,7 @@ def every_component(
     checked = validate_inputs(
         prompt_dataset=prompt_dataset,
         preference_dataset=preference_dataset,
+        dataset_uri=dataset_uri,
         large_model_reference=large_model_reference,  # its tokens are counted
     ).set_caching_options(False)
 
@@ -57,6 +65,19 @@ def every_component(
         preprocess_inputs(large_model_reference=large_model_reference)
         .set_caching_options(False)
         .after(checked)  # nothing is fetched for data that is refused
+    )
+
+    demonstrations = import_demonstration_dataset(
+        dataset_uri=dataset_uri,
+        demonstration_fingerprint=checked.outputs["demonstration_fingerprint"],
+    )
+
+    train_supervised(
+        demonstrations=demonstrations.outputs["demonstrations"],
+        eval_demonstrations=demonstrations.outputs["eval_demonstrations"],
+        large_model_reference=base.outputs["large_model_reference"],
+        large_model_fingerprint=base.outputs["large_model_fingerprint"],
+        train_steps=200,
     )
 
     preferences = import_preference_dataset(

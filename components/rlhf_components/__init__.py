@@ -9,6 +9,7 @@ from rlhf_components.count_new_preferences import count_new_preferences
 from rlhf_components.deploy_model import deploy_model
 from rlhf_components.evaluate import evaluate
 from rlhf_components.find_champion import find_champion
+from rlhf_components.import_demonstration_dataset import import_demonstration_dataset
 from rlhf_components.import_preference_dataset import import_preference_dataset
 from rlhf_components.import_prompt_dataset import import_prompt_dataset
 from rlhf_components.infer import infer
@@ -21,6 +22,7 @@ from rlhf_components.smoke_trainer import smoke_trainer
 from rlhf_components.smoke_verdict import smoke_verdict
 from rlhf_components.train_policy import train_policy
 from rlhf_components.train_reward_model import train_reward_model
+from rlhf_components.train_supervised import train_supervised
 from rlhf_components.upload_model import upload_model
 from rlhf_components.upload_model_to_kubeflow import upload_model_to_kubeflow
 from rlhf_components.upload_model_to_vertex import upload_model_to_vertex
@@ -33,6 +35,8 @@ __all__ = [  # noqa: RUF022
     "nothing_new",
     "validate_inputs",
     "preprocess_inputs",
+    "import_demonstration_dataset",
+    "train_supervised",
     "import_preference_dataset",
     "train_reward_model",
     "import_prompt_dataset",

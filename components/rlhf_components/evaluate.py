@@ -22,6 +22,7 @@ def evaluate(
     reward_model: Optional[dsl.Input[dsl.Model]] = None,
     held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
     eval_preferences: Optional[dsl.Input[dsl.Dataset]] = None,
+    eval_demonstrations: Optional[dsl.Input[dsl.Dataset]] = None,
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
     temperature: float = 1.0,
@@ -35,6 +36,7 @@ def evaluate(
     dtype: str = "auto",
     champion: str = "",
     earlier_tries: int = 0,
+    champion_reference: str = "",
     data_warnings: str = "",
     gate_win_rate_margin: float = 0.0,
     gate_reward_model_margin: float = 0.1,
@@ -66,6 +68,8 @@ def evaluate(
         reward_model: The reward model, with the metrics of phase 1, where the method learnt from one.
         held_out_reward_model: A reward model that learnt from other preferences and was never optimised against.
         eval_preferences: Canonical preference rows that were held out of training, to score every judge by.
+        eval_demonstrations: Canonical demonstrations that were held out of training: how probable either model finds their
+            answers, where the method learnt from such.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         temperature: At which the answers were sampled.
@@ -81,6 +85,7 @@ def evaluate(
         dtype: auto, float32 or bfloat16.
         champion: From Find Champion.
         earlier_tries: From Find Champion; each makes the proof that is asked for stricter.
+        champion_reference: From Find Champion: its weights, by which demonstrations are measured; the base model when empty.
         data_warnings: From Validate Inputs; shown in the report.
         gate_win_rate_margin: Win rate beyond one half that must be shown.
         gate_reward_model_margin: The same where only the held-out reward model judges; the larger of the two counts.
@@ -106,7 +111,8 @@ def evaluate(
     from rlhf_tuning.reports.saved_report import add_report
     from rlhf_tuning.step import running_step, write_log
 
-    inputs = [champion_predictions, tuned_predictions, model, reward_model, held_out_reward_model, eval_preferences]
+    learnt = [reward_model, held_out_reward_model, eval_preferences, eval_demonstrations]
+    inputs = [champion_predictions, tuned_predictions, model, *learnt]
     with running_step("Evaluate Tuned Model", inputs=inputs, outputs=[evaluation]) as clock:
         config = comparison.EvaluationConfig(
             large_model_reference=large_model_reference,
@@ -152,6 +158,8 @@ def evaluate(
             base_predictions_path=champion_predictions.path,
             tuned_predictions_path=tuned_predictions.path,
             eval_preferences_path=eval_preferences.path if eval_preferences else "",
+            eval_demonstrations_path=eval_demonstrations.path if eval_demonstrations else "",
+            champion_reference=champion_reference or large_model_reference,
         )
         numbers = comparison.write_evaluation(config, pairs, evaluation.path, judges=judges)
         decided = comparison.decide_promotion(

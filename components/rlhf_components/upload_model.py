@@ -18,6 +18,7 @@ def upload_model(
     large_model_fingerprint: str = "",
     prompt_fingerprint: str = "",
     preference_fingerprint: str = "",
+    demonstration_fingerprint: str = "",
     eval_fingerprint: str = "",
     champion: str = "",
     model_display_name: str = "",
@@ -36,6 +37,7 @@ def upload_model(
         large_model_fingerprint: From Preprocess Inputs, for the manifest.
         prompt_fingerprint: From Validate Inputs, for the manifest.
         preference_fingerprint: From Validate Inputs, for the manifest.
+        demonstration_fingerprint: From Validate Inputs, for the manifest.
         eval_fingerprint: From Validate Inputs, for the manifest.
         champion: From Find Champion: what the model was held against; empty for the base model.
         reward_model: The reward model and the settings of phase 1, where the method learnt from one.
@@ -63,6 +65,7 @@ def upload_model(
                 "large_model": large_model_fingerprint,
                 "prompts": prompt_fingerprint,
                 "preferences": preference_fingerprint,
+                "demonstrations": demonstration_fingerprint,
                 "evaluation": eval_fingerprint,
             },
             model_display_name=model_display_name,

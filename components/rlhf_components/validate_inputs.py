@@ -15,7 +15,10 @@ def validate_inputs(
     prompt_dataset: str = "",
     preference_dataset: str = "",
     eval_dataset: str = "",
+    dataset_uri: str = "",
+    evaluation_data_uri: str = "",
     instruction: str = "",
+    default_context: str = "",
     large_model_reference: str = "",
     accelerator_type: str = "GPU",
     prompt_sequence_length: int = 512,
@@ -24,6 +27,12 @@ def validate_inputs(
     reinforcement_learning_rate_multiplier: float = 1.0,
     reward_model_train_steps: int = 1000,
     reinforcement_learning_train_steps: int = 1000,
+    train_steps: int = 300,
+    learning_rate_multiplier: float = 1.0,
+    evaluation_interval: int = 20,
+    enable_checkpoint_selection: str = "default",
+    max_context_length: str = "",
+    tuning_method: str = "tune_v2",
     kl_coeff: float = 0.1,
     rl_algorithm: str = "rloo",
     lora_dim: int = 16,
@@ -75,6 +84,7 @@ def validate_inputs(
     [
         ("prompt_fingerprint", str),
         ("preference_fingerprint", str),
+        ("demonstration_fingerprint", str),
         ("eval_fingerprint", str),
         ("data_warnings", str),
         ("judge_rubric", str),
@@ -93,7 +103,10 @@ def validate_inputs(
         prompt_dataset: Prompts without labels; empty when the pipeline uses none.
         preference_dataset: Human preferences; empty when the pipeline uses none.
         eval_dataset: Evaluation rows; empty for a held-out split.
+        dataset_uri: Demonstrations to learn from; empty when the pipeline uses none.
+        evaluation_data_uri: Demonstrations to measure on; empty for a held-out split.
         instruction: Put before every text prompt; the default context of chat rows.
+        default_context: The same, of demonstrations.
         large_model_reference: Base model, whose tokens are counted; empty to count characters.
         accelerator_type: Only GPU is supported.
         prompt_sequence_length: Most tokens of a prompt.
@@ -102,6 +115,12 @@ def validate_inputs(
         reinforcement_learning_rate_multiplier: Times the base learning rate of phase 2.
         reward_model_train_steps: Most optimizer steps of phase 1.
         reinforcement_learning_train_steps: Optimizer steps of phase 2.
+        train_steps: Optimizer steps of supervised tuning.
+        learning_rate_multiplier: Times the base learning rate of supervised tuning.
+        evaluation_interval: Steps between measurements of the held-out loss.
+        enable_checkpoint_selection: Whether the best checkpoint is returned.
+        max_context_length: Has no meaning; must be empty.
+        tuning_method: Only tune_v2.
         kl_coeff: Strength of the KL penalty.
         rl_algorithm: rloo or grpo.
         lora_dim: LoRA rank of the policy.
@@ -152,6 +171,7 @@ def validate_inputs(
     Returns:
         prompt_fingerprint: Fingerprint of the prompts' content.
         preference_fingerprint: Fingerprint of the preferences' content.
+        demonstration_fingerprint: Fingerprint of the demonstrations' content.
         eval_fingerprint: Fingerprint of the evaluation rows' content.
         data_warnings: What is wrong with valid data, a line each.
         judge_rubric: What a better answer is, in words, as the content behind a name may change; empty without a judge.
@@ -171,6 +191,11 @@ def validate_inputs(
             accelerator_type=accelerator_type,
             reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
             reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
+            learning_rate_multiplier=learning_rate_multiplier,
+            evaluation_interval=evaluation_interval,
+            enable_checkpoint_selection=enable_checkpoint_selection,
+            max_context_length=max_context_length,
+            tuning_method=tuning_method,
             kl_coeff=kl_coeff,
             rl_algorithm=rl_algorithm,
             lora_dim=lora_dim,
@@ -222,12 +247,16 @@ def validate_inputs(
             prompt_dataset=prompt_dataset,
             preference_dataset=preference_dataset,
             eval_dataset=eval_dataset,
+            dataset_uri=dataset_uri,
+            evaluation_data_uri=evaluation_data_uri,
             instruction=instruction,
+            default_context=default_context,
             large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
             reward_model_train_steps=reward_model_train_steps,
             reinforcement_learning_train_steps=reinforcement_learning_train_steps,
+            train_steps=train_steps,
             batch_size=batch_size,
             eval_prompts=eval_prompts,
             watch_prompts=watch_prompts,
@@ -235,7 +264,7 @@ def validate_inputs(
             reward_model_max_epochs=reward_model_max_epochs,
             max_bad_rows=max_bad_rows,
             gate_min_prompts=gate_min_prompts,
-            independent_judge=bool(scorer or judge or held_out_reward_model_share),
+            independent_judge=bool(scorer or judge or held_out_reward_model_share or dataset_uri),
         )
         check = validate_data(
             config, report_path=data_report.path, problems_path=problems.path, bad_rows_path=bad_rows.path
@@ -243,9 +272,18 @@ def validate_inputs(
         data_report.metadata.update(
             prompt_fingerprint=check.prompt_fingerprint,
             preference_fingerprint=check.preference_fingerprint,
+            demonstration_fingerprint=check.demonstration_fingerprint,
             eval_fingerprint=check.eval_fingerprint,
             warnings=len(check.warnings),
         )
     warnings = "\n".join(check.warnings)
     held_out = "" if eval_dataset else check.prompt_fingerprint
-    return (check.prompt_fingerprint, check.preference_fingerprint, check.eval_fingerprint, warnings, rubric, held_out)
+    return (
+        check.prompt_fingerprint,
+        check.preference_fingerprint,
+        check.demonstration_fingerprint,
+        check.eval_fingerprint,
+        warnings,
+        rubric,
+        held_out,
+    )

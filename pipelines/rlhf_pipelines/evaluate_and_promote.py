@@ -73,6 +73,7 @@ def for_target(target: str, **artifacts: Any) -> Any:
                 tuned_predictions=tuned_answers.outputs["predictions"],
                 champion=champion.outputs["champion"],
                 earlier_tries=champion.outputs["earlier_tries"],
+                champion_reference=champion.outputs["model_reference"],
             )
         ).set_display_name("Evaluate Tuned Model")
         values = values.adding(champion.outputs).adding(comparison.outputs)

@@ -24,7 +24,22 @@ def _named(*names: str, **described: str) -> tuple[Parameter, ...]:
 
 _OF_A_RECURRING_TUNE = ("min_new_preferences", "warm_start")
 _OF_THE_SMOKE_TEST = ("probe_object",)
-_OF_EVERY_TUNE = tuple(name for name in PARAMETERS if name not in _OF_A_RECURRING_TUNE + _OF_THE_SMOKE_TEST)
+#: By the names of the old job.
+_OF_SUPERVISED_TUNING = (
+    "dataset_uri",
+    "train_steps",
+    "learning_rate_multiplier",
+    "evaluation_data_uri",
+    "evaluation_interval",
+    "enable_early_stopping",
+    "enable_checkpoint_selection",
+    "default_context",
+    "max_context_length",
+    "tuning_method",
+)
+_OF_EVERY_TUNE = tuple(
+    name for name in PARAMETERS if name not in _OF_A_RECURRING_TUNE + _OF_SUPERVISED_TUNING + _OF_THE_SMOKE_TEST
+)
 
 #: Pipeline to its parameters. To add a pipeline: its file in `rlhf_pipelines/`, which defines a function of that name and
 #: `for_target`, and its line here.
@@ -48,6 +63,51 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "dtype",
         "max_bad_rows",
         eval_dataset="JSONL of preferences to measure on; a part of the data is held out when empty.",
+    ),
+    "supervised_tuning_pipeline": _named(
+        "dataset_uri",
+        "large_model_reference",
+        *_OF_SUPERVISED_TUNING[1:],
+        "model_display_name",
+        "project",
+        "location",
+        "tensorboard_resource_id",
+        "encryption_spec_key_name",
+        "accelerator_type",
+        "deploy_model",
+        "prompt_sequence_length",
+        "target_sequence_length",
+        "lora_dim",
+        "batch_size",
+        "temperature",
+        "seed",
+        "eval_prompts",
+        "scorer",
+        "judge",
+        "judge_model",
+        "judge_endpoint",
+        "judge_key_secret",
+        "judge_rubric",
+        "judge_max_calls",
+        "dtype",
+        "max_bad_rows",
+        "registry_dir",
+        "serving_machine",
+        "serving_image",
+        "serving_endpoint",
+        "gate_win_rate_margin",
+        "gate_min_prompts",
+        "gate_min_judged_share",
+        "gate_max_equal_length_loss",
+        "gate_max_judge_loss",
+        "gate_max_unfinished_rise",
+        "gate_max_empty_rise",
+        "gate_max_repetitive_rise",
+        "gate_max_refusal_rise",
+        lora_dim="LoRA rank; 0 trains all weights.",
+        batch_size="Demonstrations in one optimizer step, on all GPUs together.",
+        temperature="Sampling temperature of the answers that are compared.",
+        eval_prompts="Most prompts to answer, a tenth of the data's at the most, when there is no evaluation_data_uri.",
     ),
     "infer_pipeline": _named(
         "prompt_dataset",
@@ -76,12 +136,16 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "prompt_dataset",
         "preference_dataset",
         "eval_dataset",
+        "dataset_uri",
+        "evaluation_data_uri",
         "instruction",
+        "default_context",
         "large_model_reference",
         "prompt_sequence_length",
         "target_sequence_length",
         "reward_model_train_steps",
         "reinforcement_learning_train_steps",
+        "train_steps",
         "batch_size",
         "eval_prompts",
         "watch_prompts",

@@ -1,11 +1,27 @@
-"""The two phases, as pipelines of their own that the others nest."""
+"""The phases, as pipelines of their own that the others nest."""
 
 from typing import NamedTuple
 
 from kfp import dsl
 
-from rlhf_components import import_preference_dataset, import_prompt_dataset, train_policy, train_reward_model
+from rlhf_components import (
+    import_demonstration_dataset,
+    import_preference_dataset,
+    import_prompt_dataset,
+    train_policy,
+    train_reward_model,
+    train_supervised,
+)
 from rlhf_pipelines.wiring import Values, takes_inputs
+
+
+class SupervisedOutputs(NamedTuple):
+    """What supervised tuning hands on."""
+
+    model: dsl.Model
+    adapter: dsl.Model
+    eval_demonstrations: dsl.Dataset
+    evaluation_prompts: dsl.Dataset
 
 
 class RewardModelOutputs(NamedTuple):
@@ -24,6 +40,34 @@ class ReinforcementOutputs(NamedTuple):
     model: dsl.Model
     adapter: dsl.Model
     evaluation_prompts: dsl.Dataset
+
+
+@dsl.pipeline(name="supervised-tuning", description="Learn to answer as demonstrations do.")
+@takes_inputs(
+    import_demonstration_dataset,
+    train_supervised,
+    demonstration_fingerprint=str,
+    eval_fingerprint=str,
+    large_model_fingerprint=str,
+)
+def supervised_phase(values: Values) -> SupervisedOutputs:
+    """Import demonstrations and tune the model on them."""
+    data = import_demonstration_dataset(**values.of(import_demonstration_dataset)).set_display_name(
+        "Import Demonstration Dataset"
+    )
+    trainer = train_supervised(
+        **values.of(
+            train_supervised,
+            demonstrations=data.outputs["demonstrations"],
+            eval_demonstrations=data.outputs["eval_demonstrations"],
+        )
+    ).set_display_name("Supervised Trainer")
+    return SupervisedOutputs(
+        model=trainer.outputs["model"],
+        adapter=trainer.outputs["adapter"],
+        eval_demonstrations=data.outputs["eval_demonstrations"],
+        evaluation_prompts=data.outputs["evaluation_prompts"],
+    )
 
 
 @dsl.pipeline(name="train-reward-model", description="Phase 1: learn to score answers as people do.")

@@ -29,6 +29,7 @@ TUNED: dict[str, Any] = {
     "large_model_fingerprint": str,
     "prompt_fingerprint": str,
     "preference_fingerprint": str,
+    "demonstration_fingerprint": str,
     "eval_fingerprint": str,
 }
 

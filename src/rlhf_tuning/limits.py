@@ -24,6 +24,11 @@ def problem_with(name: str, value: object) -> str:
             "accelerator_type is 'TPU', which is not supported yet. Use 'GPU', or leave it out; which GPU, and how many, is "
             "chosen when the pipeline is compiled, as in 'rlhf compile --target vertex --machine a100-80gb'."
         )
+    if name == "max_context_length" and value:
+        return (
+            f"max_context_length is {value!r}, which would cut nothing here. Leave it empty, and say with "
+            "prompt_sequence_length and target_sequence_length how much of a prompt and of an answer is learnt from."
+        )
     if name == "judge_key_secret":
         return problem_with_secret(str(value), parameter=name)
     if name not in PARAMETERS:

@@ -408,6 +408,59 @@ PARAMETERS: dict[str, Parameter] = {
             False,
             "Start the policy from the champion's adapter; KL is still measured to the base model.",
         ),
+        # Of supervised tuning, by the names of Vertex's old job; some of these say here how little they mean.
+        Parameter(
+            "dataset_uri", str, None, "JSONL of prompts with the answers to learn: a path, a gs:// path, or a glob."
+        ),
+        Parameter("train_steps", int, 300, "Optimizer steps of supervised tuning.", Limit(1)),
+        Parameter(
+            "learning_rate_multiplier",
+            float,
+            1.0,
+            "Times the base learning rate of supervised tuning.",
+            Limit(0, open_low=True),
+        ),
+        Parameter(
+            "evaluation_data_uri",
+            str,
+            "",
+            "JSONL of prompts with answers to measure on; a part of the data is held out when empty.",
+        ),
+        Parameter(
+            "evaluation_interval", int, 20, "Steps between measurements of the loss on what is held out.", Limit(1)
+        ),
+        Parameter(
+            "enable_early_stopping",
+            bool,
+            True,
+            "Stop when that loss was no lower than before in three measurements in a row.",
+        ),
+        Parameter(
+            "enable_checkpoint_selection",
+            str,
+            "default",
+            "Return the checkpoint with the lowest such loss (true, default), or the last one (false).",
+            choices=("default", "true", "false"),
+        ),
+        Parameter(
+            "default_context",
+            str,
+            "",
+            "System turn of chat rows that bring none; put before the prompt of text rows, which the old job did not.",
+        ),
+        Parameter(
+            "max_context_length",
+            str,
+            "",
+            "Has no meaning here and stays empty: prompt_sequence_length and target_sequence_length say what is kept.",
+        ),
+        Parameter(
+            "tuning_method",
+            str,
+            "tune_v2",
+            "Only tune_v2, what the old job did: supervised tuning; lora_dim says whether by an adapter.",
+            choices=("tune_v2",),
+        ),
         # Of the smoke test.
         Parameter("probe_object", str, "", "A gs:// object that the smoke test reads, such as a file of your data."),
     )

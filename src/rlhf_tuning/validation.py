@@ -20,18 +20,22 @@ from rlhf_tuning.step import say
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """What is to be validated.
+    """What is to be validated: the datasets of RLHF, or those of supervised tuning, or both.
 
     Args:
         prompt_dataset: Prompts without labels; empty when there are none.
         preference_dataset: Human preferences; empty when there are none.
         eval_dataset: Evaluation rows; empty when there are none.
+        dataset_uri: Demonstrations to learn from; empty when there are none.
+        evaluation_data_uri: Demonstrations to measure on; empty when there are none.
         instruction: Put before every text prompt; the default context of chat rows.
+        default_context: The same, of demonstrations.
         large_model_reference: Base model, whose tokens are counted; empty to count characters.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         reward_model_train_steps: Optimizer steps on the preferences.
         reinforcement_learning_train_steps: Optimizer steps on the prompts.
+        train_steps: Optimizer steps on the demonstrations.
         batch_size: Rows a step.
         eval_prompts: Most prompts that are held out where there is no evaluation dataset.
         watch_prompts: Most prompts of the watch.
@@ -42,15 +46,19 @@ class ValidationConfig:
         independent_judge: Whether anybody judges but the reward that is optimised.
     """
 
-    prompt_dataset: str
-    preference_dataset: str
-    eval_dataset: str
-    instruction: str
+    prompt_dataset: str = ""
+    preference_dataset: str = ""
+    eval_dataset: str = ""
+    dataset_uri: str = ""
+    evaluation_data_uri: str = ""
+    instruction: str = ""
+    default_context: str = ""
     large_model_reference: str = ""
     prompt_sequence_length: int = 512
     target_sequence_length: int = 64
     reward_model_train_steps: int = 1000
     reinforcement_learning_train_steps: int = 1000
+    train_steps: int = 300
     batch_size: int = 64
     eval_prompts: int = 200
     watch_prompts: int = 64
@@ -66,6 +74,7 @@ class ValidationConfig:
             target_sequence_length=self.target_sequence_length,
             reward_model_train_steps=self.reward_model_train_steps,
             reinforcement_learning_train_steps=self.reinforcement_learning_train_steps,
+            train_steps=self.train_steps,
             batch_size=self.batch_size,
             eval_prompts=self.eval_prompts,
             watch_prompts=self.watch_prompts,
@@ -107,6 +116,7 @@ def validate_data(
         reward_model_train_steps=config.reward_model_train_steps,
         # Prompts alone are answered, not trained on.
         reinforcement_learning_train_steps=config.reinforcement_learning_train_steps if tunes else 0,
+        train_steps=config.train_steps,
         eval_prompts=0 if config.eval_dataset else config.eval_prompts,
         watch_prompts=config.watch_prompts,
         held_out_reward_model_share=config.held_out_reward_model_share if tunes else 0.0,
@@ -116,7 +126,10 @@ def validate_data(
         prompt_dataset=config.prompt_dataset,
         preference_dataset=config.preference_dataset,
         eval_dataset=config.eval_dataset,
+        dataset_uri=config.dataset_uri,
+        evaluation_data_uri=config.evaluation_data_uri,
         instruction=config.instruction,
+        default_context=config.default_context,
         max_bad_rows=config.max_bad_rows,
         training=training,
         problems_path=problems_path,
@@ -124,7 +137,7 @@ def validate_data(
     )
     if unchecked and not check.problems:
         check = _with_finding(check, _lengths_not_checked(unchecked[0]))
-    if tunes and not check.problems and (finding := _nothing_promotes(config, check)):
+    if (tunes or config.dataset_uri) and not check.problems and (finding := _nothing_promotes(config, check)):
         check = _with_finding(check, finding)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts = [("Base model", config.large_model_reference), ("Made", made)]
@@ -192,7 +205,10 @@ def _lengths_not_checked(reason: str) -> Finding:
 def _nothing_promotes(config: ValidationConfig, check: DatasetCheck) -> Finding | None:
     """Find that the gate cannot promote whatever this run tunes."""
     distinct = {dataset.parameter: dataset.distinct_prompts for dataset in check.summary.datasets}
-    prompts = distinct.get("eval_dataset", max(1, min(config.eval_prompts, distinct["prompt_dataset"] // ONE_IN)))
+    learnt, measured = ("prompt_dataset", "eval_dataset")
+    if not config.prompt_dataset:
+        learnt, measured = ("dataset_uri", "evaluation_data_uri")
+    prompts = distinct.get(measured, max(1, min(config.eval_prompts, distinct[learnt] // ONE_IN)))
     if not config.independent_judge:
         parameter = "held_out_reward_model_share"
         message = (
@@ -203,8 +219,8 @@ def _nothing_promotes(config: ValidationConfig, check: DatasetCheck) -> Finding 
         parameter = "gate_min_prompts"
         message = (
             f"Answers to {prompts:,} evaluation prompts will be compared, and a promotion takes "
-            f"{config.gate_min_prompts:,}, so the tuned model will not be promoted. Give an eval_dataset with more prompts, "
-            "or ten times as many in prompt_dataset, or lower gate_min_prompts."
+            f"{config.gate_min_prompts:,}, so the tuned model will not be promoted. Give an {measured} with more prompts, "
+            f"or ten times as many in {learnt}, or lower gate_min_prompts."
         )
     else:
         return None

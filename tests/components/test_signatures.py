@@ -14,10 +14,12 @@ from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.promotion.recurring import RecurringConfig
 from rlhf_tuning.training.reinforcement import ReinforcementConfig
 from rlhf_tuning.training.reward_model import RewardModelConfig
+from rlhf_tuning.training.supervised import SupervisedConfig
 
 PAIRS = {
     "train_reward_model": RewardModelConfig,
     "train_policy": ReinforcementConfig,
+    "train_supervised": SupervisedConfig,
     "infer": InferenceConfig,
     "evaluate": EvaluationConfig,
     "count_new_preferences": RecurringConfig,
@@ -27,6 +29,7 @@ OTHER_DEFAULTS = {
     # A pipeline has two of these or one, and may count characters for want of a tokenizer.
     ("validate_inputs", "prompt_dataset"): "",
     ("validate_inputs", "preference_dataset"): "",
+    ("validate_inputs", "dataset_uri"): "",
     ("validate_inputs", "large_model_reference"): "",
     # Of a reward model alone there are none.
     ("import_preference_dataset", "prompt_dataset"): "",

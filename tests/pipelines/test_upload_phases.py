@@ -122,6 +122,7 @@ VALUES = {
     "large_model_fingerprint": "a",
     "prompt_fingerprint": "b",
     "preference_fingerprint": "c",
+    "demonstration_fingerprint": "",
     "eval_fingerprint": "d",
     "promote": True,
     "champion": "",

@@ -174,7 +174,7 @@ def _folder_problems(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         if not isinstance(value, str) or not value or value.startswith(("gs://", "/gcs/")):
             continue
-        if name.endswith("_dataset"):
+        if name.endswith(("_dataset", "_uri")):
             yield (
                 f"{name} is {value!r}, a path of this machine, which a job on Vertex cannot see. Copy it with `gcloud "
                 "storage cp` and give its gs:// path."

@@ -31,7 +31,9 @@ Outcome = Literal["better", "unclear", "worse"]
 #: How people read the opponent before there is a champion.
 BASE_MODEL = "the base model"
 #: Measures that are numbers on each answer, as `ScoredAnswer` has them.
-SCORES = ("true_score", "held_out_reward", "reward")
+SCORES = ("true_score", "demonstrated", "held_out_reward", "reward")
+#: Of these, how probable a model finds the answers that were demonstrated: it is the model's, not its own answers'.
+DEMONSTRATED = "demonstrated"
 #: The one that the policy was trained to raise.
 OPTIMISED = "reward"
 #: Those that were learnt from preferences, and may have learnt nothing.
@@ -49,6 +51,8 @@ class ScoredAnswer:
         reward: The reward model's score.
         held_out_reward: The score by a reward model that was never optimised against, where there is one.
         true_score: The quality by a program or a person, where there is one.
+        demonstrated: Log-probability that this model gives a token of the answer that was demonstrated, where one was, on
+            average, in nats. It is the model's, not this answer's.
         kl: How far this model is from the base model on this answer: log-ratios summed over its tokens, in nats.
     """
 
@@ -58,6 +62,7 @@ class ScoredAnswer:
     reward: float | None = None
     held_out_reward: float | None = None
     true_score: float | None = None
+    demonstrated: float | None = None
     kl: float | None = None
 
 
@@ -134,7 +139,8 @@ class Wins:
     def trusted(self) -> bool:
         """Say whether the judge agrees with people beyond chance.
 
-        A scorer or a language model that nothing was there to check is taken at its word; a reward model is not.
+        A scorer or a language model that nothing was there to check is taken at its word, and so are demonstrated answers;
+        a reward model is not.
         """
         if self.agreement is None:
             return self.name not in _REWARDS
@@ -181,15 +187,18 @@ class Summary:
     notes: tuple[str, ...] = ()
     held_out_reward: Wins | None = None
     silent: tuple[str, ...] = ()
+    demonstrated: Wins | None = None
     opponent: str = BASE_MODEL
 
     @property
     def measured(self) -> tuple[Wins, ...]:
         """Return the win rates that there are, the most trusted first.
 
-        The true score, language-model judges, the held-out reward, and last the reward that was optimised.
+        The true score, language-model judges, demonstrated answers, the held-out reward, and last the reward that was
+        optimised.
         """
-        return tuple(wins for wins in (self.true_score, *self.judges, self.held_out_reward, self.reward) if wins)
+        ranked = (self.true_score, *self.judges, self.demonstrated, self.held_out_reward, self.reward)
+        return tuple(wins for wins in ranked if wins)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -241,7 +250,8 @@ def pair_outcome(pair: AnswerPair, measure: str) -> Literal["win", "tie", "loss"
     base, tuned = _measured(pair.base, measure), _measured(pair.tuned, measure)
     if base is None or tuned is None:
         return None
-    if pair.base.text == pair.tuned.text or abs(tuned - base) <= TIE_WITHIN:
+    alike = measure != DEMONSTRATED and pair.base.text == pair.tuned.text
+    if alike or abs(tuned - base) <= TIE_WITHIN:
         return "tie"
     return "win" if tuned > base else "loss"
 
@@ -281,6 +291,9 @@ def summarize(
         _mean_row("reward", "Mean reward", pairs, lambda answer: answer.reward),
         _mean_row("held_out_reward", "Mean held-out reward", pairs, lambda answer: answer.held_out_reward),
         _mean_row("true_score", f"Mean {scorer_name}", pairs, lambda answer: answer.true_score),
+        _mean_row(
+            "demonstrated", "Held-out answers, log-probability per token", pairs, lambda answer: answer.demonstrated
+        ),
         Row(
             name="kl_per_token",
             label="KL from base, nats per token",
@@ -314,6 +327,7 @@ def summarize(
         reward=_wins(pairs, "reward", "reward", records.get("reward_model")),
         held_out_reward=_wins(pairs, "held_out_reward", "held-out reward", records.get("held_out_reward_model")),
         true_score=_wins(pairs, "true_score", scorer_name, records.get("scorer")),
+        demonstrated=_wins(pairs, DEMONSTRATED, "held-out answers", None),
         judges=tuple(
             wins
             for name in asked
@@ -397,6 +411,8 @@ def _length_sentence(wins: Wins) -> str:
 
 
 def _agreement_sentence(wins: Wins) -> str:
+    if wins.name == DEMONSTRATED:
+        return "That is how often it finds the demonstrated answer likelier; read some of its own as well."
     if wins.agreement is None:
         return "No human choices were there to check it against."
     share, low, high, n = wins.agreement
@@ -463,7 +479,12 @@ def number(value: float, *, sign: bool = False, like: float = 0.0) -> str:
 
 
 def _measured(answer: ScoredAnswer, measure: str) -> float | None:
-    scores = {"reward": answer.reward, "held_out_reward": answer.held_out_reward, "true_score": answer.true_score}
+    scores = {
+        "reward": answer.reward,
+        "held_out_reward": answer.held_out_reward,
+        "true_score": answer.true_score,
+        "demonstrated": answer.demonstrated,
+    }
     return scores[measure]
 
 
@@ -487,9 +508,9 @@ def _wins(pairs: Sequence[AnswerPair], measure: str, label: str, record: JudgeRe
         prompts=found.clusters,
         rate=found.rate,
         unjudged_lost=clustered_win_rate(lost, [conversation_key(pair.prompt) for pair, _ in compared]),
-        at_equal_length=length_controlled_win_rate(
-            scores, [float(pair.tuned.tokens - base.tokens) for pair, base, _ in judged]
-        ),
+        at_equal_length=None
+        if measure == DEMONSTRATED
+        else length_controlled_win_rate(scores, [float(pair.tuned.tokens - base.tokens) for pair, base, _ in judged]),
         unjudged=outcomes.count(None),
         agreement=record.agreement if record else None,
         order=order_effect([pair.verdicts.get(measure) for pair in pairs]),
@@ -581,7 +602,7 @@ def _table(summary: Summary) -> list[str]:
         if wins.agreement:
             share, low, high, n = wins.agreement
             cells.append(["  agrees with people", "", *_cells_of(share, low, high, f"of {_count(n, 'choice')}")])
-        else:
+        elif wins is not summary.demonstrated:
             cells.append(["  agrees with people", "", "–", "no human choices to check it against"])
         if wins.order:
             first, changed = wins.order

@@ -2,21 +2,23 @@
 
 Each prompt is answered once by either model. Judges compare the answers: the reward model of phase 1; one that was never
 optimised against, where there is one; where a `scorer` is named, a program that knows the true quality; where a `judge` is
-named, a language model. Each is first scored against
-held-out human choices; what they say is summed up in `comparison`. KL is estimated on the tuned model's own answers: the
-sum over an answer's tokens of log policy - log reference, at the temperature they were sampled at.
+named, a language model. Each is first scored against held-out human choices; what they say is summed up in `comparison`.
+Where a method learnt from demonstrations, either model is also asked how probable it finds answers that were held out; that
+says which of them has learnt the task, not whose own answers are better. KL is estimated on the tuned model's own answers:
+the sum over an answer's tokens of log policy - log reference, at the temperature they were sampled at.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlhf_tuning import registry, step
-from rlhf_tuning.data.importer import sample_canonical
+from rlhf_tuning.data.importer import read_canonical, sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
@@ -123,6 +125,8 @@ def evaluate_policy(
     base_predictions_path: str,
     tuned_predictions_path: str,
     eval_preferences_path: str = "",
+    eval_demonstrations_path: str = "",
+    champion_reference: str = "",
 ) -> tuple[list[AnswerPair], list[JudgeRecord]]:
     """Judge the answers of both models, and measure how far the tuned one has moved.
 
@@ -135,6 +139,8 @@ def evaluate_policy(
         base_predictions_path: The base model's answers.
         tuned_predictions_path: The tuned model's answers to the same prompts, in the same order.
         eval_preferences_path: Canonical preference rows that nothing was trained on, to score the judges by.
+        eval_demonstrations_path: Canonical demonstrations that nothing was trained on; empty where there are none.
+        champion_reference: The model that answered as `base`, by which these are measured as well.
 
     Returns:
         Every pair of answers with what was measured on it, and what is known of each judge.
@@ -180,10 +186,25 @@ def evaluate_policy(
             tuned_model_dir=tuned_model_dir,
             predictions_path=tuned_predictions_path,
         )
+    expected: list[dict[str, float]] = [{}, {}]
+    if eval_demonstrations_path:
+        expected = [
+            processes.run(
+                demonstrated_log_probabilities,
+                config,
+                trains=False,
+                model_reference=reference,
+                demonstrations_path=eval_demonstrations_path,
+                label=f"demonstrated answers under {name}",
+            )
+            for name, reference in ((config.opponent, champion_reference), ("the tuned model", tuned_model_dir))
+        ]
     pairs = []
     for index, conversation in enumerate(conversations):
         verdicts_here = {name: verdicts[index] for name, verdicts in said.items()}
         scores = {field: _scores(verdicts_here, judge) for field, judge in _SCORED_BY.items()}
+        asked = json.dumps(conversation)
+        scores["demonstrated"] = (expected[0].get(asked), expected[1].get(asked))
         pairs.append(
             AnswerPair(
                 prompt=conversation,
@@ -316,6 +337,41 @@ def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions
         sums.append(_log_probabilities_by(reference, config, text_format, rows, label))
         base_model.release_memory()
     return [policy - base for policy, base in zip(*sums, strict=True)]
+
+
+def demonstrated_log_probabilities(
+    config: EvaluationConfig, *, model_reference: str, demonstrations_path: str, label: str
+) -> dict[str, float]:
+    """Return how probable a model finds a token of the answers that were demonstrated to each prompt, on average, in nats.
+
+    Args:
+        config: The base model, whose tokenizer all have, and the sequence lengths.
+        model_reference: The model.
+        demonstrations_path: Canonical demonstrations.
+        label: What to call the work.
+
+    Returns:
+        By the prompt, as JSON.
+    """
+    processes.join()
+    text_format = TextFormat(
+        load_tokenizer(config.large_model_reference),
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+    rows = [
+        {"prompt": row["prompt"], "token_ids": text_format.learnt_ids(row["answer"])}
+        for row in read_canonical(demonstrations_path)
+    ]
+    # As the model was trained on them.
+    found = _log_probabilities_by(model_reference, replace(config, temperature=1.0), text_format, rows, label)
+    nats: dict[str, float] = defaultdict(float)
+    tokens: dict[str, int] = defaultdict(int)
+    for row, value in zip(rows, found, strict=True):
+        prompt = json.dumps(row["prompt"])
+        nats[prompt] += value
+        tokens[prompt] += len(row["token_ids"])
+    return {prompt: nats[prompt] / tokens[prompt] for prompt in nats}
 
 
 def _log_probabilities_by(

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 
-from rlhf_tuning.evaluation.comparison import OPTIMISED, Row, Summary, Wins, number, percent
+from rlhf_tuning.evaluation.comparison import DEMONSTRATED, OPTIMISED, Row, Summary, Wins, number, percent
 from rlhf_tuning.evaluation.degeneration import Taste
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.statistics import ClusteredWinRate, MeanEstimate, sign_test, win_rate
@@ -32,6 +32,9 @@ from rlhf_tuning.statistics import ClusteredWinRate, MeanEstimate, sign_test, wi
 _ALPHA = 0.025
 _TOO_FAR = "The optimised reward rose at the expense of quality: raise kl_coeff or train fewer steps."
 _LOOK = "Look at these answers; raise kl_coeff, or show the reward model such answers as rejected ones."
+#: The same after supervised tuning.
+_TOO_LONG = "The model learnt the demonstrations at the expense of quality: look at them, or train fewer steps."
+_LOOK_AT_BOTH = "Look at these answers, and for such among the demonstrations; or train fewer steps."
 _NOBODY = "no independent judge judged"
 #: Most prompts that the advice on how many would be enough goes up to.
 _MOST_PROMPTS = 100_000
@@ -152,15 +155,16 @@ def decide(
         "repetitive": ("repetitive answers", config.gate_max_repetitive_rise),
         "refused": ("refusals", config.gate_max_refusal_rise),
     }
+    too_far, look = (_TOO_LONG, _LOOK_AT_BOTH) if summary.demonstrated else (_TOO_FAR, _LOOK)
     conditions = [
         _beats(judge, summary, champion, config, tries=1 + earlier_tries, chose_checkpoint=chose_checkpoint),
         _enough_judged(judge, summary, config),
         _kl(rows.get("kl_per_answer"), config),
         _length(rows.get("tokens"), config),
         _equal_length(judge, config),
-        *(_not_worse(wins, config) for wins in summary.measured if wins is not judge),
-        _ended(rows.get("ended"), config),
-        *(_no_rise(rows.get(name), *rise, (tastes or {}).get(name)) for name, rise in rises.items()),
+        *(_not_worse(wins, config, too_far) for wins in summary.measured if wins is not judge),
+        _ended(rows.get("ended"), config, look),
+        *(_no_rise(rows.get(name), *rise, (tastes or {}).get(name), look) for name, rise in rises.items()),
         *also,
     ]
     return Decision(champion=champion, conditions=tuple(conditions), judge=judge.measure if judge else "")
@@ -325,6 +329,8 @@ def _equal_length(judge: Wins | None, config: GateConfig) -> Condition:
     name = "Not worse at equal length"
     if judge is None:
         return Condition(name=name, value="nobody judged", limit="not asked", holds=None)
+    if judge.name == DEMONSTRATED:
+        return Condition(name=name, value="both models are judged by the same answers", limit="not asked", holds=None)
     if judge.at_equal_length is None:
         value = "cannot be known: one of the two nearly always writes the longer answer"
         return Condition(name=name, value=value, limit="not asked", holds=None)
@@ -340,11 +346,11 @@ def _equal_length(judge: Wins | None, config: GateConfig) -> Condition:
     return condition
 
 
-def _not_worse(wins: Wins, config: GateConfig) -> Condition:
+def _not_worse(wins: Wins, config: GateConfig, change: str) -> Condition:
     name = f"Not worse by {wins.measure}"
     low, high, n = wins.rate.low, wins.rate.high, wins.rate.n
     condition = _within(
-        name, wins.measure, MeanEstimate(wins.rate.rate, low, high, n), config.gate_max_judge_loss, _TOO_FAR
+        name, wins.measure, MeanEstimate(wins.rate.rate, low, high, n), config.gate_max_judge_loss, change
     )
     if wins.trusted:
         return condition
@@ -361,28 +367,28 @@ def _within(name: str, measure: str, rate: MeanEstimate, most: float, change: st
     return Condition(name=name, value=value, limit=limit, holds=rate.low > 0.5 - most, change=change)
 
 
-def _ended(row: Row | None, config: GateConfig) -> Condition:
+def _ended(row: Row | None, config: GateConfig, look: str) -> Condition:
     most = config.gate_max_unfinished_rise
     limit = f"lower end above {-100 * most:+.0f} points"
     change = row.difference if row else None
     holds = change is not None and change.low > -most
-    return _share_condition("As many answers end by themselves", row, most, limit, holds)
+    return _share_condition("As many answers end by themselves", row, most, limit, holds, look)
 
 
-def _no_rise(row: Row | None, words: str, most: float, taste: Taste | None) -> Condition:
+def _no_rise(row: Row | None, words: str, most: float, taste: Taste | None, look: str) -> Condition:
     name = f"No rise of {words}"
     if taste and taste.is_liked:
         value = f"{_difference(row)}; of two answers people chose such a one for {taste.liked} prompts of {taste.n}"
         return Condition(name=name, value=value, limit="not asked: people prefer it", holds=None)
     change = row.difference if row else None
     holds = change is not None and change.high < most
-    return _share_condition(name, row, most, f"upper end below {100 * most:+.0f} points", holds)
+    return _share_condition(name, row, most, f"upper end below {100 * most:+.0f} points", holds, look)
 
 
-def _share_condition(name: str, row: Row | None, most: float, limit: str, holds: bool) -> Condition:
+def _share_condition(name: str, row: Row | None, most: float, limit: str, holds: bool, look: str) -> Condition:
     if most == 0:
         return Condition(name=name, value=_difference(row), limit="no limit", holds=None)
-    return Condition(name=name, value=_difference(row), limit=limit, holds=holds, change=_LOOK)
+    return Condition(name=name, value=_difference(row), limit=limit, holds=holds, change=look)
 
 
 def _estimate(row: Row | None, unit: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from rlhf_tuning import registry
 from rlhf_tuning.google_cloud.vertex_api import Json, VertexApi
 from rlhf_tuning.google_errors import persistently
 
@@ -17,6 +18,7 @@ from rlhf_tuning.google_errors import persistently
 _VERTEX_TAGS: Mapping[str, Mapping[str, str]] = {
     "reward-model": {"loss": "rank_loss"},
     "reinforcement-learning": {"kl": "kl_loss"},
+    "supervised-tuning": {},
 }
 #: What a record holds beside metrics.
 _NO_METRICS = ("step", "seconds")
@@ -34,7 +36,7 @@ def write_to_tensorboard(
         tensorboard: projects/PROJECT/locations/REGION/tensorboards/NUMBER.
         experiment: Name of the run; its characters become lower-case letters, digits and hyphens.
         reward_model_dir: What phase 1 saved; empty where there was none.
-        adapter_dir: What phase 2 saved.
+        adapter_dir: What phase 2 saved, or supervised tuning.
 
     Raises:
         UserError: If Vertex AI refuses.
@@ -42,7 +44,9 @@ def write_to_tensorboard(
     """
     with api.explaining(f"TensorBoard {tensorboard}"):
         name = _created(api, f"{tensorboard}/experiments", "tensorboardExperimentId", experiment_id(experiment))
-        for phase, folder in (("reward-model", reward_model_dir), ("reinforcement-learning", adapter_dir)):
+        supervised = (Path(adapter_dir) / registry.HELD_OUT_LOSS).is_file()
+        tuning = "supervised-tuning" if supervised else "reinforcement-learning"
+        for phase, folder in (("reward-model", reward_model_dir), (tuning, adapter_dir)):
             if not folder:
                 continue
             path = Path(folder) / "metrics.jsonl"

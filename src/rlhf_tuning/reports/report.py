@@ -4,6 +4,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
 from typing import Any, Literal
 
 from rlhf_tuning.evaluation.comparison import (
@@ -70,6 +72,12 @@ _REWARD_MODEL_CHARTS = (
     ("accuracy", "Accuracy on the training batch", True),
     ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
 )
+_SUPERVISED_CHARTS = (
+    ("loss", "Training loss, nats per token", False),
+    ("entropy", "Entropy, nats per token", False),
+    ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
+    ("learning_rate", "Learning rate", False),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +112,19 @@ class RewardModelPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SupervisedPart:
+    """What is known of supervised tuning.
+
+    Args:
+        history: One record a training step: `step`, `loss`, `entropy`, `learning_rate`.
+        held_out: The held-out loss at every look, and what was decided, as `held_out_loss.json` has it.
+    """
+
+    history: Sequence[Mapping[str, float]]
+    held_out: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepTime:
     """How long a step of the run took; `cached` says that an earlier run had done it."""
 
@@ -135,6 +156,7 @@ class RunReport:
         pairs: The answers to the held-out prompts.
         scorer_name: What gave the answers' true scores, such as `house style`.
         judges: What is known of the judges.
+        supervised: Supervised tuning.
         reward_model: Phase 1.
         reinforcement: Phase 2, one record a step: `step`, `reward`, `kl`, `entropy`, `answer_tokens`, `ended`,
             `learning_rate`, those there are.
@@ -162,6 +184,7 @@ class RunReport:
     pairs: Sequence[AnswerPair] = ()
     scorer_name: str = "true score"
     judges: Sequence[JudgeRecord] = ()
+    supervised: SupervisedPart | None = None
     reward_model: RewardModelPart | None = None
     reinforcement: Sequence[Mapping[str, float]] = ()
     data: Sequence[DataSource] = ()
@@ -197,6 +220,7 @@ def render_report(report: RunReport) -> str:
         ),
         Section("judges", "Who judged, and how far to trust it", _judges(summary)),
         Section("spread", "", _histograms(report, summary)),
+        Section("supervised", "Supervised tuning", _supervised(report.supervised)),
         Section("learning", "Reinforcement learning", _reinforcement(report)),
         Section("reward-model", "Reward model", _reward_model(report.reward_model)),
         Section("warnings", "Warnings about the data", _warnings(report.data_warnings)),
@@ -373,6 +397,41 @@ def _curves(history: Sequence[Mapping[str, float]], charts: Sequence[tuple[str, 
         if points:
             drawn.append(line_chart(title, points, smooth=name != "learning_rate", share=share))
     return drawn
+
+
+def _supervised(part: SupervisedPart | None) -> str:
+    if part is None:
+        return ""
+    looks = part.held_out["looks"]
+    returned = next(look for look in looks if look["step"] == part.held_out["best_step"])
+    mark = (float(returned["step"]), float(returned["loss"]["mean"]))
+    held_out = [(float(look["step"]), float(look["loss"]["mean"])) for look in looks]
+    training = [
+        (float(look["step"]), fmean(losses))
+        for before, look in pairwise(looks)
+        if (losses := [r["loss"] for r in part.history if before["step"] < r["step"] <= look["step"]])
+    ]
+    lines = [("training", "base", training), ("held out", "tuned", held_out)]
+    charts = [two_lines("Loss, nats per token; dashed: returned", [line for line in lines if line[2]], mark=mark)]
+    rows = "".join(
+        f'<tr><th scope="row">{name}</th><td class="n">{look["step"]:,}</td>{_spread(look["loss"], 3)}'
+        f'{_spread(look["perplexity"], 2)}<td class="n soft">{look["n"]:,}</td></tr>'
+        for name, look in (("Base model", looks[0]), ("Returned", returned), ("Last", looks[-1]))
+        if name != "Last" or look is not returned
+    )
+    names = ("Step", "Loss, nats per token", "Perplexity", "Examples")
+    heads = '<th scope="col">Held-out answers</th>' + "".join(
+        f'<th scope="col" class="n">{name}</th>' for name in names
+    )
+    table = f'<div class="card scroll gap"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f"<p>{text(part.held_out['reason'])}</p>{table}" + grid(
+        [*charts, *_curves(part.history, _SUPERVISED_CHARTS)]
+    )
+
+
+def _spread(estimate: Mapping[str, float], digits: int) -> str:
+    mean, low, high = (f"{estimate[name]:.{digits}f}" for name in ("mean", "low", "high"))
+    return f'<td class="n">{mean}<small>[{low}, {high}]</small></td>'
 
 
 def _reinforcement(report: RunReport) -> str:

@@ -9,7 +9,15 @@ from rlhf_tuning import environment, registry
 from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord
 from rlhf_tuning.evaluation.gate import Decision
 from rlhf_tuning.models.model_reference import split_revision
-from rlhf_tuning.reports.report import DataSource, Proportion, RewardModelPart, RunReport, StepTime, write_report
+from rlhf_tuning.reports.report import (
+    DataSource,
+    Proportion,
+    RewardModelPart,
+    RunReport,
+    StepTime,
+    SupervisedPart,
+    write_report,
+)
 from rlhf_tuning.step_times import Took
 from rlhf_tuning.training.training_log import read_metrics
 
@@ -35,6 +43,7 @@ def data_sources(
 ) -> list[DataSource]:
     """Return the datasets of a run, as the metadata of its artifacts names them."""
     named = (
+        ("demonstrations", model, "demonstration"),
         ("preferences", reward_model, "preference"),
         ("prompts", model, "prompt"),
         ("evaluation prompts", predictions, "prompt"),
@@ -46,7 +55,7 @@ def data_sources(
             fingerprint=str(metadata.get(f"{kind}_fingerprint", "")),
         )
         for name, metadata, kind in named
-        if metadata
+        if f"{kind}_rows" in metadata
     ]
 
 
@@ -115,16 +124,20 @@ def write_run_report(
         times: Of the steps so far; the last is that of the step which writes the report.
     """
     settings = json.loads((Path(adapter_dir) / registry.TUNING_SETTINGS).read_text(encoding="utf-8"))
+    history = read_metrics(Path(adapter_dir) / "metrics.jsonl")
+    supervised = _supervised(Path(adapter_dir), history)
+    method = "Supervised tuning" if supervised else "RLHF"
     watch = Path(adapter_dir) / registry.WATCH
     report = RunReport(
-        title=f"RLHF of {Path(split_revision(settings['large_model_reference'])[0]).name}",
+        title=f"{method} of {Path(split_revision(settings['large_model_reference'])[0]).name}",
         base_model=settings["large_model_reference"],
         lineage=made_from,
         pairs=pairs,
         scorer_name=scorer_name,
         judges=judges,
         reward_model=_reward_model(Path(reward_model_dir)) if reward_model_dir else None,
-        reinforcement=read_metrics(Path(adapter_dir) / "metrics.jsonl"),
+        supervised=supervised,
+        reinforcement=[] if supervised else history,
         data=data,
         parameters={**_reward_settings(reward_model_dir), **settings},
         versions=package_versions(),
@@ -138,6 +151,13 @@ def write_run_report(
     )
     write_report(report, path)
     return report
+
+
+def _supervised(folder: Path, history: Sequence[Mapping[str, float]]) -> SupervisedPart | None:
+    measured = folder / registry.HELD_OUT_LOSS
+    if not measured.is_file():
+        return None
+    return SupervisedPart(history=history, held_out=json.loads(measured.read_text(encoding="utf-8")))
 
 
 def _reward_settings(reward_model_dir: str) -> dict[str, object]:

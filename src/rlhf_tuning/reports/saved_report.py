@@ -10,7 +10,7 @@ from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer
 from rlhf_tuning.evaluation.gate import Condition, Decision
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
-from rlhf_tuning.reports.report import DataSource, Proportion, RewardModelPart, RunReport, StepTime
+from rlhf_tuning.reports.report import DataSource, Proportion, RewardModelPart, RunReport, StepTime, SupervisedPart
 
 #: What the evaluation file has by itself.
 _APART = ("pairs", "judges")
@@ -22,6 +22,7 @@ def add_report(report: RunReport, evaluation_path: str) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     kept = {field.name: vars(report)[field.name] for field in fields(report) if field.name not in _APART}
     kept |= {
+        "supervised": asdict(report.supervised) if report.supervised else None,
         "reward_model": asdict(report.reward_model) if report.reward_model else None,
         "data": [asdict(source) for source in report.data],
         "decision": report.decision.as_json() if report.decision else None,
@@ -44,6 +45,7 @@ def read_report(evaluation_path: Path) -> RunReport:
         parts = {
             "pairs": [_pair(answer) for answer in content["answers"]],
             "judges": [_judge(judge) for judge in content["judges"]],
+            "supervised": SupervisedPart(**kept["supervised"]) if kept["supervised"] else None,
             "reward_model": _reward_model(kept["reward_model"]),
             "data": [DataSource(**source) for source in kept["data"]],
             "decision": _decision(kept["decision"]),

@@ -1,4 +1,4 @@
-"""Write the sample's three data files: `python -m rlhf_tuning.sample.generate`.
+"""Write the sample's four data files: `python -m rlhf_tuning.sample.generate`.
 
 The files are a function of this code, of `base_model_answers.jsonl` and of the seed, byte for byte.
 
@@ -6,6 +6,8 @@ A pair is two answers to one prompt that differ in their house-style score. Thei
 model, such answers edited for better or worse, and written ones, mixed so that no single habit (length, position,
 source) gives the preferred answer away. The label follows the score through noise like a person's: the closer two
 answers are, the more often the worse one is preferred.
+
+A demonstration is the best of a few written answers by the house style.
 """
 
 import json
@@ -20,6 +22,9 @@ from rlhf_tuning.sample.places import Place, make_places
 
 SEED = 20240607
 PREFERENCES, PREFERENCE_PLACES, PROMPTS, EVAL_PROMPTS = 1400, 600, 600, 200
+DEMONSTRATIONS = 400
+#: Written answers of which one is demonstrated.
+TRIES = 8
 
 #: Scale of the label noise: the worse answer of a pair that is `margin` apart wins with 1 / (1 + exp(margin / scale)).
 NOISE_SCALE = 0.36
@@ -48,7 +53,21 @@ def make_files() -> dict[str, str]:
         "preferences.jsonl": _json_lines(make_preferences(preference_places, read_base_model_answers(), rng)),
         "prompts.jsonl": _json_lines(prompts[:PROMPTS]),
         "eval_prompts.jsonl": _json_lines(prompts[PROMPTS:]),
+        # With random numbers of their own, so that the other files do not depend on them.
+        "demonstrations.jsonl": _json_lines(
+            make_demonstrations(preference_places[:DEMONSTRATIONS], random.Random(SEED))
+        ),
     }
+
+
+def make_demonstrations(places: list[Place], rng: random.Random) -> list[Row]:
+    """Return an answer in the house style to each place's prompt."""
+    rows: list[Row] = []
+    for place in places:
+        answers = [written(place, rng) for _ in range(TRIES)]
+        best = max(answers, key=lambda answer: score(place.prompt, answer))
+        rows.append({"input_text": place.prompt, "output_text": best})
+    return rows
 
 
 def read_base_model_answers(path: Path = SAMPLE_DIR / "base_model_answers.jsonl") -> dict[str, list[str]]:

@@ -270,6 +270,7 @@ def _metrics() -> Any:
         return {
             "loss": logs["loss"],
             "entropy": logs["entropy"],
+            "grad_norm": logs["grad_norm"],
             "learning_rate": logs["learning_rate"],
             "tokens_per_second": tokens / seconds,
             "seconds_per_step": seconds,

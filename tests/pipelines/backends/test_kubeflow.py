@@ -679,9 +679,7 @@ def test_images_that_only_this_machine_has_are_named(server: KubeflowServer) -> 
 @pytest.mark.parametrize("pipeline", list(PIPELINES))
 def test_our_own_pipelines_are_taken_with_their_kubernetes_settings(server: KubeflowServer, pipeline: str) -> None:
     required = {
-        parameter.name: "gs://data/rows.jsonl"
-        if parameter.name in ("prompt_dataset", "preference_dataset")
-        else "org/m"
+        parameter.name: "org/m" if parameter.name == "large_model_reference" else "gs://data/rows.jsonl"
         for parameter in PIPELINES[pipeline]
         if parameter.required
     }

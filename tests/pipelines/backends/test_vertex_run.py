@@ -1,6 +1,7 @@
 """The whole job, submitted to Vertex and executed with what was submitted, on a tiny model and data on Cloud Storage."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from gcs_server import serve_cloud_storage
@@ -40,20 +41,14 @@ def submit(server, values, pipeline="rlhf_pipeline"):
     return vertex.job(submitted.name)
 
 
-def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model, tmp_path, monkeypatch):
+@pytest.fixture
+def place(tiny_model, tmp_path, monkeypatch):
+    """Vertex, which runs what is submitted, and Cloud Storage with the base model; endpoints answer with what they serve."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    preferences = [
-        {
-            "input_text": f"Create {number}.",
-            "candidate_0": GOOD if number % 2 else BAD,
-            "candidate_1": BAD if number % 2 else GOOD,
-            "choice": (number + 1) % 2,
-        }
-        for number in range(60)
-    ]
     mount = tmp_path / "mount"
+    answers = []
 
     def answer(version, body):
         """What the container does: load the model from its address, and answer."""
@@ -73,18 +68,11 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
             body=json.dumps({"predictions": [{"choices": [{"message": {"content": f"Palms: {text}"}}]}]}).encode()
         )
 
-    answers = []
     with (
         serve_cloud_storage() as storage,
         serve_vertex() as server,
         serve_secret_manager(b"sk-from-secret\n") as secrets,
-        judge_server() as judge,
     ):
-        storage.put("rubric.md", b"Longer is better.")
-        storage.put("data/part-1.jsonl", rows(preferences[:30]))
-        storage.put("data/part-2.jsonl", rows(preferences[30:]))
-        storage.put("prompts.jsonl", rows({"input_text": f"Create {number}, please."} for number in range(40)))
-        storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(80)))
         for file in tiny_model.iterdir():
             storage.put(f"base/{file.name}", file.read_bytes())
         server.use_credentials(monkeypatch, tmp_path)
@@ -97,6 +85,26 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
             "RLHF_CACHE_DIR": str(tmp_path / "cache"),
         }
         server.run_job = local_executor(mount / "outputs" / "runs", steps)
+        yield SimpleNamespace(storage=storage, server=server, secrets=secrets, mount=mount, answers=answers)
+
+
+def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(place, tmp_path):
+    storage, server, mount = place.storage, place.server, place.mount
+    preferences = [
+        {
+            "input_text": f"Create {number}.",
+            "candidate_0": GOOD if number % 2 else BAD,
+            "candidate_1": BAD if number % 2 else GOOD,
+            "choice": (number + 1) % 2,
+        }
+        for number in range(60)
+    ]
+    with judge_server() as judge:
+        storage.put("rubric.md", b"Longer is better.")
+        storage.put("data/part-1.jsonl", rows(preferences[:30]))
+        storage.put("data/part-2.jsonl", rows(preferences[30:]))
+        storage.put("prompts.jsonl", rows({"input_text": f"Create {number}, please."} for number in range(40)))
+        storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(80)))
         values = {
             "preference_dataset": "gs://bucket/data/*.jsonl",
             "prompt_dataset": "gs://bucket/prompts.jsonl",
@@ -127,7 +135,7 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
         assert {"Reward Model Trainer", "Reinforcer", "Deploy Tuned Model"} <= {task.name for task in job.tasks}
 
         # The key came from its secret to the judge, with the rubric, and is left nowhere.
-        assert len(secrets.asked) == 2
+        assert len(place.secrets.asked) == 2
         assert {headers["authorization"] for headers in judge.headers} == {"Bearer sk-from-secret"}
         assert all("Longer is better." in question for question in judge.questions)
         for path in tmp_path.rglob("*"):
@@ -140,7 +148,7 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
         assert job.outputs["endpoint_resource_name"] == endpoint.name
         assert list(endpoint.traffic_split.values()) == [100]
         assert {"champion", "default"} <= set(version.version_aliases)
-        assert answers
+        assert place.answers
         manifest = json.loads((mount / version.artifact_uri.removeprefix("gs://") / "manifest.json").read_text())
         assert manifest["parameters"]["reinforcement_learning_train_steps"] == 40
         (report,) = (mount / "outputs" / "runs").glob("**/evaluate/report")
@@ -155,3 +163,37 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(tiny_model,
         assert again.state is State.SUCCEEDED
         assert again.outputs["outcome"].startswith("Nothing new: 0 new preferences, 1 needed.")
         assert [len(found) for found in server.versions.values()] == [1]
+
+
+def test_the_submitted_supervised_job_learns_from_demonstrations_and_deploys_the_model(place):
+    demonstrations = [
+        {"messages": [{"author": "user", "content": f"Create {number}."}, {"author": "assistant", "content": GOOD}]}
+        for number in range(60)
+    ]
+    place.storage.put("demonstrations.jsonl", rows(demonstrations))
+    values = {
+        "dataset_uri": "gs://bucket/demonstrations.jsonl",
+        "large_model_reference": "gs://bucket/base",
+        "model_display_name": "tiny",
+        "default_context": "Be brief.",
+        "train_steps": 20,
+        "learning_rate_multiplier": 20.0,
+        "prompt_sequence_length": 48,
+        "target_sequence_length": 12,
+        "eval_prompts": 6,
+        "batch_size": 8,
+        "dtype": "float32",
+    }
+    job = submit(place.server, values, "supervised_tuning_pipeline")
+    (made,) = place.server.of_kind(v1.PipelineJob)
+    assert job.state is State.SUCCEEDED, made.error.message
+    ((version,),) = place.server.versions.values()
+    assert job.outputs["model_resource_name"] == f"{version.name}@1"
+    assert {"champion", "default"} <= set(version.version_aliases)
+    assert job.outputs["endpoint_resource_name"]
+    assert place.answers
+    folder = place.mount / version.artifact_uri.removeprefix("gs://")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["fingerprints"]["demonstrations"].startswith("sha256:")
+    assert manifest["parameters"]["instruction_role"] == "system"
+    assert manifest["evaluation"]["demonstrated_win_rate_low"] > 0.5

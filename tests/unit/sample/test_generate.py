@@ -11,7 +11,7 @@ from rlhf_tuning.data.check import check_datasets
 from rlhf_tuning.sample import generate
 from rlhf_tuning.sample.house_style import SAMPLE_DIR, breakdown, place_name, score
 
-FILES = ("preferences.jsonl", "prompts.jsonl", "eval_prompts.jsonl")
+FILES = ("preferences.jsonl", "prompts.jsonl", "eval_prompts.jsonl", "demonstrations.jsonl")
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -51,23 +51,30 @@ def test_generating_again_gives_the_committed_files_byte_for_byte() -> None:
 
 
 def test_the_files_are_large_enough_and_small_enough_to_ship() -> None:
-    assert {name: len(read(name)) for name in FILES} == dict(zip(FILES, (1400, 600, 200), strict=True))
+    assert {name: len(read(name)) for name in FILES} == dict(zip(FILES, (1400, 600, 200, 400), strict=True))
     assert sum(path.stat().st_size for path in SAMPLE_DIR.glob("*.jsonl")) < 1_200_000
 
 
 def test_every_row_is_valid_by_the_vertex_contract() -> None:
-    preferences, prompts, evaluation = (str(SAMPLE_DIR / name) for name in FILES)
+    preferences, prompts, evaluation, demonstrations = (str(SAMPLE_DIR / name) for name in FILES)
     check = check_datasets(
-        prompt_dataset=prompts, preference_dataset=preferences, eval_dataset=evaluation, instruction=""
+        dataset_uri=demonstrations,
+        prompt_dataset=prompts,
+        preference_dataset=preferences,
+        eval_dataset=evaluation,
+        instruction="",
     )
     assert check.warnings == []
 
 
 def test_no_place_is_in_two_of_the_sets() -> None:
-    preferences, prompts, evaluation = ({place_name(row["input_text"]) for row in read(name)} for name in FILES)
+    preferences, prompts, evaluation, demonstrations = (
+        {place_name(row["input_text"]) for row in read(name)} for name in FILES
+    )
     assert len(prompts) == 600
     assert len(evaluation) == 200
     assert len(preferences) > 500
+    assert demonstrations <= preferences
     assert not preferences & prompts
     assert not preferences & evaluation
     assert not prompts & evaluation

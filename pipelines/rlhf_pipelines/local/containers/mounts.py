@@ -10,7 +10,7 @@ from rlhf_tuning.evaluation.judges.rubric import rubric_file
 from rlhf_tuning.parameters import Value
 
 #: Parameters with these endings hold paths, among other things.
-_DATA_ENDINGS = ("_dataset", "_reference", "_adapter")
+_DATA_ENDINGS = ("_dataset", "_uri", "_reference", "_adapter")
 _FOLDER_ENDING = "_dir"
 
 

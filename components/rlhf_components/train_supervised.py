@@ -1,0 +1,96 @@
+"""Supervised Trainer: learn to answer as demonstrations do."""
+
+from kfp import dsl
+
+from rlhf_tuning.images import TRAINER_IMAGE
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def train_supervised(
+    demonstrations: dsl.Input[dsl.Dataset],
+    eval_demonstrations: dsl.Input[dsl.Dataset],
+    adapter: dsl.Output[dsl.Model],
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    tensorboard: dsl.Output[dsl.Artifact],
+    large_model_reference: str,
+    large_model_fingerprint: str = "",
+    train_steps: int = 300,
+    learning_rate_multiplier: float = 1.0,
+    evaluation_interval: int = 20,
+    enable_early_stopping: bool = True,
+    enable_checkpoint_selection: str = "default",
+    lora_dim: int = 16,
+    batch_size: int = 64,
+    prompt_sequence_length: int = 512,
+    target_sequence_length: int = 64,
+    seed: int = 0,
+    dtype: str = "auto",
+) -> None:
+    """Raise the probability of demonstrated answers, for as long as held-out ones become more probable too.
+
+    Args:
+        demonstrations: Canonical demonstrations to learn from.
+        eval_demonstrations: Canonical demonstrations to measure on.
+        adapter: The LoRA adapter, the metrics of the training, and the curve of the held-out loss.
+        model: The tuned model, merged, as plain transformers loads it.
+        metrics: Held-out loss and perplexity before and after, with intervals, and the steps that were taken.
+        tensorboard: Event files.
+        large_model_reference: Base model.
+        large_model_fingerprint: From Preprocess Inputs. When empty, kfp's cache goes by the model's name.
+        train_steps: Optimizer steps.
+        learning_rate_multiplier: Times the base learning rate.
+        evaluation_interval: Steps between measurements of the held-out loss.
+        enable_early_stopping: Stop when it was no lower than before in three measurements in a row.
+        enable_checkpoint_selection: Return the checkpoint with the lowest held-out loss (true, default), or the last one
+            (false).
+        lora_dim: Rank of the LoRA adapter; 0 for full fine-tuning.
+        batch_size: Demonstrations a step, on all GPUs together.
+        prompt_sequence_length: Most tokens of a prompt.
+        target_sequence_length: Most tokens of an answer.
+        seed: Of the adapter and the order of the demonstrations.
+        dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+    """
+    import math
+
+    from rlhf_tuning.distributed import processes
+    from rlhf_tuning.step import running_step
+    from rlhf_tuning.training import supervised
+
+    inputs = [demonstrations, eval_demonstrations]
+    with running_step("Supervised Trainer", inputs=inputs, outputs=[adapter, model]):
+        config = supervised.SupervisedConfig(
+            large_model_reference=large_model_reference,
+            train_steps=train_steps,
+            learning_rate_multiplier=learning_rate_multiplier,
+            evaluation_interval=evaluation_interval,
+            enable_early_stopping=enable_early_stopping,
+            enable_checkpoint_selection=enable_checkpoint_selection,
+            lora_dim=lora_dim,
+            batch_size=batch_size,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            seed=seed,
+            dtype=dtype,
+        )
+        found = processes.run(
+            supervised.train_supervised,
+            config,
+            demonstrations_path=demonstrations.path,
+            eval_demonstrations_path=eval_demonstrations.path,
+            adapter_dir=adapter.path,
+            model_dir=model.path,
+            tensorboard_dir=tensorboard.path,
+        )
+        for name, value in found.items():
+            if math.isfinite(value):
+                metrics.log_metric(name, value)
+        made_from = {
+            "base_model": large_model_reference,
+            "base_model_fingerprint": large_model_fingerprint,
+            "demonstration_rows": demonstrations.metadata.get("rows", 0),
+            "demonstration_fingerprint": demonstrations.metadata.get("fingerprint", ""),
+            "seed": seed,
+        }
+        adapter.metadata.update(made_from)
+        model.metadata.update(made_from)
