@@ -38,6 +38,27 @@ VERTEX_CONTRACT = {
     "tensorboard_resource_id": (str, ""),
 }
 
+#: Likewise of Vertex's job for supervised tuning, as far as its parameters mean something here, or are refused.
+SUPERVISED_CONTRACT = {
+    "dataset_uri": (str, ...),
+    "large_model_reference": (str, ...),
+    "train_steps": (int, 300),
+    "learning_rate_multiplier": (float, 1.0),
+    "evaluation_data_uri": (str, ""),
+    "evaluation_interval": (int, 20),
+    "enable_early_stopping": (bool, True),
+    "enable_checkpoint_selection": (str, "default"),
+    "default_context": (str, ""),
+    "max_context_length": (str, ""),
+    "tuning_method": (str, "tune_v2"),
+    "model_display_name": (str, ""),
+    "project": (str, ""),
+    "location": (str, ""),
+    "tensorboard_resource_id": (str, ""),
+    "encryption_spec_key_name": (str, ""),
+    "accelerator_type": (str, "GPU"),
+}
+
 #: `parameter_values` as the notebooks for the Vertex job had them, but for the model; and what else could be said then.
 NOTEBOOK = {
     "preference_dataset": (
@@ -93,6 +114,9 @@ def test_the_vertex_job_s_parameters_keep_their_names_types_and_defaults():
     ours = signature("rlhf_pipeline")
     assert {name: ours[name] for name in VERTEX_CONTRACT} == VERTEX_CONTRACT
     assert list(ours)[: len(VERTEX_CONTRACT)] == list(VERTEX_CONTRACT)
+    assert list(signature("supervised_tuning_pipeline").items())[: len(SUPERVISED_CONTRACT)] == list(
+        SUPERVISED_CONTRACT.items()
+    )
 
 
 def test_only_the_vertex_job_s_required_parameters_are_required():
@@ -192,7 +216,9 @@ def test_tpu_is_answered_with_what_to_use_instead_by_the_command_and_by_the_step
         assert "accelerator_type is 'TPU', which is not supported yet. Use 'GPU'" in told
 
 
-@pytest.mark.parametrize("name", ["rlhf_pipeline", "reward_model_pipeline", "infer_pipeline"])
+@pytest.mark.parametrize(
+    "name", ["rlhf_pipeline", "reward_model_pipeline", "infer_pipeline", "supervised_tuning_pipeline"]
+)
 def test_in_every_compiled_pipeline_the_step_gets_what_it_refuses_before_any_other_step_runs(name):
     spec = yaml.load((VERTEX_YAML / f"{name}.yaml").read_text(), yaml.CSafeLoader)
     tasks = spec["root"]["dag"]["tasks"]

@@ -101,6 +101,8 @@ def write_data(folder):
     ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
     (folder / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = [{"prompt": row["prompt"], "answer": row["chosen"]} for row in rows]
+    (folder / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
 
 
 def train_rewards(model, folder, **settings):
@@ -163,6 +165,35 @@ def train_policy(model, folder, name, **settings):
     )
 
 
+def train_supervised(model, folder, **settings):
+    """Tune on demonstrations in as many processes as there are."""
+    from rlhf_tuning.training import supervised
+
+    config = supervised.SupervisedConfig(
+        large_model_reference=str(model),
+        **{
+            "train_steps": 3,
+            "learning_rate_multiplier": 50.0,
+            "evaluation_interval": 2,
+            "lora_dim": 8,
+            "batch_size": 8,
+            "prompt_sequence_length": 32,
+            "target_sequence_length": 16,
+            "dtype": "float32",
+        }
+        | settings,
+    )
+    return processes.run(
+        supervised.train_supervised,
+        config,
+        demonstrations_path=str(folder / "demonstrations.jsonl"),
+        eval_demonstrations_path=str(folder / "demonstrations.jsonl"),
+        adapter_dir=str(folder / "supervised/adapter"),
+        model_dir=str(folder / "supervised/model"),
+        tensorboard_dir=str(folder / "supervised/events"),
+    )
+
+
 def evaluate(model, folder):
     """Let the base and the tuned model answer, judge the answers, and return the pairs."""
     from rlhf_tuning.evaluation import evaluate
@@ -203,12 +234,13 @@ def given_answers(model, prompts, *, most_tokens, **settings):
 
 
 def train_on_given_answers(model, folder, rank=8):
-    """Train a reward model, and policies by both algorithms, on the same data in any number of processes."""
+    """Tune on demonstrations, train a reward model, and policies by both algorithms, in any number of processes."""
     from rlhf_tuning.generation import rollout
 
     sample, rollout.sample = rollout.sample, given_answers
     try:
         write_data(folder)
+        train_supervised(model, folder, lora_dim=rank)
         train_rewards(model, folder, reward_lora_dim=rank, centring_prompts=0)
         for algorithm in ("rloo", "grpo"):
             train_policy(model, folder, algorithm, lora_dim=rank, rl_algorithm=algorithm, watch_prompts=0)

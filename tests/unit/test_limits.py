@@ -26,6 +26,8 @@ from rlhf_tuning.parameters import PARAMETERS
         ("dtype", "float16"),
         ("scorer", "vibes"),
         ("accelerator_type", "TPU"),
+        ("enable_checkpoint_selection", "maybe"),
+        ("tuning_method", "distillation"),
     ],
 )
 def test_a_value_beyond_its_limit_is_named_with_what_is_accepted(name, value):
@@ -33,6 +35,11 @@ def test_a_value_beyond_its_limit_is_named_with_what_is_accepted(name, value):
     assert name in problem
     assert str(value) in problem
     assert "must be" in problem or "Use 'GPU'" in problem
+
+
+def test_an_old_context_length_is_answered_with_what_says_so_here():
+    assert "prompt_sequence_length and target_sequence_length" in problem_with("max_context_length", "8k")
+    assert problem_with("max_context_length", "") == ""
 
 
 @pytest.mark.parametrize("name", [name for name, parameter in PARAMETERS.items() if parameter.limit])

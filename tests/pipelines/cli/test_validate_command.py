@@ -107,3 +107,15 @@ def test_refused_rows_come_with_the_way_to_leave_some_out(tmp_path: Path, capsys
     assert "say how many with max_bad_rows" in capsys.readouterr().err
     assert rlhf.main(["validate", *flags, "--max-bad-rows", "1"]) == 2
     assert "Up to max_bad_rows (1) bad rows" in capsys.readouterr().err
+
+
+def test_demonstrations_are_checked_with_the_context_that_they_get(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, object]] = [{"input_text": f"Ask {n}.", "output_text": f"Answer {n}."} for n in range(10)]
+    flags = ["--dataset-uri", write(tmp_path / "d.jsonl", rows), "--default-context", "Be brief."]
+    assert rlhf.main(["validate", *flags, "--output-dir", str(tmp_path / "out")]) == 0
+    assert "Rows: dataset_uri 10" in capsys.readouterr().out
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "Demonstrations" in report
+    assert "Be brief." in report

@@ -143,7 +143,7 @@ def test_two_processes_under_accelerate_launch_learn_what_one_does(tiny_model, t
     assert ("The model's layers are divided over 2 processes" in launched.stdout) == bool(shard)
     process_phases.train_on_given_answers(tiny_model, tmp_path / "one", rank)
     assert files(tmp_path / "two") == files(tmp_path / "one")
-    for place in ("reward", "rloo/adapter", "grpo/adapter"):
+    for place in ("supervised/adapter", "reward", "rloo/adapter", "grpo/adapter"):
         if rank:
             one, two = adapter(tmp_path / "one" / place), adapter(tmp_path / "two" / place)
         else:

@@ -348,3 +348,23 @@ def test_the_opponent_is_named() -> None:
     assert text.startswith("The tuned model is better than palms@3, by the reward")
     assert "palms@3  tuned  difference" in text
     assert "palms@3: reward" in text
+
+
+def test_held_out_answers_tell_which_model_expects_them_and_nothing_of_the_models_own():
+    made = [pair(None, None, texts=("Same.", "Same."), tokens=(10, 90)) for _ in range(20)]
+    made = [
+        replace(one, base=replace(one.base, demonstrated=-2.0), tuned=replace(one.tuned, demonstrated=-1.5))
+        for one in made
+        if one.base
+    ]
+    summary = summarize(made)
+    (wins,) = summary.measured
+    # The same text twice is no tie here, and no length can be what wins.
+    assert (wins.measure, wins.rate.wins, wins.at_equal_length) == ("held-out answers", 20, None)
+    assert "how often it finds the demonstrated answer likelier" in " ".join(verdict(summary)[1])
+    assert "agrees with people" not in summary_text(made)
+    _, _, difference = row(summary, "demonstrated")
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.5)
+    judged = [replace(one, verdicts={"llm": Verdict(scores=(0.0, 1.0))}) for one in made]
+    assert [wins.name for wins in summarize(judged).measured] == ["llm", "demonstrated"]

@@ -14,6 +14,8 @@ from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAns
 from rlhf_tuning.evaluation.gate import decision_text
 from rlhf_tuning.evaluation.judges.verdict import Agreement
 from rlhf_tuning.models import base_model
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +222,19 @@ def test_every_judge_is_scored_by_held_out_human_choices_first(
     assert len(written) == 7
     for told in (*written, *capfd.readouterr(), caplog.text, repr(config)):
         assert "sk-from-secret" not in told
+
+
+def test_demonstrated_answers_are_measured_by_prompt_and_token(model, tiny_model, tmp_path):
+    prompts = [[{"role": "user", "content": text}] for text in ("Create 1.", "Create 2.")]
+    rows = [(prompts[0], "gulls"), (prompts[1], "salt"), (prompts[0], "salt and warm bread")]
+    path = tmp_path / "demonstrations.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt, "answer": answer}) + "\n" for prompt, answer in rows))
+    config = evaluate.EvaluationConfig(large_model_reference=str(tiny_model), dtype="float32", temperature=0.5)
+    found = evaluate.demonstrated_log_probabilities(
+        config, model_reference=str(tiny_model), demonstrations_path=str(path), label="demonstrations"
+    )
+    text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=512, target_sequence_length=64)
+    for prompt in prompts:
+        answers = [text_format.learnt_ids(answer) for asked, answer in rows if asked == prompt]
+        nats = evaluate.answer_log_probabilities(model, [text_format.prompt_ids(prompt)] * len(answers), answers)
+        assert found[json.dumps(prompt)] == pytest.approx(sum(nats) / sum(map(len, answers)), abs=1e-4)

@@ -61,6 +61,12 @@ def test_both_phases_arrive_under_our_names_and_those_of_the_vertex_job(vertex, 
     }
 
 
+def test_the_curves_of_supervised_tuning_are_under_its_name(vertex, write, tmp_path):
+    (tmp_path / "adapter" / "held_out_loss.json").write_text("{}")
+    write()
+    assert vertex.scalars[("supervised-tuning", "reward")] == pytest.approx({1: 0.1, 2: 0.2})
+
+
 def test_points_are_as_far_apart_as_their_steps_were(vertex, write):
     write()
     points = vertex.received("WriteTensorboardExperimentData")[0].write_run_data_requests[0].time_series_data[0].values

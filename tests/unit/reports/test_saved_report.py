@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from tests.unit.reports.test_report import SHOWN, full_report, judged, one_pair,
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import JudgeRecord
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
-from rlhf_tuning.reports.report import RunReport, render_report
+from rlhf_tuning.reports.report import RunReport, SupervisedPart, render_report
 from rlhf_tuning.reports.saved_report import add_report, read_report
 
 
@@ -56,3 +57,27 @@ def test_another_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
         read_report(path)
     with pytest.raises(DataError, match=r"Cannot read .*absent: No such file"):
         read_report(tmp_path / "absent")
+
+
+def test_supervised_tuning_is_shown_by_its_held_out_loss_and_read_back(tmp_path: Path) -> None:
+    looks = [
+        {
+            "step": step,
+            "n": 9,
+            "loss": {"mean": loss, "low": loss - 0.1, "high": loss + 0.1},
+            "perplexity": {"mean": math.exp(loss), "low": 1.0, "high": 99.0},
+        }
+        for step, loss in ((0, 3.0), (20, 2.0), (40, 2.5))
+    ]
+    reason = "The checkpoint, step 20, is returned: it has the lowest loss."
+    history = [{"step": step, "loss": 3 - step / 40, "learning_rate": 1e-4} for step in range(1, 41)]
+    report = RunReport(
+        title="Supervised",
+        supervised=SupervisedPart(history=history, held_out={"looks": looks, "best_step": 20, "reason": reason}),
+    )
+    html = render_report(report)
+    assert 'id="supervised"' in html
+    assert reason in html
+    assert html.count('<th scope="row">Base model</th>') == html.count('<th scope="row">Last</th>') == 1
+    assert "7.39" in html  # the perplexity of what is returned
+    assert render_report(read_back(report, tmp_path)) == html
