@@ -104,6 +104,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "gate_max_empty_rise",
         "gate_max_repetitive_rise",
         "gate_max_refusal_rise",
+        accelerator_type="Kind of accelerator; only GPU is supported, which empty means too.",
         lora_dim="LoRA rank; 0 trains all weights.",
         batch_size="Demonstrations in one optimizer step, on all GPUs together.",
         temperature="Sampling temperature of the answers that are compared.",

@@ -24,6 +24,8 @@ def problem_with(name: str, value: object) -> str:
             "accelerator_type is 'TPU', which is not supported yet. Use 'GPU', or leave it out; which GPU, and how many, is "
             "chosen when the pipeline is compiled, as in 'rlhf compile --target vertex --machine a100-80gb'."
         )
+    if name == "accelerator_type" and value == "":
+        return ""  # the default of Vertex's job for supervised tuning
     if name == "max_context_length" and value:
         return (
             f"max_context_length is {value!r}, which would cut nothing here. Leave it empty, and say with "

@@ -37,9 +37,10 @@ def test_a_value_beyond_its_limit_is_named_with_what_is_accepted(name, value):
     assert "must be" in problem or "Use 'GPU'" in problem
 
 
-def test_an_old_context_length_is_answered_with_what_says_so_here():
+def test_of_the_old_supervised_job_defaults_are_taken_and_a_context_length_is_answered_with_what_says_so_here():
     assert "prompt_sequence_length and target_sequence_length" in problem_with("max_context_length", "8k")
     assert problem_with("max_context_length", "") == ""
+    assert problem_with("accelerator_type", "") == ""
 
 
 @pytest.mark.parametrize("name", [name for name, parameter in PARAMETERS.items() if parameter.limit])
