@@ -33,6 +33,7 @@ _TIES = "they prefer neither answer"
 #: Never left out: a row without them may mean something else.
 _MEANT = frozenset(
     {*_TURNS, *_SYSTEM, *_LABELS, *_ANSWERS, "history", "answers", "responses", "completions"}
+    | {"weight"}  # 0 says that an answer is not to be learnt
     | {name for field in ("prompt", "chosen", "rejected") for name in (field, *SYNONYMS[field])}
 )
 
@@ -180,14 +181,14 @@ def _system(fields: Fields) -> str:
     return value if names[0] in fields.common else f"row.get({_quoted(names[0])})"
 
 
-def _turns(fields: Fields) -> str:
+def _turns(fields: Fields, meaning: str = "prompt") -> str:
     """Return the expression of a prompt in messages, as our formats with `role` have them; empty where there are none."""
     for name in fields.common:
         if plain(name) in ("prompt", "context", *_TURNS) and _have(fields.records, name, "role", "content"):
             return fields.take(name, "prompt")
         if plain(name) in ("prompt", *_TURNS) and _have(fields.records, name, "from", "value"):
             roles = '{"system": "system", "human": "user", "gpt": "assistant"}'
-            turns = fields.take(name, "prompt")
+            turns = fields.take(name, meaning)
             return f'[{{"role": {roles}[turn["from"]], "content": turn["value"]}} for turn in {turns}]'
     system = _system(fields)
     text = _prompt_text(fields) if system else ""
@@ -531,6 +532,22 @@ def _prompt(fields: Fields) -> Conversion | None:
     return fields.conversion(f'{{"prompt": {prompt}}}', but=_NO_PROMPT) if prompt else None
 
 
+def _shown_dialogues(fields: Fields) -> Conversion | None:
+    """Take whole conversations of `from` and `value` for demonstrations."""
+    if "conversations" not in fields.common or not _have(fields.records, "conversations", "from", "value"):
+        return None
+    return fields.conversion(f'{{"messages": {_turns(fields, "messages")}}}')
+
+
+def _shown(fields: Fields) -> Conversion | None:
+    """Take a prompt with one answer, by whatever names, for a demonstration."""
+    text = _prompt_text(fields)
+    answers = fields.texts(("output_text", "completion", *SYNONYMS["completion"]))
+    if not text or len(answers) != 1:
+        return None
+    return fields.conversion(f'{{"prompt": {text}, "completion": {fields.take(answers[0], "completion")}}}')
+
+
 #: By what the rows are to be; the first that works is told.
 CONVERSIONS: dict[Kind, tuple[Callable[[Fields], Conversion | None], ...]] = {
     "preference": (
@@ -545,4 +562,5 @@ CONVERSIONS: dict[Kind, tuple[Callable[[Fields], Conversion | None], ...]] = {
         _candidates,
     ),
     "prompt": (_without_extras, _with_authors, _prompt_turns, _prompt),
+    "demonstration": (_without_extras, _shown_dialogues, _shown),
 }

@@ -22,6 +22,8 @@ SYNONYMS = {
     ),
 }
 
+SYNONYMS |= dict.fromkeys(("output_text", "completion"), ("output", "response", "answer", "target", "reply"))
+
 _OPTIONAL = ("context",)
 
 #: A row of more fields is none that someone misspelt.

@@ -31,7 +31,7 @@ CODES: dict[str, str] = {
     "not_a_number": "NaN and infinities are not JSON",
     "unknown_format": "no known row format",
     "several_formats": "fields of more than one row format",
-    "wrong_kind": "prompts where preferences belong, or preferences where prompts belong",
+    "wrong_kind": "rows of another kind than belongs there: prompts, preferences or demonstrations",
     "missing_field": "a required field is missing",
     "extra_field": "a field that has no meaning here",
     "wrong_type": "a field of the wrong type",

@@ -356,9 +356,7 @@ def _problem_of_all_rows(files: Sequence[ScannedFile], scan: Scan) -> Problem | 
         if scan.accepts == ("demonstration",):
             first = next(problem for file in files for problem in file.problems.kept.get("wrong_kind", ()))
             found = f"no row with the answer that is to be learnt; the first is {first.found}"
-            return Problem(
-                "wrong_kind", scan.parameter, place, 0, "", found, f"the dataset that {scan.parameter} names"
-            )
+            return Problem("wrong_kind", scan.parameter, place, 0, "", found, "rows with that answer")
         other, what = ("prompt", "without") if scan.accepts == ("preference",) else ("preference", "with")
         found = f"only rows {what} preference fields: this looks like the {other} dataset"
         accepted = f"the dataset that {scan.parameter} names. Were the two swapped?"

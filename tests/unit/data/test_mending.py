@@ -332,6 +332,41 @@ def test_prompts_of_another_make_come_with_the_command_that_mends_them(
     assert (reading.found, reading.rows) == ([], [{"prompt": prompt} for prompt in meant])
 
 
+DEMONSTRATIONS: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
+    "Alpaca": (
+        rows(instruction=both(ASKED), input=("", "By the sea."), output=both(GOOD)),
+        [(user(), GOOD), (user(f"{ASKED}\n\nBy the sea."), GOOD)],
+    ),
+    "question and answer": (rows(question=both(ASKED), answer=(GOOD, BAD)), [(user(), GOOD), (user(), BAD)]),
+    "ShareGPT": (
+        rows(
+            id=both(7),
+            conversations=both([{"from": "human", "value": ASKED}, {"from": "gpt", "value": GOOD}]),
+        ),
+        [(user(), GOOD)] * 2,
+    ),
+    "messages with more": (rows(messages=both([*user(), {**answer(GOOD)[0], "name": "x"}])), [(user(), GOOD)] * 2),
+}
+
+
+@pytest.mark.parametrize("name", DEMONSTRATIONS)
+def test_demonstrations_of_another_make_come_with_the_command_that_mends_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, meant = DEMONSTRATIONS[name]
+    [told] = advice_of("dataset_uri", content)
+    reading = read(mended(told), accepts=("demonstration",))
+    assert (reading.found, reading.rows) == ([], [{"prompt": prompt, "answer": text} for prompt, text in meant])
+
+
+def test_no_command_takes_the_weight_from_an_answer_that_is_not_to_be_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not advice_of("dataset_uri", rows(messages=both([*user(), {**answer(GOOD)[0], "weight": 0}])))
+
+
 UNCLEAR = {
     "names from 1, choice from 0": rows(
         input_text=both(ASKED), candidate_1=both(GOOD), candidate_2=both(BAD), choice=(0, 1)
