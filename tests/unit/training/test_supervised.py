@@ -106,7 +106,7 @@ def test_all_weights_learn_and_the_best_checkpoint_is_saved(tiny_model, tmp_path
     # Answers that begin as the held-out ones do and go on otherwise: with them learnt by heart, those become unlikely.
     rows = [{"prompt": row["prompt"], "answer": f"{GOOD} 0 1 2 3 4"} for row in demonstrations(6)]
     found = train(
-        tiny_model, tmp_path, rows, lora_dim=0, learning_rate_multiplier=1000.0, evaluation_interval=2, train_steps=40
+        tiny_model, tmp_path, rows, lora_dim=0, learning_rate_multiplier=1000.0, evaluation_interval=4, train_steps=40
     )
     assert 0 < found["returned_step"] < found["steps"] < 40
     assert held_out_loss_of(str(tmp_path / "model"), tmp_path) == pytest.approx(found["held_out_loss"], abs=1e-4)
