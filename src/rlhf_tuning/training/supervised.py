@@ -45,8 +45,9 @@ FULL_BASE_LEARNING_RATE = 1e-5
 
 #: Examples that one forward and backward pass holds at most.
 _TOGETHER = 8
-#: No more demonstrations than these are measured on, drawn by the seed.
-_MOST_MEASURED = 500
+#: Between so many held-out demonstrations are measured on, drawn by the seed: half as many as are learnt from in the
+#: meantime, which takes a sixth of the time, since a backward pass takes twice that of a forward pass.
+_MEASURED = (100, 500)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,8 @@ def train_supervised(
     )
     most = max(config.train_steps * config.batch_size, MOST_SPARE_ROWS)
     learnt = _encoded(sample_canonical(demonstrations_path, most=most, seed=config.seed), text_format)
-    measured = _encoded(sample_canonical(eval_demonstrations_path, most=_MOST_MEASURED, seed=config.seed), text_format)
+    most = min(max(config.evaluation_interval * config.batch_size // 2, _MEASURED[0]), _MEASURED[1])
+    measured = _encoded(sample_canonical(eval_demonstrations_path, most=most, seed=config.seed), text_format)
     for path, examples in ((demonstrations_path, learnt), (eval_demonstrations_path, measured)):
         if not examples:
             raise DataError(f"{path} holds no demonstration.")
