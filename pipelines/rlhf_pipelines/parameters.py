@@ -80,6 +80,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "lora_dim",
         "batch_size",
         "temperature",
+        "inference_engine",
         "seed",
         "eval_prompts",
         "scorer",

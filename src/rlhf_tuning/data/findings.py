@@ -585,14 +585,15 @@ def _flattened_turns(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding |
 
 def _prompt_in_answers(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | None:
     """Find answers that begin with their prompt, as older versions of TRL wanted them."""
-    found = [row for row in rows if row.rejected is not None and _begin_with(row.prompt[-1]["content"], *_answers(row))]
+    found = [row for row in rows if _answers(row) and _begin_with(row.prompt[-1]["content"], *_answers(row))]
     if not found:
         return None
+    which = "the answer begins" if summary.kind == "demonstration" else "both answers begin"
     message = (
-        f"In {len(found):,} of {summary.sampled:,} rows{_of_sample(summary)} of {summary.parameter} both answers begin with "
-        "the prompt, which stands before them already: the model would learn to repeat it. Leave it out of the answers."
+        f"In {len(found):,} of {summary.sampled:,} rows{_of_sample(summary)} of {summary.parameter} {which} with the "
+        "prompt, which stands before it already: the model would learn to repeat it. Leave it out of the answers."
     )
-    examples = tuple(Example(row.location, shorten(str(row.chosen), 200)) for row in found[:_EXAMPLES])
+    examples = tuple(Example(row.location, shorten(_answers(row)[0], 200)) for row in found[:_EXAMPLES])
     return Finding(code="prompt_in_answers", parameter=summary.parameter, message=message, examples=examples)
 
 

@@ -190,6 +190,7 @@ def test_what_is_measured_on_is_not_learnt(tmp_path: Path) -> None:
 
 def test_findings_of_their_own(tmp_path: Path) -> None:
     rows = [pair(number) for number in range(40)] + [pair(1, "Another."), pair(2)]
+    rows.append({"input_text": "Describe the harbour.", "output_text": "Describe the harbour. It smells of salt."})
     check = check_datasets(
         dataset_uri=write(tmp_path / "rows.jsonl", rows),
         evaluation_data_uri=write(tmp_path / "eval.jsonl", [pair(98), pair(99)]),
@@ -202,7 +203,7 @@ def test_findings_of_their_own(tmp_path: Path) -> None:
             train_steps=100,
         ),
     )
-    assert check.counts == {"evaluation_data_uri": 2, "dataset_uri": 42}
+    assert check.counts == {"evaluation_data_uri": 2, "dataset_uri": 43}
     assert check.demonstration_fingerprint.startswith("sha256:")
     assert check.eval_fingerprint.startswith("sha256:")
     found = {finding.code: finding for finding in check.summary.findings}
@@ -211,12 +212,13 @@ def test_findings_of_their_own(tmp_path: Path) -> None:
         "other_answers",
         "few_demonstrations",
         "many_epochs",
+        "prompt_in_answers",
     }
     assert found["many_epochs"].message == (
-        "train_steps and batch_size show each of the 42 rows of dataset_uri 19 times; past 10 times a model learns its rows "
-        "by heart. Set train_steps to 52 at most, or add rows."
+        "train_steps and batch_size show each of the 43 rows of dataset_uri 19 times; past 10 times a model learns its rows "
+        "by heart. Set train_steps to 53 at most, or add rows."
     )
-    assert found["other_answers"].message.startswith("1 of 42 demonstrations of dataset_uri answer a prompt otherwise")
+    assert found["other_answers"].message.startswith("1 of 43 demonstrations of dataset_uri answer a prompt otherwise")
     (example,) = found["other_answers"].examples
     assert (example.location, example.text) == (
         f"{tmp_path}/rows.jsonl:2",
