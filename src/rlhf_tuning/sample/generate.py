@@ -25,6 +25,7 @@ PREFERENCES, PREFERENCE_PLACES, PROMPTS, EVAL_PROMPTS = 1400, 600, 600, 200
 DEMONSTRATIONS = 400
 #: Written answers of which one is demonstrated.
 TRIES = 8
+MOST_WORDS = 38
 
 #: Scale of the label noise: the worse answer of a pair that is `margin` apart wins with 1 / (1 + exp(margin / scale)).
 NOISE_SCALE = 0.36
@@ -65,7 +66,9 @@ def make_demonstrations(places: list[Place], rng: random.Random) -> list[Row]:
     rows: list[Row] = []
     for place in places:
         answers = [written(place, rng) for _ in range(TRIES)]
-        best = max(answers, key=lambda answer: score(place.prompt, answer))
+        # Within the sample's limit of tokens.
+        short = [answer for answer in answers if len(answer.split()) <= MOST_WORDS] or answers
+        best = max(short, key=lambda answer: score(place.prompt, answer))
         rows.append({"input_text": place.prompt, "output_text": best})
     return rows
 
