@@ -192,7 +192,7 @@ def _turns(row: SampledRow) -> list[Turn]:
 
 
 def _answers(row: SampledRow) -> list[str]:
-    return [answer for answer in (row.chosen, row.rejected) if answer is not None]
+    return [answer for answer in (row.chosen, row.rejected, row.answer) if answer is not None]
 
 
 def _text(row: SampledRow) -> str:
