@@ -22,7 +22,7 @@ from rlhf_tuning.sample.places import Place, make_places
 
 SEED = 20240607
 PREFERENCES, PREFERENCE_PLACES, PROMPTS, EVAL_PROMPTS = 1400, 600, 600, 200
-DEMONSTRATIONS = 400
+DEMONSTRATIONS = 500
 #: Written answers of which one is demonstrated.
 TRIES = 8
 MOST_WORDS = 38
