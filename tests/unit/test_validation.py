@@ -223,3 +223,11 @@ def test_a_run_that_can_promote_nothing_is_told_before_it_begins(
     found = [finding.message for finding in check.summary.findings if finding.code == "nothing_promotes"]
     assert len(found) == bool(warned)
     assert all(warned in message for message in found)
+
+
+def test_a_supervised_run_with_too_few_prompts_to_compare_is_told_so(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"input_text": f"Ask {n}.", "output_text": f"Answer {n}."} for n in range(120)]
+    check, _ = validate(tmp_path, dataset_uri=write(tmp_path / "d.jsonl", rows))
+    (found,) = [finding.message for finding in check.summary.findings if finding.code == "nothing_promotes"]
+    assert found.startswith("Answers to 12 evaluation prompts will be compared, and a promotion takes 50")
+    assert "Give an evaluation_data_uri with more prompts, or ten times as many in dataset_uri" in found

@@ -341,3 +341,14 @@ def test_the_decision_is_json():
 def test_limits_that_cannot_be_are_refused(limits):
     with pytest.raises(ParameterError, match=next(iter(limits))):
         GateConfig(**limits)
+
+
+def test_after_supervised_tuning_held_out_answers_promote_unless_a_scorer_judges():
+    made = pairs(140, 60, judge="demonstrated")
+    decision = decided(made, gate_max_kl=0.0, gate_max_length_ratio=0.0)
+    assert (decision.promote, decision.judge) == (True, "held-out answers")
+    assert condition(decision, "Not worse at equal length").value == "both models are judged by the same answers"
+    scored = decided(also_scored(made, better=100, true_score=None))
+    assert scored.judge == "true score"
+    assert failed(scored) == ["Beats the base model beyond chance"]
+    assert "kl_coeff" not in decision_text(decided(pairs(60, 140, judge="demonstrated", tuned={"text": ""})))
