@@ -18,7 +18,10 @@ _SAMPLE_FILES = {
 _SAMPLE_FILES_OF = {
     "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
     "infer_pipeline": {"prompt_dataset": "eval_prompts.jsonl"},
-    "supervised_tuning_pipeline": {"dataset_uri": "demonstrations.jsonl"},
+    "supervised_tuning_pipeline": {
+        "dataset_uri": "demonstrations.jsonl",
+        "evaluation_data_uri": "eval_demonstrations.jsonl",
+    },
 }
 _SAMPLE_MODEL = "smollm2-135m-instruct"
 

@@ -22,10 +22,6 @@ from rlhf_tuning.sample.places import Place, make_places
 
 SEED = 20240607
 PREFERENCES, PREFERENCE_PLACES, PROMPTS, EVAL_PROMPTS = 1400, 600, 600, 200
-DEMONSTRATIONS = 500
-#: Written answers of which one is demonstrated.
-TRIES = 8
-MOST_WORDS = 38
 
 #: Scale of the label noise: the worse answer of a pair that is `margin` apart wins with 1 / (1 + exp(margin / scale)).
 NOISE_SCALE = 0.36
@@ -54,23 +50,7 @@ def make_files() -> dict[str, str]:
         "preferences.jsonl": _json_lines(make_preferences(preference_places, read_base_model_answers(), rng)),
         "prompts.jsonl": _json_lines(prompts[:PROMPTS]),
         "eval_prompts.jsonl": _json_lines(prompts[PROMPTS:]),
-        # With random numbers of their own, so that the other files do not depend on them.
-        "demonstrations.jsonl": _json_lines(
-            make_demonstrations(preference_places[:DEMONSTRATIONS], random.Random(SEED))
-        ),
     }
-
-
-def make_demonstrations(places: list[Place], rng: random.Random) -> list[Row]:
-    """Return an answer in the house style to each place's prompt."""
-    rows: list[Row] = []
-    for place in places:
-        answers = [written(place, rng) for _ in range(TRIES)]
-        # Within the sample's limit of tokens.
-        short = [answer for answer in answers if len(answer.split()) <= MOST_WORDS] or answers
-        best = max(short, key=lambda answer: score(place.prompt, answer))
-        rows.append({"input_text": place.prompt, "output_text": best})
-    return rows
 
 
 def read_base_model_answers(path: Path = SAMPLE_DIR / "base_model_answers.jsonl") -> dict[str, list[str]]:

@@ -11,7 +11,8 @@ from rlhf_tuning.data.check import check_datasets
 from rlhf_tuning.sample import generate
 from rlhf_tuning.sample.house_style import SAMPLE_DIR, breakdown, place_name, score
 
-FILES = ("preferences.jsonl", "prompts.jsonl", "eval_prompts.jsonl", "demonstrations.jsonl")
+GENERATED = ("preferences.jsonl", "prompts.jsonl", "eval_prompts.jsonl")
+FILES = (*GENERATED, "demonstrations.jsonl", "eval_demonstrations.jsonl")
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -45,20 +46,21 @@ def test_generating_again_gives_the_committed_files_byte_for_byte() -> None:
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     output = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True).stdout
     files = json.loads(output)
-    assert set(files) == set(FILES)
+    assert set(files) == set(GENERATED)
     for name, content in files.items():
         assert (SAMPLE_DIR / name).read_bytes() == content.encode(), f"{name} is not current: run the generator"
 
 
 def test_the_files_are_large_enough_and_small_enough_to_ship() -> None:
-    assert {name: len(read(name)) for name in FILES} == dict(zip(FILES, (1400, 600, 200, 500), strict=True))
+    assert {name: len(read(name)) for name in FILES} == dict(zip(FILES, (1400, 600, 200, 300, 60), strict=True))
     assert sum(path.stat().st_size for path in SAMPLE_DIR.glob("*.jsonl")) < 1_200_000
 
 
 def test_every_row_is_valid_by_the_vertex_contract() -> None:
-    preferences, prompts, evaluation, demonstrations = (str(SAMPLE_DIR / name) for name in FILES)
+    preferences, prompts, evaluation, demonstrations, shown = (str(SAMPLE_DIR / name) for name in FILES)
     check = check_datasets(
         dataset_uri=demonstrations,
+        evaluation_data_uri=shown,
         prompt_dataset=prompts,
         preference_dataset=preferences,
         eval_dataset=evaluation,
@@ -68,17 +70,19 @@ def test_every_row_is_valid_by_the_vertex_contract() -> None:
 
 
 def test_no_place_is_in_two_of_the_sets() -> None:
-    preferences, prompts, evaluation, demonstrations = (
-        {place_name(row["input_text"]) for row in read(name)} for name in FILES
-    )
-    assert len(prompts) == 600
-    assert len(evaluation) == 200
-    assert len(preferences) > 500
-    assert demonstrations <= preferences
-    assert not preferences & prompts
-    assert not preferences & evaluation
-    assert not prompts & evaluation
-    assert "Plantation Palms" in evaluation
+    places = [{place_name(row["input_text"]) for row in read(name)} for name in FILES]
+    assert [len(names) for names in places[1:]] == [600, 200, 300, 60]
+    assert len(places[0]) > 500
+    assert len(set().union(*places)) == sum(map(len, places))
+    assert "Plantation Palms" in places[FILES.index("eval_prompts.jsonl")]
+
+
+def test_demonstrations_are_short_whole_and_in_the_house_style() -> None:
+    shown = read("demonstrations.jsonl") + read("eval_demonstrations.jsonl")
+    assert all(place_name(row["input_text"]) in row["output_text"] for row in shown)
+    assert {row["output_text"][-1] for row in shown} == {"."}
+    assert {len(row["output_text"].split()) for row in shown} == set(range(16, 28))
+    assert min(score(row["input_text"], row["output_text"]) for row in shown) >= 1.0
 
 
 def test_the_labels_disagree_with_the_true_score_in_5_to_10_percent(margins: list[float]) -> None:
