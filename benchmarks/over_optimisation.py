@@ -166,7 +166,7 @@ def real_run(base: str, folder: Path, *, seed: int, loophole: bool, steps: int =
     for name, worth in (("optimised", 3.0 if loophole else -2.0), ("held_out", -2.0)):
         draw = random.Random(f"{name} {seed}")
         data = folder / f"{name}.jsonl"
-        _write(data, [_preference(draw, number, worth) for number in range(600)])
+        _write(data, [_preference(draw, number, worth) for number in range(2000)])
         config = reward_model.RewardModelConfig(
             large_model_reference=base,
             reward_model_train_steps=150,
