@@ -21,9 +21,6 @@ from rlhf_tuning import environment
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.step import Progress
 
-#: Our metric to the tag that the Vertex job wrote for it.
-VERTEX_TAGS = {"loss": "rank_loss", "reward": "reward", "kl": "kl_loss"}
-
 
 class TrainingLog(TrainerCallback):  # type: ignore[misc]
     """Turns a Trainer's logs into this project's metrics, and writes them down at every step.
