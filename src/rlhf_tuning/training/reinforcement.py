@@ -145,7 +145,7 @@ def train_policy(
         ParameterError: If the processes cannot share a batch evenly.
         DataError: If there is no prompt.
         ModelError: If the base or the reward model, or the adapter to start from, cannot be loaded; if the reward model is
-        not shown to be good enough, or its scores are of no use; if the policy gets too far from the base.
+            not shown to be good enough, or its scores are of no use; if the policy gets too far from the base.
     """
     from datasets import Dataset
 
