@@ -316,6 +316,10 @@ def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
+#: One-sided: a claim that one model is better is wrong in at most so many cases.
+ALPHA = 0.025
+
+
 def sign_test(wins: int, losses: int) -> float:
     """Return the one-sided p-value of the exact sign test: how likely so many wins are when both are equally good.
 

@@ -11,9 +11,6 @@ from rlhf_tuning.data.problems import shorten
 from rlhf_tuning.data.summary import Example, Finding, SampledRow
 from rlhf_tuning.models.text_format import RefusedConversationError, TextFormat, Turn
 
-#: From this share of the pairs on it is said that one answer is cut and the other is whole.
-ONE_CUT_SHARE = 0.05
-
 _EXAMPLES = 5
 
 
@@ -50,7 +47,7 @@ def findings(sample: Sample, text_format: TextFormat | None) -> list[Finding]:
     """
     found = [_answers_stripped(sample)]
     if text_format is not None:
-        found += [_system_cut(sample, text_format), _one_answer_cut(sample, text_format)]
+        found += [_system_cut(sample, text_format)]
     if text_format is not None and text_format.tokenizer.chat_template:
         found += [_turns_stripped(sample, text_format), _turns_joined(sample, text_format)]
         found += [_turns_written(sample, text_format)]
@@ -98,20 +95,6 @@ def _system_cut(sample: Sample, text_format: TextFormat) -> Finding | None:
 
 def _cuts_system(text_format: TextFormat, row: SampledRow) -> bool:
     return text_format.kept_turns(_turns(row))[0]["content"] != row.prompt[0]["content"].strip()
-
-
-def _one_answer_cut(sample: Sample, text_format: TextFormat) -> Finding | None:
-    limit = text_format.target_sequence_length
-    pairs = [read for read in sample.rows if len(read.sizes) == 3]
-    found = [read for read in pairs if (read.sizes[1] > limit) != (read.sizes[2] > limit)]
-    if not pairs or len(found) < ONE_CUT_SHARE * len(pairs):
-        return None
-    message = (
-        f"Just one of both answers is longer than target_sequence_length {limit:,} in {sample.said(found)} and loses its "
-        "end: a reward model compares a whole answer with a part of one. Raise target_sequence_length, or leave such "
-        "rows out."
-    )
-    return sample.finding("one_answer_cut", found, message, lambda row: str(row.chosen))
 
 
 def _turns_stripped(sample: Sample, text_format: TextFormat) -> Finding | None:

@@ -214,15 +214,14 @@ def _have(records: Sequence[Record], field: str, *keys: str) -> bool:
 def from_zero(field: str) -> Conversion:
     """Count the candidates from 0 where every row counts them from 1, so that good rows are meant otherwise too."""
     taken = "choice 1 is taken for candidate_0, and 2 for candidate_1"
+    # Rows of another format may stand between them.
     if "[" not in field:
-        return Conversion(taken, '{**row, "choice": {1: 0, 2: 1}[row["choice"]]}', spares_others=True)
-    last = '{**last, "choice": {1: 0, 2: 1}[last["choice"]]}'
-    return Conversion(
-        taken,
-        f'{{**row, "messages": [*turns, {last}]}}',
-        ' for *turns, last in [row["messages"]]',
-        spares_others=True,
-    )
+        row = '{**row, "choice": {1: 0, 2: 1}[row["choice"]]} if "choice" in row else row'
+    else:
+        last = '{**row["messages"][-1], "choice": {1: 0, 2: 1}[row["messages"][-1]["choice"]]}'
+        chosen = '"choice" in row.get("messages", [{}])[-1]'
+        row = f'{{**row, "messages": [*row["messages"][:-1], {last}]}} if {chosen} else row'
+    return Conversion(taken, row, spares_others=True)
 
 
 def _without_extras(fields: Fields) -> Conversion | None:

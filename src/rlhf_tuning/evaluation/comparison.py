@@ -17,6 +17,7 @@ from rlhf_tuning.evaluation.degeneration import distinct, is_empty, is_refusal, 
 from rlhf_tuning.evaluation.judges.verdict import TIE_WITHIN, Agreement, OrderEffect, Verdict, order_effect
 from rlhf_tuning.models.text_format import conversation_key
 from rlhf_tuning.statistics import (
+    ALPHA,
     ClusteredWinRate,
     MeanEstimate,
     WinRate,
@@ -24,6 +25,7 @@ from rlhf_tuning.statistics import (
     length_controlled_win_rate,
     mean_interval,
     paired_difference,
+    sign_test,
     wilson_interval,
 )
 
@@ -153,10 +155,11 @@ class Wins:
 
     @property
     def outcome(self) -> Outcome:
-        """Return what the interval allows to say: it must leave out one half."""
-        if self.rate.low > 0.5:
+        """Return what can be said beyond chance, as the gate does: by the interval and by the exact sign test."""
+        won, lost = self.unjudged_lost.won, self.unjudged_lost.lost
+        if self.rate.low > 0.5 and sign_test(won, lost) <= ALPHA:
             return "better"
-        return "worse" if self.rate.high < 0.5 else "unclear"
+        return "worse" if self.rate.high < 0.5 and sign_test(lost, won) <= ALPHA else "unclear"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,10 +26,8 @@ from statistics import NormalDist
 from rlhf_tuning.evaluation.comparison import DEMONSTRATED, OPTIMISED, Row, Summary, Wins, number, percent
 from rlhf_tuning.evaluation.degeneration import Taste
 from rlhf_tuning.limits import check_limits
-from rlhf_tuning.statistics import ClusteredWinRate, MeanEstimate, sign_test, win_rate
+from rlhf_tuning.statistics import ALPHA, ClusteredWinRate, MeanEstimate, sign_test, win_rate
 
-#: One side of 95%.
-_ALPHA = 0.025
 _TOO_FAR = "The optimised reward rose at the expense of quality: raise kl_coeff or train fewer steps."
 _LOOK = "Look at these answers; raise kl_coeff, or show the reward model such answers as rejected ones."
 #: The same after supervised tuning.
@@ -192,12 +190,12 @@ def shown_better(found: ClusteredWinRate, *, margin: float = 0.0, tries: int = 1
         margin: What must be shown beyond one half.
         tries: The how manieth try this is against the same champion.
     """
-    return _low(found, tries) > 0.5 + margin and sign_test(found.won, found.lost) <= _ALPHA / tries
+    return _low(found, tries) > 0.5 + margin and sign_test(found.won, found.lost) <= ALPHA / tries
 
 
 def _low(found: ClusteredWinRate, tries: int) -> float:
     """Return the lower end of the interval, as much further out as the level of this try asks."""
-    wider = NormalDist().inv_cdf(1 - _ALPHA / tries) / NormalDist().inv_cdf(1 - _ALPHA)
+    wider = NormalDist().inv_cdf(1 - ALPHA / tries) / NormalDist().inv_cdf(1 - ALPHA)
     return found.rate.rate - wider * (found.rate.rate - found.rate.low)
 
 
@@ -236,7 +234,7 @@ def _beats(
     )
     if of_reward_model and chose_checkpoint:
         value += "; it also chose the checkpoint, which gate_reward_model_margin allows for"
-    limit = f"lower end above {_share(0.5 + margin)}, p at most {number(_ALPHA / tries)}"
+    limit = f"lower end above {_share(0.5 + margin)}, p at most {number(ALPHA / tries)}"
     if tries > 1:
         limit += f", at try {tries} against this champion"
     holds = shown_better(found, margin=margin, tries=tries)
@@ -278,7 +276,7 @@ def _enough_judged(judge: Wins | None, summary: Summary, config: GateConfig) -> 
     enough = judge is not None and judge.prompts >= config.gate_min_prompts
     all_judged = not summary.silent and all(wins.judged >= config.gate_min_judged_share for wins in asked)
     change = (
-        "Give more prompts, or an eval_dataset with more, or lower gate_min_prompts."
+        "Give more data, or evaluation data with more prompts, or lower gate_min_prompts."
         if all_judged
         else "See what the judge's notes say of the missing verdicts (judge_max_calls, a question that is refused), or "
         "leave out the judge."

@@ -60,14 +60,6 @@ def test_system_turns_that_are_cut_are_found(formats: dict[str, TextFormat]) -> 
         found(cut, text_format=limited(formats["chatml"], 5, 9))
 
 
-def test_pairs_of_which_one_answer_is_cut_are_found(formats: dict[str, TextFormat]) -> None:
-    text_format = limited(formats["chatml"], 80, 20)
-    pairs = [row("Hi", answers=("A", "B"), sizes=(9, 20, 20))] * 18
-    half, both = row("Hi", answers=("A", "B"), sizes=(9, 21, 20)), row("Hi", answers=("A", "B"), sizes=(9, 21, 21))
-    assert "1 of 20 rows" in found(*pairs, half, both, text_format=text_format)["one_answer_cut"].message
-    assert "one_answer_cut" not in found(*pairs, *pairs, half, both, text_format=text_format)
-
-
 def test_white_space_that_a_template_takes_out_of_turns_is_found(formats: dict[str, TextFormat]) -> None:
     rows = [row(" Hi\n"), row("Hi")]
     message = found(*rows, text_format=formats["llama3"])["turns_stripped"].message

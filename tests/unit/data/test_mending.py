@@ -482,6 +482,15 @@ def test_a_name_that_could_be_taken_for_code_is_in_no_command(tmp_path: Path, mo
     assert not Path("hacked").exists()
 
 
+def test_rows_of_a_format_without_a_choice_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    counted = rows(input_text=both(ASKED), candidate_0=both("Salt."), candidate_1=both("A house."), choice=(1, 2))
+    other = {"prompt": ASKED, "chosen": "Gulls.", "rejected": "A house."}
+    [told] = advice_of("preference_dataset", [*counted, other])
+    reading = read(mended(told), accepts=("preference",))
+    assert [row["chosen"] for row in reading.rows] == ["Salt.", "A house.", "Gulls."]
+
+
 def test_a_command_stops_at_a_row_that_it_was_not_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     [told] = advice_of("preference_dataset", PREFERENCES["candidates and choice from 1"][0])
