@@ -29,6 +29,7 @@ from rlhf_tuning.limits import check_limits
 from rlhf_tuning.statistics import ALPHA, ClusteredWinRate, MeanEstimate, sign_test, win_rate
 
 _TOO_FAR = "The optimised reward rose at the expense of quality: raise kl_coeff or train fewer steps."
+_UNSURE = "No harm is shown here, but none is ruled out either: that takes more evaluation prompts."
 _LOOK = "Look at these answers; raise kl_coeff, or show the reward model such answers as rejected ones."
 #: The same after supervised tuning.
 _TOO_LONG = "The model learnt the demonstrations at the expense of quality: look at them, or train fewer steps."
@@ -386,7 +387,9 @@ def _no_rise(row: Row | None, words: str, most: float, taste: Taste | None, look
 def _share_condition(name: str, row: Row | None, most: float, limit: str, holds: bool, look: str) -> Condition:
     if most == 0:
         return Condition(name=name, value=_difference(row), limit="no limit", holds=None)
-    return Condition(name=name, value=_difference(row), limit=limit, holds=holds, change=look)
+    change = row.difference if row else None
+    unsure = change is not None and change.low <= 0 <= change.high
+    return Condition(name=name, value=_difference(row), limit=limit, holds=holds, change=_UNSURE if unsure else look)
 
 
 def _estimate(row: Row | None, unit: str) -> str:

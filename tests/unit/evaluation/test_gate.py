@@ -192,7 +192,9 @@ def test_few_prompts_prove_nothing():
     assert decided(pairs(50, 0)).promote
     assert decided(pairs(40, 0), gate_min_prompts=40).promote
     # With 20 prompts an interval of a share is too wide to rule a rise out.
-    assert failed(decided(pairs(20, 0), gate_min_prompts=1)) != []
+    few = decided(pairs(20, 0), gate_min_prompts=1)
+    assert failed(few) != []
+    assert all("takes more evaluation prompts" in condition(few, name).change for name in failed(few))
 
 
 def test_a_judge_that_leaves_pairs_out_does_not_promote_by_the_rest():
