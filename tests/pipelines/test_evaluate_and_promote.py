@@ -32,6 +32,7 @@ def test_it_is_compared_judged_reported_and_registered(tiny_model: Path, tmp_pat
     arguments = {name: parameter.default for name, parameter in PARAMETERS.items()} | {
         "prompt_dataset": str(tmp_path / "prompts.jsonl"),
         "preference_dataset": "",
+        "dataset_uri": "",
         "eval_dataset": str(tmp_path / "eval.jsonl"),
         "large_model_reference": str(tiny_model),
         "model_display_name": "kept",
