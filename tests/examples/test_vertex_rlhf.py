@@ -212,7 +212,7 @@ def test_every_cell_runs_from_the_data_to_a_prediction(vertex: VertexServer, tmp
 
     measured = shown(notebook, '"reward_win_rate"')
     assert measured.startswith("accuracy         75.0%  [60.0%, 86.0%]\nreward_win_rate  87.5%  [52.9%, 97.8%]\n\n")
-    assert "By reward it wins 88% [53%, 98%] of 8 held-out prompts." in measured
+    assert "By reward it wins 88% [53%, 98%] of 8 held-out prompts: no difference is shown beyond chance." in measured
 
     ((version,),) = vertex.versions.values()
     assert f"{version.name} version 1 [" in shown(notebook, "Model.list")

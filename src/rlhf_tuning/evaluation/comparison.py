@@ -376,7 +376,7 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
             text
             + {
                 "better": ". ",
-                "unclear": ": the interval includes 50%, so no difference is shown beyond chance. ",
+                "unclear": ": no difference is shown beyond chance. ",
                 "worse": ": it loses more often than it wins. ",
             }[wins.outcome]
             + _agreement_sentence(wins)
