@@ -182,6 +182,9 @@ def test_the_submitted_supervised_job_learns_from_demonstrations_and_deploys_the
         "target_sequence_length": 12,
         "eval_prompts": 6,
         "batch_size": 8,
+        # Six held-out answers rule no harm out.
+        "gate_min_prompts": 6,
+        **{f"gate_max_{harm}_rise": 0.0 for harm in ("unfinished", "empty", "repetitive", "refusal")},
         "dtype": "float32",
     }
     job = submit(place.server, values, "supervised_tuning_pipeline")
