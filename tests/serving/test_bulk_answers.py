@@ -20,12 +20,12 @@ PATH = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
 RUN = "import sys, test_bulk_answers as tests; tests.infer(*sys.argv[1:])"
 
 
-def infer(model, prompts, out, engine, work_dir=""):
+def infer(model, prompts, out, engine, work_dir="", temperature=0.0):
     config = InferenceConfig(
         large_model_reference=model,
         prompt_sequence_length=24,
         target_sequence_length=24,
-        temperature=0.0,
+        temperature=temperature,
         dtype="float32",
         inference_engine=engine,
     )
@@ -43,10 +43,22 @@ def model(tmp_path):
     return str(folder)
 
 
-def test_a_killed_run_goes_on_and_its_answers_are_ours(model, tmp_path, capsys):
-    prompts, work = tmp_path / "prompts.jsonl", tmp_path / "work"
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
     turns = [{"role": "user", "content": "Zürich, ünïcödé! " * (number % 5) + str(number)} for number in range(PROMPTS)]
-    prompts.write_text("".join(json.dumps({"prompt": [turn]}) + "\n" for turn in turns))
+    path.write_text("".join(json.dumps({"prompt": [turn]}) + "\n" for turn in turns))
+    return path
+
+
+def test_prompts_of_more_tokens_than_vllm_takes_at_once_are_sampled_from(model, prompts, tmp_path):
+    infer(model, str(prompts), str(tmp_path / "sampled"), "vllm", temperature=1.0)
+    found = [json.loads(line) for line in (tmp_path / "sampled").read_text().splitlines()]
+    assert len({line["prediction"] for line in found}) > PROMPTS / 2
+
+
+def test_a_killed_run_goes_on_and_its_answers_are_ours(model, prompts, tmp_path, capsys):
+    work = tmp_path / "work"
     arguments = [model, str(prompts), str(tmp_path / "by-vllm"), "vllm", str(work)]
     with subprocess.Popen(
         [sys.executable, "-c", RUN, *arguments], env={**os.environ, "PYTHONPATH": PATH, "TMPDIR": str(tmp_path)}

@@ -133,6 +133,8 @@ class VllmModel:
             "generation_config": "vllm",  # not the sampling habits that a hub model ships with
             "skip_tokenizer_init": True,
             "enforce_eager": on_cpu,  # it would compile for many minutes
+            # A piece of a prompt makes vLLM turn back the prompt's random stream, which a CPU's cannot.
+            **({"enable_chunked_prefill": False} if on_cpu else {}),
             "disable_log_stats": True,
         }
         sampling = {
