@@ -9,6 +9,16 @@ from rlhf_pipelines.cli.text_table import text_table
 if TYPE_CHECKING:
     from rlhf_tuning.registry import ModelVersion
 
+#: The measures of an evaluation, the one that is worth most first, and how people read them.
+_MEASURES = {
+    "true": "scorer",
+    "language_model": "language model",
+    "gemini": "Gemini",
+    "local_model": "local model",
+    "held_out_reward": "held-out reward model",
+    "demonstrated": "held-out answers",
+    "reward": "the optimised reward",
+}
 _HEADINGS = ("MODEL", "VERSION", "ALIASES", "CREATED", "BASE MODEL", "WIN RATE")
 
 
@@ -60,12 +70,12 @@ def _name(model: "ModelVersion") -> str:
 
 
 def _win_rate(manifest: Mapping[str, object]) -> str:
-    """Return the headline of the evaluation, by the true score where there is one: `73% (65% to 80%)`."""
+    """Return the headline of the evaluation by its best judge: `73% (65% to 80%) by scorer`."""
     evaluation = manifest.get("evaluation")
     if not isinstance(evaluation, dict):
         return "-"
-    for measure in ("true_win_rate", "reward_win_rate"):
-        if measure in evaluation:
-            rate, low, high = (evaluation[f"{measure}{end}"] for end in ("", "_low", "_high"))
-            return f"{rate:.0%} ({low:.0%} to {high:.0%})"
+    for measure, words in _MEASURES.items():
+        if f"{measure}_win_rate" in evaluation:
+            rate, low, high = (evaluation[f"{measure}_win_rate{end}"] for end in ("", "_low", "_high"))
+            return f"{rate:.0%} ({low:.0%} to {high:.0%}) by {words}"
     return "-"

@@ -33,13 +33,13 @@ def test_table_shows_base_model_and_win_rate() -> None:
     )
     assert [line.split() for line in table.split("\n")[1:]] == [
         ["plantation", "(Сад)", "1", "-", "2026-01-02", "03:04", "-", "-"],
-        ["plantation", "2", "default,", "champion", "2026-01-02", "03:04", "smollm2", "73%", "(65%", "to", "80%)"],
+        ["plantation", "2", "default,", "champion", "2026-01-02", "03:04", "smollm2", "73%", "(65%", "to", "80%)", "by", "scorer"],
     ]
 
 
 def test_win_rate_by_reward_stands_in_where_there_is_no_true_score() -> None:
     evaluation = {"reward_win_rate": 0.6, "reward_win_rate_low": 0.5, "reward_win_rate_high": 0.7}
-    assert as_table([model(1, {"evaluation": evaluation})]).endswith("60% (50% to 70%)")
+    assert as_table([model(1, {"evaluation": evaluation})]).endswith("60% (50% to 70%) by the optimised reward")
 
 
 def test_empty_registry_says_how_to_fill_it() -> None:

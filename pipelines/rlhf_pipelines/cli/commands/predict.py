@@ -8,6 +8,7 @@ from typing import Any
 from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir, fail
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError, UserError, how_to_install
+from rlhf_tuning.limits import problem_with
 
 
 def add(commands: Commands) -> None:
@@ -51,6 +52,8 @@ def _predict(options: argparse.Namespace) -> int:
     prompt = _standard_input().strip() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         return fail("--prompt is empty.", 2)
+    if problem := problem_with("target_sequence_length", options.max_tokens):
+        return fail(problem.replace("target_sequence_length", "--max-tokens"), 2)
     if not options.endpoint:
         print(_ask_model(options, prompt))
     elif options.endpoint.startswith(("http://", "https://")):
