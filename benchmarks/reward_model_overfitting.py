@@ -13,6 +13,7 @@ import json
 import math
 import random
 import tempfile
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,31 +41,27 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train with one seed, and return the looks at what was set aside and at what was held out."""
+    from rlhf_tuning.data.held_out import validation_rows
     from rlhf_tuning.data.importer import import_preferences, read_canonical
-    from rlhf_tuning.training import reward_model, validation
+    from rlhf_tuning.statistics import MeanEstimate
+    from rlhf_tuning.training import reward_model
+    from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, Look
 
     looks: list[dict[str, float]] = []
-    validation._PATIENCE, patience = 10**9, validation._LOOKS_AN_EPOCH
+    decided = HeldOutLoss(10**9, patience=reward_model._LOOKS_AN_EPOCH, unit="nats a preference")
 
-    class Measured(validation.Validator):
+    class Measured(HeldOutWatcher):
         """Measures on the held-out preferences too, at every second look."""
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            before = len(self.early_stop.looks)
-            super().on_step_end(args, state, control, **kwargs)
-            taken = len(self.early_stop.looks)
-            if taken > before and (taken % 2 == 0 or state.global_step == self._total_steps):
-                margins = self._margins(held_out)
-                looks.append(
-                    {
-                        "step": state.global_step,
-                        "epoch": state.global_step * arguments.batch / learnt,
-                        "accuracy": sum(margin > 0 for margin in margins) / len(margins),
-                        "loss": sum(map(validation._loss, margins)) / len(margins),
-                    }
-                )
+        def _look(self, at: int) -> None:
+            super()._look(at)
+            if len(self.curve.looks) % 2 == 0 or at == self.curve.total_steps:
+                found = reward_model._measured(self._measure.args[0], rows, held_out)  # type: ignore[attr-defined]
+                means = {name: value.mean for name, value in found.items()}
+                looks.append({"step": at, "epoch": at * arguments.batch / learnt, **means})
 
-    reward_model.Validator = Measured  # type: ignore[misc]
+    reward_model.HeldOutWatcher = Measured  # type: ignore[misc]
+    reward_model.HeldOutLoss = partial(HeldOutLoss, stops_early=False)  # type: ignore[misc, assignment]
     lengths = {"prompt_sequence_length": 96, "target_sequence_length": 64}
     with tempfile.TemporaryDirectory(prefix="reward-model-overfitting-") as scratch:
         folder = Path(scratch)
@@ -93,7 +90,7 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         )
         text_format = reward_model._text_format(reward_model.load_tokenizer(arguments.model), config)
         held_out = reward_model._encoded(rows, text_format)
-        learnt = arguments.rows - validation.validation_rows(arguments.rows)
+        learnt = arguments.rows - validation_rows(arguments.rows)
         reward_model.train_reward_model(
             config,
             preferences_path=str(folder / "some.jsonl"),
@@ -101,21 +98,19 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
             output_dir=str(folder / "reward"),
             tensorboard_dir=str(folder / "events"),
         )
-        set_aside = json.loads((folder / "reward" / "validation.json").read_text(encoding="utf-8"))["looks"]
+        set_aside = json.loads((folder / "reward" / "held_out_loss.json").read_text(encoding="utf-8"))["looks"]
         training = [json.loads(line) for line in (folder / "reward" / "metrics.jsonl").read_text().splitlines()]
     # What phase 1 would have returned, and where it would have stopped.
-    validation._PATIENCE = patience
-    early_stop = validation.EarlyStop()
     for look in set_aside:
-        early_stop.add(validation.ValidationLook(**look))
-        if early_stop.over:
+        decided.add(Look(step=look["step"], values={"loss": MeanEstimate(**look["loss"], n=look["n"])}))
+        if decided.stopped:
             break
     return {
         "looks": looks,
         "set_aside": set_aside,
         "training": training,
-        "kept": early_stop.best.step,
-        "stopped": early_stop.looks[-1].step,
+        "kept": decided.best.step,
+        "stopped": decided.looks[-1].step,
     }
 
 

@@ -103,7 +103,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, float]:
     from rlhf_tuning.training import held_out_loss, supervised
 
     # Training is what is compared.
-    held_out_loss.HeldOutWatcher._nats = lambda self, examples: [1.0] * len(examples)  # type: ignore[method-assign]
+    supervised._measured = lambda *_: held_out_loss.of_answers([1.0, 1.0], [1, 1])
     supervised.save_tuned_model = lambda *_, **__: None  # type: ignore[assignment]
     demonstrations = str(arguments.folder / "demonstrations.jsonl")
     with tempfile.TemporaryDirectory() as scratch:

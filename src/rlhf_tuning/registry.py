@@ -44,7 +44,7 @@ PREFERENCE_ROWS = "preference_rows.bin"
 TUNING_SETTINGS = "tuning.json"
 #: What a watch over the training saw, beside them.
 WATCH = "watch.json"
-#: Beside them where a model was tuned on demonstrations: the loss on those that were held out.
+#: Beside the weights that an early stop chose: the loss on held-out examples at every look.
 HELD_OUT_LOSS = "held_out_loss.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -6,6 +6,11 @@ exist, their number is known exactly and a tenth of it can be taken; where more 
 limit is what counts.
 """
 
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from rlhf_tuning.data.batch import PROMPT, Batch, Hashes, mix
@@ -22,6 +27,26 @@ def validation_rows(preferences: int) -> int:
     """Return how many of a reward model's preferences it is validated on while it learns from the others."""
     tenth = preferences // ONE_IN
     return min(_MOST_VALIDATION, tenth) if tenth >= _FEWEST_VALIDATION else 0
+
+
+def set_aside(preferences: Sequence[dict[str, Any]], *, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Divide preferences into those to learn from and those to validate on; all of one prompt are on one side.
+
+    The evaluation's preferences have no say while a model learns, so that what is measured on them stays honest.
+    """
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    for row in preferences:
+        by_prompt.setdefault(json.dumps(row["prompt"]), []).append(row)
+    left = validation_rows(len(preferences))
+    validated: set[str] = set()
+    for prompt in random.Random(seed).sample(list(by_prompt), len(by_prompt)):
+        if len(by_prompt[prompt]) <= left:
+            left -= len(by_prompt[prompt])
+            validated.add(prompt)
+    sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for prompt, rows in by_prompt.items():
+        sides[prompt in validated].extend(rows)
+    return sides
 
 
 def held_out_orders(batch: Batch, seed: int) -> Hashes:

@@ -99,7 +99,7 @@ class RewardModelPart:
         longer_wins: How often "the longer answer wins" agrees with them.
         by_margin: The accuracy by how far apart the two scores are, as `evaluate_reward_model` has it.
         by_length_difference: The accuracy by how much longer the preferred answer is, likewise.
-        validation: How it did on preferences set aside, as `validation.json` has it.
+        held_out: The loss on preferences set aside at every look, and what was decided, as `held_out_loss.json` has it.
     """
 
     history: Sequence[Mapping[str, float]] = ()
@@ -108,7 +108,7 @@ class RewardModelPart:
     longer_wins: Proportion | None = None
     by_margin: Sequence[Mapping[str, float]] = ()
     by_length_difference: Sequence[Mapping[str, float]] = ()
-    validation: Mapping[str, Any] | None = None
+    held_out: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,31 +402,39 @@ def _curves(history: Sequence[Mapping[str, float]], charts: Sequence[tuple[str, 
 def _supervised(part: SupervisedPart | None) -> str:
     if part is None:
         return ""
-    looks = part.held_out["looks"]
-    returned = next(look for look in looks if look["step"] == part.held_out["best_step"])
-    mark = (float(returned["step"]), float(returned["loss"]["mean"]))
-    held_out = [(float(look["step"]), float(look["loss"]["mean"])) for look in looks]
-    training = [
-        (float(look["step"]), fmean(losses))
-        for before, look in pairwise(looks)
-        if (losses := [r["loss"] for r in part.history if before["step"] < r["step"] <= look["step"]])
-    ]
-    lines = [("training", "base", training), ("held out", "tuned", held_out)]
-    charts = [two_lines("Loss, nats per token; dashed: returned", [line for line in lines if line[2]], mark=mark)]
+    words, charts = _held_out(part.held_out, part.history)
+    return words + grid([*charts, *_curves(part.history, _SUPERVISED_CHARTS)])
+
+
+def _held_out(curve: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> tuple[str, list[str]]:
+    """Return what examples set aside said while a model learnt from others, and the curves of both."""
+    looks = curve["looks"]
+    returned = next(look for look in looks if look["step"] == curve["best_step"])
+    measures = (("loss", f"Loss, {curve['unit']}", 3), ("accuracy", "Accuracy", 3), ("perplexity", "Perplexity", 2))
+    shown = [measure for measure in measures if measure[0] in returned]
+    charts = []
+    for name, heading, _ in shown:
+        training = [
+            (float(look["step"]), fmean(values))
+            for before, look in pairwise([{"step": 0}, *looks])
+            if (values := [r[name] for r in history if name in r and before["step"] < r["step"] <= look["step"]])
+        ]
+        held_out = [(float(look["step"]), float(look[name]["mean"])) for look in looks]
+        lines = [("training", "base", training), ("held out", "tuned", held_out)]
+        if training:
+            charts.append(two_lines(f"{heading}; dashed: returned", lines, mark=(float(returned["step"]), 0.0)))
+    start = "First" if looks[0]["step"] else "Before"
     rows = "".join(
-        f'<tr><th scope="row">{name}</th><td class="n">{look["step"]:,}</td>{_spread(look["loss"], 3)}'
-        f'{_spread(look["perplexity"], 2)}<td class="n soft">{look["n"]:,}</td></tr>'
-        for name, look in (("Base model", looks[0]), ("Returned", returned), ("Last", looks[-1]))
-        if name != "Last" or look is not returned
+        f'<tr><th scope="row">{name}</th><td class="n">{look["step"]:,}</td>'
+        f"{''.join(_spread(look[measure], digits) for measure, _, digits in shown)}"
+        f'<td class="n soft">{look["n"]:,}</td></tr>'
+        for name, look in ((start, looks[0]), ("Returned", returned), ("Last", looks[-1]))
+        if name == "Returned" or look is not returned
     )
-    names = ("Step", "Loss, nats per token", "Perplexity", "Examples")
-    heads = '<th scope="col">Held-out answers</th>' + "".join(
-        f'<th scope="col" class="n">{name}</th>' for name in names
-    )
+    names = ("Step", *(heading for _, heading, _ in shown), "Examples")
+    heads = '<th scope="col">Held out</th>' + "".join(f'<th scope="col" class="n">{name}</th>' for name in names)
     table = f'<div class="card scroll gap"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
-    return f"<p>{text(part.held_out['reason'])}</p>{table}" + grid(
-        [*charts, *_curves(part.history, _SUPERVISED_CHARTS)]
-    )
+    return f"<p>{text(curve['reason'])}</p>{table}", charts
 
 
 def _spread(estimate: Mapping[str, float], digits: int) -> str:
@@ -535,8 +543,8 @@ def _reward_model(part: RewardModelPart | None) -> str:
         if held and held.n
     ]
     plot = interval_plot("Agreement with people, with its 95% interval", rows, reference_label="chance") if rows else ""
-    note, validated = _validated(part.validation)
-    curves = grid([*validated, *_curves(part.history, _REWARD_MODEL_CHARTS), *_calibration(part.by_margin)])
+    note, held_out = _held_out(part.held_out, part.history) if part.held_out else ("", [])
+    curves = grid([*held_out, *_curves(part.history, _REWARD_MODEL_CHARTS), *_calibration(part.by_margin)])
     measured_plot = f'<div class="card gap"><div class="intervals">{plot}</div></div>' if plot else ""
     by = "".join(
         f'<div class="card gap"><div class="intervals">{plot}</div></div>'
@@ -549,22 +557,6 @@ def _reward_model(part: RewardModelPart | None) -> str:
         if plot
     )
     return measured_plot + by + note + curves
-
-
-def _validated(validation: Mapping[str, Any] | None) -> tuple[str, list[str]]:
-    """Return what the preferences set aside said while the reward model learnt from the others."""
-    if not validation:
-        return "", []
-    mark = (float(validation["best_step"]), 0.0)
-    charts = [
-        two_lines(
-            f"{title} on preferences set aside; dashed: kept",
-            [("set aside", "tuned", [(float(look["step"]), float(look[name])) for look in validation["looks"]])],
-            mark=mark,
-        )
-        for name, title in (("loss", "Loss"), ("accuracy", "Accuracy"))
-    ]
-    return f"<p>{text(validation['reason'])}.</p>", charts
 
 
 def _accuracy_plot(title: str, parts: Sequence[Mapping[str, float]], unit: str) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rlhf_tuning import environment, registry
 from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord
@@ -154,10 +155,14 @@ def write_run_report(
 
 
 def _supervised(folder: Path, history: Sequence[Mapping[str, float]]) -> SupervisedPart | None:
-    measured = folder / registry.HELD_OUT_LOSS
-    if not measured.is_file():
-        return None
-    return SupervisedPart(history=history, held_out=json.loads(measured.read_text(encoding="utf-8")))
+    held_out = _held_out(folder)
+    return None if held_out is None else SupervisedPart(history=history, held_out=held_out)
+
+
+def _held_out(folder: Path) -> dict[str, Any] | None:
+    path = folder / registry.HELD_OUT_LOSS
+    measured: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return measured
 
 
 def _reward_settings(reward_model_dir: str) -> dict[str, object]:
@@ -169,9 +174,8 @@ def _reward_settings(reward_model_dir: str) -> dict[str, object]:
 
 def _reward_model(folder: Path) -> RewardModelPart:
     measured = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    validation = folder / "validation.json"
     return RewardModelPart(
-        validation=json.loads(validation.read_text(encoding="utf-8")) if validation.is_file() else None,
+        held_out=_held_out(folder),
         history=read_metrics(folder / "metrics.jsonl"),
         accuracy=Proportion(share=measured["accuracy"], n=measured["n"]),
         shorter_preferred=Proportion(share=measured["shorter_preferred_accuracy"], n=measured["shorter_preferred_n"])

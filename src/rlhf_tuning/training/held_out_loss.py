@@ -1,64 +1,103 @@
-"""Is there still something to learn? The loss on held-out demonstrations while a model is tuned on others.
+"""Is there still something to learn? The loss on examples set aside, while a model learns from others.
 
-Every some steps the model says how probable it finds held-out answers, always the same. The loss is their negative
-log-probability a token, in nats, over all their tokens; `exp` of it is the perplexity. Examples are what is independent, not
-tokens, so the intervals count examples.
+Every some steps the model is measured on the same held-out examples. Two decisions rest on their loss. To stop: some looks
+in a row were no better than the best before them. What to return: the look with the lowest loss; where that was before the
+first step, nothing was learnt, and the model is returned as it began.
 
-Two decisions rest on it. To stop: three looks in a row were no better than the best before them. What to return: the look
-with the lowest loss; where the base model's own was the lowest, nothing was learnt, and the base model is returned.
+The loss decides, not the accuracy: of a hundred preferences that moves in steps of a point, and being surer than right shows
+in the loss first. Examples, or the prompts that they share, are what is independent, not tokens, so intervals count those.
 """
 
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from rlhf_tuning import environment, registry, step
-from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.evaluation.evaluate import answer_log_probabilities
-from rlhf_tuning.models import base_model
-from rlhf_tuning.statistics import MeanEstimate, ratio_interval
+from rlhf_tuning.statistics import MeanEstimate, clustered_mean, clustered_share, ratio_interval
 from rlhf_tuning.training.best_weights import BestWeights
 from rlhf_tuning.training.training_log import TrainingLog
 
-#: So many looks in a row without a lower loss end the training.
-PATIENCE = 3
+
+def of_answers(nats: Sequence[float], tokens: Sequence[int]) -> dict[str, MeanEstimate]:
+    """Return loss and perplexity of held-out answers, a token.
+
+    Args:
+        nats: The negative log-probability of each answer.
+        tokens: Of each answer.
+
+    Raises:
+        ParameterError: If one is not finite.
+    """
+    _check_finite(nats)
+    loss = ratio_interval(nats, tokens)
+    perplexity = MeanEstimate(_exp(loss.mean), _exp(loss.low), _exp(loss.high), loss.n)
+    return {"loss": loss, "perplexity": perplexity}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """What was measured at one step, a value for each example: nats of its answer, and how many tokens that has."""
+def of_margins(margins: Sequence[float], prompts: Sequence[Hashable]) -> dict[str, MeanEstimate]:
+    """Return the Bradley-Terry loss of held-out preferences, and how often the preferred answer is ahead; a tie counts half.
 
-    step: int
-    nats: Sequence[float]
-    tokens: Sequence[int]
+    Args:
+        margins: By how much each preferred answer is ahead of the other.
+        prompts: What each belongs to.
 
-    @property
-    def loss(self) -> MeanEstimate:
-        """The loss, nats a token."""
-        return ratio_interval(self.nats, self.tokens)
+    Raises:
+        ParameterError: If one is not finite.
+    """
+    _check_finite(margins)
+    loss = clustered_mean([pair_loss(margin) for margin in margins], prompts)._replace(n=len(margins))
+    return {
+        "loss": loss,
+        "accuracy": clustered_share([(margin > 0) + 0.5 * (margin == 0) for margin in margins], prompts),
+    }
 
-    def as_json(self) -> dict[str, Any]:
-        """Return loss and perplexity with their 95% intervals."""
-        loss = self.loss
-        return {
-            "step": self.step,
-            "n": loss.n,
-            "tokens": sum(self.tokens),
-            "loss": {"mean": loss.mean, "low": loss.low, "high": loss.high},
-            "perplexity": {name: _exp(value) for name, value in zip(("mean", "low", "high"), loss[:3], strict=True)},
-        }
+
+def pair_loss(margin: float) -> float:
+    """Return -log sigmoid(margin)."""
+    return math.log1p(math.exp(-abs(margin))) + max(0.0, -margin)
+
+
+def _check_finite(values: Sequence[float]) -> None:
+    if not all(map(math.isfinite, values)):
+        raise ParameterError(
+            "The loss on held-out examples is not finite, and what follows would be no model. Lower the learning rate "
+            "multiplier, or set dtype to float32."
+        )
 
 
 def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What was measured at one step, by name: `loss`, and what is shown beside it."""
+
+    step: int
+    values: Mapping[str, MeanEstimate]
+
+    @property
+    def loss(self) -> MeanEstimate:
+        """What decides."""
+        return self.values["loss"]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the means with their 95% intervals."""
+        means = {
+            name: {"mean": value.mean, "low": value.low, "high": value.high} for name, value in self.values.items()
+        }
+        return {"step": self.step, "n": self.loss.n, **means}
+
+    def __str__(self) -> str:
+        words = f"{self.loss.mean:.3f} [{self.loss.low:.3f}, {self.loss.high:.3f}]"
+        return f"{words} with {self.values['accuracy'].mean:.1%} right" if "accuracy" in self.values else words
 
 
 class HeldOutLoss:
@@ -66,62 +105,58 @@ class HeldOutLoss:
 
     Args:
         total_steps: How many steps there will be, if nothing stops them.
+        patience: So many looks in a row without a lower loss end the training.
+        unit: Of the loss.
         stops_early: Whether they may be stopped.
         selects: Whether the best checkpoint is returned, and not the last.
     """
 
-    def __init__(self, total_steps: int, *, stops_early: bool, selects: bool) -> None:
-        self._total_steps, self._stops_early, self._selects = total_steps, stops_early, selects
+    def __init__(
+        self, total_steps: int, *, patience: int, unit: str, stops_early: bool = True, selects: bool = True
+    ) -> None:
+        self.total_steps, self.unit, self.selects = total_steps, unit, selects
+        self._patience, self._stops_early = patience, stops_early
         self.looks: list[Look] = []
-        self._best = 0
 
     def add(self, look: Look) -> None:
-        """Take in the next look.
-
-        Raises:
-            ParameterError: If its loss is not finite.
-        """
-        if not all(map(math.isfinite, look.nats)):
-            raise ParameterError(
-                f"The loss on held-out demonstrations is not finite at step {look.step}, and what follows would be no "
-                "model. Lower learning_rate_multiplier, or set dtype to float32."
-            )
+        """Take in the next look."""
         self.looks.append(look)
-        if look.loss.mean < self.best.loss.mean:
-            self._best = len(self.looks) - 1
 
     @property
     def best(self) -> Look:
         """The look with the lowest loss, the first of them."""
-        return self.looks[self._best]
+        return min(self.looks, key=lambda look: look.loss.mean)
 
     @property
     def stopped(self) -> bool:
         """Whether training is to end before its last step."""
-        without = len(self.looks) - 1 - self._best
-        return self._stops_early and without >= PATIENCE and self.looks[-1].step < self._total_steps
+        without = len(self.looks) - 1 - self.looks.index(self.best)
+        return self._stops_early and without >= self._patience and self.looks[-1].step < self.total_steps
 
     @property
     def returned(self) -> Look:
         """The look whose checkpoint is returned."""
-        return self.best if self._selects else self.looks[-1]
+        return self.best if self.selects else self.looks[-1]
 
     @property
     def reason(self) -> str:
         """What was decided, and why, in words."""
         first, last, best, returned = self.looks[0], self.looks[-1], self.best, self.returned
-        words = f"Held-out loss went from {_shown(first)} to {_shown(returned)} nats a token, n = {len(first.nats):,}. "
+        words = (
+            f"Held-out loss went from {first} at step {first.step} to {returned} at step {returned.step}, {self.unit}, "
+            f"n = {first.loss.n:,}. "
+        )
         if self.stopped:
             words += (
-                f"Stopped at step {last.step} of {self._total_steps}: in {PATIENCE} measurements in a row it was no lower "
-                f"than at step {best.step}. "
+                f"Stopped at step {last.step} of {self.total_steps}: in {self._patience} measurements in a row it was no "
+                f"lower than at step {best.step}, and at last {last}. "
             )
         if returned is not best:
             return words + f"The last checkpoint, step {last.step}, is returned, as enable_checkpoint_selection says."
-        if best is first:
+        if best.step == 0:
             return words + (
-                "Nothing was learnt that held-out demonstrations show, so the base model is returned. Lower "
-                "learning_rate_multiplier, or give more demonstrations."
+                "Nothing was learnt that held-out examples show, so the model is returned as it began. Lower the learning "
+                "rate multiplier, or give more to learn from."
             )
         which = "The last checkpoint" if best is last else "The checkpoint"
         return words + f"{which}, step {best.step}, is returned: it has the lowest loss."
@@ -129,17 +164,13 @@ class HeldOutLoss:
     def as_json(self) -> dict[str, Any]:
         """Return all looks and what was decided."""
         return {
+            "unit": self.unit,
             "looks": [look.as_json() for look in self.looks],
             "best_step": self.returned.step,
             "last_step": self.looks[-1].step,
             "stopped": self.stopped,
             "reason": self.reason,
         }
-
-
-def _shown(look: Look) -> str:
-    loss = look.loss
-    return f"{loss.mean:.3f} [{loss.low:.3f}, {loss.high:.3f}]"
 
 
 class HeldOutWatcher(TrainerCallback):  # type: ignore[misc]
@@ -149,78 +180,60 @@ class HeldOutWatcher(TrainerCallback):  # type: ignore[misc]
 
     Args:
         model: The model that learns.
-        prompts: Of the held-out demonstrations, as tokens.
-        answers: Likewise, as they are learnt.
-        interval: Steps between looks; the first is before the first step, the last after the last.
-        total_steps: How many steps there will be.
-        stops_early: Whether training may be stopped.
-        selects: Whether the best checkpoint is returned, and not the last.
-        log: Gets the curve, and is told how long looks took.
+        measure: Returns what is measured of it, by name, such as `of_answers` and `of_margins` do.
+        curve: Decides.
+        interval: Steps between looks; the last is after the last step.
+        from_start: Whether there is one before the first step.
+        log: Gets the curves, and is told how long looks took.
         scratch: A folder of this process for the best weights.
-        compute: Of matrix products.
     """
 
     def __init__(
         self,
         model: Any,
+        measure: Callable[[], Mapping[str, MeanEstimate]],
+        curve: HeldOutLoss,
         *,
-        prompts: Sequence[Sequence[int]],
-        answers: Sequence[Sequence[int]],
         interval: int,
-        total_steps: int,
-        stops_early: bool,
-        selects: bool,
+        from_start: bool,
         log: TrainingLog,
         scratch: str,
-        compute: torch.dtype,
     ) -> None:
-        self._model, self._compute, self._log = model, compute, log
-        self._examples = list(zip(prompts, answers, strict=True))
-        self._interval, self._total_steps, self._selects = interval, total_steps, selects
+        self.curve = curve
+        self._measure, self._interval, self._from_start, self._log = measure, interval, from_start, log
         self._weights = BestWeights(model, scratch)
-        self.curve = HeldOutLoss(total_steps, stops_early=stops_early, selects=selects)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the model before it has learnt anything."""
-        self._look(0)
+        if self._from_start:
+            self._look(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, where it is time to, and stop what learns no more."""
         at = state.global_step
-        if at % self._interval == 0 or at == self._total_steps:
+        if at % self._interval == 0 or at == self.curve.total_steps:
             self._look(at)
             control.should_training_stop = control.should_training_stop or self.curve.stopped
 
-    def finish(self, folder: str) -> None:
-        """Put the chosen checkpoint's weights into the model, write `held_out_loss.json` and say what was decided."""
-        if self.curve.returned is not self.curve.looks[-1]:
+    def finish(self, folder: str | Path) -> Look:
+        """Put the chosen checkpoint's weights into the model, write `held_out_loss.json`, say why, and return the look."""
+        returned = self.curve.returned
+        if returned is not self.curve.looks[-1]:
             self._weights.restore()
         if environment.is_main_process():
             text = json.dumps(self.curve.as_json(), indent=2) + "\n"
             (Path(folder) / registry.HELD_OUT_LOSS).write_text(text, encoding="utf-8")
         step.say(self.curve.reason)
+        return returned
 
     def _look(self, at: int) -> None:
         started = time.monotonic()
-        # The longest first, and beside others as long.
-        examples = sorted(self._examples, key=lambda example: -len(example[0]) - len(example[1]))
-        nats = processes.spread(self._nats, examples)
-        self.curve.add(Look(step=at, nats=nats, tokens=[len(answer) for _, answer in examples]))
-        look = self.curve.looks[-1]
-        if self._selects and self.curve.best is look:
+        look = Look(step=at, values=self._measure())
+        self.curve.add(look)
+        if self.curve.selects and self.curve.best is look:
             self._weights.keep()
-        loss = look.loss.mean
-        measured = {"held_out/loss": loss, "held_out/perplexity": _exp(loss)}
+        measured = {f"held_out/{name}": value.mean for name, value in look.values.items()}
         self._log.add_look(at, measured, time.monotonic() - started)
-        step.say(f"Held-out loss at step {at} of {self._total_steps}: {_shown(look)} nats a token, n = {len(nats):,}")
-
-    def _nats(self, examples: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
-        training = self._model.training
-        self._model.eval()
-        # As in training: the adapter's products have the precision of the others.
-        with torch.autocast(base_model.device().type, dtype=self._compute, enabled=self._compute != torch.float32):
-            found = answer_log_probabilities(
-                self._model, [prompt for prompt, _ in examples], [answer for _, answer in examples]
-            )
-        self._model.train(training)
-        return [-value for value in found]
+        step.say(
+            f"Held-out loss at step {at} of {self.curve.total_steps}: {look}, {self.curve.unit}, n = {look.loss.n:,}"
+        )

@@ -10,7 +10,7 @@ What differs from the paper and from stock TRL:
   applied in float32: in bfloat16 two answers often got the very same score.
 - It sees each preference `reward_model_max_epochs` times at the most: people who train reward models mostly let them see
   theirs once or twice, since they soon learn them by heart (Ouyang et al. 2022 and Stiennon et al. 2020: once). A tenth of
-  the preferences is set aside, which says when to stop and which checkpoint to keep (`validation`).
+  the preferences is set aside, which says when to stop and which checkpoint to keep (`held_out_loss`).
 - After training the scores are centred and scaled by the base model's own answers to training prompts: 0 means "as good as
   its mean answer", and 1 is the standard deviation between its answers to one prompt. So `kl_coeff`, which weighs scores
   against nats, means the same for every reward model. The spread between prompts says nothing: the loss leaves a prompt's
@@ -37,6 +37,7 @@ import torch
 
 from rlhf_tuning import environment, step
 from rlhf_tuning.accelerators import LEARNING
+from rlhf_tuning.data.held_out import set_aside
 from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError, ModelError
@@ -45,9 +46,11 @@ from rlhf_tuning.generation import generate
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.reward_model import EVALUATION, SCORES, RewardModel, reward_model_of, write_metadata
-from rlhf_tuning.models.text_format import Conversation, TextFormat
+from rlhf_tuning.models.text_format import Conversation, TextFormat, conversation_key
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, linear, packing
+from rlhf_tuning.statistics import MeanEstimate
+from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, of_margins
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
     check_steps,
@@ -56,7 +59,6 @@ from rlhf_tuning.training.trainer_settings import (
     shared_settings,
 )
 from rlhf_tuning.training.training_log import TrainingLog, micro_batch
-from rlhf_tuning.training.validation import Validator, set_aside
 
 #: Multiplied by `reward_model_learning_rate_multiplier`.
 BASE_LEARNING_RATE = 1e-4
@@ -65,6 +67,9 @@ FULL_BASE_LEARNING_RATE = 1e-5
 
 #: Of the base model to each prompt, by which scores are scaled.
 _BASE_ANSWERS = 2
+
+#: An epoch has so many looks at the preferences set aside; without a lower loss in as many the training ends.
+_LOOKS_AN_EPOCH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +146,7 @@ def train_reward_model(
         preferences_path: Canonical preference rows to learn from.
         eval_preferences_path: Canonical preference rows to measure on, none of them learnt from.
         output_dir: Gets the adapter with its score head (or the whole model), `reward_model.json`, `metrics.jsonl`,
-            `evaluation.json`, and `validation.json` where there were enough preferences to validate on.
+            `evaluation.json`, and `held_out_loss.json` where there were enough preferences to validate on.
         tensorboard_dir: Gets event files.
 
     Returns:
@@ -269,24 +274,24 @@ def train_reward_model(
         sharding.train_together(trainer)
         drop_printing(trainer)
         reward_model = reward_model_of(trainer.model, text_format=text_format)
-        validator = Validator(
-            model=trainer.model,
-            reward_model=reward_model,
-            rows=_encoded(validated, text_format),
-            epoch_steps=len(rows) / config.batch_size,
-            total_steps=steps,
+        watcher = HeldOutWatcher(
+            trainer.model,
+            partial(_measured, reward_model, validated, _encoded(validated, text_format)),
+            HeldOutLoss(steps, patience=_LOOKS_AN_EPOCH, unit="nats a preference"),
+            interval=max(1, round(len(rows) / config.batch_size / _LOOKS_AN_EPOCH)),
+            from_start=False,
             log=log,
             scratch=scratch,
         )
         if validated:
-            trainer.add_callback(validator)
+            trainer.add_callback(watcher)
         with closing(log):
             trainer.train()
         returned = trainer.state.global_step
-        if not (validated and validator.early_stop.over):
+        if not (validated and watcher.curve.stopped):
             check_steps(returned, asked=steps, label="Reward model training")
         if validated:
-            returned = validator.finish(folder).step
+            returned = watcher.finish(folder).step
     trained = trainer.model.eval()
 
     # 4. Centre and scale the scores by the base model's own answers.
@@ -340,6 +345,19 @@ def _encoded(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> 
         ]
 
     return processes.spread(encode, preferences)
+
+
+def _measured(
+    reward_model: RewardModel, preferences: Sequence[dict[str, Any]], encoded: Sequence[dict[str, Any]]
+) -> dict[str, MeanEstimate]:
+    """Return the loss on preferences, and how often the reward model agrees with them."""
+
+    def margins(rows: Sequence[dict[str, Any]]) -> list[float]:
+        ids = [row[name] for row in rows for name in ("chosen_ids", "rejected_ids")]
+        scores = reward_model.score_ids(ids, [(2 * pair, 2 * pair + 1) for pair in range(len(rows))])
+        return [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+
+    return of_margins(processes.spread(margins, encoded), [conversation_key(row["prompt"]) for row in preferences])
 
 
 def _keep_trained_weights_in_float32(model: Any) -> None:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,12 +23,14 @@ from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
+from rlhf_tuning.evaluation.evaluate import answer_log_probabilities
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, linear
-from rlhf_tuning.training.held_out_loss import HeldOutWatcher
+from rlhf_tuning.statistics import MeanEstimate
+from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, of_answers
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
     check_steps,
@@ -45,6 +48,8 @@ FULL_BASE_LEARNING_RATE = 1e-5
 
 #: Examples that one forward and backward pass holds at most.
 _TOGETHER = 8
+#: So many looks in a row without a lower held-out loss end the training.
+_PATIENCE = 3
 #: Between so many held-out demonstrations are measured on, drawn by the seed: half as many as are learnt from in the
 #: meantime, which takes a sixth of the time, since a backward pass takes twice that of a forward pass.
 _MEASURED = (100, 500)
@@ -205,15 +210,18 @@ def train_supervised(
         # 4. Train.
         watcher = HeldOutWatcher(
             trainer.model,
-            prompts=[prompt for prompt, _ in measured],
-            answers=[answer for _, answer in measured],
+            partial(_measured, trainer.model, measured, compute),
+            HeldOutLoss(
+                config.train_steps,
+                patience=_PATIENCE,
+                unit="nats a token",
+                stops_early=config.enable_early_stopping,
+                selects=config.enable_checkpoint_selection != "false",
+            ),
             interval=config.evaluation_interval,
-            total_steps=config.train_steps,
-            stops_early=config.enable_early_stopping,
-            selects=config.enable_checkpoint_selection != "false",
+            from_start=True,
             log=log,
             scratch=scratch,
-            compute=compute,
         )
         trainer.add_callback(watcher)
         with closing(log):
@@ -261,6 +269,25 @@ def _encoded(rows: Sequence[Mapping[str, Any]], text_format: TextFormat) -> list
         return [(text_format.prompt_ids(row["prompt"]), text_format.learnt_ids(row["answer"])) for row in some]
 
     return processes.spread(encode, rows)
+
+
+def _measured(
+    model: Any, examples: Sequence[tuple[list[int], list[int]]], compute: torch.dtype
+) -> dict[str, MeanEstimate]:
+    """Return loss and perplexity of demonstrations, each a prompt and an answer."""
+
+    def nats(some: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+        training = model.training
+        model.eval()
+        # As in training: the adapter's products have the precision of the others.
+        with torch.autocast(base_model.device().type, dtype=compute, enabled=compute != torch.float32):
+            found = answer_log_probabilities(model, [prompt for prompt, _ in some], [answer for _, answer in some])
+        model.train(training)
+        return [-value for value in found]
+
+    # The longest first, and beside others as long.
+    examples = sorted(examples, key=lambda example: -len(example[0]) - len(example[1]))
+    return of_answers(processes.spread(nats, examples), [len(answer) for _, answer in examples])
 
 
 def _metrics() -> Any:

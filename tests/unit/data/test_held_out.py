@@ -1,13 +1,15 @@
 import functools
+import json
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.unit.data.reading import read_rows
 
 from rlhf_tuning.data.batch import Hashes
-from rlhf_tuning.data.held_out import HeldOut, held_out_orders
+from rlhf_tuning.data.held_out import HeldOut, held_out_orders, set_aside
 
 
 @functools.lru_cache(maxsize=4)
@@ -105,3 +107,27 @@ def test_one_prompt_alone_cannot_be_split() -> None:
     assert not watch([], limit=1).can_split
     assert not watch(["a", "a"], limit=1).can_split
     assert watch(["a", "b"], limit=1).can_split
+
+
+def preferences(count: int, of_a_prompt: int = 1) -> list[dict[str, Any]]:
+    return [
+        {"prompt": [{"role": "user", "content": str(number // of_a_prompt)}], "chosen": f"{number}", "rejected": "no"}
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(199, 0), (200, 20), (1000, 100), (9000, 250)])
+def test_a_tenth_of_the_preferences_is_set_aside_where_that_is_enough_to_measure_by(count: int, expected: int) -> None:
+    rows = preferences(count)
+    learnt, validated = set_aside(rows, seed=0)
+    assert len(validated) == expected
+    assert sorted(map(str, learnt + validated)) == sorted(map(str, rows))
+    assert set_aside(rows, seed=0) == (learnt, validated)
+    assert not expected or set_aside(rows, seed=1)[1] != validated
+
+
+def test_all_preferences_of_a_prompt_are_on_one_side() -> None:
+    learnt, validated = set_aside(preferences(600, of_a_prompt=7), seed=0)
+    prompts = [{json.dumps(row["prompt"]) for row in side} for side in (learnt, validated)]
+    assert not prompts[0] & prompts[1]
+    assert 54 <= len(validated) <= 60

@@ -111,20 +111,21 @@ def realistic_report(n: int = 200, gain: float = 0.35) -> RunReport:
             accuracy=Proportion(share=0.865, n=200),
             shorter_preferred=Proportion(share=0.9, n=150),
             longer_wins=Proportion(share=0.25, n=200),
-            validation={
-                "n": 97,
+            held_out={
+                "unit": "nats a preference",
                 "looks": [
                     {
                         "step": 20 * number,
-                        "loss": 0.7 - 0.1 * number + 0.02 * number**2,
-                        "accuracy": 0.5 + 0.05 * number,
+                        "n": 97,
+                        "loss": around(0.7 - 0.1 * number + 0.02 * number**2),
+                        "accuracy": around(0.5 + 0.05 * number),
                     }
                     for number in range(1, 6)
                 ],
                 "best_step": 60,
                 "last_step": 100,
                 "stopped": True,
-                "reason": "Stopped at step 100 of at most 120",
+                "reason": "Stopped at step 100 of 120.",
             },
         ),
         reinforcement=fake_reinforcement(),
@@ -151,17 +152,18 @@ def realistic_report(n: int = 200, gain: float = 0.35) -> RunReport:
     )
 
 
+def around(mean: float) -> dict[str, float]:
+    return {"mean": mean, "low": mean - 0.2, "high": mean + 0.2}
+
+
 def look(step: int, reward: float, held_out: float | None = None) -> dict[str, Any]:
     """A look of the watch, as `watch.json` has it."""
-
-    def around(mean: float | None) -> dict[str, float] | None:
-        return None if mean is None else {"mean": mean, "low": mean - 0.2, "high": mean + 0.2}
 
     return {
         "step": step,
         "n": 64,
         "reward": around(reward),
-        "held_out_reward": around(held_out),
+        "held_out_reward": None if held_out is None else around(held_out),
         "kl": around(step / 10),
     }
 

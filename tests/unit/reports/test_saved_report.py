@@ -70,14 +70,15 @@ def test_supervised_tuning_is_shown_by_its_held_out_loss_and_read_back(tmp_path:
         for step, loss in ((0, 3.0), (20, 2.0), (40, 2.5))
     ]
     reason = "The checkpoint, step 20, is returned: it has the lowest loss."
+    held_out = {"unit": "nats a token", "looks": looks, "best_step": 20, "reason": reason}
     history = [{"step": step, "loss": 3 - step / 40, "learning_rate": 1e-4} for step in range(1, 41)]
     report = RunReport(
         title="Supervised",
-        supervised=SupervisedPart(history=history, held_out={"looks": looks, "best_step": 20, "reason": reason}),
+        supervised=SupervisedPart(history=history, held_out=held_out),
     )
     html = render_report(report)
     assert 'id="supervised"' in html
     assert reason in html
-    assert html.count('<th scope="row">Base model</th>') == html.count('<th scope="row">Last</th>') == 1
+    assert html.count('<th scope="row">Before</th>') == html.count('<th scope="row">Last</th>') == 1
     assert "7.39" in html  # the perplexity of what is returned
     assert render_report(read_back(report, tmp_path)) == html

@@ -4,14 +4,16 @@ import shutil
 
 import pytest
 import torch
-from tiny_reward_model import train
+from tiny_reward_model import BAD, GOOD, train
 
+from rlhf_tuning.data import held_out
 from rlhf_tuning.data.importer import read_canonical, sample_canonical
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.evaluation.reward_model_accuracy import evaluate_reward_model
 from rlhf_tuning.models.reward_model import RewardModel, load_reward_model
 from rlhf_tuning.ops import packing
 from rlhf_tuning.training import reward_model
+from rlhf_tuning.training.held_out_loss import pair_loss
 
 
 def test_learns_what_people_prefer(trained):
@@ -120,3 +122,35 @@ def test_a_training_that_diverges_ends_at_once_and_saves_nothing(preferences, ti
 def test_rejects_settings_beyond_their_limits(name, value):
     with pytest.raises(ParameterError, match=name):
         reward_model.RewardModelConfig(large_model_reference="x", **{name: value})
+
+
+@pytest.mark.parametrize("dim", [16, 0])
+def test_a_reward_model_that_learns_by_heart_is_stopped_and_its_best_checkpoint_returned(
+    preferences, tiny_model, tmp_path, monkeypatch, dim
+):
+    """Labels are drawn by lot, so that only memorising lowers the loss of the training."""
+    monkeypatch.setattr(held_out, "validation_rows", lambda preferences: 16)
+    rng = random.Random(0)
+    rows = [
+        {"prompt": [{"role": "user", "content": f"Create {number}."}]}
+        | dict(zip(("chosen", "rejected"), rng.sample([GOOD, BAD], 2), strict=True))
+        for number in range(64)
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "eval.jsonl").write_text((preferences / "eval.jsonl").read_text())
+    settings = {"reward_model_train_steps": 200, "reward_model_max_epochs": 0.0, "reward_lora_dim": dim}
+    rate = 50.0 if dim else 300.0
+    evaluation = train(tmp_path, tiny_model, tmp_path, reward_model_learning_rate_multiplier=rate, **settings)
+    folder = tmp_path / "reward_model"
+    kept = json.loads((folder / "held_out_loss.json").read_text())
+    steps = [look["step"] for look in kept["looks"]]
+    assert steps == list(range(2, kept["last_step"] + 1, 2))  # every quarter of six steps
+    assert kept["stopped"]
+    assert kept["best_step"] == evaluation["steps"] == steps[-5]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == kept["last_step"] < 200
+    best = min(kept["looks"], key=lambda look: look["loss"]["mean"])
+    model = load_reward_model(str(folder), dtype="float32")
+    validated = held_out.set_aside(rows, seed=0)[1]
+    scores = [model.score([row["prompt"]] * 2, [row["chosen"], row["rejected"]]) for row in validated]
+    losses = [pair_loss(model.scale * (chosen - rejected)) for chosen, rejected in scores]
+    assert sum(losses) / 16 == pytest.approx(best["loss"]["mean"], rel=1e-4)
