@@ -58,7 +58,7 @@ def train_policy(
         target_sequence_length: Most tokens of an answer.
         reinforcement_learning_rate_multiplier: Times the base learning rate.
         reinforcement_learning_train_steps: Optimizer steps.
-        kl_coeff: Reward given up for each nat of KL to the base model over an answer; 0 for no reference pass.
+        kl_coeff: Reward given up for each nat of KL to the base model over an answer; 0 with max_kl 0 saves measuring it.
         rl_algorithm: rloo or grpo.
         lora_dim: Rank of the LoRA adapter; 0 for full fine-tuning.
         batch_size: Prompts a step, on all GPUs together.

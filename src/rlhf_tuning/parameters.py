@@ -96,7 +96,7 @@ PARAMETERS: dict[str, Parameter] = {
             "kl_coeff",
             float,
             0.1,
-            "Reward given up for each nat of KL to the base model over an answer; 0 for no reference pass.",
+            "Reward given up for each nat of KL to the base model over an answer; 0 with max_kl 0 saves measuring it.",
             Limit(0),
         ),
         Parameter("instruction", str, "", "Put before every prompt; the default context of chat rows."),

@@ -28,7 +28,8 @@ adds:
 - on a CPU, files that are being read count too, s P when a model is loaded.
 
 The policy, its reference and a reward model on the same base with LoRA share one copy of the weights. Full
-fine-tuning holds a reference of its own (4 P, where kl_coeff > 0); reward models that cannot share hold theirs.
+fine-tuning holds a reference of its own (4 P, where KL is measured: kl_coeff or max_kl is above 0); reward models that
+cannot share hold theirs.
 
 Time is the products' operations over FLOP/s, plus bytes moved over bandwidth (where no product is, over the speed of an
 exponential, which on a CPU is lower), plus a cost for every layer called:
@@ -40,7 +41,7 @@ exponential, which on a CPU is lower), plus a cost for every layer called:
 - a sampled token: 2 (L + E) operations for each answer, while all weights and the keys and values so far are read
   once, and the logits some times; the prompts' forward pass before; the merging of an adapter, 20 L bytes.
 - phase 1: b packed pairs forward and backward. Phase 2: b k answers sampled; scored, packed; the reference's forward pass,
-  packed, where kl_coeff > 0; the policy's forward and backward pass, packed.
+  packed, where KL is measured; the policy's forward and backward pass, packed.
 - more GPUs: the batch is divided, and so is what is measured and evaluated. The layers of a model that takes more than
   `MOST_WEIGHTS` of a GPU (c P with LoRA; 16 P where all weights learn, 20 P with a reference) are sharded: each GPU holds
   an L / g of all that is counted for L, and two layers whole in c (see `sharding`), makes no copy for sampling, and each
@@ -108,6 +109,7 @@ class Plan:
     reward_model_train_steps: int = 1000
     reinforcement_learning_train_steps: int = 1000
     kl_coeff: float = 0.1
+    max_kl: float = 200.0
     lora_dim: int = 16
     reward_lora_dim: int = 16
     batch_size: int = 64
@@ -132,6 +134,11 @@ class Plan:
     def of(cls, values: Mapping[str, Any]) -> "Plan":
         """Return the settings among a run's parameters."""
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+    @property
+    def measures_kl(self) -> bool:
+        """Whether each step of reinforcement learning measures KL."""
+        return self.kl_coeff > 0 or self.max_kl > 0
 
     @property
     def held_out_steps(self) -> int:
@@ -313,7 +320,7 @@ class _Forecaster:
         self.k = plan.num_generations
         self.decode, self.forward_call, self.train_call = _LAYER_SECONDS[hardware.cpu]
         #: Further copies of the policy's weights.
-        self.copies = 0 if plan.lora_dim or plan.kl_coeff == 0 else 1
+        self.copies = 0 if plan.lora_dim or not plan.measures_kl else 1
         beside = 0 if plan.lora_dim else LEARNING + 4 * self.copies
         self.policy_divided = self.is_divided(model, self.c if plan.lora_dim else 4, beside)
         frozen_bytes = self.c if plan.reward_lora_dim else 4
@@ -580,7 +587,7 @@ class _Forecaster:
         packed = prompt + k * answer
         positions = answers * answer
         reference, divided = 0.0, self.policy_divided
-        if plan.kl_coeff:
+        if plan.measures_kl:
             reference = self.pass_seconds(
                 model, self.prompts, packed, at_a_time=at_a_time, rank=0, learns=False, divided=divided
             )

@@ -72,7 +72,14 @@ class Shaping:
         return kl_coeff * (1 + _GAIN * error)
 
 
-def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, rollout_engine: str = "auto") -> Any:
+def on_policy(
+    algorithm: Algorithm,
+    *,
+    shaping: Shaping,
+    compute: torch.dtype,
+    rollout_engine: str = "auto",
+    measures_kl: bool = False,
+) -> Any:
     """Return the subclass of an algorithm's TRL trainer, for prompts given as tokens.
 
     Args:
@@ -80,12 +87,14 @@ def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, r
         shaping: What becomes of the scores.
         compute: Of matrix products.
         rollout_engine: See `rollout.chosen_engine`.
+        measures_kl: Whether the KL to the reference is measured where its coefficient is 0 too.
     """
     from trl import RLOOTrainer
     from trl.trainer.utils import split_tensor_dict
 
     trainer_class = algorithm.trainer_class()
     is_rloo = issubclass(trainer_class, RLOOTrainer)
+    measures_kl = measures_kl or shaping.kl_coeff > 0
 
     class OnPolicyTrainer(trainer_class):  # type: ignore[misc, valid-type]
         """Of TRL's arguments by name, and `reference`: a model of ours in the place of the one that TRL would load."""
@@ -166,7 +175,7 @@ def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, r
             sequences, size = _sequences(samples), self.args.per_device_train_batch_size
             log_sampled = self._get_per_token_logps_and_entropies(self.model, *sequences, size)[0]
             kl = None
-            if self.kl_coeff:
+            if measures_kl:
                 kl = self._kl(log_sampled, self._reference(sequences, size), samples["completion_mask"])
             advantages = self._advantages(samples["rewards"], kl)
             if shaping.normalize_advantages:
@@ -233,7 +242,7 @@ def on_policy(algorithm: Algorithm, *, shaping: Shaping, compute: torch.dtype, r
             sequences, mask = _sequences(inputs), inputs["completion_mask"]  # (answers, longest answer)
             settled = "log_sampled" in inputs
             # First, while nothing is kept for a backward pass.
-            log_reference = self._reference(sequences) if self.kl_coeff and not settled else None
+            log_reference = self._reference(sequences) if measures_kl and not settled else None
             known = self._get_per_token_logps_and_entropies(model, *sequences, compute_entropy=True)
             log_policy = known[0].detach()
             if not settled:  # the policy that learns is the one that sampled

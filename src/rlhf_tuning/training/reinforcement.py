@@ -4,9 +4,9 @@ The policy's LoRA, the reference (the same weights with the adapter off) and the
 share one copy of the base weights; full fine-tuning and a reward model of another base load their own.
 
 `kl_coeff` has one meaning for every algorithm: the reward given up for each nat of KL(policy || reference) over a whole
-answer. The objective is E[score - kl_coeff * KL]. With 0 no reference pass is made and no KL is known. Answers are
-sampled at `temperature` without top-k or top-p, since KL is read off these samples. `on_policy.Shaping` says what else may
-become of a score, each off by default.
+answer. The objective is E[score - kl_coeff * KL]. With 0 KL is measured all the same, for `max_kl`; with both 0 no reference
+pass is made and no KL is known. Answers are sampled at `temperature` without top-k or top-p, since KL is read off these
+samples. `on_policy.Shaping` says what else may become of a score, each off by default.
 
 In several processes (see `processes`) each samples and learns from its share of a step's prompts, with random numbers of its
 own; all answers to a prompt are one process's.
@@ -112,6 +112,11 @@ class ReinforcementConfig:
         base = BASE_LEARNING_RATE if self.lora_dim else FULL_BASE_LEARNING_RATE
         return base * self.reinforcement_learning_rate_multiplier
 
+    @property
+    def measures_kl(self) -> bool:
+        """Whether each step measures the KL to the base model: it costs reward, or must not pass a limit."""
+        return self.kl_coeff > 0 or self.max_kl > 0
+
 
 def train_policy(
     config: ReinforcementConfig,
@@ -175,7 +180,7 @@ def train_policy(
     # 2. Load the policy.
     lora = config.lora_dim > 0
     compute = base_model.choose_dtype(config.dtype)
-    reference_copy = not lora and config.kl_coeff > 0
+    reference_copy = not lora and config.measures_kl
     base_model.check_memory(
         config.large_model_reference, dtype=compute, rank="lora_dim", full=not lora, copies=int(reference_copy)
     )
@@ -244,7 +249,14 @@ def train_policy(
             missing_eos_penalty=config.missing_eos_penalty,
             normalize_advantages=config.normalize_advantages,
         )
-        trainer = on_policy(algorithm, shaping=shaping, compute=compute, rollout_engine=config.rollout_engine)(
+        trainer_class = on_policy(
+            algorithm,
+            shaping=shaping,
+            compute=compute,
+            rollout_engine=config.rollout_engine,
+            measures_kl=config.measures_kl,
+        )
+        trainer = trainer_class(
             model=policy,
             reference=reference,
             args=one_device(arguments),

@@ -75,7 +75,8 @@ def test_this_machine_is_measured(capsys, monkeypatch, tiny_model):
 
 def test_takes_the_flags_and_files_of_a_run(capsys, tmp_path):
     file = tmp_path / "values.json"
-    file.write_text(json.dumps({"large_model_reference": "meta-llama/Llama-3.2-1B", "kl_coeff": 0, "warm_start": True}))
+    values = {"large_model_reference": "meta-llama/Llama-3.2-1B", "kl_coeff": 0, "max_kl": 0, "warm_start": True}
+    file.write_text(json.dumps(values))
     command = ["plan", "--parameter-values", str(file), "--preference-dataset", "gs://nowhere/p.jsonl", "--json"]
     assert main([*command, "--reinforcement-learning-train-steps", "7", "--machine", "h100"]) == 0
     phase = json.loads(capsys.readouterr().out)["phases"][-1]

@@ -51,7 +51,7 @@ def test_a_larger_model_takes_more_of_all(hardware):
 
 
 def test_memory_of_full_fine_tuning_is_what_float32_with_adam_takes():
-    plan = replace(PLAN, lora_dim=0, reward_lora_dim=0, kl_coeff=0.0, held_out_reward_model_share=0.0)
+    plan = replace(PLAN, lora_dim=0, reward_lora_dim=0, kl_coeff=0.0, max_kl=0.0, held_out_reward_model_share=0.0)
     memory = forecast(plan, LLAMA_1B, A100).phases[-1].memory["training"]
     # Weights, gradients and both moments of the policy, and the reward model's weights: 20 bytes each.
     assert memory > 20 * LLAMA_1B.parameters
@@ -60,7 +60,7 @@ def test_memory_of_full_fine_tuning_is_what_float32_with_adam_takes():
 
 def test_a_reference_of_its_own_is_held_where_all_weights_learn():
     plan = replace(PLAN, lora_dim=0, reward_lora_dim=0)
-    without = forecast(replace(plan, kl_coeff=0.0), LLAMA_1B, A100).phases[-1]
+    without = forecast(replace(plan, kl_coeff=0.0, max_kl=0.0), LLAMA_1B, A100).phases[-1]
     beside = forecast(plan, LLAMA_1B, A100).phases[-1]
     assert beside.memory["training"] - without.memory["training"] == pytest.approx(4 * LLAMA_1B.parameters)
     assert without.seconds["reference"] == 0 < beside.seconds["reference"]
@@ -98,7 +98,7 @@ def test_layers_are_divided_only_where_they_leave_each_gpu_too_little():
 
 
 def test_weights_that_all_learn_are_divided_with_what_they_need_beside_them():
-    plan = replace(PLAN, lora_dim=0, reward_lora_dim=0, kl_coeff=0.0, held_out_reward_model_share=0.0)
+    plan = replace(PLAN, lora_dim=0, reward_lora_dim=0, kl_coeff=0.0, max_kl=0.0, held_out_reward_model_share=0.0)
     found = forecast(plan, LLAMA_8B, EIGHT)
     assert found.sharded
     assert found.fits

@@ -295,8 +295,14 @@ def test_a_target_for_the_kl_needs_a_coefficient_to_adapt():
         reinforcement.ReinforcementConfig(large_model_reference="x", kl_coeff=0.0, target_kl=5.0)
 
 
-def test_no_reference_pass_and_no_kl_when_kl_coeff_is_zero(tiny_model, prompts_path, reward_dirs, tmp_path):
-    settings = {"kl_coeff": 0.0, "reinforcement_learning_train_steps": 1}
+def test_a_policy_that_runs_away_is_seen_where_kl_costs_nothing(tiny_model, prompts_path, reward_dirs, tmp_path):
+    settings = {"kl_coeff": 0.0, "max_kl": 1e-3, "reinforcement_learning_rate_multiplier": 100.0}
+    with pytest.raises(ModelError, match=r"more than max_kl 0\.001: it has run away"):
+        tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, **settings)
+
+
+def test_no_reference_pass_and_no_kl_where_nobody_asks_for_it(tiny_model, prompts_path, reward_dirs, tmp_path):
+    settings = {"kl_coeff": 0.0, "max_kl": 0.0, "reinforcement_learning_train_steps": 1}
     _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, **settings)
     assert all("kl" not in record for record in metrics)
 
