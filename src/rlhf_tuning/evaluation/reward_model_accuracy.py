@@ -26,7 +26,7 @@ def evaluate_reward_model(
     Equal scores count half. Beside the accuracy stand its 95% interval, clustered by prompt, the accuracy where the shorter
     answer was preferred (a model that has only learnt length scores 0 there), and what "the longer answer wins" would have
     got. `by_margin` and `by_length_difference` tell the same apart by how far the scores are from each other, and by how
-    many tokens longer the preferred answer is.
+    many tokens longer the preferred answer is: from `low` to `high`, and `share` with its interval.
 
     Args:
         reward_model: The model to measure.
@@ -75,18 +75,23 @@ def evaluate_reward_model(
     margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
     result["shorter_preferred_n"] = len(shorter)
     result["mean_margin"] = sum(margins) / max(1, len(rows))
+
+    def bin_of(values: Sequence[float], members: Sequence[int]) -> dict[str, float]:
+        share = statistics.clustered_share([points[row] for row in members], [keys[row] for row in members])
+        inside = [values[row] for row in members]
+        found = {"low": min(inside), "high": max(inside), "n": len(members)}
+        return found | {"share": share.mean, "share_low": share.low, "share_high": share.high}
+
+    sureness = [abs(margin) for margin in margins]
     result["by_margin"] = [
-        _bin([abs(margins[row]) for row in members], [points[row] for row in members])
+        bin_of(sureness, members)
         # How sure the model is of whichever answer it prefers, beside how often it is right.
         | {"predicted": sum(_sureness(margins[row] * reward_model.scale) for row in members) / len(members)}
-        for members in _equal_bins([abs(margin) for margin in margins])
+        for members in _equal_bins(sureness)
     ]
     result["roc"] = roc_curve(margins)
     differences = [a - b for a, b in lengths]
-    result["by_length_difference"] = [
-        _bin([differences[row] for row in members], [points[row] for row in members])
-        for members in _equal_bins(differences)
-    ]
+    result["by_length_difference"] = [bin_of(differences, members) for members in _equal_bins(differences)]
     return result
 
 
@@ -126,10 +131,6 @@ def _equal_bins(values: Sequence[float]) -> list[list[int]]:
             began = rank * _BINS // len(order)
         bins[-1].append(index)
     return bins
-
-
-def _bin(values: Sequence[float], points: Sequence[float]) -> dict[str, float]:
-    return {"low": min(values), "high": max(values), "n": len(values), "correct": sum(points)}
 
 
 def _sureness(margin: float) -> float:

@@ -46,7 +46,6 @@ from rlhf_tuning.reports.page import (
     values_table,
     write_page,
 )
-from rlhf_tuning.statistics import wilson_interval
 from rlhf_tuning.step import duration
 
 #: At least this many pairs of answers are shown, if there are so many, and as many more as fit.
@@ -82,9 +81,11 @@ _SUPERVISED_CHARTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Proportion:
-    """A share of `n` trials."""
+    """A share of `n` trials with its 95% interval."""
 
     share: float
+    low: float
+    high: float
     n: int
 
 
@@ -241,7 +242,7 @@ def render_report(report: RunReport) -> str:
         verdict=_verdict(summary, report.decision),
         sections=sections,
         footer="Intervals are 95%: Tango's for win rates and differences of shares, Wilson's for shares, "
-        "Student's t for means and their differences. A tie counts half.",
+        "Student's t for means and their differences; wider where preferences share a prompt. A tie counts half.",
     )
 
 
@@ -536,11 +537,12 @@ def _reward_model(part: RewardModelPart | None) -> str:
         IntervalRow(
             f"{label}: {percent(held.share)}",
             held.share,
-            *wilson_interval(held.share * held.n, held.n),
+            held.low,
+            held.high,
             f"n = {held.n:,}",
         )
         for label, held in measured
-        if held and held.n
+        if held
     ]
     plot = interval_plot("Agreement with people, with its 95% interval", rows, reference_label="chance") if rows else ""
     note, held_out = _held_out(part.held_out, part.history) if part.held_out else ("", [])
@@ -562,7 +564,6 @@ def _reward_model(part: RewardModelPart | None) -> str:
 def _accuracy_plot(title: str, parts: Sequence[Mapping[str, float]], unit: str) -> str:
     rows = []
     for part in parts:
-        share = part["correct"] / part["n"]
         span = (
             f"{number(part['low'])} to {number(part['high'])}{unit}"
             if not unit
@@ -570,9 +571,10 @@ def _accuracy_plot(title: str, parts: Sequence[Mapping[str, float]], unit: str) 
         )
         rows.append(
             IntervalRow(
-                f"{_minus(span)}: {percent(share)}",
-                share,
-                *wilson_interval(part["correct"], int(part["n"])),
+                f"{_minus(span)}: {percent(part['share'])}",
+                part["share"],
+                part["share_low"],
+                part["share_high"],
                 f"n = {part['n']:,.0f}",
             )
         )
@@ -586,10 +588,8 @@ def _signed(value: float) -> str:
 def _calibration(parts: Sequence[Mapping[str, float]]) -> list[str]:
     points = []
     for part in parts:
-        share = part["correct"] / part["n"]
-        low, high = wilson_interval(part["correct"], int(part["n"]))
-        words = f"predicted {percent(part['predicted'])}, right {percent(share)}, n = {part['n']:,.0f}"
-        points.append((part["predicted"], share, low, high, words))
+        words = f"predicted {percent(part['predicted'])}, right {percent(part['share'])}, n = {part['n']:,.0f}"
+        points.append((part["predicted"], part["share"], part["share_low"], part["share_high"], words))
     title = "Calibration of the scores"
     return [calibration(title, points, x_label="predicted chance of being right")] if points else []
 

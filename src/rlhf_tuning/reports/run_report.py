@@ -177,11 +177,15 @@ def _reward_model(folder: Path) -> RewardModelPart:
     return RewardModelPart(
         held_out=_held_out(folder),
         history=read_metrics(folder / "metrics.jsonl"),
-        accuracy=Proportion(share=measured["accuracy"], n=measured["n"]),
-        shorter_preferred=Proportion(share=measured["shorter_preferred_accuracy"], n=measured["shorter_preferred_n"])
-        if measured["shorter_preferred_n"]
-        else None,
+        accuracy=_proportion(measured, "accuracy", measured["n"]),
+        shorter_preferred=_proportion(measured, "shorter_preferred_accuracy", measured["shorter_preferred_n"]),
         by_margin=measured["by_margin"],
         by_length_difference=measured["by_length_difference"],
-        longer_wins=Proportion(share=measured["longer_wins_accuracy"], n=measured["n"]),
+        longer_wins=_proportion(measured, "longer_wins_accuracy", measured["n"]),
     )
+
+
+def _proportion(measured: Mapping[str, float], name: str, n: int) -> Proportion | None:
+    if not n:
+        return None
+    return Proportion(share=measured[name], low=measured[f"{name}_low"], high=measured[f"{name}_high"], n=n)

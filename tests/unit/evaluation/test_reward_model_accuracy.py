@@ -36,6 +36,9 @@ def test_the_accuracy_is_clustered_by_prompt():
     assert together["accuracy"] == apart["accuracy"] == 0.5
     assert together["accuracy_low"] == pytest.approx(0.12, abs=0.02)
     assert apart["accuracy_low"] == pytest.approx(0.40, abs=0.01)
+    for one, other in zip(together["by_length_difference"], apart["by_length_difference"], strict=True):
+        assert one["share"] == other["share"]
+        assert one["share_low"] < other["share_low"]
 
 
 @pytest.mark.parametrize("name", ["by_margin", "by_length_difference"])
@@ -43,7 +46,7 @@ def test_sorts_the_agreement_into_bins_that_hold_every_preference_once(trained, 
     _, evaluation = trained
     bins = evaluation[name]
     assert sum(part["n"] for part in bins) == evaluation["n"]
-    assert sum(part["correct"] for part in bins) == pytest.approx(evaluation["accuracy"] * evaluation["n"])
+    assert sum(part["share"] * part["n"] for part in bins) == pytest.approx(evaluation["accuracy"] * evaluation["n"])
     assert all(before["high"] < after["low"] for before, after in itertools.pairwise(bins))
     assert all(0.5 <= part["predicted"] <= 1 for part in evaluation["by_margin"])
 

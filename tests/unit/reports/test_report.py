@@ -27,6 +27,7 @@ from rlhf_tuning.reports.report import (
     write_report,
 )
 from rlhf_tuning.reports.run_report import lineage
+from rlhf_tuning.statistics import wilson_interval
 
 PLACES = [
     "Plantation Palms",
@@ -98,6 +99,11 @@ def fake_reward_history(steps: int = 120) -> list[dict[str, float]]:
     ]
 
 
+def proportion(successes: int, n: int) -> Proportion:
+    low, high = wilson_interval(successes, n)
+    return Proportion(share=successes / n, low=low, high=high, n=n)
+
+
 def realistic_report(n: int = 200, gain: float = 0.35) -> RunReport:
     return RunReport(
         title="palms-style",
@@ -108,9 +114,9 @@ def realistic_report(n: int = 200, gain: float = 0.35) -> RunReport:
         scorer_name="house style",
         reward_model=RewardModelPart(
             history=fake_reward_history(),
-            accuracy=Proportion(share=0.865, n=200),
-            shorter_preferred=Proportion(share=0.9, n=150),
-            longer_wins=Proportion(share=0.25, n=200),
+            accuracy=proportion(173, 200),
+            shorter_preferred=proportion(135, 150),
+            longer_wins=proportion(50, 200),
             held_out={
                 "unit": "nats a preference",
                 "looks": [
@@ -189,12 +195,18 @@ CONDITIONS = (
     Condition(name="No rise of refusals", value="-1 points [-3, +1], n = 200", limit="not higher", holds=True),
 )
 
+
+def share_of_40(correct: int) -> dict[str, float]:
+    low, high = wilson_interval(correct, 40)
+    return {"share": correct / 40, "share_low": low, "share_high": high}
+
+
 BINS = [
-    {"low": low, "high": low + 0.5, "n": 40, "correct": correct, "predicted": predicted}
+    {"low": low, "high": low + 0.5, "n": 40, "predicted": predicted} | share_of_40(correct)
     for low, correct, predicted in ((0.0, 21, 0.56), (0.5, 26, 0.68), (1.0, 33, 0.78), (1.5, 38, 0.85))
 ]
 LENGTH_BINS = [
-    {"low": low, "high": low + 30, "n": 40, "correct": correct, "predicted": 0.7}
+    {"low": low, "high": low + 30, "n": 40} | share_of_40(correct)
     for low, correct in ((-60, 22), (-30, 27), (0, 35), (30, 39))
 ]
 
@@ -433,7 +445,7 @@ def test_a_run_without_a_reference_has_no_kl_curve_and_says_why() -> None:
 
 
 def test_a_reward_model_without_a_shorter_case_leaves_it_out() -> None:
-    part = RewardModelPart(accuracy=Proportion(share=0.7, n=40), shorter_preferred=Proportion(share=0.0, n=0))
+    part = RewardModelPart(accuracy=proportion(28, 40))
     page = Page(render_report(RunReport(title="reward model", reward_model=part)))
     assert "All held-out preferences: 70%" in page.text
     assert "Shorter answer preferred" not in page.text
