@@ -36,8 +36,7 @@ def expected_time(values: Mapping[str, Value]) -> str:
     plan = Plan.of(values)
     prompt, answer = _mean_lengths(values, plan)
     hardware = measure_here(plan, model, str(values["dtype"]))
-    steps = _reward_model_steps(values, plan)
-    plan = replace(plan, prompt_tokens=prompt, answer_tokens=answer, reward_model_train_steps=steps)
+    plan = _with_preferences(values, replace(plan, prompt_tokens=prompt, answer_tokens=answer))
     found = forecast(plan, model, hardware, reward_base=reward_base)
     return f"About {_rounded(found.all_hours)} on this machine ({hardware.processor}, {hardware.numbers})"
 
@@ -92,16 +91,18 @@ def _mean_lengths(values: Mapping[str, Value], plan: Plan) -> tuple[int, int]:
     return max(1, round(prompt)), max(1, round(answer))
 
 
-def _reward_model_steps(values: Mapping[str, Value], plan: Plan) -> int:
-    """Return how many steps the reward model will take at most, by about how many preferences there are."""
+def _with_preferences(values: Mapping[str, Value], plan: Plan) -> Plan:
+    """Return a plan that knows about how many preferences the reward model has, and so the most steps that it takes."""
     sizes = [source.size for source in resolve(str(values["preference_dataset"]), parameter="preference_dataset")]
-    epochs = float(values["reward_model_max_epochs"])
-    if not epochs or None in sizes:
-        return plan.reward_model_train_steps
+    if None in sizes:
+        return plan
     # As an import writes them; a file's own rows are about as long.
     row_bytes = mean(len(json.dumps(row)) for row in _first_rows(values, "preference_dataset", PREFERENCES))
     rows = sum(size for size in sizes if size) / row_bytes * (1 - plan.held_out_reward_model_share)
-    return min(plan.reward_model_train_steps, math.ceil(epochs * rows / plan.batch_size))
+    steps, epochs = plan.reward_model_train_steps, float(values["reward_model_max_epochs"])
+    if epochs:
+        steps = min(steps, math.ceil(epochs * rows / plan.batch_size))
+    return replace(plan, reward_model_train_steps=steps, preferences=max(1, round(rows)))
 
 
 def _first_rows(values: Mapping[str, Value], parameter: str, accepts: Collection[Kind]) -> Iterator[dict[str, Any]]:

@@ -40,8 +40,9 @@ exponential, which on a CPU is lower), plus a cost for every layer called:
 - the output head at a token of an answer: 2 E operations, three times that with a backward pass.
 - a sampled token: 2 (L + E) operations for each answer, while all weights and the keys and values so far are read
   once, and the logits some times; the prompts' forward pass before; the merging of an adapter, 20 L bytes.
-- phase 1: b packed pairs forward and backward. Phase 2: b k answers sampled; scored, packed; the reference's forward pass,
-  packed, where KL is measured; the policy's forward and backward pass, packed.
+- phase 1: b packed pairs forward and backward; four times an epoch, for the validation, a tenth of all, up to 250, forward.
+  Phase 2: b k answers sampled; scored, packed; the reference's forward pass, packed, where KL is measured; the policy's
+  forward and backward pass, packed.
 - more GPUs: the batch is divided, and so is what is measured and evaluated. The layers of a model that takes more than
   `MOST_WEIGHTS` of a GPU (c P with LoRA; 16 P where all weights learn, 20 P with a reference) are sharded: each GPU holds
   an L / g of all that is counted for L, and two layers whole in c (see `sharding`), makes no copy for sampling, and each
@@ -58,6 +59,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rlhf_tuning.accelerators import GPUS, LEARNING, MOST_WEIGHTS, Gpu, machine_name
+from rlhf_tuning.data.held_out import validation_rows
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models.architecture import Architecture
@@ -90,6 +92,8 @@ SCORED_TOGETHER = 16
 LANES, _ALONE = 2, 0.8
 _CENTRING_ANSWERS = 128
 _LOOKS = 10
+#: How often an epoch the reward model is validated, and of how many preferences a tenth is, which is the largest share.
+VALIDATIONS, _TENTH_VALIDATED = 4, 2_000
 _READ_BYTES_PER_SECOND = GB
 #: Steps of the pipeline on the machine and beside it, and the seconds that one takes to start. Those on GPUs are assumed;
 #: those of a CPU are of `rlhf run`, which imports torch once for all steps.
@@ -101,7 +105,8 @@ class Plan:
     """The settings that cost depends on, named as the pipeline's parameters are.
 
     `prompt_tokens` and `answer_tokens` are what prompts and answers have on average, for the time; 0 for all that their
-    limits allow, which is what memory is always forecast for.
+    limits allow, which is what memory is always forecast for. `preferences` are those of the reward model, by which it is
+    known how many it is validated on; 0 for the largest share that may be.
     """
 
     prompt_sequence_length: int = 512
@@ -120,6 +125,7 @@ class Plan:
     watch_prompts: int = 64
     prompt_tokens: int = 0
     answer_tokens: int = 0
+    preferences: int = 0
 
     def __post_init__(self) -> None:
         check_limits(**{name: value for name, value in vars(self).items() if not name.endswith("_tokens")})
@@ -145,6 +151,13 @@ class Plan:
         """Optimizer steps of the held-out reward model."""
         share = self.held_out_reward_model_share
         return max(1, round(self.reward_model_train_steps * share / (1 - share))) if share else 0
+
+    @property
+    def validated(self) -> float:
+        """Preferences that the reward model is validated on for each that it learns from."""
+        rows = self.preferences or _TENTH_VALIDATED
+        validated = validation_rows(rows)
+        return VALIDATIONS * validated / (rows - validated)
 
     @property
     def looks(self) -> int:
@@ -577,7 +590,10 @@ class _Forecaster:
             learns=True,
             divided=divided,
         )
-        return {"update": learning + self.optimizer_seconds(model, plan.reward_lora_dim, divided=divided)}
+        return {
+            "update": learning + self.optimizer_seconds(model, plan.reward_lora_dim, divided=divided),
+            "validation": plan.validated * self.scoring_seconds(self.prompts, 2),
+        }
 
     def policy_seconds(self) -> dict[str, float]:
         plan, model, k = self.plan, self.model, self.k

@@ -63,8 +63,12 @@ def test_no_more_reward_model_steps_are_expected_than_the_preferences_are_worth(
     values = DEFAULTS | values | {"reward_model_max_epochs": 2.0}
     plan = Plan.of(values)
     # Three quarters of 1,600, twice, by 64.
-    assert expectation._reward_model_steps(values, plan) == pytest.approx(38, abs=2)
-    assert expectation._reward_model_steps(values | {"reward_model_max_epochs": 0.0}, plan) == 1000
+    found = expectation._with_preferences(values, plan)
+    assert found.preferences == pytest.approx(1200, abs=50)
+    assert found.reward_model_train_steps == pytest.approx(38, abs=2)
+    assert (
+        expectation._with_preferences(values | {"reward_model_max_epochs": 0.0}, plan).reward_model_train_steps == 1000
+    )
 
 
 def test_what_cannot_be_forecast_is_an_error(values, tmp_path):

@@ -131,6 +131,13 @@ def test_hours_are_steps_times_seconds_and_what_comes_beside():
     assert found.all_hours == pytest.approx(steps + sum(found.hours.values()))
 
 
+def test_the_validation_of_the_reward_model_is_counted_by_how_many_preferences_there_are():
+    unknown, few, many = (forecast(Plan(preferences=n), LLAMA_1B, A100).phases[0].seconds for n in (0, 150, 100_000))
+    assert few["validation"] == 0 < many["validation"] < 0.03 * unknown["validation"]
+    # Four times an epoch a ninth as many as are learnt from, a forward pass beside three and checkpointing's.
+    assert 0.05 < unknown["validation"] / unknown["update"] < 0.15
+
+
 def test_without_held_out_reward_model_and_watch_there_is_nothing_for_them():
     found = forecast(Plan(held_out_reward_model_share=0.0, watch_prompts=0), LLAMA_1B, A100)
     assert [phase.name for phase in found.phases] == ["reward model", "reinforcement learning"]
@@ -182,14 +189,15 @@ def test_constants_are_those_of_the_code_that_runs():
         HEAD_TOKENS,
         LANES,
         ROWS_TOGETHER,
+        VALIDATIONS,
         micro_batch,
     )
-    from rlhf_tuning.training import over_optimisation, training_log
+    from rlhf_tuning.training import over_optimisation, reward_model, training_log
     from rlhf_tuning.training.reward_model import RewardModelConfig
 
     assert {True: rollout.ROWS_TOGETHER["cpu"], False: rollout.ROWS_TOGETHER["cuda"]} == ROWS_TOGETHER
     assert (HEAD_POSITIONS, HEAD_TOKENS) == (log_probabilities.HEAD_POSITIONS, log_probabilities._HEAD_TOKENS)
-    assert lanes._LANES == LANES
+    assert (lanes._LANES, reward_model._LOOKS_AN_EPOCH) == (LANES, VALIDATIONS)
     assert {True: generate.TOGETHER["cpu"], False: generate.TOGETHER["cuda"]} == ANSWERED_TOGETHER
     for size in (1, 6, 7, 64):
         assert micro_batch(size, 8) == training_log.micro_batch(size, 8)
