@@ -15,6 +15,7 @@ What differs from the paper and from stock TRL:
   its mean answer", and 1 is the standard deviation between its answers to one prompt. So `kl_coeff`, which weighs scores
   against nats, means the same for every reward model. The spread between prompts says nothing: the loss leaves a prompt's
   own zero open.
+- Preferences of which `target_sequence_length` cuts one answer and not the other are left out: people saw both whole.
 - The prompt of a pair is computed once for both answers (`packing`), where the model's architecture allows it.
 - Text is encoded by `text_format` and reaches the trainer as token ids.
 
@@ -155,6 +156,7 @@ def train_reward_model(
 
     Raises:
         ParameterError: If the processes cannot share a batch evenly.
+        DataError: If there is no preference to learn from.
         ModelError: If the base model cannot be loaded, or the reward model scores everything alike.
     """
     from datasets import Dataset
@@ -180,6 +182,7 @@ def train_reward_model(
         raise DataError(
             "Every preference fell to the held-out reward model. Give more, or set held_out_reward_model_share to 0."
         )
+    preferences = _comparable(preferences, text_format)
     preferences, validated = set_aside(preferences, seed=config.seed)
     rows = _encoded(preferences, text_format)
     steps = config.steps(len(rows))
@@ -345,6 +348,28 @@ def _encoded(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> 
         ]
 
     return processes.spread(encode, preferences)
+
+
+def _comparable(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
+    """Return the preferences whose answers can be compared, and say how many cannot.
+
+    Raises:
+        DataError: If none can.
+    """
+
+    def compare(some: Sequence[dict[str, Any]]) -> list[bool]:
+        return [text_format.comparable(row["chosen"], row["rejected"]) for row in some]
+
+    kept = [row for row, fair in zip(preferences, processes.spread(compare, preferences), strict=True) if fair]
+    why = (
+        f"target_sequence_length {text_format.target_sequence_length:,} cuts one of their answers and not the other, or "
+        "leaves the same of both"
+    )
+    if not kept:
+        raise DataError(f"No preference is left to learn from: of all {len(preferences):,}, {why}. Raise it.")
+    if len(kept) < len(preferences):
+        step.say(f"{len(preferences) - len(kept):,} of {len(preferences):,} preferences are left out: {why}")
+    return kept
 
 
 def _measured(

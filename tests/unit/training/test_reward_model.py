@@ -8,9 +8,11 @@ from tiny_reward_model import BAD, GOOD, train
 
 from rlhf_tuning.data import held_out
 from rlhf_tuning.data.importer import read_canonical, sample_canonical
-from rlhf_tuning.errors import ModelError, ParameterError
+from rlhf_tuning.errors import DataError, ModelError, ParameterError
 from rlhf_tuning.evaluation.reward_model_accuracy import evaluate_reward_model
 from rlhf_tuning.models.reward_model import RewardModel, load_reward_model
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import packing
 from rlhf_tuning.training import reward_model
 from rlhf_tuning.training.held_out_loss import pair_loss
@@ -154,3 +156,22 @@ def test_a_reward_model_that_learns_by_heart_is_stopped_and_its_best_checkpoint_
     scores = [model.score([row["prompt"]] * 2, [row["chosen"], row["rejected"]]) for row in validated]
     losses = [pair_loss(model.scale * (chosen - rejected)) for chosen, rejected in scores]
     assert sum(losses) / 16 == pytest.approx(best["loss"]["mean"], rel=1e-4)
+
+
+def test_a_preference_of_which_one_answer_alone_is_cut_is_not_learnt_from(tiny_model, capsys):
+    text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=32, target_sequence_length=4)
+    short, other, long = "gulls", "salt", "gulls and salt and gulls and salt"
+    pairs = {
+        (short, other): True,
+        (short, long): False,
+        (long, short): False,
+        (long, f"{other} {long}"): True,
+        (long, f"{long} {other}"): False,
+    }
+    rows = [{"chosen": chosen, "rejected": rejected} for chosen, rejected in pairs]
+    assert reward_model._comparable(rows, text_format) == [
+        row for row, fair in zip(rows, pairs.values(), strict=True) if fair
+    ]
+    assert "3 of 5 preferences are left out: target_sequence_length 4 cuts one of" in capsys.readouterr().out
+    with pytest.raises(DataError, match="of all 1, target_sequence_length 4 cuts one of their answers"):
+        reward_model._comparable(rows[1:2], text_format)
