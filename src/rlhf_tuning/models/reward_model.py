@@ -145,7 +145,7 @@ class RewardModel:
             packed = packing.pack([([], group) for group in groups])
         else:
             packed = packing.pack([packing.share_beginning(group) for group in groups])
-        tensors = (packed.input_ids, packed.position_ids, packed.visible, packed.answers)
+        tensors = (packed.input_ids, packed.position_ids, packed.owners, packed.answers)
         device = self._head.device
         return packing.last_hidden(
             self._trunk,

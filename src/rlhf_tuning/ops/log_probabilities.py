@@ -52,8 +52,7 @@ class Answers:
     Args:
         input_ids: Prompt, then its answers; padded on the right. (prompts, length)
         position_ids: Restarting after the prompt for each answer. (prompts, length)
-        visible: Which positions (last axis) each position sees. (prompts, 1, length, length), bool; None where no prompt
-            has a second answer, so that each sees what is before it.
+        owners: As of `packing.Packed`. (prompts, length)
         predictors: Index into the flattened (prompts x length) of the position that predicts each answer's token.
         targets: That token.
         places: Index into the flattened (answers x longest answer) of that token.
@@ -62,7 +61,7 @@ class Answers:
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    visible: torch.Tensor | None
+    owners: torch.Tensor | None
     predictors: torch.Tensor
     targets: torch.Tensor
     places: torch.Tensor
@@ -103,7 +102,7 @@ def pack(
     return Answers(
         input_ids=packed.input_ids.to(device),
         position_ids=packed.position_ids.to(device),
-        visible=None if packed.visible is None else packed.visible.to(device),
+        owners=None if packed.owners is None else packed.owners.to(device),
         predictors=torch.tensor(predictors, dtype=torch.long, device=device),
         targets=torch.tensor(targets, dtype=torch.long, device=device),
         places=torch.tensor(places, dtype=torch.long, device=device),
@@ -145,7 +144,7 @@ def pack_apart(
     return Answers(
         input_ids=packed.input_ids.to(device),
         position_ids=packed.position_ids.to(device),
-        visible=None if packed.visible is None else packed.visible.to(device),
+        owners=None if packed.owners is None else packed.owners.to(device),
         predictors=torch.tensor(predictors, dtype=torch.long, device=device),
         targets=torch.tensor(targets, dtype=torch.long, device=device),
         places=torch.tensor(places, dtype=torch.long, device=device),
@@ -176,7 +175,7 @@ def log_probabilities(model: Any, answers: Answers, *, temperature: float) -> tu
         temperature: Divides the logits.
     """
     scale = _head_scale(model)
-    tensors = (answers.input_ids, answers.position_ids, answers.visible)
+    tensors = (answers.input_ids, answers.position_ids, answers.owners)
     if scale is None:
         logits = model(**packing.inputs(model, *tensors)).logits.flatten(0, 1)[answers.predictors]
         found = _of_logits(logits / temperature, answers.targets)

@@ -45,8 +45,8 @@ class Packed:
         input_ids: (rows, length)
         position_ids: Restarting after the prompt for each answer. (rows, length)
         real: Which positions hold a token. (rows, length), bool
-        visible: Which positions (last axis) each position sees. (rows, 1, length, length), bool; None where no row has a
-            second answer, so that each sees what is before it.
+        owners: Which of its answers each position belongs to, from 1 on; 0 for the prompt, -1 for nothing. (rows, length)
+            None where no row has a second answer, so that each position sees what is before it.
         answers: Of each answer, in the order given, its first position and the one after its last, counted in the
             flattened (rows x length). (answers, 2)
     """
@@ -54,7 +54,7 @@ class Packed:
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     real: torch.Tensor
-    visible: torch.Tensor | None
+    owners: torch.Tensor | None
     answers: torch.Tensor
 
 
@@ -67,42 +67,41 @@ def pack(groups: Sequence[Group]) -> Packed:
     longest = max(len(prompt) + sum(map(len, answers)) for prompt, answers in groups)
     input_ids = torch.zeros((len(groups), longest), dtype=torch.long)
     position_ids = torch.zeros_like(input_ids)
-    real = torch.zeros_like(input_ids, dtype=torch.bool)
+    owners = torch.full_like(input_ids, -1)
     places: list[tuple[int, int]] = []
     for row, (prompt, answers) in enumerate(groups):
         tokens = [*prompt, *(token for answer in answers for token in answer)]
         input_ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        real[row, : len(tokens)] = True
         start = len(prompt)
+        owners[row, :start] = 0
         position_ids[row, :start] = torch.arange(start)
-        for answer in answers:
+        for number, answer in enumerate(answers, 1):
             end = start + len(answer)
+            owners[row, start:end] = number
             position_ids[row, start:end] = torch.arange(len(prompt), len(prompt) + len(answer))
             places.append((row * longest + start, row * longest + end))
             start = end
     return Packed(
         input_ids=input_ids,
         position_ids=position_ids,
-        real=real,
-        visible=_visible(groups, longest) if any(len(answers) > 1 for _, answers in groups) else None,
+        real=owners >= 0,
+        owners=owners if any(len(answers) > 1 for _, answers in groups) else None,
         answers=torch.tensor(places, dtype=torch.long).reshape(-1, 2),
     )
 
 
-def _visible(groups: Sequence[Group], longest: int) -> torch.Tensor:
-    """Return which positions each position of packed rows sees, (rows, 1, longest, longest)."""
+def visible(owners: torch.Tensor) -> torch.Tensor:
+    """Return which positions (last axis) each position of packed rows sees, (rows, 1, length, length), bool.
+
+    Args:
+        owners: Of a `Packed`. The mask is made where they are: on a GPU, it never passes through the machine's memory.
+    """
+    length = owners.shape[1]
+    before = torch.ones((length, length), dtype=torch.bool, device=owners.device).tril()
     # What stands where nothing does sees itself, because a softmax over nothing is no number.
-    visible = torch.eye(longest, dtype=torch.bool).repeat(len(groups), 1, 1)
-    causal = torch.ones((longest, longest), dtype=torch.bool).tril()
-    for row, (prompt, answers) in enumerate(groups):
-        shared = start = len(prompt)
-        visible[row, :shared, :shared] = causal[:shared, :shared]
-        for answer in answers:
-            end = start + len(answer)
-            visible[row, start:end, :shared] = True
-            visible[row, start:end, start:end] = causal[: len(answer), : len(answer)]
-            start = end
-    return visible[:, None]
+    itself = torch.eye(length, dtype=torch.bool, device=owners.device)
+    seen, seeing = owners[:, None, :], owners[:, :, None]
+    return (((seen == 0) | ((seen == seeing) & (seen > 0))) & before | itself)[:, None]
 
 
 def share_beginning(sequences: Sequence[Sequence[int]]) -> Group:
@@ -121,30 +120,30 @@ def packed_length(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def hidden_states(
-    trunk: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, visible: torch.Tensor | None
+    trunk: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, owners: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the trunk's hidden state at every position of packed rows, (rows, length, d).
 
     Args:
         trunk: Of a transformers model, without its head.
         input_ids: Like `position_ids`, of a `Packed`, on the trunk's device.
-        visible: Likewise; None where no row has a second answer.
+        owners: Likewise; None where no row has a second answer.
     """
-    hidden: torch.Tensor = trunk(**inputs(trunk, input_ids, position_ids, visible)).last_hidden_state
+    hidden: torch.Tensor = trunk(**inputs(trunk, input_ids, position_ids, owners)).last_hidden_state
     return hidden
 
 
 def inputs(
-    model: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, visible: torch.Tensor | None
+    model: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, owners: torch.Tensor | None
 ) -> dict[str, Any]:
     """Return what a model is called with for packed rows.
 
     Rows of one answer need no mask, since what is padded comes after all that counts, and no positions but the usual ones:
     every causal model can do those.
     """
-    if visible is None:
+    if owners is None:
         return {"input_ids": input_ids, "use_cache": False}
-    mask = attention_mask(model, visible)
+    mask = attention_mask(model, visible(owners))
     return {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids, "use_cache": False}
 
 
@@ -152,7 +151,7 @@ def last_hidden(
     trunk: Any,
     input_ids: torch.Tensor,
     position_ids: torch.Tensor,
-    visible: torch.Tensor | None,
+    owners: torch.Tensor | None,
     answers: torch.Tensor,
 ) -> torch.Tensor:
     """Return the trunk's hidden state at the last token of each packed answer, (answers, d).
@@ -161,16 +160,16 @@ def last_hidden(
         trunk: Of a transformers model, without its head.
         input_ids: Like the rest, of a `Packed`, on the trunk's device. None of the answers may be empty.
     """
-    return hidden_states(trunk, input_ids, position_ids, visible).flatten(0, 1)[answers[:, 1] - 1]
+    return hidden_states(trunk, input_ids, position_ids, owners).flatten(0, 1)[answers[:, 1] - 1]
 
 
-def attention_mask(model: Any, visible: torch.Tensor) -> torch.Tensor:
-    """Return what is visible as a model's attention wants it: to be added to the scores, or bool for torch's own."""
+def attention_mask(model: Any, seen: torch.Tensor) -> torch.Tensor:
+    """Return what is seen as a model's attention wants it: to be added to the scores, or bool for torch's own."""
     if model.config._attn_implementation not in ("eager", attention.NAME):
-        return visible
-    kind = visible.device.type
+        return seen
+    kind = seen.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
-    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def window(model: Any) -> float:
@@ -293,7 +292,7 @@ def _together(trunk: Any, groups: Sequence[Group]) -> list[torch.Tensor]:
 
 def _states(trunk: Any, groups: Sequence[Group]) -> torch.Tensor:
     packed = pack(groups)
-    tensors = (packed.input_ids, packed.position_ids, packed.visible)
+    tensors = (packed.input_ids, packed.position_ids, packed.owners)
     on_device = (None if tensor is None else tensor.to(trunk.device) for tensor in tensors)
     return hidden_states(trunk, *on_device).float()  # type: ignore[arg-type]
 

@@ -38,7 +38,7 @@ def collate_pairs(examples: Sequence[dict[str, Any]], *, share: bool) -> dict[st
         # TRL counts tokens by it.
         "attention_mask": packed.real.long(),
     }
-    return tensors if packed.visible is None else tensors | {"visible": packed.visible}
+    return tensors if packed.owners is None else tensors | {"owners": packed.owners}
 
 
 class PairTrainer(RewardTrainer):  # type: ignore[misc]
@@ -69,7 +69,7 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
         """Return TRL's loss of the packed pairs."""
 
         def score(**batch: Any) -> SimpleNamespace:
-            tensors = tuple(batch.get(name) for name in ("input_ids", "position_ids", "visible", "answers"))
+            tensors = tuple(batch.get(name) for name in ("input_ids", "position_ids", "owners", "answers"))
             # Through whatever is wrapped around the model: it is what averages gradients over processes.
             with self.accelerator.autocast():
                 return SimpleNamespace(logits=model(packed=tensors))  # (2 x pairs, 1)
@@ -79,7 +79,7 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
 
 def _parts(batch: _Batch, lanes: int) -> tuple[list[_Batch], torch.Tensor]:
     """Divide packed rows into parts, and say where in the parts' answers, one part after the other, each answer is."""
-    input_ids, position_ids, visible, answers = batch
+    input_ids, position_ids, owners, answers = batch
     count, length = input_ids.shape
     size = -(-count // lanes)
     row = answers[:, 0] // length
@@ -87,5 +87,5 @@ def _parts(batch: _Batch, lanes: int) -> tuple[list[_Batch], torch.Tensor]:
     for start in range(0, count, size):
         rows = slice(start, start + size)
         own = answers[(row >= start) & (row < start + size)] - start * length
-        parts.append((input_ids[rows], position_ids[rows], None if visible is None else visible[rows], own))
+        parts.append((input_ids[rows], position_ids[rows], None if owners is None else owners[rows], own))
     return parts, (row // size).argsort(stable=True).argsort()

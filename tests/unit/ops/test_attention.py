@@ -52,7 +52,7 @@ def test_numbers_and_gradients_are_those_of_eager_attention(mask: str) -> None:
     elif mask == "packed":
         packed = packing.pack([([1, 2, 3], [[4, 5], [6, 7, 8]]), ([1, 2], [[3], [4, 5]])])
         inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids}
-        inputs["attention_mask"] = packing.attention_mask(model, packed.visible)
+        inputs["attention_mask"] = packing.attention_mask(model, packing.visible(packed.owners))
     expected = with_gradients(model, **inputs)
     attention.quicken(model)
     assert model.config._attn_implementation == attention.NAME

@@ -37,7 +37,7 @@ def test_prompts_of_one_answer_each_need_no_mask_of_ours(tiny_model, attention):
     model = base_model.load_causal_lm(str(tiny_model), dtype=torch.float32)
     model.set_attn_implementation(attention)
     packed = pack(PROMPTS[2:4], [ANSWERS[1], ANSWERS[3]], device=torch.device("cpu"))
-    assert packed.visible is None
+    assert packed.owners is None
     found, _ = log_probabilities(model, packed, temperature=1.0)
     assert torch.allclose(found[1, :2], plain(model, PROMPTS[3], ANSWERS[3], 1.0)[0], atol=1e-5)
     assert torch.allclose(found[0, :1], plain(model, PROMPTS[2], ANSWERS[1], 1.0)[0], atol=1e-5)
@@ -52,7 +52,7 @@ def test_examples_packed_apart_have_the_log_probabilities_of_separate_rows(tiny_
     packed = pack_apart(prompts, answers, device=torch.device("cpu"), width=4, several=several)
     # The longest in a row of its own, then two whose tokens are as many, then what is left.
     assert packed.input_ids.shape == ((3, 7) if several else (4, 7))
-    assert (packed.visible is None) is not several
+    assert (packed.owners is None) is not several
     found, _ = log_probabilities(model, packed, temperature=1.0)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         assert torch.allclose(found[row, : len(answer)], plain(model, prompt, answer, 1.0)[0], atol=1e-5)

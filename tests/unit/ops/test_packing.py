@@ -15,7 +15,7 @@ def test_every_answer_has_the_last_hidden_state_of_a_row_of_its_own(tiny_model, 
     trunk = AutoModel.from_pretrained(tiny_model, attn_implementation=attention)
     groups = [([5, 6, 7, 8], [[9, 10], [11], [12, 13, 14]]), ([20], [[21, 22]])]
     packed = packing.pack(groups)
-    found = packing.last_hidden(trunk, packed.input_ids, packed.position_ids, packed.visible, packed.answers)
+    found = packing.last_hidden(trunk, packed.input_ids, packed.position_ids, packed.owners, packed.answers)
     alone = [
         trunk(torch.tensor([[*prompt, *answer]])).last_hidden_state[0, -1]
         for prompt, answers in groups
@@ -37,7 +37,14 @@ def test_shares_the_beginning_and_leaves_each_sequence_its_last_token():
 
 
 def test_rows_of_one_answer_need_neither_mask_nor_positions():
-    assert packing.pack([([5, 6], [[9]]), ([7], [[8]])]).visible is None
+    assert packing.pack([([5, 6], [[9]]), ([7], [[8]])]).owners is None
+
+
+def test_a_position_sees_the_prompt_and_what_is_before_it_in_its_own_answer():
+    packed = packing.pack([([5, 6], [[9], [10, 11]]), ([], [[7], [8]])])
+    seen = packing.visible(packed.owners)[:, 0].int().tolist()
+    assert seen[0] == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]]
+    assert seen[1] == torch.eye(5).int().tolist()
 
 
 def groups_of(draw):
@@ -53,9 +60,7 @@ def groups_of(draw):
 
 def sees_others(packed, groups):
     """Answers see those before them."""
-    for row, (prompt, answers) in enumerate(groups):
-        end = len(prompt) + sum(map(len, answers))
-        packed.visible[row, 0, :end, :end] = torch.ones(end, end, dtype=torch.bool).tril()
+    packed.owners.clamp_(max=1)
 
 
 def does_not_restart(packed, groups):
@@ -71,8 +76,8 @@ def begins_late(packed, groups):
 
 def forgets(packed, groups):
     """Answers do not see the prompt's last token."""
-    for row, (prompt, _) in enumerate(groups):
-        packed.visible[row, 0, len(prompt) :, len(prompt) - 1] = False
+    for row, (prompt, answers) in enumerate(groups):
+        packed.owners[row, len(prompt) - 1] = len(answers) + 1
 
 
 WRONG = [sees_others, does_not_restart, begins_late, forgets]
@@ -83,7 +88,7 @@ def planted(wrong):
 
     def pack(groups):
         packed = right(groups)
-        if packed.visible is not None:
+        if packed.owners is not None:
             wrong(packed, groups)
         return packed
 
