@@ -49,6 +49,25 @@ def two_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def full_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let memory run out in the third pass of a training, and list how many rows each pass is to hold."""
+    import torch
+    from transformers import Trainer
+
+    rows: list[int] = []
+    training_step = Trainer.training_step
+
+    def full_at_the_third(trainer: Any, *inputs: Any, **settings: Any) -> Any:
+        rows.append(trainer.args.per_device_train_batch_size)
+        if len(rows) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return training_step(trainer, *inputs, **settings)
+
+    monkeypatch.setattr(Trainer, "training_step", full_at_the_third)
+    return rows
+
+
 @pytest.fixture(scope="session")
 def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with preferences to learn from, and others to measure on."""

@@ -16,11 +16,15 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import is_dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rlhf_tuning import environment, machine, step
+from rlhf_tuning.distributed import memory
 from rlhf_tuning.errors import DataError, MachineError, ModelError, ParameterError, RunError
 
 Row = TypeVar("Row")
@@ -29,10 +33,15 @@ Found = TypeVar("Found")
 #: How long processes wait for each other: the main one may write a large model meanwhile. A failure ends all at once.
 _PATIENCE = timedelta(hours=6)
 
-#: Errors that a process hands on as they are, by name. A GPU that is full is one of memory.
-_KINDS: dict[str, type[Exception]] = {"OutOfMemoryError": MemoryError} | {
+#: Errors that a process hands on as they are, by name.
+_KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (ParameterError, DataError, ModelError, MachineError, RunError, MemoryError)
 }
+#: torch's, of a GPU that is full.
+_FULL = "OutOfMemoryError"
+
+#: Parameters by which the longest row of a pass grows.
+_TOKENS_OF_A_ROW = ("num_generations", "prompt_sequence_length", "target_sequence_length")
 
 
 def share(batch_size: int, processes: int) -> int:
@@ -124,6 +133,8 @@ def wait() -> None:
 def run(phase: Callable[..., Any], config: Any, *, trains: bool = True, **paths: str) -> Any:
     """Return what a phase returns in the main of several processes; in this one alone where there is one GPU or none.
 
+    Where a GPU's memory runs out it begins anew, once, with half as much at a time (`memory`). What it finds is the same.
+
     Args:
         phase: A function of a module, called with the rest. Its result is JSON.
         config: The settings; of training with their `batch_size`.
@@ -133,26 +144,58 @@ def run(phase: Callable[..., Any], config: Any, *, trains: bool = True, **paths:
     Raises:
         MachineError: If torch cannot use the machine's GPU.
         ParameterError: If the processes cannot share a batch evenly.
-        RunError: If a process was killed.
+        RunError: If a process was killed, or memory has run out twice.
         RuntimeError: If a process failed in an unexpected way, with its traceback. An error raised on purpose comes as is.
     """
+    import torch
+
     machine.check_gpu()
     processes = wanted() if environment.process_count() == 1 else 1
-    if processes == 1:
-        return phase(config, **paths)
     if trains:
         share(config.batch_size, processes)
+    attempt = partial(phase, config, **paths)
+    if processes > 1:
+        step.say(_told(processes, trains=trains))
+        attempt = partial(_spawned, processes, phase, config, paths)
+    try:
+        return attempt()
+    except torch.OutOfMemoryError:
+        step.say("The GPU's memory has run out. Once more from the beginning, with half as much at a time")
+    # Past the error, which holds on to all that there was.
+    try:
+        with memory.halved():
+            return attempt()
+    except torch.OutOfMemoryError:
+        raise RunError(_what_to_lower(config)) from None
+
+
+def _told(processes: int, *, trains: bool) -> str:
+    import torch
+
+    where = ", each on a GPU" if torch.cuda.is_available() else ""
+    return f"{'Training' if trains else 'Working'} in {processes} processes{where}"
+
+
+def _what_to_lower(config: Any) -> str:
+    settings = vars(config) if is_dataclass(config) else {}
+    lengths = [f"{name} ({settings[name]:,})" for name in _TOKENS_OF_A_ROW if name in settings]
+    return (
+        "The GPU's memory has run out twice, the second time with half as many rows at a time. Lower "
+        f"{' or '.join(lengths or ['the sequence lengths'])}, or use GPUs with more memory."
+    )
+
+
+def _spawned(processes: int, phase: Callable[..., Any], config: Any, paths: dict[str, str]) -> Any:
+    """Return what a phase returns in the main of several processes that are started for it."""
     import torch
     from torch.multiprocessing.spawn import ProcessException, spawn
 
-    where = ", each on a GPU" if torch.cuda.is_available() else ""
-    step.say(f"{'Training' if trains else 'Working'} in {processes} processes{where}")
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # warns of each process that it ends
     # The processes meet here, so the port is one that is free.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     # What they leave behind when they are ended goes with this folder.
     with tempfile.TemporaryDirectory(prefix="processes-") as folder:
-        arguments = (processes, store.port, folder, phase, config, paths)
+        arguments = (processes, store.port, folder, phase, config, paths, memory.has_run_out())
         context: Any = spawn(_work, arguments, nprocs=processes, join=False)  # type: ignore[no-untyped-call]
         try:
             while not context.join():
@@ -167,7 +210,14 @@ def run(phase: Callable[..., Any], config: Any, *, trains: bool = True, **paths:
 
 
 def _work(
-    index: int, processes: int, port: int, folder: str, phase: Callable[..., Any], config: Any, paths: dict[str, str]
+    index: int,
+    processes: int,
+    port: int,
+    folder: str,
+    phase: Callable[..., Any],
+    config: Any,
+    paths: dict[str, str],
+    again: bool,
 ) -> None:
     """Be one of the processes."""
     import torch
@@ -187,7 +237,8 @@ def _work(
     tempfile.tempdir = folder
     step.start_log()
     try:
-        result = phase(config, **paths)
+        with memory.halved() if again else nullcontext():
+            result = phase(config, **paths)
     except Exception as error:
         record = {"time": time.time(), "index": index, "trace": traceback.format_exc(), **_as_json(error)}
         (Path(folder) / f"error-{index}.json").write_text(json.dumps(record), encoding="utf-8")
@@ -203,14 +254,18 @@ def _as_json(error: Exception) -> dict[str, Any]:
     if isinstance(error, OSError):
         return {"kind": "OSError", "arguments": [error.errno, error.strerror, error.filename]}
     kind = type(error).__name__
-    return {"kind": kind, "arguments": [str(error)] if kind in _KINDS else []}
+    return {"kind": kind, "arguments": [str(error)] if kind in _KINDS or kind == _FULL else []}
 
 
 def _cause(folder: str, error: Any, processes: int) -> Exception:
     """Return what went wrong first; the other processes fail because it did."""
+    import torch
+
     records = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("error-*.json")]
-    records.sort(key=lambda record: (record["kind"] not in _KINDS, record["time"]))
+    records.sort(key=lambda record: (record["kind"] not in _KINDS and record["kind"] != _FULL, record["time"]))
     for record in records:
+        if record["kind"] == _FULL:
+            return torch.OutOfMemoryError(*record["arguments"])
         if record["kind"] in _KINDS:
             return _KINDS[record["kind"]](*record["arguments"])
         if record["kind"] == "OSError":

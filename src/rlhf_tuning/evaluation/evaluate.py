@@ -19,7 +19,7 @@ import torch
 
 from rlhf_tuning import registry, step
 from rlhf_tuning.data.importer import read_canonical, sample_canonical
-from rlhf_tuning.distributed import processes, sharding
+from rlhf_tuning.distributed import memory, processes, sharding
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
 from rlhf_tuning.evaluation.degeneration import tastes
@@ -406,6 +406,7 @@ def answer_log_probabilities(
     model = base_model.causal_lm(model)
     device = next(model.parameters()).device
     totals: list[float] = []
+    batch_size = memory.at_a_time(batch_size)
 
     def sum_up(start: int) -> list[float]:
         part = slice(start, start + batch_size)

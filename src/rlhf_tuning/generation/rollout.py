@@ -6,7 +6,8 @@ What `generate` of transformers spends its time on, and what is done instead whi
   that the products have (unless the weights are sharded, see `sharding`). On a CPU that copy is kept in oneDNN's layout for
   small batches (torch would lay it out anew for every product), several times as fast.
 - Attention: keys and values stand in a buffer as long as the answers may get, and each group of heads that shares them is
-  one product; nothing is concatenated or repeated at each token. A prompt is computed once for all its answers.
+  one product; nothing is concatenated or repeated at each token. A prompt is computed once for all its answers, and so many
+  prompts at a time as their activations have room for; as many answers are decoded together as the buffer has.
 - Sampling: one random number an answer and the cumulative distribution, not one random number for every entry of the
   vocabulary.
 - Answers that have ended leave the batch.
@@ -14,6 +15,7 @@ What `generate` of transformers spends its time on, and what is done instead whi
 `works` compares the numbers with the model's own; callers fall back to `generate` where they differ.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -26,13 +28,23 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlhf_tuning import step
-from rlhf_tuning.distributed import sharding
+from rlhf_tuning.distributed import memory, sharding
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.models import architecture
 from rlhf_tuning.ops import lanes, linear, packing, processor
 from rlhf_tuning.ops.precision import in_float32
 
 #: Answers decoded together. A CPU gains nothing from more; a GPU does, and has less memory.
 ROWS_TOGETHER = {"cpu": 64, "cuda": 1024}
+
+#: Tokens of prompts that are computed together: what is between the layers takes some 100 KB for each, in a large model.
+_PREFILL_TOKENS = 16_384
+
+#: The share of a GPU's free memory that answers decoded together may take.
+_COUNTED_ON = 0.8
+
+#: Bytes at work for each logit that is sampled from.
+_OF_A_LOGIT = 24
 
 #: From so many on they are decoded in two lanes; a step of fewer is mostly the reading of the weights.
 _ENOUGH_ROWS = 32
@@ -113,10 +125,21 @@ def sample(
             drawn = None if chances is None else chances[:, part]
             return _sample(model, some[part], most_tokens, temperature, drawn, ends)
 
-        side_by_side = lanes.count(model) if len(some) >= _ENOUGH_ROWS else 1
-        for found in lanes.each(model, decode, lanes.shares(some, side_by_side)):
+        parts = lanes.count(model) if len(some) >= _ENOUGH_ROWS else 1
+        fitting = _fitting(model, max(map(len, some)) + most_tokens)
+        for found in lanes.each(model, decode, lanes.shares(some, max(parts, math.ceil(len(some) / fitting)))):
             answers += found
     return answers
+
+
+def _fitting(model: Any, length: int) -> int:
+    """Return how many answers can be decoded together, each as long with its prompt, by the memory that is free."""
+    settings = architecture.settings_of(model.config)
+    heads = settings.get("num_key_value_heads") or settings["num_attention_heads"]
+    size = settings.get("head_dim") or settings["hidden_size"] // settings["num_attention_heads"]
+    kept = 2 * settings["num_hidden_layers"] * heads * size * length * model.dtype.itemsize
+    rows = _COUNTED_ON * memory.free() / (kept + _OF_A_LOGIT * settings["vocab_size"])
+    return memory.at_a_time(max(1, int(min(rows, ROWS_TOGETHER["cuda"]))))
 
 
 def _sample(
@@ -274,24 +297,35 @@ class _Decoder:
         self.device = next(model.parameters()).device
         groups = [(list(prompt), len(list(members))) for prompt, members in groupby(map(tuple, prompts))]
         longest = max(len(prompt) for prompt, _ in groups)
+        lengths = torch.tensor([len(prompt) for prompt, _ in groups], device=self.device)
         input_ids = torch.zeros((len(groups), longest), dtype=torch.long)
-        real = torch.zeros((len(groups), longest), dtype=torch.bool)
         for row, (prompt, _) in enumerate(groups):
             input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            real[row, longest - len(prompt) :] = True
-        input_ids, real = input_ids.to(self.device), real.to(self.device)
-        padded = not bool(real.all())
-        repeats = torch.tensor([count for _, count in groups], device=self.device)
-        which = torch.repeat_interleave(torch.arange(len(groups), device=self.device), repeats)
+        input_ids = input_ids.to(self.device)
+        real = torch.arange(longest, device=self.device) >= (longest - lengths)[:, None]
+        counts = [count for _, count in groups]
+        which = torch.arange(len(groups), device=self.device).repeat_interleave(
+            torch.tensor(counts, device=self.device)
+        )
         self._model = model
         self._layers = [
-            _Buffer(which, longest + most_tokens) for _ in range(model.config.get_text_config().num_hidden_layers)
+            _Buffer(len(which), longest + most_tokens) for _ in range(model.config.get_text_config().num_hidden_layers)
         ]
         self._cache = Cache(layers=list(self._layers))
         positions = (real.cumsum(dim=1) - 1).clamp(min=0)
-        logits = self._forward(input_ids, positions, _visible(real) if padded else None)
-        self.logits = logits[which]  # (answers, vocabulary)
-        self._next = real.sum(dim=1)[which]
+        padded = any(len(prompt) < longest for prompt, _ in groups)
+        logits = []
+        size = max(1, _PREFILL_TOKENS // longest)
+        for start in range(0, len(groups), size):
+            part = slice(start, start + size)
+            answers = slice(sum(counts[:start]), sum(counts[: start + size]))
+            for layer in self._layers:
+                layer.fill(answers, which[answers] - start)
+            logits.append(self._forward(input_ids[part], positions[part], _visible(real[part]) if padded else None))
+        for layer in self._layers:
+            layer.filled(longest)
+        self.logits = torch.cat(logits)[which]  # (answers, vocabulary)
+        self._next = lengths[which]
         self._seen = None
         if padded:
             # Nothing sees the padding before a prompt.
@@ -329,25 +363,34 @@ class _Decoder:
 
 
 class _Buffer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values, with room for whole answers. The first to arrive are those of the prompts.
+    """One layer's keys and values, with room for whole answers. The first to arrive are those of the prompts, in pieces.
 
     Args:
-        which: The prompt of each answer.
+        answers: How many.
         room: Positions of the longest prompt and answer.
     """
 
     is_sliding = False
 
-    def __init__(self, which: torch.Tensor, room: int) -> None:
+    def __init__(self, answers: int, room: int) -> None:
         super().__init__()
-        self._which, self._room, self._length = which, room, 0
+        self._answers, self._room, self._length = answers, room, 0
+        self._filling: tuple[slice, torch.Tensor] | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Make room."""
         heads = key_states.shape[1]
-        self.keys = key_states.new_empty((len(self._which), heads, self._room, key_states.shape[-1]))
-        self.values = value_states.new_empty((len(self._which), heads, self._room, value_states.shape[-1]))
+        self.keys = key_states.new_empty((self._answers, heads, self._room, key_states.shape[-1]))
+        self.values = value_states.new_empty((self._answers, heads, self._room, value_states.shape[-1]))
         self.is_initialized = True
+
+    def fill(self, answers: slice, which: torch.Tensor) -> None:
+        """Expect the prompts of some answers next; `which` tells the prompt of each among those to come."""
+        self._filling = (answers, which)
+
+    def filled(self, length: int) -> None:
+        """Expect the answers' own positions from now on, after so many of the prompts."""
+        self._filling, self._length = None, length
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -356,9 +399,10 @@ class _Buffer(CacheLayerMixin):  # type: ignore[misc]
         end = self._length + key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys[:, :, :end] = key_states[self._which]
-            self.values[:, :, :end] = value_states[self._which]
-            self._length = end
+        if self._filling is not None:
+            answers, which = self._filling
+            self.keys[answers, :, :end] = key_states[which]
+            self.values[answers, :, :end] = value_states[which]
             return key_states, value_states
         self.keys[:, :, self._length : end] = key_states
         self.values[:, :, self._length : end] = value_states

@@ -16,7 +16,7 @@ from torch import nn
 from xxhash import xxh3_128_hexdigest
 
 from rlhf_tuning import step
-from rlhf_tuning.distributed import sharding
+from rlhf_tuning.distributed import memory, sharding
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.scoring_model import load_head
@@ -101,6 +101,7 @@ class RewardModel:
         batch_size: int,
         on_progress: Callable[[int], None],
     ) -> list[float]:
+        batch_size = memory.at_a_time(batch_size)
         groups = self._packable(rows, groups, most=batch_size)
         scores = [0.0] * len(rows)
         done = 0

@@ -18,10 +18,12 @@ adds:
   a CPU) 2 heads S, otherwise c S for the mask, S being the row's tokens. With activation checkpointing (on GPUs): c h
   for every layer, and one layer's activations. A row is p + 2 (a + 1) tokens in phase 1 and p + k a in phase 2, where a
   CPU has two at a time with LoRA (see `lanes`). Twice one layer's activations are at work beside them. The output head
-  works on a piece of the positions (256 on a CPU) and of the vocabulary (32,768) at a time.
+  works on a piece of the positions (256 on a CPU) and of the vocabulary (32,768) at a time. Where a GPU has more room, more
+  rows go through it at a time and no layer is computed twice (`trainer_settings.passes`): it takes more memory then, and
+  less time, than is said here.
 - rollout: with LoRA a merged copy of the weights, c L (on a CPU c (L + E), for their layout); the buffer of keys and
-  values, 2 n c times their size times (p + a) for each answer decoded together (64 on a CPU, 1,024 on a GPU); the
-  prompts' pass; logits.
+  values, 2 n c times their size times (p + a) for each answer decoded together (64 on a CPU; 1,024 on a GPU, or
+  what four fifths of its free memory hold); the prompts' pass; logits.
 - scoring: 16 answers, each with its prompt.
 - saving: with LoRA the base alone, as its files have it, s P, for the adapter to be merged into.
 - centring (phase 1): the base once more, for sampling: c P, and on a CPU c (L + E).
@@ -82,9 +84,11 @@ _MOVES = {True: 5.0, False: 3.4}
 _HEAD = {(True, 2): (6.0, 20), (True, 4): (2.0, 43), (False, 2): (1.0, 12), (False, 4): (1.0, 20)}
 #: Bytes moved for each logit that is sampled from.
 _SAMPLED = {True: 40, False: 24}
-#: Answers decoded together, as `rollout` has it and, beside training, `generate`; positions of the output head, as
-#: `log_probabilities` has it.
+#: Answers decoded together, which may take a share of a GPU's free memory, and tokens of their prompts computed together, as
+#: `rollout` has it; answers beside training, as `generate` has it; positions of the output head, as `log_probabilities` has
+#: it.
 ROWS_TOGETHER = {True: 64, False: 1024}
+SAMPLING_SHARE, PREFILL_TOKENS = 0.8, 16_384
 ANSWERED_TOGETHER = {True: 64, False: 32}
 HEAD_POSITIONS, HEAD_TOKENS = 256, 32_768
 SCORED_TOGETHER = 16
@@ -318,6 +322,38 @@ def alternatives(
     return found
 
 
+def activation_bytes(
+    model: Architecture, rows: int, tokens: int, *, c: int, lora: bool, cpu: bool, checkpointing: bool
+) -> float:
+    """Return the bytes that wait for the backward pass and those at work beside them, for rows of so many tokens.
+
+    Args:
+        model: Whose layers they pass.
+        rows: In one pass.
+        tokens: Of a row.
+        c: Bytes of a number in matrix products.
+        lora: Whether an adapter learns, and not all weights.
+        cpu: Whether it is one.
+        checkpointing: Whether a layer keeps what goes into it alone.
+    """
+    layer = rows * tokens * layer_bytes(model, tokens, c=c, lora=lora, cpu=cpu)
+    if checkpointing:
+        return model.layers * rows * tokens * model.hidden * c + 3 * layer
+    return (model.layers + 2) * layer
+
+
+def layer_bytes(model: Architecture, tokens: int, *, c: int, lora: bool, cpu: bool) -> float:
+    """Return the bytes that a token leaves in a layer for the backward pass, in a row of so many tokens."""
+    h, i, q = model.hidden, model.intermediate, model.query
+    if cpu and c == 2:
+        products: float = 12 * h + 8 * i + 4 * q + 4 * model.key_value
+        attention = 2 * model.heads * tokens
+    else:
+        products = 18 * h + 8 * i + 8.5 * q if c == 2 else 16 * h + 16 * i + 16.5 * q
+        attention = c * tokens
+    return products + (0 if lora else 11 * h) + attention
+
+
 def micro_batch(batch_size: int, most: int) -> int:
     """Return the largest divisor of `batch_size` that is at most `most`, as `training_log.micro_batch` does."""
     return max(size for size in range(1, min(batch_size, most) + 1) if batch_size % size == 0)
@@ -411,10 +447,15 @@ class _Forecaster:
         length = plan.prompt_sequence_length + plan.target_sequence_length + 1
         answers = self.prompts * self.k
         stored = model.parameters * model.stored_bytes
+        rollout = held + copied * c
+        sampled = self.sampling(model, answers, self.prompts)
+        if not cpu:
+            room = SAMPLING_SHARE * (self.on.memory - rollout)
+            sampled = max(self.sampling(model, 1, 1), min(sampled, room))
         # Merged on the GPU, or in the machine's memory where it does not fit there.
         merged = stored if lora and not self.policy_divided else 0
         return {
-            "rollout": held + copied * c + self.sampling(model, answers, self.prompts),
+            "rollout": rollout + sampled,
             "scoring": held + self.passing(self.reward_base, min(SCORED_TOGETHER, answers), length),
             "training": held
             + self.activations(model, rows, tokens, lora=lora, divided=self.policy_divided)
@@ -442,22 +483,9 @@ class _Forecaster:
         return count * self.weights(model, plan.reward_lora_dim, divided=self.scoring_divided, head=False)
 
     def activations(self, model: Architecture, rows: int, tokens: int, *, lora: bool, divided: bool) -> float:
-        layer = rows * tokens * self.layer_bytes(model, tokens, lora=lora)
         cast = 0.0 if lora or self.c == 4 or divided else 2.0 * model.linear
-        if self.on.cpu:
-            return (model.layers + 2) * layer + cast
-        return model.layers * rows * tokens * model.hidden * self.c + 3 * layer + cast
-
-    def layer_bytes(self, model: Architecture, tokens: int, *, lora: bool) -> float:
-        """Return the bytes that a token leaves in a layer for the backward pass, in a row of so many tokens."""
-        h, i, q = model.hidden, model.intermediate, model.query
-        if self.on.cpu and self.c == 2:
-            products: float = 12 * h + 8 * i + 4 * q + 4 * model.key_value
-            attention = 2 * model.heads * tokens
-        else:
-            products = 18 * h + 8 * i + 8.5 * q if self.c == 2 else 16 * h + 16 * i + 16.5 * q
-            attention = self.c * tokens
-        return products + (0 if lora else 11 * h) + attention
+        cpu = self.on.cpu
+        return cast + activation_bytes(model, rows, tokens, c=self.c, lora=lora, cpu=cpu, checkpointing=not cpu)
 
     def head(self, model: Architecture, positions: int, *, lora: bool) -> float:
         tile = min(positions, HEAD_POSITIONS if self.on.cpu else positions) * min(model.vocabulary, HEAD_TOKENS)
@@ -471,7 +499,8 @@ class _Forecaster:
         length = self.plan.prompt_sequence_length
         buffer = together * (length + self.plan.target_sequence_length) * self.key_value_bytes(model)
         logits = 16 * together * model.vocabulary
-        prefill = together_prompts * length * (6 * model.hidden + 3 * model.intermediate) * self.c
+        at_once = min(together_prompts * length, max(PREFILL_TOKENS, length))
+        prefill = at_once * (6 * model.hidden + 3 * model.intermediate) * self.c
         return buffer + max(prefill, logits)
 
     def key_value_bytes(self, model: Architecture) -> float:
@@ -520,7 +549,8 @@ class _Forecaster:
         whole = learns and trained and not rank
         flops = self.on.flops * (_ALONE if self.on.cpu and whole else 1)
         passes = math.ceil(rows / at_a_time)
-        bytes_moved = _MOVES[self.on.cpu] * moves * self.layer_bytes(model, round(tokens), lora=True) * model.layers
+        bytes_moved = _MOVES[self.on.cpu] * moves * model.layers
+        bytes_moved *= layer_bytes(model, round(tokens), c=self.c, lora=True, cpu=self.on.cpu)
         calls = passes * model.layers * (self.train_call if learns else self.forward_call)
         on_the_way = passes * (3 if learns else 1) * self.transfer(model, divided=divided)
         if whole:  # and the gradients back, in float32

@@ -46,9 +46,10 @@ from rlhf_tuning.training.trainer_settings import (
     check_steps,
     drop_printing,
     one_device,
+    passes,
     shared_settings,
 )
-from rlhf_tuning.training.training_log import TrainingLog, micro_batch
+from rlhf_tuning.training.training_log import TrainingLog
 from rlhf_tuning.training.tuned_model import save_tuned_model
 
 #: Multiplied by `reinforcement_learning_rate_multiplier`.
@@ -209,8 +210,17 @@ def train_policy(
     # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
     # The answers to a prompt stay together, so that they can share it. A lane of a CPU is as busy with those to one prompt.
     most = max(1, 16 // config.num_generations) if torch.cuda.is_available() else lanes.count(policy) if lora else 1
-    per_device = config.num_generations * micro_batch(share, most=most)
-    passes = share * config.num_generations // per_device
+    apart = 0 if _shares_base(config, reward_model_dir) else 2 if watched and held_out_reward_model_dir else 1
+    together = passes(
+        policy,
+        share=share,
+        most=most,
+        tokens=max(map(len, encoded)) + config.num_generations * config.target_sequence_length,
+        full=not lora,
+        compute=compute,
+        beside=apart * compute.itemsize * policy.num_parameters(),
+    )
+    steps_of_a_batch = share // together.rows
     algorithm = load_algorithm(config.rl_algorithm)
     scorer = _AnswerScorer(conversations, compute=compute)
     with TemporaryDirectory(prefix="policy-trainer-") as scratch:
@@ -220,14 +230,15 @@ def train_policy(
             learning_rate=config.learning_rate,
             seed=config.seed,
             compute=compute,
+            checkpointing=together.checkpointing,
         )
         arguments = algorithm.build_arguments(
             **settings,
             kl_coeff=config.kl_coeff,
             num_iterations=config.num_iterations,
-            per_device_train_batch_size=per_device,
-            gradient_accumulation_steps=passes,
-            steps_per_generation=passes,
+            per_device_train_batch_size=config.num_generations * together.rows,
+            gradient_accumulation_steps=steps_of_a_batch,
+            steps_per_generation=steps_of_a_batch,
             num_generations=config.num_generations,
             max_completion_length=config.target_sequence_length,
             temperature=config.temperature,
@@ -425,12 +436,17 @@ def _continue_adapter(policy: Any, directory: str) -> None:
 def _reward_model_for(
     policy: Any, config: ReinforcementConfig, directory: str, *, beside: int, adapter_name: str = "reward"
 ) -> reward_model.RewardModel:
-    metadata = reward_model.read_metadata(directory)
-    same_base = metadata["base_model"] == config.large_model_reference
-    if same_base and config.lora_dim > 0 and int(metadata["reward_lora_dim"]) > 0:
+    if _shares_base(config, directory):
         return reward_model.share_trunk(policy, directory, adapter_name=adapter_name)
     step.say("A reward model does not share the policy's base weights, so a second model is loaded")
     return reward_model.load_reward_model(directory, dtype=config.dtype, beside=beside)
+
+
+def _shares_base(config: ReinforcementConfig, directory: str) -> bool:
+    """Say whether a reward model can use the policy's own base weights."""
+    metadata = reward_model.read_metadata(directory)
+    same_base = metadata["base_model"] == config.large_model_reference
+    return bool(same_base and config.lora_dim > 0 and int(metadata["reward_lora_dim"]) > 0)
 
 
 def _policy_metrics(config: ReinforcementConfig) -> Any:

@@ -57,6 +57,7 @@ from rlhf_tuning.training.trainer_settings import (
     check_steps,
     drop_printing,
     one_device,
+    passes,
     shared_settings,
 )
 from rlhf_tuning.training.training_log import TrainingLog, micro_batch
@@ -225,7 +226,14 @@ def train_reward_model(
         row["length"] = packing.packed_length(pair) if packed else max(map(len, pair))
     # More rows at a time are faster, and packed rows leave the memory for them.
     most = 8 if packed else 4
-    per_device = micro_batch(share, most=most)
+    together = passes(
+        model,
+        share=share,
+        most=most,
+        tokens=max(row["length"] for row in rows) * (1 if packed else 2),
+        full=not lora,
+        compute=compute,
+    )
     with tempfile.TemporaryDirectory(prefix="reward-trainer-") as scratch:
         settings = shared_settings(
             output_dir=scratch,
@@ -233,11 +241,12 @@ def train_reward_model(
             learning_rate=config.learning_rate,
             seed=config.seed,
             compute=compute,
+            checkpointing=together.checkpointing,
         )
         arguments = RewardConfig(
             **settings,
-            per_device_train_batch_size=per_device,
-            gradient_accumulation_steps=share // per_device,
+            per_device_train_batch_size=together.rows,
+            gradient_accumulation_steps=share // together.rows,
             lr_scheduler_type="linear",
             max_length=None,
             # Pairs of similar length share a batch, so that less is padded.

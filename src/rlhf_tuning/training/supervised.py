@@ -36,9 +36,10 @@ from rlhf_tuning.training.trainer_settings import (
     check_steps,
     drop_printing,
     one_device,
+    passes,
     shared_settings,
 )
-from rlhf_tuning.training.training_log import TrainingLog, micro_batch
+from rlhf_tuning.training.training_log import TrainingLog
 from rlhf_tuning.training.tuned_model import save_tuned_model
 
 #: Multiplied by `learning_rate_multiplier`.
@@ -46,7 +47,7 @@ BASE_LEARNING_RATE = 2e-4
 #: Full fine-tuning moves every weight, so each moves less.
 FULL_BASE_LEARNING_RATE = 1e-5
 
-#: Examples that one forward and backward pass holds at most.
+#: Examples that one forward and backward pass holds at most on a CPU.
 _TOGETHER = 8
 #: So many looks in a row without a lower held-out loss end the training.
 _PATIENCE = 3
@@ -160,7 +161,14 @@ def train_supervised(
     )
 
     # 3. Build the trainer.
-    per_device = micro_batch(share, most=_TOGETHER)
+    together = passes(
+        model,
+        share=share,
+        most=_TOGETHER,
+        tokens=max(len(row["input_ids"]) for row in rows),
+        full=not lora,
+        compute=compute,
+    )
     with TemporaryDirectory(prefix="supervised-trainer-") as scratch:
         settings = shared_settings(
             output_dir=scratch,
@@ -168,12 +176,13 @@ def train_supervised(
             learning_rate=config.learning_rate,
             seed=config.seed,
             compute=compute,
+            checkpointing=together.checkpointing,
         )
         del settings["disable_dropout"]  # SFTTrainer has no such setting; a model is loaded without
         arguments = SFTConfig(
             **settings,
-            per_device_train_batch_size=per_device,
-            gradient_accumulation_steps=share // per_device,
+            per_device_train_batch_size=together.rows,
+            gradient_accumulation_steps=share // together.rows,
             lr_scheduler_type="linear",
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},

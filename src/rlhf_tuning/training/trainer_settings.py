@@ -1,17 +1,83 @@
-"""What all phases ask of TRL's trainers alike."""
+"""What all phases ask of TRL's trainers alike, and how much goes through a model in one pass."""
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from rlhf_tuning.errors import RunError
+from rlhf_tuning import environment
+from rlhf_tuning.accelerators import LEARNING
+from rlhf_tuning.distributed import memory, processes, sharding
+from rlhf_tuning.errors import ModelError, RunError
+from rlhf_tuning.models import architecture
+from rlhf_tuning.planning.forecast import activation_bytes
+from rlhf_tuning.training.training_log import micro_batch
 
 #: So many rows are encoded whether or not the steps will see them all: it takes seconds, and the trainer draws from all.
 MOST_SPARE_ROWS = 20_000
 
+#: Tokens in one pass, with which a GPU is busy: assumed, not measured.
+_TOKENS_AT_A_TIME = 16_384
+#: The share of free memory that activations may be counted to take: the formula is off by a tenth, and rows are padded.
+_COUNTED_ON = 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """One forward and backward pass: how many `rows` it holds, and whether activations are worked out anew, not kept."""
+
+    rows: int
+    checkpointing: bool
+
+
+def passes(
+    model: Any, *, share: int, most: int, tokens: int, full: bool, compute: torch.dtype, beside: float = 0.0
+) -> Passes:
+    """Decide what a pass holds, by the length of rows and the memory that is free. Results do not depend on it.
+
+    All processes decide the same.
+
+    On a GPU as many rows as keep it busy and fit. Activations are worked out anew where not even one row's would fit, or
+    where memory has run out once. On a CPU `most`. Half as many where memory has run out once.
+
+    Args:
+        model: Of transformers, on its device, with nothing beside it that training adds.
+        share: Rows of a step in this process, of which a pass holds a divisor.
+        most: Rows that a CPU takes at a time; a GPU may take more where they are short.
+        tokens: Of the longest row.
+        full: Whether all weights learn.
+        compute: Of matrix products.
+        beside: Bytes that will be held beside the model, other than what its learning takes.
+    """
+    free = memory.free()
+    chosen = Passes(rows=micro_batch(share, most), checkpointing=False)
+    if free < math.inf:
+        held = sum(part.numel() for part in sharding.parts(model).values())
+        room = _COUNTED_ON * (free - beside - (LEARNING * held if full else 0))
+        chosen = _on_gpu(model, room, share=share, most=most, tokens=tokens, full=full, compute=compute)
+    everyones = processes.spread(lambda ranks: [chosen for _ in ranks], range(environment.process_count()))
+    rows = memory.at_a_time(min(each.rows for each in everyones))
+    return Passes(rows=micro_batch(share, rows), checkpointing=any(each.checkpointing for each in everyones))
+
+
+def _on_gpu(model: Any, room: float, *, share: int, most: int, tokens: int, full: bool, compute: torch.dtype) -> Passes:
+    try:
+        shape = architecture.from_config(model.config, name="the model")
+    except ModelError:  # nobody can count what it takes
+        return Passes(rows=micro_batch(share, most), checkpointing=True)
+    most = max(most, _TOKENS_AT_A_TIME // tokens)
+    for checkpointing in (True,) if memory.has_run_out() else (False, True):
+        row = activation_bytes(
+            shape, 1, tokens, c=compute.itemsize, lora=not full, cpu=False, checkpointing=checkpointing
+        )
+        if row <= room:
+            return Passes(rows=micro_batch(share, min(most, int(room / row))), checkpointing=checkpointing)
+    return Passes(rows=1, checkpointing=True)
+
 
 def shared_settings(
-    *, output_dir: str, steps: int, learning_rate: float, seed: int, compute: torch.dtype
+    *, output_dir: str, steps: int, learning_rate: float, seed: int, compute: torch.dtype, checkpointing: bool = False
 ) -> dict[str, Any]:
     """Return trainer arguments: exactly so many steps, a log at each, nothing saved or sent anywhere by the trainer.
 
@@ -21,6 +87,7 @@ def shared_settings(
         learning_rate: The peak.
         seed: Of the order of the rows, and of samples.
         compute: Of matrix products.
+        checkpointing: Whether activations are worked out anew in the backward pass.
     """
     gpu = torch.cuda.is_available()
     return {
@@ -29,8 +96,7 @@ def shared_settings(
         "learning_rate": learning_rate,
         "warmup_steps": steps // 20,
         "bf16": compute == torch.bfloat16,
-        # Costs a forward pass, which only memory that runs short is worth.
-        "activation_checkpointing": gpu,
+        "activation_checkpointing": checkpointing,
         # So that policy and reference, or two passes, give an answer one log-probability.
         "disable_dropout": True,
         "seed": seed,

@@ -10,9 +10,10 @@ import torch
 from process_phases import Config
 
 from rlhf_tuning import environment
-from rlhf_tuning.distributed import processes
+from rlhf_tuning.distributed import memory, processes
 from rlhf_tuning.errors import ModelError, ParameterError, RunError
 from rlhf_tuning.step import running_step
+from rlhf_tuning.training.reinforcement import ReinforcementConfig
 
 
 @pytest.fixture
@@ -44,9 +45,24 @@ def test_a_bug_in_one_process_comes_with_its_traceback(two):
 
 
 @pytest.mark.slow
-def test_a_gpu_that_is_full_in_one_process_is_want_of_memory(two):
-    with pytest.raises(MemoryError):
+def test_a_gpu_that_is_full_in_one_process_makes_all_begin_anew_once(two, capfd):
+    with pytest.raises(RunError, match="memory has run out twice"):
         processes.run(process_phases.fail_in_the_second, Config(), how="full")
+    assert capfd.readouterr().out.count("hello from 0") == 2
+
+
+def test_memory_that_runs_out_twice_ends_it_and_names_what_to_lower(capsys):
+    halves = []
+
+    def phase(config):
+        halves.append(memory.at_a_time(8))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(RunError, match=r"Lower num_generations \(4\) or prompt_sequence_length \(512\) or target_seq"):
+        processes.run(phase, ReinforcementConfig(large_model_reference="a/model"))
+    assert halves == [8, 4]
+    assert capsys.readouterr().out.count("Once more from the beginning") == 1
+    assert not memory.has_run_out()
 
 
 @pytest.mark.slow

@@ -126,6 +126,35 @@ def test_answers_come_in_the_order_of_the_prompts_however_many_are_decoded_toget
     assert sample(model, temperature=0.0) == together
 
 
+def test_prompts_that_are_computed_in_pieces_have_the_same_answers(policy, monkeypatch):
+    model = policy.get_base_model()
+    together = sample(model)
+    monkeypatch.setattr(rollout, "_PREFILL_TOKENS", 10)
+    passes = []
+    monkeypatch.setattr(
+        rollout._Decoder,
+        "_forward",
+        lambda self, ids, *rest, plain=rollout._Decoder._forward: passes.append(ids.shape) or plain(self, ids, *rest),
+    )
+    assert sample(model) == together
+    assert passes[:3] == [(2, 5), (1, 5), (4, 1)]
+
+
+def test_as_many_answers_are_decoded_together_as_the_gpu_has_memory_for(policy, monkeypatch):
+    model = policy.get_base_model()
+    settings = model.config
+    kept = 2 * settings.num_hidden_layers * settings.num_key_value_heads * settings.head_dim * 4  # bytes of a token
+    whole = sample(model)
+    monkeypatch.setattr(rollout.memory, "free", lambda: 1.3 * (2 * 17 * kept + 2 * 24 * settings.vocab_size))
+    sizes = []
+    sample_some = rollout._sample
+    monkeypatch.setattr(
+        rollout, "_sample", lambda model, some, *rest: sizes.append(len(some)) or sample_some(model, some, *rest)
+    )
+    assert sample(model) == whole
+    assert sizes == [2, 2]
+
+
 SMALL = {
     "vocab_size": 64,
     "hidden_size": 32,

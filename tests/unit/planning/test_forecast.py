@@ -166,13 +166,11 @@ def test_alternatives_are_changes_that_fit():
     assert forecast(plan, LLAMA_8B, EIGHT).fits
 
 
-def test_a_smaller_batch_is_an_alternative_where_the_answers_take_the_memory():
+def test_answers_that_a_gpu_cannot_decode_together_it_decodes_in_turns():
     plan = Plan(batch_size=512, num_generations=2)
-    assert not forecast(plan, LLAMA_8B, A100).fits
-    (batch,) = [words for words in alternatives(plan, LLAMA_8B, A100) if words.startswith("--batch-size")]
-    size = int(batch.split()[1])
-    assert forecast(replace(plan, batch_size=size), LLAMA_8B, A100).fits
-    assert not forecast(replace(plan, batch_size=2 * size), LLAMA_8B, A100).fits
+    together = forecast(replace(plan, batch_size=64), LLAMA_8B, A100).phases[-1].memory["rollout"]
+    assert together < forecast(plan, LLAMA_8B, A100).phases[-1].memory["rollout"] < A100.memory
+    assert forecast(plan, LLAMA_8B, A100).fits
 
 
 def test_float32_takes_the_gpu_s_float32_speed():
@@ -188,7 +186,9 @@ def test_constants_are_those_of_the_code_that_runs():
         HEAD_POSITIONS,
         HEAD_TOKENS,
         LANES,
+        PREFILL_TOKENS,
         ROWS_TOGETHER,
+        SAMPLING_SHARE,
         VALIDATIONS,
         micro_batch,
     )
@@ -196,6 +196,7 @@ def test_constants_are_those_of_the_code_that_runs():
     from rlhf_tuning.training.reward_model import RewardModelConfig
 
     assert {True: rollout.ROWS_TOGETHER["cpu"], False: rollout.ROWS_TOGETHER["cuda"]} == ROWS_TOGETHER
+    assert (rollout._COUNTED_ON, rollout._PREFILL_TOKENS) == (SAMPLING_SHARE, PREFILL_TOKENS)
     assert (HEAD_POSITIONS, HEAD_TOKENS) == (log_probabilities.HEAD_POSITIONS, log_probabilities._HEAD_TOKENS)
     assert (lanes._LANES, reward_model._LOOKS_AN_EPOCH) == (LANES, VALIDATIONS)
     assert {True: generate.TOGETHER["cpu"], False: generate.TOGETHER["cuda"]} == ANSWERED_TOGETHER

@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import MachineError, ModelError, ParameterError, RunError
 from rlhf_tuning.generation import rollout
 from rlhf_tuning.models import base_model
@@ -305,6 +307,18 @@ def test_no_reference_pass_and_no_kl_where_nobody_asks_for_it(tiny_model, prompt
     settings = {"kl_coeff": 0.0, "max_kl": 0.0, "reinforcement_learning_train_steps": 1}
     _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, **settings)
     assert all("kl" not in record for record in metrics)
+
+
+def test_where_memory_runs_out_it_learns_the_same_by_half_as_many_rows_at_a_time(
+    short_run, tiny_model, prompts_path, reward_dirs, tmp_path, monkeypatch, full_gpu, two_lanes
+):
+    monkeypatch.setattr(reinforcement, "train_policy", partial(processes.run, reinforcement.train_policy))
+    settings = {"reinforcement_learning_train_steps": 2}
+    _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, **settings)
+    assert full_gpu == [8] * 3 + [4] * 8
+    for name in ("reward", "kl", "grad_norm"):
+        expected = [record[name] for record in short_run.metrics[:2]]
+        assert [record[name] for record in metrics] == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("reward", ["full", "other"])

@@ -1,6 +1,7 @@
 import json
 import random
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from tiny_reward_model import BAD, GOOD, train
 
 from rlhf_tuning.data import held_out
 from rlhf_tuning.data.importer import read_canonical, sample_canonical
+from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import DataError, ModelError, ParameterError
 from rlhf_tuning.evaluation.reward_model_accuracy import evaluate_reward_model
 from rlhf_tuning.models.reward_model import RewardModel, load_reward_model
@@ -32,6 +34,17 @@ def test_a_model_that_cannot_share_prompts_learns_all_the_same(preferences, tiny
     monkeypatch.setattr(packing, "attends_alone", lambda trunk: False)
     assert train(preferences, tiny_model, tmp_path)["accuracy"] > 0.9
     assert "cannot share a prompt between two answers" in capsys.readouterr().out
+
+
+def test_where_memory_runs_out_it_learns_the_same_by_half_as_many_rows_at_a_time(
+    trained, preferences, tiny_model, tmp_path, monkeypatch, full_gpu, capsys
+):
+    monkeypatch.setattr(reward_model, "train_reward_model", partial(processes.run, reward_model.train_reward_model))
+    found = train(preferences, tiny_model, tmp_path)
+    assert "memory has run out. Once more from the beginning, with half as much at a time" in capsys.readouterr().out
+    assert full_gpu == [8] * 3 + [4] * 60
+    for name in ("mean_margin", "final_loss", "scale"):
+        assert found[name] == pytest.approx(trained[1][name], rel=1e-4)
 
 
 def test_a_reloaded_reward_model_gives_the_same_scores(trained, preferences):

@@ -2,11 +2,13 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import TextFormat
@@ -79,6 +81,15 @@ def test_learns_to_answer_as_was_demonstrated(tuned):
     curve = json.loads((folder / "adapter" / "held_out_loss.json").read_text())
     assert [look["step"] for look in curve["looks"]] == [0, 4, 8, 12]
     assert (found["steps"], found["returned_step"]) == (12, 12)
+
+
+def test_where_memory_runs_out_it_learns_the_same_by_half_as_many_rows_at_a_time(
+    tuned, tiny_model, tmp_path, monkeypatch, full_gpu
+):
+    monkeypatch.setattr(supervised, "train_supervised", partial(processes.run, supervised.train_supervised))
+    found = train(tiny_model, tmp_path)
+    assert full_gpu == [6] * 3 + [3] * 24
+    assert found == pytest.approx(tuned[1], rel=1e-4)
 
 
 def test_the_saved_model_is_the_one_that_was_measured(tuned):
