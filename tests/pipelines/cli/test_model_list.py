@@ -33,7 +33,21 @@ def test_table_shows_base_model_and_win_rate() -> None:
     )
     assert [line.split() for line in table.split("\n")[1:]] == [
         ["plantation", "(Сад)", "1", "-", "2026-01-02", "03:04", "-", "-"],
-        ["plantation", "2", "default,", "champion", "2026-01-02", "03:04", "smollm2", "73%", "(65%", "to", "80%)", "by", "scorer"],
+        [
+            "plantation",
+            "2",
+            "default,",
+            "champion",
+            "2026-01-02",
+            "03:04",
+            "smollm2",
+            "73%",
+            "(65%",
+            "to",
+            "80%)",
+            "by",
+            "scorer",
+        ],
     ]
 
 
