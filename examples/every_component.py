@@ -8,6 +8,7 @@ on to the others. The smoke test, at the end, is a pipeline of its own.
 from kfp import dsl
 
 from rlhf_components import (
+    choose_start,
     count_new_preferences,
     deploy_model,
     evaluate,
@@ -15,6 +16,7 @@ from rlhf_components import (
     import_demonstration_dataset,
     import_preference_dataset,
     import_prompt_dataset,
+    import_supervised_dataset,
     infer,
     keep_champion,
     nothing_new,
@@ -72,12 +74,36 @@ def every_component(
         demonstration_fingerprint=checked.outputs["demonstration_fingerprint"],
     )
 
-    train_supervised(
+    before_rlhf = import_supervised_dataset(
+        supervised_dataset=dataset_uri,
+        preference_dataset=preference_dataset,  # whose preferred answers are learnt where there is no supervised_dataset
+        prompt_dataset=prompt_dataset,  # what is held out of it is not learnt from
+        demonstration_fingerprint=checked.outputs["demonstration_fingerprint"],
+        held_out_fingerprint=checked.outputs["held_out_fingerprint"],
+        eval_prompts=100,
+    )
+
+    train_supervised(  # alone: the end of supervised tuning
         demonstrations=demonstrations.outputs["demonstrations"],
         eval_demonstrations=demonstrations.outputs["eval_demonstrations"],
         large_model_reference=base.outputs["large_model_reference"],
         large_model_fingerprint=base.outputs["large_model_fingerprint"],
         train_steps=200,
+    )
+    supervised = train_supervised(  # before RLHF, which starts from the model
+        demonstrations=before_rlhf.outputs["demonstrations"],
+        eval_demonstrations=before_rlhf.outputs["eval_demonstrations"],
+        large_model_reference=base.outputs["large_model_reference"],
+        large_model_fingerprint=base.outputs["large_model_fingerprint"],
+        is_start=True,
+    )
+
+    start = choose_start(
+        model=supervised.outputs["model"],
+        large_model_reference=base.outputs["large_model_reference"],
+        large_model_fingerprint=base.outputs["large_model_fingerprint"],
+        reward_model_reference=base.outputs["reward_model_reference"],
+        reward_model_fingerprint=base.outputs["reward_model_fingerprint"],
     )
 
     preferences = import_preference_dataset(
@@ -92,8 +118,8 @@ def every_component(
         train_reward_model(
             preferences=preferences.outputs["preferences"],
             eval_preferences=preferences.outputs["eval_preferences"],
-            large_model_reference=base.outputs["reward_model_reference"],
-            large_model_fingerprint=base.outputs["reward_model_fingerprint"],
+            large_model_reference=start.outputs["reward_model_reference"],
+            large_model_fingerprint=start.outputs["reward_model_fingerprint"],
             reward_model_train_steps=500,
         )
         .set_accelerator_type("NVIDIA_L4")  # on Kubeflow: nvidia.com/gpu
@@ -109,8 +135,8 @@ def every_component(
     tuned = train_policy(
         prompts=prompts.outputs["prompts"],
         reward_model=judgement.outputs["reward_model"],
-        large_model_reference=base.outputs["large_model_reference"],
-        large_model_fingerprint=base.outputs["large_model_fingerprint"],
+        large_model_reference=start.outputs["large_model_reference"],
+        large_model_fingerprint=start.outputs["large_model_fingerprint"],
         reinforcement_learning_train_steps=300,
         kl_coeff=0.05,
     )
@@ -124,8 +150,8 @@ def every_component(
     tuned_answers = infer(
         prompts=prompts.outputs["evaluation_prompts"],
         model=tuned.outputs["model"],
-        large_model_reference=base.outputs["large_model_reference"],
-        large_model_fingerprint=base.outputs["large_model_fingerprint"],
+        large_model_reference=start.outputs["large_model_reference"],
+        large_model_fingerprint=start.outputs["large_model_fingerprint"],
     )
     champion_answers = infer(
         prompts=prompts.outputs["evaluation_prompts"],
@@ -141,7 +167,8 @@ def every_component(
         adapter=tuned.outputs["adapter"],
         reward_model=judgement.outputs["reward_model"],
         eval_preferences=preferences.outputs["eval_preferences"],
-        large_model_reference=base.outputs["large_model_reference"],
+        large_model_reference=start.outputs["large_model_reference"],
+        base_model_reference=base.outputs["base_model_reference"],  # the supervised model is compared with it as well
         judge="language_model",  # somebody independent: the reward that was optimised never promotes
         judge_model="gpt-oss-20b",
         judge_endpoint="http://judge.example.com/v1",

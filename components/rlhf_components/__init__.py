@@ -5,6 +5,7 @@ A component hides the module of its name: `rlhf_components.evaluate` is the comp
 would depend on what was imported before. That takes kfp, so the command imports none of it before it must.
 """
 
+from rlhf_components.choose_start import choose_start
 from rlhf_components.count_new_preferences import count_new_preferences
 from rlhf_components.deploy_model import deploy_model
 from rlhf_components.evaluate import evaluate
@@ -12,6 +13,7 @@ from rlhf_components.find_champion import find_champion
 from rlhf_components.import_demonstration_dataset import import_demonstration_dataset
 from rlhf_components.import_preference_dataset import import_preference_dataset
 from rlhf_components.import_prompt_dataset import import_prompt_dataset
+from rlhf_components.import_supervised_dataset import import_supervised_dataset
 from rlhf_components.infer import infer
 from rlhf_components.keep_champion import keep_champion
 from rlhf_components.nothing_new import nothing_new
@@ -36,7 +38,9 @@ __all__ = [  # noqa: RUF022
     "validate_inputs",
     "preprocess_inputs",
     "import_demonstration_dataset",
+    "import_supervised_dataset",
     "train_supervised",
+    "choose_start",
     "import_preference_dataset",
     "train_reward_model",
     "import_prompt_dataset",

@@ -23,9 +23,14 @@ def evaluate(
     held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
     eval_preferences: Optional[dsl.Input[dsl.Dataset]] = None,
     eval_demonstrations: Optional[dsl.Input[dsl.Dataset]] = None,
+    start_model: Optional[dsl.Input[dsl.Artifact]] = None,
+    base_model_reference: str = "",
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
     temperature: float = 1.0,
+    batch_size: int = 64,
+    seed: int = 0,
+    inference_engine: str = "auto",
     scorer: str = "",
     judge: str = "",
     judge_model: str = "",
@@ -64,15 +69,22 @@ def evaluate(
         metrics: The headline numbers.
         report: One self-contained HTML page.
         summary: What a person reads at the end of the run.
-        large_model_reference: Base model.
+        large_model_reference: The model that the training started from, to which KL is measured.
         reward_model: The reward model, with the metrics of phase 1, where the method learnt from one.
         held_out_reward_model: A reward model that learnt from other preferences and was never optimised against.
         eval_preferences: Canonical preference rows that were held out of training, to score every judge by.
         eval_demonstrations: Canonical demonstrations that were held out of training: how probable either model finds their
             answers, where the method learnt from such.
+        start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
+            what is an input is fetched.
+        base_model_reference: The base model, where a supervised phase made another of it: then that one and the base model
+            are compared too.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         temperature: At which the answers were sampled.
+        batch_size: Most prompts of a batch, of answers of the models before the tuned one.
+        seed: Of those answers.
+        inference_engine: What samples them: own, vllm or auto.
         scorer: A program that knows the true quality, such as house_style for the sample; empty for none.
         judge: Language model that compares the answers: language_model (any OpenAI-compatible server), gemini, or
             local_model; empty for none.
@@ -91,7 +103,7 @@ def evaluate(
         gate_reward_model_margin: The same where only the held-out reward model judges; the larger of the two counts.
         gate_min_prompts: Fewest prompts with a verdict.
         gate_min_judged_share: Least share of the pairs that a judge must have judged.
-        gate_max_kl: Most nats of KL to the base model over an answer, on average; 0 for no limit.
+        gate_max_kl: Most nats of that KL over an answer, on average; 0 for no limit.
         gate_max_length_ratio: Most that the mean length may grow or shrink, as a factor; 0 for no limit.
         gate_max_equal_length_loss: Win rate below one half to rule out, had all answers been equally long; 0 for no limit.
         gate_max_judge_loss: Win rate below one half to rule out by each other judge that people agree with; 0 for no limit.
@@ -106,7 +118,10 @@ def evaluate(
     from rlhf_tuning.evaluation import evaluate as comparison
     from rlhf_tuning.evaluation.export_check import check_export, condition_of
     from rlhf_tuning.evaluation.gate import decision_text
+    from rlhf_tuning.evaluation.phase_answers import answer_before
+    from rlhf_tuning.evaluation.phase_gains import gains_text
     from rlhf_tuning.models.reward_model import saved_in
+    from rlhf_tuning.models.start_model import made_from
     from rlhf_tuning.reports.run_report import data_sources, lineage, write_run_report
     from rlhf_tuning.reports.saved_report import add_report
     from rlhf_tuning.step import running_step, write_log
@@ -116,9 +131,13 @@ def evaluate(
     with running_step("Evaluate Tuned Model", inputs=inputs, outputs=[evaluation]) as clock:
         config = comparison.EvaluationConfig(
             large_model_reference=large_model_reference,
+            base_model_reference=base_model_reference,
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
             temperature=temperature,
+            batch_size=batch_size,
+            seed=seed,
+            inference_engine=inference_engine,
             scorer=scorer,
             judge=judge,
             judge_model=judge_model,
@@ -151,9 +170,12 @@ def evaluate(
         )
         reward_dir, learnt_from = (reward_model.path, reward_model.metadata) if reward_model else ("", {})
         held_out_dir = saved_in(held_out_reward_model.path) if held_out_reward_model else ""
+        asked = comparison.judges_of(config, reward_model_dir=reward_dir, held_out_reward_model_dir=held_out_dir)
+        answered = (champion_predictions.path, tuned_predictions.path)
+        phases = answer_before(config, *answered) if config.is_supervised else None
         pairs, judges = comparison.evaluate_policy(
             config,
-            judges=comparison.judges_of(config, reward_model_dir=reward_dir, held_out_reward_model_dir=held_out_dir),
+            judges=phases.asked_of(asked) if phases else asked,
             tuned_model_dir=model.path,
             base_predictions_path=champion_predictions.path,
             tuned_predictions_path=tuned_predictions.path,
@@ -161,6 +183,7 @@ def evaluate(
             eval_demonstrations_path=eval_demonstrations.path if eval_demonstrations else "",
             champion_reference=champion_reference or large_model_reference,
         )
+        gains = phases.gains(pairs) if phases else []
         numbers = comparison.write_evaluation(config, pairs, evaluation.path, judges=judges)
         decided = comparison.decide_promotion(
             config,
@@ -172,18 +195,22 @@ def evaluate(
             adapter_dir=adapter.path,
             earlier_tries=earlier_tries,
         )
-        comparison.write_summary(config, pairs, summary.path, decision=decided, judges=judges)
+        comparison.write_summary(config, pairs, summary.path, decision=decided, judges=judges, gains=gains_text(gains))
+        start_dir = large_model_reference if phases else ""
+        start = made_from(start_dir) if phases else None
         run_report = write_run_report(
             pairs,
             scorer_name=comparison.scorer_name(scorer),
             reward_model_dir=reward_dir,
             adapter_dir=adapter.path,
-            data=data_sources(learnt_from, model.metadata, champion_predictions.metadata),
-            made_from=lineage(learnt_from, model.metadata, champion_predictions.metadata, champion),
+            data=data_sources(learnt_from, model.metadata, champion_predictions.metadata, start),
+            made_from=lineage(learnt_from, model.metadata, champion_predictions.metadata, champion, start),
             path=report.path,
             judges=judges,
             decision=decided,
             opponent=config.opponent,
+            start_dir=start_dir,
+            gains=gains,
             data_warnings=data_warnings.splitlines(),
             times=clock.times(),
         )

@@ -14,6 +14,8 @@ def preprocess_inputs(
     warm_start_adapter: str = "",
     lora_dim: int = 16,
     registry_dir: str = "",
+    supervised_dataset: str = "",
+    supervise_on_preferred: bool = False,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     [
@@ -23,6 +25,9 @@ def preprocess_inputs(
         ("reward_model_fingerprint", str),
         ("warm_start_adapter", str),
         ("warm_start_fingerprint", str),
+        ("base_model_reference", str),
+        ("base_model_fingerprint", str),
+        ("supervises", bool),
     ],
 ):
     """Check that the base models can be tuned and that the adapter to start from fits, and fingerprint them.
@@ -35,6 +40,8 @@ def preprocess_inputs(
         warm_start_adapter: LoRA adapter that the policy starts from: a registered model or a folder; empty for none.
         lora_dim: Rank that the adapter must have.
         registry_dir: Folder of the local model registry; its default place when empty.
+        supervised_dataset: What a supervised phase is to learn before RLHF; empty for none.
+        supervise_on_preferred: Whether it is to learn the preferred answers.
 
     Returns:
         large_model_reference: The same; a hub id with the commit that it stands for now, which every later step loads.
@@ -43,13 +50,22 @@ def preprocess_inputs(
         reward_model_fingerprint: Changes when the weights do.
         warm_start_adapter: The adapter's folder; empty for none.
         warm_start_fingerprint: Changes when the adapter does.
+        base_model_reference: The same as large_model_reference, whose place a supervised model may take afterwards.
+        base_model_fingerprint: The same as large_model_fingerprint.
+        supervises: Whether there is a supervised phase.
     """
+    from rlhf_tuning.limits import check_supervised_phase
     from rlhf_tuning.models.base_model_check import check_base_model
     from rlhf_tuning.models.model_reference import resolve_reference
     from rlhf_tuning.models.warm_start import resolve_adapter
     from rlhf_tuning.step import running_step
 
     with running_step("Preprocess Inputs"):
+        supervises = check_supervised_phase(
+            supervised_dataset=supervised_dataset,
+            supervise_on_preferred=supervise_on_preferred,
+            warm_start_adapter=warm_start_adapter,
+        )
         check_base_model(large_model_reference)
         policy = resolve_reference(large_model_reference)
         reward = policy
@@ -70,4 +86,7 @@ def preprocess_inputs(
         reward.fingerprint,
         adapter.folder,
         adapter.fingerprint,
+        policy.reference,
+        policy.fingerprint,
+        supervises,
     )

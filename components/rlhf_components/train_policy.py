@@ -42,6 +42,7 @@ def train_policy(
     missing_eos_penalty: float = 0.0,
     normalize_advantages: bool = False,
     held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
+    start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
     """Raise the probability of answers that the reward model scores highly, near the base model.
 
@@ -80,6 +81,8 @@ def train_policy(
         normalize_advantages: Give the advantages of each batch mean 0 and standard deviation 1.
         held_out_reward_model: A reward model trained on other preferences, by which the watch stops the run and chooses the
             checkpoint; without one it draws curves only.
+        start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
+            what is an input is fetched.
     """
     from rlhf_tuning.distributed import processes
     from rlhf_tuning.models.reward_model import saved_better_than_chance

@@ -29,6 +29,7 @@ def train_reward_model(
     held_out_reward_model_share: float = 0.0,
     held_out: bool = False,
     reward_model_max_epochs: float = 2.0,
+    start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
     """Learn from preferences a model that scores answers as the people did.
 
@@ -53,6 +54,8 @@ def train_reward_model(
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
         reward_model_max_epochs: Most times that each preference is seen; 0 for no limit but the steps.
         held_out: Train that one. With a share of 0 nothing is trained, and the output is empty.
+        start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
+            what is an input is fetched.
     """
     import shutil
     from pathlib import Path

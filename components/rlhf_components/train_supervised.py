@@ -26,6 +26,7 @@ def train_supervised(
     target_sequence_length: int = 64,
     seed: int = 0,
     dtype: str = "auto",
+    is_start: bool = False,
 ) -> None:
     """Raise the probability of demonstrated answers, for as long as held-out ones become more probable too.
 
@@ -50,10 +51,13 @@ def train_supervised(
         target_sequence_length: Most tokens of an answer.
         seed: Of the adapter and the order of the demonstrations.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+        is_start: Whether RLHF starts from the model: then it holds the settings and metrics too, since later steps get
+            nothing else.
     """
     import math
 
     from rlhf_tuning.distributed import processes
+    from rlhf_tuning.models.start_model import keep_record
     from rlhf_tuning.step import running_step
     from rlhf_tuning.training import supervised
 
@@ -92,5 +96,7 @@ def train_supervised(
             "demonstration_fingerprint": demonstrations.metadata.get("fingerprint", ""),
             "seed": seed,
         }
+        if is_start:
+            keep_record(model.path, adapter_dir=adapter.path, made_from=made_from)
         adapter.metadata.update(made_from)
         model.metadata.update(made_from)

@@ -17,6 +17,8 @@ def validate_inputs(
     eval_dataset: str = "",
     dataset_uri: str = "",
     evaluation_data_uri: str = "",
+    supervised_dataset: str = "",
+    supervise_on_preferred: bool = False,
     instruction: str = "",
     default_context: str = "",
     large_model_reference: str = "",
@@ -29,6 +31,8 @@ def validate_inputs(
     reinforcement_learning_train_steps: int = 1000,
     train_steps: int = 300,
     learning_rate_multiplier: float = 1.0,
+    supervised_train_steps: int = 300,
+    supervised_learning_rate_multiplier: float = 1.0,
     evaluation_interval: int = 20,
     enable_checkpoint_selection: str = "default",
     max_context_length: str = "",
@@ -105,8 +109,10 @@ def validate_inputs(
         eval_dataset: Evaluation rows; empty for a held-out split.
         dataset_uri: Demonstrations to learn from; empty when the pipeline uses none.
         evaluation_data_uri: Demonstrations to measure on; empty for a held-out split.
+        supervised_dataset: Demonstrations of a supervised phase before RLHF; empty when there is none.
+        supervise_on_preferred: Whether that phase learns the preferred answers instead.
         instruction: Put before every text prompt; the default context of chat rows.
-        default_context: The same, of demonstrations.
+        default_context: The same, of dataset_uri and evaluation_data_uri.
         large_model_reference: Base model, whose tokens are counted; empty to count characters.
         accelerator_type: Only GPU is supported.
         prompt_sequence_length: Most tokens of a prompt.
@@ -117,6 +123,8 @@ def validate_inputs(
         reinforcement_learning_train_steps: Optimizer steps of phase 2.
         train_steps: Optimizer steps of supervised tuning.
         learning_rate_multiplier: Times the base learning rate of supervised tuning.
+        supervised_train_steps: Optimizer steps of the supervised phase.
+        supervised_learning_rate_multiplier: Times the base learning rate of the supervised phase.
         evaluation_interval: Steps between measurements of the held-out loss.
         enable_checkpoint_selection: Whether the best checkpoint is returned.
         max_context_length: Has no meaning; must be empty.
@@ -192,6 +200,7 @@ def validate_inputs(
             reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
             reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
             learning_rate_multiplier=learning_rate_multiplier,
+            supervised_learning_rate_multiplier=supervised_learning_rate_multiplier,
             evaluation_interval=evaluation_interval,
             enable_checkpoint_selection=enable_checkpoint_selection,
             max_context_length=max_context_length,
@@ -249,6 +258,8 @@ def validate_inputs(
             eval_dataset=eval_dataset,
             dataset_uri=dataset_uri,
             evaluation_data_uri=evaluation_data_uri,
+            supervised_dataset=supervised_dataset,
+            supervise_on_preferred=supervise_on_preferred,
             instruction=instruction,
             default_context=default_context,
             large_model_reference=large_model_reference,
@@ -257,6 +268,7 @@ def validate_inputs(
             reward_model_train_steps=reward_model_train_steps,
             reinforcement_learning_train_steps=reinforcement_learning_train_steps,
             train_steps=train_steps,
+            supervised_train_steps=supervised_train_steps,
             batch_size=batch_size,
             eval_prompts=eval_prompts,
             watch_prompts=watch_prompts,

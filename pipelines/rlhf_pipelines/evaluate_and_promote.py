@@ -43,6 +43,8 @@ def for_target(target: str, **artifacts: Any) -> Any:
         **artifacts,
         **TUNED,
         evaluation_prompts=dsl.Input[dsl.Dataset],
+        base_model_reference=str,
+        base_model_fingerprint=str,
         data_warnings=str,
         seed=int,
         inference_engine=str,
@@ -50,8 +52,18 @@ def for_target(target: str, **artifacts: Any) -> Any:
     def evaluate_and_promote(values: Values) -> PromotionOutputs:
         """Answer with both models, compare, decide, and put the tuned model where it belongs."""
         place = RUN_PLACE if target == "vertex" else {}
+        # Which may be another than the model that the training started from: see `choose_start`.
+        base = {"large_model_reference": values["base_model_reference"]}
         champion = (
-            find_champion(**values.of(find_champion, target=target, **place))
+            find_champion(
+                **values.of(
+                    find_champion,
+                    target=target,
+                    **base,
+                    large_model_fingerprint=values["base_model_fingerprint"],
+                    **place,
+                )
+            )
             .set_display_name("Find Champion")
             .set_caching_options(False)
         )
@@ -79,7 +91,7 @@ def for_target(target: str, **artifacts: Any) -> Any:
         values = values.adding(champion.outputs).adding(comparison.outputs)
         # Not cached: a registry may have lost what an earlier run put there. The same content makes one version.
         upload = (
-            upload_phase(**values.of(upload_phase))
+            upload_phase(**values.of(upload_phase, **base))
             .set_display_name("Upload and Deploy Tuned Model")
             .set_caching_options(False)
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import NO_COEFFICIENT, NO_EXPLORATION, problem_with
+from rlhf_tuning.limits import NO_COEFFICIENT, NO_EXPLORATION, problem_with, problem_with_supervised_phase
 from rlhf_tuning.models.model_reference import problem_with_name
 from rlhf_tuning.parameters import PARAMETERS, Parameter, Value
 
@@ -140,6 +140,8 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "eval_dataset",
         "dataset_uri",
         "evaluation_data_uri",
+        "supervised_dataset",
+        "supervise_on_preferred",
         "instruction",
         "default_context",
         "large_model_reference",
@@ -148,6 +150,7 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "reward_model_train_steps",
         "reinforcement_learning_train_steps",
         "train_steps",
+        "supervised_train_steps",
         "batch_size",
         "eval_prompts",
         "watch_prompts",
@@ -204,6 +207,13 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
         problems.append(NO_EXPLORATION)
     if checked.get("target_kl") and checked.get("kl_coeff") == 0:
         problems.append(NO_COEFFICIENT)
+    if problem := problem_with_supervised_phase(
+        supervised_dataset=str(checked.get("supervised_dataset", "")),
+        supervise_on_preferred=bool(checked.get("supervise_on_preferred")),
+        warm_start=bool(checked.get("warm_start")),
+        warm_start_adapter=str(checked.get("warm_start_adapter", "")),
+    ):
+        problems.append(problem)
     problems += [f"{name} is missing: {table[name].description}" for name in missing]
     if problems:
         raise ParameterError(_joined(problems, len(missing)))

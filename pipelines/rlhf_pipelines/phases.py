@@ -1,13 +1,15 @@
 """The phases, as pipelines of their own that the others nest."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
 from rlhf_components import (
+    choose_start,
     import_demonstration_dataset,
     import_preference_dataset,
     import_prompt_dataset,
+    import_supervised_dataset,
     train_policy,
     train_reward_model,
     train_supervised,
@@ -22,6 +24,16 @@ class SupervisedOutputs(NamedTuple):
     adapter: dsl.Model
     eval_demonstrations: dsl.Dataset
     evaluation_prompts: dsl.Dataset
+
+
+class StartOutputs(NamedTuple):
+    """What a supervised phase before RLHF hands on, as `choose_start` does."""
+
+    large_model_reference: str
+    large_model_fingerprint: str
+    reward_model_reference: str
+    reward_model_fingerprint: str
+    start_uri: str
 
 
 class RewardModelOutputs(NamedTuple):
@@ -70,54 +82,110 @@ def supervised_phase(values: Values) -> SupervisedOutputs:
     )
 
 
-@dsl.pipeline(name="train-reward-model", description="Phase 1: learn to score answers as people do.")
+@dsl.pipeline(
+    name="supervised-start", description="Before the two phases, if asked for: learn to answer as demonstrations do."
+)
 @takes_inputs(
-    import_preference_dataset,
-    train_reward_model,
+    import_supervised_dataset,
+    train_supervised,
+    choose_start,
+    supervises=bool,
+    demonstration_fingerprint=str,
     preference_fingerprint=str,
     held_out_fingerprint=str,
     eval_fingerprint=str,
     large_model_fingerprint=str,
+    reward_model_fingerprint=str,
 )
-def reward_model_phase(values: Values) -> RewardModelOutputs:
-    """Import preferences and train the reward model on them."""
-    data = import_preference_dataset(**values.of(import_preference_dataset)).set_display_name(
-        "Import Preference Dataset"
+def supervised_start(values: Values) -> StartOutputs:
+    """Tune the model on demonstrations where that is asked for, and say which model the others start from."""
+    with dsl.If(values["supervises"] == True, name="there is a supervised phase"):  # noqa: E712
+        data = import_supervised_dataset(**values.of(import_supervised_dataset)).set_display_name(
+            "Import Supervised Dataset"
+        )
+        trainer = train_supervised(
+            **values.of(
+                train_supervised,
+                demonstrations=data.outputs["demonstrations"],
+                eval_demonstrations=data.outputs["eval_demonstrations"],
+                is_start=True,
+            )
+        ).set_display_name("Supervised Trainer")
+        supervised = choose_start(**values.of(choose_start, model=trainer.outputs["model"])).set_display_name(
+            "Choose Start"
+        )
+    with dsl.Else(name="the base model is the start"):
+        base = choose_start(**values.of(choose_start)).set_display_name("Choose Start")
+    return StartOutputs(
+        **{name: dsl.OneOf(supervised.outputs[name], base.outputs[name]) for name in StartOutputs._fields}
     )
-    trainer = train_reward_model(
-        **values.of(
-            train_reward_model,
+
+
+def reward_model_phase_with(**fetched: Any) -> Any:
+    """Return phase 1, for steps that get these artifacts besides; their types, such as `dsl.Input[dsl.Artifact]`."""
+
+    @dsl.pipeline(name="train-reward-model", description="Phase 1: learn to score answers as people do.")
+    @takes_inputs(
+        import_preference_dataset,
+        train_reward_model,
+        **fetched,
+        preference_fingerprint=str,
+        held_out_fingerprint=str,
+        eval_fingerprint=str,
+        large_model_fingerprint=str,
+    )
+    def reward_model_phase(values: Values) -> RewardModelOutputs:
+        """Import preferences and train the reward model on them."""
+        data = import_preference_dataset(**values.of(import_preference_dataset)).set_display_name(
+            "Import Preference Dataset"
+        )
+        trainer = train_reward_model(
+            **values.of(
+                train_reward_model,
+                preferences=data.outputs["preferences"],
+                eval_preferences=data.outputs["eval_preferences"],
+                preference_rows=data.outputs["preference_rows"],
+            )
+        ).set_display_name("Reward Model Trainer")
+        return RewardModelOutputs(
+            reward_model=trainer.outputs["reward_model"],
+            metrics=trainer.outputs["metrics"],
             preferences=data.outputs["preferences"],
             eval_preferences=data.outputs["eval_preferences"],
             preference_rows=data.outputs["preference_rows"],
         )
-    ).set_display_name("Reward Model Trainer")
-    return RewardModelOutputs(
-        reward_model=trainer.outputs["reward_model"],
-        metrics=trainer.outputs["metrics"],
-        preferences=data.outputs["preferences"],
-        eval_preferences=data.outputs["eval_preferences"],
-        preference_rows=data.outputs["preference_rows"],
-    )
+
+    return reward_model_phase
 
 
-@dsl.pipeline(name="reinforcement-learning", description="Phase 2: raise the probability of good answers.")
-@takes_inputs(
-    import_prompt_dataset,
-    train_policy,
-    reward_model=dsl.Input[dsl.Model],
-    held_out_reward_model=dsl.Input[dsl.Model],
-    prompt_fingerprint=str,
-    eval_fingerprint=str,
-    large_model_fingerprint=str,
-    warm_start_fingerprint=str,
-)
-def reinforcement_phase(values: Values) -> ReinforcementOutputs:
-    """Import prompts and tune the policy on them."""
-    data = import_prompt_dataset(**values.of(import_prompt_dataset)).set_display_name("Import Prompt Dataset")
-    trainer = train_policy(**values.of(train_policy, prompts=data.outputs["prompts"])).set_display_name("Reinforcer")
-    return ReinforcementOutputs(
-        model=trainer.outputs["model"],
-        adapter=trainer.outputs["adapter"],
-        evaluation_prompts=data.outputs["evaluation_prompts"],
+def reinforcement_phase_with(**fetched: Any) -> Any:
+    """Return phase 2, for steps that get these artifacts besides."""
+
+    @dsl.pipeline(name="reinforcement-learning", description="Phase 2: raise the probability of good answers.")
+    @takes_inputs(
+        import_prompt_dataset,
+        train_policy,
+        **fetched,
+        reward_model=dsl.Input[dsl.Model],
+        held_out_reward_model=dsl.Input[dsl.Model],
+        prompt_fingerprint=str,
+        eval_fingerprint=str,
+        large_model_fingerprint=str,
+        warm_start_fingerprint=str,
     )
+    def reinforcement_phase(values: Values) -> ReinforcementOutputs:
+        """Import prompts and tune the policy on them."""
+        data = import_prompt_dataset(**values.of(import_prompt_dataset)).set_display_name("Import Prompt Dataset")
+        trainer = train_policy(**values.of(train_policy, prompts=data.outputs["prompts"])).set_display_name(
+            "Reinforcer"
+        )
+        return ReinforcementOutputs(
+            model=trainer.outputs["model"],
+            adapter=trainer.outputs["adapter"],
+            evaluation_prompts=data.outputs["evaluation_prompts"],
+        )
+
+    return reinforcement_phase
+
+
+reward_model_phase = reward_model_phase_with()

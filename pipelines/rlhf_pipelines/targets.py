@@ -6,6 +6,8 @@ trainer image get the machine that is asked for, all others a small one.
 """
 
 import difflib
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +41,10 @@ _WITHOUT_MOUNT = ("a3-ultragpu-8g",)
 #: The longest pause between retries. So Vertex reads it; Argo, on Kubeflow, counts it from the start of the first attempt: a
 #: step that fails later is not retried, and one that was retried is killed then. So there it is a week.
 _LONGEST_PAUSE = {"vertex": "3600s", "kubeflow": "604800s"}
+
+
+#: kfp's names for the components of conditions, and those that it makes of them.
+_OF_A_CONDITION = re.compile(r"(comp-condition(?:-branches)?-\d+)(?:-\d+)*")
 
 
 #: The step that pays for a machine of its own.
@@ -143,6 +149,7 @@ def fit_to_vertex(spec: Spec, machine: Machine) -> None:
     sizes. Only one machine has so many A100, H100 or H200, so that the accelerator should decide alone where the limits are
     cut to the most that a step can ask for. kfp's G is 10^9 bytes and Google's GB 2^30, so what is asked for is there.
     """
+    _number_conditions(spec)
     for label, container in containers(spec):
         if _uses_gpu(container):
             container["resources"] = _resources(
@@ -155,6 +162,32 @@ def fit_to_vertex(spec: Spec, machine: Machine) -> None:
             # e2-standard-4, which Vertex also takes when nothing is said, and the smallest of the general machines.
             container["resources"] = _resources(cpu_limit=4, memory_limit=16)
         _set_retries(spec, label, target="vertex", gpu=_uses_gpu(container))
+
+
+def _number_conditions(spec: Spec) -> None:
+    """Name the components of conditions in the order of the graph.
+
+    kfp gives the conditions of every nested pipeline the same names. Where it nests two such pipelines in a third, chance
+    says what it then makes of these names, so that one pipeline would be compiled to many.
+    """
+    renamed: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+
+    def walk(graph: Spec) -> None:
+        for _, task in sorted(graph["tasks"].items()):
+            name = task["componentRef"]["name"]
+            if found := _OF_A_CONDITION.fullmatch(name):
+                counts[found[1]] += 1
+                renamed[name] = found[1] if counts[found[1]] == 1 else f"{found[1]}-{counts[found[1]]}"
+            if "dag" in spec["components"][name]:
+                walk(spec["components"][name]["dag"])
+
+    walk(spec["root"]["dag"])
+    for part in (spec["root"], *spec["components"].values()):
+        for task in part.get("dag", {}).get("tasks", {}).values():
+            reference = task["componentRef"]
+            reference["name"] = renamed.get(reference["name"], reference["name"])
+    spec["components"] = {renamed.get(name, name): component for name, component in spec["components"].items()}
 
 
 def fit_to_kubeflow(spec: Spec, machine: Machine) -> Spec:

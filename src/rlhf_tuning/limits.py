@@ -16,6 +16,15 @@ NO_EXPLORATION = (
 )
 NO_COEFFICIENT = "kl_coeff is 0; with a target_kl it must be greater than 0: the coefficient that adapts begins there."
 
+TWO_SUPERVISED = (
+    "supervised_dataset is given and supervise_on_preferred is true; the supervised phase learns from one of the two. Leave "
+    "one of them out."
+)
+NO_WARM_START = (
+    "warm_start_adapter and warm_start continue an adapter of the base model, and a supervised phase puts another model in "
+    "its place. Leave them out, or supervised_dataset and supervise_on_preferred."
+)
+
 
 def problem_with(name: str, value: object) -> str:
     """Return what is wrong with a parameter's value, or an empty string."""
@@ -86,6 +95,33 @@ def check_target_kl(*, target_kl: float, kl_coeff: float) -> None:
     """
     if target_kl and not kl_coeff:
         raise ParameterError(NO_COEFFICIENT)
+
+
+def problem_with_supervised_phase(
+    *, supervised_dataset: str, supervise_on_preferred: bool, warm_start: bool = False, warm_start_adapter: str = ""
+) -> str:
+    """Return what is wrong with what a supervised phase is to learn from, or an empty string."""
+    if supervised_dataset and supervise_on_preferred:
+        return TWO_SUPERVISED
+    supervises = bool(supervised_dataset or supervise_on_preferred)
+    return NO_WARM_START if supervises and (warm_start or warm_start_adapter) else ""
+
+
+def check_supervised_phase(
+    *, supervised_dataset: str, supervise_on_preferred: bool, warm_start_adapter: str = ""
+) -> bool:
+    """Check what a supervised phase is to learn from, and say whether there is one.
+
+    Raises:
+        ParameterError: If there are two answers to that, or an adapter that does not fit what it makes.
+    """
+    if problem := problem_with_supervised_phase(
+        supervised_dataset=supervised_dataset,
+        supervise_on_preferred=supervise_on_preferred,
+        warm_start_adapter=warm_start_adapter,
+    ):
+        raise ParameterError(problem)
+    return bool(supervised_dataset or supervise_on_preferred)
 
 
 def check_context(

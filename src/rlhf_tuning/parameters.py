@@ -461,6 +461,27 @@ PARAMETERS: dict[str, Parameter] = {
             "Only tune_v2, what the old job did: supervised tuning; lora_dim says whether by an adapter.",
             choices=("tune_v2",),
         ),
+        # Of the supervised phase that may come before the two of RLHF.
+        Parameter(
+            "supervised_dataset",
+            str,
+            "",
+            "JSONL of prompts with answers that a supervised phase learns first; both other phases start from its model.",
+        ),
+        Parameter(
+            "supervise_on_preferred",
+            bool,
+            False,
+            "Let such a phase learn the preferred answers of preference_dataset, in place of a supervised_dataset.",
+        ),
+        Parameter("supervised_train_steps", int, 300, "Most optimizer steps of the supervised phase.", Limit(1)),
+        Parameter(
+            "supervised_learning_rate_multiplier",
+            float,
+            1.0,
+            "Times the base learning rate of the supervised phase.",
+            Limit(0, open_low=True),
+        ),
         # Of the smoke test.
         Parameter("probe_object", str, "", "A gs:// object that the smoke test reads, such as a file of your data."),
     )

@@ -10,7 +10,7 @@ from rlhf_tuning.data.held_out import ONE_IN
 from rlhf_tuning.data.problems import FILE_CODES
 from rlhf_tuning.data.summary import Finding
 from rlhf_tuning.errors import DataError, ModelError, ModelNotAtHandError
-from rlhf_tuning.limits import check_context, check_limits
+from rlhf_tuning.limits import check_context, check_limits, check_supervised_phase
 from rlhf_tuning.models.architecture import load_config, positions
 from rlhf_tuning.models.base_model_check import check_base_model
 from rlhf_tuning.models.text_format import TextFormat
@@ -28,14 +28,17 @@ class ValidationConfig:
         eval_dataset: Evaluation rows; empty when there are none.
         dataset_uri: Demonstrations to learn from; empty when there are none.
         evaluation_data_uri: Demonstrations to measure on; empty when there are none.
+        supervised_dataset: Demonstrations of a supervised phase before RLHF; empty when there are none.
+        supervise_on_preferred: Whether that phase learns the preferred answers instead.
         instruction: Put before every text prompt; the default context of chat rows.
-        default_context: The same, of demonstrations.
+        default_context: The same, of `dataset_uri` and `evaluation_data_uri`.
         large_model_reference: Base model, whose tokens are counted; empty to count characters.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         reward_model_train_steps: Optimizer steps on the preferences.
         reinforcement_learning_train_steps: Optimizer steps on the prompts.
         train_steps: Optimizer steps on the demonstrations.
+        supervised_train_steps: Optimizer steps of the supervised phase.
         batch_size: Rows a step.
         eval_prompts: Most prompts that are held out where there is no evaluation dataset.
         watch_prompts: Most prompts of the watch.
@@ -51,6 +54,8 @@ class ValidationConfig:
     eval_dataset: str = ""
     dataset_uri: str = ""
     evaluation_data_uri: str = ""
+    supervised_dataset: str = ""
+    supervise_on_preferred: bool = False
     instruction: str = ""
     default_context: str = ""
     large_model_reference: str = ""
@@ -59,6 +64,7 @@ class ValidationConfig:
     reward_model_train_steps: int = 1000
     reinforcement_learning_train_steps: int = 1000
     train_steps: int = 300
+    supervised_train_steps: int = 300
     batch_size: int = 64
     eval_prompts: int = 200
     watch_prompts: int = 64
@@ -75,12 +81,16 @@ class ValidationConfig:
             reward_model_train_steps=self.reward_model_train_steps,
             reinforcement_learning_train_steps=self.reinforcement_learning_train_steps,
             train_steps=self.train_steps,
+            supervised_train_steps=self.supervised_train_steps,
             batch_size=self.batch_size,
             eval_prompts=self.eval_prompts,
             watch_prompts=self.watch_prompts,
             held_out_reward_model_share=self.held_out_reward_model_share,
             reward_model_max_epochs=self.reward_model_max_epochs,
             max_bad_rows=self.max_bad_rows,
+        )
+        check_supervised_phase(
+            supervised_dataset=self.supervised_dataset, supervise_on_preferred=self.supervise_on_preferred
         )
 
 
@@ -117,6 +127,7 @@ def validate_data(
         # Prompts alone are answered, not trained on.
         reinforcement_learning_train_steps=config.reinforcement_learning_train_steps if tunes else 0,
         train_steps=config.train_steps,
+        supervised_train_steps=config.supervised_train_steps,
         eval_prompts=0 if config.eval_dataset else config.eval_prompts,
         watch_prompts=config.watch_prompts,
         held_out_reward_model_share=config.held_out_reward_model_share if tunes else 0.0,
@@ -128,6 +139,7 @@ def validate_data(
         eval_dataset=config.eval_dataset,
         dataset_uri=config.dataset_uri,
         evaluation_data_uri=config.evaluation_data_uri,
+        supervised_dataset=config.supervised_dataset,
         instruction=config.instruction,
         default_context=config.default_context,
         max_bad_rows=config.max_bad_rows,

@@ -140,7 +140,10 @@ def test_every_step_is_retried_and_the_costly_ones_only_once(target):
                 # It pays for a machine, and asks again by itself what may pass.
                 assert "retryPolicy" not in task
                 continue
-            image = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]["image"]
+            executor = spec["deploymentSpec"]["executors"][component["executorLabel"]]
+            if "importer" in executor:
+                continue  # It only names what is there.
+            image = executor["container"]["image"]
             assert task["retryPolicy"]["maxRetryCount"] == (1 if image == TRAINER_IMAGE else 2)
             assert task["retryPolicy"]["backoffFactor"] > 1
 
@@ -169,3 +172,23 @@ def test_importing_pipelines_and_components_imports_no_torch():
     modules = ["rlhf_components.train_policy", *(f"rlhf_pipelines.{name}" for name in PIPELINES)]
     done = subprocess.run([sys.executable, "-c", code, *modules], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_supervised_phase_runs_only_when_it_is_asked_for_and_all_that_follows_starts_from_its_model(target, compiled):
+    (path,) = [path for path in compiled if path.parent.name == target and path.name == "rlhf_pipeline.yaml"]
+    spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
+    tasks = spec["root"]["dag"]["tasks"]
+    start = spec["components"]["comp-supervised-start"]["dag"]["tasks"]["condition-branches-1"]["componentRef"]["name"]
+    branches = spec["components"][start]["dag"]["tasks"].values()
+    triggers = {task["taskInfo"]["name"]: task["triggerPolicy"]["condition"] for task in branches}
+    asked = "inputs.parameter_values['pipelinechannel--supervises'] == true"
+    assert triggers == {"there is a supervised phase": asked, "the base model is the start": f"!({asked})"}
+    followers = ("train-reward-model", "train-reward-model-2", "reinforcement-learning", "evaluate-and-promote")
+    for name in followers:
+        source = tasks[name]["inputs"]["parameters"]["large_model_reference"]["taskOutputParameter"]
+        assert source["producerTask"] == "supervised-start"
+        assert ("start_model" in tasks[name]["inputs"].get("artifacts", {})) == (target == "kubeflow")
+    # What the model is registered under, and first held against, is the base model.
+    base = tasks["evaluate-and-promote"]["inputs"]["parameters"]["base_model_reference"]["taskOutputParameter"]
+    assert base["producerTask"] == "preprocess-inputs"

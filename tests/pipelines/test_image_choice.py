@@ -27,9 +27,8 @@ def test_on_clusters_the_step_that_writes_the_report_knows_the_images():
     for target in ("local", "vertex", "kubeflow"):
         compiled = compile_for_submission("rlhf_pipeline", target, "", {TRAINER_IMAGE: f"r/trainer@{DIGEST}"})
         executors = compiled.get("pipeline_spec", compiled)["deploymentSpec"]["executors"]
-        steps[target] = {
-            name: step["container"]["env"] for name, step in executors.items() if "env" in step["container"]
-        }
+        containers = {name: step["container"] for name, step in executors.items() if "container" in step}
+        steps[target] = {name: container["env"] for name, container in containers.items() if "env" in container}
     known = [{"name": "RLHF_IMAGES", "value": f"light={LIGHT_IMAGE},trainer=r/trainer@{DIGEST}"}]
     assert steps == {"local": {}, "vertex": {"exec-evaluate": known}, "kubeflow": {"exec-evaluate": known}}
 

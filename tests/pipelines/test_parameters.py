@@ -190,3 +190,19 @@ def test_text_of_a_flag_is_read_as_the_parameters_type(name: str, text: str, val
 
 def test_table_can_be_written_as_json() -> None:
     assert json.loads(json.dumps(check_parameters("rlhf_pipeline", REQUIRED)))["deploy_model"] is True
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "values", "words"),
+    [
+        ("rlhf_pipeline", {"supervised_dataset": "d", "supervise_on_preferred": True}, "learns from one of the two"),
+        ("rlhf_pipeline", {"supervised_dataset": "d", "warm_start_adapter": "mine@1"}, "another model in its place"),
+        ("recurring_rlhf_pipeline", {"supervise_on_preferred": True, "warm_start": True}, "another model in its place"),
+    ],
+)
+def test_a_supervised_phase_has_one_source_and_no_adapter_to_start_from(
+    pipeline: str, values: dict[str, object], words: str
+) -> None:
+    given = {"prompt_dataset": "p", "preference_dataset": "q", "large_model_reference": "some/model"}
+    with pytest.raises(ParameterError, match=words):
+        check_parameters(pipeline, given | values)

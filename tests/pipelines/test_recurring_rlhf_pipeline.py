@@ -91,7 +91,7 @@ def first_kl(adapter: Path) -> float:
 def test_the_first_run_tunes_from_the_base_and_ends_as_every_tune_does(first):
     folder, output = first
     assert "No champion yet" in output
-    assert "Upload and Deploy Tuned Model: started (step 13 of 13)" in output
+    assert "Upload and Deploy Tuned Model: started (step 14 of 14)" in output
     assert "Win rate by reward" in output
     assert "Report: ./runs/report.html" in output
     assert "rlhf predict --model tiny@1" in output

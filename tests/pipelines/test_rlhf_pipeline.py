@@ -159,7 +159,8 @@ def test_the_evaluation_s_own_report_has_the_times_of_the_steps_before_it(finish
         "Perform Inference (tuned model)",
         "Evaluate Tuned Model",
     }
-    assert set(measured) - set(so_far) == {"Validate Inputs", "Preprocess Inputs", "Find Champion", UPLOAD}
+    beside = {"Validate Inputs", "Preprocess Inputs", "Choose Start", "Find Champion", UPLOAD}
+    assert set(measured) - set(so_far) == beside
     assert not any(step["cached"] for step in so_far.values())
     assert so_far["Reinforcer"]["seconds"] > 0
 
@@ -226,6 +227,59 @@ def test_reports_are_made_again_and_two_runs_and_two_models_are_compared(finishe
         status, output = rlhf("compare", *named, cwd=job, check=False)
         assert status == 2
         assert "--prompts FILE" in output
+
+
+def test_a_supervised_phase_comes_first_and_its_model_is_what_all_that_follows_starts_from(job, tiny_model):
+    values = json.loads((job / "values.json").read_text()) | {
+        "supervise_on_preferred": True,
+        "supervised_train_steps": 12,
+        "supervised_learning_rate_multiplier": 20.0,
+        "reinforcement_learning_train_steps": 3,
+        "reward_model_train_steps": 15,
+        "watch_prompts": 0,
+        "model_display_name": "three-phases",
+        "scorer": "house_style",
+    }
+    (job / "three.json").write_text(json.dumps(values))
+    _, output = rlhf("run", "--parameter-values", "three.json", "--pipeline-root", "three", cwd=job)
+    assert "Upload and Deploy Tuned Model: started (step 15 of 15)" in output
+    assert "Both phases start from the supervised model" in output
+    (run,) = (job / "three").glob("rlhf-pipeline-*")
+    (start,) = run.glob("train-supervised/model")
+    # One base for the policy, its reference and both reward models.
+    assert json.loads((run / "train-policy/adapter/tuning.json").read_text())["large_model_reference"] == str(start)
+    settings = [json.loads(file.read_text()) for file in run.glob("*/reward_model/**/reward_model.json")]
+    assert [one["base_model"] for one in settings] == [str(start)] * 2
+    assert records(run / "train-policy/adapter/metrics.jsonl")[0]["kl"] == pytest.approx(0, abs=1e-5)
+    # It learnt, and from no prompt that is answered or that the reward model is measured on.
+    held_out = json.loads((start / "supervised_tuning" / "held_out_loss.json").read_text())["looks"]
+    assert held_out[-1]["loss"]["mean"] < 0.8 * held_out[0]["loss"]["mean"]
+
+    def asked(pattern):
+        (found,) = run.glob(pattern)
+        return {row["prompt"][-1]["content"] for row in records(found)}
+
+    learnt = asked("import-supervised-dataset/demonstrations")
+    assert not learnt & asked("import-prompt-dataset/evaluation_prompts")
+    assert not learnt & asked("import-preference-dataset/eval_preferences")
+    # Who is told: the table at the end, the report, the manifest.
+    assert "What each phase brought:" in output
+    assert "supervised model against base model: wins" in output
+    assert "KL to the supervised model within its limit" in output
+    report = (job / "three" / "report.html").read_text()
+    assert all(words in report for words in ("What each phase brought", "Held-out answers", "Supervised model"))
+    versions = {version.name: version for version in list_models(job / "registry")}
+    manifest = versions["three-phases"].manifest
+    assert manifest["base_model"] == str(tiny_model)
+    assert manifest["supervised"]["train_steps"] == 12
+    assert manifest["supervised"]["base_model_fingerprint"].startswith("sha256:")
+    # Its adapter fits no other base.
+    warm = ("--warm-start-adapter", "three-phases@1", "--supervise-on-preferred", "false")
+    status, output = rlhf(
+        "run", "--parameter-values", "three.json", *warm, "--pipeline-root", "three", cwd=job, check=False
+    )
+    assert status == 2
+    assert "an adapter of another base model" in output
 
 
 def test_a_reward_model_alone(job, tiny_model):

@@ -231,3 +231,32 @@ def test_a_supervised_run_with_too_few_prompts_to_compare_is_told_so(tmp_path: P
     (found,) = [finding.message for finding in check.summary.findings if finding.code == "nothing_promotes"]
     assert found.startswith("Answers to 12 evaluation prompts will be compared, and a promotion takes 50")
     assert "Give an evaluation_data_uri with more prompts, or ten times as many in dataset_uri" in found
+
+
+def demonstrations(*numbers: int) -> list[dict[str, object]]:
+    return [{"input_text": f"Describe place {number}.", "output_text": "Gulls call."} for number in numbers]
+
+
+def test_the_data_of_a_supervised_phase_is_checked_like_the_other_and_against_the_evaluation(tmp_path: Path) -> None:
+    datasets = {
+        "preference_dataset": write(tmp_path / "p.jsonl", [preference(n) for n in range(30)]),
+        "prompt_dataset": write(tmp_path / "q.jsonl", [{"input_text": f"Ask {n}."} for n in range(30)]),
+        "eval_dataset": write(tmp_path / "e.jsonl", [{"input_text": f"describe  place {n}."} for n in range(200, 260)]),
+    }
+    good = write(tmp_path / "good.jsonl", demonstrations(*range(30)))
+    check, _ = validate(tmp_path, **datasets, supervised_dataset=good)
+    assert check.counts["supervised_dataset"] == 30
+    assert check.demonstration_fingerprint
+    found = " ".join(check.warnings)
+    assert "supervised_dataset has 30 demonstrations" in found
+    assert "Set supervised_train_steps to 4 at most" in found
+    leaks = write(tmp_path / "leaks.jsonl", demonstrations(*range(30), 201))
+    with pytest.raises(DataError, match=r"eval_demonstration_in_training \(1\)"):
+        validate(tmp_path, **datasets, supervised_dataset=leaks)
+    with pytest.raises(DataError, match=r"wrong_kind|unknown_format"):
+        validate(tmp_path, **datasets, supervised_dataset=datasets["prompt_dataset"])
+
+
+def test_a_supervised_phase_learns_from_one_source() -> None:
+    with pytest.raises(ParameterError, match="learns from one of the two"):
+        ValidationConfig(supervised_dataset="d.jsonl", supervise_on_preferred=True)

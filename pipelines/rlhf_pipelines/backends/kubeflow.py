@@ -29,7 +29,14 @@ logger = logging.getLogger(__name__)
 _TIME_ZONE = "CRON_SCHEDULE_TIMEZONE"
 _DEFAULT_EXPERIMENTS = ("KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME", "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME")  # kfp's own
 _ROOTS = ("minio://", "s3://", "gs://")
-_DATASETS = ("prompt_dataset", "preference_dataset", "eval_dataset", "dataset_uri", "evaluation_data_uri")
+_DATASETS = (
+    "prompt_dataset",
+    "preference_dataset",
+    "eval_dataset",
+    "supervised_dataset",
+    "dataset_uri",
+    "evaluation_data_uri",
+)
 _MODELS = ("large_model_reference", "reward_model_reference", "warm_start_adapter")
 _MOST_CONCURRENT = 10
 _PAGE = 100

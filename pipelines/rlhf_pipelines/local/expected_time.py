@@ -13,14 +13,14 @@ from rlhf_tuning.errors import RlhfError
 from rlhf_tuning.parameters import Value
 from rlhf_tuning.step import emit
 
-#: The component of the first long step.
-_FIRST = "train_reward_model"
+#: The components of which one is the first long step.
+_FIRST = ("train_supervised", "train_reward_model")
 #: What only a run that goes on to the second phase has.
 _TUNES = "reinforcement_learning_train_steps"
 
 
 def announce_expected_time(arguments: Mapping[str, Value], *, preloaded: bool) -> None:
-    """Have kfp's SubprocessRunner say so before it trains the reward model, in a run that tunes a policy.
+    """Have kfp's SubprocessRunner say so before it trains anything, in a run that tunes a policy.
 
     Args:
         arguments: Of the pipeline.
@@ -34,7 +34,7 @@ def announce_expected_time(arguments: Mapping[str, Value], *, preloaded: bool) -
     start = SubprocessTaskHandler.run
 
     def run(handler: Any) -> Any:
-        if _FIRST in handler.full_command:
+        if any(step in handler.full_command for step in _FIRST):
             SubprocessTaskHandler.run = start
             # In a process of its own, so that this one need not import torch.
             expecting = context.Process(target=_announce, args=(dict(arguments),))

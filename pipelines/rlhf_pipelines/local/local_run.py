@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -134,7 +134,8 @@ def _run(request: RunRequest) -> dict[str, object]:
         enable_caching=request.caching,
         cache_root=str(root / ".cache"),
     )
-    emit("plan", steps=planned_steps(pipeline.pipeline_spec))
+    supervises = bool(arguments.get("supervised_dataset") or arguments.get("supervise_on_preferred"))
+    emit("plan", steps=planned_steps(pipeline.pipeline_spec, {"supervises": supervises}))
     try:
         task = pipeline(**arguments)
     except RuntimeError as error:
@@ -202,15 +203,24 @@ def _keep_steps_with_metrics() -> None:
     cache.LocalCache = MetricsCache
 
 
-def planned_steps(spec: Any) -> list[dict[str, str]]:
+def planned_steps(spec: Any, known: Mapping[str, bool]) -> list[dict[str, str]]:
     """Return the steps of a compiled pipeline and of those nested in it: kfp's task and component names, and ours.
 
-    Of the branches of a condition only the first counts: of the others none runs when that does.
+    Of the branches of a condition the first counts: of the others none runs when that does.
+
+    Args:
+        spec: The pipeline.
+        known: What steps will say that conditions ask about, by the names of their outputs; there the branch is known.
     """
+
+    def runs(condition: str) -> bool:
+        negated = condition.startswith("!(")
+        asked = [value for name, value in known.items() if f"-{name}']" in condition]
+        return asked[0] is not negated if asked else not negated
 
     def walk(component: Any) -> Iterator[dict[str, str]]:
         for task_name, task in component.dag.tasks.items():
-            if task.trigger_policy.condition.startswith("!("):
+            if task.trigger_policy.condition and not runs(task.trigger_policy.condition):
                 continue
             inner = spec.components[task.component_ref.name]
             if inner.WhichOneof("implementation") == "dag":

@@ -24,12 +24,18 @@ from rlhf_tuning.limits import check_limits
 _ACCEPTS: dict[str, tuple[Kind, ...]] = {
     "preference_dataset": PREFERENCES,
     "prompt_dataset": PROMPTS,
+    "supervised_dataset": DEMONSTRATIONS,
     "dataset_uri": DEMONSTRATIONS,
     "eval_dataset": EITHER,
     "evaluation_data_uri": DEMONSTRATIONS,
 }
 #: Of what is measured on, that in which its prompts are looked for.
-_TRAINED_ON = {"eval_dataset": ("preference_dataset", "prompt_dataset"), "evaluation_data_uri": ("dataset_uri",)}
+_TRAINED_ON = {
+    "eval_dataset": ("preference_dataset", "prompt_dataset", "supervised_dataset"),
+    "evaluation_data_uri": ("dataset_uri",),
+}
+#: What has an instruction of its own.
+_OF_SUPERVISED_TUNING = ("dataset_uri", "evaluation_data_uri")
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ def check_datasets(
     eval_dataset: str = "",
     dataset_uri: str = "",
     evaluation_data_uri: str = "",
+    supervised_dataset: str = "",
     instruction: str,
     default_context: str = "",
     max_bad_rows: int = 0,
@@ -88,8 +95,9 @@ def check_datasets(
         eval_dataset: The evaluation rows, likewise.
         dataset_uri: The demonstrations to learn from, likewise.
         evaluation_data_uri: The demonstrations to measure on, likewise.
+        supervised_dataset: The demonstrations of a supervised phase before RLHF, likewise.
         instruction: Prepended to every prompt.
-        default_context: The same, of demonstrations.
+        default_context: The same, of `dataset_uri` and `evaluation_data_uri`.
         max_bad_rows: So many bad rows of each dataset are set aside.
         training: What the rows are for; without it lengths are counted in characters and epochs are not looked at.
         problems_path: Where to write every problem, one JSON object a line; nowhere where it is empty.
@@ -104,12 +112,13 @@ def check_datasets(
         "evaluation_data_uri": evaluation_data_uri,
         "preference_dataset": preference_dataset,
         "prompt_dataset": prompt_dataset,
+        "supervised_dataset": supervised_dataset,
         "dataset_uri": dataset_uri,
     }
     if not any(references.values()):
         raise DataError(
-            "There is no dataset to check. Give prompt_dataset, preference_dataset, eval_dataset, dataset_uri or "
-            "evaluation_data_uri."
+            "There is no dataset to check. Give prompt_dataset, preference_dataset, eval_dataset, supervised_dataset, "
+            "dataset_uri or evaluation_data_uri."
         )
     instruction = check_instruction(instruction)
     default_context = check_instruction(default_context, parameter="default_context")
@@ -123,7 +132,7 @@ def check_datasets(
             parameter: Scan(
                 parameter=parameter,
                 accepts=_ACCEPTS[parameter],
-                instruction=default_context if _ACCEPTS[parameter] == DEMONSTRATIONS else instruction,
+                instruction=default_context if parameter in _OF_SUPERVISED_TUNING else instruction,
                 folder=folder,
                 find_repeats=True,
                 sample_rows=SAMPLE_ROWS,
@@ -189,7 +198,7 @@ def check_datasets(
     return DatasetCheck(
         prompt_fingerprint=_fingerprint(data, "prompt_dataset"),
         preference_fingerprint=_fingerprint(data, "preference_dataset"),
-        demonstration_fingerprint=_fingerprint(data, "dataset_uri"),
+        demonstration_fingerprint=_fingerprint(data, "dataset_uri") or _fingerprint(data, "supervised_dataset"),
         eval_fingerprint=_fingerprint(data, "eval_dataset") or _fingerprint(data, "evaluation_data_uri"),
         counts={parameter: dataset.rows for parameter, dataset in data.items()},
         warnings=[finding.message for finding in findings],
@@ -220,6 +229,8 @@ def _check_split(
         needed.append("preference_dataset")
     if "dataset_uri" in data and "evaluation_data_uri" not in data:
         needed.append("dataset_uri")
+    if "supervised_dataset" in data:
+        needed.append("supervised_dataset")
     for parameter in needed:
         if repeats[parameter].distinct_prompts == 1:
             problems.add(too_few_to_split(parameter, references[parameter]))

@@ -87,6 +87,7 @@ _LEARNT_TOO_OFTEN = {
         MOST_REINFORCEMENT_EPOCHS, "reinforcement_learning_train_steps", "learns to please the score"
     ),
     "dataset_uri": _TooOften(MOST_SUPERVISED_EPOCHS, "train_steps", "learns its rows by heart"),
+    "supervised_dataset": _TooOften(MOST_SUPERVISED_EPOCHS, "supervised_train_steps", "learns its rows by heart"),
 }
 
 
@@ -100,6 +101,7 @@ class Training:
         reward_model_train_steps: Optimizer steps on the preferences; 0 where there are none.
         reinforcement_learning_train_steps: Optimizer steps on the prompts; 0 where there are none.
         train_steps: Optimizer steps on the demonstrations; 0 where there are none.
+        supervised_train_steps: Optimizer steps of the supervised phase; 0 where there is none.
         eval_prompts: Most prompts that are held out for evaluation, a tenth; 0 where there is an evaluation dataset.
         watch_prompts: Most prompts that the watch takes, a quarter of the others.
         held_out_reward_model_share: Share of the preferences' prompts that another reward model learns from.
@@ -111,6 +113,7 @@ class Training:
     reward_model_train_steps: int
     reinforcement_learning_train_steps: int
     train_steps: int = 0
+    supervised_train_steps: int = 0
     eval_prompts: int = 0
     watch_prompts: int = 0
     held_out_reward_model_share: float = 0.0
@@ -131,8 +134,9 @@ class Training:
         """Return how often each row that is learnt from will be seen at most, or None where none is."""
         if parameter == "prompt_dataset":
             found = self.reinforcement_learning_train_steps * self.batch_size / max(1, rows)
-        elif parameter == "dataset_uri":
-            found = self.train_steps * self.batch_size / max(1, rows)
+        elif parameter in ("dataset_uri", "supervised_dataset"):
+            steps = self.train_steps if parameter == "dataset_uri" else self.supervised_train_steps
+            found = steps * self.batch_size / max(1, rows)
         elif parameter == "preference_dataset":
             found = self.reward_model_train_steps * self.batch_size / max(1, self.preferences_learnt_from(rows))
             found = min(found, self.reward_model_max_epochs or found)
@@ -484,10 +488,10 @@ def _scripts(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | None:
 
 
 def _few_rows(summary: DatasetSummary) -> Finding | None:
-    if summary.parameter == "dataset_uri" and summary.rows < FEW_DEMONSTRATIONS:
+    if summary.parameter in ("dataset_uri", "supervised_dataset") and summary.rows < FEW_DEMONSTRATIONS:
         message = (
-            f"dataset_uri has {summary.rows:,} demonstrations. {FEW_DEMONSTRATIONS} to 500 are usual, and more for a task "
-            "that is not plain; with so few, look at the answers before the model is trusted."
+            f"{summary.parameter} has {summary.rows:,} demonstrations. {FEW_DEMONSTRATIONS} to 500 are usual, and more for "
+            "a task that is not plain; with so few, look at the answers before the model is trusted."
         )
         return Finding(code="few_demonstrations", parameter=summary.parameter, message=message)
     if summary.parameter != "preference_dataset" or summary.rows >= FEW_PREFERENCES:

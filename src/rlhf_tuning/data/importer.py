@@ -29,7 +29,7 @@ from rlhf_tuning.data.batch import PROMPT, Batch, Hashes
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problem, Problems
 from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, PREFERENCES, PROMPTS, check_instruction
-from rlhf_tuning.data.rows import Kind, encode_prompt
+from rlhf_tuning.data.rows import Kind, encode_prompt, encode_text
 from rlhf_tuning.data.scan import (
     Scan,
     ScannedDataset,
@@ -283,6 +283,97 @@ def import_demonstrations(
     with written_together(eval_prompts_path) as [stream]:
         stream.writelines(b'{"prompt": %b}\n' % encode_prompt(prompt) for prompt in chosen)
     return replace(summary, eval_prompts=len(chosen))
+
+
+def import_supervised(
+    *,
+    supervised_dataset: str,
+    preference_dataset: str,
+    prompt_dataset: str,
+    eval_dataset: str,
+    instruction: str,
+    demonstrations_path: str,
+    eval_demonstrations_path: str,
+    eval_prompts: int = 200,
+    seed: int = 0,
+    max_bad_rows: int = 0,
+    demonstration_fingerprint: str = "",
+    preference_fingerprint: str = "",
+    prompt_fingerprint: str = "",
+    eval_fingerprint: str = "",
+) -> ImportSummary:
+    """Write what the supervised phase before RLHF learns from, and what its loss is measured on.
+
+    As for the reward model, no prompt on which answers will be compared is learnt from. The preferred answers are those that
+    the reward model learns from, and the loss is measured on those that it is measured on.
+
+    Args:
+        supervised_dataset: Demonstrations; a path, folder, glob, or one on `gs://`. Empty for the preferred answers.
+        preference_dataset: The preferences, likewise.
+        prompt_dataset: The prompts of reinforcement learning, of which some are held out.
+        eval_dataset: The evaluation rows, likewise, or an empty string.
+        instruction: Prepended to every prompt.
+        demonstrations_path: Where to write the demonstrations to learn from.
+        eval_demonstrations_path: Where to write those to measure on.
+        eval_prompts: How many prompts are held out at most, as `import_prompts` is told.
+        seed: Of the choice of what is held out.
+        max_bad_rows: So many bad rows of each dataset are set aside.
+        demonstration_fingerprint: What the content was when it was checked; empty where that is not known.
+        preference_fingerprint: Likewise of the preferences.
+        prompt_fingerprint: Likewise of the prompts.
+        eval_fingerprint: Likewise of the evaluation dataset.
+
+    Raises:
+        DataError: If a dataset cannot be used, or is not the one that was checked; the message lists every kind of
+            problem.
+    """
+    if supervised_dataset:
+        check_limits(seed=seed, max_bad_rows=max_bad_rows)
+        return _import(
+            parameter="supervised_dataset",
+            reference=supervised_dataset,
+            eval_dataset=eval_dataset,
+            accepts=DEMONSTRATIONS,
+            instruction=instruction,
+            paths=(demonstrations_path, eval_demonstrations_path),
+            held_out=MAX_EVAL_DEMONSTRATIONS,
+            seed=seed,
+            max_bad_rows=max_bad_rows,
+            fingerprints=(demonstration_fingerprint, eval_fingerprint),
+            write_eval=lambda batch, evaluation: 0,  # no demonstrations: its prompts are only kept apart
+            prompts=_Prompts(prompt_dataset, eval_prompts, prompt_fingerprint),
+        )
+    with scratch_folder(demonstrations_path) as folder:
+        learnt, measured = folder / "learnt", folder / "measured"
+        summary = import_preferences(
+            preference_dataset=preference_dataset,
+            eval_dataset=eval_dataset,
+            instruction=instruction,
+            preferences_path=str(learnt),
+            eval_preferences_path=str(measured),
+            seed=seed,
+            max_bad_rows=max_bad_rows,
+            preference_fingerprint=preference_fingerprint,
+            eval_fingerprint=eval_fingerprint,
+            prompt_dataset=prompt_dataset,
+            eval_prompts=eval_prompts,
+            prompt_fingerprint=prompt_fingerprint,
+        )
+        with written_together(demonstrations_path, eval_demonstrations_path) as streams:
+            rows, eval_rows = map(_write_preferred, (learnt, measured), streams)
+    return replace(summary, rows=rows, eval_rows=eval_rows)
+
+
+def _write_preferred(preferences: Path, demonstrations: BinaryIO) -> int:
+    """Write the preferred answer of each preference as a demonstration, each once, and return how many there are."""
+    seen: set[int] = set()
+    for row in read_canonical(preferences):
+        line = b'{"prompt": %b, "answer": %b}\n' % (encode_prompt(row["prompt"]), encode_text(row["chosen"]))
+        key = xxh64_intdigest(line)
+        if key not in seen:
+            seen.add(key)
+            demonstrations.write(line)
+    return len(seen)
 
 
 def _import(
@@ -638,6 +729,8 @@ def _canonical_row(path: str | Path, number: int, line: str) -> dict[str, Any]:
 def too_few_to_split(parameter: str, reference: str) -> Problem:
     """Return the problem of a dataset with a single prompt from which nothing can be held out."""
     accepted = "at least two different prompts, or an eval_dataset"
+    if parameter == "supervised_dataset":
+        accepted = "at least two different prompts"
     if parameter == "dataset_uri":
         accepted = "at least two different prompts, or an evaluation_data_uri"
     if parameter == "preference_dataset":

@@ -47,7 +47,7 @@ CODES: dict[str, str] = {
     "mixed_rows": "some rows have preference fields and others have none",
     "eval_prompt_in_training": "an evaluation prompt also stands in the prompt dataset",
     "eval_preference_in_training": "an evaluation preference has a prompt that also stands in the preference dataset",
-    "eval_demonstration_in_training": "a demonstration to measure on has a prompt that also stands in those to learn from",
+    "eval_demonstration_in_training": "a prompt to measure on also stands in the demonstrations to learn from",
     "too_few_rows": "too few rows to hold some out for evaluation",
     "refused_conversation": "the model's chat template refuses a conversation, or does not say all of it",
 }

@@ -55,7 +55,8 @@ class ScoredAnswer:
         true_score: The quality by a program or a person, where there is one.
         demonstrated: Log-probability that this model gives a token of the answer that was demonstrated, where one was, on
             average, in nats. It is the model's, not this answer's.
-        kl: How far this model is from the base model on this answer: log-ratios summed over its tokens, in nats.
+        kl: How far this model is from the one that its training started from on this answer: log-ratios summed over its
+            tokens, in nats.
     """
 
     text: str
@@ -72,7 +73,8 @@ class ScoredAnswer:
 class AnswerPair:
     """The answers of the tuned model and its opponent to one prompt; without an opponent, of one model alone.
 
-    The opponent is the model that it is compared with: the base model, or a champion. KL is always that to the base model.
+    The opponent is the model that it is compared with: the base model, or a champion. KL is always that to the model that
+    the training started from.
 
     Args:
         prompt: Turns with `role` and `content`.
@@ -178,7 +180,8 @@ class Row:
 class Summary:
     """Everything that the report and the table say about the answers.
 
-    `silent` has the labels of judges that were asked and gave no verdict on any pair.
+    `silent` has the labels of judges that were asked and gave no verdict on any pair. `reference` says to which model KL is
+    measured: base, or supervised.
     """
 
     n: int
@@ -192,6 +195,7 @@ class Summary:
     silent: tuple[str, ...] = ()
     demonstrated: Wins | None = None
     opponent: str = BASE_MODEL
+    reference: str = "base"
 
     @property
     def measured(self) -> tuple[Wins, ...]:
@@ -276,6 +280,7 @@ def summarize(
     scorer_name: str = "true score",
     judges: Sequence[JudgeRecord] = (),
     opponent: str = BASE_MODEL,
+    reference: str = "base",
 ) -> Summary:
     """Return the measurements of `pairs`.
 
@@ -286,6 +291,7 @@ def summarize(
         scorer_name: What gave the true score, such as `house style`.
         judges: What is known of the judges.
         opponent: How people read the model that the tuned one is compared with.
+        reference: To which model KL was measured: base, or supervised.
     """
     records = {record.name: record for record in judges}
     asked = dict.fromkeys(name for pair in pairs for name in pair.verdicts)
@@ -299,14 +305,14 @@ def summarize(
         ),
         Row(
             name="kl_per_token",
-            label="KL from base, nats per token",
+            label=f"KL from {reference}, nats per token",
             tuned=_mean(
                 [pair.tuned.kl / pair.tuned.tokens for pair in pairs if pair.tuned.kl is not None and pair.tuned.tokens]
             ),
         ),
         Row(
             name="kl_per_answer",
-            label="KL from base, nats per answer",
+            label=f"KL from {reference}, nats per answer",
             tuned=_mean([pair.tuned.kl for pair in pairs if pair.tuned.kl is not None]),
         ),
         _mean_row("tokens", "Answer length, tokens", pairs, lambda answer: float(answer.tokens)),
@@ -338,6 +344,7 @@ def summarize(
         ),
         notes=tuple(f"{record.label}: {note}" for record in judges for note in record.notes),
         opponent=opponent,
+        reference=reference,
     )
 
 
@@ -433,6 +440,7 @@ def summary_text(
     width: int | None = None,
     judges: Sequence[JudgeRecord] = (),
     opponent: str = BASE_MODEL,
+    reference: str = "base",
 ) -> str:
     """Return the comparison for a terminal: the verdict, a table, and the first `samples` pairs side by side.
 
@@ -443,9 +451,10 @@ def summary_text(
         width: Columns to use; the terminal's, at most 120, when absent.
         judges: What is known of the judges.
         opponent: How people read the model that the tuned one is compared with.
+        reference: To which model KL was measured: base, or supervised.
     """
     width = max(60, width or min(120, shutil.get_terminal_size((100, 24)).columns))
-    summary = summarize(pairs, scorer_name=scorer_name, judges=judges, opponent=opponent)
+    summary = summarize(pairs, scorer_name=scorer_name, judges=judges, opponent=opponent, reference=reference)
     headline, sentences = verdict(summary)
     lines = [headline]
     for sentence in sentences:

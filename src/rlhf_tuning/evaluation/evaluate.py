@@ -21,7 +21,15 @@ from rlhf_tuning import registry, step
 from rlhf_tuning.data.importer import read_canonical, sample_canonical
 from rlhf_tuning.distributed import memory, processes, sharding
 from rlhf_tuning.errors import DataError
-from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord, ScoredAnswer, summarize, summary_text
+from rlhf_tuning.evaluation.comparison import (
+    BASE_MODEL,
+    AnswerPair,
+    JudgeRecord,
+    ScoredAnswer,
+    Summary,
+    summarize,
+    summary_text,
+)
 from rlhf_tuning.evaluation.degeneration import tastes
 from rlhf_tuning.evaluation.gate import Condition, Decision, GateConfig, decide, decision_text
 from rlhf_tuning.evaluation.judges import Judge, JudgeSettings, check_judge, load_judge
@@ -30,6 +38,7 @@ from rlhf_tuning.evaluation.reward_model_accuracy import MOST_EVAL_ROWS
 from rlhf_tuning.generation.inference import read_predictions
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
+from rlhf_tuning.models.start_model import made_from, supervised_settings
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes
@@ -43,13 +52,18 @@ _SCORED_BY = {"true_score": "scorer", "held_out_reward": "held_out_reward_model"
 class EvaluationConfig:
     """Settings of the evaluation, named as the pipeline's parameters are.
 
-    `champion` is the resource name of the model that the tuned one is compared with; empty for the base model.
+    `champion` is the resource name of the model that the tuned one is compared with; empty for the base model. Where
+    `base_model_reference` is another than `large_model_reference`, the latter is what a supervised phase made of it.
     """
 
     large_model_reference: str
+    base_model_reference: str = ""
     prompt_sequence_length: int = 512
     target_sequence_length: int = 64
     temperature: float = 1.0
+    batch_size: int = 64
+    seed: int = 0
+    inference_engine: str = "auto"
     scorer: str = ""
     judge: str = ""
     judge_model: str = ""
@@ -87,6 +101,26 @@ class EvaluationConfig:
     def opponent(self) -> str:
         """Return how people call the model that the tuned one must beat."""
         return self.champion.removeprefix("models/") or BASE_MODEL
+
+    @property
+    def is_supervised(self) -> bool:
+        """Say whether a supervised phase came before."""
+        return self.base_model_reference not in ("", self.large_model_reference)
+
+    @property
+    def reference(self) -> str:
+        """Return which model KL is measured to: base or supervised."""
+        return "supervised" if self.is_supervised else "base"
+
+    def summary(self, pairs: Sequence[AnswerPair], judges: Sequence[JudgeRecord]) -> Summary:
+        """Return the measurements of answers."""
+        return summarize(
+            pairs,
+            scorer_name=scorer_name(self.scorer),
+            judges=judges,
+            opponent=self.opponent,
+            reference=self.reference,
+        )
 
 
 def judges_of(config: EvaluationConfig, *, reward_model_dir: str, held_out_reward_model_dir: str = "") -> list[Judge]:
@@ -263,9 +297,8 @@ def decide_promotion(
         earlier_tries: How many challengers this champion has already been held against, and stayed.
     """
     limits = GateConfig(**{limit.name: getattr(config, limit.name) for limit in fields(GateConfig)})
-    summary = summarize(pairs, scorer_name=scorer_name(config.scorer), judges=judges, opponent=config.opponent)
     decision = decide(
-        summary,
+        config.summary(pairs, judges),
         limits,
         champion=config.opponent,
         also=also,
@@ -291,11 +324,13 @@ def write_evaluation(
     config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str, *, judges: Sequence[JudgeRecord] = ()
 ) -> dict[str, float]:
     """Write the headline numbers, the judges, and every answer with its scores as JSON, and return the numbers."""
-    metrics = summarize(
-        pairs, scorer_name=scorer_name(config.scorer), judges=judges, opponent=config.opponent
-    ).metrics()
+    metrics = config.summary(pairs, judges).metrics()
     known = [asdict(judge) | {"agreement": judge.agreement._asdict() if judge.agreement else None} for judge in judges]
-    content = {"metrics": metrics, "judges": known, "answers": [asdict(pair) for pair in pairs]}
+    content: dict[str, Any] = {"metrics": metrics, "judges": known, "answers": [asdict(pair) for pair in pairs]}
+    if config.is_supervised:
+        content["supervised"] = supervised_settings(config.large_model_reference) | made_from(
+            config.large_model_reference
+        )
     text = json.dumps(content, indent=1)
     Path(path).write_text(text + "\n", encoding="utf-8")
     return metrics
@@ -308,19 +343,35 @@ def write_summary(
     *,
     decision: Decision,
     judges: Sequence[JudgeRecord] = (),
+    gains: str = "",
 ) -> None:
-    """Write what a person reads at the end of a run: the verdict, a table, three pairs of answers, the gate's decision."""
+    """Write what a person reads at the end of a run: the verdict, a table, three pairs of answers, the gate's decision.
+
+    Args:
+        config: The settings.
+        pairs: The answers, judged.
+        path: Where to write it.
+        decision: The gate's.
+        judges: What is known of the judges.
+        gains: What each phase brought, in words.
+    """
     text = summary_text(
-        pairs, scorer_name=scorer_name(config.scorer), width=110, judges=judges, opponent=config.opponent
+        pairs,
+        scorer_name=scorer_name(config.scorer),
+        width=110,
+        judges=judges,
+        opponent=config.opponent,
+        reference=config.reference,
     )
-    Path(path).write_text(text + "\n" + decision_text(decision), encoding="utf-8")
+    parts = (text, gains, decision_text(decision))
+    Path(path).write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
 
 def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions_path: str) -> list[float]:
-    """Return how much likelier a tuned model makes each of its answers than the base does, in nats.
+    """Return how much likelier a tuned model makes each of its answers than the model that it started from, in nats.
 
     Args:
-        config: The base model and how the answers were sampled.
+        config: That model and how the answers were sampled.
         tuned_model_dir: The tuned model.
         predictions_path: Its answers.
     """
@@ -333,7 +384,7 @@ def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions
     rows = list(read_predictions(predictions_path))
     sums = []
     for number, reference in enumerate((tuned_model_dir, config.large_model_reference), start=1):
-        label = f"KL to the base model, pass {number} of 2"
+        label = f"KL to the {config.reference} model, pass {number} of 2"
         sums.append(_log_probabilities_by(reference, config, text_format, rows, label))
         base_model.release_memory()
     return [policy - base for policy, base in zip(*sums, strict=True)]

@@ -48,7 +48,7 @@ class GateConfig:
         gate_reward_model_margin: The same where the judge is a reward model; the larger of the two counts.
         gate_min_prompts: Fewest prompts with a verdict.
         gate_min_judged_share: Least share of the pairs that a judge must have judged.
-        gate_max_kl: Most nats of KL to the base model over an answer, on average.
+        gate_max_kl: Most nats of KL over an answer, on average, to the model that the training started from.
         gate_max_length_ratio: Most that the mean length may grow or shrink, as a factor.
         gate_max_equal_length_loss: Win rate below one half that must be ruled out had all answers been equally long; what
             includes one half as well cannot be known, and stops nothing.
@@ -158,7 +158,7 @@ def decide(
     conditions = [
         _beats(judge, summary, champion, config, tries=1 + earlier_tries, chose_checkpoint=chose_checkpoint),
         _enough_judged(judge, summary, config),
-        _kl(rows.get("kl_per_answer"), config),
+        _kl(rows.get("kl_per_answer"), config, summary.reference),
         _length(rows.get("tokens"), config),
         _equal_length(judge, config),
         *(_not_worse(wins, config, too_far) for wins in summary.measured if wins is not judge),
@@ -291,8 +291,8 @@ def _enough_judged(judge: Wins | None, summary: Summary, config: GateConfig) -> 
     )
 
 
-def _kl(row: Row | None, config: GateConfig) -> Condition:
-    name = "KL to the base model within its limit"
+def _kl(row: Row | None, config: GateConfig, reference: str) -> Condition:
+    name = f"KL to the {reference} model within its limit"
     if config.gate_max_kl == 0:
         return Condition(name=name, value=_estimate(row, "nats per answer"), limit="no limit", holds=None)
     limit = f"at most {config.gate_max_kl:g}"

@@ -32,6 +32,7 @@ _MANY_WARNINGS = 4
 _NAMES = {
     "preference_dataset": "Preferences",
     "prompt_dataset": "Prompts",
+    "supervised_dataset": "Demonstrations",
     "dataset_uri": "Demonstrations",
     "eval_dataset": "Evaluation",
     "evaluation_data_uri": "Evaluation",

@@ -26,6 +26,7 @@ from rlhf_tuning.evaluation.comparison import (
     verdict,
 )
 from rlhf_tuning.evaluation.gate import Decision
+from rlhf_tuning.evaluation.phase_gains import Gain
 from rlhf_tuning.reports.charts import (
     IntervalRow,
     calibration,
@@ -56,7 +57,7 @@ _ANSWER_BYTES = 2_000_000
 
 _REINFORCEMENT_CHARTS = (
     ("reward", "Reward", False),
-    ("kl", "KL from the base model, nats per answer", False),
+    ("kl", "KL from the {reference} model, nats per answer", False),
     ("entropy", "Entropy, nats per token", False),
     ("answer_tokens", "Answer length, tokens", False),
     ("ended", "Answers that ended by themselves", True),
@@ -169,6 +170,8 @@ class RunReport:
         command: The command that calls the tuned model.
         decision: The gate's.
         opponent: How people read the model that the tuned one is compared with.
+        reference: To which model KL was measured: base, or supervised.
+        gains: What each phase brought, where a supervised one came first.
         watch: What the watch over the policy saw, as `watch.json` has it.
         steps: How long each step took.
         steps_note: What is to be said of them where they are not the whole run's.
@@ -196,6 +199,8 @@ class RunReport:
     command: str = ""
     decision: Decision | None = None
     opponent: str = BASE_MODEL
+    reference: str = "base"
+    gains: Sequence[Gain] = ()
     watch: Mapping[str, Any] | None = None
     steps: Sequence[StepTime] = ()
     steps_note: str = ""
@@ -211,7 +216,13 @@ def write_report(report: RunReport, path: str) -> None:
 
 def render_report(report: RunReport) -> str:
     """Return the HTML of `report`."""
-    summary = summarize(report.pairs, scorer_name=report.scorer_name, judges=report.judges, opponent=report.opponent)
+    summary = summarize(
+        report.pairs,
+        scorer_name=report.scorer_name,
+        judges=report.judges,
+        opponent=report.opponent,
+        reference=report.reference,
+    )
     opponent = _capital(short_name(report.opponent))
     sections = [
         Section(
@@ -219,6 +230,7 @@ def render_report(report: RunReport) -> str:
             f"{text(opponent, 200)} against tuned" if summary.compared else "The answers in numbers",
             _numbers(summary, opponent),
         ),
+        Section("phases", "What each phase brought", _gains(report.gains)),
         Section("judges", "Who judged, and how far to trust it", _judges(summary)),
         Section("spread", "", _histograms(report, summary)),
         Section("supervised", "Supervised tuning", _supervised(report.supervised)),
@@ -338,6 +350,37 @@ def _estimate(share: float, low: float, high: float, counted: str) -> str:
     return f'<td class="n">{percent(share)}<small>[{percent(low)}, {percent(high)}] {counted}</small></td>'
 
 
+def _gains(gains: Sequence[Gain]) -> str:
+    if not gains:
+        return ""
+    labels = list(dict.fromkeys(label for gain in gains for label in gain.wins))
+    lines = []
+    for gain in gains:
+        cells = [
+            _estimate(rate.rate, rate.low, rate.high, f"{rate.n:,} pairs") if rate else '<td class="n soft">–</td>'
+            for rate in map(gain.wins.get, labels)
+        ]
+        cells.append(
+            f'<td class="n">{_minus(number(gain.kl.mean))}<small>[{_minus(number(gain.kl.low))}, '
+            f"{_minus(number(gain.kl.high))}] {gain.kl.n:,} answers</small></td>"
+            if gain.kl
+            else '<td class="n soft">–</td>'
+        )
+        row = text(f"{gain.model.removeprefix('the ')} against {gain.against.removeprefix('the ')}".capitalize())
+        lines.append(f'<tr><th scope="row">{row}</th>{"".join(cells)}</tr>')
+    names = [*(f"Win rate by {label}" for label in labels), "KL to the other, nats per answer"]
+    heads = "".join(f'<th scope="col" class="n">{text(name, 200)}</th>' for name in names)
+    note = (
+        "All three models answered the held-out prompts. The supervised model is what both phases of RLHF started from: "
+        "in training and in the gate KL is measured to it."
+    )
+    return (
+        f'<p class="soft">{note}</p><div class="card scroll"><table>'
+        f'<thead><tr><th scope="col">Models</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
 def _numbers(summary: Summary, opponent: str) -> str:
     if not summary.rows:
         return ""
@@ -444,7 +487,8 @@ def _spread(estimate: Mapping[str, float], digits: int) -> str:
 
 
 def _reinforcement(report: RunReport) -> str:
-    drawn = _curves(report.reinforcement, _REINFORCEMENT_CHARTS)
+    titled = [(name, title.format(reference=report.reference), share) for name, title, share in _REINFORCEMENT_CHARTS]
+    drawn = _curves(report.reinforcement, titled)
     steps = [record for record in report.reinforcement if "kl" in record]
     if steps:
         points = [(record["kl"], record["reward"], f"step {record['step']:g}") for record in steps]

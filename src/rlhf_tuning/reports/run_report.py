@@ -9,7 +9,9 @@ from typing import Any
 from rlhf_tuning import environment, registry
 from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord
 from rlhf_tuning.evaluation.gate import Decision
+from rlhf_tuning.evaluation.phase_gains import Gain
 from rlhf_tuning.models.model_reference import split_revision
+from rlhf_tuning.models.start_model import RECORD, supervised_settings
 from rlhf_tuning.reports.report import (
     DataSource,
     Proportion,
@@ -30,6 +32,8 @@ TIMES_SO_FAR = (
     "side by side, so their sum is no time by the clock."
 )
 
+#: Settings of a supervised phase, which the run has under names of their own.
+_OF_A_SUPERVISED_PHASE = ("train_steps", "learning_rate_multiplier")
 #: Whose versions decide what a run gives.
 PACKAGES = ("rlhf-pipelines", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -40,11 +44,14 @@ def package_versions() -> dict[str, str]:
 
 
 def data_sources(
-    reward_model: Mapping[str, object], model: Mapping[str, object], predictions: Mapping[str, object]
+    reward_model: Mapping[str, object],
+    model: Mapping[str, object],
+    predictions: Mapping[str, object],
+    start: Mapping[str, object] | None = None,
 ) -> list[DataSource]:
-    """Return the datasets of a run, as the metadata of its artifacts names them."""
+    """Return the datasets of a run, as the metadata of its artifacts names them, and what a supervised phase left."""
     named = (
-        ("demonstrations", model, "demonstration"),
+        ("demonstrations", start or model, "demonstration"),
         ("preferences", reward_model, "preference"),
         ("prompts", model, "prompt"),
         ("evaluation prompts", predictions, "prompt"),
@@ -61,10 +68,24 @@ def data_sources(
 
 
 def lineage(
-    reward_model: Mapping[str, object], model: Mapping[str, object], predictions: Mapping[str, object], champion: str
+    reward_model: Mapping[str, object],
+    model: Mapping[str, object],
+    predictions: Mapping[str, object],
+    champion: str,
+    start: Mapping[str, object] | None = None,
 ) -> dict[str, str]:
-    """Return which weights and images a run used, as the metadata of its artifacts and the environment name them."""
-    made_from = _base("Base model", model)
+    """Return which weights and images a run used, as the metadata of its artifacts and the environment name them.
+
+    Args:
+        reward_model: Of the reward model.
+        model: Of the tuned model.
+        predictions: Of the champion's answers.
+        champion: Its name; empty for the base model.
+        start: What a supervised phase left of the same kind: `model` started from what that made.
+    """
+    made_from = _base("Base model", start or model)
+    if start:
+        made_from |= _base("Supervised model", model)
     if reward_model:
         made_from |= _base("Base of the reward model", reward_model)
     if champion:
@@ -105,6 +126,8 @@ def write_run_report(
     judges: Sequence[JudgeRecord] = (),
     decision: Decision | None = None,
     opponent: str = BASE_MODEL,
+    start_dir: str = "",
+    gains: Sequence[Gain] = (),
     data_warnings: Sequence[str] = (),
     times: Sequence[Took] = (),
 ) -> RunReport:
@@ -121,30 +144,40 @@ def write_run_report(
         judges: What is known of the judges.
         decision: The gate's.
         opponent: How people read the model that the tuned one is compared with.
+        start_dir: The model that a supervised phase made, from which the training started; empty where there was none.
+        gains: What each phase brought.
         data_warnings: What is wrong with the data though it is valid.
         times: Of the steps so far; the last is that of the step which writes the report.
     """
     settings = json.loads((Path(adapter_dir) / registry.TUNING_SETTINGS).read_text(encoding="utf-8"))
     history = read_metrics(Path(adapter_dir) / "metrics.jsonl")
-    supervised = _supervised(Path(adapter_dir), history)
+    supervised = _supervised(Path(adapter_dir))
     method = "Supervised tuning" if supervised else "RLHF"
+    before = supervised_settings(start_dir) if start_dir else {}
+    base = str(before.get("large_model_reference", settings["large_model_reference"]))
     watch = Path(adapter_dir) / registry.WATCH
     report = RunReport(
-        title=f"{method} of {Path(split_revision(settings['large_model_reference'])[0]).name}",
-        base_model=settings["large_model_reference"],
+        title=f"{method} of {Path(split_revision(base)[0]).name}",
+        base_model=base,
         lineage=made_from,
         pairs=pairs,
         scorer_name=scorer_name,
         judges=judges,
         reward_model=_reward_model(Path(reward_model_dir)) if reward_model_dir else None,
-        supervised=supervised,
+        supervised=_supervised(Path(start_dir) / RECORD) if start_dir else supervised,
         reinforcement=[] if supervised else history,
         data=data,
-        parameters={**_reward_settings(reward_model_dir), **settings},
+        parameters={
+            **{f"supervised_{name}": before[name] for name in _OF_A_SUPERVISED_PHASE if before},
+            **_reward_settings(reward_model_dir),
+            **settings,
+        },
         versions=package_versions(),
         seed=settings["seed"],
         decision=decision,
         opponent=opponent,
+        reference="supervised" if start_dir else "base",
+        gains=gains,
         data_warnings=data_warnings,
         watch=json.loads(watch.read_text(encoding="utf-8")) if watch.is_file() else None,
         steps=steps_so_far(times),
@@ -154,9 +187,11 @@ def write_run_report(
     return report
 
 
-def _supervised(folder: Path, history: Sequence[Mapping[str, float]]) -> SupervisedPart | None:
+def _supervised(folder: Path) -> SupervisedPart | None:
     held_out = _held_out(folder)
-    return None if held_out is None else SupervisedPart(history=history, held_out=held_out)
+    if held_out is None:
+        return None
+    return SupervisedPart(history=read_metrics(folder / "metrics.jsonl"), held_out=held_out)
 
 
 def _held_out(folder: Path) -> dict[str, Any] | None:

@@ -10,7 +10,9 @@ from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer
 from rlhf_tuning.evaluation.gate import Condition, Decision
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
+from rlhf_tuning.evaluation.phase_gains import Gain
 from rlhf_tuning.reports.report import DataSource, Proportion, RewardModelPart, RunReport, StepTime, SupervisedPart
+from rlhf_tuning.statistics import MeanEstimate, WinRate
 
 #: What the evaluation file has by itself.
 _APART = ("pairs", "judges")
@@ -24,6 +26,7 @@ def add_report(report: RunReport, evaluation_path: str) -> None:
     kept |= {
         "supervised": asdict(report.supervised) if report.supervised else None,
         "reward_model": asdict(report.reward_model) if report.reward_model else None,
+        "gains": [asdict(gain) for gain in report.gains],
         "data": [asdict(source) for source in report.data],
         "decision": report.decision.as_json() if report.decision else None,
         "steps": [asdict(step) for step in report.steps],
@@ -47,6 +50,7 @@ def read_report(evaluation_path: Path) -> RunReport:
             "judges": [_judge(judge) for judge in content["judges"]],
             "supervised": SupervisedPart(**kept["supervised"]) if kept["supervised"] else None,
             "reward_model": _reward_model(kept["reward_model"]),
+            "gains": [_gain(gain) for gain in kept["gains"]],
             "data": [DataSource(**source) for source in kept["data"]],
             "decision": _decision(kept["decision"]),
             "steps": [StepTime(**step) for step in kept["steps"]],
@@ -76,6 +80,15 @@ def _verdict(verdict: Mapping[str, Any]) -> Verdict:
 def _judge(judge: Mapping[str, Any]) -> JudgeRecord:
     agreement = Agreement(**judge["agreement"]) if judge["agreement"] else None
     return JudgeRecord(name=judge["name"], label=judge["label"], agreement=agreement, notes=tuple(judge["notes"]))
+
+
+def _gain(gain: Mapping[str, Any]) -> Gain:
+    return Gain(
+        model=gain["model"],
+        against=gain["against"],
+        wins={label: WinRate(*rate) for label, rate in gain["wins"].items()},
+        kl=MeanEstimate(*gain["kl"]) if gain["kl"] else None,
+    )
 
 
 def _reward_model(part: Mapping[str, Any] | None) -> RewardModelPart | None:

@@ -107,6 +107,8 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(place, tmp_
         storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(80)))
         values = {
             "preference_dataset": "gs://bucket/data/*.jsonl",
+            "supervise_on_preferred": True,
+            "supervised_train_steps": 3,
             "prompt_dataset": "gs://bucket/prompts.jsonl",
             "eval_dataset": "gs://bucket/eval.jsonl",
             "large_model_reference": "gs://bucket/base",
@@ -132,7 +134,8 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(place, tmp_
         (made,) = server.of_kind(v1.PipelineJob)
         assert job.state is State.SUCCEEDED, made.error.message
         assert storage.downloads
-        assert {"Reward Model Trainer", "Reinforcer", "Deploy Tuned Model"} <= {task.name for task in job.tasks}
+        steps = {"Supervised Trainer", "Reward Model Trainer", "Reinforcer", "Deploy Tuned Model"}
+        assert steps <= {task.name for task in job.tasks}
 
         # The key came from its secret to the judge, with the rubric, and is left nowhere.
         assert len(place.secrets.asked) == 2
@@ -151,6 +154,8 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(place, tmp_
         assert place.answers
         manifest = json.loads((mount / version.artifact_uri.removeprefix("gs://") / "manifest.json").read_text())
         assert manifest["parameters"]["reinforcement_learning_train_steps"] == 40
+        assert manifest["base_model"] == "gs://bucket/base"
+        assert manifest["supervised"]["train_steps"] == 3
         (report,) = (mount / "outputs" / "runs").glob("**/evaluate/report")
         times = report.read_text().split('id="time"')[1].split("</section>")[0]
         assert all(

@@ -65,10 +65,13 @@ def test_failed_step_is_left_to_its_own_event(tmp_path: Path) -> None:
     assert not outputs.exists()
 
 
-def test_of_the_branches_of_a_condition_only_the_first_is_planned() -> None:
+def test_of_the_branches_of_a_condition_the_first_is_planned_or_the_one_that_is_known_to_run() -> None:
     from rlhf_pipelines.compile import load_pipeline
 
-    names = [step["name"] for step in planned_steps(load_pipeline("recurring_rlhf_pipeline").pipeline_spec)]
-    assert {"Count New Preferences", "Reinforcer"} <= set(names)
-    assert "Nothing New" not in names
-    assert len(names) == 13
+    spec = load_pipeline("recurring_rlhf_pipeline").pipeline_spec
+    names = [step["name"] for step in planned_steps(spec, {"supervises": False})]
+    assert {"Count New Preferences", "Choose Start", "Reinforcer"} <= set(names)
+    assert not {"Nothing New", "Supervised Trainer"} & set(names)
+    assert len(names) == 14
+    more = {step["name"] for step in planned_steps(spec, {"supervises": True})} - set(names)
+    assert more == {"Import Supervised Dataset", "Supervised Trainer"}

@@ -13,6 +13,7 @@ from rlhf_tuning.data.importer import (
     Part,
     import_preferences,
     import_prompts,
+    import_supervised,
     read_canonical,
     sample_canonical,
 )
@@ -357,3 +358,63 @@ def test_a_sample_of_imported_rows_is_drawn_by_the_seed_and_is_all_of_them_where
     assert drawn != sample_canonical(path, most=10, seed=1)
     with pytest.raises(DataError, match="does not exist"):
         sample_canonical(tmp_path / "missing", most=1, seed=0)
+
+
+def run_supervised(tmp_path: Path, **more: Any) -> tuple[ImportSummary, list[dict[str, Any]], list[dict[str, Any]]]:
+    out, eval_out = tmp_path / "out" / "learnt.jsonl", tmp_path / "out" / "measured.jsonl"
+    settings: dict[str, Any] = {"supervised_dataset": "", "eval_dataset": "", "instruction": "", **more}
+    summary = import_supervised(demonstrations_path=str(out), eval_demonstrations_path=str(eval_out), **settings)
+    return summary, list(read_canonical(out)), list(read_canonical(eval_out))
+
+
+def asked(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {row["prompt"][-1]["content"] for row in rows}
+
+
+@pytest.mark.parametrize("preferred", [True, False])
+def test_a_supervised_phase_learns_from_no_prompt_on_which_answers_will_be_compared(
+    tmp_path: Path, write_rows: WriteRows, preferred: bool
+) -> None:
+    prompt_dataset = write_rows("prompts.jsonl", prompts(100))
+    demonstrations = [{**row, "output_text": "Gulls call."} for row in prompts(100)]
+    datasets = {
+        "prompt_dataset": prompt_dataset,
+        "preference_dataset": write_rows("preferences.jsonl", preferences(100)),
+        "supervised_dataset": "" if preferred else write_rows("demonstrations.jsonl", demonstrations),
+    }
+    _, _, evaluated = run_prompts(tmp_path / "prompts", prompt_dataset)
+    summary, learnt, measured = run_supervised(tmp_path, **datasets)
+    assert len(evaluated) == 10
+    assert not asked(learnt) & set(evaluated)
+    assert not asked(learnt) & asked(measured)
+    assert (summary.rows, summary.eval_rows) == (len(learnt), len(measured))
+    assert len(learnt) + len(measured) + summary.left_out == 100
+    # Nor where the prompts of the evaluation are given.
+    now = write_rows("now.jsonl", prompts(3, "describe  PLACE"))
+    if preferred:
+        _, learnt, _ = run_supervised(tmp_path / "now", **datasets, eval_dataset=now)
+        assert not asked(learnt) & {f"Describe place {number}." for number in range(3)}
+    else:
+        with pytest.raises(DataError, match="eval_demonstration_in_training"):
+            run_supervised(tmp_path / "now", **datasets, eval_dataset=now)
+
+
+def test_preferred_answers_are_learnt_once_each_and_measured_where_the_reward_model_is(
+    tmp_path: Path, write_rows: WriteRows
+) -> None:
+    rows = preferences(40, each=2)
+    for row in rows[::4]:
+        row["choice"] = 0
+    twice = [{**row, "candidate_1": "Another."} for row in rows[::4]]
+    datasets = {
+        "preference_dataset": write_rows("preferences.jsonl", [*rows, *twice]),
+        "prompt_dataset": write_rows("prompts.jsonl", prompts(20, "Sing of")),
+    }
+    _, _, held_out = run_preferences(
+        tmp_path, datasets["preference_dataset"], prompt_dataset=datasets["prompt_dataset"]
+    )
+    summary, learnt, measured = run_supervised(tmp_path, **datasets)
+    chosen = {(row["input_text"], row[f"candidate_{row['choice']}"]) for row in rows}
+    assert {(row["prompt"][-1]["content"], row["answer"]) for row in [*learnt, *measured]} == chosen
+    assert summary.rows + summary.eval_rows == len(chosen)
+    assert asked(measured) == asked(list(read_canonical(held_out)))

@@ -17,6 +17,7 @@ from rlhf_tuning import environment
 from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer
 from rlhf_tuning.evaluation.gate import Condition, Decision
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
+from rlhf_tuning.evaluation.phase_gains import Gain
 from rlhf_tuning.reports.report import (
     DataSource,
     Proportion,
@@ -27,7 +28,7 @@ from rlhf_tuning.reports.report import (
     write_report,
 )
 from rlhf_tuning.reports.run_report import lineage
-from rlhf_tuning.statistics import wilson_interval
+from rlhf_tuning.statistics import MeanEstimate, wilson_interval, win_rate
 
 PLACES = [
     "Plantation Palms",
@@ -708,3 +709,24 @@ def test_text_from_outside_stays_text_in_every_place(place: str) -> None:
         assert not re.search("[\u202e\u2066\ud800\x00]", html)
         marks = [(tag, sorted(held)) for tag, held in page.tags if held.get("class") != "mark"]
         assert marks == [(tag, sorted(held)) for tag, held in Page(usual).tags], text
+
+
+def test_what_each_phase_brought_is_told_and_which_model_kl_is_measured_to():
+    gains = [
+        Gain(
+            model="the supervised model",
+            against="the base model",
+            wins={"house style": win_rate(30, 4, 6)},
+            kl=MeanEstimate(12.0, 11.0, 13.0, 40),
+        ),
+        Gain(model="the tuned model", against="the supervised model", wins={}),
+    ]
+    report = RunReport(title="t", pairs=fake_pairs(8), reference="supervised", gains=gains)
+    page = render_report(report)
+    section = Page(
+        "<section>" + page.split('id="phases"')[1].split(">", 1)[1].split("</section>")[0] + "</section>"
+    ).text
+    assert "Supervised model against base model" in section
+    assert "80%" in section
+    assert "12.0" in section
+    assert 'id="phases"' not in render_report(RunReport(title="t", pairs=fake_pairs(8)))

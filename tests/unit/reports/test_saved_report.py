@@ -10,8 +10,10 @@ from tests.unit.reports.test_report import SHOWN, full_report, judged, one_pair,
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import JudgeRecord
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
+from rlhf_tuning.evaluation.phase_gains import Gain
 from rlhf_tuning.reports.report import RunReport, SupervisedPart, render_report
 from rlhf_tuning.reports.saved_report import add_report, read_report
+from rlhf_tuning.statistics import MeanEstimate, win_rate
 
 
 def read_back(report: RunReport, folder: Path) -> RunReport:
@@ -28,8 +30,15 @@ def test_a_report_that_was_read_back_looks_the_same(tmp_path: Path) -> None:
     report = full_report()
     pairs = [replace(pair, verdicts={"llm": Verdict(orders=(-1, 1))}) for pair in report.pairs[:60]]
     judge = JudgeRecord(name="llm", label="judge", agreement=Agreement(0.7, 0.6, 0.8, 100), notes=("capped",))
-    report = replace(report, pairs=pairs, judges=[judge], price_per_hour=3.67)
+    gain = Gain(
+        model="the tuned model",
+        against="the base model",
+        wins={"judge": win_rate(9, 1, 2)},
+        kl=MeanEstimate(3.0, 2.0, 4.0, 12),
+    )
+    report = replace(report, pairs=pairs, judges=[judge], price_per_hour=3.67, gains=[gain], reference="supervised")
     html = render_report(report)
+    assert "What each phase brought" in html
     assert "At 3.67 an hour" in html
     assert render_report(read_back(report, tmp_path)) == html
 

@@ -1,0 +1,69 @@
+"""What RLHF starts from: its base model, or one that a supervised phase made of it. Needs neither torch nor transformers.
+
+The supervised model, merged, takes the base model's place in all that follows: reward model and policy adapt it, and KL is
+measured to it, so there is one copy of the weights as there is without such a phase.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlhf_tuning import registry
+from rlhf_tuning.models.model_reference import content_fingerprint
+
+#: Folder inside a supervised model that both phases start from: what its training left, for the report and the manifest.
+RECORD = "supervised_tuning"
+#: File there: the metadata of the model's artifact, since later steps get its folder alone.
+MADE_FROM = "made_from.json"
+
+
+class Start(NamedTuple):
+    """Where policy and reward model start, named as the steps' parameters are."""
+
+    large_model_reference: str
+    large_model_fingerprint: str
+    reward_model_reference: str
+    reward_model_fingerprint: str
+
+
+def start_from(base: Start, model_dir: str) -> Start:
+    """Return where both phases start after a supervised one.
+
+    Args:
+        base: Where they would start without. A reward model with a base of its own keeps it.
+        model_dir: The supervised model, merged.
+    """
+    supervised = (model_dir, content_fingerprint(Path(model_dir)))
+    shared = base.reward_model_reference == base.large_model_reference
+    return Start(*supervised, *(supervised if shared else base[2:]))
+
+
+def keep_record(model_dir: str, *, adapter_dir: str, made_from: Mapping[str, Any]) -> None:
+    """Keep with a supervised model what its training left.
+
+    Args:
+        model_dir: The model, merged.
+        adapter_dir: What the training left.
+        made_from: The metadata of the model's artifact.
+    """
+    record = Path(model_dir) / RECORD
+    record.mkdir()
+    for name in (registry.TUNING_SETTINGS, registry.HELD_OUT_LOSS, "metrics.jsonl"):
+        shutil.copyfile(Path(adapter_dir) / name, record / name)
+    (record / MADE_FROM).write_text(json.dumps(made_from), encoding="utf-8")
+
+
+def made_from(model_dir: str) -> dict[str, Any]:
+    """Return what a supervised model was made from, as its artifact's metadata says it."""
+    found: dict[str, Any] = json.loads((Path(model_dir) / RECORD / MADE_FROM).read_text(encoding="utf-8"))
+    return found
+
+
+def supervised_settings(model_dir: str) -> dict[str, Any]:
+    """Return the settings of the phase that made a supervised model."""
+    settings: dict[str, Any] = json.loads(
+        (Path(model_dir) / RECORD / registry.TUNING_SETTINGS).read_text(encoding="utf-8")
+    )
+    return settings
