@@ -160,10 +160,14 @@ VALIDATED: tuple[Parameter, ...] = tuple(
     )
 )
 
-#: What `rlhf plan` takes: the parameters of any tune, so that a run's own command becomes a question. Data is not read.
+#: What `rlhf plan` takes: the parameters of any tune, so that a run's own command becomes a question. Data is not read; that
+#: there is a `dataset_uri` says that the run is supervised tuning.
 PLANNED: tuple[Parameter, ...] = tuple(
-    replace(parameter, default="") if parameter.name in ("prompt_dataset", "preference_dataset") else parameter
-    for parameter in PIPELINES["recurring_rlhf_pipeline"]
+    replace(parameter, default="") if parameter.required and parameter.name != "large_model_reference" else parameter
+    for parameter in (
+        *PIPELINES["recurring_rlhf_pipeline"],
+        *(p for p in PIPELINES["supervised_tuning_pipeline"] if p.name in _OF_SUPERVISED_TUNING),
+    )
 )
 
 #: What values are checked for: a pipeline, or one of the two commands that ask about one.

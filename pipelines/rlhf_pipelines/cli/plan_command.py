@@ -111,7 +111,7 @@ def _as_text(found: Forecast, plan: Plan, model: Architecture, price: float | No
     rows.append(("in all", "", "", _figure(found.all_hours), _figure(found.peak / GB), ""))
     lines += [text_table(rows), ""]
     parts = ", ".join(f"{name} {_figure(seconds)}" for name, seconds in found.phases[-1].seconds.items())
-    said = [f"A step of reinforcement learning, in seconds: {parts}."]
+    said = [f"A step of {found.phases[-1].name}, in seconds: {parts}."]
     if price is not None:
         said.append(
             f"Cost: {found.all_hours * price:,.2f} at {price:g} an hour, {duration(3600 * found.all_hours)} in all."

@@ -92,6 +92,10 @@ SAMPLING_SHARE, PREFILL_TOKENS = 0.8, 16_384
 ANSWERED_TOGETHER = {True: 64, False: 32}
 HEAD_POSITIONS, HEAD_TOKENS = 256, 32_768
 SCORED_TOGETHER = 16
+#: Examples of a pass in supervised tuning, as `supervised` has it.
+SUPERVISED_TOGETHER = 8
+#: Held-out demonstrations that its loss is measured on: half as many as are learnt from between, within these.
+FEWEST, MOST = 100, 500
 #: Of a CPU, as `lanes` has it; and how fast its products are without them, where all weights learn.
 LANES, _ALONE = 2, 0.8
 _CENTRING_ANSWERS = 128
@@ -104,19 +108,25 @@ _READ_BYTES_PER_SECOND = GB
 _STARTS = {True: (6, 6, 4.0, 1.0), False: (6, 6, 300.0, 60.0)}
 
 
+#: Of the phases that a run may have.
+_STEPS = ("supervised_train_steps", "reward_model_train_steps", "reinforcement_learning_train_steps")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The settings that cost depends on, named as the pipeline's parameters are.
 
-    `prompt_tokens` and `answer_tokens` are what prompts and answers have on average, for the time; 0 for all that their
-    limits allow, which is what memory is always forecast for. `preferences` are those of the reward model, by which it is
-    known how many it is validated on; 0 for the largest share that may be.
+    Steps are 0 of a phase that the run does not have. `prompt_tokens` and `answer_tokens` are what prompts and answers have
+    on average, for the time; 0 for all that their limits allow, which is what memory is always forecast for. `preferences`
+    are those of the reward model, by which it is known how many it is validated on; 0 for the largest share that may be.
     """
 
     prompt_sequence_length: int = 512
     target_sequence_length: int = 64
     reward_model_train_steps: int = 1000
     reinforcement_learning_train_steps: int = 1000
+    supervised_train_steps: int = 0
+    evaluation_interval: int = 20
     kl_coeff: float = 0.1
     max_kl: float = 200.0
     lora_dim: int = 16
@@ -132,7 +142,11 @@ class Plan:
     preferences: int = 0
 
     def __post_init__(self) -> None:
-        check_limits(**{name: value for name, value in vars(self).items() if not name.endswith("_tokens")})
+        absent = {name for name in _STEPS if vars(self)[name] == 0}
+        given = {
+            name: value for name, value in vars(self).items() if not name.endswith("_tokens") and name not in absent
+        }
+        check_limits(**given)
         for name, limit in (
             ("prompt_tokens", self.prompt_sequence_length),
             ("answer_tokens", self.target_sequence_length),
@@ -143,7 +157,18 @@ class Plan:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Plan":
         """Return the settings among a run's parameters."""
-        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        if values.get("dataset_uri"):  # supervised tuning alone
+            steps = dict.fromkeys(_STEPS, 0) | {"supervised_train_steps": values["train_steps"]}
+            return cls(**known | steps | {"held_out_reward_model_share": 0.0, "watch_prompts": 0})
+        if not (values.get("supervised_dataset") or values.get("supervise_on_preferred")):
+            known["supervised_train_steps"] = 0
+        return cls(**known)
+
+    @property
+    def tunes_policy(self) -> bool:
+        """Say whether there is reinforcement learning."""
+        return self.reinforcement_learning_train_steps > 0
 
     @property
     def measures_kl(self) -> bool:
@@ -166,7 +191,7 @@ class Plan:
     @property
     def looks(self) -> int:
         """How often the watch looks."""
-        if not self.watch_prompts:
+        if not self.watch_prompts or not self.tunes_policy:
             return 0
         steps = self.reinforcement_learning_train_steps
         return 1 + math.ceil(steps / (self.watch_interval or math.ceil(steps / _LOOKS)))
@@ -208,7 +233,7 @@ class Hardware:
         return "bfloat16" if self.number_bytes == 2 else "float32"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Phase:
     """The forecast of one phase. `seconds` are those of a step, by part; `memory` the bytes of each stage on one device."""
 
@@ -369,7 +394,7 @@ class _Forecaster:
         self.k = plan.num_generations
         self.decode, self.forward_call, self.train_call = _LAYER_SECONDS[hardware.cpu]
         #: Further copies of the policy's weights.
-        self.copies = 0 if plan.lora_dim or not plan.measures_kl else 1
+        self.copies = 0 if plan.lora_dim or not plan.measures_kl or not plan.tunes_policy else 1
         beside = 0 if plan.lora_dim else LEARNING + 4 * self.copies
         self.policy_divided = self.is_divided(model, self.c if plan.lora_dim else 4, beside)
         frozen_bytes = self.c if plan.reward_lora_dim else 4
@@ -378,25 +403,26 @@ class _Forecaster:
 
     def run(self) -> Forecast:
         plan = self.plan
-        phases = [
+        reward, reward_memory = self.reward_seconds(), self.reward_memory()
+        phases = (
             Phase(
-                name="reward model",
-                steps=plan.reward_model_train_steps,
-                seconds=self.reward_seconds(),
-                memory=self.reward_memory(),
-            )
-        ]
-        if plan.held_out_steps:
-            phases.append(replace(phases[0], name="held-out reward model", steps=plan.held_out_steps))
-        phases.append(
+                "supervised tuning", plan.supervised_train_steps, self.supervised_seconds(), self.supervised_memory()
+            ),
+            Phase("reward model", plan.reward_model_train_steps, reward, reward_memory),
+            Phase("held-out reward model", plan.held_out_steps, reward, reward_memory),
             Phase(
-                name="reinforcement learning",
-                steps=plan.reinforcement_learning_train_steps,
-                seconds=self.policy_seconds(),
-                memory=self.policy_memory(),
-            )
+                "reinforcement learning",
+                plan.reinforcement_learning_train_steps,
+                self.policy_seconds(),
+                self.policy_memory(),
+            ),
         )
-        return Forecast(phases=tuple(phases), hours=self.other_hours(), sharded=self.policy_divided, hardware=self.on)
+        return Forecast(
+            phases=tuple(phase for phase in phases if phase.steps),
+            hours={name: hours for name, hours in self.other_hours().items() if hours},
+            sharded=self.policy_divided,
+            hardware=self.on,
+        )
 
     def is_divided(self, model: Architecture, number_bytes: int, beside: int = 0) -> bool:
         """Say whether the layers of a model are divided over the GPUs, as `base_model.is_too_large` does."""
@@ -429,6 +455,23 @@ class _Forecaster:
             + base
             + ((model.linear + model.embedding) * c if cpu else 0)
             + max(self.sampling(model, ANSWERED_TOGETHER[cpu], ANSWERED_TOGETHER[cpu]), stored if cpu else 0),
+        }
+
+    def supervised_memory(self) -> dict[str, float]:
+        plan, model, cpu = self.plan, self.model, self.on.cpu
+        lora, rows = plan.lora_dim > 0, micro_batch(self.prompts, SUPERVISED_TOGETHER)
+        divided = self.is_divided(model, self.c if lora else 4, 0 if lora else LEARNING)
+        held = self.process() + self.weights(model, plan.lora_dim, divided=divided)
+        held += self.learning(model, plan.lora_dim, divided=divided)
+        lanes = min(LANES, rows) if cpu and lora else 1
+        answer = plan.target_sequence_length + 1
+        stored = model.parameters * model.stored_bytes
+        merged = stored if lora and not divided else 0
+        return {
+            "training": held
+            + self.activations(model, rows, plan.prompt_sequence_length + answer, lora=lora, divided=divided)
+            + lanes * self.head(model, rows * answer // lanes, lora=lora),
+            "saving": (self.process() if lora else held) + merged + (stored if cpu and lora else 0),
         }
 
     def policy_memory(self) -> dict[str, float]:
@@ -625,6 +668,26 @@ class _Forecaster:
             "validation": plan.validated * self.scoring_seconds(self.prompts, 2),
         }
 
+    def supervised_seconds(self) -> dict[str, float]:
+        plan, model = self.plan, self.model
+        lora = plan.lora_dim > 0
+        divided = self.is_divided(model, self.c if lora else 4, 0 if lora else LEARNING)
+        update = self.demonstrated_seconds(self.prompts, learns=True, divided=divided)
+        return {"update": update + self.optimizer_seconds(model, plan.lora_dim, divided=divided)}
+
+    def demonstrated_seconds(self, rows: int, *, learns: bool, divided: bool) -> float:
+        """Return the seconds of a pass over so many demonstrations."""
+        prompt, answer = self.lengths
+        return self.pass_seconds(
+            self.model,
+            rows,
+            prompt + answer + 1,
+            at_a_time=SUPERVISED_TOGETHER,
+            rank=self.plan.lora_dim,
+            learns=learns,
+            divided=divided,
+        ) + self.head_seconds(self.model, rows * (answer + 1), learns=learns)
+
     def policy_seconds(self) -> dict[str, float]:
         plan, model, k = self.plan, self.model, self.k
         prompt, answer = self.lengths
@@ -686,7 +749,10 @@ class _Forecaster:
             math.ceil(answers / self.on.devices)
             for answers in (plan.watch_prompts, plan.eval_prompts, _CENTRING_ANSWERS)
         )
-        judges = 2 if plan.held_out_steps else 1
+        judges = (2 if plan.held_out_steps else 1) if plan.reward_model_train_steps else 0
+        supervised = plan.supervised_train_steps > 0
+        measured = math.ceil(min(max(plan.evaluation_interval * plan.batch_size // 2, FEWEST), MOST) / self.on.devices)
+        measurements = 1 + math.ceil(plan.supervised_train_steps / plan.evaluation_interval) if supervised else 0
         frozen = self.is_divided(self.model, self.c)
         together = ANSWERED_TOGETHER[self.on.cpu]
         look = (
@@ -695,15 +761,20 @@ class _Forecaster:
             + self.kl_seconds(watched, divided=self.policy_divided)
         )
         centring = self.answering_seconds(centred, together, divided=frozen) + self.scoring_seconds(centred)
+        measuring = self.demonstrated_seconds(measured, learns=False, divided=self.policy_divided)
+        # Base or champion, tuned model, and where both phases start from a supervised model that one too.
+        between = 1 if supervised and plan.tunes_policy else 0
         evaluation = (
-            2 * self.answering_seconds(evaluated, ROWS_TOGETHER[True], divided=frozen)
+            (2 + between) * self.answering_seconds(evaluated, ROWS_TOGETHER[True], divided=frozen)
             # Both models' answers, and both answers of as many held-out preferences.
-            + 2 * judges * self.scoring_seconds(evaluated, 2)
-            + self.kl_seconds(evaluated, divided=frozen)
+            + (2 + between) * judges * self.scoring_seconds(evaluated, 2)
+            + (1 + between) * self.kl_seconds(evaluated, divided=frozen)
         )
         heavy, light, heavy_start, light_start = _STARTS[self.on.cpu]
+        heavy += between if plan.tunes_policy else -2
         loading = heavy * self.model.parameters * self.model.stored_bytes / _READ_BYTES_PER_SECOND
         seconds = {
+            "held-out loss": measurements * measuring,
             "centring of scores": judges * centring,
             "watch": plan.looks * look,
             "evaluation": evaluation,

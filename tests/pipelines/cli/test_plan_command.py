@@ -161,3 +161,11 @@ def test_a_forecast_for_gpus_of_a_known_model_loads_neither_torch_nor_transforme
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_supervised_tuning_is_forecast_by_the_flags_of_its_run(capsys):
+    assert main([*LLAMA, "--machine", "a100-80gb", "--dataset-uri", "d.jsonl", "--train-steps", "50"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "supervised tuning 50" in printed
+    assert "A step of supervised tuning, in seconds: update" in printed
+    assert "reinforcement" not in printed

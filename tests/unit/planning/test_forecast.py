@@ -141,7 +141,7 @@ def test_the_validation_of_the_reward_model_is_counted_by_how_many_preferences_t
 def test_without_held_out_reward_model_and_watch_there_is_nothing_for_them():
     found = forecast(Plan(held_out_reward_model_share=0.0, watch_prompts=0), LLAMA_1B, A100)
     assert [phase.name for phase in found.phases] == ["reward model", "reinforcement learning"]
-    assert found.hours["watch"] == 0
+    assert "watch" not in found.hours
 
 
 def test_shorter_texts_than_the_limits_take_less_time_and_as_much_memory():
@@ -220,3 +220,25 @@ def test_memory_of_a_real_run_is_within_a_quarter_of_the_forecast(tmp_path, phas
     found = scale.measure(case, tmp_path, steps=2)
     hardware = replace(CPU, number_bytes=4)
     assert scale.forecast_of(case, hardware).peak[1] == pytest.approx(found["bytes"], rel=0.25)
+
+
+VALUES = {"batch_size": 16, "train_steps": 50, "supervised_train_steps": 200, "reward_model_train_steps": 100}
+
+
+def test_a_supervised_phase_is_forecast_where_there_is_one():
+    without = forecast(Plan.of(VALUES), LLAMA_1B, A100)
+    beside = forecast(Plan.of(VALUES | {"supervise_on_preferred": True}), LLAMA_1B, A100)
+    assert [phase.name for phase in beside.phases] == ["supervised tuning", *(phase.name for phase in without.phases)]
+    assert [phase.step_seconds for phase in beside.phases[1:]] == times(without)
+    assert beside.phases[0].steps == 200
+    # Its examples have one answer where a preference has two.
+    assert times(beside)[0] < times(beside)[1]
+    assert set(beside.hours) - set(without.hours) == {"held-out loss"}
+    assert beside.hours["evaluation"] > without.hours["evaluation"]
+
+
+def test_supervised_tuning_alone_is_forecast_by_its_own_names():
+    found = forecast(Plan.of(VALUES | {"dataset_uri": "d.jsonl"}), LLAMA_1B, A100)
+    assert [(phase.name, phase.steps) for phase in found.phases] == [("supervised tuning", 50)]
+    assert set(found.hours) == {"held-out loss", "evaluation", "start-up"}
+    assert found.peak == pytest.approx(max(found.phases[0].memory.values()))
