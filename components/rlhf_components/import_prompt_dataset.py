@@ -21,7 +21,7 @@ def import_prompt_dataset(
     """Write the prompts to learn on and those to evaluate on.
 
     Args:
-        prompts: Canonical rows to learn on.
+        prompts: Canonical rows to learn on; where none are held out, all of them.
         evaluation_prompts: Canonical rows to evaluate on: the evaluation dataset's, else a part held out.
         prompt_dataset: Prompts without labels.
         eval_dataset: Evaluation rows; empty for a held-out split.
@@ -51,6 +51,8 @@ def import_prompt_dataset(
         say(
             f"{summary.rows:,} prompts to learn on, {summary.eval_rows:,} to evaluate on, {summary.left_out:,} left out "
             "since they are like those of the evaluation"
+            if summary.eval_rows
+            else f"{summary.rows:,} prompts"
         )
         prompts.metadata.update(rows=summary.rows, fingerprint=summary.fingerprint)
         evaluation_prompts.metadata.update(rows=summary.eval_rows, fingerprint=summary.eval_fingerprint)

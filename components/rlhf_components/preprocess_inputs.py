@@ -16,6 +16,8 @@ def preprocess_inputs(
     registry_dir: str = "",
     supervised_dataset: str = "",
     supervise_on_preferred: bool = False,
+    model_display_name: str = "",
+    method: str = "rlhf",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     [
@@ -28,6 +30,7 @@ def preprocess_inputs(
         ("base_model_reference", str),
         ("base_model_fingerprint", str),
         ("supervises", bool),
+        ("model_display_name", str),
     ],
 ):
     """Check that the base models can be tuned and that the adapter to start from fits, and fingerprint them.
@@ -42,6 +45,8 @@ def preprocess_inputs(
         registry_dir: Folder of the local model registry; its default place when empty.
         supervised_dataset: What a supervised phase is to learn before RLHF; empty for none.
         supervise_on_preferred: Whether it is to learn the preferred answers.
+        model_display_name: Name in the registry.
+        method: How the base model is tuned, in a word, for the name that is made where none is given.
 
     Returns:
         large_model_reference: The same; a hub id with the commit that it stands for now, which every later step loads.
@@ -53,11 +58,13 @@ def preprocess_inputs(
         base_model_reference: The same as large_model_reference, whose place a supervised model may take afterwards.
         base_model_fingerprint: The same as large_model_fingerprint.
         supervises: Whether there is a supervised phase.
+        model_display_name: The same; made from the base model's and the method's where it is empty.
     """
     from rlhf_tuning.limits import check_supervised_phase
     from rlhf_tuning.models.base_model_check import check_base_model
     from rlhf_tuning.models.model_reference import resolve_reference
     from rlhf_tuning.models.warm_start import resolve_adapter
+    from rlhf_tuning.promotion.upload import generated_name
     from rlhf_tuning.step import running_step
 
     with running_step("Preprocess Inputs"):
@@ -89,4 +96,5 @@ def preprocess_inputs(
         policy.reference,
         policy.fingerprint,
         supervises,
+        model_display_name or generated_name(policy.reference, method),
     )

@@ -44,7 +44,7 @@ def for_target(target: str) -> Any:
             validate_inputs(**values.of(validate_inputs)).set_display_name("Validate Inputs").set_caching_options(False)
         )
         models = (
-            preprocess_inputs(**values.of(preprocess_inputs))
+            preprocess_inputs(**values.of(preprocess_inputs, method="supervised"))
             .set_display_name("Preprocess Inputs")
             .set_caching_options(False)
             .after(inputs)

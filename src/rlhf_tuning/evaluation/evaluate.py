@@ -312,8 +312,11 @@ def decide_promotion(
 
 
 def _was_chosen(adapter_dir: str) -> bool:
-    """Say whether a held-out reward model chose the checkpoint, as what the watch left tells."""
-    watch = Path(adapter_dir) / registry.WATCH
+    """Say whether a held-out reward model, or held-out answers, chose the checkpoint, as what the training left tells."""
+    watch, curve = Path(adapter_dir) / registry.WATCH, Path(adapter_dir) / registry.HELD_OUT_LOSS
+    if adapter_dir and curve.is_file():
+        found = json.loads(curve.read_text(encoding="utf-8"))
+        return bool(found["best_step"] < found["last_step"])
     if not adapter_dir or not watch.is_file():
         return False
     looks = json.loads(watch.read_text(encoding="utf-8"))["looks"]

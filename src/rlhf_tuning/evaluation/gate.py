@@ -145,7 +145,8 @@ def decide(
         also: Conditions that were looked at elsewhere.
         tastes: What people prefer of what else is taken for harm, by the name of its row.
         earlier_tries: How many challengers this champion has already been held against, and stayed.
-        chose_checkpoint: Whether the held-out reward model chose which checkpoint is the challenger.
+        chose_checkpoint: Whether the held-out reward model, or the held-out answers, chose which checkpoint is the
+            challenger.
     """
     rows = {row.name: row for row in summary.rows}
     judge = next((wins for wins in summary.measured if wins.independent and wins.trusted), None)
@@ -235,6 +236,8 @@ def _beats(
     )
     if of_reward_model and chose_checkpoint:
         value += "; it also chose the checkpoint, which gate_reward_model_margin allows for"
+    elif judge.name == DEMONSTRATED and chose_checkpoint:
+        value += "; they also chose the checkpoint, which a scorer or a language model that judges did not"
     limit = f"lower end above {_share(0.5 + margin)}, p at most {number(ALPHA / tries)}"
     if tries > 1:
         limit += f", at try {tries} against this champion"

@@ -124,10 +124,10 @@ def _reward_model(folder: Path) -> dict[str, Any]:
     }
 
 
-def generated_name(large_model_reference: str) -> str:
-    """Return a registry name made from a base model's, such as `smollm2-135m-instruct-rlhf`."""
+def generated_name(large_model_reference: str, method: str = "rlhf") -> str:
+    """Return a registry name made from a base model's and the method's, such as `smollm2-135m-instruct-rlhf`."""
     last = split_revision(large_model_reference)[0].rstrip("/").rsplit("/", 1)[-1]
-    return (registry.registry_name(last.lower()) or "model") + "-rlhf"
+    return (registry.registry_name(last.lower()) or "model") + f"-{method}"
 
 
 def _instruction_role(evaluation: dict[str, Any], instruction: str) -> str:

@@ -238,3 +238,9 @@ def test_demonstrated_answers_are_measured_by_prompt_and_token(model, tiny_model
         answers = [text_format.learnt_ids(answer) for asked, answer in rows if asked == prompt]
         nats = evaluate.answer_log_probabilities(model, [text_format.prompt_ids(prompt)] * len(answers), answers)
         assert found[json.dumps(prompt)] == pytest.approx(sum(nats) / sum(map(len, answers)), abs=1e-4)
+
+
+@pytest.mark.parametrize(("best", "last", "chosen"), [(20, 40, True), (40, 40, False)])
+def test_held_out_answers_chose_the_checkpoint_where_another_than_the_last_is_returned(tmp_path, best, last, chosen):
+    (tmp_path / "held_out_loss.json").write_text(json.dumps({"best_step": best, "last_step": last}))
+    assert evaluate._was_chosen(str(tmp_path)) is chosen

@@ -354,3 +354,5 @@ def test_after_supervised_tuning_held_out_answers_promote_unless_a_scorer_judges
     assert scored.judge == "true score"
     assert failed(scored) == ["Beats the base model beyond chance"]
     assert "kl_coeff" not in decision_text(decided(pairs(60, 140, judge="demonstrated", tuned={"text": ""})))
+    assert "checkpoint" not in decided(made).conditions[0].value
+    assert "they also chose the checkpoint" in decided(made, chose_checkpoint=True).conditions[0].value

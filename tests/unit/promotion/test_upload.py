@@ -16,6 +16,7 @@ from rlhf_tuning.registry import list_models
 )
 def test_a_name_is_made_from_the_base_model_s(reference, name):
     assert generated_name(reference) == name
+    assert generated_name(reference, "supervised") == name.removesuffix("-rlhf") + "-supervised"
 
 
 @pytest.fixture
