@@ -13,7 +13,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from rlhf_tuning.data.batch import Batch
 from rlhf_tuning.data.block import read_block
-from rlhf_tuning.data.formats import FORMATS, parse_line
+from rlhf_tuning.data.formats import FEEDBACK_FORMATS, FORMATS, parse_line
 from rlhf_tuning.data.problems import CODES, Fault, Problem, Problems
 from rlhf_tuning.data.reader import FileReader, FirstRow
 from rlhf_tuning.data.rows import Kind, Row
@@ -30,6 +30,7 @@ from rlhf_tuning.data.sources import Source
 Record = dict[str, Any]
 
 FORMAT = {row_format.name: row_format for row_format in FORMATS}
+FORMAT |= {f"feedback {row_format.name}": row_format for row_format in FEEDBACK_FORMATS}
 
 #: Every format with every kind of row that it has.
 SHAPES: tuple[tuple[str, Kind], ...] = tuple((name, kind) for name in FORMAT for kind in FORMAT[name].shapes)
@@ -42,7 +43,7 @@ _RARE_WORDS = ["\x01", "\x0b", "\x1f", "\x08", "\x0c", "\x85"]
 _BAD_VALUES: list[Any] = [
     *("", " \t", "\u3000", "a\0b", "\ud800", None, True, False, 0, 1, -1, 2, 1.0, 10**30, 1e300, [], {}, ["a"]),
     *({"a": 1}, [{}], [None], "user", "assistant", "system", float("nan"), [{"author": "assistant", "content": "a"}]),
-    *([{"role": "system", "content": "a"}], [{"role": "assistant", "content": "a"}] * 2),
+    *([{"role": "system", "content": "a"}], [{"role": "assistant", "content": "a"}] * 2, {"parts": [{"text": "a"}]}),
 ]
 _TOKENS = [
     *(
@@ -99,6 +100,8 @@ _TOKENS = [
         b"\xf0\x9f",
     ),
     *(b"}\n{", b"}{", b"} {", b"}\r{", b"-0", b"0.0", b"1e0", b"1.0", b"01", b"true", b"null", b"NaN", b"-", b"1e999"),
+    *(b'"label": true, ', b'"label": 1, ', b'"rating": 4, ', b'"user": "u", ', b'"source": null, '),
+    *(b'"margin": 0.5, ', b'"margin": -1, ', b'"completions": [], ', b'"score": 1, ', b'{"text": "a"}, '),
     *(b'"choice": 1, ', b'"input_text": "a", ', b'"": 1, ', b', "context": "c"', b', "context": 1e999', b'""', b'"a"'),
     *(
         b'"cho\\u0069ce": 0, ',
@@ -153,7 +156,7 @@ def difference(one: Batch, other: Batch) -> str:
     for field in ("kind", "format", "encoded"):
         if getattr(one, field) != getattr(other, field):
             return field
-    for field in ("ends", "line_numbers", "hashes", "sizes", "first_chosen"):
+    for field in ("ends", "line_numbers", "row_hashes", "hashes", "sizes", "first_chosen"):
         ours, theirs = getattr(one, field), getattr(other, field)
         if ours.dtype != theirs.dtype or not np.array_equal(ours, theirs):
             return field
@@ -162,27 +165,51 @@ def difference(one: Batch, other: Batch) -> str:
 
 def canonical(record: Mapping[str, Any], instruction: str) -> Record:
     """Return the canonical row of a good record of any format."""
+    prompt = _conversation(record, instruction)
+    judged = {name: record[name] for name in ("label", "rating") if name in record}
+    if judged:
+        shown = record.get("output_text", record.get("completion"))
+        answer = shown[0]["content"] if isinstance(shown, list) else shown or prompt.pop()["content"]
+        return {"prompt": prompt, "answer": answer, **judged}
     preference: Record = {}
-    if "input_text" in record or isinstance(record.get("prompt"), str):
-        text = record.get("input_text", record.get("prompt"))
-        prompt = [{"role": "user", "content": f"{instruction}\n\n{text}" if instruction else text}]
-    else:
-        turns = record.get("messages", record.get("prompt"))
-        assert isinstance(turns, list)
-        prompt = [{"role": turn.get("author", turn.get("role")), "content": turn["content"]} for turn in turns]
-        system = record.get("context", instruction if prompt[0]["role"] != "system" else "")
-        if system.strip():
-            prompt.insert(0, {"role": "system", "content": system})
     last = record["messages"][-1] if "messages" in record else record
-    judged = record if "choice" in record else last
-    if "choice" in judged:
-        candidates = [judged["candidate_0"], judged["candidate_1"]]
-        preference = {"chosen": candidates[judged["choice"]], "rejected": candidates[1 - judged["choice"]]}
+    pair = record if "choice" in record else last
+    if "choice" in pair:
+        candidates = [pair["candidate_0"], pair["candidate_1"]]
+        preference = {"chosen": candidates[pair["choice"]], "rejected": candidates[1 - pair["choice"]]}
     elif "chosen" in record:
         answers = [record["chosen"], record["rejected"]]
         texts = [answer if isinstance(answer, str) else answer[0]["content"] for answer in answers]
         preference = dict(zip(("chosen", "rejected"), texts, strict=True))
+    elif "completions" in record:
+        worse, better = sorted(record["completions"], key=lambda each: each["score"])
+        preference = {"chosen": _parts_text(better["completion"]), "rejected": _parts_text(worse["completion"])}
+    if "margin" in record:
+        preference["margin"] = record["margin"]
     return {"prompt": prompt, **preference}
+
+
+def _conversation(record: Mapping[str, Any], instruction: str) -> list[dict[str, str]]:
+    """Return what is said in a record, with its system turn."""
+    if "contents" in record:
+        roles = {"user": "user", "model": "assistant"}
+        turns = [{"role": roles[turn["role"]], "content": _parts_text(turn)} for turn in record["contents"]]
+        given = [record[name] for name in ("systemInstruction", "system_instruction") if name in record]
+        system = _parts_text(given[0]) if given else instruction
+    elif "input_text" in record or isinstance(record.get("prompt"), str):
+        text = record.get("input_text", record.get("prompt"))
+        return [{"role": "user", "content": f"{instruction}\n\n{text}" if instruction else text}]
+    else:
+        turns = [
+            {"role": turn.get("author", turn.get("role")).replace("model", "assistant"), "content": turn["content"]}
+            for turn in record.get("messages", record.get("prompt", []))
+        ]
+        system = record.get("context", instruction if turns[0]["role"] != "system" else "")
+    return [{"role": "system", "content": system}, *turns] if system.strip() else turns
+
+
+def _parts_text(content: Mapping[str, Any]) -> str:
+    return "".join(part["text"] for part in content["parts"])
 
 
 class Maker:
@@ -210,6 +237,10 @@ class Maker:
             answers[1] += "c"
         choices: Record = {"candidate_0": answers[0], "candidate_1": answers[1], "choice": self.random.randrange(2)}
         preference = kind == "preference"
+        if kind == "feedback":
+            return self._feedback(name.removeprefix("feedback "), text)
+        if name == "gemini_preferences":
+            return self._gemini(answers, text, preference=preference)
         if name == "vertex_text":
             return {"input_text": text(), **(choices if preference else {})}
         if name == "trl_standard":
@@ -228,6 +259,47 @@ class Maker:
         if preference:
             (turns[-1] if name == "vertex_chat_inline" else record).update(choices)
         return record
+
+    def _gemini(self, answers: list[str], text: Callable[[], str], *, preference: bool) -> Record:
+        def content(role: str, *texts: str) -> Record:
+            return {"role": role, "parts": [{"text": part} for part in texts]}
+
+        pick = self.random
+        roles = ["user", *pick.choices(["user", "model"], k=pick.randrange(3)), "user"]
+        record: Record = {"contents": [content(role, text()) for role in (roles if pick.random() < 0.5 else roles[:1])]}
+        if pick.random() < 0.3:
+            system = {"parts": [{"text": text()}, {"text": ""}], **({"role": "system"} if pick.random() < 0.5 else {})}
+            record = {pick.choice(["systemInstruction", "system_instruction"]): system, **record}
+        if preference:
+            scores = pick.choice([(0, 1), (1, 0), (1.0, 0.0), (-2.5, 3)])
+            record["completions"] = [
+                {"score": score, "completion": content("model", answer)}
+                for score, answer in zip(scores, answers, strict=True)
+            ]
+        return record
+
+    def _feedback(self, name: str, text: Callable[[], str]) -> Record:
+        pick = self.random
+        turns = [(role, text()) for _ in range(pick.choice([1, 1, 2])) for role in ("user", "assistant")]
+        first, last = turns[0][1], turns[-1][1]
+        messages = [{"role": role, "content": said} for role, said in turns]
+        record: Record = {
+            "tuning_text": {"input_text": first, "output_text": last},
+            "prompt_completion": {"prompt": first, "completion": last},
+            "chat_messages": {"messages": messages},
+            "tuning_chat": {"messages": [{"author": role, "content": said} for role, said in turns]},
+            "gemini_contents": {
+                "contents": [
+                    {"role": role.replace("assistant", "model"), "parts": [{"text": said}]} for role, said in turns
+                ]
+            },
+        }[name]
+        if name == "prompt_completion" and pick.random() < 0.5:
+            record = {"prompt": messages[:-1], "completion": messages[-1:]}
+        if name == "tuning_chat" and pick.random() < 0.4:
+            record["context"] = pick.choice(["", text()])
+        record |= pick.choice([{"label": True}, {"label": False}, {"rating": 4}, {"rating": -0.5}])
+        return record | pick.choice([{}, {}, {"user": text()}, {"source": text(), "user": ""}])
 
     def ordinary(self) -> dict[str, Any]:
         """Return how a program writes its lines."""
@@ -322,13 +394,17 @@ class Fuzzer:
         strange, written = pick.random() < 0.3, make.ordinary()
         end = written.pop("end")
         records = [make.record(shape, rare=strange) for _ in range(pick.choice([1, 2, 10, 40]))]
+        if margins := shape[1] == "preference" and shape[0] != "vertex_chat_inline" and pick.random() < 0.2:
+            for record in records[:: pick.choice([1, 2])]:
+                record["margin"] = pick.choice([0, 0.5, 1, 1 / 3, 10])
         if strange:
             records = make.shuffled(records)
         lines = [write(record, **written) for record in records]
         if strange and pick.random() < 0.5:
             lines = [pick.choice([b"", b" ", b"\t"]) + line + pick.choice([b"", b" ", b"\r"]) for line in lines]
         batch = self._check(b"".join(line + end for line in lines), shape, instruction)
-        if not strange and batch is None:
+        fast = FORMAT[shape[0]].shapes[shape[1]] is not None and not margins
+        if fast and not strange and batch is None:
             raise AssertionError(f"not read fast: {lines!r}")
         read, _, _ = careful(b"\n".join(lines), 1, shape[1], (shape[1],), instruction)
         rows = [json.loads(batch.line(index)) for batch in read for index in range(len(batch))]
@@ -369,7 +445,8 @@ class Fuzzer:
 
     def _compare(self, block: bytes, shape: tuple[str, Kind], instruction: str) -> Batch | None:
         (name, kind), pick = shape, self.make.random
-        accepts: tuple[Kind, ...] = (kind,) if pick.random() < 0.7 else ("prompt", "preference")
+        alone = kind == "feedback" or pick.random() < 0.7
+        accepts: tuple[Kind, ...] = (kind,) if alone else ("prompt", "preference")
         first_line = pick.choice([1, 2, 1_000_000])
         expected = self._expected(block, first_line, kind, accepts, instruction)
         batches, problems, controls = careful(block, first_line, kind, accepts, instruction)

@@ -37,8 +37,11 @@ _OF_SUPERVISED_TUNING = (
     "max_context_length",
     "tuning_method",
 )
+_OF_VALIDATION = ("feedback_dataset",)
 _OF_EVERY_TUNE = tuple(
-    name for name in PARAMETERS if name not in _OF_A_RECURRING_TUNE + _OF_SUPERVISED_TUNING + _OF_THE_SMOKE_TEST
+    name
+    for name in PARAMETERS
+    if name not in _OF_A_RECURRING_TUNE + _OF_SUPERVISED_TUNING + _OF_THE_SMOKE_TEST + _OF_VALIDATION
 )
 
 #: Pipeline to its parameters. To add a pipeline: its file in `rlhf_pipelines/`, which defines a function of that name and
@@ -142,6 +145,7 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "evaluation_data_uri",
         "supervised_dataset",
         "supervise_on_preferred",
+        "feedback_dataset",
         "instruction",
         "default_context",
         "large_model_reference",

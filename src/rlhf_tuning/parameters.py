@@ -408,6 +408,12 @@ PARAMETERS: dict[str, Parameter] = {
             False,
             "Start the policy from the champion's adapter; KL is still measured to the base model.",
         ),
+        Parameter(
+            "feedback_dataset",
+            str,
+            None,
+            "JSONL of answers with a label or a rating each: a path, a gs:// path, or a glob.",
+        ),
         # Of supervised tuning, by the names of Vertex's old job; some of these say here how little they mean.
         Parameter(
             "dataset_uri", str, None, "JSONL of prompts with the answers to learn: a path, a gs:// path, or a glob."

@@ -20,7 +20,7 @@ from rlhf_tuning.step import say
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """What is to be validated: the datasets of RLHF, or those of supervised tuning, or both.
+    """What is to be validated: the datasets of RLHF, or those of supervised tuning, or feedback, or several.
 
     Args:
         prompt_dataset: Prompts without labels; empty when there are none.
@@ -30,6 +30,7 @@ class ValidationConfig:
         evaluation_data_uri: Demonstrations to measure on; empty when there are none.
         supervised_dataset: Demonstrations of a supervised phase before RLHF; empty when there are none.
         supervise_on_preferred: Whether that phase learns the preferred answers instead.
+        feedback_dataset: Answers with labels or ratings; empty when there are none.
         instruction: Put before every text prompt; the default context of chat rows.
         default_context: The same, of `dataset_uri` and `evaluation_data_uri`.
         large_model_reference: Base model, whose tokens are counted; empty to count characters.
@@ -56,6 +57,7 @@ class ValidationConfig:
     evaluation_data_uri: str = ""
     supervised_dataset: str = ""
     supervise_on_preferred: bool = False
+    feedback_dataset: str = ""
     instruction: str = ""
     default_context: str = ""
     large_model_reference: str = ""
@@ -140,6 +142,7 @@ def validate_data(
         dataset_uri=config.dataset_uri,
         evaluation_data_uri=config.evaluation_data_uri,
         supervised_dataset=config.supervised_dataset,
+        feedback_dataset=config.feedback_dataset,
         instruction=config.instruction,
         default_context=config.default_context,
         max_bad_rows=config.max_bad_rows,

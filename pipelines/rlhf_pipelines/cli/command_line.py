@@ -72,7 +72,7 @@ def _add_parameter(group: argparse._ArgumentGroup, parameter: Parameter) -> None
     takers = [
         pipeline for pipeline, parameters in PIPELINES.items() if any(p.name == parameter.name for p in parameters)
     ]
-    only = "" if DEFAULT_PIPELINE in takers else f"; only of {' and '.join(takers)}"
+    only = "" if DEFAULT_PIPELINE in takers or not takers else f"; only of {' and '.join(takers)}"
     # Help shows one spelling; the other, as in parameter_values, works just as well.
     group.add_argument(
         dashed,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from rlhf_tuning.data.rows import Kind
+from rlhf_tuning.data.rows import Judgement, Kind
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -24,10 +24,12 @@ class Columns(NamedTuple):
     Attributes:
         prompts: Canonical conversations.
         keys: What tells the conversations apart, as `rows.prompt_key` gives it.
-        chosen: The preferred answers, or those of demonstrations, as canonical strings; empty for prompts.
+        chosen: The preferred answers, or those of demonstrations and feedback, as canonical strings; empty for prompts.
         rejected: The other answers of preferences, likewise.
         first_chosen: Whether the first candidate is the preferred one; empty where a format has no order.
         openings: What tells apart how the dialogues of demonstrations begin, as `keys`; empty for other kinds.
+        details: What each row says besides its texts, as `rows.encode_detail` gives it; empty where none does.
+        judgements: Of feedback.
     """
 
     prompts: Sequence[bytes]
@@ -36,6 +38,8 @@ class Columns(NamedTuple):
     rejected: Sequence[bytes]
     first_chosen: Sequence[bool]
     openings: Sequence[bytes] = ()
+    details: Sequence[bytes] = ()
+    judgements: Sequence[Judgement] = ()
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,12 @@ class Batch:
         ends: [rows] where each line ends in `encoded`.
         line_numbers: [rows] where each row stands in its file.
         hashes: [rows, 3, 2] 128-bit hashes of prompt, chosen and rejected answer, in two words; zero where there is none.
-            The answer of a demonstration stands where the chosen one does.
+            The answer of a demonstration or of feedback stands where the chosen one does.
         sizes: [rows, 3] bytes of the same three in `encoded`.
         first_chosen: [rows] whether the first candidate is the preferred one; empty where a format has no order.
         openings: [rows, 2] of demonstrations hashes of how their dialogues begin; None for other kinds.
+        details: [rows, 2] hashes of what rows say besides their texts, zero for nothing; None where none says anything.
+        judgements: Of feedback; empty for other kinds.
     """
 
     kind: Kind
@@ -64,6 +70,8 @@ class Batch:
     sizes: Integers
     first_chosen: Flags
     openings: Hashes | None = None
+    details: Hashes | None = None
+    judgements: Sequence[Judgement] = ()
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -71,7 +79,9 @@ class Batch:
     @cached_property
     def row_hashes(self) -> Hashes:
         """[rows, 2] a hash of all that a row holds."""
-        return np.stack([mix(*(self.hashes[:, part, word] for part in range(3))) for word in range(2)], axis=1)
+        hashes = np.stack([mix(*(self.hashes[:, part, word] for part in range(3))) for word in range(2)], axis=1)
+        # A row without a detail has the same hash whatever stands beside it, and whichever way it was read.
+        return hashes if self.details is None else np.where(self.details == 0, hashes, mix(hashes, self.details))
 
     def line(self, index: int) -> bytes:
         """Return the canonical line of a row."""
@@ -94,13 +104,17 @@ def make_batch(kind: Kind, format: str, columns: Columns, line_numbers: Integers
     for part, answers in ((CHOSEN, columns.chosen), (REJECTED, columns.rejected)):
         if answers:
             hashes[:, part], sizes[:, part] = _hashes(answers), list(map(len, answers))
+    details = [b", " + detail if detail else b"" for detail in columns.details] or [b""] * rows
     if kind == "preference":
         lines = [
-            b'{"prompt": %b, "chosen": %b, "rejected": %b}\n' % row
-            for row in zip(columns.prompts, columns.chosen, columns.rejected, strict=True)
+            b'{"prompt": %b, "chosen": %b, "rejected": %b%b}\n' % row
+            for row in zip(columns.prompts, columns.chosen, columns.rejected, details, strict=True)
         ]
-    elif kind == "demonstration":
-        lines = [b'{"prompt": %b, "answer": %b}\n' % row for row in zip(columns.prompts, columns.chosen, strict=True)]
+    elif kind in ("demonstration", "feedback"):
+        lines = [
+            b'{"prompt": %b, "answer": %b%b}\n' % row
+            for row in zip(columns.prompts, columns.chosen, details, strict=True)
+        ]
     else:
         lines = [b'{"prompt": %b}\n' % prompt for prompt in columns.prompts]
     return Batch(
@@ -113,6 +127,10 @@ def make_batch(kind: Kind, format: str, columns: Columns, line_numbers: Integers
         sizes=sizes,
         first_chosen=np.array(columns.first_chosen, dtype=np.bool_),
         openings=_hashes(columns.openings) if columns.openings else None,
+        details=np.where([[not detail] for detail in columns.details], np.uint64(0), _hashes(columns.details))
+        if columns.details
+        else None,
+        judgements=columns.judgements,
     )
 
 

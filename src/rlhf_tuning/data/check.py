@@ -11,7 +11,7 @@ from rlhf_tuning.data.findings import Training, empty_file_findings, eval_prompt
 from rlhf_tuning.data.importer import prompts_of, report_overlap, too_few_to_split
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problems
-from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, PREFERENCES, PROMPTS, check_instruction
+from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, FEEDBACK, PREFERENCES, PROMPTS, check_instruction
 from rlhf_tuning.data.repeats import Repeats
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.scan import SAMPLE_ROWS, Scan, ScannedDataset, gather, scan_at_once, scan_in_turn
@@ -26,6 +26,7 @@ _ACCEPTS: dict[str, tuple[Kind, ...]] = {
     "prompt_dataset": PROMPTS,
     "supervised_dataset": DEMONSTRATIONS,
     "dataset_uri": DEMONSTRATIONS,
+    "feedback_dataset": FEEDBACK,
     "eval_dataset": EITHER,
     "evaluation_data_uri": DEMONSTRATIONS,
 }
@@ -80,6 +81,7 @@ def check_datasets(
     dataset_uri: str = "",
     evaluation_data_uri: str = "",
     supervised_dataset: str = "",
+    feedback_dataset: str = "",
     instruction: str,
     default_context: str = "",
     max_bad_rows: int = 0,
@@ -96,6 +98,7 @@ def check_datasets(
         dataset_uri: The demonstrations to learn from, likewise.
         evaluation_data_uri: The demonstrations to measure on, likewise.
         supervised_dataset: The demonstrations of a supervised phase before RLHF, likewise.
+        feedback_dataset: The feedback, likewise.
         instruction: Prepended to every prompt.
         default_context: The same, of `dataset_uri` and `evaluation_data_uri`.
         max_bad_rows: So many bad rows of each dataset are set aside.
@@ -114,11 +117,12 @@ def check_datasets(
         "prompt_dataset": prompt_dataset,
         "supervised_dataset": supervised_dataset,
         "dataset_uri": dataset_uri,
+        "feedback_dataset": feedback_dataset,
     }
     if not any(references.values()):
         raise DataError(
             "There is no dataset to check. Give prompt_dataset, preference_dataset, eval_dataset, supervised_dataset, "
-            "dataset_uri or evaluation_data_uri."
+            "dataset_uri, evaluation_data_uri or feedback_dataset."
         )
     instruction = check_instruction(instruction)
     default_context = check_instruction(default_context, parameter="default_context")

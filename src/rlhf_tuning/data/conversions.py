@@ -562,4 +562,5 @@ CONVERSIONS: dict[Kind, tuple[Callable[[Fields], Conversion | None], ...]] = {
     ),
     "prompt": (_without_extras, _with_authors, _prompt_turns, _prompt),
     "demonstration": (_without_extras, _shown_dialogues, _shown),
+    "feedback": (_without_extras,),
 }

@@ -12,6 +12,11 @@ from rlhf_tuning.data.shape import Field
 PREFERENCE_FIELDS = ("candidate_0", "candidate_1", "choice")
 CANDIDATES = (("candidate_0", Field.FIRST), ("candidate_1", Field.SECOND), ("choice", Field.CHOICE))
 
+#: What a preference of any format may have besides.
+MARGIN = ("margin",)
+#: A larger one would outweigh all other rows.
+MOST_MARGIN = 10
+
 _TEXT = "a non-empty string"
 
 
@@ -108,6 +113,25 @@ def read_preference(record: Mapping[str, object], faults: list[Fault], where: st
     return "", "", False
 
 
+def read_margin(record: Mapping[str, object], faults: list[Fault]) -> float | None:
+    """Return by how much the preferred answer is better, None where a row does not say.
+
+    It is what the score of the preferred answer is to exceed that of the other one by: 1 is about a clear difference, as
+    people who annotate by degrees have it, and 0 asks for nothing more than a row without a margin.
+    """
+    if "margin" not in record:
+        return None
+    margin = record["margin"]
+    accepted = f"a number from 0 to {MOST_MARGIN}"
+    if isinstance(margin, bool) or not isinstance(margin, int | float):
+        faults.append(Fault("wrong_type", "margin", describe(margin), accepted))
+    elif not 0 <= margin <= MOST_MARGIN:
+        faults.append(Fault("wrong_margin", "margin", describe(margin), accepted))
+    else:
+        return float(margin)
+    return None
+
+
 def check_different(one: str, other: str, field: str, other_field: str, faults: list[Fault]) -> None:
     """Add a fault when the two answers of a preference are the same text, but for white space around it."""
     if one.strip() == other.strip() and one.strip():
@@ -153,7 +177,9 @@ def read_message(
     return {"role": speaker, "content": read_text(record["content"], f"{path}.content", faults)}
 
 
-def check_ends(roles: Sequence[str], field: str, key: str, faults: list[Fault], offset: int = 0) -> None:
+def check_ends(
+    roles: Sequence[str], field: str, key: str, faults: list[Fault], offset: int = 0, answerer: str = "assistant"
+) -> None:
     """Add a fault where the first or the last of a conversation's messages is the assistant's.
 
     Args:
@@ -162,9 +188,10 @@ def check_ends(roles: Sequence[str], field: str, key: str, faults: list[Fault], 
         key: The name of the field that tells who speaks.
         faults: What is wrong with the row.
         offset: How many messages stand before the first of `roles`.
+        answerer: What that field calls the assistant.
     """
     for index in sorted({0, len(roles) - 1}) if roles else ():
         if roles[index] == "assistant":
             place = "first" if index == 0 else "last"
             path = f"{field}[{index + offset}].{key}"
-            faults.append(Fault("wrong_turn", path, '"assistant"', f'"user" in the {place} message'))
+            faults.append(Fault("wrong_turn", path, f'"{answerer}"', f'"user" in the {place} message'))

@@ -42,6 +42,9 @@ POSITION_MARGIN = 0.05
 #: From where on "the longer answer wins" explains so much that a reward model may learn nothing else.
 LENGTH_SHARE = 0.6
 
+#: Where more of the labels than this are alike, the few others have to teach all.
+LIKED_SHARE = 0.9
+
 #: A writing system other than the main one is named from this share of the rows on.
 SCRIPT_SHARE = 0.01
 
@@ -52,6 +55,7 @@ _PARTS: dict[Kind, tuple[Literal["prompt", "chosen", "rejected", "answer"], ...]
     "prompt": ("prompt",),
     "preference": ("prompt", "chosen", "rejected"),
     "demonstration": ("prompt", "answer"),
+    "feedback": ("prompt", "answer"),
 }
 _EXAMPLES = 5
 _REPORT_ROWS = 6
@@ -192,7 +196,8 @@ def examine(
         problems: Collects the sampled rows that the model's chat template refuses.
     """
     rows = [_decoded(row, dataset.parameter, text_format) for row in dataset.sample.rows()]
-    for problem in sorted(row.refused for row in rows if row.refused is not None):
+    # Of a dialogue each answer is a row, and all of them stand in one line.
+    for problem in sorted({row.refused for row in rows if row.refused is not None}):
         problems.add(problem)
     ordered = dataset.total("ordered")
     is_preference = dataset.kind == "preference"
@@ -210,6 +215,8 @@ def examine(
         first_chosen=dataset.total("first_chosen") if ordered and ordered == dataset.rows else None,
         longer_chosen=dataset.total("longer_chosen") if is_preference else None,
         equally_long=dataset.total("equally_long"),
+        labels=dataset.feedback.labels,
+        liked=dataset.feedback.liked,
         sampled=len(rows),
         lengths=tuple(_lengths(rows, text_format, dataset.kind)),
         scripts=dict(Counter(_script(row) for row in rows).most_common()),
@@ -220,10 +227,14 @@ def examine(
     findings = [
         _set_aside(dataset),
         _contradictions(dataset, repeats),
+        _contradicting_labels(dataset, repeats),
         _repeated(dataset, repeats),
         _other_answers(dataset, repeats),
         _same_when_cut(summary, rows),
         *_cut(summary),
+        _liked(summary),
+        _one_sided(dataset),
+        _same_rating(dataset),
         _position_bias(summary),
         _length_bias(summary),
         _scripts(summary, rows),
@@ -344,8 +355,59 @@ def _contradictions(dataset: ScannedDataset, repeats: Repeats) -> Finding | None
     return Finding(code="contradicting_preferences", parameter=dataset.parameter, message=message, examples=examples)
 
 
+def _contradicting_labels(dataset: ScannedDataset, repeats: Repeats) -> Finding | None:
+    if not repeats.contradictions or dataset.kind != "feedback":
+        return None
+    message = (
+        f"{repeats.contradictions:,} answers of {dataset.parameter} were liked by some and not by others: "
+        "what learns from single labels learns nothing from both."
+    )
+    examples = _groups(dataset, repeats.contradiction_examples, "labels the same answer otherwise than")
+    return Finding(code="contradicting_labels", parameter=dataset.parameter, message=message, examples=examples)
+
+
+def _liked(summary: DatasetSummary) -> Finding | None:
+    if not summary.labels:
+        return None
+    share, interval = summary.liked / summary.labels, wilson_interval(summary.liked, summary.labels)
+    if 1 - LIKED_SHARE <= share <= LIKED_SHARE or interval.low <= 0.5 <= interval.high:
+        return None
+    message = (
+        f"{share:.1%} [{interval.low:.1%}, {interval.high:.1%}] of the {summary.labels:,} labels of {summary.parameter} are "
+        f"positive. Whatever takes every answer for {'good' if share > 0.5 else 'bad'} is mostly right: look for more of "
+        "the others."
+    )
+    return Finding(code="one_sided_labels", parameter=summary.parameter, message=message)
+
+
+def _one_sided(dataset: ScannedDataset) -> Finding | None:
+    found = dataset.feedback.one_sided()
+    if not found:
+        return None
+    labels = sum(each.labels for each in found)
+    message = (
+        f"{len(found):,} users or sources of {dataset.parameter} label all alike, {labels:,} rows together, which chance "
+        "does not explain: they may press one button whatever they read. Look at their rows, and leave them out if so."
+    )
+    examples = tuple(
+        Example(each.rater, f"{each.labels:,} labels, all {'positive' if each.liked else 'negative'}")
+        for each in found[:_EXAMPLES]
+    )
+    return Finding(code="one_sided_raters", parameter=dataset.parameter, message=message, examples=examples)
+
+
+def _same_rating(dataset: ScannedDataset) -> Finding | None:
+    ratings = dataset.feedback.ratings
+    if len(ratings) != 1 or ratings.total() < 2:
+        return None
+    [rating] = ratings
+    message = f"Every rating of {dataset.parameter} is {rating:g}: nothing can be learnt from them."
+    return Finding(code="same_rating", parameter=dataset.parameter, message=message)
+
+
 def _repeated(dataset: ScannedDataset, repeats: Repeats) -> Finding | None:
-    if not repeats.repeated:
+    # Several people may judge one answer alike.
+    if not repeats.repeated or dataset.kind == "feedback":
         return None
     code, word = _REPEATED[dataset.kind]
     message = (

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 from rlhf_tuning.data import (
     chat_messages,
+    feedback,
     gemini_contents,
+    gemini_preferences,
     prompt_completion,
     trl_conversational,
     trl_standard,
@@ -42,18 +44,19 @@ class Format(NamedTuple):
         fields: What it is known by.
         recognises: Says whether an object is of this format.
         parse: Reads one row carefully, and says all that is wrong with it.
-        shapes: What rows of each kind look like to the fast path, which reads no demonstrations.
+        shapes: What rows of each kind look like to the fast path; None for a kind that it does not read. It reads no
+            demonstrations.
     """
 
     name: str
     fields: str
     recognises: Callable[[Mapping[str, object]], bool]
     parse: Parser
-    shapes: Mapping[Kind, Shape]
+    shapes: Mapping[Kind, Shape | None]
 
 
 def _format(module: Any) -> Format:
-    """Return the format that a module of this package defines, named as the module is."""
+    """Return the format that a module of this package, or what is like one, defines, named as it is."""
     return Format(module.__name__.rpartition(".")[2], module.FIELDS, module.recognises, module.parse, module.SHAPES)
 
 
@@ -64,6 +67,7 @@ FORMATS = (
     _format(vertex_chat),
     _format(trl_conversational),
     _format(trl_standard),
+    _format(gemini_preferences),
 )
 #: Of demonstrations, likewise.
 DEMONSTRATION_FORMATS = (
@@ -73,6 +77,9 @@ DEMONSTRATION_FORMATS = (
     _format(gemini_contents),
     _format(prompt_completion),
 )
+
+#: Of feedback, likewise.
+FEEDBACK_FORMATS = tuple(map(_format, feedback.FORMATS))
 
 _WITH: dict[Kind, str] = {"prompt": "without", "preference": "with"}
 
@@ -102,6 +109,8 @@ def parse_line(
 
 
 def _formats(accepts: Collection[Kind]) -> tuple[Format, ...]:
+    if "feedback" in accepts:
+        return FEEDBACK_FORMATS
     return DEMONSTRATION_FORMATS if "demonstration" in accepts else FORMATS
 
 
@@ -128,6 +137,8 @@ def _row_fault(record: Mapping[str, object], row_format: Format | None, accepts:
         if row_format is None:
             return Fault("unknown_format", "", shown, accepted)
         return Fault("several_formats", "", shown, accepted)
+    if "feedback" in accepts:
+        return None
     if "demonstration" in accepts:
         return _without_answer(record)
     if len(accepts) == 1:

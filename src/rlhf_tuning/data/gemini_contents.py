@@ -14,12 +14,12 @@ from typing import cast
 from rlhf_tuning.data.dialogue import read_dialogue, with_system
 from rlhf_tuning.data.fields import check_fields, read_objects, read_text
 from rlhf_tuning.data.problems import Fault, describe
-from rlhf_tuning.data.rows import Kind, Row
+from rlhf_tuning.data.rows import Conversation, Kind, Row
 from rlhf_tuning.data.shape import Shape
 
 FIELDS = "contents"
 SHAPES: dict[Kind, Shape] = {}
-_SYSTEM = ("systemInstruction", "system_instruction")
+SYSTEM = ("systemInstruction", "system_instruction")
 _ROLES = {"user": "user", "model": "assistant"}
 
 
@@ -32,20 +32,27 @@ def parse(
     record: Mapping[str, object], *, accepts: Collection[Kind], instruction: str, faults: list[Fault]
 ) -> Row | None:
     """Return the canonical row; it counts only when nothing was added to `faults`."""
-    if not check_fields(record, faults, required=("contents",), optional=_SYSTEM):
+    if not check_fields(record, faults, required=("contents",), optional=SYSTEM):
         return None
-    system = instruction
-    given = [field for field in _SYSTEM if field in record]
+    system = read_system(record, instruction, faults)
+    row = read_dialogue(read_contents(record, faults), "contents", "role", faults, answerer="model")
+    return row and with_system(row, system)
+
+
+def read_system(record: Mapping[str, object], instruction: str, faults: list[Fault]) -> str:
+    """Return the system instruction of a row, by either of its names; without one the instruction."""
+    given = [field for field in SYSTEM if field in record]
     if len(given) > 1:
         faults.append(Fault("extra_field", given[1], describe(record[given[1]]), f"one of {' and '.join(given)}"))
-    for field in given[:1]:
-        system = _read_system(record[field], field, faults)
-    turns = [
-        _read_content(content, f"contents[{index}]", faults)
+    return _read_system(record[given[0]], given[0], faults) if given else instruction
+
+
+def read_contents(record: Mapping[str, object], faults: list[Fault]) -> Conversation:
+    """Return the turns that a row's contents are."""
+    return [
+        read_content(content, f"contents[{index}]", faults)
         for index, content in enumerate(read_objects(record["contents"], "contents", faults))
     ]
-    row = read_dialogue(turns, "contents", "role", faults, answerer="model")
-    return row and with_system(row, system)
 
 
 def _read_system(value: object, field: str, faults: list[Fault]) -> str:
@@ -57,7 +64,8 @@ def _read_system(value: object, field: str, faults: list[Fault]) -> str:
     return _read_parts(value["parts"], f"{field}.parts", faults)
 
 
-def _read_content(content: Mapping[str, object] | None, path: str, faults: list[Fault]) -> dict[str, str]:
+def read_content(content: Mapping[str, object] | None, path: str, faults: list[Fault]) -> dict[str, str]:
+    """Return the turn that one content is; an empty one where it cannot be read."""
     if content is None or not check_fields(content, faults, required=("role", "parts"), where=f"{path}."):
         return {"role": "", "content": ""}
     role = content["role"]

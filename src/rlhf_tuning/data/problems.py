@@ -40,6 +40,7 @@ CODES: dict[str, str] = {
     "lone_surrogate": "a text with half of a surrogate pair, which is no character",
     "choices_from_one": "`choice` counts the candidates from 1",
     "wrong_choice": "`choice` is not the index of a candidate",
+    "wrong_margin": "`margin` is no number from 0 to 10",
     "identical_candidates": "both candidates are the same text",
     "no_messages": "a conversation without messages",
     "wrong_author": "an unknown author of a message",

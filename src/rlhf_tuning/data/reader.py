@@ -16,7 +16,16 @@ from rlhf_tuning.data.block import read_block
 from rlhf_tuning.data.formats import Format, parse_line
 from rlhf_tuning.data.other_files import HEAD_BYTES, other_file
 from rlhf_tuning.data.problems import SHOWN_OF_EACH, Fault, Problem, Problems
-from rlhf_tuning.data.rows import Kind, Row, encode_prompt, encode_text, examples, opening, prompt_key
+from rlhf_tuning.data.rows import (
+    Kind,
+    Row,
+    encode_detail,
+    encode_prompt,
+    encode_text,
+    examples,
+    opening,
+    prompt_key,
+)
 from rlhf_tuning.data.sources import LINE_BYTES, LongLine, Source, UnreadableError, read_blocks
 from rlhf_tuning.errors import ParameterError
 
@@ -24,6 +33,7 @@ PROMPTS: tuple[Kind, ...] = ("prompt",)
 PREFERENCES: tuple[Kind, ...] = ("preference",)
 EITHER: tuple[Kind, ...] = ("prompt", "preference")
 DEMONSTRATIONS: tuple[Kind, ...] = ("demonstration",)
+FEEDBACK: tuple[Kind, ...] = ("feedback",)
 
 #: Legal in JSON when escaped, and hardly meant: control characters other than tab, line feed and their like.
 _CONTROL_CHARACTER = re.compile("[\x01-\x07\x0b\x0e-\x1f]")
@@ -36,6 +46,7 @@ _KINDS: dict[Kind, str] = {
     "prompt": "a row without preference fields",
     "preference": "a row with preference fields",
     "demonstration": "a demonstration",
+    "feedback": "feedback",
 }
 
 
@@ -241,6 +252,7 @@ def _cut_off(fault: Fault) -> Fault:
 
 def _batch_of(row_format: Format, rows: list[Row], line_numbers: list[int]) -> Batch:
     kind = rows[0].kind
+    details = [encode_detail(row) for row in rows]
     columns = Columns(
         prompts=[encode_prompt(row.prompt) for row in rows],
         keys=[prompt_key(row.prompt) for row in rows],
@@ -248,5 +260,7 @@ def _batch_of(row_format: Format, rows: list[Row], line_numbers: list[int]) -> B
         rejected=[encode_text(row.rejected or "") for row in rows] if kind == "preference" else (),
         openings=[prompt_key(opening(row.prompt)) for row in rows] if kind == "demonstration" else (),
         first_chosen=[bool(row.first_chosen) for row in rows] if rows[0].first_chosen is not None else (),
+        details=details if any(details) else (),
+        judgements=[row.judgement for row in rows if row.judgement is not None],
     )
     return make_batch(kind, row_format.name, columns, np.array(line_numbers, np.int64))

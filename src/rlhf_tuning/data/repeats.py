@@ -54,7 +54,7 @@ class RepeatFinder:
     """Takes note of rows on disk, then finds the repeats. It can be pickled.
 
     A record is three words: the prompt's hash; the hash of the prompt with its two answers in any order, whose last
-    bit says which of them is preferred; and the place.
+    bit says which of them is preferred, or of feedback whether its answer was liked; and the place.
 
     Args:
         folder: For the hashes, 24 bytes a row.
@@ -73,7 +73,8 @@ class RepeatFinder:
         pairs = mix(hashes[:, PROMPT, 0], np.minimum(chosen, rejected), np.maximum(chosen, rejected))
         records = np.empty((len(batch), 3), np.uint64)
         records[:, 0] = prompts
-        records[:, 1] = pairs & ~_ONE | (chosen < rejected)
+        ways = [bool(judgement.value) and not judgement.rated for judgement in batch.judgements]
+        records[:, 1] = pairs & ~_ONE | (np.array(ways, np.bool_) if ways else chosen < rejected)
         records[:, 2] = batch.line_numbers.astype(np.uint64) | np.uint64(file_number << _LINE_BITS)
         with self._files[0].open("ab") as stream:
             stream.write(records.tobytes())

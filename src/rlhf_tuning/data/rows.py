@@ -1,11 +1,12 @@
 """The canonical rows: what every format becomes, and what every later step reads.
 
     {"prompt": [{"role": "system" | "user" | "assistant", "content": str}, ...]}
-    {"prompt": [...], "chosen": str, "rejected": str}
+    {"prompt": [...], "chosen": str, "rejected": str}, where people said by how much also "margin": float
     {"prompt": [...], "answer": str}
+    {"prompt": [...], "answer": str, "label": bool}, or with "rating": float
 
-They are a prompt alone, a preference, and a demonstration. The last turn of a prompt is the user's. A row is written as one
-line of UTF-8 JSON, keys in this order.
+They are a prompt alone, a preference, a demonstration, and feedback. The last turn of a prompt is the user's. A row is
+written as one line of UTF-8 JSON, keys in this order.
 """
 
 from collections.abc import Iterable
@@ -13,16 +14,32 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-Kind = Literal["prompt", "preference", "demonstration"]
+Kind = Literal["prompt", "preference", "demonstration", "feedback"]
 Conversation = list[dict[str, str]]
 
-_encode_string = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
+
+
+class Judgement(NamedTuple):
+    """What somebody thought of an answer.
+
+    Attributes:
+        value: A rating; or of a label 1 where the answer was liked, else 0.
+        rated: Whether it is a rating.
+        raters: Who judged, and where, as far as a row says.
+    """
+
+    value: float
+    rated: bool
+    raters: tuple[str, ...] = ()
 
 
 class Row(NamedTuple):
-    """One row. `chosen` and `rejected` are both there in a preference alone, and `answer` in a demonstration alone.
+    """One row. `chosen` and `rejected` are both there in a preference alone, `answer` in a demonstration and in feedback,
+    and `judgement` in feedback alone.
 
     `first_chosen` tells whether the first of two candidates is the preferred one, where their order means something.
+    `margin` is by how much the chosen answer is better, where that was said; see `fields.read_margin`.
     `dialogue` says that the assistant's turns in the prompt of a demonstration are demonstrations too: see `examples`.
     """
 
@@ -32,13 +49,26 @@ class Row(NamedTuple):
     first_chosen: bool | None = None
     answer: str | None = None
     dialogue: bool = False
+    margin: float | None = None
+    judgement: Judgement | None = None
 
     @property
     def kind(self) -> Kind:
         """Return what the row is."""
         if self.answer is not None:
-            return "demonstration"
+            return "demonstration" if self.judgement is None else "feedback"
         return "prompt" if self.chosen is None else "preference"
+
+
+def encode_detail(row: Row) -> bytes:
+    """Return what a canonical row says besides its texts: a margin or a judgement; nothing where it has neither."""
+    if row.margin is not None:
+        return b'"margin": %b' % _encode_number(row.margin)
+    if row.judgement is None:
+        return b""
+    if row.judgement.rated:
+        return b'"rating": %b' % _encode_number(row.judgement.value)
+    return b'"label": %b' % (b"true" if row.judgement.value else b"false")
 
 
 def examples(row: Row) -> list[Row]:
@@ -58,7 +88,12 @@ def opening(prompt: Conversation) -> Conversation:
 
 def encode_text(text: str) -> bytes:
     """Return a text as a canonical JSON string."""
-    return _encode_string(text)
+    return _encode(text)
+
+
+def _encode_number(number: float) -> bytes:
+    """Return a number as canonical JSON; 0 has no sign."""
+    return _encode(float(number) + 0.0)
 
 
 def encode_prompt(prompt: Conversation) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 from rlhf_tuning.data.alike import NONE_ALIKE, Alike, is_among, opening_hashes, whole_hash
 from rlhf_tuning.data.batch import CHOSEN, REJECTED, Batch, Hashes
 from rlhf_tuning.data.block import tell_if_slow
+from rlhf_tuning.data.feedback_tally import FeedbackTally
 from rlhf_tuning.data.fingerprint import Fingerprint
 from rlhf_tuning.data.held_out import HeldOut, held_out_orders
 from rlhf_tuning.data.mending import how_to_mend
@@ -88,6 +89,7 @@ class ScannedFile:
     ordered: int = 0
     longer_chosen: int = 0
     equally_long: int = 0
+    feedback: FeedbackTally = field(default_factory=FeedbackTally)
     held_out: HeldOut
     repeats: RepeatFinder | None = None
     sample: Sample
@@ -165,6 +167,7 @@ def _take(batch: Batch, result: ScannedFile, scan: Scan, number: int) -> None:
         difference = batch.sizes[:, CHOSEN] - batch.sizes[:, REJECTED]
         result.longer_chosen += int(np.count_nonzero(difference > 0))
         result.equally_long += int(np.count_nonzero(difference == 0))
+    result.feedback.add(batch.judgements)
     result.sample.add(batch, result.source.name, number)
     if result.repeats is not None:
         result.repeats.add(batch, number)
@@ -287,6 +290,7 @@ class ScannedDataset:
     sample: Sample
     repeats: RepeatFinder | None
     formats: Counter[str]
+    feedback: FeedbackTally
 
     def total(self, name: str) -> int:
         """Return the sum of one of the files' numbers."""
@@ -321,6 +325,7 @@ def gather(files: Sequence[ScannedFile], scan: Scan, problems: Problems, *, max_
         sample=Sample(scan.sample_rows),
         repeats=None,
         formats=Counter(),
+        feedback=FeedbackTally(),
     )
     for file in files:
         problems.merge(file.problems, set_aside=bool(set_aside), bad_rows=file.kept_bad_rows)
@@ -328,6 +333,7 @@ def gather(files: Sequence[ScannedFile], scan: Scan, problems: Problems, *, max_
         result.held_out.merge(file.held_out)
         result.sample.merge(file.sample)
         result.formats.update(file.formats)
+        result.feedback.merge(file.feedback)
         if result.repeats is None:
             result.repeats = file.repeats
         elif file.repeats is not None:
@@ -350,8 +356,8 @@ def _problem_of_all_rows(files: Sequence[ScannedFile], scan: Scan) -> Problem | 
     """Return what is wrong with all rows of a dataset in the same way: no number of rows to set aside mends that."""
     rows = sum(file.fingerprint.rows for file in files)
     bad_rows = sum(file.bad_rows for file in files)
-    names = [file.source.name for file in files]
-    place = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
+    names = [file.source.name for file in files if file.bad_rows]
+    place = "".join(names[:1]) + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
     if bad_rows and not rows and bad_rows == sum(file.problems.counts["wrong_kind"] for file in files):
         if scan.accepts == ("demonstration",):
             first = next(problem for file in files for problem in file.problems.kept.get("wrong_kind", ()))

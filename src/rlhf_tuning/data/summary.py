@@ -81,6 +81,8 @@ class DatasetSummary:
         first_chosen: How many rows choose the first candidate; None where the format has no order.
         longer_chosen: How many rows choose the longer answer.
         equally_long: How many rows have answers of the same length.
+        labels: How many rows say whether an answer was liked.
+        liked: How many of them say that it was.
         sampled: How many rows the lengths and scripts were measured on: all, up to a stated number.
         lengths: Of prompts and answers.
         scripts: Writing system, such as `Latin`, to the number of sampled rows mostly written in it.
@@ -101,6 +103,8 @@ class DatasetSummary:
     first_chosen: int | None = None
     longer_chosen: int | None = None
     equally_long: int = 0
+    labels: int = 0
+    liked: int = 0
     sampled: int = 0
     lengths: tuple[Lengths, ...] = ()
     scripts: dict[str, int] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """TRL rows in its conversational format.
 
     {"prompt": [{"role": "system" | "user" | "assistant", "content": "..."}, ...]}
-    the same with "chosen": [{"role": "assistant", "content": "..."}] and "rejected" likewise
+    the same with "chosen": [{"role": "assistant", "content": "..."}] and "rejected" likewise, and an optional "margin"
 
 A system message may stand at the beginning; without one, the instruction becomes it. After it, the first and the last
 message are the user's.
@@ -9,7 +9,16 @@ message are the user's.
 
 from collections.abc import Collection, Mapping
 
-from rlhf_tuning.data.fields import check_different, check_ends, check_fields, kind_of, read_message, read_objects
+from rlhf_tuning.data.fields import (
+    MARGIN,
+    check_different,
+    check_ends,
+    check_fields,
+    kind_of,
+    read_margin,
+    read_message,
+    read_objects,
+)
 from rlhf_tuning.data.problems import Fault, describe
 from rlhf_tuning.data.rows import Conversation, Kind, Row
 from rlhf_tuning.data.shape import Field, Shape
@@ -39,7 +48,8 @@ def parse(
 ) -> Row | None:
     """Return the canonical row; it counts only when nothing was added to `faults`."""
     preference = kind_of(record, accepts, PREFERENCE[1:]) == "preference"
-    if not check_fields(record, faults, required=PREFERENCE if preference else PREFERENCE[:1]):
+    required, optional = (PREFERENCE, MARGIN) if preference else (PREFERENCE[:1], ())
+    if not check_fields(record, faults, required=required, optional=optional):
         return None
     prompt = read_prompt(record, instruction, faults)
     if not preference:
@@ -48,7 +58,7 @@ def parse(
     chosen, rejected = read_answer(record, "chosen", faults), read_answer(record, "rejected", faults)
     if len(faults) == before:
         check_different(chosen, rejected, "rejected", "chosen", faults)
-    return Row(prompt, chosen, rejected)
+    return Row(prompt, chosen, rejected, margin=read_margin(record, faults))
 
 
 def read_prompt(record: Mapping[str, object], instruction: str, faults: list[Fault]) -> Conversation:

@@ -1,14 +1,14 @@
 """TRL rows in its standard format.
 
     {"prompt": "..."}
-    {"prompt": "...", "chosen": "...", "rejected": "..."}
+    {"prompt": "...", "chosen": "...", "rejected": "...", "margin": 0.5}
 
-The prompt is one user turn: the instruction, an empty line, and the text.
+`margin` is optional. The prompt is one user turn: the instruction, an empty line, and the text.
 """
 
 from collections.abc import Collection, Mapping
 
-from rlhf_tuning.data.fields import check_different, check_fields, kind_of, read_text
+from rlhf_tuning.data.fields import MARGIN, check_different, check_fields, kind_of, read_margin, read_text
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Kind, Row
 from rlhf_tuning.data.shape import Field, Shape
@@ -33,7 +33,8 @@ def parse(
 ) -> Row | None:
     """Return the canonical row; it counts only when nothing was added to `faults`."""
     preference = kind_of(record, accepts, PREFERENCE[1:]) == "preference"
-    if not check_fields(record, faults, required=PREFERENCE if preference else PREFERENCE[:1]):
+    required, optional = (PREFERENCE, MARGIN) if preference else (PREFERENCE[:1], ())
+    if not check_fields(record, faults, required=required, optional=optional):
         return None
     text = read_text(record["prompt"], "prompt", faults)
     prompt = [{"role": "user", "content": f"{instruction}\n\n{text}" if instruction else text}]
@@ -42,4 +43,4 @@ def parse(
     chosen = read_text(record["chosen"], "chosen", faults)
     rejected = read_text(record["rejected"], "rejected", faults)
     check_different(chosen, rejected, "rejected", "chosen", faults)
-    return Row(prompt, chosen, rejected)
+    return Row(prompt, chosen, rejected, margin=read_margin(record, faults))

@@ -1,7 +1,7 @@
 """Vertex chat rows.
 
     {"messages": [{"author": "user" | "assistant", "content": "..."}, ...], "context": "..."}
-    the same with "candidate_0", "candidate_1" and "choice"
+    the same with "candidate_0", "candidate_1" and "choice", and an optional "margin"
 
 The first and the last message are the user's; authors need not alternate. `context` is optional and, where it stands,
 takes the place of the instruction, even when it is empty. It becomes a system turn unless it is blank.
@@ -11,10 +11,12 @@ from collections.abc import Collection, Mapping
 
 from rlhf_tuning.data.fields import (
     CANDIDATES,
+    MARGIN,
     PREFERENCE_FIELDS,
     check_ends,
     check_fields,
     kind_of,
+    read_margin,
     read_message,
     read_objects,
     read_preference,
@@ -48,11 +50,14 @@ def parse(
 ) -> Row | None:
     """Return the canonical row; it counts only when nothing was added to `faults`."""
     preference = kind_of(record, accepts) == "preference"
-    if not check_fields(record, faults, required=_PREFERENCE if preference else _PROMPT, optional=("context",)):
+    required, optional = (_PREFERENCE, ("context", *MARGIN)) if preference else (_PROMPT, ("context",))
+    if not check_fields(record, faults, required=required, optional=optional):
         return None
     prompt = read_context(record, instruction, faults)
     prompt += read_messages(record["messages"], faults)
-    return Row(prompt, *read_preference(record, faults)) if preference else Row(prompt)
+    if not preference:
+        return Row(prompt)
+    return Row(prompt, *read_preference(record, faults), margin=read_margin(record, faults))
 
 
 def read_context(record: Mapping[str, object], instruction: str, faults: list[Fault]) -> Conversation:

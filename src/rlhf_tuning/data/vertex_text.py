@@ -1,14 +1,23 @@
 """Vertex text rows.
 
     {"input_text": "..."}
-    {"input_text": "...", "candidate_0": "...", "candidate_1": "...", "choice": 0}
+    {"input_text": "...", "candidate_0": "...", "candidate_1": "...", "choice": 0, "margin": 0.5}
 
-The prompt is one user turn: the instruction, an empty line, and the text.
+`margin` is optional. The prompt is one user turn: the instruction, an empty line, and the text.
 """
 
 from collections.abc import Collection, Mapping
 
-from rlhf_tuning.data.fields import CANDIDATES, PREFERENCE_FIELDS, check_fields, kind_of, read_preference, read_text
+from rlhf_tuning.data.fields import (
+    CANDIDATES,
+    MARGIN,
+    PREFERENCE_FIELDS,
+    check_fields,
+    kind_of,
+    read_margin,
+    read_preference,
+    read_text,
+)
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.rows import Kind, Row
 from rlhf_tuning.data.shape import Field, Shape
@@ -34,8 +43,11 @@ def parse(
 ) -> Row | None:
     """Return the canonical row; it counts only when nothing was added to `faults`."""
     preference = kind_of(record, accepts) == "preference"
-    if not check_fields(record, faults, required=_PREFERENCE if preference else _PROMPT):
+    required, optional = (_PREFERENCE, MARGIN) if preference else (_PROMPT, ())
+    if not check_fields(record, faults, required=required, optional=optional):
         return None
     text = read_text(record["input_text"], "input_text", faults)
     prompt = [{"role": "user", "content": f"{instruction}\n\n{text}" if instruction else text}]
-    return Row(prompt, *read_preference(record, faults)) if preference else Row(prompt)
+    if not preference:
+        return Row(prompt)
+    return Row(prompt, *read_preference(record, faults), margin=read_margin(record, faults))

@@ -34,6 +34,7 @@ _NAMES = {
     "prompt_dataset": "Prompts",
     "supervised_dataset": "Demonstrations",
     "dataset_uri": "Demonstrations",
+    "feedback_dataset": "Feedback",
     "eval_dataset": "Evaluation",
     "evaluation_data_uri": "Evaluation",
     "large_model_reference": "Base model",
@@ -283,6 +284,9 @@ def _balance(dataset: DatasetSummary) -> list[str]:
     if dataset.first_chosen is not None:
         row = _share("first", dataset.first_chosen, dataset.rows, f"n = {dataset.rows:,}")
         charts.append(share_bar("Which candidate is preferred", row, "second"))
+    if dataset.labels:
+        row = _share("liked", dataset.liked, dataset.labels, f"n = {dataset.labels:,}")
+        charts.append(share_bar("Which labels are positive", row, "not liked"))
     unequal = dataset.rows - dataset.equally_long
     if dataset.longer_chosen is not None and unequal:
         note = f"n = {unequal:,}"

@@ -22,7 +22,7 @@ _Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]
 def collate_pairs(examples: Sequence[dict[str, Any]], *, share: bool) -> dict[str, torch.Tensor]:
     """Pack each pair into a row, or without `share` each answer.
 
-    `answers` lists the chosen ones first, then the rejected ones, as TRL does.
+    `answers` lists the chosen ones first, then the rejected ones, as TRL does, whose loss takes `margin` too.
     """
     both = [[example[name] for example in examples] for name in ("chosen_ids", "rejected_ids")]
     if share:
@@ -35,6 +35,7 @@ def collate_pairs(examples: Sequence[dict[str, Any]], *, share: bool) -> dict[st
         "input_ids": packed.input_ids,
         "position_ids": packed.position_ids,
         "answers": answers,
+        "margin": torch.tensor([example["margin"] for example in examples]),
         # TRL counts tokens by it.
         "attention_mask": packed.real.long(),
     }

@@ -1,8 +1,9 @@
 """Phase 1: learn from human preferences a model that scores answers as the people did.
 
 The model is the base with a score head: the hidden state at the last token of prompt + answer + end-of-sequence, times
-a weight vector. It is trained with the Bradley-Terry loss, -log sigmoid(score(chosen) - score(rejected)), by TRL's
-RewardTrainer (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155).
+a weight vector. It is trained with the Bradley-Terry loss, -log sigmoid(score(chosen) - score(rejected) - margin), by TRL's
+RewardTrainer (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155). The margin is 0 unless a row says by how much its
+chosen answer is better (Touvron et al. 2023, https://arxiv.org/abs/2307.09288); validation and accuracy leave it out.
 
 What differs from the paper and from stock TRL:
 
@@ -353,6 +354,7 @@ def _encoded(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> 
     def encode(some: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         return [
             {f"{name}_ids": text_format.scored_ids(row["prompt"], row[name]) for name in ("chosen", "rejected")}
+            | {"margin": row.get("margin", 0.0)}
             for row in some
         ]
 

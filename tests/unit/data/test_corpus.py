@@ -218,6 +218,7 @@ ROWS = [
     preference("identical_candidates", "candidate_1", pair('"a"', '"a"'), "the text of candidate_0"),
     preference("identical_candidates", "candidate_1", pair('"a/\\u00e9"', '"\\u0061\\/é"'), "the text of candidate_0"),
     preference("identical_candidates", "candidate_1", pair('"😀"', '"\\ud83d\\ude00"'), "the text of candidate_0"),
+    preference("wrong_margin", "margin", pair('"a", "margin": -1'), "-1 (a number)"),
     # Conversations.
     Bad("no_messages", "messages", '{"messages": []}', "an empty array", CHAT),
     Bad(

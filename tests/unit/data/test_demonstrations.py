@@ -103,7 +103,8 @@ def test_the_instruction_stands_before_texts_and_is_the_system_turn_of_chats_wit
         ({"messages": [*ASKED, said("system", "s"), said("assistant", "b")]}, ("wrong_turn", "messages[1].role")),
         ({"messages": [*ASKED, said("tool", "b")]}, ("wrong_author", "messages[1].role")),
         ({"contents": [content("user", "a"), content("assistant", "b")]}, ("wrong_author", "contents[1].role")),
-        ({"contents": [content("user", "a")]}, ("wrong_turn", "contents[0].role")),
+        ({"contents": [content("user", "a")]}, ("wrong_kind", "")),
+        ({"contents": [content("model", "a")]}, ("wrong_turn", "contents[0].role")),
         ({"contents": [content("user", ""), content("model", "b")]}, ("blank_text", "contents[0].parts")),
         (
             {"contents": [{**USER, "parts": [{"fileData": {"fileUri": "gs://a/b"}}]}, content("model", "b")]},

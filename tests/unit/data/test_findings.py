@@ -637,6 +637,7 @@ def test_every_code_of_a_finding_has_a_test_here() -> None:
     codes |= {f"{part}s_cut" for part in ("prompt", "answer")} | {
         f"repeated_{kind}s" for kind in ("prompt", "preference", "demonstration")
     }
-    tested = Path(__file__).read_text() + Path(__file__).with_name("test_demonstrations.py").read_text()
+    pages = (f"test_{name}.py" for name in ("findings", "demonstrations", "feedback"))
+    tested = "".join(Path(__file__).with_name(page).read_text() for page in pages)
     assert len(codes) >= 16
     assert {code for code in codes if f'"{code}"' not in tested} == set()

@@ -31,7 +31,14 @@ GOOD = [
         "chosen": [{"role": "assistant", "content": "x"}],
         "rejected": [{"role": "assistant", "content": "y"}],
     },
-    {"prompt": "Où est la mer ?", "chosen": "Là.", "rejected": "Ici 😀"},
+    {"prompt": "Où est la mer ?", "chosen": "Là.", "rejected": "Ici 😀", "margin": 0.5},
+    {
+        "contents": [{"role": "user", "parts": [{"text": "a"}]}],
+        "completions": [
+            {"score": score, "completion": {"role": "model", "parts": [{"text": text}]}}
+            for score, text in ((1, "x"), (0, "y"))
+        ],
+    },
 ]
 
 
@@ -50,6 +57,7 @@ def test_parses_each_format_by_its_fields() -> None:
         "vertex_chat_inline",
         "trl_conversational",
         "trl_standard",
+        "gemini_preferences",
     ]
 
 
@@ -74,7 +82,7 @@ def test_a_row_with_a_fault_is_no_row() -> None:
 
 def test_formats_have_different_names() -> None:
     names = [row_format.name for row_format in FORMATS]
-    assert names == ["vertex_text", "vertex_chat_inline", "vertex_chat", "trl_conversational", "trl_standard"]
+    assert len({*names}) == len(names)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -96,6 +104,8 @@ def test_a_mutated_line_is_a_row_that_can_be_written_or_has_a_known_fault(seed: 
         else:
             row = parsed[1]
             [written] = read(bytes(raw), instruction="Be kind.").rows
-            answers = {"chosen": row.chosen, "rejected": row.rejected} if row.kind == "preference" else {}
+            answers: dict[str, object] = {"chosen": row.chosen, "rejected": row.rejected}
+            answers |= {"margin": row.margin} if row.margin is not None else {}
+            answers = answers if row.kind == "preference" else {}
             assert written == {"prompt": row.prompt, **answers}
     assert 50 < refused < 190

@@ -15,7 +15,7 @@ from rlhf_tuning.data.batch import Batch
 from rlhf_tuning.data.formats import parse_line
 from rlhf_tuning.data.problems import Fault, Problems
 from rlhf_tuning.data.reader import EITHER, PREFERENCES, PROMPTS, FileReader, check_instruction
-from rlhf_tuning.data.rows import Kind
+from rlhf_tuning.data.rows import Kind, encode_detail
 from rlhf_tuning.data.scan import Scan, ScannedDataset, gather, scan_in_turn
 from rlhf_tuning.data.sources import Source, resolve
 from rlhf_tuning.errors import ParameterError
@@ -259,8 +259,9 @@ def read_plainly(content: bytes, *, accepts: tuple[Kind, ...], instruction: str,
         parsed = parse_line(line, accepts=accepts, instruction=instruction, faults=faults)
         kind = kind or (parsed[1].kind if parsed else "")
         if parsed is not None and parsed[1].kind == kind:
-            row = {"prompt": parsed[1].prompt, "chosen": parsed[1].chosen, "rejected": parsed[1].rejected}
+            row = {part: getattr(parsed[1], part) for part in ("prompt", "chosen", "rejected", "answer")}
             kept = {key: value for key, value in row.items() if value is not None}
+            kept |= json.loads(b"{%b}" % encode_detail(parsed[1]))
             result.rows.append((number, parsed[0].name, kept))
         else:
             codes = [fault.code for fault in faults] or ["mixed_rows"]

@@ -14,9 +14,9 @@ from rlhf_tuning.training import pair_trainer
 from rlhf_tuning.training.pair_trainer import PairTrainer
 
 ROWS = [
-    {"chosen_ids": [5, 6, 7, 8, 9, 2], "rejected_ids": [5, 6, 7, 11, 2]},
-    {"chosen_ids": [20, 21, 2], "rejected_ids": [20, 21, 22, 23, 24, 25, 2]},
-    {"chosen_ids": [30, 31, 32, 33, 2], "rejected_ids": [40, 2]},
+    {"chosen_ids": [5, 6, 7, 8, 9, 2], "rejected_ids": [5, 6, 7, 11, 2], "margin": 0.5},
+    {"chosen_ids": [20, 21, 2], "rejected_ids": [20, 21, 22, 23, 24, 25, 2], "margin": 0.0},
+    {"chosen_ids": [30, 31, 32, 33, 2], "rejected_ids": [40, 2], "margin": 1.0},
 ]
 
 
