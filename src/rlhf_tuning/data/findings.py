@@ -359,8 +359,8 @@ def _contradicting_labels(dataset: ScannedDataset, repeats: Repeats) -> Finding 
     if not repeats.contradictions or dataset.kind != "feedback":
         return None
     message = (
-        f"{repeats.contradictions:,} answers of {dataset.parameter} were liked by some and not by others: "
-        "what learns from single labels learns nothing from both."
+        f"{repeats.contradictions:,} answers of {dataset.parameter} were liked by some and not by others. `rlhf convert` "
+        "takes the mean of an answer's labels; what learns from single labels learns nothing from both."
     )
     examples = _groups(dataset, repeats.contradiction_examples, "labels the same answer otherwise than")
     return Finding(code="contradicting_labels", parameter=dataset.parameter, message=message, examples=examples)

@@ -14,11 +14,11 @@ SYNONYMS = {
     "prompt": ("input_text", *_PROMPTS),
     "chosen": (
         *("chosen_response", "response_chosen", "chosen_answer", "preferred", "preferred_response", "preferred_output"),
-        *("accepted", "better", "response_j", "win", "winner"),
+        *("accepted", "better", "response_j", "win"),
     ),
     "rejected": (
         *("rejected_response", "response_rejected", "rejected_answer", "dispreferred", "dispreferred_response"),
-        *("non_preferred_output", "worse", "response_k", "lose", "loser"),
+        *("non_preferred_output", "worse", "response_k", "lose"),
     ),
 }
 

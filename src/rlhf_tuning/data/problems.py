@@ -17,6 +17,9 @@ SHOWN_OF_EACH = 20
 #: How many of those may say the same of different rows.
 SHOWN_ALIKE = 3
 
+#: A command names so many files at most.
+_FILES_NAMED = 20
+
 #: Code to what it means. A code is stable: people and programs may rely on it.
 CODES: dict[str, str] = {
     "empty_dataset": "the dataset has no row",
@@ -67,6 +70,9 @@ FILE_CODES = frozenset(
         "refused_conversation",
     }
 )
+
+#: Those of a text. All others are of how a row is made, which a conversion may mend.
+OF_TEXTS = frozenset({"blank_text", "nul_character", "lone_surrogate", "identical_candidates", "no_messages"})
 
 #: What differs between two problems that say the same: numbers, and what is quoted.
 _VALUES = re.compile(r"""\d+|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""")
@@ -250,9 +256,14 @@ class Problems:
             raise DataError(self.render())
 
 
-def convert(names: Sequence[str], program: str) -> str:
-    """Return a shell command that sends files, unpacked, through a program, into one new file of JSON lines."""
-    names = [name if name.isprintable() else "FILE" for name in names]
+def convert_command(names: Sequence[str], to: str, *, max_bad_rows: int = 0) -> str:
+    """Return the command that converts files into one new file of JSON lines.
+
+    Args:
+        names: The files.
+        to: What their rows are to become; where it is empty, their fields say it.
+        max_bad_rows: How many of them have to be left out.
+    """
     name = names[0]
     base = os.path.basename(name) if name.startswith("gs://") else name
     stem = base.removesuffix(".gz")
@@ -260,15 +271,14 @@ def convert(names: Sequence[str], program: str) -> str:
     if not os.access(os.path.dirname(root) or os.curdir, os.W_OK):
         root = os.path.basename(root)
     new = _unused(f"{root}-new" if stem.endswith(".jsonl") else root)
-    shown = shlex.quote(name) if len(names) == 1 else '"$file"'
-    steps = [f"gcloud storage cat {shown}"] if name.startswith("gs://") else []
-    if name.endswith(".gz"):
-        steps.append("gzip -dc" if steps else f"gzip -dc {shown}")
-    end = program if steps else f"{program} < {shown}"
-    command = " | ".join([*steps, end])
-    if len(names) > 1:
-        command = f"for file in {shlex.join(names)}; do {command}; done"
-    return f"{command} > {shlex.quote(new)}"
+    left_out = f"--max-bad-rows {max_bad_rows} " if max_bad_rows else ""
+    shown = names if len(names) <= _FILES_NAMED else [*names[:_FILES_NAMED], "..."]
+    return f"rlhf convert {' '.join(map(_quoted, shown))} {f'--to {to} ' * bool(to)}{left_out}--output {_quoted(new)}"
+
+
+def _quoted(name: str) -> str:
+    """Return a name as a shell reads it, whatever stands in it."""
+    return shlex.quote(name) if name.isprintable() else "FILE"
 
 
 def _unused(root: str) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 from rlhf_tuning.data.batch import Batch, Columns, make_batch
 from rlhf_tuning.data.block import read_block
 from rlhf_tuning.data.formats import Format, parse_line
-from rlhf_tuning.data.other_files import HEAD_BYTES, other_file
-from rlhf_tuning.data.problems import SHOWN_OF_EACH, Fault, Problem, Problems
+from rlhf_tuning.data.other_files import HEAD_BYTES, OtherFile, other_file
+from rlhf_tuning.data.problems import SHOWN_OF_EACH, Fault, Problem, Problems, convert_command
 from rlhf_tuning.data.rows import (
     Kind,
     Row,
@@ -131,8 +131,12 @@ class FileReader:
             other = other_file(text[:end], text[end:], self._source.name)
         if other is not None:
             self.empty = False
-            self._add_problem("not_json_lines", 0, other.found, other.accepted)
+            self._add_problem("not_json_lines", 0, other.found, f"one JSON object on each line. {self._advice(other)}")
         return other is not None
+
+    def _advice(self, other: OtherFile) -> str:
+        to = next(iter(self._accepts)) if len(self._accepts) == 1 else ""
+        return other.advice or f"Convert it: {convert_command([self._source.name], to)}"
 
     def _read(self, block: bytes) -> Iterator[Batch]:
         if self._format is None and (end := block.find(b"\n") + 1):

@@ -40,9 +40,8 @@ _GZIP_PIECE_BYTES = 2**16  # small, because each of many short members copies wh
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 _LONG_LINE_HEAD_BYTES = 200
 _EXPORT = (
-    "Export one to JSONL first: python3 -c 'from datasets import load_dataset; "
-    'load_dataset("OWNER/NAME", split="train").to_json("train.jsonl")\'; or download its files: hf download --repo-type '
-    "dataset OWNER/NAME --local-dir data."
+    "Download its files: hf download --repo-type dataset OWNER/NAME --local-dir data; and make rows that are read here of "
+    "them: rlhf convert 'data/**/*.parquet' --output train.jsonl."
 )
 _HUB_NAME = re.compile(r"[\w-]+/[\w-]+")
 _ACCEPTED = "Give a JSONL file, a folder of *.jsonl files, a glob such as 'data/*.jsonl', or the same on gs://."
@@ -177,8 +176,13 @@ def read_blocks(source: Source, *, parameter: str, block_bytes: int = BLOCK_BYTE
     Raises:
         UnreadableError: If the file cannot be read to its end, is damaged, or changed since it was listed.
     """
+    yield from _whole_lines(read_pieces(source, parameter=parameter, piece_bytes=min(block_bytes, LINE_BYTES)))
+
+
+def read_pieces(source: Source, *, parameter: str, piece_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Yield a file's unpacked bytes in order, cut anywhere; the rest is as of `read_blocks`."""
     try:
-        yield from _whole_lines(_text(source, min(block_bytes, LINE_BYTES)))
+        yield from _text(source, piece_bytes)
     except Exception as error:
         # A change explains whatever it broke.
         _raise_readable(ChangedError() if source.changed() else error, source.name, parameter)

@@ -25,7 +25,7 @@ def decode_object(raw: bytes, faults: list[Fault]) -> dict[str, object] | None:
         faults.append(Fault("invalid_utf8", "", byte, "UTF-8"))
         return None
     try:
-        value = _DECODER.decode(text)
+        value = DECODER.decode(text)
     except _DuplicateKeyError as error:
         faults.append(Fault("duplicate_key", shorten(str(error)), "it twice", "each key once"))
     except _ConstantError as error:
@@ -59,4 +59,5 @@ def _refuse_constant(name: str) -> object:
     raise _ConstantError(name)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+#: Reads JSON as `decode_object` does.
+DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)

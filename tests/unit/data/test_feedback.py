@@ -123,6 +123,14 @@ def test_ratings_that_are_all_the_same_are_told(write_rows: WriteRows) -> None:
     )
 
 
+def test_feedback_among_preferences_comes_with_the_command_that_makes_pairs(write_rows: WriteRows) -> None:
+    rows = [{"prompt": "a", "completion": text, "label": text == "x"} for text in ("x", "y")]
+    check = check_datasets(preference_dataset=write_rows("a.jsonl", rows), instruction="")
+    [told] = check.summary.advice
+    assert "the answer of the highest mean label or rating is taken for chosen" in told
+    assert "--to preference" in told.splitlines()[-1]
+
+
 def test_a_tally_of_parts_is_that_of_the_whole() -> None:
     judgements = [Judgement(float(place % 3 == 0), rated=False, raters=(f"user {place % 2}",)) for place in range(60)]
     judgements += [Judgement(1.0, rated=False, raters=("user all",))] * 9 + [Judgement(4.0, rated=True)] * 2

@@ -1,15 +1,13 @@
-"""Every command that is told is run, by a shell: what it writes is good, and every row means what it meant."""
+"""Every command that is told is run: what it writes is good, and every row means what it meant."""
 
-import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.unit.data.reading import as_lines, read
 
+from rlhf_pipelines.cli import rlhf
 from rlhf_tuning.data.check import check_datasets
 
 GOOD, BAD = "Quiet light falls on it.", "It is a place."
@@ -33,6 +31,11 @@ def pairs(prompt: Any = None, flip: int = 1) -> list[dict[str, Any]]:
     """Return what two rows mean, of which the second prefers the other answer."""
     good = {"prompt": prompt or user(), "chosen": GOOD, "rejected": BAD}
     return [good, good if not flip else {**good, "chosen": BAD, "rejected": GOOD}]
+
+
+def margins(*values: float, **settings: Any) -> list[dict[str, Any]]:
+    """Return the same with margins."""
+    return [{**row, "margin": round(value, 4)} for row, value in zip(pairs(**settings), values, strict=True)]
 
 
 def rows(**fields: tuple[Any, Any]) -> list[dict[str, Any]]:
@@ -96,7 +99,7 @@ PREFERENCES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
             response_2=both(BAD),
             preference_strength=(-2, 1),
         ),
-        pairs(),
+        margins(2 / 3, 1 / 3),
     ),
     "HelpSteer3": (
         rows(
@@ -106,7 +109,7 @@ PREFERENCES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
             overall_preference=(-1, 3),
             language=both("x"),
         ),
-        pairs(CHAT),
+        margins(1 / 3, 1, prompt=CHAT),
     ),
     "Nectar": (
         rows(
@@ -205,9 +208,10 @@ PREFERENCES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
             chosen=both(CHAT + answer(GOOD)),
             rejected=both(CHAT + answer(BAD)),
             messages=both(CHAT + answer(GOOD)),
-            score_chosen=both(8.5),
+            score_chosen=(8.5, 10.0),
+            score_rejected=(4.0, 1.0),
         ),
-        pairs(CHAT, flip=0),
+        margins(0.5, 1, prompt=CHAT, flip=0),
     ),
     "conversations alone": (
         rows(chosen=both(CHAT + answer(GOOD)), rejected=both(CHAT + answer(BAD))),
@@ -305,9 +309,10 @@ def advice(parameter: str, dataset: str) -> tuple[str, ...]:
 
 def mended(advice: str) -> bytes:
     """Run the command of an advice and return what it wrote."""
-    command = advice.splitlines()[-1].replace("python3", shlex.quote(sys.executable))
-    subprocess.run(["bash", "-c", command], check=True)
-    return Path(shlex.split(command)[-1]).read_bytes()
+    program, *arguments = shlex.split(advice.splitlines()[-1])
+    assert program == "rlhf"
+    assert rlhf.main(arguments) == 0
+    return Path(arguments[-1]).read_bytes()
 
 
 @pytest.mark.parametrize("name", PREFERENCES)
@@ -376,7 +381,6 @@ UNCLEAR = {
     ),
     "three candidates, four choices": rows(**TWO | {"candidate_2": both("No."), "choice": (0, 3)}),
     "letters and numbers": rows(question=both(ASKED), answer_a=both(GOOD), answer_b=both(BAD), label=(0, 1)),
-    "a tie": rows(question=both(ASKED), answer_a=both(GOOD), answer_b=both(BAD), winner=("a", "tie")),
     "two labels": rows(prompt=both(ASKED), response_0=both(GOOD), response_1=both(BAD), label=(0, 1), better=(1, 0)),
     "no label": rows(prompt=both(ASKED), response_0=both(GOOD), response_1=both(BAD)),
     "true and false": rows(**TWO | {"choice": (True, False)}),
@@ -389,7 +393,7 @@ def test_what_a_label_stands_for_is_asked_where_names_and_values_do_not_say_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for told in advice_of("preference_dataset", UNCLEAR[name]):
-        assert "python3" not in told
+        assert "rlhf convert" not in told
         assert "candidate_0" in told
 
 
@@ -414,14 +418,21 @@ def test_no_command_leaves_out_what_may_mean_something(
     assert advice_of("preference_dataset", NOT_TO_BE_DROPPED[name]) == ()
 
 
-def test_rows_that_prefer_neither_answer_are_left_out_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "label",
+    [{"preference_strength": (0, 3)}, {"winner": ("tie", "2")}],
+    ids=["strength", "winner"],
+)
+def test_rows_that_prefer_no_answer_are_left_out_and_counted(
+    label: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tie = rows(prompt=both(ASKED), response_1=both(GOOD), response_2=both(BAD), preference_strength=(0, 3))
+    tie = rows(prompt=both(ASKED), response_1=both(GOOD), response_2=both(BAD), **label)
     [told] = advice_of("preference_dataset", tie)
-    assert "Of 2 rows 1 are left out: they prefer neither answer." in told
-    assert read(mended(told)).rows == pairs()[1:]
+    assert "Of 2 rows 1 are left out: they prefer no answer" in told
+    [row] = read(mended(told)).rows
+    assert (row["chosen"], row["rejected"]) == (BAD, GOOD)
+    assert "Left out, 1: they prefer no answer." in capsys.readouterr().out
 
 
 def test_all_files_of_a_dataset_are_mended_into_one_that_was_not_there(
@@ -472,14 +483,18 @@ def test_lines_that_are_no_json_objects_are_to_be_mended_first(tmp_path: Path, m
     Path("a.jsonl").write_bytes(as_lines(PROMPTS["question"][0]) + twice)
     [told] = advice("prompt_dataset", "a.jsonl")
     assert "mend first the lines that are no proper JSON objects" in told
-    assert "python3" not in told
+    assert "rlhf convert" not in told
 
 
-def test_a_name_that_could_be_taken_for_code_is_in_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_could_be_taken_for_code_is_no_part_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    name = '"], open("hacked", "w"), ["'
-    assert advice_of("prompt_dataset", rows(**{"question": both(ASKED), name: both(1)})) == ()
+    name = '"], open("hacked", "w"), ["; touch hacked; $(touch hacked)'
+    [told] = advice_of("prompt_dataset", rows(**{"question": both(ASKED), name: both(1)}))
+    assert len(read(mended(told)).rows) == 2
     assert not Path("hacked").exists()
+    assert "hacked" not in told.splitlines()[-1]
 
 
 def test_rows_of_a_format_without_a_choice_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,10 +506,15 @@ def test_rows_of_a_format_without_a_choice_stay_as_they_are(tmp_path: Path, monk
     assert [row["chosen"] for row in reading.rows] == ["Salt.", "A house.", "Gulls."]
 
 
-def test_a_command_stops_at_a_row_that_it_was_not_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_stops_at_a_row_that_it_was_not_told_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    [told] = advice_of("preference_dataset", PREFERENCES["candidates and choice from 1"][0])
-    with Path("a b.jsonl").open("a") as stream:
-        stream.write(json.dumps({**PREFERENCES["candidates and choice from 1"][0][0], "choice": 3}) + "\n")
-    with pytest.raises(subprocess.CalledProcessError):
-        mended(told)
+    content = PREFERENCES["HelpSteer2"][0]
+    [told] = advice_of("preference_dataset", content)
+    strange = {**content[0], "preference_strength": "much"}
+    Path("a b.jsonl").write_bytes(as_lines([*content * 10_000, strange]))
+    _, *arguments = shlex.split(told.splitlines()[-1])
+    assert rlhf.main(arguments) == 2
+    assert "a b.jsonl, row 20,001: " in capsys.readouterr().err
+    assert not Path(arguments[-1]).exists()

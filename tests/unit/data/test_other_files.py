@@ -1,13 +1,13 @@
 import json
-import shlex
-import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
 from tests.unit.data.reading import as_lines, read
 
+from rlhf_tuning.data.convert import convert
 from rlhf_tuning.data.other_files import other_file
+from rlhf_tuning.data.problems import convert_command
 from rlhf_tuning.data.reader import PREFERENCES
 
 ROWS: list[dict[str, object]] = [
@@ -58,11 +58,9 @@ def test_a_file_of_rows_in_another_shape_is_one_problem_whose_command_converts_i
     assert (reading.batches, reading.reader.bad_rows, reading.reader.empty) == ([], 0, False)
 
     (tmp_path / name).write_bytes(content)
-    other = other_file(content, b"", name)
-    assert other is not None
-    command = other.accepted.partition("Convert it: ")[2]
-    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
-    converted = read((tmp_path / shlex.split(command)[-1]).read_bytes(), accepts=PREFERENCES)
+    assert "Convert it: rlhf convert a.jsonl --to preference --output a-new.jsonl" in reading.problem.accepted
+    convert([str(tmp_path / name)], str(tmp_path / "new"), to="preference")
+    converted = read((tmp_path / "new").read_bytes(), accepts=PREFERENCES)
     assert not converted.found
     assert converted.rows == read(as_lines(ROWS)).rows
 
@@ -131,18 +129,20 @@ def test_a_line_too_long_to_be_kept_that_is_an_array_is_named(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("data/p.json.gz", "gzip -dc data/p.json.gz | "),
-        ("gs://b/d/p.json", "gcloud storage cat gs://b/d/p.json | "),
-        ("gs://b/d/p.json.gz", "gcloud storage cat gs://b/d/p.json.gz | gzip -dc | "),
-        ("a b\n.json", "< FILE > FILE.jsonl"),
+        ("data/p.json.gz", "rlhf convert data/p.json.gz --to prompt --output p.jsonl"),
+        ("gs://b/d/p.json", "rlhf convert gs://b/d/p.json --to prompt --output p.jsonl"),
+        ("it's.csv", """rlhf convert 'it'"'"'s.csv' --to prompt --output 'it'"'"'s.jsonl'"""),
+        ("a b\n.json", "rlhf convert FILE --to prompt --output FILE"),
     ],
 )
 def test_the_command_fits_where_the_file_is(name: str, command: str) -> None:
-    other = other_file(b"[{}]", b"", name)
-    assert other is not None
-    assert command in other.accepted
-    if name.startswith("gs://"):
-        assert other.accepted.endswith("> p.jsonl")
+    assert convert_command([name], "prompt") == command
+
+
+def test_of_very_many_files_the_command_names_the_first() -> None:
+    command = convert_command([f"{number}.jsonl" for number in range(100)], "")
+    assert command.startswith("rlhf convert 0.jsonl 1.jsonl ")
+    assert " 19.jsonl ... --output" in command
 
 
 def test_an_array_of_numbers_and_a_cut_off_row_are_bad_rows() -> None:

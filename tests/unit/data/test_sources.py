@@ -199,7 +199,7 @@ def test_a_glob_does_not_take_a_folder_that_is_closed_to_us_for_an_empty_one(
 
 @pytest.mark.parametrize("reference", ["hf://datasets/Anthropic/hh-rlhf", "Anthropic/hh-rlhf"])
 def test_a_dataset_of_the_hub_comes_with_the_way_to_export_it(reference: str) -> None:
-    with pytest.raises(DataError, match=r"load_dataset\(.*to_json.*hf download --repo-type dataset"):
+    with pytest.raises(DataError, match=r"hf download --repo-type dataset.*rlhf convert"):
         resolve(reference, parameter="preference_dataset")
 
 

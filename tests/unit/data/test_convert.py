@@ -1,0 +1,157 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.data.reading import as_lines, read
+
+from rlhf_tuning.data.convert import Converted, convert
+from rlhf_tuning.errors import DataError
+
+Rows = list[dict[str, Any]]
+
+PAIRS: Rows = [
+    {"prompt": f"Describe {place}.", "chosen": f"{place}, calm.", "rejected": "Sea."} for place in ("Rye", "Deal")
+]
+
+
+def converted(folder: Path, *contents: Rows | bytes, **settings: Any) -> tuple[Converted, Rows]:
+    names = [str(folder / f"{number}.jsonl") for number, _ in enumerate(contents)]
+    for name, content in zip(names, contents, strict=True):
+        Path(name).write_bytes(content if isinstance(content, bytes) else as_lines(content))
+    done = convert(names, str(folder / "new.jsonl"), **settings)
+    return done, [json.loads(line) for line in (folder / "new.jsonl").read_bytes().splitlines()]
+
+
+def test_rows_of_a_parquet_file_are_read(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    content = [
+        {"chosen": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]}
+        | {"rejected": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["rejected"]}]}
+        | {"score_chosen": 5.5, "score_rejected": 1.0}
+        for row in PAIRS
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(content), tmp_path / "a.parquet")
+    done = convert([str(tmp_path / "a.parquet")], str(tmp_path / "new.jsonl"))
+    rows = read((tmp_path / "new.jsonl").read_bytes(), accepts=("preference",)).rows
+    assert [(row["chosen"], row["margin"]) for row in rows] == [(row["chosen"], 0.5) for row in PAIRS]
+    assert (done.read, done.written) == (2, 2)
+
+
+def test_good_rows_stay_as_they_are_between_those_that_are_nearly_so(tmp_path: Path) -> None:
+    done, rows = converted(tmp_path, [{**PAIRS[0], "id": 7}], [PAIRS[1]])
+    assert rows == PAIRS
+    assert done.taken == "id is left out"
+
+
+def test_a_file_with_good_rows_of_another_meaning_between_is_not_guessed(tmp_path: Path) -> None:
+    other = {"question": "Where?", "good": "a", "chosen": "a", "rejected": "b"}
+    with pytest.raises(DataError, match="No preference can be made of rows with the fields"):
+        converted(tmp_path, [*PAIRS, other], to="preference")
+
+
+def test_rows_that_are_not_like_the_others_stop_it_unless_so_many_may_be_left_out(tmp_path: Path) -> None:
+    content = [{"question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in PAIRS]
+    # Beyond the rows by which the layout is found.
+    lines = as_lines(content) * 10_000 + b'{"question": "Where?", "chosen": "Here."}\nno JSON\n'
+    with pytest.raises(
+        DataError, match=r"0.jsonl, row 20,001: no field, or no known value, 'rejected'.*--max-bad-rows N"
+    ):
+        converted(tmp_path, lines)
+    assert not (tmp_path / "new.jsonl").exists()
+    done, rows = converted(tmp_path, lines, max_bad_rows=2)
+    assert len(rows) == 20_000
+    assert [place.partition(":")[0].rpartition(", ")[2] for place in done.bad] == ["row 20,001", "row 20,002"]
+
+
+def test_texts_that_nothing_can_be_learnt_from_are_left_out_and_counted(tmp_path: Path) -> None:
+    content = [{"question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in PAIRS]
+    blank, same = {**content[0], "question": " "}, {**content[0], "rejected": f" {content[0]['chosen']}"}
+    done, rows = converted(tmp_path, [*content, blank, same])
+    assert rows == PAIRS
+    assert done.left_out == {"a text that is empty or blank": 1, "both of their answers are the same text": 1}
+
+
+def test_scores_that_say_otherwise_than_names_leave_a_row_out(tmp_path: Path) -> None:
+    content = [{**PAIRS[0], "chosen_score": 2, "rejected_score": score} for score in (1, 3, 2, None)]
+    done, rows = converted(tmp_path, content)
+    assert rows == [PAIRS[0]] * 2
+    assert done.left_out == {"their scores prefer the other answer": 1, "they prefer no answer": 1}
+
+
+def test_a_margin_of_another_make_is_kept(tmp_path: Path) -> None:
+    content = [{"question": "Where?", "answer_a": "Here.", "answer_b": "No.", "winner": "A", "margin": 0.5}] * 2
+    _, rows = converted(tmp_path, content)
+    assert [row["margin"] for row in rows] == [0.5, 0.5]
+
+
+def test_choices_counted_from_one_are_counted_from_zero_in_good_rows_too(tmp_path: Path) -> None:
+    row = {"input_text": "Where?", "candidate_0": "Here.", "candidate_1": "No."}
+    _, rows = converted(tmp_path, [{**row, "choice": 1}] * 9 + [{**row, "choice": 2}])
+    assert [row["choice"] for row in rows] == [0] * 9 + [1]
+    (tmp_path / "new.jsonl").unlink()
+    lines = as_lines([{**row, "choice": choice} for choice in [1, 2] * 10_000 + [0]])
+    with pytest.raises(DataError, match="row 20,001"):
+        converted(tmp_path, lines)
+
+
+@pytest.mark.parametrize(("label", "rating"), [(True, False), (4, 1)])
+def test_feedback_becomes_preferences_where_a_prompt_has_answers_of_different_worth(
+    label: Any, rating: Any, tmp_path: Path
+) -> None:
+    field = "label" if isinstance(label, bool) else "rating"
+    content = [
+        {"prompt": "Where?", "completion": "Here.", field: label},
+        {"prompt": "Who?", "completion": "I.", field: label},
+        {"prompt": "Where?", "completion": "No.", field: rating, "user": "u"},
+    ]
+    done, rows = converted(tmp_path, content, to="preference")
+    margin = {} if field == "label" else {"margin": 1.0}
+    assert rows == [{"prompt": "Where?", "chosen": "Here.", "rejected": "No.", **margin}]
+    assert done.left_out == {"they have fewer than two answers to compare": 1}
+    assert (done.kind, done.read, done.written) == ("preference", 3, 1)
+
+
+def test_an_answer_that_was_judged_often_has_the_mean_of_its_ratings(tmp_path: Path) -> None:
+    judged = [("Here.", 5), ("Here.", 3), ("No.", 2), ("No. ", 2), ("Perhaps.", 1)]
+    content = [{"prompt": "Where?", "completion": answer, "rating": rating} for answer, rating in judged]
+    _, rows = converted(tmp_path, content, to="preference")
+    assert [(row["rejected"], row["margin"]) for row in rows] == [("No.", 0.5), ("Perhaps.", 0.75)]
+    assert {row["chosen"] for row in rows} == {"Here."}
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [("thumbs_up", (True, False)), ("feedback", ("like", "dislike")), ("label", (1, 0)), ("vote", ("👍", "👎"))],
+)
+def test_thumbs_of_another_make_become_feedback(field: str, values: tuple[Any, Any], tmp_path: Path) -> None:
+    content = [{"question": "Where?", "answer": "Here.", field: value} for value in values]
+    done, rows = converted(tmp_path, content)
+    assert [row["label"] for row in rows] == [True, False]
+    assert done.kind == "feedback"
+
+
+@pytest.mark.parametrize("values", [("yes", "no"), (1, 2), (True, "x")])
+def test_a_label_that_may_mean_anything_is_not_guessed(values: tuple[Any, Any], tmp_path: Path) -> None:
+    content = [{"question": "Where?", "answer": "Here.", "label": value} for value in values]
+    with pytest.raises(DataError, match="No feedback can be made"):
+        converted(tmp_path, content, to="feedback")
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "new.jsonl").write_text("kept")
+    with pytest.raises(DataError, match="is there already"):
+        converted(tmp_path, PAIRS)
+    assert (tmp_path / "new.jsonl").read_text() == "kept"
+
+
+def test_rows_of_no_known_make_are_refused_with_their_fields(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Nothing can be made of rows with the fields a, b"):
+        converted(tmp_path, [{"a": 1, "b": "x"}])
+
+
+def test_what_a_label_stands_for_is_asked_where_that_cannot_be_told(tmp_path: Path) -> None:
+    content = [{"question": "Where?", "answer_a": "Here.", "answer_b": "No.", "label": label} for label in (0, 1)]
+    with pytest.raises(DataError, match="which value stands for which cannot be told"):
+        converted(tmp_path, content, to="preference")
