@@ -255,15 +255,18 @@ def ratio_interval(totals: Sequence[float], counts: Sequence[float], confidence:
 
 
 def length_controlled_win_rate(
-    scores: Sequence[float], length_differences: Sequence[float], confidence: float = _CONFIDENCE
+    scores: Sequence[float],
+    length_differences: Sequence[float],
+    clusters: Sequence[Hashable],
+    confidence: float = _CONFIDENCE,
 ) -> MeanEstimate | None:
     """Return the win rate that would have been seen had all answers been as long as their opponents.
 
     As Dubois et al. 2024 (arXiv:2404.04475): a logistic regression of the outcome on tanh(length difference / its standard
     deviation), read off at no difference. What differs: there is one comparison and no baseline of other models, so the
     terms for model and instruction fall together into the intercept; the interval is the delta method's on the logit scale,
-    with the sandwich variance, which holds for ties too. A ridge of one hundredth of a comparison keeps the fit finite when
-    length alone decides.
+    with the sandwich variance, which holds for ties too, summed up by cluster. A ridge of one hundredth of a comparison
+    keeps the fit finite when length alone decides.
 
     Nothing is read off where next to nothing was seen: unless both models give the longer answer in a fair share of the
     comparisons, see `LEAST_OVERLAP`. Beyond what was seen the intervals cover less than they say.
@@ -271,21 +274,25 @@ def length_controlled_win_rate(
     Args:
         scores: 1 for a win, one half for a tie, 0 for a loss.
         length_differences: Length of the answer less its opponent's, in any unit.
+        clusters: What each comparison belongs to, such as its prompt.
         confidence: Coverage asked for.
 
     Returns:
-        The estimate, or None when there are fewer than 10 comparisons, or lengths hardly overlap.
+        The estimate, or None when there are fewer than 10 clusters, or lengths hardly overlap.
 
     Raises:
         ValueError: If the lengths differ or a value is not finite.
     """
-    if len(scores) != len(length_differences):
-        raise ValueError(f"each score needs a length, got {len(scores)} and {len(length_differences)}.")
+    if not len(scores) == len(length_differences) == len(clusters):
+        raise ValueError(
+            f"each score needs a length and a cluster, got {len(scores)}, {len(length_differences)} and {len(clusters)}."
+        )
     if not all(map(math.isfinite, (*scores, *length_differences))):
         raise ValueError("scores and lengths must be finite.")
     n = len(scores)
     fewer = min(sum(sign * difference >= 0 for difference in length_differences) for sign in (1, -1))
-    if n < 10 or fewer < LEAST_OVERLAP * n or (spread := stdev(length_differences)) == 0:
+    distinct = len(set(clusters))
+    if distinct < 10 or fewer < LEAST_OVERLAP * n or (spread := stdev(length_differences)) == 0:
         return None
     lengths = [math.tanh(difference / spread) for difference in length_differences]
     intercept = slope = 0.0
@@ -306,9 +313,11 @@ def length_controlled_win_rate(
         if max(map(abs, step)) < 1e-9:
             break
     # The first row of information^-1 applied to each residual gives the intercept's sandwich variance.
-    influence = [error * (c - b * length) / determinant for error, length in zip(errors, lengths, strict=True)]
-    error = math.sqrt(n / (n - 2) * math.fsum(value**2 for value in influence))
-    half = student_t_quantile(0.5 + confidence / 2, n - 2) * error
+    influence: dict[Hashable, float] = dict.fromkeys(clusters, 0.0)
+    for cluster, error, length in zip(clusters, errors, lengths, strict=True):
+        influence[cluster] += error * (c - b * length) / determinant
+    deviation = math.sqrt(distinct / (distinct - 2) * math.fsum(value**2 for value in influence.values()))
+    half = student_t_quantile(0.5 + confidence / 2, distinct - 2) * deviation
     return MeanEstimate(_sigmoid(intercept), _sigmoid(intercept - half), _sigmoid(intercept + half), n)
 
 
@@ -341,6 +350,25 @@ def sign_test(wins: int, losses: int) -> float:
             for k in range(wins, n + 1)
         ),
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number (Holm 1979, Scandinavian Journal of Statistics 6:65), in the same order.
+
+    Whichever differences there are, and however the tests depend on each other, calling those true whose adjusted value is
+    at most alpha is wrong somewhere in at most a share alpha of all cases.
+
+    Raises:
+        ValueError: If a value is not between 0 and 1.
+    """
+    if not all(0 <= value <= 1 for value in p_values):
+        raise ValueError(f"p-values must be between 0 and 1, got {list(p_values)}.")
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def student_t_quantile(probability: float, degrees: int) -> float:

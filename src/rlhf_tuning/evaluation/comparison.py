@@ -38,6 +38,10 @@ SCORES = ("true_score", "demonstrated", "held_out_reward", "reward")
 DEMONSTRATED = "demonstrated"
 #: The one that the policy was trained to raise.
 OPTIMISED = "reward"
+#: Judges that score each answer by itself, to the score that they give.
+SCORE_OF = {"scorer": "true_score", "held_out_reward_model": "held_out_reward", "reward_model": OPTIMISED}
+#: What an outcome counts for in a win rate.
+WORTH = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 #: Those that were learnt from preferences, and may have learnt nothing.
 _REWARDS = ("held_out_reward", OPTIMISED)
 
@@ -146,9 +150,7 @@ class Wins:
         A scorer or a language model that nothing was there to check is taken at its word, and so are demonstrated answers;
         a reward model is not.
         """
-        if self.agreement is None:
-            return self.name not in _REWARDS
-        return self.agreement.beyond_chance
+        return is_trusted(self.name, self.agreement)
 
     @property
     def judged(self) -> float:
@@ -242,6 +244,14 @@ def _named(name: str, value: float, low: float, high: float, n: int) -> dict[str
     return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_n": n}
 
 
+def is_trusted(measure: str, agreement: Agreement | None) -> bool:
+    """Say whether a measure may decide, by how often it agrees with people; None where that was not checked.
+
+    What nothing was there to check is taken at its word; a reward model is not.
+    """
+    return measure not in _REWARDS if agreement is None else agreement.beyond_chance
+
+
 def pair_outcome(pair: AnswerPair, measure: str) -> Literal["win", "tie", "loss"] | None:
     """Return whether the tuned answer won; None when one of the two was not scored, or there is no verdict.
 
@@ -322,11 +332,10 @@ def summarize(
         _share_row("repetitive", "Repetitive answers", pairs, lambda answer: is_repetitive(answer.text)),
         _share_row("refused", "Refusals", pairs, lambda answer: is_refusal(answer.text)),
     ]
-    measured = {"scorer": "true_score", "held_out_reward_model": "held_out_reward", "reward_model": "reward"}
     silent = [
         record.label
         for record in judges
-        if all(pair_outcome(pair, measured.get(record.name, record.name)) is None for pair in pairs)
+        if all(pair_outcome(pair, SCORE_OF.get(record.name, record.name)) is None for pair in pairs)
     ]
     return Summary(
         n=len(pairs),
@@ -500,29 +509,24 @@ def _measured(answer: ScoredAnswer, measure: str) -> float | None:
     return scores[measure]
 
 
-_WORTH = {"win": 1.0, "tie": 0.5, "loss": 0.0}
-
-
 def _wins(pairs: Sequence[AnswerPair], measure: str, label: str, record: JudgeRecord | None) -> Wins | None:
     compared = [(pair, pair.base) for pair in pairs if pair.base]
     outcomes = [pair_outcome(pair, measure) for pair, _ in compared]
-    judged = [
-        (pair, base, _WORTH[outcome]) for (pair, base), outcome in zip(compared, outcomes, strict=True) if outcome
-    ]
+    judged = [(pair, base, WORTH[outcome]) for (pair, base), outcome in zip(compared, outcomes, strict=True) if outcome]
     if not judged:
         return None
     scores = [score for _, _, score in judged]
-    found = clustered_win_rate(scores, [conversation_key(pair.prompt) for pair, _, _ in judged])
-    lost = [_WORTH[outcome] if outcome else 0.0 for outcome in outcomes]
+    asked = [conversation_key(pair.prompt) for pair, _, _ in judged]
+    lengths = [float(pair.tuned.tokens - base.tokens) for pair, base, _ in judged]
+    found = clustered_win_rate(scores, asked)
+    lost = [WORTH[outcome] if outcome else 0.0 for outcome in outcomes]
     return Wins(
         name=measure,
         measure=label,
         prompts=found.clusters,
         rate=found.rate,
         unjudged_lost=clustered_win_rate(lost, [conversation_key(pair.prompt) for pair, _ in compared]),
-        at_equal_length=None
-        if measure == DEMONSTRATED
-        else length_controlled_win_rate(scores, [float(pair.tuned.tokens - base.tokens) for pair, base, _ in judged]),
+        at_equal_length=None if measure == DEMONSTRATED else length_controlled_win_rate(scores, lengths, asked),
         unjudged=outcomes.count(None),
         agreement=record.agreement if record else None,
         order=order_effect([pair.verdicts.get(measure) for pair in pairs]),

@@ -23,6 +23,7 @@ from rlhf_tuning.distributed import memory, processes, sharding
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import (
     BASE_MODEL,
+    SCORE_OF,
     AnswerPair,
     JudgeRecord,
     ScoredAnswer,
@@ -43,9 +44,6 @@ from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.ops.log_probabilities import log_probabilities, pack
-
-#: A score of an answer, to the judge that gives it.
-_SCORED_BY = {"true_score": "scorer", "held_out_reward": "held_out_reward_model", "reward": "reward_model"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +195,7 @@ def evaluate_policy(
     said: dict[str, list[Verdict | None]] = {}
     records = []
     for judge in judges:
-        choices = _human_choices(eval_preferences_path, judge.most_human_choices)
+        choices = human_choices(eval_preferences_path, judge.most_human_choices)
         # Together, so that what the judge loads is loaded once. The choices come first: without them a cap would leave a
         # win rate that nobody can judge.
         verdicts = judge.compare(choices + answers)
@@ -236,7 +234,7 @@ def evaluate_policy(
     pairs = []
     for index, conversation in enumerate(conversations):
         verdicts_here = {name: verdicts[index] for name, verdicts in said.items()}
-        scores = {field: _scores(verdicts_here, judge) for field, judge in _SCORED_BY.items()}
+        scores = {field: _scores(verdicts_here, judge) for judge, field in SCORE_OF.items()}
         asked = json.dumps(conversation)
         scores["demonstrated"] = (expected[0].get(asked), expected[1].get(asked))
         pairs.append(
@@ -250,7 +248,7 @@ def evaluate_policy(
     return pairs, records
 
 
-def _human_choices(path: str, most: int) -> list[Comparison]:
+def human_choices(path: str, most: int) -> list[Comparison]:
     """Return held-out human choices as comparisons in which people preferred the second answer."""
     if not path or not most:
         return []
@@ -302,7 +300,7 @@ def decide_promotion(
         limits,
         champion=config.opponent,
         also=also,
-        tastes=tastes(_human_choices(eval_preferences_path, MOST_EVAL_ROWS)),
+        tastes=tastes(human_choices(eval_preferences_path, MOST_EVAL_ROWS)),
         earlier_tries=earlier_tries,
         chose_checkpoint=_was_chosen(adapter_dir),
     )
