@@ -231,6 +231,30 @@ def clustered_win_rate(scores: Sequence[float], clusters: Sequence[Hashable]) ->
     return ClusteredWinRate(rate, distinct, won, lost)
 
 
+def repeated_win_rate(scores: Sequence[float], clusters: Sequence[Hashable]) -> ClusteredWinRate:
+    """Return the win rate of comparisons that are repeated for every cluster, as with several seeds for every prompt.
+
+    Of many clusters with several comparisons each: the interval is `clustered_mean`'s, but never narrower than Tango's of as
+    many independent comparisons. That of `clustered_win_rate` allows for clusters of which most have one comparison, and is
+    never narrower than if all had one, so it would learn nothing from the repetitions.
+
+    Args:
+        scores: 1 for a win, one half for a tie, 0 for a loss.
+        clusters: What each belongs to, such as its prompt.
+
+    Raises:
+        ValueError: If the lengths differ, or there is no comparison.
+    """
+    found = clustered_win_rate(scores, clusters)
+    if found.clusters == len(scores):
+        return found
+    rate = found.rate
+    by_cluster, independent = clustered_mean(scores, clusters), win_rate(rate.wins, rate.ties, rate.losses)
+    low = max(0.0, min(by_cluster.low, independent.low))
+    high = min(1.0, max(by_cluster.high, independent.high))
+    return found._replace(rate=rate._replace(low=low, high=high))
+
+
 def ratio_interval(totals: Sequence[float], counts: Sequence[float], confidence: float = _CONFIDENCE) -> MeanEstimate:
     """Return the sum of `totals` over that of `counts`, such as nats over tokens, with its interval.
 

@@ -13,6 +13,7 @@ from rlhf_tuning.statistics import (
     mean_interval,
     paired_difference,
     ratio_interval,
+    repeated_win_rate,
     sign_test,
     student_t_quantile,
     wilson_interval,
@@ -353,6 +354,27 @@ def test_clusters_that_all_agree_are_as_sure_as_so_many_trials():
 def test_a_cluster_counts_for_whoever_wins_it_more_often():
     found = clustered_win_rate([1.0, 1.0, 0.0, 0.0, 0.5, 0.0], ["a", "a", "a", "b", "c", "b"])
     assert (found.clusters, found.won, found.lost) == (3, 1, 1)
+
+
+def test_repeated_comparisons_narrow_the_interval_as_far_as_they_are_independent() -> None:
+    rng = random.Random(6)
+    covered, narrower = 0, 0
+    for _ in range(400):
+        # Half of the luck is the prompt's.
+        chances = [rng.choice((0.35, 0.85)) for _ in range(120)]
+        scores = [float(rng.random() < chance) for chance in chances for _ in range(3)]
+        prompts = [prompt for prompt in range(120) for _ in range(3)]
+        found, once = repeated_win_rate(scores, prompts).rate, clustered_win_rate(scores, prompts).rate
+        covered += found.low <= 0.6 <= found.high
+        narrower += found.high - found.low < once.high - once.low
+    assert 370 <= covered <= 391
+    assert narrower == 400
+
+
+def test_repeated_comparisons_that_all_agree_are_no_surer_than_so_many_trials() -> None:
+    found = repeated_win_rate([1.0] * 12, [0, 1, 2] * 4)
+    assert found.rate[:3] == pytest.approx(win_rate(12, 0, 0)[:3])
+    assert repeated_win_rate([1.0, 0.0], "ab") == clustered_win_rate([1.0, 0.0], "ab")
 
 
 def test_a_ratio_counts_what_is_counted_and_its_interval_the_examples() -> None:
