@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
+from tests.unit.reports.test_methods_report import report as methods_report
 from tests.unit.reports.test_report import full_report, one_pair, realistic_report
 
 from rlhf_tuning.evaluation.comparison import AnswerPair
+from rlhf_tuning.reports.methods_report import MethodsReport, render_methods
 from rlhf_tuning.reports.report import RunReport, render_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -46,9 +48,10 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
     complaints: list[str] = []
     contexts = []
 
-    def open_report(report: RunReport, **settings: Any) -> Any:
+    def open_report(report: RunReport | MethodsReport, **settings: Any) -> Any:
         path = tmp_path / "report.html"
-        path.write_text(render_report(report), encoding="utf-8", errors="replace")
+        html = render_report(report) if isinstance(report, RunReport) else render_methods(report)
+        path.write_text(html, encoding="utf-8", errors="replace")
         context = browser.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
@@ -120,11 +123,18 @@ def test_hostile_answers_are_shown_and_do_nothing(opened: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+@pytest.mark.parametrize("report", [full_report(), methods_report()], ids=["run", "methods"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(opened: Any, scheme: str) -> None:
-    page = opened(full_report(), color_scheme=scheme, bypass_csp=True)
+def test_axe_finds_nothing(opened: Any, scheme: str, report: RunReport | MethodsReport) -> None:
+    page = opened(report, color_scheme=scheme, bypass_csp=True)
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
+
+
+def test_methods_against_each_other_are_no_wider_than_a_telephone(opened: Any) -> None:
+    page = opened(methods_report(), viewport={"width": 400, "height": 900})
+    assert page.locator("table.heat").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_a_thousand_answers_stay_below_3_mb_and_open(opened: Any) -> None:

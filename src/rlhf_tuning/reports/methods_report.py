@@ -33,7 +33,7 @@ from rlhf_tuning.step import duration
 _MOST_PROMPTS = 40
 _WORDS = {"better": "beats", "unclear": "not shown to differ from", "worse": "loses to"}
 #: Scores of answers that have a line of their own where they were given, with words for it.
-_SCORES = (("true_score", "Mean true score"), ("held_out_reward", "Mean held-out reward"), ("reward", "Mean reward"))
+_SCORES = (("true_score", "True score"), ("held_out_reward", "Held-out reward"), ("reward", "Reward"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,8 @@ def render_methods(report: MethodsReport) -> str:
         verdict=_verdict(found),
         sections=[
             Section("each", "Each against each", _matrices(found)),
-            Section("cost", "What each took, and how far it went", _methods(report)),
+            Section("cost", "What each took", _costs(report)),
+            Section("distance", "How far each went", _distances(found)),
             Section("pairs", "The pairs, one by one", _duels(found)),
             Section("judges", "Who judged", _judges(found)),
             Section("answers", "Answers side by side", _answers(found)),
@@ -181,28 +182,38 @@ def _heat(duel: Duel) -> str:
     return f'<td class="n {kind} s{strength}">{shown}<small>[{percent(rate.low)}, {percent(rate.high)}]</small></td>'
 
 
-def _methods(report: MethodsReport) -> str:
-    names, rows = _method_rows(report)
+def _costs(report: MethodsReport) -> str:
+    names, rows = _cost_rows(report)
     note = (
-        "Training time is that of whole steps, loading and saving included, and of reward models where the method needs "
-        "them; on average over the seeds. KL is to the base model, in nats per answer; that of choosing the best of n "
-        "samples is at most log n − (n − 1)/n."
+        "Training is the time of whole steps, loading and saving included, and of reward models where there are any, "
+        "on average over the seeds. Samples: how many answers are sampled for each that is given, at every use."
+    )
+    return f'<p class="soft">{note}</p>{_card(names, _cells(rows))}'
+
+
+def _distances(found: MethodComparison) -> str:
+    names, rows = _distance_rows(found)
+    note = (
+        "KL is to the base model, in nats per answer; that of choosing the best of n samples is at most log n − (n − 1)/n. "
+        "Scores are means over the answers."
     )
     return f'<p class="soft">{note}</p>{_card(names, _cells(rows))}'
 
 
 def _cell(cell: str) -> str:
-    value, _, rest = cell.partition(" [")
+    value, _, rest = _minus(cell).partition(" [")
     return f'<td class="n">{text(value)}{f"<small>[{text(rest)}</small>" if rest else ""}</td>'
 
 
-def _method_rows(report: MethodsReport) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and the cells of the table of methods, as text; a cell is a value and perhaps its interval."""
+def _minus(shown: str) -> str:
+    """Write a number with the typographic minus sign, which is as wide as the plus."""
+    return shown.replace("-", "−")
+
+
+def _cost_rows(report: MethodsReport) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells, as text, of what each method took."""
     found, price = report.found, report.price_per_hour
     forecast = any(method.forecast is not None for method in found.methods)
-    scores = [pair for pair in _SCORES if any(found.mean(method, pair[0]) for method in found.methods)]
-    names = ["Method", "Training time", *(["Forecast"] if forecast else []), *(["Cost"] if price is not None else [])]
-    names += ["Steps", "Answers sampled for one", "KL", "Tokens", "Ended", *(name for _, name in scores)]
     rows = []
     for method in found.methods:
         cells = [method.label, duration(method.mean_seconds) if method.seconds else "–"]
@@ -210,17 +221,27 @@ def _method_rows(report: MethodsReport) -> tuple[list[str], list[list[str]]]:
             cells.append("–" if method.forecast is None else duration(method.forecast))
         if price is not None:
             cells.append(_money(method.mean_seconds / 3600 * price) if method.seconds else "–")
+        rows.append([*cells, f"{method.steps:,}" if method.steps else "–", f"{method.samples:,}"])
+    names = ["Method", "Training", *(["Forecast"] if forecast else []), *(["Cost"] if price is not None else [])]
+    return [*names, "Steps", "Samples"], rows
+
+
+def _distance_rows(found: MethodComparison) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells, as text, of what the answers are like; a cell is a value and perhaps its interval."""
+    scores = [pair for pair in _SCORES if any(found.mean(method, pair[0]) for method in found.methods)]
+    rows = []
+    for method in found.methods:
         ended = found.mean(method, "ended")
-        cells += [
-            f"{method.steps:,}" if method.steps else "–",
-            f"{method.samples:,}",
-            _kl(found, method),
-            _estimate(found.mean(method, "tokens")),
-            percent(ended.mean) if ended else "–",
-            *(_estimate(found.mean(method, measure)) for measure, _ in scores),
-        ]
-        rows.append(cells)
-    return names, rows
+        rows.append(
+            [
+                method.label,
+                _kl(found, method),
+                _estimate(found.mean(method, "tokens")),
+                percent(ended.mean) if ended else "–",
+                *(_estimate(found.mean(method, measure)) for measure, _ in scores),
+            ]
+        )
+    return ["Method", "KL", "Tokens", "Ended", *(name for _, name in scores)], rows
 
 
 def _money(cost: float) -> str:
@@ -257,6 +278,7 @@ def _duels(found: MethodComparison) -> str:
 def _duel_rows(found: MethodComparison, table: Table) -> tuple[list[str], list[list[str]]]:
     names = ["Pair", "Win rate", "At equal length"]
     names += ["Each seed", "Over the seeds"] if len(found.seeds) > 1 else []
+    unjudged = any(duel.unjudged for duel in table.duels.values())
     rows = []
     for duel in table.duels.values():
         rate, equal, over = duel.rate, duel.at_equal_length, duel.over_seeds
@@ -268,8 +290,8 @@ def _duel_rows(found: MethodComparison, table: Table) -> tuple[list[str], list[l
         if len(found.seeds) > 1:
             cells.append(" ".join(percent(share) for share in duel.by_seed.values()))
             cells.append(_share(over.mean, max(0.0, over.low), min(1.0, over.high)) if over else "–")
-        rows.append([*cells, shown_p(duel.adjusted), f"{duel.unjudged:,}" if duel.unjudged else "–"])
-    return [*names, "p (Holm)", "Without a verdict"], rows
+        rows.append([*cells, shown_p(duel.adjusted), *([f"{duel.unjudged:,}"] if unjudged else [])])
+    return [*names, "p (Holm)", *(["Without a verdict"] if unjudged else [])], rows
 
 
 def _share(share: float, low: float, high: float) -> str:
@@ -307,12 +329,12 @@ def _answers(found: MethodComparison) -> str:
         note += (
             f", to the first {_MOST_PROMPTS} of {len(found.prompts):,} prompts; all are in the folder of the comparison"
         )
-    return f'<p class="soft">{note}.</p><div class="pairs">{"".join(blocks)}</div>'
+    return f'<p class="soft">{note}.</p><div class="pairs contest">{"".join(blocks)}</div>'
 
 
 def _answer(answer: ScoredAnswer) -> str:
     shown = said(answer.text, 4_000) if answer.text.strip() else '<div class="said soft"><em>empty answer</em></div>'
-    scores = [f"{name} {number(value)}" for name, value in _scores_of(answer) if value is not None]
+    scores = [f"{name} {_minus(number(value))}" for name, value in _scores_of(answer) if value is not None]
     scores.append(f"{answer.tokens:,} token{'' if answer.tokens == 1 else 's'}")
     if not answer.ended:
         scores.append("cut at the length limit")
@@ -350,8 +372,8 @@ def methods_text(report: MethodsReport) -> str:
     found = report.found
     headline, sentences = advice(found)
     parts = [headline, *sentences]
-    names, rows = _method_rows(report)
-    parts.append(_markdown([names, *rows]))
+    for names, rows in (_cost_rows(report), _distance_rows(found)):
+        parts.append(_markdown([names, *rows]))
     table = found.decisive or next(iter(found.tables), None)
     if table:
         names, rows = _duel_rows(found, table)
