@@ -1,0 +1,173 @@
+"""One division of one's data for all methods that are compared: none learns from what any of them is judged by.
+
+In a folder, as rows of an accepted format with the instruction in them:
+
+    eval_prompts.jsonl        prompts that all answer, and that nothing like is learnt from
+    choices.jsonl             canonical preferences held out of everything, to hold the judges against
+    judge_preferences.jsonl   preferences that a reward model learns from which only judges
+    preferences.jsonl         the others
+    prompts.jsonl             prompts of reinforcement learning
+    demonstrations.jsonl      demonstrations, or the preferred answers of preferences.jsonl
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh64_intdigest
+
+from rlhf_tuning.data.alike import alike_to
+from rlhf_tuning.data.importer import Part, import_demonstrations, import_preferences, import_prompts
+
+#: Of the hash that parts the judge's preferences; no seed of a run, which parts what is left by one of its own.
+_PART_SEED = 2**40
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodData:
+    """What was written: how many rows of each file, by its name without the ending, and a digest of what they came from."""
+
+    folder: Path
+    rows: Mapping[str, int]
+    fingerprint: str
+
+    def path(self, name: str) -> str:
+        """Return a file's path."""
+        return str(self.folder / f"{name}.jsonl")
+
+
+def write_method_data(
+    folder: Path,
+    *,
+    prompt_dataset: str,
+    preference_dataset: str,
+    eval_dataset: str,
+    dataset_uri: str,
+    instruction: str,
+    eval_prompts: int,
+    judge_share: float,
+    max_bad_rows: int = 0,
+) -> MethodData:
+    """Write the files. The same data gives the same files, whatever the seeds of the trainings.
+
+    Args:
+        folder: Where to.
+        prompt_dataset: As of a run, as are the others.
+        preference_dataset: Preferences.
+        eval_dataset: Prompts or preferences for evaluation; a part is held out when empty.
+        dataset_uri: Demonstrations; the preferred answers when empty.
+        instruction: Put before every prompt.
+        eval_prompts: Most prompts to hold out.
+        judge_share: Share of the prompts of preferences from which only the judging reward model learns.
+        max_bad_rows: So many bad rows of each dataset are set aside.
+
+    Raises:
+        DataError: If a dataset cannot be used.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, int] = {}
+    fingerprints = []
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".import-") as scratch:
+        imported = import_prompts(
+            prompt_dataset=prompt_dataset,
+            eval_dataset=eval_dataset,
+            instruction=instruction,
+            prompts_path=str(folder / "prompts.jsonl"),
+            eval_prompts_path=str(folder / "eval_prompts.jsonl"),
+            eval_prompts=eval_prompts,
+            max_bad_rows=max_bad_rows,
+        )
+        rows |= {"prompts": imported.rows, "eval_prompts": imported.eval_rows}
+        fingerprints += [imported.fingerprint, imported.eval_fingerprint]
+        preferences = Path(scratch) / "preferences"
+        imported = import_preferences(
+            preference_dataset=preference_dataset,
+            eval_dataset=eval_dataset,
+            instruction=instruction,
+            preferences_path=str(preferences),
+            eval_preferences_path=str(folder / "choices.jsonl"),
+            prompt_dataset=prompt_dataset,
+            eval_prompts=eval_prompts,
+            max_bad_rows=max_bad_rows,
+        )
+        rows["choices"] = imported.eval_rows
+        fingerprints.append(imported.fingerprint)
+        part = Part(share=judge_share, seed=_PART_SEED, held_out=True)
+        for name, held_out in (("judge_preferences", True), ("preferences", False)):
+            kept = (row for line, row in _rows(preferences) if part.has(line) is held_out)
+            rows[name] = _write(folder / f"{name}.jsonl", map(_preference, kept))
+        if dataset_uri:
+            demonstrations = Path(scratch) / "demonstrations"
+            fingerprints.append(_import_demonstrations(demonstrations, dataset_uri, instruction, max_bad_rows))
+            shown = _not_alike(demonstrations, folder / "eval_prompts.jsonl")
+        else:
+            shown = ({**row, "answer": row["chosen"]} for line, row in _rows(preferences) if not part.has(line))
+        rows["demonstrations"] = _write(folder / "demonstrations.jsonl", _once(map(_demonstration, shown)))
+    return MethodData(folder=folder, rows=rows, fingerprint=" ".join(fingerprints))
+
+
+def _import_demonstrations(path: Path, dataset_uri: str, instruction: str, max_bad_rows: int) -> str:
+    """Write the canonical demonstrations, all of them, and return their fingerprint."""
+    measured = path.with_suffix(".measured")
+    imported = import_demonstrations(
+        dataset_uri=dataset_uri,
+        evaluation_data_uri="",
+        instruction=instruction,
+        demonstrations_path=str(path),
+        eval_demonstrations_path=str(measured),
+        eval_prompts_path=str(path.with_suffix(".prompts")),
+        max_bad_rows=max_bad_rows,
+    )
+    with path.open("ab") as stream:
+        stream.write(measured.read_bytes())
+    return imported.fingerprint
+
+
+def _not_alike(path: Path, eval_prompts: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file that are not alike to evaluation prompts."""
+    evaluated = alike_to(line for line, _ in _rows(eval_prompts))
+    whole, opening = set(evaluated.whole.tolist()), set(evaluated.opening.tolist())
+    for line, row in _rows(path):
+        own = alike_to([line])
+        if own.whole[0] not in whole and own.opening[0] not in opening:
+            yield row
+
+
+def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    with path.open("rb") as stream:
+        for line in stream:
+            yield line, json.loads(line)
+
+
+def _once(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    seen: set[int] = set()
+    for row in rows:
+        key = xxh64_intdigest(json.dumps(row).encode())
+        if key not in seen:
+            seen.add(key)
+            yield row
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows and return how many there are."""
+    count = 0
+    with path.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def _preference(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"prompt": row["prompt"], "chosen": [_said(row["chosen"])], "rejected": [_said(row["rejected"])]}
+
+
+def _demonstration(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"prompt": row["prompt"], "completion": [_said(row["answer"])]}
+
+
+def _said(answer: str) -> dict[str, str]:
+    return {"role": "assistant", "content": answer}
