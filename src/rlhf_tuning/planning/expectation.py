@@ -32,13 +32,26 @@ def expected_time(values: Mapping[str, Value]) -> str:
     Raises:
         RlhfError: If there is no forecast for the model, or data or tokenizer cannot be read.
     """
+    plan, model, reward_base, hardware = plan_here(values)
+    found = forecast(plan, model, hardware, reward_base=reward_base)
+    return f"About {_rounded(found.all_hours)} on this machine ({hardware.processor}, {hardware.numbers})"
+
+
+def plan_here(values: Mapping[str, Value]) -> tuple[Plan, Architecture, Architecture, Hardware]:
+    """Return what a forecast for this machine is made from: the plan with the data's own lengths, both bases, the machine.
+
+    Args:
+        values: A run's parameters; its data and its model's tokenizer are there.
+
+    Raises:
+        RlhfError: If there is no forecast for the model, or data or tokenizer cannot be read.
+    """
     model, reward_base = read_bases(values)
     plan = Plan.of(values)
     prompt, answer = _mean_lengths(values, plan)
     hardware = measure_here(plan, model, str(values["dtype"]))
     plan = _with_preferences(values, replace(plan, prompt_tokens=prompt, answer_tokens=answer))
-    found = forecast(plan, model, hardware, reward_base=reward_base)
-    return f"About {_rounded(found.all_hours)} on this machine ({hardware.processor}, {hardware.numbers})"
+    return plan, model, reward_base, hardware
 
 
 def read_bases(values: Mapping[str, Value]) -> tuple[Architecture, Architecture]:

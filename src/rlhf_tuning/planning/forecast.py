@@ -312,6 +312,16 @@ def forecast(
     return _Forecaster(plan, model, hardware, reward_base or model).run()
 
 
+def supervised_step_seconds(plan: Plan, model: Architecture, hardware: Hardware) -> float:
+    """Return the seconds of a step of supervised tuning."""
+    return _Forecaster(plan, model, hardware, model).answer_seconds(1)
+
+
+def preference_step_seconds(plan: Plan, model: Architecture, hardware: Hardware) -> float:
+    """Return the seconds of a step of preference tuning, the reference's part of it included."""
+    return _Forecaster(plan, model, hardware, model).answer_seconds(2, reference=True)
+
+
 def alternatives(
     plan: Plan, model: Architecture, hardware: Hardware, *, reward_base: Architecture | None = None
 ) -> list[str]:
@@ -687,6 +697,24 @@ class _Forecaster:
             learns=learns,
             divided=divided,
         ) + self.head_seconds(self.model, rows * (answer + 1), learns=learns)
+
+    def answer_seconds(self, answers: int, *, reference: bool = False) -> float:
+        """Return the seconds of a step that learns so many given answers to each prompt; sampled are none."""
+        plan, model = self.plan, self.model
+        prompt, answer = self.lengths
+        tokens, positions = prompt + answers * (answer + 1), self.prompts * answers * answer
+        seconds = self.optimizer_seconds(model, plan.lora_dim, divided=self.policy_divided)
+        for rank, learns in [(plan.lora_dim, True), *([(0, False)] if reference else [])]:
+            seconds += self.head_seconds(model, positions, learns=learns) + self.pass_seconds(
+                model,
+                self.prompts,
+                tokens,
+                at_a_time=micro_batch(self.prompts, 8),
+                rank=rank,
+                learns=learns,
+                divided=self.policy_divided,
+            )
+        return seconds
 
     def policy_seconds(self) -> dict[str, float]:
         plan, model, k = self.plan, self.model, self.k
