@@ -51,7 +51,7 @@ def test_the_commands_are_ones_that_the_command_line_takes(page):
 
 def test_every_command_is_shown():
     shown = {command.split()[1] for commands in COMMANDS.values() for command in commands}
-    assert shown >= {command.__name__.rpartition(".")[2] for command in rlhf.COMMANDS}
+    assert shown >= {command.__name__.rpartition(".")[2].replace("_", "-") for command in rlhf.COMMANDS}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from rlhf_pipelines.methods import METHODS, SET_BY_COMPARISON
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import NO_COEFFICIENT, NO_EXPLORATION, problem_with, problem_with_supervised_phase
 from rlhf_tuning.models.model_reference import problem_with_name
@@ -174,8 +175,24 @@ PLANNED: tuple[Parameter, ...] = tuple(
     )
 )
 
-#: What values are checked for: a pipeline, or one of the two commands that ask about one.
-TABLES = {**PIPELINES, "validate": VALIDATED, "plan": PLANNED}
+#: What `rlhf compare-methods` takes: the parameters of all its methods, but for those that it sets itself.
+COMPARED: tuple[Parameter, ...] = tuple(
+    replace(parameter, default="") if parameter.name == "dataset_uri" else parameter
+    for parameter in _named(
+        *dict.fromkeys(
+            parameter.name
+            for method in METHODS.values()
+            for parameter in PIPELINES[method.pipeline]
+            if parameter.name not in SET_BY_COMPARISON and not parameter.name.startswith("gate_")
+        ),
+        dataset_uri="JSONL of prompts with the answers to learn; the preferred answers of preference_dataset when empty.",
+    )
+)
+
+#: What values are checked for: a pipeline, or a command that asks about some.
+TABLES = {**PIPELINES, "validate": VALIDATED, "plan": PLANNED, "compare-methods": COMPARED}
+#: Of these, commands that leave out other parameters of a run.
+_LENIENT = ("validate", "compare-methods")
 
 _TYPE_WORDS: dict[type[Value], str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 #: One argument of a process holds at most 128 KiB on Linux, and a step's inputs travel as one, escaped.
@@ -187,14 +204,15 @@ _MOST_INTEGER = 2**53
 def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, Value]:
     """Return the value of every parameter of `pipeline`, with defaults filled in where `values` has none or null.
 
-    `validate` stands for what `rlhf validate` looks at; the other parameters of a run may be there: they are checked too,
-    as far as they are given, and left out. `plan` stands for what `rlhf plan` takes.
+    `validate` stands for what `rlhf validate` looks at, `compare-methods` for what that command takes; the other parameters
+    of a run may be there: they are checked too, as far as they are given, and left out. `plan` stands for what `rlhf plan`
+    takes.
 
     Raises:
         ParameterError: Listing every problem that was found: unknown, missing, wrong type, beyond its limits.
     """
     table = {parameter.name: parameter for parameter in TABLES[pipeline]}
-    others = PARAMETERS if pipeline == "validate" else {}
+    others = PARAMETERS if pipeline in _LENIENT else {}
     problems = [_unknown(name, pipeline) for name in values if name not in table and name not in others]
     checked: dict[str, Value] = {}
     missing: list[str] = []

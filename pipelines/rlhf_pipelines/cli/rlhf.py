@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from rlhf_pipelines.cli.command_line import fail
 from rlhf_pipelines.cli.commands import (
     compare,
+    compare_methods,
     compile,
     convert,
     jobs,
@@ -29,7 +30,22 @@ from rlhf_tuning import __version__, environment
 from rlhf_tuning.errors import RlhfError
 
 #: In the order of the help. To add a command: its module in `commands/` and its name here.
-COMMANDS = (run, validate, convert, plan, report, compare, models, predict, serve, compile, submit, jobs, schedule)
+COMMANDS = (
+    run,
+    validate,
+    convert,
+    plan,
+    report,
+    compare,
+    compare_methods,
+    models,
+    predict,
+    serve,
+    compile,
+    submit,
+    jobs,
+    schedule,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

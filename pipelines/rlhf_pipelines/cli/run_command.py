@@ -45,14 +45,14 @@ _PAGES = {
 #: The page that is made anew when the whole run is known.
 _REPORT = "report"
 #: The pipeline output that names the registered model.
-_MODEL = "model_resource_name"
+MODEL = "model_resource_name"
 #: The pipeline that never tunes a model twice at once.
 _RECURRING = "recurring_rlhf_pipeline"
 #: What the loops of training count, and no others.
 _TRAINING_UNIT = "step"
 #: What a judge needs to be made.
 _OF_A_JUDGE = ("judge_model", "judge_endpoint", "judge_key_secret", "judge_rubric")
-_EXAMPLE_PROMPT = "Create a description for Plantation Palms."
+EXAMPLE_PROMPT = "Create a description for Plantation Palms."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,8 @@ class LocalRun:
         caching: Whether finished steps of earlier runs may be used.
         containers: That the steps run in containers; None for processes.
         price_per_hour: What this machine costs an hour, for the report; None where nobody said.
+        outputs: File that receives the pipeline's outputs, for a program that goes on from there: a person is then told no
+            more than that the run has ended.
     """
 
     name: str
@@ -76,6 +78,7 @@ class LocalRun:
     caching: bool = True
     containers: Containers | None = None
     price_per_hour: float | None = None
+    outputs: Path | None = None
 
 
 def new_containers(images: Mapping[str, str]) -> Containers:
@@ -98,7 +101,7 @@ def run_locally(run: LocalRun, display: Display) -> int:
     started = time.monotonic()
     with _only_tune_of_its_model(run), RunLog(root) as log, _temporary_folder() as temporary:
         log.begin(run.name, __version__, run.arguments)
-        outputs = log.path.with_suffix(".outputs.json")
+        outputs = run.outputs or log.path.with_suffix(".outputs.json")
         request = RunRequest(
             target=run.target,
             arguments=dict(run.arguments),
@@ -125,7 +128,8 @@ def run_locally(run: LocalRun, display: Display) -> int:
         elif ended.returncode == 0:
             status = 0
             _say_finished(watch.follower, elapsed, log.path, display)
-            _say_outputs(_read_outputs(outputs), run, watch.follower.finished, display)
+            if not run.outputs:
+                _say_outputs(_read_outputs(outputs), run, watch.follower.finished, display)
         else:
             status = _say_failed(watch, ended, log, display)
         log.note(f"ended with status {status} after {duration(elapsed)}")
@@ -325,7 +329,7 @@ def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[S
 def _next_steps(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[StepFinished]) -> list[str]:
     """Return where the reports and the model are, and the command that calls the model."""
     lines = []
-    name = str(outputs["parameters"].get(_MODEL, ""))
+    name = str(outputs["parameters"].get(MODEL, ""))
     model_lines, call = _model_lines(name, run) if name else ([], "")
     for output, (label, file_name) in _PAGES.items():
         artifact = outputs["artifacts"].get(output)
@@ -367,7 +371,7 @@ def _model_lines(name: str, run: LocalRun) -> tuple[list[str], str]:
     place = ["--registry-dir", registry_dir] if registry_dir else []
     folder = Path(registry_dir).expanduser().absolute() if registry_dir else environment.REGISTRY_DIR
     model, _, version = spec.partition("@")
-    call = shlex.join(["rlhf", "predict", "--model", spec, *place, "--prompt", _EXAMPLE_PROMPT])
+    call = shlex.join(["rlhf", "predict", "--model", spec, *place, "--prompt", EXAMPLE_PROMPT])
     return [f"Model:  {shown(folder / model / 'versions' / version / 'model')}", f"Call:   {call}"], call
 
 

@@ -29,7 +29,7 @@ from rlhf_tuning.parameters import Value
 from rlhf_tuning.step import emit
 
 #: Artifacts that a run ends with, also where a nested pipeline made them.
-_SHOWN = ("summary", "report", "data_report")
+_KEPT = ("summary", "report", "data_report", "model", "adapter", "reward_model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +142,8 @@ def _run(request: RunRequest) -> dict[str, object]:
         if "Inner task failed" in str(error):
             raise _StepFailedError(error) from None
         raise
-    shown = {name: artifact for name, artifact in nested.items() if name in _SHOWN}
-    return _described({**shown, **task.outputs})
+    kept = {name: artifact for name, artifact in nested.items() if name in _KEPT}
+    return _described({**kept, **task.outputs})
 
 
 def _run_steps_in(containers: Containers, arguments: dict[str, Value], root: Path, images: Sequence[str]) -> None:

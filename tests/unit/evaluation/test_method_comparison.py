@@ -74,7 +74,10 @@ def test_advice_takes_the_cheapest_that_beats_the_base_and_that_none_is_shown_to
         "Take best of 8: by house style it beats the base model, supervised tuning and RLHF, and no "
     )
     assert "RLHF beats the base model (wins " in sentences[0]
-    assert "is not shown to differ from supervised tuning (wins 55% [50%, 60%], p 0.004, but its trainings " in sentences[0]
+    assert (
+        "is not shown to differ from supervised tuning (wins 55% [50%, 60%], p 0.004, but its trainings "
+        in sentences[0]
+    )
     assert sentences[1] == "It samples 8 answers for each that it gives, at every use."
     without = contest({"base": 0.0, "supervised": 0.8, "rlhf": 0.9})
     headline, sentences = advice(without)

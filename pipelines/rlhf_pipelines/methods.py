@@ -1,0 +1,65 @@
+"""The ways to tune a model that `rlhf compare-methods` holds against each other. Imports no kfp."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rlhf_tuning.parameters import Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to tune.
+
+    Args:
+        label: How people read it.
+        pipeline: The pipeline that does it.
+        data: Its parameters for data, to the files that they get, by their names in `MethodData`.
+        training: What forecasts its time, one of `planning.budget.TRAININGS`.
+        steps: Its parameter that says how long it trains.
+        own: Parameters that have other values here than elsewhere.
+    """
+
+    label: str
+    pipeline: str
+    data: Mapping[str, str]
+    training: str
+    steps: str
+    own: Mapping[str, Value] = field(default_factory=dict)
+
+
+#: In the order of what they cost. To add one: its line here.
+METHODS = {
+    "supervised": Method(
+        label="supervised tuning",
+        pipeline="supervised_tuning_pipeline",
+        data={"dataset_uri": "demonstrations"},
+        training="supervised",
+        steps="train_steps",
+    ),
+    "rlhf": Method(
+        label="RLHF",
+        pipeline="rlhf_pipeline",
+        data={"preference_dataset": "preferences", "prompt_dataset": "prompts", "eval_dataset": "eval_prompts"},
+        training="reinforcement",
+        steps="reinforcement_learning_train_steps",
+    ),
+}
+
+#: What the comparison itself says to each run.
+SET_BY_COMPARISON = (
+    "seed",
+    "model_display_name",
+    "registry_dir",
+    "deploy_model",
+    "evaluation_data_uri",
+    "default_context",
+    "warm_start_adapter",
+    "project",
+    "location",
+    "accelerator_type",
+    "encryption_spec_key_name",
+    "tensorboard_resource_id",
+    "serving_machine",
+    "serving_image",
+    "serving_endpoint",
+)

@@ -1,0 +1,158 @@
+"""What `rlhf compare-methods` refuses before anything is trained, and what it says to each run. The rest is slow."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_pipelines.cli import compare_methods_command
+from rlhf_pipelines.cli.rlhf import main
+from rlhf_pipelines.methods import METHODS
+from rlhf_pipelines.parameters import COMPARED, PIPELINES
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"input_text": f"Create {n}.", "candidate_0": "Salt.", "candidate_1": "Gulls.", "choice": 0} for n in range(60)
+    ]
+    Path("preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("prompts.jsonl").write_text("".join(json.dumps({"input_text": f"Describe {n}."}) + "\n" for n in range(60)))
+    return tmp_path
+
+
+@pytest.fixture
+def compare(folder, tiny_model, capsys):
+    data = ("--preference-dataset", "preferences.jsonl", "--prompt-dataset", "prompts.jsonl")
+
+    def run(*flags):
+        status = main(["compare-methods", *data, "--large-model-reference", str(tiny_model), *map(str, flags)])
+        return status, "".join(capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The runs that it would start; each fails, so that nothing follows but what is asked for."""
+    runs = []
+
+    def run_locally(run, display):
+        runs.append(run)
+        artifacts = {name: {"path": str(run.pipeline_root)} for name in ("model", "adapter", "reward_model")}
+        run.outputs.write_text(json.dumps({"artifacts": artifacts, "parameters": {}}))
+        return 0 if len(runs) < run_locally.fails_at else 7
+
+    run_locally.fails_at = 100
+    monkeypatch.setattr(compare_methods_command, "run_locally", run_locally)
+    return runs, run_locally
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--methods", "dop"), "--methods has 'dop'; there are supervised, "),
+        (("--methods", "supervised", "best_of_n"), "which takes the reward model of rlhf"),
+        (("--seeds", 1, 1), "each number once"),
+        (("--seeds", -1), "seed is -1"),
+        (("--best-of", 1), "--best-of is 1"),
+        (("--minutes", 0), "budget is 0 minutes"),
+        (("--cost", 2), "--cost needs --price-per-hour"),
+        (("--set", "supervised:lora_dim=3"), "give METHOD.PARAMETER=VALUE"),
+        (("--set", "supervised.lora=3"), "there is no parameter 'lora'"),
+        (("--set", "supervised.lora_dim=many"), "lora_dim must be a whole number"),
+        (("--set", "supervised.kl_coeff=1"), "kl_coeff is no parameter of supervised_tuning_pipeline"),
+        (("--methods", "supervised", "--set", "rlhf.lora_dim=3"), "rlhf, which is not among the methods"),
+        (("--set", "rlhf.prompt_dataset=p.jsonl"), "all methods have the same data"),
+        (("--minutes", 3, "--set", "supervised.train_steps=3"), "and so does the budget"),
+        (("--output", "page.txt"), "ends in .html"),
+        (("--output", "nowhere/page.html"), "there is no folder"),
+        (("--judge", "language_model"), "judge_model is empty"),
+        (("--temperature", 0), "temperature is 0"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(compare, started, flags, words):
+    status, said = compare(*flags)
+    assert status == 2, said
+    assert words in said
+    assert started[0] == []
+
+
+def test_every_run_has_the_data_that_is_its_method_s_and_nothing_that_judges(compare, started, monkeypatch):
+    runs, run_locally = started
+    run_locally.fails_at = 1 + 2 * len(METHODS)
+    status, _ = compare("--seeds", 3, 4, "--set", "supervised.lora_dim=4", "--judge-max-calls", 9)
+    assert status == 7
+    judge, *others = runs
+    assert judge.name == "reward_model_pipeline"
+    assert Path(judge.arguments["preference_dataset"]).name == "judge_preferences.jsonl"
+    assert [(run.name, run.arguments["seed"]) for run in others] == [
+        (METHODS[name].pipeline, seed) for seed in (3, 4) for name in METHODS
+    ][: len(others)]
+    for run in runs:
+        assert set(run.arguments) == {parameter.name for parameter in PIPELINES[run.name]}
+        assert not run.arguments.get("judge")
+        assert not run.arguments.get("deploy_model")
+        assert run.arguments.get("registry_dir", "registry").endswith("registry")
+    for run, name in zip(others, [*METHODS] * 2, strict=False):
+        for parameter, file in METHODS[name].data.items():
+            assert Path(run.arguments[parameter]).name == f"{file}.jsonl"
+    ranks = [
+        run.arguments["lora_dim"]
+        for run in others
+        if run.name in (METHODS["supervised"].pipeline, METHODS["rlhf"].pipeline)
+    ]
+    assert ranks[:2] == [4, 16]
+
+
+def test_what_was_trained_is_not_trained_again_unless_it_has_gone_or_is_asked_for_otherwise(compare, started):
+    runs, run_locally = started
+    run_locally.fails_at = 2
+    assert compare("--methods", "supervised")[0] == 7
+    assert len(runs) == 2
+    run_locally.fails_at = 3  # its outputs are there
+    _, said = compare("--methods", "supervised", "--seeds", 0, 1)
+    assert "The judging reward model: trained before" in said
+    assert "Supervised tuning, seed 0: trained before" in said
+    assert [run.arguments["seed"] for run in runs[2:]] == [1]
+    run_locally.fails_at = 4
+    compare("--methods", "supervised", "--train-steps", 7)
+    assert runs[-1].arguments["train_steps"] == 7
+    (outputs,) = Path("runs/comparison/made").glob("judge-*.json")
+    outputs.write_text(outputs.read_text().replace("runs", "gone"))
+    run_locally.fails_at = 5
+    compare("--methods", "supervised")
+    assert runs[-1].name == "reward_model_pipeline"
+
+
+def test_one_budget_gives_each_method_its_own_steps_and_a_stopped_comparison_keeps_them(compare, started, monkeypatch):
+    runs, run_locally = started
+    asked = []
+
+    def seconds_of_trainings(values):
+        asked.append(values)
+        return {
+            name: lambda steps, each=each: each * steps
+            for name, each in (("supervised", 2), ("preference", 5), ("reinforcement", 9))
+        }
+
+    monkeypatch.setattr("rlhf_tuning.planning.budget.seconds_of_trainings", seconds_of_trainings)
+    run_locally.fails_at = 2 + len(METHODS)
+    flags = ("--cost", 1, "--price-per-hour", 20, "--seeds", 0, 1)  # three minutes
+    _, said = compare(*flags)
+    assert "Steps that fit into 3 minutes each: supervised tuning 90" in said
+    by_name = {run.name: run.arguments for run in runs}
+    assert by_name["supervised_tuning_pipeline"]["train_steps"] == 90
+    assert by_name["rlhf_pipeline"]["reinforcement_learning_train_steps"] == 20
+    run_locally.fails_at += 1
+    compare(*flags)
+    assert len(asked) == 1
+
+
+def test_its_parameters_are_those_of_its_methods_but_for_what_it_sets_itself():
+    names = {parameter.name for parameter in COMPARED}
+    assert {"prompt_dataset", "preference_dataset", "dataset_uri", "judge", "train_steps", "kl_coeff"} <= names
+    assert not names & {"seed", "registry_dir", "deploy_model", "gate_max_kl"}
+    (demonstrations,) = [parameter for parameter in COMPARED if parameter.name == "dataset_uri"]
+    assert not demonstrations.required
