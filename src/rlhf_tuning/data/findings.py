@@ -160,8 +160,6 @@ class _Row:
     answer: str | None
     sizes: tuple[int, ...]
     same_when_cut: bool
-    #: Whether a reward model may learn from it, see `TextFormat.comparable`.
-    comparable: bool
     refused: Problem | None
 
     def read(self) -> as_read.ReadRow:
@@ -201,7 +199,7 @@ def examine(
         problems.add(problem)
     ordered = dataset.total("ordered")
     is_preference = dataset.kind == "preference"
-    learnable = round(dataset.rows * sum(row.comparable for row in rows) / max(1, len(rows)))
+    learnable = round(dataset.rows * sum(not row.same_when_cut for row in rows) / max(1, len(rows)))
     summary = DatasetSummary(
         parameter=dataset.parameter,
         reference=reference,
@@ -282,7 +280,7 @@ def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> 
     content: dict[str, Any] = json.loads(row.line)
     prompt: Conversation = content["prompt"]
     answers: list[str] = [content[part] for part in ("chosen", "rejected", "answer") if part in content]
-    same_when_cut, comparable = False, True
+    same_when_cut = False
     refused: Problem | None = None
     if text_format is None:
         sizes = [sum(len(turn["content"]) for turn in prompt), *map(len, answers)]
@@ -295,7 +293,6 @@ def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> 
             refused, sizes, ids = _refused(row, parameter, error), [], []
         limit = text_format.target_sequence_length
         same_when_cut = len(ids) == 2 and max(sizes[1:]) > limit and ids[0][:limit] == ids[1][:limit]
-        comparable = len(answers) < 2 or text_format.comparable(*answers)
     return _Row(
         location=f"{row.file}:{row.place[2]}",
         prompt=prompt,
@@ -304,7 +301,6 @@ def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> 
         answer=content.get("answer"),
         sizes=tuple(sizes),
         same_when_cut=same_when_cut,
-        comparable=comparable,
         refused=refused,
     )
 
@@ -440,7 +436,7 @@ def _same_when_cut(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | N
         return None
     message = (
         f"In {summary.same_when_cut:,} of {summary.sampled:,} rows{_of_sample(summary)} of {summary.parameter} both answers "
-        "are the same once they are cut to target_sequence_length, so that nothing is learnt from them. Raise it."
+        "are the same once they are cut to target_sequence_length: no reward model learns from these. Raise it."
     )
     examples = tuple(Example(row.location, shorten(str(row.chosen), 200)) for row in rows if row.same_when_cut)
     return Finding(
@@ -462,21 +458,20 @@ def _cut(summary: DatasetSummary) -> Iterable[Finding]:
         message = (
             f"{len(cut):,} of {n:,} {part}s ({_share(len(cut), n)}){_of_sample(summary)} of {summary.parameter} are longer "
             f"than {parameter} {lengths[0].limit:,} and lose {loses}: {sum(cut) / len(cut):,.0f} tokens each on average, "
-            f"{max(cut):,} at most. {_half_compared(lengths, summary.parameter)}{_limit_to_set(parameter, lengths)}"
+            f"{max(cut):,} at most. {_half_compared(lengths)}{_limit_to_set(parameter, lengths)}"
         )
         yield Finding(code=f"{part}s_cut", parameter=summary.parameter, message=message)
 
 
-def _half_compared(lengths: Sequence[Lengths], parameter: str) -> str:
-    """Say how many pairs have just one answer that is cut: people saw the whole of it, a reward model would not."""
+def _half_compared(lengths: Sequence[Lengths]) -> str:
+    """Say how many pairs have just one answer that is cut: people saw the whole of it, the reward model does not."""
     pairs = list(zip(*(entry.values for entry in lengths), strict=True))
     one_cut = sum(1 for pair in pairs if len({value > (lengths[0].limit or 0) for value in pair}) > 1)
     if not one_cut:
         return ""
-    left_out = "; no reward model learns from these" if parameter == "preference_dataset" else ""
     return (
-        f"In {one_cut:,} of {len(pairs):,} pairs ({_share(one_cut, len(pairs))}) only one of the two is cut, where people "
-        f"saw both whole{left_out}. "
+        f"In {one_cut:,} of {len(pairs):,} pairs ({_share(one_cut, len(pairs))}) only one of the two is cut, so that the "
+        "reward model compares a part with a whole, where people saw both whole. "
     )
 
 

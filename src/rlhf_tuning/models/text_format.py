@@ -162,20 +162,13 @@ class TextFormat:
 
     def learnt_ids(self, answer: str) -> list[int]:
         """Return the tokens of an answer that a model is to give; one that is cut off ends nowhere, not amid a sentence."""
-        ids = self.answer_ids(answer)
-        return ids[:-1] if self.cuts(answer) else ids
+        answer = answer.strip()  # as `answer_text` is
+        cut = len(self._encode_content(answer)) > self.target_sequence_length
+        return self.answer_ids(answer)[: self.target_sequence_length] if cut else self.answer_ids(answer)
 
-    def cuts(self, answer: str) -> bool:
-        """Say whether an answer loses its end."""
-        return len(self._encode_content(answer.strip())) > self.target_sequence_length
-
-    def comparable(self, chosen: str, rejected: str) -> bool:
-        """Say whether what is left of two answers may be compared as people compared the whole of both.
-
-        It may not where one alone is cut: to prefer its beginning over a whole answer is nothing that anybody did. Nor where
-        both are the same once they are cut.
-        """
-        return self.cuts(chosen) == self.cuts(rejected) and self.answer_ids(chosen) != self.answer_ids(rejected)
+    def differ(self, one: str, other: str) -> bool:
+        """Say whether two answers still differ once they are cut."""
+        return self.answer_ids(one) != self.answer_ids(other)
 
     def scored_ids(self, conversation: Sequence[Turn], answer: str) -> list[int]:
         """Return the tokens that a reward model reads: prompt, answer, end of sequence."""

@@ -16,7 +16,7 @@ What differs from the paper and from stock TRL:
   its mean answer", and 1 is the standard deviation between its answers to one prompt. So `kl_coeff`, which weighs scores
   against nats, means the same for every reward model. The spread between prompts says nothing: the loss leaves a prompt's
   own zero open.
-- Preferences of which `target_sequence_length` cuts one answer and not the other are left out: people saw both whole.
+- Preferences whose answers are the same once `target_sequence_length` has cut them are left out.
 - The prompt of a pair is computed once for both answers (`packing`), where the model's architecture allows it.
 - Text is encoded by `text_format` and reaches the trainer as token ids.
 
@@ -184,7 +184,7 @@ def train_reward_model(
         raise DataError(
             "Every preference fell to the held-out reward model. Give more, or set held_out_reward_model_share to 0."
         )
-    preferences = _comparable(preferences, text_format)
+    preferences = _differing(preferences, text_format)
     preferences, validated = set_aside(preferences, seed=config.seed)
     rows = _encoded(preferences, text_format)
     steps = config.steps(len(rows))
@@ -361,25 +361,22 @@ def _encoded(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> 
     return processes.spread(encode, preferences)
 
 
-def _comparable(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
-    """Return the preferences whose answers can be compared, and say how many cannot.
+def _differing(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
+    """Return the preferences whose answers differ where a reward model reads them, and say how many do not.
 
     Raises:
-        DataError: If none can.
+        DataError: If none does.
     """
 
-    def compare(some: Sequence[dict[str, Any]]) -> list[bool]:
-        return [text_format.comparable(row["chosen"], row["rejected"]) for row in some]
+    def differ(some: Sequence[dict[str, Any]]) -> list[bool]:
+        return [text_format.differ(row["chosen"], row["rejected"]) for row in some]
 
-    kept = [row for row, fair in zip(preferences, processes.spread(compare, preferences), strict=True) if fair]
-    why = (
-        f"target_sequence_length {text_format.target_sequence_length:,} cuts one of their answers and not the other, or "
-        "leaves the same of both"
-    )
+    kept = [row for row, told in zip(preferences, processes.spread(differ, preferences), strict=True) if told]
+    limit = f"target_sequence_length {text_format.target_sequence_length:,} leaves the same of both answers"
     if not kept:
-        raise DataError(f"No preference is left to learn from: of all {len(preferences):,}, {why}. Raise it.")
+        raise DataError(f"No preference is left to learn from: {limit} of all {len(preferences):,}. Raise it.")
     if len(kept) < len(preferences):
-        step.say(f"{len(preferences) - len(kept):,} of {len(preferences):,} preferences are left out: {why}")
+        step.say(f"{len(preferences) - len(kept):,} of {len(preferences):,} preferences are left out: {limit}")
     return kept
 
 

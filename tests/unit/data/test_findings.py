@@ -489,7 +489,7 @@ def test_prompts_and_answers_that_will_be_cut_are_found_with_how_much(check: Che
     assert by_code["answers_cut"].message == (
         f"2 of 40 answers (5.0%) of preference_dataset are longer than target_sequence_length {limit} and lose their end: "
         f"{sum(overs) / 2:,.0f} tokens each on average, {max(overs)} at most. In 2 of 20 pairs (10%) only one of the two is "
-        "cut, where people saw both whole; no reward model learns from these. target_sequence_length "
+        "cut, so that the reward model compares a part with a whole, where people saw both whole. target_sequence_length "
         f"{sorted(answers)[-2]} would keep 95% of the rows whole."
     )
     lengths = {entry.part: entry for entry in result.summary.datasets[0].lengths}

@@ -171,20 +171,12 @@ def test_a_reward_model_that_learns_by_heart_is_stopped_and_its_best_checkpoint_
     assert sum(losses) / 16 == pytest.approx(best["loss"]["mean"], rel=1e-4)
 
 
-def test_a_preference_of_which_one_answer_alone_is_cut_is_not_learnt_from(tiny_model, capsys):
+def test_a_preference_whose_difference_is_cut_off_is_not_learnt_from(tiny_model, capsys):
     text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=32, target_sequence_length=4)
-    short, other, long = "gulls", "salt", "gulls and salt and gulls and salt"
-    pairs = {
-        (short, other): True,
-        (short, long): False,
-        (long, short): False,
-        (long, f"{other} {long}"): True,
-        (long, f"{long} {other}"): False,
-    }
+    long = "gulls and salt and gulls and salt"
+    pairs = [("gulls", "salt"), ("gulls", long), (long, f"{long} salt"), (long, f"salt {long}")]
     rows = [{"chosen": chosen, "rejected": rejected} for chosen, rejected in pairs]
-    assert reward_model._comparable(rows, text_format) == [
-        row for row, fair in zip(rows, pairs.values(), strict=True) if fair
-    ]
-    assert "3 of 5 preferences are left out: target_sequence_length 4 cuts one of" in capsys.readouterr().out
-    with pytest.raises(DataError, match="of all 1, target_sequence_length 4 cuts one of their answers"):
-        reward_model._comparable(rows[1:2], text_format)
+    assert reward_model._differing(rows, text_format) == [rows[0], rows[1], rows[3]]
+    assert "1 of 4 preferences are left out: target_sequence_length 4 leaves the same" in capsys.readouterr().out
+    with pytest.raises(DataError, match="target_sequence_length 4 leaves the same of both answers of all 1"):
+        reward_model._differing(rows[2:3], text_format)
