@@ -131,8 +131,7 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
     from rlhf_tuning.models import base_model
     from rlhf_tuning.models.text_format import TextFormat
     from rlhf_tuning.models.tokenizer import load_tokenizer
-    from rlhf_tuning.training.supervised import step_order
-    from rlhf_tuning.training.trainer_settings import shared_settings
+    from rlhf_tuning.training.trainer_settings import shared_settings, step_order
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -146,7 +145,8 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
 
     class SameSteps(SFTTrainer):  # type: ignore[misc]
         def _get_train_sampler(self, *rest: Any) -> Any:
-            return step_order([len(row["input_ids"]) for row in rows], settings)
+            lengths = [len(row["input_ids"]) for row in rows]
+            return step_order(lengths, steps=arguments.steps, batch_size=arguments.examples, seed=settings.seed)
 
     settings = config(arguments)
     tokenizer = load_tokenizer(arguments.model)

@@ -59,6 +59,21 @@ def shares(rows: Sequence[Any], lanes: int) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
+def even_shares(sizes: Sequence[int], lanes: int) -> list[list[int]]:
+    """Divide things of some sizes into at most so many shares of about equal size, the large ones first.
+
+    Returns:
+        The places of each share's.
+    """
+    shares: list[list[int]] = [[] for _ in range(min(lanes, len(sizes)))]
+    filled = [0] * len(shares)
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        share = filled.index(min(filled))
+        shares[share].append(place)
+        filled[share] += sizes[place]
+    return shares
+
+
 def each(model: Any, work: Callable[[_Part], _Found], parts: Sequence[_Part]) -> Iterator[_Found]:
     """Yield what `work` finds for each part, in order, without gradients that go beyond it.
 

@@ -14,3 +14,19 @@ def left_padded(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.d
         input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.long)
         attention_mask[row, longest - len(ids) :] = 1
     return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+
+
+def unpadded(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, of_answers: torch.Tensor
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return prompts and answers from rows that are padded on the right and end with an answer, each of a token or more.
+
+    Args:
+        input_ids: (rows, longest)
+        attention_mask: Where a token is. (rows, longest)
+        of_answers: Where one of an answer is. (rows, longest), bool
+    """
+    lengths = attention_mask.sum(dim=1).tolist()
+    starts = of_answers.int().argmax(dim=1).tolist()
+    rows = list(zip(input_ids.tolist(), starts, lengths, strict=True))
+    return [ids[:start] for ids, start, _ in rows], [ids[start:length] for ids, start, length in rows]

@@ -20,8 +20,7 @@ from trl import SFTTrainer
 from rlhf_tuning import step
 from rlhf_tuning.models import base_model
 from rlhf_tuning.ops import lanes, linear, log_probabilities, packing
-
-Example = tuple[list[int], list[int]]
+from rlhf_tuning.ops.padding import unpadded
 
 
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
@@ -56,17 +55,18 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *rest: Any, **settings: Any) -> Any:
         """Return TRL's loss of the examples, packed."""
         labels = inputs["labels"]
-        examples = _examples(inputs)
-        width = max(len(answer) for _, answer in examples)
+        prompts, answers = unpadded(inputs["input_ids"], inputs["attention_mask"], labels != -100)
+        width = max(map(len, answers))
         together = lanes.count(self.model) if lanes.learns_side_by_side(self.model) else 1
-        shares = _shares(examples, together)
+        sizes = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        shares = lanes.even_shares(sizes, together)
         order = torch.tensor([example for share in shares for example in share], device=labels.device).argsort()
 
         def log_probs(**batch: Any) -> SimpleNamespace:
             parts = [
                 log_probabilities.pack_apart(
-                    [examples[example][0] for example in share],
-                    [examples[example][1] for example in share],
+                    [prompts[example] for example in share],
+                    [answers[example] for example in share],
                     device=labels.device,
                     width=width,
                     several=self._packs,
@@ -84,27 +84,3 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             )
 
         return super().compute_loss(log_probs, inputs, *rest, **settings)
-
-
-def _examples(inputs: dict[str, torch.Tensor]) -> list[Example]:
-    """Return prompts and answers from padded rows, whose labels say where the answer is."""
-    examples = []
-    for ids, labels, mask in zip(
-        inputs["input_ids"].tolist(), inputs["labels"].tolist(), inputs["attention_mask"].tolist(), strict=True
-    ):
-        length = sum(mask)
-        start = next(place for place, label in enumerate(labels) if label != -100)
-        examples.append((ids[:start], ids[start:length]))
-    return examples
-
-
-def _shares(examples: Sequence[Example], lanes: int) -> list[list[int]]:
-    """Divide examples into so many shares of about as many tokens, the long ones first."""
-    shares: list[list[int]] = [[] for _ in range(min(lanes, len(examples)))]
-    sizes = [0] * len(shares)
-    tokens = [len(prompt) + len(answer) for prompt, answer in examples]
-    for example in sorted(range(len(examples)), key=lambda example: -tokens[example]):
-        share = sizes.index(min(sizes))
-        shares[share].append(example)
-        sizes[share] += tokens[example]
-    return shares

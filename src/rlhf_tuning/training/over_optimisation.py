@@ -29,7 +29,6 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,13 +40,11 @@ from transformers import TrainerCallback
 
 from rlhf_tuning import environment, registry, step
 from rlhf_tuning.distributed import processes
-from rlhf_tuning.evaluation.evaluate import answer_log_probabilities
-from rlhf_tuning.generation import generate
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
-from rlhf_tuning.ops import linear
 from rlhf_tuning.statistics import MeanEstimate, mean_interval, paired_difference, student_t_quantile
 from rlhf_tuning.training.best_weights import BestWeights
+from rlhf_tuning.training.own_answers import kl_to_reference, own_answers
 from rlhf_tuning.training.training_log import TrainingLog
 
 #: At most this share of runs in which the held-out quality never falls is stopped.
@@ -293,10 +290,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         scratch: str,
         compute: torch.dtype,
     ) -> None:
-        from peft import PeftModel
-
         self._policy, self._reference = policy, reference
-        self._lora = isinstance(policy, PeftModel)
         self._best = BestWeights(policy, scratch)
         self._reward_model, self._held_out = reward_model, held_out_reward_model
         self._conversations, self._text_format = conversations, text_format
@@ -361,34 +355,20 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def _measure_prompts(self, conversations: Sequence[Conversation]) -> list[tuple[float, float | None, float | None]]:
         """Return reward, held-out reward and KL of an answer to each prompt."""
         nothing = [None] * len(conversations)
-        model = self._policy.get_base_model() if self._lora else self._policy
-        answers = generate.generate_answers(
-            model,
-            self._text_format,
-            conversations,
-            temperature=self._temperature,
-            batch_size=generate.TOGETHER[base_model.device().type],
-            seed=self._seed + environment.process_index(),
+        answers = own_answers(
+            self._policy, self._text_format, conversations, temperature=self._temperature, seed=self._seed
         )
         texts = [answer.text for answer in answers]
         # As the trainer scores: the adapters' products have the precision of the others.
         with torch.autocast(base_model.device().type, dtype=self._compute, enabled=self._compute != torch.float32):
             reward = self._reward_model.score(conversations, texts)
             held_out_reward = self._held_out.score(conversations, texts) if self._held_out else nothing
-        kl = self._kl(model, conversations, [answer.ids for answer in answers]) or nothing
-        return list(zip(reward, held_out_reward, kl, strict=True))
-
-    def _kl(
-        self, model: Any, conversations: Sequence[Conversation], answers: Sequence[Sequence[int]]
-    ) -> list[float] | None:
-        if not self._lora and self._reference is None:
-            return None
-        prompts = [self._text_format.prompt_ids(conversation) for conversation in conversations]
-        training = self._policy.training
-        self._policy.eval()
-        policy = answer_log_probabilities(model, prompts, answers, temperature=self._temperature)
-        with linear.without_adapters(self._policy) if self._lora else nullcontext():
-            reference = model if self._lora else self._reference
-            base = answer_log_probabilities(reference, prompts, answers, temperature=self._temperature)
-        self._policy.train(training)
-        return [ours - theirs for ours, theirs in zip(policy, base, strict=True)]
+        kl = kl_to_reference(
+            self._policy,
+            self._reference,
+            self._text_format,
+            conversations,
+            [answer.ids for answer in answers],
+            temperature=self._temperature,
+        )
+        return list(zip(reward, held_out_reward, kl or nothing, strict=True))

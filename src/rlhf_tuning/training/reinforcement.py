@@ -37,7 +37,7 @@ from rlhf_tuning.models import base_model, reward_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.models.warm_start import WEIGHTS_FILE, adapter_folder
-from rlhf_tuning.ops import lanes, linear
+from rlhf_tuning.ops import lanes
 from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
 from rlhf_tuning.training.on_policy import Shaping, on_policy
@@ -45,6 +45,7 @@ from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
     check_steps,
     drop_printing,
+    new_adapter,
     one_device,
     passes,
     shared_settings,
@@ -276,7 +277,7 @@ def train_policy(
             processing_class=tokenizer,
             callbacks=[log],
             # A plain model and a new adapter: handed a trained one, TRL would take that for the reference.
-            peft_config=_lora_config(config, policy) if lora else None,
+            peft_config=_adapter(config, policy),
         )
         drop_printing(trainer)
         if config.warm_start_adapter:
@@ -396,21 +397,14 @@ class _Check:
             )
 
 
-def _lora_config(config: ReinforcementConfig, policy: Any) -> Any:
+def _adapter(config: ReinforcementConfig, policy: Any) -> Any:
     from peft import LoraConfig
 
-    if config.warm_start_adapter:
-        lora_config = LoraConfig.from_pretrained(adapter_folder(config.warm_start_adapter))
-        lora_config.inference_mode, lora_config.lora_dropout = False, 0.0
-        return lora_config
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.lora_dim,
-        lora_alpha=2 * config.lora_dim,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        exclude_modules=linear.left_alone(policy.base_model),
-    )
+    if not config.warm_start_adapter:
+        return new_adapter(policy, config.lora_dim)
+    lora_config = LoraConfig.from_pretrained(adapter_folder(config.warm_start_adapter))
+    lora_config.inference_mode, lora_config.lora_dropout = False, 0.0
+    return lora_config
 
 
 def _continue_adapter(policy: Any, directory: str) -> None:

@@ -7,7 +7,6 @@ learnt without its end. See `answer_trainer` for the layout, `held_out_loss` for
 In several processes (see `processes`) each learns from its share of a step's demonstrations.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -28,16 +27,18 @@ from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
-from rlhf_tuning.ops import lanes, linear
+from rlhf_tuning.ops import lanes
 from rlhf_tuning.statistics import MeanEstimate
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, of_answers
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
     check_steps,
     drop_printing,
+    new_adapter,
     one_device,
     passes,
     shared_settings,
+    step_order,
 )
 from rlhf_tuning.training.training_log import TrainingLog
 from rlhf_tuning.training.tuned_model import save_tuned_model
@@ -116,7 +117,6 @@ def train_supervised(
         RunError: If the training ends early and nothing of ours ended it.
     """
     from datasets import Dataset
-    from peft import LoraConfig
     from trl import SFTConfig
 
     from rlhf_tuning.training.answer_trainer import AnswerTrainer
@@ -196,22 +196,18 @@ def train_supervised(
             vertex_tags={},
         )
         trainer = AnswerTrainer(
-            order=step_order([len(row["input_ids"]) for row in rows], config),
+            order=step_order(
+                [len(row["input_ids"]) for row in rows],
+                steps=config.train_steps,
+                batch_size=config.batch_size,
+                seed=config.seed,
+            ),
             model=model,
             args=one_device(arguments),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[log],
-            peft_config=LoraConfig(
-                task_type="CAUSAL_LM",
-                r=config.lora_dim,
-                lora_alpha=2 * config.lora_dim,
-                lora_dropout=0.0,
-                target_modules="all-linear",
-                exclude_modules=linear.left_alone(model.base_model),
-            )
-            if lora
-            else None,
+            peft_config=new_adapter(model, config.lora_dim),
         )
         drop_printing(trainer)
         sharding.train_together(trainer)
@@ -252,25 +248,6 @@ def train_supervised(
     if environment.is_main_process():
         save_tuned_model(tuned, weights, tokenizer, asdict(config), adapter_dir=adapter_dir, model_dir=model_dir)
     return found
-
-
-def step_order(lengths: Sequence[int], config: SupervisedConfig) -> list[int]:
-    """Return the rows of every step: all rows in an order drawn anew each time they are used up; in a step the long first.
-
-    Passes of a step then hold rows of like length, in whatever number of processes.
-
-    Args:
-        lengths: Tokens of each row.
-        config: Steps, rows a step, and the seed.
-    """
-    random_source = random.Random(config.seed)
-    drawn: list[int] = []
-    while len(drawn) < config.train_steps * config.batch_size:
-        drawn += random_source.sample(range(len(lengths)), len(lengths))
-    order: list[int] = []
-    for start in range(0, config.train_steps * config.batch_size, config.batch_size):
-        order += sorted(drawn[start : start + config.batch_size], key=lambda row: -lengths[row])
-    return order
 
 
 def _encoded(rows: Sequence[Mapping[str, Any]], text_format: TextFormat) -> list[tuple[list[int], list[int]]]:

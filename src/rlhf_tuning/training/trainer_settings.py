@@ -1,6 +1,8 @@
 """What all phases ask of TRL's trainers alike, and how much goes through a model in one pass."""
 
 import math
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.distributed import memory, processes, sharding
 from rlhf_tuning.errors import ModelError, RunError
 from rlhf_tuning.models import architecture
+from rlhf_tuning.ops import linear
 from rlhf_tuning.planning.forecast import activation_bytes
 from rlhf_tuning.training.training_log import micro_batch
 
@@ -111,6 +114,43 @@ def shared_settings(
         # Where there are several processes: every weight that learns has a part in every pass.
         "ddp_find_unused_parameters": False,
     }
+
+
+def new_adapter(model: Any, rank: int) -> Any:
+    """Return the LoRA adapter that a causal language model learns by; None for rank 0, where all its weights learn."""
+    from peft import LoraConfig
+
+    if not rank:
+        return None
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        exclude_modules=linear.left_alone(model.base_model),
+    )
+
+
+def step_order(lengths: Sequence[int], *, steps: int, batch_size: int, seed: int) -> list[int]:
+    """Return the rows of every step: all rows in an order drawn anew each time they are used up; in a step the long first.
+
+    Passes of a step then hold rows of like length, in whatever number of processes.
+
+    Args:
+        lengths: Tokens of each row.
+        steps: How many steps there are.
+        batch_size: Rows of a step.
+        seed: Of the order.
+    """
+    random_source = random.Random(seed)
+    drawn: list[int] = []
+    while len(drawn) < steps * batch_size:
+        drawn += random_source.sample(range(len(lengths)), len(lengths))
+    order: list[int] = []
+    for start in range(0, steps * batch_size, batch_size):
+        order += sorted(drawn[start : start + batch_size], key=lambda row: -lengths[row])
+    return order
 
 
 def one_device(arguments: Any) -> Any:

@@ -1,7 +1,5 @@
 import json
 import math
-from collections import Counter
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -128,17 +126,6 @@ def test_rows_begin_anew_until_all_steps_are_taken(tiny_model, tmp_path):
     found = train(tiny_model, tmp_path, demonstrations(4), train_steps=3, enable_early_stopping=False)
     assert found["steps"] == 3
     assert len(records(tmp_path / "adapter" / "metrics.jsonl")) == 3
-
-
-def test_every_row_is_taken_equally_often_and_a_step_holds_the_long_ones_first():
-    config = supervised.SupervisedConfig(large_model_reference="x", train_steps=6, batch_size=5)
-    lengths = [5, 9, 2, 7, 7, 1, 3, 8, 4, 6]
-    order = supervised.step_order(lengths, config)
-    assert Counter(order) == dict.fromkeys(range(10), 3)
-    for start in range(0, 30, 5):
-        step = [lengths[row] for row in order[start : start + 5]]
-        assert step == sorted(step, reverse=True)
-    assert supervised.step_order(lengths, replace(config, seed=1)) != order
 
 
 def test_an_answer_that_is_cut_off_is_not_taught_to_end_there(tiny_model):

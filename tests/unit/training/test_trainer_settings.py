@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from rlhf_tuning.distributed import memory
 from rlhf_tuning.models import architecture, base_model
 from rlhf_tuning.planning.forecast import activation_bytes
-from rlhf_tuning.training.trainer_settings import Passes, passes
+from rlhf_tuning.training.trainer_settings import Passes, passes, step_order
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,13 @@ def test_where_memory_has_run_out_half_as_many_rows_go_through_and_layers_are_co
         assert decide(1e12) == Passes(rows=32, checkpointing=True)
         assert decide(math.inf) == Passes(rows=2, checkpointing=False)
         assert decide(math.inf, most=1) == Passes(rows=1, checkpointing=False)
+
+
+def test_every_row_is_taken_equally_often_and_a_step_holds_the_long_ones_first():
+    lengths = [5, 9, 2, 7, 7, 1, 3, 8, 4, 6]
+    order = step_order(lengths, steps=6, batch_size=5, seed=0)
+    assert Counter(order) == dict.fromkeys(range(10), 3)
+    for start in range(0, 30, 5):
+        step = [lengths[row] for row in order[start : start + 5]]
+        assert step == sorted(step, reverse=True)
+    assert step_order(lengths, steps=6, batch_size=5, seed=1) != order
