@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rl_speed import SAMPLE_MODEL, model_of, spread, write_random_model
+from beside_trl import MODEL, spread
+from rl_speed import model_of, write_random_model
 
 NAMES = {"own": "rlhf-pipelines", "transformers": "transformers `generate`", "vllm": "vLLM"}
 
@@ -29,7 +30,7 @@ NAMES = {"own": "rlhf-pipelines", "transformers": "transformers `generate`", "vl
 def main() -> None:
     """Run all sides in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=SAMPLE_MODEL, help="alias, folder, or random-1b: a Llama of random weights")
+    parser.add_argument("--model", default=MODEL, help="alias, folder, or random-1b: a Llama of random weights")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=64, help="most tokens of an answer")
     parser.add_argument("--batch", type=int, default=64, help="prompts that ours and transformers have at a time")

@@ -12,57 +12,36 @@ has it. A step's time is the median without the first. Memory is the process's p
 
 import argparse
 import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-SAMPLE_MODEL = "smollm2-135m-instruct"
-LORA_DIM = 16
+import beside_trl
+from beside_trl import LORA_DIM, MODEL
+
 KL_COEFF = 0.02
 
 
 def main() -> None:
     """Run both sides in turn and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=SAMPLE_MODEL, help="alias, folder, or random-1b: a Llama of random weights")
+    parser = beside_trl.arguments_of(__doc__, model_help="alias, folder, or random-1b: a Llama of random weights")
     parser.add_argument("--prompts", type=int, default=4, help="prompts a step")
     parser.add_argument("--k", type=int, default=4, help="answers to each")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of each answer")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--steps", type=int, default=4, help="steps of each process, the first not counted")
-    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--rollout-engine", default="auto", choices=["auto", "lean", "transformers"])
-    parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.side:
-        print(json.dumps((ours if arguments.side == "ours" else stock)(arguments)))
-        return
-    with tempfile.TemporaryDirectory(prefix="rl-speed-") as scratch:
-        prepare(arguments, Path(scratch))
-        found: dict[str, list[dict[str, float]]] = {"trl": [], "ours": []}
-        for repetition in range(arguments.repetitions):
-            for side, results in found.items():
-                result = measure(side, arguments, Path(scratch))
-                results.append(result)
-                print(f"{repetition + 1}: {side} {result}", file=sys.stderr, flush=True)
-        print("\n".join(table(arguments, found)))
-
-
-def measure(side: str, arguments: argparse.Namespace, scratch: Path) -> dict[str, float]:
-    """Run one side in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", str(scratch)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{side} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    beside_trl.main(
+        parser,
+        prepare=prepare,
+        ours=ours,
+        stock=stock,
+        rival="TRL RLOOTrainer",
+        work=lambda arguments: f"{arguments.prompts} prompts x {arguments.k} answers x {arguments.tokens} tokens",
+        columns={
+            "samples_per_second": "samples a second",
+            "seconds_per_step": "seconds a step",
+            "gib": "peak memory, GiB",
+        },
+    )
 
 
 def prepare(arguments: argparse.Namespace, scratch: Path) -> None:
@@ -104,7 +83,7 @@ def write_random_model(folder: Path) -> None:
 
     from rlhf_tuning.models.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(SAMPLE_MODEL)
+    tokenizer = load_tokenizer(MODEL)
     config = LlamaConfig(
         vocab_size=128_256,
         hidden_size=2048,
@@ -157,9 +136,9 @@ def ours(arguments: argparse.Namespace) -> dict[str, float]:
         model_dir=str(folder / "tuned"),
         tensorboard_dir=str(folder / "tensorboard"),
     )
-    lines = [json.loads(line) for line in (folder / "adapter" / "metrics.jsonl").read_text().splitlines()]
+    lines = beside_trl.metrics(folder / "adapter")
     assert {line["answer_tokens"] for line in lines} == {arguments.tokens}
-    return result([line["seconds_per_step"] for line in lines], arguments)
+    return result(arguments, [line["seconds_per_step"] for line in lines])
 
 
 def stock(arguments: argparse.Namespace) -> dict[str, float]:
@@ -174,20 +153,13 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
     from rlhf_tuning.models.model_reference import model_source
     from rlhf_tuning.models.tokenizer import load_tokenizer
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Lengths(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.times = [0.0]
-            self.tokens: set[float] = set()
-
-        def on_train_begin(self, *rest: Any, **settings: Any) -> None:
-            self.times = [time.monotonic()]
-
-        def on_step_end(self, *rest: Any, **settings: Any) -> None:
-            self.times.append(time.monotonic())
+            self.found: set[float] = set()
 
         def on_log(self, *rest: Any, logs: dict[str, float], **settings: Any) -> None:
             if "completions/mean_length" in logs:
-                self.tokens.add(logs["completions/mean_length"])
+                self.found.add(logs["completions/mean_length"])
 
     path = model_source(model_of(arguments, arguments.folder))["pretrained_model_name_or_path"]
     dtype = getattr(torch, arguments.dtype)
@@ -199,7 +171,7 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
     judge = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **settings)
     judge.config._name_or_path = policy.config._name_or_path = str(path)
     samples = arguments.prompts * arguments.k
-    clock = Clock()
+    clock, lengths = beside_trl.clock(), Lengths()
     rows = [json.loads(line) for line in (arguments.folder / "prompts.jsonl").read_text().splitlines()]
     with tempfile.TemporaryDirectory() as scratch:
         trainer = RLOOTrainer(
@@ -208,7 +180,7 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
             reward_processing_classes=tokenizer,
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(rows),
-            callbacks=[clock],
+            callbacks=[clock, lengths],
             peft_config=LoraConfig(
                 task_type="CAUSAL_LM", r=LORA_DIM, lora_alpha=2 * LORA_DIM, target_modules="all-linear"
             ),
@@ -233,49 +205,13 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
             ),
         )
         trainer.train()
-    assert clock.tokens == {arguments.tokens}
-    return result([after - before for before, after in zip(clock.times, clock.times[1:], strict=False)], arguments)
+    assert lengths.found == {arguments.tokens}
+    return result(arguments, clock.seconds)
 
 
-def result(seconds: list[float], arguments: argparse.Namespace) -> dict[str, float]:
-    """Return samples a second and the peak of memory in GiB."""
-    import torch
-    from process_memory import peak_memory
-
-    peak = (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()) / 2**30
-    step = statistics.median(seconds[1:])
-    return {"samples_per_second": arguments.prompts * arguments.k / step, "gib": peak, "seconds_per_step": step}
-
-
-def table(arguments: argparse.Namespace, found: dict[str, list[dict[str, float]]]) -> list[str]:
-    """Return the result as Markdown."""
-    import torch
-
-    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores, no GPU"
-    lines = [
-        f"{arguments.model}, {arguments.prompts} prompts x {arguments.k} answers x {arguments.tokens} tokens, "
-        f"{arguments.dtype}, {hardware}, torch {torch.__version__}, Python {platform.python_version()}; "
-        f"{arguments.repetitions} repetitions in turn, median [lowest, highest]",
-        "",
-        "| | samples a second | seconds a step | peak memory, GiB |",
-        "|---|---|---|---|",
-    ]
-    names = {"trl": "TRL RLOOTrainer", "ours": "rlhf-pipelines"}
-    keys = ("samples_per_second", "seconds_per_step", "gib")
-    for side, results in found.items():
-        cells = [spread([result[key] for result in results]) for key in keys]
-        lines.append(f"| {names[side]} | {' | '.join(cells)} |")
-    ratios = [
-        spread([mine[key] / theirs[key] for mine, theirs in zip(found["ours"], found["trl"], strict=True)])
-        for key in keys
-    ]
-    lines.append(f"| ratio, pair by pair | {' | '.join(ratios)} |")
-    return lines
-
-
-def spread(values: list[float]) -> str:
-    """Return the median with the lowest and the highest value."""
-    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+def result(arguments: argparse.Namespace, seconds: list[float]) -> dict[str, float]:
+    """Return what a side found."""
+    return beside_trl.result("samples_per_second", arguments.prompts * arguments.k, seconds)
 
 
 if __name__ == "__main__":
