@@ -26,6 +26,7 @@ from rlhf_components import (
     smoke_trainer,
     smoke_verdict,
     train_policy,
+    train_preference,
     train_reward_model,
     train_supervised,
     upload_model,
@@ -124,6 +125,15 @@ def every_component(
         )
         .set_accelerator_type("NVIDIA_L4")  # on Kubeflow: nvidia.com/gpu
         .set_accelerator_limit(1)
+    )
+
+    train_preference(
+        preferences=preferences.outputs["preferences"],
+        eval_preferences=preferences.outputs["eval_preferences"],
+        large_model_reference=base.outputs["large_model_reference"],
+        large_model_fingerprint=base.outputs["large_model_fingerprint"],
+        beta=0.1,
+        epoch_count=2.0,
     )
 
     prompts = import_prompt_dataset(

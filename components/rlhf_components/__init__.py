@@ -23,6 +23,7 @@ from rlhf_components.smoke_report import smoke_report
 from rlhf_components.smoke_trainer import smoke_trainer
 from rlhf_components.smoke_verdict import smoke_verdict
 from rlhf_components.train_policy import train_policy
+from rlhf_components.train_preference import train_preference
 from rlhf_components.train_reward_model import train_reward_model
 from rlhf_components.train_supervised import train_supervised
 from rlhf_components.upload_model import upload_model
@@ -43,6 +44,7 @@ __all__ = [  # noqa: RUF022
     "choose_start",
     "import_preference_dataset",
     "train_reward_model",
+    "train_preference",
     "import_prompt_dataset",
     "train_policy",
     "find_champion",

@@ -10,6 +10,7 @@ def import_preference_dataset(
     preferences: dsl.Output[dsl.Dataset],
     eval_preferences: dsl.Output[dsl.Dataset],
     preference_rows: dsl.Output[dsl.Dataset],
+    evaluation_prompts: dsl.Output[dsl.Dataset],
     preference_dataset: str,
     eval_dataset: str = "",
     instruction: str = "",
@@ -28,22 +29,24 @@ def import_preference_dataset(
         eval_preferences: Canonical rows to measure on: the evaluation dataset's where it holds preferences, else a part
             held out by prompt.
         preference_rows: Which rows the dataset has, as sorted 8-byte hashes.
+        evaluation_prompts: Prompts to compare answers on where there is no prompt dataset: the evaluation dataset's, else
+            those of held-out preferences.
         preference_dataset: Human preferences.
         eval_dataset: Evaluation rows; empty for a held-out split.
         instruction: Put before every text prompt; the default context of chat rows.
         preference_fingerprint: From Validate Inputs; other content is refused. When empty, kfp's cache goes by the path.
         eval_fingerprint: From Validate Inputs, likewise.
         prompt_dataset: Prompts of phase 2: those of them that are held out are not learnt from here either. Empty where no
-            policy is tuned.
+            policy is tuned on prompts.
         held_out_fingerprint: From Validate Inputs, likewise: of those prompts, where some of them are held out.
-        eval_prompts: Most of those prompts to hold out when there is no evaluation dataset.
+        eval_prompts: Most prompts to hold out when there is no evaluation dataset.
         seed: Of the held-out split.
         max_bad_rows: So many bad rows of each dataset are set aside.
     """
     from rlhf_tuning.data.importer import import_preferences
     from rlhf_tuning.step import running_step, say
 
-    with running_step("Import Preference Dataset", outputs=[preferences, eval_preferences]):
+    with running_step("Import Preference Dataset", outputs=[preferences, eval_preferences, evaluation_prompts]):
         summary = import_preferences(
             preference_dataset=preference_dataset,
             eval_dataset=eval_dataset,
@@ -55,6 +58,7 @@ def import_preference_dataset(
             preference_fingerprint=preference_fingerprint,
             eval_fingerprint=eval_fingerprint,
             preference_rows_path=preference_rows.path,
+            eval_prompts_path=evaluation_prompts.path,
             prompt_dataset=prompt_dataset,
             eval_prompts=eval_prompts,
             prompt_fingerprint=held_out_fingerprint,
@@ -65,3 +69,4 @@ def import_preference_dataset(
         )
         preferences.metadata.update(rows=summary.rows, fingerprint=summary.fingerprint)
         eval_preferences.metadata.update(rows=summary.eval_rows, fingerprint=summary.eval_fingerprint)
+        evaluation_prompts.metadata.update(rows=summary.eval_prompts, fingerprint=summary.eval_fingerprint)

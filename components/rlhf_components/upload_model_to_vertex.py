@@ -89,7 +89,7 @@ def upload_model_to_vertex(
                 instruction=instruction,
             )
             | {"adapter": cloud_storage_uri(Path(adapter.path))},
-            preference_rows=preference_rows(reward_model.path if reward_model else ""),
+            preference_rows=preference_rows(reward_model.path if reward_model else adapter.path),
             serving_machine=serving_machine,
             serving_image=serving_image,
             encryption_spec_key_name=encryption_spec_key_name,

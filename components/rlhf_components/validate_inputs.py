@@ -37,6 +37,12 @@ def validate_inputs(
     enable_checkpoint_selection: str = "default",
     max_context_length: str = "",
     tuning_method: str = "tune_v2",
+    beta: float = 0.1,
+    epoch_count: float = 1.0,
+    adapter_size: int = 16,
+    loss_type: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    rpo_alpha: float = 0.0,
     kl_coeff: float = 0.1,
     rl_algorithm: str = "rloo",
     lora_dim: int = 16,
@@ -81,6 +87,7 @@ def validate_inputs(
     gate_max_empty_rise: float = 0.1,
     gate_max_repetitive_rise: float = 0.1,
     gate_max_refusal_rise: float = 0.1,
+    tunes_on_preferences: bool = False,
     target: str = "",
     registry_dir: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
@@ -129,6 +136,12 @@ def validate_inputs(
         enable_checkpoint_selection: Whether the best checkpoint is returned.
         max_context_length: Has no meaning; must be empty.
         tuning_method: Only tune_v2.
+        beta: How strongly preference tuning holds the model to the base model.
+        epoch_count: Times that preference tuning sees each preference.
+        adapter_size: LoRA rank in preference tuning.
+        loss_type: Loss of preference tuning.
+        label_smoothing: Share of preferences that are taken to be the wrong way round.
+        rpo_alpha: Weight of a supervised term on the chosen answers.
         kl_coeff: Strength of the KL penalty.
         rl_algorithm: rloo or grpo.
         lora_dim: LoRA rank of the policy.
@@ -173,6 +186,7 @@ def validate_inputs(
         gate_max_empty_rise: Rise of empty answers to rule out.
         gate_max_repetitive_rise: Rise of repetitive answers to rule out.
         gate_max_refusal_rise: Rise of refusals to rule out.
+        tunes_on_preferences: Whether a model is tuned on the preferences themselves, and not on a reward learnt from them.
         target: Where the run registers its model; into the local registry, which is checked, where it is local.
         registry_dir: Folder of that registry; its default place when empty.
 
@@ -189,7 +203,13 @@ def validate_inputs(
     from pathlib import Path
 
     from rlhf_tuning.evaluation.judges import check_judge, check_server
-    from rlhf_tuning.limits import check_exploration, check_limits, check_target_kl
+    from rlhf_tuning.limits import (
+        check_exploration,
+        check_label_smoothing,
+        check_limits,
+        check_samples,
+        check_target_kl,
+    )
     from rlhf_tuning.registry import check_writable
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
@@ -205,6 +225,12 @@ def validate_inputs(
             enable_checkpoint_selection=enable_checkpoint_selection,
             max_context_length=max_context_length,
             tuning_method=tuning_method,
+            beta=beta,
+            epoch_count=epoch_count,
+            adapter_size=adapter_size,
+            loss_type=loss_type,
+            label_smoothing=label_smoothing,
+            rpo_alpha=rpo_alpha,
             kl_coeff=kl_coeff,
             rl_algorithm=rl_algorithm,
             lora_dim=lora_dim,
@@ -238,9 +264,12 @@ def validate_inputs(
             gate_max_repetitive_rise=gate_max_repetitive_rise,
             gate_max_refusal_rise=gate_max_refusal_rise,
         )
+        check_label_smoothing(label_smoothing=label_smoothing, loss_type=loss_type)
         if preference_dataset and prompt_dataset:
             check_exploration(temperature)
             check_target_kl(target_kl=target_kl, kl_coeff=kl_coeff)
+        elif tunes_on_preferences or dataset_uri:
+            check_samples(temperature)
         rubric = check_judge(
             judge=judge,
             judge_model=judge_model,
@@ -276,6 +305,8 @@ def validate_inputs(
             reward_model_max_epochs=reward_model_max_epochs,
             max_bad_rows=max_bad_rows,
             gate_min_prompts=gate_min_prompts,
+            tunes_on_preferences=tunes_on_preferences,
+            epoch_count=epoch_count,
             independent_judge=bool(scorer or judge or held_out_reward_model_share or dataset_uri),
         )
         check = validate_data(

@@ -11,7 +11,14 @@ from dataclasses import replace
 
 from rlhf_pipelines.methods import METHODS, SET_BY_COMPARISON
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import NO_COEFFICIENT, NO_EXPLORATION, problem_with, problem_with_supervised_phase
+from rlhf_tuning.limits import (
+    NO_COEFFICIENT,
+    NO_EXPLORATION,
+    NO_SAMPLES,
+    NO_SMOOTHING,
+    problem_with,
+    problem_with_supervised_phase,
+)
 from rlhf_tuning.models.model_reference import problem_with_name
 from rlhf_tuning.parameters import PARAMETERS, Parameter, Value
 
@@ -39,10 +46,48 @@ _OF_SUPERVISED_TUNING = (
     "tuning_method",
 )
 _OF_VALIDATION = ("feedback_dataset",)
-_OF_EVERY_TUNE = tuple(
-    name
-    for name in PARAMETERS
-    if name not in _OF_A_RECURRING_TUNE + _OF_SUPERVISED_TUNING + _OF_THE_SMOKE_TEST + _OF_VALIDATION
+#: By the names of Google's, where it has them, and of TRL.
+_OF_PREFERENCE_TUNING = ("beta", "epoch_count", "adapter_size", "loss_type", "label_smoothing", "rpo_alpha")
+_OF_OTHERS = _OF_A_RECURRING_TUNE + _OF_SUPERVISED_TUNING + _OF_PREFERENCE_TUNING + _OF_THE_SMOKE_TEST + _OF_VALIDATION
+_OF_EVERY_TUNE = tuple(name for name in PARAMETERS if name not in _OF_OTHERS)
+#: Of every method, whatever it learns from.
+_OF_EVERY_METHOD = (
+    "model_display_name",
+    "project",
+    "location",
+    "tensorboard_resource_id",
+    "encryption_spec_key_name",
+    "accelerator_type",
+    "deploy_model",
+    "prompt_sequence_length",
+    "target_sequence_length",
+    "batch_size",
+    "temperature",
+    "inference_engine",
+    "seed",
+    "eval_prompts",
+    "scorer",
+    "judge",
+    "judge_model",
+    "judge_endpoint",
+    "judge_key_secret",
+    "judge_rubric",
+    "judge_max_calls",
+    "dtype",
+    "max_bad_rows",
+    "registry_dir",
+    "serving_machine",
+    "serving_image",
+    "serving_endpoint",
+    "gate_win_rate_margin",
+    "gate_min_prompts",
+    "gate_min_judged_share",
+    "gate_max_equal_length_loss",
+    "gate_max_judge_loss",
+    "gate_max_unfinished_rise",
+    "gate_max_empty_rise",
+    "gate_max_repetitive_rise",
+    "gate_max_refusal_rise",
 )
 
 #: Pipeline to its parameters. To add a pipeline: its file in `rlhf_pipelines/`, which defines a function of that name and
@@ -72,48 +117,45 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "dataset_uri",
         "large_model_reference",
         *_OF_SUPERVISED_TUNING[1:],
-        "model_display_name",
-        "project",
-        "location",
-        "tensorboard_resource_id",
-        "encryption_spec_key_name",
-        "accelerator_type",
-        "deploy_model",
-        "prompt_sequence_length",
-        "target_sequence_length",
+        *_OF_EVERY_METHOD,
         "lora_dim",
-        "batch_size",
-        "temperature",
-        "inference_engine",
-        "seed",
-        "eval_prompts",
-        "scorer",
-        "judge",
-        "judge_model",
-        "judge_endpoint",
-        "judge_key_secret",
-        "judge_rubric",
-        "judge_max_calls",
-        "dtype",
-        "max_bad_rows",
-        "registry_dir",
-        "serving_machine",
-        "serving_image",
-        "serving_endpoint",
-        "gate_win_rate_margin",
-        "gate_min_prompts",
-        "gate_min_judged_share",
-        "gate_max_equal_length_loss",
-        "gate_max_judge_loss",
-        "gate_max_unfinished_rise",
-        "gate_max_empty_rise",
-        "gate_max_repetitive_rise",
-        "gate_max_refusal_rise",
         accelerator_type="Kind of accelerator; only GPU is supported, which empty means too.",
         lora_dim="LoRA rank; 0 trains all weights.",
         batch_size="Demonstrations in one optimizer step, on all GPUs together.",
         temperature="Sampling temperature of the answers that are compared.",
         eval_prompts="Most prompts to answer, a tenth of the data's at the most, when there is no evaluation_data_uri.",
+    ),
+    "preference_tuning_pipeline": _named(
+        "preference_dataset",
+        "large_model_reference",
+        *_OF_PREFERENCE_TUNING,
+        "learning_rate_multiplier",
+        "enable_early_stopping",
+        "enable_checkpoint_selection",
+        "watch_prompts",
+        "instruction",
+        "eval_dataset",
+        *_OF_EVERY_METHOD,
+        "held_out_reward_model_share",
+        "reward_model_reference",
+        "reward_model_train_steps",
+        "reward_model_max_epochs",
+        "reward_model_learning_rate_multiplier",
+        "reward_lora_dim",
+        "gate_reward_model_margin",
+        "gate_max_kl",
+        "gate_max_length_ratio",
+        learning_rate_multiplier="Times the base learning rate of preference tuning.",
+        enable_early_stopping="Stop when the loss on held-out preferences has not fallen for an epoch.",
+        batch_size="Preferences in one optimizer step, on all GPUs together.",
+        temperature="Sampling temperature of the answers that are compared.",
+        eval_prompts="Most prompts to answer, of held-out preferences, when there is no evaluation dataset.",
+        watch_prompts="Held-out prompts answered now and then while it learns, to see KL and length; 0 for none.",
+        reward_model_learning_rate_multiplier="Times the base learning rate of the held-out reward model.",
+        reward_model_train_steps="Most optimizer steps of a reward model, of which the held-out one takes its share.",
+        reward_lora_dim="LoRA rank of the held-out reward model; 0 trains all weights.",
+        reward_model_reference="Base of the held-out reward model; the model's own when empty.",
+        reward_model_max_epochs="Most times that the held-out reward model sees each preference; 0 for no limit.",
     ),
     "infer_pipeline": _named(
         "prompt_dataset",
@@ -231,6 +273,8 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
             _checked(others[name], value, problems)
     if "rl_algorithm" in table and checked.get("temperature") == 0:
         problems.append(NO_EXPLORATION)
+    elif "gate_min_prompts" in table and checked.get("temperature") == 0:
+        problems.append(NO_SAMPLES)
     if checked.get("target_kl") and checked.get("kl_coeff") == 0:
         problems.append(NO_COEFFICIENT)
     if problem := problem_with_supervised_phase(
@@ -240,6 +284,8 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
         warm_start_adapter=str(checked.get("warm_start_adapter", "")),
     ):
         problems.append(problem)
+    if checked.get("label_smoothing") and checked.get("loss_type") != "robust":
+        problems.append(NO_SMOOTHING)
     problems += [f"{name} is missing: {table[name].description}" for name in missing]
     if problems:
         raise ParameterError(_joined(problems, len(missing)))

@@ -11,6 +11,7 @@ from rlhf_components import (
     import_prompt_dataset,
     import_supervised_dataset,
     train_policy,
+    train_preference,
     train_reward_model,
     train_supervised,
 )
@@ -44,6 +45,16 @@ class RewardModelOutputs(NamedTuple):
     preferences: dsl.Dataset
     eval_preferences: dsl.Dataset
     preference_rows: dsl.Dataset
+
+
+class PreferenceOutputs(NamedTuple):
+    """What preference tuning hands on."""
+
+    model: dsl.Model
+    adapter: dsl.Model
+    preferences: dsl.Dataset
+    eval_preferences: dsl.Dataset
+    evaluation_prompts: dsl.Dataset
 
 
 class ReinforcementOutputs(NamedTuple):
@@ -156,6 +167,36 @@ def reward_model_phase_with(**fetched: Any) -> Any:
         )
 
     return reward_model_phase
+
+
+@dsl.pipeline(name="preference-tuning", description="Learn people's choices without a reward model.")
+@takes_inputs(
+    import_preference_dataset,
+    train_preference,
+    preference_fingerprint=str,
+    eval_fingerprint=str,
+    large_model_fingerprint=str,
+)
+def preference_phase(values: Values) -> PreferenceOutputs:
+    """Import preferences and tune the model on them."""
+    data = import_preference_dataset(**values.of(import_preference_dataset)).set_display_name(
+        "Import Preference Dataset"
+    )
+    trainer = train_preference(
+        **values.of(
+            train_preference,
+            preferences=data.outputs["preferences"],
+            eval_preferences=data.outputs["eval_preferences"],
+            preference_rows=data.outputs["preference_rows"],
+        )
+    ).set_display_name("Preference Trainer")
+    return PreferenceOutputs(
+        model=trainer.outputs["model"],
+        adapter=trainer.outputs["adapter"],
+        preferences=data.outputs["preferences"],
+        eval_preferences=data.outputs["eval_preferences"],
+        evaluation_prompts=data.outputs["evaluation_prompts"],
+    )
 
 
 def reinforcement_phase_with(**fetched: Any) -> Any:

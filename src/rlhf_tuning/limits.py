@@ -14,6 +14,10 @@ NO_EXPLORATION = (
     "temperature is 0; it must be greater than 0: reinforcement learning compares different answers to a prompt, and at 0 "
     "all are the same. Only infer_pipeline takes 0."
 )
+NO_SAMPLES = (
+    "temperature is 0; it must be greater than 0: how far a tuned model has moved is read off answers that it samples, and "
+    "at 0 it always says the same. Only infer_pipeline takes 0."
+)
 NO_COEFFICIENT = "kl_coeff is 0; with a target_kl it must be greater than 0: the coefficient that adapts begins there."
 
 TWO_SUPERVISED = (
@@ -23,6 +27,9 @@ TWO_SUPERVISED = (
 NO_WARM_START = (
     "warm_start_adapter and warm_start continue an adapter of the base model, and a supervised phase puts another model in "
     "its place. Leave them out, or supervised_dataset and supervise_on_preferred."
+)
+NO_SMOOTHING = (
+    "label_smoothing is above 0, which only loss_type robust knows. Choose that loss, or set label_smoothing to 0."
 )
 
 
@@ -87,6 +94,16 @@ def check_exploration(temperature: float) -> None:
         raise ParameterError(NO_EXPLORATION)
 
 
+def check_samples(temperature: float) -> None:
+    """Check the temperature of a run that compares samples of a tuned model.
+
+    Raises:
+        ParameterError: If it is 0.
+    """
+    if temperature == 0:
+        raise ParameterError(NO_SAMPLES)
+
+
 def check_target_kl(*, target_kl: float, kl_coeff: float) -> None:
     """Check that there is a coefficient to adapt where a KL is aimed at.
 
@@ -122,6 +139,16 @@ def check_supervised_phase(
     ):
         raise ParameterError(problem)
     return bool(supervised_dataset or supervise_on_preferred)
+
+
+def check_label_smoothing(*, label_smoothing: float, loss_type: str) -> None:
+    """Check that the loss has a use for the share of wrong labels.
+
+    Raises:
+        ParameterError: If it has none.
+    """
+    if label_smoothing and loss_type != "robust":
+        raise ParameterError(NO_SMOOTHING)
 
 
 def check_context(

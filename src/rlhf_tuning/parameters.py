@@ -488,6 +488,43 @@ PARAMETERS: dict[str, Parameter] = {
             "Times the base learning rate of the supervised phase.",
             Limit(0, open_low=True),
         ),
+        # Of preference tuning, by the names of Google's, then by TRL's.
+        Parameter(
+            "beta",
+            float,
+            0.1,
+            "How strongly preference tuning holds the model to the base model; Google's runs from 0.01 to 0.5.",
+            Limit(0, open_low=True),
+        ),
+        Parameter(
+            "epoch_count",
+            float,
+            1.0,
+            "Times that preference tuning sees each preference, unless it learns nothing more.",
+            Limit(0, open_low=True),
+        ),
+        Parameter("adapter_size", int, 16, "LoRA rank in preference tuning; 0 trains all weights.", Limit(0)),
+        Parameter(
+            "loss_type",
+            str,
+            "sigmoid",
+            "Loss of preference tuning: sigmoid (DPO), sigmoid_norm (the same by the token), hinge, ipo or robust.",
+            choices=("sigmoid", "sigmoid_norm", "hinge", "ipo", "robust"),
+        ),
+        Parameter(
+            "label_smoothing",
+            float,
+            0.0,
+            "Share of preferences that are taken to be the wrong way round, for loss_type robust.",
+            Limit(0, 0.49),
+        ),
+        Parameter(
+            "rpo_alpha",
+            float,
+            0.0,
+            "Weight of a supervised term on the chosen answers beside that loss; 0 for none.",
+            Limit(0),
+        ),
         # Of the smoke test.
         Parameter("probe_object", str, "", "A gs:// object that the smoke test reads, such as a file of your data."),
     )

@@ -42,6 +42,8 @@ CHAMPIONS = (CHAMPION_ALIAS, DEFAULT_ALIAS, CHALLENGER_ALIAS)
 PREFERENCE_ROWS = "preference_rows.bin"
 #: File beside an adapter, or in its place where all weights learnt, that holds the settings of the method.
 TUNING_SETTINGS = "tuning.json"
+#: Methods, by their names in those settings, and how people call them.
+METHODS = {"reinforcement": "RLHF", "supervised": "Supervised tuning", "preference": "Preference tuning"}
 #: What a watch over the training saw, beside them.
 WATCH = "watch.json"
 #: Beside the weights that an early stop chose: the loss on held-out examples at every look.
@@ -71,6 +73,15 @@ class ModelVersion:
     def resource_name(self) -> str:
         """Return the name by which pipelines and commands refer to this version."""
         return f"models/{self.name}@{self.version}"
+
+
+def method_of(adapter_dir: str | Path) -> str:
+    """Return the name among `METHODS` of what left an adapter; models of before 0.3 do not say it."""
+    folder = Path(adapter_dir)
+    file = folder / TUNING_SETTINGS
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    earlier = "supervised" if (folder / HELD_OUT_LOSS).is_file() else "reinforcement"
+    return str(settings.get("method", earlier))
 
 
 @dataclass(frozen=True, kw_only=True)

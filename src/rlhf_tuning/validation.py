@@ -47,6 +47,8 @@ class ValidationConfig:
         reward_model_max_epochs: Most times that a reward model sees each preference; 0 for no limit.
         max_bad_rows: So many bad rows of each dataset are set aside; with one more the data is refused.
         gate_min_prompts: Fewest evaluation prompts for a promotion.
+        tunes_on_preferences: Whether a model is tuned on the preferences themselves.
+        epoch_count: Times that it sees each of them then.
         independent_judge: Whether anybody judges but the reward that is optimised.
     """
 
@@ -74,6 +76,8 @@ class ValidationConfig:
     reward_model_max_epochs: float = 2.0
     max_bad_rows: int = 0
     gate_min_prompts: int = 50
+    tunes_on_preferences: bool = False
+    epoch_count: float = 1.0
     independent_judge: bool = True
 
     def __post_init__(self) -> None:
@@ -90,6 +94,7 @@ class ValidationConfig:
             held_out_reward_model_share=self.held_out_reward_model_share,
             reward_model_max_epochs=self.reward_model_max_epochs,
             max_bad_rows=self.max_bad_rows,
+            epoch_count=self.epoch_count,
         )
         check_supervised_phase(
             supervised_dataset=self.supervised_dataset, supervise_on_preferred=self.supervise_on_preferred
@@ -121,7 +126,7 @@ def validate_data(
         ParameterError: If the base model takes no texts that long.
     """
     unchecked = _check_model(config.large_model_reference, torch=torch)
-    tunes = bool(config.prompt_dataset and config.preference_dataset)
+    tunes = bool(config.prompt_dataset and config.preference_dataset) or config.tunes_on_preferences
     training = Training(
         load_text_format=lambda: _text_format(config, unchecked),
         batch_size=config.batch_size,
@@ -134,6 +139,7 @@ def validate_data(
         watch_prompts=config.watch_prompts,
         held_out_reward_model_share=config.held_out_reward_model_share if tunes else 0.0,
         reward_model_max_epochs=config.reward_model_max_epochs,
+        preference_epochs=config.epoch_count if config.tunes_on_preferences else 0.0,
     )
     check = check_datasets(
         prompt_dataset=config.prompt_dataset,
@@ -221,7 +227,9 @@ def _nothing_promotes(config: ValidationConfig, check: DatasetCheck) -> Finding 
     """Find that the gate cannot promote whatever this run tunes."""
     distinct = {dataset.parameter: dataset.distinct_prompts for dataset in check.summary.datasets}
     learnt, measured = ("prompt_dataset", "eval_dataset")
-    if not config.prompt_dataset:
+    if config.tunes_on_preferences:
+        learnt = "preference_dataset"
+    elif not config.prompt_dataset:
         learnt, measured = ("dataset_uri", "evaluation_data_uri")
     prompts = distinct.get(measured, max(1, min(config.eval_prompts, distinct[learnt] // ONE_IN)))
     if not config.independent_judge:

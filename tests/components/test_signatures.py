@@ -12,6 +12,7 @@ from rlhf_tuning.evaluation.evaluate import EvaluationConfig
 from rlhf_tuning.generation.inference import InferenceConfig
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.promotion.recurring import RecurringConfig
+from rlhf_tuning.training.preference import PreferenceConfig
 from rlhf_tuning.training.reinforcement import ReinforcementConfig
 from rlhf_tuning.training.reward_model import RewardModelConfig
 from rlhf_tuning.training.supervised import SupervisedConfig
@@ -19,6 +20,7 @@ from rlhf_tuning.training.supervised import SupervisedConfig
 PAIRS = {
     "train_reward_model": RewardModelConfig,
     "train_policy": ReinforcementConfig,
+    "train_preference": PreferenceConfig,
     "train_supervised": SupervisedConfig,
     "infer": InferenceConfig,
     "evaluate": EvaluationConfig,
@@ -35,6 +37,7 @@ OTHER_DEFAULTS = {
     ("import_preference_dataset", "prompt_dataset"): "",
     # By itself the step learns from all preferences; a share is for two of them.
     ("train_reward_model", "held_out_reward_model_share"): 0.0,
+    ("train_preference", "held_out_reward_model_share"): 0.0,
 }
 #: Fields that no component sets: they are no settings of a run.
 INTERNAL = {"centring_prompts"}

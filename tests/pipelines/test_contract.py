@@ -59,6 +59,14 @@ SUPERVISED_CONTRACT = {
     "accelerator_type": (str, "GPU"),
 }
 
+#: Of `preferenceOptimizationSpec.hyperParameters`, whose defaults Google's notebook names where it has any.
+GOOGLE_PREFERENCE_TUNING = {
+    "beta": (float, 0.1),
+    "epoch_count": (float, 1.0),
+    "learning_rate_multiplier": (float, 1.0),
+    "adapter_size": (int, 16),
+}
+
 #: `parameter_values` as the notebooks for the Vertex job had them, but for the model; and what else could be said then.
 NOTEBOOK = {
     "preference_dataset": (
@@ -117,6 +125,15 @@ def test_the_vertex_job_s_parameters_keep_their_names_types_and_defaults():
     assert list(signature("supervised_tuning_pipeline").items())[: len(SUPERVISED_CONTRACT)] == list(
         SUPERVISED_CONTRACT.items()
     )
+
+
+def test_google_s_preference_tuning_s_parameters_keep_their_names_and_meaning():
+    ours = signature("preference_tuning_pipeline")
+    assert {name: ours[name] for name in GOOGLE_PREFERENCE_TUNING} == GOOGLE_PREFERENCE_TUNING
+    assert {name for name, (_, default) in ours.items() if default is ...} == {
+        "preference_dataset",
+        "large_model_reference",
+    }
 
 
 def test_only_the_vertex_job_s_required_parameters_are_required():
@@ -217,7 +234,14 @@ def test_tpu_is_answered_with_what_to_use_instead_by_the_command_and_by_the_step
 
 
 @pytest.mark.parametrize(
-    "name", ["rlhf_pipeline", "reward_model_pipeline", "infer_pipeline", "supervised_tuning_pipeline"]
+    "name",
+    [
+        "rlhf_pipeline",
+        "reward_model_pipeline",
+        "infer_pipeline",
+        "supervised_tuning_pipeline",
+        "preference_tuning_pipeline",
+    ],
 )
 def test_in_every_compiled_pipeline_the_step_gets_what_it_refuses_before_any_other_step_runs(name):
     spec = yaml.load((VERTEX_YAML / f"{name}.yaml").read_text(), yaml.CSafeLoader)

@@ -119,6 +119,25 @@ def test_refuses_a_value_and_names_it(name: str, value: object, words: str) -> N
     assert words in message
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"label_smoothing": 0.1}, "only loss_type robust knows"),
+        ({"label_smoothing": 0.5, "loss_type": "robust"}, "at most 0.49"),
+        ({"loss_type": "dpo"}, "'sigmoid', 'sigmoid_norm', 'hinge', 'ipo', 'robust'"),
+        ({"beta": 0}, "beta is 0.0; it must be greater than 0"),
+        ({"temperature": 0}, "Only infer_pipeline takes 0"),
+    ],
+)
+def test_preference_tuning_refuses_what_its_loss_cannot_use(values: dict[str, object], words: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        check_parameters(
+            "preference_tuning_pipeline", {"preference_dataset": "p", "large_model_reference": "some/model", **values}
+        )
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["lora_dim", "reward_lora_dim", "kl_coeff", "seed"])
 def test_accepts_zero_where_it_has_a_meaning(name: str) -> None:
     assert check_parameters("rlhf_pipeline", REQUIRED | {name: 0})[name] == 0

@@ -194,6 +194,35 @@ def train_supervised(model, folder, **settings):
     )
 
 
+def train_on_preferences(model, folder, **settings):
+    """Tune on preferences in as many processes as there are."""
+    from rlhf_tuning.training import preference
+
+    config = preference.PreferenceConfig(
+        large_model_reference=str(model),
+        **{
+            "epoch_count": 0.6,
+            "learning_rate_multiplier": 200.0,
+            "adapter_size": 8,
+            "batch_size": 8,
+            "prompt_sequence_length": 32,
+            "target_sequence_length": 16,
+            "dtype": "float32",
+            "watch_prompts": 0,
+        }
+        | settings,
+    )
+    return processes.run(
+        preference.train_on_preferences,
+        config,
+        preferences_path=str(folder / "preferences.jsonl"),
+        eval_preferences_path=str(folder / "preferences.jsonl"),
+        adapter_dir=str(folder / "preference/adapter"),
+        model_dir=str(folder / "preference/model"),
+        tensorboard_dir=str(folder / "preference/events"),
+    )
+
+
 def evaluate(model, folder):
     """Let the base and the tuned model answer, judge the answers, and return the pairs."""
     from rlhf_tuning.evaluation import evaluate
@@ -234,13 +263,14 @@ def given_answers(model, prompts, *, most_tokens, **settings):
 
 
 def train_on_given_answers(model, folder, rank=8):
-    """Tune on demonstrations, train a reward model, and policies by both algorithms, in any number of processes."""
+    """Tune on demonstrations and preferences, train a reward model, and policies by both algorithms, in any number."""
     from rlhf_tuning.generation import rollout
 
     sample, rollout.sample = rollout.sample, given_answers
     try:
         write_data(folder)
         train_supervised(model, folder, lora_dim=rank)
+        train_on_preferences(model, folder, adapter_size=rank)
         train_rewards(model, folder, reward_lora_dim=rank, centring_prompts=0)
         for algorithm in ("rloo", "grpo"):
             train_policy(model, folder, algorithm, lora_dim=rank, rl_algorithm=algorithm, watch_prompts=0)

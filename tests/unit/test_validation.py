@@ -225,6 +225,15 @@ def test_a_run_that_can_promote_nothing_is_told_before_it_begins(
     assert all(warned in message for message in found)
 
 
+def test_a_run_that_tunes_on_preferences_compares_on_their_prompts(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", [preference(number) for number in range(200)])
+    check, _ = validate(tmp_path, preference_dataset=path, tunes_on_preferences=True, epoch_count=2.0)
+    (found,) = [finding.message for finding in check.summary.findings if finding.code == "nothing_promotes"]
+    assert found.startswith("Answers to 20 evaluation prompts will be compared")
+    assert "Give an eval_dataset with more prompts, or ten times as many in preference_dataset" in found
+    assert check.summary.datasets[0].epochs == 2.0
+
+
 def test_a_supervised_run_with_too_few_prompts_to_compare_is_told_so(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"input_text": f"Ask {n}.", "output_text": f"Answer {n}."} for n in range(120)]
     check, _ = validate(tmp_path, dataset_uri=write(tmp_path / "d.jsonl", rows))

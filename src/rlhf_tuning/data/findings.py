@@ -26,6 +26,8 @@ from rlhf_tuning.statistics import wilson_interval
 #: Past this a reward model mostly learns its rows by heart: Ouyang et al. 2022 (arXiv:2203.02155) and Stiennon et al. 2020
 #: (arXiv:2009.01325) let it see them once. Google's advice for the Vertex job was 20 to 30 times.
 MOST_REWARD_MODEL_EPOCHS = 2
+#: Preference tuning learns them by heart too, if later: people mostly let it see them one to three times.
+MOST_PREFERENCE_EPOCHS = 3
 #: Google's advice for the Vertex job: 10 to 20 times.
 MOST_REINFORCEMENT_EPOCHS = 20
 
@@ -110,6 +112,7 @@ class Training:
         watch_prompts: Most prompts that the watch takes, a quarter of the others.
         held_out_reward_model_share: Share of the preferences' prompts that another reward model learns from.
         reward_model_max_epochs: Most times that a reward model sees each preference; 0 for no limit.
+        preference_epochs: Most times that a model tuned on the preferences themselves sees each; 0 where none is.
     """
 
     load_text_format: Callable[[], TextFormat | None]
@@ -122,6 +125,7 @@ class Training:
     watch_prompts: int = 0
     held_out_reward_model_share: float = 0.0
     reward_model_max_epochs: float = 0.0
+    preference_epochs: float = 0.0
 
     def prompts_learnt_from(self, distinct: int) -> int:
         """Return how many of the prompts reinforcement learning is left with."""
@@ -141,6 +145,8 @@ class Training:
         elif parameter in ("dataset_uri", "supervised_dataset"):
             steps = self.train_steps if parameter == "dataset_uri" else self.supervised_train_steps
             found = steps * self.batch_size / max(1, rows)
+        elif parameter == "preference_dataset" and self.preference_epochs:
+            found = self.preference_epochs
         elif parameter == "preference_dataset":
             found = self.reward_model_train_steps * self.batch_size / max(1, self.preferences_learnt_from(rows))
             found = min(found, self.reward_model_max_epochs or found)
@@ -579,7 +585,14 @@ def _few_prompts(summary: DatasetSummary, training: Training | None) -> Finding 
 def _epochs(summary: DatasetSummary, training: Training | None, learnable: int) -> Finding | None:
     if training is None or summary.epochs is None:
         return None
-    if summary.parameter == "preference_dataset" and summary.epochs > MOST_REWARD_MODEL_EPOCHS:
+    if summary.parameter == "preference_dataset" and training.preference_epochs:
+        if summary.epochs <= MOST_PREFERENCE_EPOCHS:
+            return None
+        message = (
+            f"epoch_count shows each preference {summary.epochs:,.0f} times; past {MOST_PREFERENCE_EPOCHS} times a model "
+            f"mostly learns them by heart. Set it to {MOST_PREFERENCE_EPOCHS} at most, or add rows."
+        )
+    elif summary.parameter == "preference_dataset" and summary.epochs > MOST_REWARD_MODEL_EPOCHS:
         message = (
             f"The reward model sees each of the {training.preferences_learnt_from(learnable):,} preferences that it "
             f"learns from up to {summary.epochs:,.0f} times; past {MOST_REWARD_MODEL_EPOCHS} times it mostly learns them by "

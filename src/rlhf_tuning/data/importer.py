@@ -156,11 +156,12 @@ def import_preferences(
     preference_fingerprint: str = "",
     eval_fingerprint: str = "",
     preference_rows_path: str = "",
+    eval_prompts_path: str = "",
     prompt_dataset: str = "",
     eval_prompts: int = 200,
     prompt_fingerprint: str = "",
 ) -> ImportSummary:
-    """Write the canonical preferences for training the reward model, and those for measuring its accuracy.
+    """Write the canonical preferences to learn from, and those to measure on.
 
     Unless the evaluation dataset has preferences, a tenth of the rows (at most 500) is held out, chosen by prompt. Nothing
     that is alike, see `alike`, stands on both sides, and no prompt on which answers will be compared is learnt from: neither
@@ -178,8 +179,10 @@ def import_preferences(
         eval_fingerprint: Likewise of the evaluation dataset.
         preference_rows_path: Where to write which rows the dataset has, those held out too (see `known_rows`); nowhere
             where it is empty.
-        prompt_dataset: The prompts, of which some are held out; empty where no policy is tuned.
-        eval_prompts: How many of them at most, as `import_prompts` is told.
+        eval_prompts_path: Where to write the prompts on which answers are compared, where there is no prompt dataset: those
+            of the evaluation dataset, else of held-out preferences, each once; nowhere where it is empty.
+        prompt_dataset: The prompts, of which some are held out; empty where no policy is tuned on such.
+        eval_prompts: How many prompts are held out at most, as `import_prompts` is told.
         prompt_fingerprint: What the content was when it was checked; empty where that is not known.
 
     Raises:
@@ -187,14 +190,16 @@ def import_preferences(
             problem.
     """
     check_limits(seed=seed, max_bad_rows=max_bad_rows)
+    asked: list[bytes] = []
 
     def write_preferences(batch: Batch, evaluation: BinaryIO) -> int:
         if batch.kind == "prompt":
+            asked.append(bytes(batch.encoded))
             return 0
         evaluation.write(batch.encoded)
         return len(batch)
 
-    return _import(
+    summary = _import(
         parameter="preference_dataset",
         reference=preference_dataset,
         eval_dataset=eval_dataset,
@@ -209,6 +214,25 @@ def import_preferences(
         rows_path=preference_rows_path,
         prompts=_Prompts(prompt_dataset, eval_prompts, prompt_fingerprint) if prompt_dataset else None,
     )
+    if not eval_prompts_path:
+        return summary
+    most = None if eval_dataset else eval_prompts
+    prompts = asked or _prompts_in(eval_preferences_path, most=most, seed=seed)
+    return replace(summary, eval_prompts=_write_prompts(eval_prompts_path, prompts))
+
+
+def _prompts_in(path: str, *, most: int | None, seed: int) -> list[bytes]:
+    """Return the distinct prompts of imported rows, as rows of their own, or so many of them, drawn by the seed."""
+    rows = (b'{"prompt": %b}\n' % encode_prompt(row["prompt"]) for row in read_canonical(path))
+    distinct = list(dict.fromkeys(rows))
+    return distinct if most is None or len(distinct) <= most else random.Random(seed).sample(distinct, most)
+
+
+def _write_prompts(path: str, rows: Sequence[bytes]) -> int:
+    """Write rows and return how many there are."""
+    with written_together(path) as [stream]:
+        stream.writelines(rows)
+    return sum(part.count(b"\n") for part in rows)
 
 
 class _Prompts(NamedTuple):
@@ -276,13 +300,8 @@ def import_demonstrations(
         fingerprints=(demonstration_fingerprint, eval_fingerprint),
         write_eval=write_demonstrations,
     )
-    prompts = {json.dumps(row["prompt"]): row["prompt"] for row in read_canonical(eval_demonstrations_path)}
-    chosen = list(prompts.values())
-    if not evaluation_data_uri and len(chosen) > eval_prompts:
-        chosen = random.Random(seed).sample(chosen, eval_prompts)
-    with written_together(eval_prompts_path) as [stream]:
-        stream.writelines(b'{"prompt": %b}\n' % encode_prompt(prompt) for prompt in chosen)
-    return replace(summary, eval_prompts=len(chosen))
+    prompts = _prompts_in(eval_demonstrations_path, most=None if evaluation_data_uri else eval_prompts, seed=seed)
+    return replace(summary, eval_prompts=_write_prompts(eval_prompts_path, prompts))
 
 
 def import_supervised(

@@ -291,7 +291,7 @@ def decide_promotion(
         judges: What is known of the judges.
         also: Conditions that were looked at elsewhere.
         eval_preferences_path: Human choices that nothing was trained on: what they prefer is no harm.
-        adapter_dir: What the training left, to tell who chose the checkpoint.
+        adapter_dir: What the training left, to tell its method and who chose the checkpoint; empty where that is not known.
         earlier_tries: How many challengers this champion has already been held against, and stayed.
     """
     limits = GateConfig(**{limit.name: getattr(config, limit.name) for limit in fields(GateConfig)})
@@ -303,6 +303,7 @@ def decide_promotion(
         tastes=tastes(human_choices(eval_preferences_path, MOST_EVAL_ROWS)),
         earlier_tries=earlier_tries,
         chose_checkpoint=_was_chosen(adapter_dir),
+        **({"method": registry.method_of(adapter_dir)} if adapter_dir else {}),
     )
     text = json.dumps(decision.as_json(), ensure_ascii=False, indent=1)
     Path(path).write_text(text + "\n", encoding="utf-8")
@@ -312,7 +313,7 @@ def decide_promotion(
 def _was_chosen(adapter_dir: str) -> bool:
     """Say whether a held-out reward model, or held-out answers, chose the checkpoint, as what the training left tells."""
     watch, curve = Path(adapter_dir) / registry.WATCH, Path(adapter_dir) / registry.HELD_OUT_LOSS
-    if adapter_dir and curve.is_file():
+    if adapter_dir and registry.method_of(adapter_dir) == "supervised":
         found = json.loads(curve.read_text(encoding="utf-8"))
         return bool(found["best_step"] < found["last_step"])
     if not adapter_dir or not watch.is_file():
@@ -452,9 +453,20 @@ def answer_log_probabilities(
     *,
     temperature: float = 1.0,
     batch_size: int = 8,
+    share: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[float]:
-    """Return log p(answer | prompt) in nats for each pair of token sequences, summed over the answer's tokens."""
+    """Return log p(answer | prompt) in nats for each pair of token sequences, summed over the answer's tokens.
+
+    Args:
+        model: A causal language model; with the adapter that is on, if it has one.
+        prompts: One for each answer, as tokens.
+        answers: As tokens.
+        temperature: Divides the logits.
+        batch_size: Answers at a time.
+        share: Whether answers of a batch with the same prompt, beside each other, share it: see `packing.is_exact`.
+        on_progress: Told how many are done.
+    """
     model = base_model.causal_lm(model)
     device = next(model.parameters()).device
     totals: list[float] = []
@@ -462,7 +474,7 @@ def answer_log_probabilities(
 
     def sum_up(start: int) -> list[float]:
         part = slice(start, start + batch_size)
-        packed = pack(prompts[part], answers[part], device=device, share=False)
+        packed = pack(prompts[part], answers[part], device=device, share=share)
         sums: list[float] = log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
         return sums
 

@@ -22,19 +22,43 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
+from typing import NamedTuple
 
 from rlhf_tuning.evaluation.comparison import DEMONSTRATED, OPTIMISED, Row, Summary, Wins, number, percent
 from rlhf_tuning.evaluation.degeneration import Taste
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.statistics import ALPHA, ClusteredWinRate, MeanEstimate, sign_test, win_rate
 
-_TOO_FAR = "The optimised reward rose at the expense of quality: raise kl_coeff or train fewer steps."
 _UNSURE = "No harm is shown here, but none is ruled out either: that takes more evaluation prompts."
-_LOOK = "Look at these answers; raise kl_coeff, or show the reward model such answers as rejected ones."
-#: The same after supervised tuning.
-_TOO_LONG = "The model learnt the demonstrations at the expense of quality: look at them, or train fewer steps."
-_LOOK_AT_BOTH = "Look at these answers, and for such among the demonstrations; or train fewer steps."
 _NOBODY = "no independent judge judged"
+
+
+class _Advice(NamedTuple):
+    """What would make a model pass: one that another judge finds worse, one whose answers are bad, one too far away."""
+
+    worse: str
+    bad: str
+    far: str
+
+
+#: By the method that made the model.
+_ADVICE = {
+    "reinforcement": _Advice(
+        "The optimised reward rose at the expense of quality: raise kl_coeff or train fewer steps.",
+        "Look at these answers; raise kl_coeff, or show the reward model such answers as rejected ones.",
+        "Raise kl_coeff, lower the learning rate or the steps, or raise gate_max_kl.",
+    ),
+    "supervised": _Advice(
+        "The model learnt the demonstrations at the expense of quality: look at them, or train fewer steps.",
+        "Look at these answers, and for such among the demonstrations; or train fewer steps.",
+        "Lower the learning rate or the steps, or raise gate_max_kl.",
+    ),
+    "preference": _Advice(
+        "The model learnt the preferences at the expense of quality: raise beta, or lower epoch_count.",
+        "Look at these answers, and for such among the chosen ones; raise beta, set rpo_alpha, or lower epoch_count.",
+        "Raise beta, lower learning_rate_multiplier or epoch_count, or raise gate_max_kl.",
+    ),
+}
 #: Most prompts that the advice on how many would be enough goes up to.
 _MOST_PROMPTS = 100_000
 
@@ -135,6 +159,7 @@ def decide(
     tastes: Mapping[str, Taste] | None = None,
     earlier_tries: int = 0,
     chose_checkpoint: bool = False,
+    method: str = "reinforcement",
 ) -> Decision:
     """Return whether the tuned model of `summary` may take the place of the model it is compared with.
 
@@ -147,6 +172,7 @@ def decide(
         earlier_tries: How many challengers this champion has already been held against, and stayed.
         chose_checkpoint: Whether the held-out reward model, or the held-out answers, chose which checkpoint is the
             challenger.
+        method: What made the challenger, of `registry.METHODS`; it decides what would help.
     """
     rows = {row.name: row for row in summary.rows}
     judge = next((wins for wins in summary.measured if wins.independent and wins.trusted), None)
@@ -155,16 +181,16 @@ def decide(
         "repetitive": ("repetitive answers", config.gate_max_repetitive_rise),
         "refused": ("refusals", config.gate_max_refusal_rise),
     }
-    too_far, look = (_TOO_LONG, _LOOK_AT_BOTH) if summary.demonstrated else (_TOO_FAR, _LOOK)
+    advice = _ADVICE[method]
     conditions = [
         _beats(judge, summary, champion, config, tries=1 + earlier_tries, chose_checkpoint=chose_checkpoint),
         _enough_judged(judge, summary, config),
-        _kl(rows.get("kl_per_answer"), config, summary.reference),
+        _kl(rows.get("kl_per_answer"), config, summary.reference, advice.far),
         _length(rows.get("tokens"), config),
         _equal_length(judge, config),
-        *(_not_worse(wins, config, too_far) for wins in summary.measured if wins is not judge),
-        _ended(rows.get("ended"), config, look),
-        *(_no_rise(rows.get(name), *rise, (tastes or {}).get(name), look) for name, rise in rises.items()),
+        *(_not_worse(wins, config, advice.worse) for wins in summary.measured if wins is not judge),
+        _ended(rows.get("ended"), config, advice.bad),
+        *(_no_rise(rows.get(name), *rise, (tastes or {}).get(name), advice.bad) for name, rise in rises.items()),
         *also,
     ]
     return Decision(champion=champion, conditions=tuple(conditions), judge=judge.measure if judge else "")
@@ -294,20 +320,20 @@ def _enough_judged(judge: Wins | None, summary: Summary, config: GateConfig) -> 
     )
 
 
-def _kl(row: Row | None, config: GateConfig, reference: str) -> Condition:
+def _kl(row: Row | None, config: GateConfig, reference: str, change: str) -> Condition:
     name = f"KL to the {reference} model within its limit"
     if config.gate_max_kl == 0:
         return Condition(name=name, value=_estimate(row, "nats per answer"), limit="no limit", holds=None)
     limit = f"at most {config.gate_max_kl:g}"
     if row is None or row.tuned is None:
-        change = "A limit was set that nothing could be held against. Set gate_max_kl to 0 to do without it."
-        return Condition(name=name, value="not measured", limit=limit, holds=False, change=change)
+        without = "A limit was set that nothing could be held against. Set gate_max_kl to 0 to do without it."
+        return Condition(name=name, value="not measured", limit=limit, holds=False, change=without)
     return Condition(
         name=name,
         value=_estimate(row, "nats per answer"),
         limit=limit,
         holds=row.tuned.mean <= config.gate_max_kl,
-        change="Raise kl_coeff, lower the learning rate or the steps, or raise gate_max_kl.",
+        change=change,
     )
 
 

@@ -19,6 +19,13 @@ _VERTEX_TAGS: Mapping[str, Mapping[str, str]] = {
     "reward-model": {"loss": "rank_loss"},
     "reinforcement-learning": {"kl": "kl_loss"},
     "supervised-tuning": {},
+    "preference-tuning": {},
+}
+#: Method to its phase.
+_TUNING = {
+    "reinforcement": "reinforcement-learning",
+    "supervised": "supervised-tuning",
+    "preference": "preference-tuning",
 }
 #: What a record holds beside metrics.
 _NO_METRICS = ("step", "seconds")
@@ -36,7 +43,7 @@ def write_to_tensorboard(
         tensorboard: projects/PROJECT/locations/REGION/tensorboards/NUMBER.
         experiment: Name of the run; its characters become lower-case letters, digits and hyphens.
         reward_model_dir: What phase 1 saved; empty where there was none.
-        adapter_dir: What phase 2 saved, or supervised tuning.
+        adapter_dir: What the tuning saved.
 
     Raises:
         UserError: If Vertex AI refuses.
@@ -44,8 +51,7 @@ def write_to_tensorboard(
     """
     with api.explaining(f"TensorBoard {tensorboard}"):
         name = _created(api, f"{tensorboard}/experiments", "tensorboardExperimentId", experiment_id(experiment))
-        supervised = (Path(adapter_dir) / registry.HELD_OUT_LOSS).is_file()
-        tuning = "supervised-tuning" if supervised else "reinforcement-learning"
+        tuning = _TUNING[registry.method_of(adapter_dir)]
         for phase, folder in (("reward-model", reward_model_dir), (tuning, adapter_dir)):
             if not folder:
                 continue

@@ -60,7 +60,7 @@ def upload_to_local_registry(
         name=name,
         manifest=manifest,
         aliases=aliases(promote, champion, beaten),
-        preference_rows=preference_rows(reward_model_dir),
+        preference_rows=preference_rows(reward_model_dir or adapter_dir),
         registry_dir=folder,
     )
 
@@ -83,10 +83,10 @@ def aliases(promote: bool, champion: str, present: str) -> tuple[str, ...]:
     return (registry.CHALLENGER_ALIAS,)
 
 
-def preference_rows(reward_model_dir: str) -> str:
-    """Return the file of the rows that a reward model learnt from; empty where there is none, or it did not keep them."""
-    rows = Path(reward_model_dir) / registry.PREFERENCE_ROWS
-    return str(rows) if reward_model_dir and rows.is_file() else ""
+def preference_rows(folder: str) -> str:
+    """Return the file of the rows that a reward model or an adapter learnt from; empty where it did not keep them."""
+    rows = Path(folder) / registry.PREFERENCE_ROWS
+    return str(rows) if rows.is_file() else ""
 
 
 def model_manifest(
@@ -103,6 +103,7 @@ def model_manifest(
     evaluation = _json(Path(evaluation_path))
     return {
         "display_name": model_display_name,
+        "method": registry.method_of(adapter_dir),
         "base_model": large_model_reference,
         "fingerprints": dict(fingerprints),
         "parameters": {

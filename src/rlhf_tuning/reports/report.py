@@ -78,6 +78,11 @@ _SUPERVISED_CHARTS = (
     ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
     ("learning_rate", "Learning rate", False),
 )
+_PREFERENCE_CHARTS = (
+    ("entropy", "Entropy, nats per token", False),
+    ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
+    ("learning_rate", "Learning rate", False),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +132,21 @@ class SupervisedPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreferencePart:
+    """What is known of preference tuning.
+
+    Args:
+        history: One record a training step: `step`, `loss`, `accuracy`, `margin`, `entropy`, `learning_rate`.
+        held_out: What was measured on held-out preferences, and what was decided, as `held_out_loss.json` has it.
+        warning: What a person should know of the answers that people chose.
+    """
+
+    history: Sequence[Mapping[str, float]]
+    held_out: Mapping[str, Any]
+    warning: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepTime:
     """How long a step of the run took; `cached` says that an earlier run had done it."""
 
@@ -159,6 +179,7 @@ class RunReport:
         scorer_name: What gave the answers' true scores, such as `house style`.
         judges: What is known of the judges.
         supervised: Supervised tuning.
+        preference: Preference tuning.
         reward_model: Phase 1.
         reinforcement: Phase 2, one record a step: `step`, `reward`, `kl`, `entropy`, `answer_tokens`, `ended`,
             `learning_rate`, those there are.
@@ -189,6 +210,7 @@ class RunReport:
     scorer_name: str = "true score"
     judges: Sequence[JudgeRecord] = ()
     supervised: SupervisedPart | None = None
+    preference: PreferencePart | None = None
     reward_model: RewardModelPart | None = None
     reinforcement: Sequence[Mapping[str, float]] = ()
     data: Sequence[DataSource] = ()
@@ -234,6 +256,7 @@ def render_report(report: RunReport) -> str:
         Section("judges", "Who judged, and how far to trust it", _judges(summary)),
         Section("spread", "", _histograms(report, summary)),
         Section("supervised", "Supervised tuning", _supervised(report.supervised)),
+        Section("preference", "Preference tuning", _preference(report.preference)),
         Section("learning", "Reinforcement learning", _reinforcement(report)),
         Section("reward-model", "Reward model", _reward_model(report.reward_model)),
         Section("warnings", "Warnings about the data", _warnings(report.data_warnings)),
@@ -443,6 +466,24 @@ def _curves(history: Sequence[Mapping[str, float]], charts: Sequence[tuple[str, 
     return drawn
 
 
+def _preference(part: PreferencePart | None) -> str:
+    if part is None:
+        return ""
+    words, charts = _held_out(part.held_out, part.history)
+    looks, at = part.held_out["looks"], (float(part.held_out["best_step"]), 0.0)
+
+    def line(name: str) -> list[tuple[float, float]]:
+        return [(float(look["step"]), float(look[name]["mean"])) for look in looks]
+
+    both = [(name, kind, line(f"{name}_change")) for name, kind in (("chosen", "tuned"), ("rejected", "base"))]
+    charts.append(two_lines("Held-out answers: nats gained since the start", both, mark=at))
+    for name, title in (("kl", "KL of its own answers, nats per answer"), ("answer_tokens", "Its own answers, tokens")):
+        if name in looks[0]:
+            charts.append(two_lines(title, [("own", "tuned", line(name))], mark=at))
+    warning = f"<p><strong>{text(part.warning)}</strong></p>" if part.warning else ""
+    return warning + words + grid([*charts, *_curves(part.history, _PREFERENCE_CHARTS)])
+
+
 def _supervised(part: SupervisedPart | None) -> str:
     if part is None:
         return ""
@@ -454,10 +495,21 @@ def _held_out(curve: Mapping[str, Any], history: Sequence[Mapping[str, float]]) 
     """Return what examples set aside said while a model learnt from others, and the curves of both."""
     looks = curve["looks"]
     returned = next(look for look in looks if look["step"] == curve["best_step"])
-    measures = (("loss", f"Loss, {curve['unit']}", 3), ("accuracy", "Accuracy", 3), ("perplexity", "Perplexity", 2))
-    shown = [measure for measure in measures if measure[0] in returned]
+    beside_training = [
+        ("loss", f"Loss, {curve['unit']}", 3),
+        ("accuracy", "Accuracy", 3),
+        ("perplexity", "Perplexity", 2),
+        ("margin", "Margin times beta", 2),
+    ]
+    alone = [
+        ("chosen", "Chosen answer, nats", 1),
+        ("rejected", "Rejected answer, nats", 1),
+        ("kl", "KL of own answers, nats", 1),
+        ("answer_tokens", "Own answers, tokens", 1),
+    ]
+    shown = [measure for measure in beside_training + alone if measure[0] in returned]
     charts = []
-    for name, heading, _ in shown:
+    for name, heading, _ in (measure for measure in beside_training if measure in shown):
         training = [
             (float(look["step"]), fmean(values))
             for before, look in pairwise([{"step": 0}, *looks])

@@ -14,6 +14,7 @@ from rlhf_tuning.models.model_reference import split_revision
 from rlhf_tuning.models.start_model import RECORD, supervised_settings
 from rlhf_tuning.reports.report import (
     DataSource,
+    PreferencePart,
     Proportion,
     RewardModelPart,
     RunReport,
@@ -22,6 +23,7 @@ from rlhf_tuning.reports.report import (
     write_report,
 )
 from rlhf_tuning.step_times import Took
+from rlhf_tuning.training.held_out_preferences import warning
 from rlhf_tuning.training.training_log import read_metrics
 
 #: What is to be said of the times that a report has when the evaluation makes it.
@@ -52,7 +54,7 @@ def data_sources(
     """Return the datasets of a run, as the metadata of its artifacts names them, and what a supervised phase left."""
     named = (
         ("demonstrations", start or model, "demonstration"),
-        ("preferences", reward_model, "preference"),
+        ("preferences", reward_model or model, "preference"),
         ("prompts", model, "prompt"),
         ("evaluation prompts", predictions, "prompt"),
     )
@@ -151,21 +153,22 @@ def write_run_report(
     """
     settings = json.loads((Path(adapter_dir) / registry.TUNING_SETTINGS).read_text(encoding="utf-8"))
     history = read_metrics(Path(adapter_dir) / "metrics.jsonl")
-    supervised = _supervised(Path(adapter_dir))
-    method = "Supervised tuning" if supervised else "RLHF"
+    method = registry.method_of(adapter_dir)
+    supervised = Path(adapter_dir) if method == "supervised" else Path(start_dir) / RECORD if start_dir else None
     before = supervised_settings(start_dir) if start_dir else {}
     base = str(before.get("large_model_reference", settings["large_model_reference"]))
     watch = Path(adapter_dir) / registry.WATCH
     report = RunReport(
-        title=f"{method} of {Path(split_revision(base)[0]).name}",
+        title=f"{registry.METHODS[method]} of {Path(split_revision(base)[0]).name}",
         base_model=base,
         lineage=made_from,
         pairs=pairs,
         scorer_name=scorer_name,
         judges=judges,
         reward_model=_reward_model(Path(reward_model_dir)) if reward_model_dir else None,
-        supervised=_supervised(Path(start_dir) / RECORD) if start_dir else supervised,
-        reinforcement=[] if supervised else history,
+        supervised=_supervised(supervised) if supervised else None,
+        preference=_preference(Path(adapter_dir)) if method == "preference" else None,
+        reinforcement=history if method == "reinforcement" else [],
         data=data,
         parameters={
             **{f"supervised_{name}": before[name] for name in _OF_A_SUPERVISED_PHASE if before},
@@ -187,11 +190,14 @@ def write_run_report(
     return report
 
 
-def _supervised(folder: Path) -> SupervisedPart | None:
-    held_out = _held_out(folder)
-    if held_out is None:
-        return None
-    return SupervisedPart(history=read_metrics(folder / "metrics.jsonl"), held_out=held_out)
+def _supervised(folder: Path) -> SupervisedPart:
+    return SupervisedPart(history=read_metrics(folder / "metrics.jsonl"), held_out=_held_out(folder) or {})
+
+
+def _preference(folder: Path) -> PreferencePart:
+    held_out = _held_out(folder) or {}
+    history = read_metrics(folder / "metrics.jsonl")
+    return PreferencePart(history=history, held_out=held_out, warning=warning(held_out))
 
 
 def _held_out(folder: Path) -> dict[str, Any] | None:

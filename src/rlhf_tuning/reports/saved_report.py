@@ -11,7 +11,15 @@ from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAns
 from rlhf_tuning.evaluation.gate import Condition, Decision
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
 from rlhf_tuning.evaluation.phase_gains import Gain
-from rlhf_tuning.reports.report import DataSource, Proportion, RewardModelPart, RunReport, StepTime, SupervisedPart
+from rlhf_tuning.reports.report import (
+    DataSource,
+    PreferencePart,
+    Proportion,
+    RewardModelPart,
+    RunReport,
+    StepTime,
+    SupervisedPart,
+)
 from rlhf_tuning.statistics import MeanEstimate, WinRate
 
 #: What the evaluation file has by itself.
@@ -25,6 +33,7 @@ def add_report(report: RunReport, evaluation_path: str) -> None:
     kept = {field.name: vars(report)[field.name] for field in fields(report) if field.name not in _APART}
     kept |= {
         "supervised": asdict(report.supervised) if report.supervised else None,
+        "preference": asdict(report.preference) if report.preference else None,
         "reward_model": asdict(report.reward_model) if report.reward_model else None,
         "gains": [asdict(gain) for gain in report.gains],
         "data": [asdict(source) for source in report.data],
@@ -49,6 +58,7 @@ def read_report(evaluation_path: Path) -> RunReport:
             "pairs": [_pair(answer) for answer in content["answers"]],
             "judges": [_judge(judge) for judge in content["judges"]],
             "supervised": SupervisedPart(**kept["supervised"]) if kept["supervised"] else None,
+            "preference": PreferencePart(**kept["preference"]) if kept["preference"] else None,
             "reward_model": _reward_model(kept["reward_model"]),
             "gains": [_gain(gain) for gain in kept["gains"]],
             "data": [DataSource(**source) for source in kept["data"]],

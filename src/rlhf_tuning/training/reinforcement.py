@@ -337,7 +337,8 @@ def train_policy(
     base_model.release_memory()
     lanes.let_go()
     if environment.is_main_process():
-        save_tuned_model(model, weights, tokenizer, asdict(config), adapter_dir=adapter_dir, model_dir=model_dir)
+        settings = {"method": "reinforcement", **asdict(config)}
+        save_tuned_model(model, weights, tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
     return final
 
 

@@ -246,7 +246,8 @@ def train_supervised(
     base_model.release_memory()
     lanes.let_go()
     if environment.is_main_process():
-        save_tuned_model(tuned, weights, tokenizer, asdict(config), adapter_dir=adapter_dir, model_dir=model_dir)
+        settings = {"method": "supervised", **asdict(config)}
+        save_tuned_model(tuned, weights, tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
     return found
 
 

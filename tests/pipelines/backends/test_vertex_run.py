@@ -205,3 +205,46 @@ def test_the_submitted_supervised_job_learns_from_demonstrations_and_deploys_the
     assert manifest["fingerprints"]["demonstrations"].startswith("sha256:")
     assert manifest["parameters"]["instruction_role"] == "system"
     assert manifest["evaluation"]["demonstrated_win_rate_low"] > 0.5
+
+
+def test_the_submitted_preference_tuning_needs_no_reward_model_to_learn_from_and_deploys_the_model(place):
+    storage = place.storage
+    preferences = [
+        {
+            "input_text": f"Create {number}.",
+            "candidate_0": GOOD if number % 2 else BAD,
+            "candidate_1": BAD if number % 2 else GOOD,
+            "choice": (number + 1) % 2,
+        }
+        for number in range(80)
+    ]
+    storage.put("preferences.jsonl", rows(preferences))
+    storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(80)))
+    with judge_server() as judge:
+        values = {
+            "preference_dataset": "gs://bucket/preferences.jsonl",
+            "eval_dataset": "gs://bucket/eval.jsonl",
+            "large_model_reference": "gs://bucket/base",
+            "model_display_name": "tiny",
+            "prompt_sequence_length": 48,
+            "target_sequence_length": 8,
+            "epoch_count": 3,
+            "learning_rate_multiplier": 200.0,
+            "rpo_alpha": 1.0,
+            "batch_size": 8,
+            "watch_prompts": 0,
+            "held_out_reward_model_share": 0.0,
+            "judge": "language_model",
+            "judge_model": "judge-1",
+            "judge_endpoint": f"{judge.url}/v1",
+            "judge_key_secret": SECRET,
+            "dtype": "float32",
+        }
+        job = submit(place.server, values, "preference_tuning_pipeline")
+    (made,) = place.server.of_kind(v1.PipelineJob)
+    assert job.state is State.SUCCEEDED, made.error.message
+    ((version,),) = place.server.versions.values()
+    assert {"champion", "default"} <= set(version.version_aliases)
+    assert job.outputs["endpoint_resource_name"]
+    folder = place.mount / version.artifact_uri.removeprefix("gs://")
+    assert json.loads((folder / "manifest.json").read_text())["method"] == "preference"

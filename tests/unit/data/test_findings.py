@@ -448,6 +448,15 @@ def test_too_many_epochs_of_preferences_are_found(
     assert "Set reward_model_max_epochs to 2, or add rows." in finding.message
 
 
+@pytest.mark.parametrize(("epochs", "told"), [(3.0, False), (4.0, True)])
+def test_too_many_epochs_of_preference_tuning_are_found(check: Check, epochs: float, told: bool) -> None:
+    result = check(preferences=preferences(1000), training=training(preference_epochs=epochs))
+    assert result.summary.datasets[0].epochs == epochs
+    messages = [finding.message for finding in result.summary.findings if finding.code == "many_epochs"]
+    assert bool(messages) is told
+    assert all("epoch_count shows each preference 4 times" in message for message in messages)
+
+
 def test_too_many_epochs_of_prompts_are_found(check: Check) -> None:
     assert found(check(prompts=prompts(50), training=training(reinforcement_learning_train_steps=100))) == {}
     finding = only(check(prompts=prompts(50), training=training(reinforcement_learning_train_steps=105)))

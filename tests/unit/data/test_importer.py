@@ -314,6 +314,32 @@ def test_evaluation_prompts_without_preferences_leave_the_split_as_it_is(tmp_pat
     assert (with_prompts.rows, with_prompts.eval_rows) == (18, 2)
 
 
+@pytest.mark.parametrize(
+    ("evaluated", "expected"),
+    [
+        ([], 5),  # of the ten that are held out
+        ([{"input_text": f"Ask {number}."} for number in range(20)], 20),
+        (preferences(8, prefix="Other", each=2), 4),
+    ],
+    ids=["held out", "prompts", "preferences"],
+)
+def test_where_there_is_no_prompt_dataset_the_preferences_say_which_prompts_are_compared(
+    tmp_path: Path, write_rows: WriteRows, evaluated: list[dict[str, Any]], expected: int
+) -> None:
+    asked = tmp_path / "out" / "prompts.jsonl"
+    settings = {"eval_dataset": write_rows("e.jsonl", evaluated)} if evaluated else {}
+    summary, learnt, held_out = run_preferences(
+        tmp_path, write_rows("p.jsonl", preferences(100)), eval_prompts_path=str(asked), eval_prompts=5, **settings
+    )
+    found = contents(asked)
+    assert len(found) == len(set(found)) == summary.eval_prompts == expected
+    assert not set(found) & set(contents(learnt))
+    if evaluated and "choice" not in evaluated[0]:
+        assert found == [row["input_text"] for row in evaluated]
+    else:
+        assert set(found) <= set(contents(held_out))
+
+
 def test_one_prompt_with_many_preferences_cannot_be_split(tmp_path: Path, write_rows: WriteRows) -> None:
     with pytest.raises(DataError, match=r"too_few_rows.*\n.*an eval_dataset with preference fields"):
         run_preferences(tmp_path, write_rows("p.jsonl", preferences(5, each=5)))

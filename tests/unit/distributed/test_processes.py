@@ -159,7 +159,7 @@ def test_two_processes_under_accelerate_launch_learn_what_one_does(tiny_model, t
     assert ("The model's layers are divided over 2 processes" in launched.stdout) == bool(shard)
     process_phases.train_on_given_answers(tiny_model, tmp_path / "one", rank)
     assert files(tmp_path / "two") == files(tmp_path / "one")
-    for place in ("supervised/adapter", "reward", "rloo/adapter", "grpo/adapter"):
+    for place in ("supervised/adapter", "preference/adapter", "reward", "rloo/adapter", "grpo/adapter"):
         if rank:
             one, two = adapter(tmp_path / "one" / place), adapter(tmp_path / "two" / place)
         else:
@@ -169,6 +169,9 @@ def test_two_processes_under_accelerate_launch_learn_what_one_does(tiny_model, t
         assert (two - one).norm() < 1e-3 * one.norm(), place
         for alone, together in zip(metrics(tmp_path / "one" / place), metrics(tmp_path / "two" / place), strict=True):
             rough = {"kl", "kl_per_token", "entropy"} & alone.keys()
+            if place.startswith("preference") and alone["step"] == 1:
+                # Neither answer has gained anything yet, and rounding says which gained more.
+                del alone["accuracy"]
             for name, value in alone.items():
                 # All weights move little in these steps, and KL is near 0.
                 near = 5e-4 if name in rough and not rank else 1e-5

@@ -29,7 +29,7 @@ def pairs(wins, losses, *, unjudged=0, tuned=None, judge="true_score"):
     return made
 
 
-def decided(made, *, judges=(), tastes=None, earlier_tries=0, chose_checkpoint=False, **limits):
+def decided(made, *, judges=(), tastes=None, earlier_tries=0, chose_checkpoint=False, method="reinforcement", **limits):
     return decide(
         summarize(made, judges=judges),
         GateConfig(**limits),
@@ -37,6 +37,7 @@ def decided(made, *, judges=(), tastes=None, earlier_tries=0, chose_checkpoint=F
         tastes=tastes,
         earlier_tries=earlier_tries,
         chose_checkpoint=chose_checkpoint,
+        method=method,
     )
 
 
@@ -353,6 +354,14 @@ def test_after_supervised_tuning_held_out_answers_promote_unless_a_scorer_judges
     scored = decided(also_scored(made, better=100, true_score=None))
     assert scored.judge == "true score"
     assert failed(scored) == ["Beats the base model beyond chance"]
-    assert "kl_coeff" not in decision_text(decided(pairs(60, 140, judge="demonstrated", tuned={"text": ""})))
     assert "checkpoint" not in decided(made).conditions[0].value
     assert "they also chose the checkpoint" in decided(made, chose_checkpoint=True).conditions[0].value
+
+
+@pytest.mark.parametrize(("method", "told"), [("supervised", "train fewer steps"), ("preference", "raise beta")])
+def test_the_advice_is_the_method_s_own(method, told):
+    judge = "demonstrated" if method == "supervised" else "true_score"
+    made = pairs(60, 140, judge=judge, tuned={"text": "", "kl": 90.0})
+    said = decision_text(decided(made, method=method))
+    assert "kl_coeff" not in said
+    assert told in said

@@ -40,14 +40,13 @@ def upload(run, **settings):
     return upload_to_local_registry(
         model_dir=str(run / "model"),
         adapter_dir=str(run / "adapter"),
-        reward_model_dir=str(run / "reward"),
         evaluation_path=str(run / "evaluation"),
         large_model_reference="base",
         fingerprints={"prompts": "abc"},
         model_display_name="palms",
         instruction="Be brief.",
         registry_dir=str(run / "registry"),
-        **{"promote": True, "champion": ""} | settings,
+        **{"reward_model_dir": str(run / "reward"), "promote": True, "champion": ""} | settings,
     )
 
 
@@ -80,6 +79,14 @@ def test_uploading_the_same_twice_makes_one_version(run):
 def test_the_rows_that_the_reward_model_learnt_from_are_kept(run):
     (run / "reward" / "preference_rows.bin").write_bytes(b"12345678")
     assert (upload(run).path / "preference_rows.bin").read_bytes() == b"12345678"
+
+
+def test_a_method_without_a_reward_model_keeps_them_with_its_adapter_and_the_manifest_names_it(run):
+    (run / "adapter" / "preference_rows.bin").write_bytes(b"12345678")
+    (run / "adapter" / "tuning.json").write_text(json.dumps({"method": "preference", "seed": 3}))
+    version = upload(run, reward_model_dir="")
+    assert (version.path / "preference_rows.bin").read_bytes() == b"12345678"
+    assert version.manifest["method"] == "preference"
 
 
 def test_only_a_promoted_model_is_champion_and_what_predict_calls(run):

@@ -11,7 +11,7 @@ from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import JudgeRecord
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
 from rlhf_tuning.evaluation.phase_gains import Gain
-from rlhf_tuning.reports.report import RunReport, SupervisedPart, render_report
+from rlhf_tuning.reports.report import PreferencePart, RunReport, SupervisedPart, render_report
 from rlhf_tuning.reports.saved_report import add_report, read_report
 from rlhf_tuning.statistics import MeanEstimate, win_rate
 
@@ -66,6 +66,30 @@ def test_another_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
         read_report(path)
     with pytest.raises(DataError, match=r"Cannot read .*absent: No such file"):
         read_report(tmp_path / "absent")
+
+
+def test_preference_tuning_is_shown_by_what_became_of_held_out_pairs_and_read_back(tmp_path: Path) -> None:
+    def around(mean: float) -> dict[str, float]:
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+
+    names = ("accuracy", "margin", "chosen", "rejected", "chosen_change", "rejected_change", "kl", "answer_tokens")
+    looks = [
+        {"step": step, "n": 9, "loss": around(loss), **{name: around(step / 10) for name in names}}
+        for step, loss in ((0, 0.69), (20, 0.5), (40, 0.55))
+    ]
+    held_out = {"unit": "sigmoid", "looks": looks, "best_step": 20, "reason": "Step 20 is returned."}
+    history = [{"step": step, "loss": 0.6, "accuracy": 0.7, "margin": 0.1, "grad_norm": 1.0} for step in range(1, 41)]
+    report = RunReport(
+        title="Preferences",
+        preference=PreferencePart(history=history, held_out=held_out, warning="Chosen answers lost."),
+    )
+    html = render_report(report)
+    assert 'id="preference"' in html
+    assert "<strong>Chosen answers lost.</strong>" in html
+    for heading in ("Accuracy", "Margin times beta", "Chosen answer, nats", "KL of own answers, nats"):
+        assert f">{heading}</th>" in html
+    assert "Held-out answers: nats gained since the start" in html
+    assert render_report(read_back(report, tmp_path)) == html
 
 
 def test_supervised_tuning_is_shown_by_its_held_out_loss_and_read_back(tmp_path: Path) -> None:

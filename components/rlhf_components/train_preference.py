@@ -1,0 +1,122 @@
+"""Preference Trainer: learn people's choices without a reward model and without sampling."""
+
+from typing import Optional
+
+from kfp import dsl
+
+from rlhf_tuning.images import TRAINER_IMAGE
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def train_preference(
+    preferences: dsl.Input[dsl.Dataset],
+    eval_preferences: dsl.Input[dsl.Dataset],
+    adapter: dsl.Output[dsl.Model],
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    tensorboard: dsl.Output[dsl.Artifact],
+    large_model_reference: str,
+    large_model_fingerprint: str = "",
+    preference_rows: Optional[dsl.Input[dsl.Dataset]] = None,
+    beta: float = 0.1,
+    epoch_count: float = 1.0,
+    learning_rate_multiplier: float = 1.0,
+    adapter_size: int = 16,
+    loss_type: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    rpo_alpha: float = 0.0,
+    enable_early_stopping: bool = True,
+    enable_checkpoint_selection: str = "default",
+    batch_size: int = 64,
+    prompt_sequence_length: int = 512,
+    target_sequence_length: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+    dtype: str = "auto",
+    held_out_reward_model_share: float = 0.0,
+    watch_prompts: int = 64,
+) -> None:
+    """Have chosen answers gain more than rejected ones, for as long as held-out ones do so too.
+
+    Args:
+        preferences: Canonical preference rows to learn from.
+        eval_preferences: Canonical preference rows to measure on.
+        adapter: The LoRA adapter, the metrics of the training, and what became of held-out preferences.
+        model: The tuned model, merged, as plain transformers loads it.
+        metrics: What held-out preferences say of it: loss, accuracy, margin, how much likelier the answers became.
+        tensorboard: Event files.
+        large_model_reference: Base model.
+        large_model_fingerprint: From Preprocess Inputs. When empty, kfp's cache goes by the model's name.
+        preference_rows: Which rows the dataset has; kept with the adapter, so that a recurring tune can count new ones.
+        beta: How strongly the model is held to the base model.
+        epoch_count: Times that each preference is seen, unless nothing more is learnt.
+        learning_rate_multiplier: Times the base learning rate.
+        adapter_size: Rank of the LoRA adapter; 0 for full fine-tuning.
+        loss_type: sigmoid, sigmoid_norm, hinge, ipo or robust.
+        label_smoothing: Share of preferences that are taken to be the wrong way round, for loss_type robust.
+        rpo_alpha: Weight of a supervised term on the chosen answers; 0 for none.
+        enable_early_stopping: Stop when the loss on held-out preferences has not fallen for an epoch.
+        enable_checkpoint_selection: Return the checkpoint with the lowest such loss (true, default), or the last (false).
+        batch_size: Preferences a step, on all GPUs together.
+        prompt_sequence_length: Most tokens of a prompt.
+        target_sequence_length: Most tokens of an answer.
+        temperature: Of the answers that are sampled now and then.
+        seed: Of the adapter, the order of the preferences and the samples.
+        dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+        held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
+        watch_prompts: Held-out prompts answered now and then; 0 for none.
+    """
+    import math
+    import shutil
+    from pathlib import Path
+
+    from rlhf_tuning.distributed import processes
+    from rlhf_tuning.registry import PREFERENCE_ROWS
+    from rlhf_tuning.step import running_step
+    from rlhf_tuning.training import preference
+
+    inputs = [preferences, eval_preferences]
+    with running_step("Preference Trainer", inputs=inputs, outputs=[adapter, model]):
+        config = preference.PreferenceConfig(
+            large_model_reference=large_model_reference,
+            beta=beta,
+            epoch_count=epoch_count,
+            learning_rate_multiplier=learning_rate_multiplier,
+            adapter_size=adapter_size,
+            loss_type=loss_type,
+            label_smoothing=label_smoothing,
+            rpo_alpha=rpo_alpha,
+            enable_early_stopping=enable_early_stopping,
+            enable_checkpoint_selection=enable_checkpoint_selection,
+            batch_size=batch_size,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            temperature=temperature,
+            seed=seed,
+            dtype=dtype,
+            held_out_reward_model_share=held_out_reward_model_share,
+            watch_prompts=watch_prompts,
+        )
+        found = processes.run(
+            preference.train_on_preferences,
+            config,
+            preferences_path=preferences.path,
+            eval_preferences_path=eval_preferences.path,
+            adapter_dir=adapter.path,
+            model_dir=model.path,
+            tensorboard_dir=tensorboard.path,
+        )
+        if preference_rows:
+            shutil.copyfile(preference_rows.path, Path(adapter.path) / PREFERENCE_ROWS)
+        for name, value in found.items():
+            if math.isfinite(value):
+                metrics.log_metric(name, value)
+        made_from = {
+            "base_model": large_model_reference,
+            "base_model_fingerprint": large_model_fingerprint,
+            "preference_rows": preferences.metadata.get("rows", 0),
+            "preference_fingerprint": preferences.metadata.get("fingerprint", ""),
+            "seed": seed,
+        }
+        adapter.metadata.update(made_from)
+        model.metadata.update(made_from)

@@ -1,0 +1,80 @@
+"""Preference tuning: training without a reward model, evaluation, upload. Parameters as Google's, where it has them."""
+
+from typing import Any, NamedTuple
+
+from kfp import dsl
+
+from rlhf_components import preprocess_inputs, train_reward_model, validate_inputs
+from rlhf_pipelines import evaluate_and_promote
+from rlhf_pipelines.phases import preference_phase
+from rlhf_pipelines.wiring import Values, takes_parameters
+
+
+class PreferenceTuningOutputs(NamedTuple):
+    """Where the model is, and what a person wants to look at."""
+
+    model_resource_name: str
+    endpoint_resource_name: str
+    summary: dsl.Markdown
+    report: dsl.HTML
+    data_report: dsl.HTML
+
+
+def for_target(target: str) -> Any:
+    """Return the pipeline for a target: they differ in where the tuned model goes."""
+    promote_if_better = evaluate_and_promote.for_target(
+        target, held_out_reward_model=dsl.Input[dsl.Model], eval_preferences=dsl.Input[dsl.Dataset]
+    )
+
+    @dsl.pipeline(
+        name="preference-tuning-pipeline",
+        display_name="Preference tuning",
+        description="Tunes a language model on people's choices between two answers (DPO), without a reward model.",
+    )
+    @takes_parameters("preference_tuning_pipeline")
+    def preference_tuning_pipeline(values: Values) -> PreferenceTuningOutputs:
+        """Tune a language model on people's choices between two answers.
+
+        Returns:
+            model_resource_name: The registered model.
+            endpoint_resource_name: The endpoint, or empty where there is none.
+            summary: The comparison with the champion, or with the base model, and the gate's decision, as text.
+            report: The whole report, as one HTML page.
+            data_report: What is in the data, as one HTML page.
+        """
+        inputs = (
+            validate_inputs(**values.of(validate_inputs, target=target, tunes_on_preferences=True))
+            .set_display_name("Validate Inputs")
+            .set_caching_options(False)
+        )
+        models = (
+            preprocess_inputs(**values.of(preprocess_inputs, method="preference"))
+            .set_display_name("Preprocess Inputs")
+            .set_caching_options(False)
+            .after(inputs)
+        )
+        values = values.adding(inputs.outputs).adding(models.outputs)
+        tuned = preference_phase(**values.of(preference_phase, prompt_dataset="")).set_display_name("Preference Tuning")
+        values = values.adding(tuned.outputs)
+        judge = train_reward_model(
+            **values.of(
+                train_reward_model,
+                large_model_reference=models.outputs["reward_model_reference"],
+                large_model_fingerprint=models.outputs["reward_model_fingerprint"],
+                held_out=True,
+            )
+        ).set_display_name("Held-out Reward Model Trainer")
+        values = values.adding({"held_out_reward_model": judge.outputs["reward_model"]})
+        outcome = promote_if_better(**values.of(promote_if_better)).set_display_name("Evaluate and Promote")
+        return PreferenceTuningOutputs(
+            model_resource_name=outcome.outputs["model_resource_name"],
+            endpoint_resource_name=outcome.outputs["endpoint_resource_name"],
+            summary=outcome.outputs["summary"],
+            report=outcome.outputs["report"],
+            data_report=inputs.outputs["data_report"],
+        )
+
+    return preference_tuning_pipeline
+
+
+preference_tuning_pipeline = for_target("local")

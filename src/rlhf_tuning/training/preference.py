@@ -1,0 +1,390 @@
+"""Preference tuning: learn from people's choices without a reward model and without sampling, by TRL's DPOTrainer.
+
+Of the two answers to a prompt the chosen one is to gain more than the rejected one: direct preference optimisation (DPO;
+Rafailov et al. 2023, https://arxiv.org/abs/2305.18290) and its kin, see `preference_loss`. What is gained is measured
+against a reference, the base model, which is asked once before the first step; then no copy of it is kept.
+
+What differs from stock TRL:
+
+- Text is encoded by `text_format` and reaches the trainer as token ids; an answer that is cut off is learnt without its end.
+- The layout, see `preference_trainer`.
+- Held-out preferences say when to stop and what to return, see `held_out_loss` and `held_out_preferences`.
+
+In several processes (see `processes`) each learns from its share of a step's preferences.
+"""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from rlhf_tuning import environment, step
+from rlhf_tuning.accelerators import LEARNING
+from rlhf_tuning.data.importer import Part, sample_canonical
+from rlhf_tuning.distributed import processes, sharding
+from rlhf_tuning.errors import DataError
+from rlhf_tuning.limits import check_label_smoothing, check_limits, check_samples
+from rlhf_tuning.models import base_model
+from rlhf_tuning.models.text_format import Conversation, TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.ops import lanes, packing
+from rlhf_tuning.statistics import MeanEstimate
+from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher
+from rlhf_tuning.training.held_out_preferences import log_probabilities_of, of_own_answers, of_pairs, warning
+from rlhf_tuning.training.trainer_settings import (
+    check_steps,
+    drop_printing,
+    new_adapter,
+    one_device,
+    passes,
+    shared_settings,
+    step_order,
+)
+from rlhf_tuning.training.training_log import TrainingLog
+from rlhf_tuning.training.tuned_model import save_tuned_model
+
+#: Multiplied by `learning_rate_multiplier`.
+BASE_LEARNING_RATE = 5e-5
+#: Full fine-tuning moves every weight, so each moves less.
+FULL_BASE_LEARNING_RATE = 1e-6
+
+#: So many looks at held-out preferences in an epoch; an epoch without a lower loss ends the training.
+_LOOKS_AN_EPOCH = 4
+#: Pairs that one forward and backward pass holds at most: packed, and with a prompt for each answer.
+_TOGETHER, _TOGETHER_APART = 8, 4
+#: Rows of every length, among which those are chosen that tell whether prompts can be shared.
+_LOOKED_AT = 1000
+#: Between so many held-out preferences are measured on, drawn by the seed: half as many as are learnt from in the meantime,
+#: which takes a sixth of the time, since a backward pass takes twice that of a forward pass.
+_MEASURED = (100, 500)
+_ANSWERS = ("chosen_ids", "rejected_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig:
+    """Settings of preference tuning, named as the pipeline's parameters are, which are Google's where it has them.
+
+    `batch_size` counts a step's preferences, in all processes together. `adapter_size` is the LoRA rank, 0 for full
+    fine-tuning. `epoch_count` is how often each preference is learnt from, unless nothing more is learnt. Preferences to
+    `held_out_reward_model_share` of the prompts are left to a held-out reward model. `watch_prompts` held-out prompts are
+    answered at each look, at `temperature`.
+    """
+
+    large_model_reference: str
+    beta: float = 0.1
+    epoch_count: float = 1.0
+    learning_rate_multiplier: float = 1.0
+    adapter_size: int = 16
+    loss_type: str = "sigmoid"
+    label_smoothing: float = 0.0
+    rpo_alpha: float = 0.0
+    enable_early_stopping: bool = True
+    enable_checkpoint_selection: str = "default"
+    batch_size: int = 64
+    prompt_sequence_length: int = 512
+    target_sequence_length: int = 64
+    temperature: float = 1.0
+    seed: int = 0
+    dtype: str = "auto"
+    held_out_reward_model_share: float = 0.0
+    watch_prompts: int = 64
+
+    def __post_init__(self) -> None:
+        check_limits(**asdict(self))
+        check_label_smoothing(label_smoothing=self.label_smoothing, loss_type=self.loss_type)
+        check_samples(self.temperature)
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate."""
+        base = BASE_LEARNING_RATE if self.adapter_size else FULL_BASE_LEARNING_RATE
+        return base * self.learning_rate_multiplier
+
+    @property
+    def loss(self) -> dict[str, Any]:
+        """The settings of `preference_loss.losses`."""
+        names = ("loss_type", "beta", "label_smoothing", "rpo_alpha")
+        return {name: getattr(self, name) for name in names}
+
+    def steps(self, preferences: int) -> int:
+        """Return the most optimizer steps on so many preferences."""
+        return math.ceil(self.epoch_count * preferences / self.batch_size)
+
+    @property
+    def part(self) -> Part | None:
+        """The preferences to learn from; None for all."""
+        if self.held_out_reward_model_share == 0:
+            return None
+        return Part(share=self.held_out_reward_model_share, seed=self.seed, held_out=False)
+
+
+def train_on_preferences(
+    config: PreferenceConfig,
+    *,
+    preferences_path: str,
+    eval_preferences_path: str,
+    adapter_dir: str,
+    model_dir: str,
+    tensorboard_dir: str,
+) -> dict[str, float]:
+    """Tune a model on preferences until it has seen them `epoch_count` times or learns nothing more, and save it.
+
+    Args:
+        config: The settings.
+        preferences_path: Canonical preferences to learn from.
+        eval_preferences_path: Canonical preferences to measure on, none of them learnt from.
+        adapter_dir: Gets the LoRA adapter (with full fine-tuning none), `metrics.jsonl` and `held_out_loss.json`.
+        model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
+        tensorboard_dir: Gets event files.
+
+    Returns:
+        What held-out preferences said of the model that is returned, with intervals, and the steps that were taken.
+
+    Raises:
+        ParameterError: If the processes cannot share a batch evenly, or the loss is not finite.
+        DataError: If there is no preference.
+        ModelError: If the base model cannot be loaded.
+        RunError: If the training ends early and nothing of ours ended it.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig
+
+    from rlhf_tuning.training.preference_trainer import PreferenceTrainer
+
+    # 1. Encode the preferences.
+    share_of_batch = processes.share(config.batch_size, environment.process_count())
+    processes.join()
+    tokenizer = load_tokenizer(config.large_model_reference)
+    text_format = TextFormat(
+        tokenizer,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+    preferences = sample_canonical(preferences_path, most=sys.maxsize, seed=config.seed, part=config.part)
+    if not preferences:
+        raise DataError(
+            "Every preference fell to the held-out reward model. Give more, or set held_out_reward_model_share to 0."
+        )
+    rows = _encoded(preferences, text_format)
+    steps = config.steps(len(rows))
+    every = max(1, round(len(rows) / config.batch_size / _LOOKS_AN_EPOCH))
+    most = min(max(every * config.batch_size // 2, _MEASURED[0]), _MEASURED[1])
+    held_out = sample_canonical(eval_preferences_path, most=most, seed=config.seed)
+    if not held_out:
+        raise DataError(f"{eval_preferences_path} holds no preference.")
+    measured = _encoded(held_out, text_format)
+    step.say(
+        f"Preference tuning: {steps:,} steps of {config.batch_size:,} on {len(rows):,} preferences; measured on "
+        f"{len(measured):,} others"
+    )
+
+    # 2. Load the model, and ask it what it says before it learns: it is the reference.
+    lora = config.adapter_size > 0
+    compute = base_model.choose_dtype(config.dtype)
+    base_model.check_memory(config.large_model_reference, dtype=compute, rank="adapter_size", full=not lora)
+    base_model.check_disk(config.large_model_reference, output=Path(model_dir), full=not lora)
+    torch.manual_seed(config.seed)
+    model = base_model.load_causal_lm(
+        config.large_model_reference,
+        dtype=compute if lora else torch.float32,
+        shard=True,
+        beside=0 if lora else LEARNING,
+        compute=compute,
+    )
+    base_model.check_context(
+        model,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+    )
+    share = _shares_prompts(model, rows, compute)
+    for some in (rows, measured):
+        known = log_probabilities_of(model, some, share=share, compute=compute)
+        for row, (chosen, rejected) in zip(some, known, strict=True):
+            row |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+
+    # 3. Build the trainer.
+    together = passes(
+        model,
+        share=share_of_batch,
+        most=_TOGETHER if share else _TOGETHER_APART,
+        # Both answers, each with a prompt of its own where it is not shared.
+        tokens=max(_length(row) + (not share) * len(row["prompt_ids"]) for row in rows),
+        full=not lora,
+        compute=compute,
+    )
+    with TemporaryDirectory(prefix="preference-trainer-") as scratch:
+        settings = shared_settings(
+            output_dir=scratch,
+            steps=steps,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            compute=compute,
+            checkpointing=together.checkpointing,
+        )
+        terms = {config.loss_type: 1.0} | ({"sft": config.rpo_alpha} if config.rpo_alpha else {})
+        arguments = DPOConfig(
+            **settings,
+            per_device_train_batch_size=together.rows,
+            gradient_accumulation_steps=share_of_batch // together.rows,
+            lr_scheduler_type="linear",
+            max_length=None,
+            beta=config.beta,
+            loss_type=list(terms),
+            loss_weights=list(terms.values()),
+            label_smoothing=config.label_smoothing,
+        )
+        log = TrainingLog(
+            label="preference tuning",
+            total_steps=steps,
+            metrics_path=Path(adapter_dir) / "metrics.jsonl",
+            tensorboard_dir=Path(tensorboard_dir),
+            select=_metrics(config.beta),
+            vertex_tags={},
+        )
+        trainer = PreferenceTrainer(
+            order=step_order(list(map(_length, rows)), steps=steps, batch_size=config.batch_size, seed=config.seed),
+            share=share,
+            model=model,
+            args=one_device(arguments),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[log],
+            peft_config=new_adapter(model, config.adapter_size),
+        )
+        drop_printing(trainer)
+        sharding.train_together(trainer)
+
+        # 4. Train.
+        asked = _distinct_prompts(held_out, most=config.watch_prompts)
+        watcher = HeldOutWatcher(
+            trainer.model,
+            partial(_measured, trainer.model, config, measured, asked, text_format, share=share, compute=compute),
+            HeldOutLoss(
+                steps,
+                patience=_LOOKS_AN_EPOCH,
+                unit=config.loss_type,
+                stops_early=config.enable_early_stopping,
+                selects=config.enable_checkpoint_selection != "false",
+            ),
+            interval=every,
+            from_start=True,
+            log=log,
+            scratch=scratch,
+        )
+        trainer.add_callback(watcher)
+        with closing(log):
+            trainer.train()
+        if not watcher.curve.stopped:
+            check_steps(trainer.state.global_step, asked=steps, label="Preference tuning")
+        watcher.finish(adapter_dir)
+    curve = watcher.curve.as_json()
+    if said := warning(curve):
+        step.say(f"Warning: {said}")
+
+    # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
+    found = _outcome(curve)
+    if lora and environment.is_main_process():
+        trainer.model.save_pretrained(adapter_dir)
+    tuned = None if lora else trainer.model
+    weights = None if lora else sharding.whole_weights(trainer.model)
+    trainer.accelerator.free_memory()
+    del trainer, watcher, model, log
+    base_model.release_memory()
+    lanes.let_go()
+    if environment.is_main_process():
+        settings = {"method": "preference", **asdict(config)}
+        save_tuned_model(tuned, weights, tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
+    return found
+
+
+def _encoded(preferences: Sequence[Mapping[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
+    """Return preferences as tokens, the longest first and beside others as long."""
+
+    def encode(some: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {"prompt_ids": text_format.prompt_ids(row["prompt"])}
+            | {f"{name}_ids": text_format.learnt_ids(row[name]) for name in ("chosen", "rejected")}
+            for row in some
+        ]
+
+    return sorted(processes.spread(encode, preferences), key=lambda row: -_length(row))
+
+
+def _length(row: Mapping[str, Any]) -> int:
+    return sum(len(row[name]) for name in ("prompt_ids", *_ANSWERS))
+
+
+def _shares_prompts(model: Any, rows: Sequence[Mapping[str, Any]], compute: torch.dtype) -> bool:
+    """Say whether the answers of a pair can share their prompt on this model."""
+    some = rows[:: max(1, len(rows) // _LOOKED_AT)]
+    pairs = [[row["prompt_ids"] + row[name] for name in _ANSWERS] for row in some]
+    longest = max(len(row["prompt_ids"]) + len(row[name]) for row in rows for name in _ANSWERS)
+    with torch.autocast(base_model.device().type, dtype=compute, enabled=compute != torch.float32):
+        found = packing.is_exact(model.base_model, packing.telling(pairs), longest=longest)
+    if not found:
+        step.say("This model's answers cannot share their prompt, so each is computed with a prompt of its own")
+    return found
+
+
+def _distinct_prompts(preferences: Sequence[Mapping[str, Any]], *, most: int) -> list[Conversation]:
+    distinct = {str(row["prompt"]): row["prompt"] for row in preferences}
+    return list(distinct.values())[:most]
+
+
+def _measured(
+    model: Any,
+    config: PreferenceConfig,
+    rows: Sequence[Mapping[str, Any]],
+    asked: Sequence[Conversation],
+    text_format: TextFormat,
+    *,
+    share: bool,
+    compute: torch.dtype,
+) -> dict[str, MeanEstimate]:
+    """Return what the model makes of held-out pairs, and what its own answers show."""
+    found = of_pairs(model, rows, share=share, compute=compute, loss=config.loss)
+    return found | of_own_answers(model, text_format, asked, temperature=config.temperature, seed=config.seed)
+
+
+def _metrics(beta: float) -> Any:
+    tokens_before = 0
+
+    def select(logs: Mapping[str, float], seconds: float) -> dict[str, float]:
+        nonlocal tokens_before
+        tokens, tokens_before = logs["num_tokens"] - tokens_before, int(logs["num_tokens"])
+        return {
+            "loss": logs["loss"],
+            "accuracy": logs["rewards/accuracies"],
+            "margin": logs["rewards/margins"],
+            "chosen": logs["logps/chosen"],
+            "rejected": logs["logps/rejected"],
+            "chosen_change": logs["rewards/chosen"] / beta,
+            "rejected_change": logs["rewards/rejected"] / beta,
+            "entropy": logs["entropy"],
+            "grad_norm": logs["grad_norm"],
+            "learning_rate": logs["learning_rate"],
+            "tokens_per_second": tokens / seconds,
+            "seconds_per_step": seconds,
+        }
+
+    return select
+
+
+def _outcome(curve: Mapping[str, Any]) -> dict[str, float]:
+    returned = next(look for look in curve["looks"] if look["step"] == curve["best_step"])
+    found = {"steps": curve["last_step"], "returned_step": curve["best_step"]}
+    found["held_out_loss_before"] = curve["looks"][0]["loss"]["mean"]
+    for name, estimate in returned.items():
+        if isinstance(estimate, Mapping):
+            found |= {f"held_out_{name}{end}": estimate[key] for end, key in _ENDS}
+    return found
+
+
+_ENDS = (("", "mean"), ("_low", "low"), ("_high", "high"))

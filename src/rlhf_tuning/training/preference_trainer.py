@@ -1,0 +1,102 @@
+"""TRL's DPOTrainer without the work that its layout makes needless. Its losses and metrics are TRL's.
+
+- The prompt of a pair is computed once for both answers, where the model can share it (`packing.is_exact`).
+- The reference is asked once, before the first step: its log-probabilities come with the rows. No copy of the model is kept
+  for it, also where all weights learn.
+- The output head is applied where a token of an answer is predicted and nowhere else.
+- A layer and its adapter are one function, see `linear`; on a CPU some pairs are computed beside the others, see `lanes`.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from trl import DPOTrainer
+
+from rlhf_tuning.models import base_model
+from rlhf_tuning.ops import lanes, linear, log_probabilities, packing
+from rlhf_tuning.ops.padding import unpadded
+
+
+class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
+    """DPOTrainer of rows with `prompt_ids`, `chosen_ids`, `rejected_ids`, `ref_chosen_logps` and `ref_rejected_logps`.
+
+    Args:
+        order: The rows of every step of the training, one step after the other.
+        share: Whether both answers of a pair share a row, and with it the prompt.
+        model: A causal language model.
+        args: TRL's settings.
+        settings: TRL's arguments, by name.
+    """
+
+    def __init__(self, *, order: Sequence[int], share: bool, model: Any, args: Any, **settings: Any) -> None:
+        # What keeps a mixture's experts equally busy in pretraining would here be learnt beside the preferences.
+        args.router_aux_loss_coef = 0.0
+        super().__init__(model=model, ref_model=_InTheRows(model.config), args=args, **settings)
+        self.ref_model, self.precompute_ref_logps = None, True
+        self._order, self._share = order, share
+        causal_lm = base_model.causal_lm(self.model)
+        packing.take_packed(causal_lm, partial(log_probabilities.of_parts, causal_lm, temperature=1.0))
+        linear.quicken(causal_lm)
+
+    def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
+        return dataset
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._order
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *rest: Any, **settings: Any) -> Any:
+        """Return TRL's loss of the pairs, packed."""
+        of_answers = inputs["completion_mask"].bool()
+        prompts, answers = unpadded(inputs["input_ids"], inputs["attention_mask"], of_answers)
+        of_answers = of_answers[:, 1:]  # as TRL has log-probabilities: where a token is predicted
+        pairs = len(prompts) // 2
+        together = lanes.count(self.model) if lanes.learns_side_by_side(self.model) else 1
+        sizes = [len(prompts[pair]) + len(answers[pair]) + len(answers[pairs + pair]) for pair in range(pairs)]
+        # Both answers of a pair beside each other: TRL has all chosen ones first.
+        shares = [
+            [row for pair in share for row in (pair, pairs + pair)] for share in lanes.even_shares(sizes, together)
+        ]
+        order = torch.tensor([row for share in shares for row in share], device=of_answers.device).argsort()
+        lengths = torch.tensor([len(answer) for answer in answers], device=of_answers.device)
+        width = max(map(len, answers))
+        real = torch.arange(width, device=of_answers.device) < lengths[:, None]  # (answers, longest answer)
+
+        def placed(values: torch.Tensor) -> torch.Tensor:
+            """Put what is known of the answers' tokens where TRL has these tokens."""
+            return values.new_zeros(of_answers.shape).masked_scatter(of_answers, values[order][real])
+
+        def log_probs(**batch: Any) -> SimpleNamespace:
+            parts = [
+                log_probabilities.pack(
+                    [prompts[row] for row in share],
+                    [answers[row] for row in share],
+                    device=of_answers.device,
+                    width=width,
+                    share=self._share,
+                )
+                for share in shares
+            ]
+            # Through whatever is wrapped around the model: it is what averages gradients over processes.
+            with self.accelerator.autocast():
+                found, entropy = model(packed=parts)  # (answers, longest answer)
+            return SimpleNamespace(
+                log_probs=placed(found),
+                entropy=placed(entropy),
+                # Which would take the logits once more, and nobody asks for.
+                mean_logits=torch.zeros_like(of_answers, dtype=torch.float32),
+                is_top1=torch.zeros_like(of_answers),
+            )
+
+        return super().compute_loss(log_probs, inputs, *rest, **settings)
+
+
+class _InTheRows(nn.Module):
+    """What TRL takes for a reference, so that it loads none: the rows hold what it would be asked for."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
