@@ -214,6 +214,7 @@ PLANNED: tuple[Parameter, ...] = tuple(
     for parameter in (
         *PIPELINES["recurring_rlhf_pipeline"],
         *(p for p in PIPELINES["supervised_tuning_pipeline"] if p.name in _OF_SUPERVISED_TUNING),
+        *(p for p in PIPELINES["preference_tuning_pipeline"] if p.name in _OF_PREFERENCE_TUNING),
     )
 )
 

@@ -61,7 +61,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rlhf_tuning.accelerators import GPUS, LEARNING, MOST_WEIGHTS, Gpu, machine_name
-from rlhf_tuning.data.held_out import validation_rows
+from rlhf_tuning.data.held_out import ONE_IN, validation_rows
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models.architecture import Architecture
@@ -110,6 +110,8 @@ _STARTS = {True: (6, 6, 4.0, 1.0), False: (6, 6, 300.0, 60.0)}
 
 #: Of the phases that a run may have.
 _STEPS = ("supervised_train_steps", "reward_model_train_steps", "reinforcement_learning_train_steps")
+#: Looks of preference tuning in an epoch, as `preference` has it.
+_PREFERENCE_LOOKS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,8 @@ class Plan:
     Steps are 0 of a phase that the run does not have. `prompt_tokens` and `answer_tokens` are what prompts and answers have
     on average, for the time; 0 for all that their limits allow, which is what memory is always forecast for. `preferences`
     are those of the reward model, by which it is known how many it is validated on; 0 for the largest share that may be.
+    With `preference_train_steps` the run is preference tuning: `preferences` are all that there are, `lora_dim` is its
+    `adapter_size`, and of the reward models it has the held-out one alone.
     """
 
     prompt_sequence_length: int = 512
@@ -140,6 +144,7 @@ class Plan:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     preferences: int = 0
+    preference_train_steps: int = 0
 
     def __post_init__(self) -> None:
         absent = {name for name in _STEPS if vars(self)[name] == 0}
@@ -164,6 +169,30 @@ class Plan:
         if not (values.get("supervised_dataset") or values.get("supervise_on_preferred")):
             known["supervised_train_steps"] = 0
         return cls(**known)
+
+    @classmethod
+    def of_preference_tuning(cls, values: Mapping[str, Any], preferences: int) -> "Plan":
+        """Return the settings of preference tuning on so many preferences.
+
+        Raises:
+            ParameterError: If there are none.
+        """
+        if preferences < 1:
+            raise ParameterError(f"--preferences is {preferences}; it must be at least 1.")
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        share, epochs = values["held_out_reward_model_share"], values["reward_model_max_epochs"]
+        an_epoch = preferences * (1 - 1 / ONE_IN) * (1 - share) / values["batch_size"]
+        reward_steps = values["reward_model_train_steps"]
+        return cls(
+            **known
+            | dict.fromkeys(_STEPS, 0)
+            | {
+                "lora_dim": values["adapter_size"],
+                "preferences": preferences,
+                "preference_train_steps": math.ceil(values["epoch_count"] * an_epoch),
+                "reward_model_train_steps": min(reward_steps, math.ceil(epochs * an_epoch)) if epochs else reward_steps,
+            }
+        )
 
     @property
     def tunes_policy(self) -> bool:
@@ -331,7 +360,10 @@ def alternatives(
     for change in changes:
         kept = {name: value for name, value in change.items() if not vars(plan)[name]}
         if forecast(replace(plan, **kept), model, hardware, reward_base=reward_base).fits:
-            found.append(" ".join(f"--{name.replace('_', '-')} {value}" for name, value in kept.items()))
+            names = {"lora_dim": "adapter_size" if plan.preference_train_steps else "lora_dim"}
+            found.append(
+                " ".join(f"--{names.get(name, name).replace('_', '-')} {value}" for name, value in kept.items())
+            )
     for name, least in (
         ("batch_size", hardware.devices),
         ("prompt_sequence_length", 64),
@@ -418,8 +450,16 @@ class _Forecaster:
             Phase(
                 "supervised tuning", plan.supervised_train_steps, self.supervised_seconds(), self.supervised_memory()
             ),
-            Phase("reward model", plan.reward_model_train_steps, reward, reward_memory),
+            Phase(
+                "reward model",
+                0 if plan.preference_train_steps else plan.reward_model_train_steps,
+                reward,
+                reward_memory,
+            ),
             Phase("held-out reward model", plan.held_out_steps, reward, reward_memory),
+            Phase(
+                "preference tuning", plan.preference_train_steps, self.preference_seconds(), self.preference_memory()
+            ),
             Phase(
                 "reinforcement learning",
                 plan.reinforcement_learning_train_steps,
@@ -468,13 +508,20 @@ class _Forecaster:
         }
 
     def supervised_memory(self) -> dict[str, float]:
+        return self.answers_memory(1)
+
+    def preference_memory(self) -> dict[str, float]:
+        return self.answers_memory(2)
+
+    def answers_memory(self, answers: int) -> dict[str, float]:
+        """Return the memory of learning from so many answers to each prompt, which are given."""
         plan, model, cpu = self.plan, self.model, self.on.cpu
         lora, rows = plan.lora_dim > 0, micro_batch(self.prompts, SUPERVISED_TOGETHER)
         divided = self.is_divided(model, self.c if lora else 4, 0 if lora else LEARNING)
         held = self.process() + self.weights(model, plan.lora_dim, divided=divided)
         held += self.learning(model, plan.lora_dim, divided=divided)
         lanes = min(LANES, rows) if cpu and lora else 1
-        answer = plan.target_sequence_length + 1
+        answer = answers * (plan.target_sequence_length + 1)
         stored = model.parameters * model.stored_bytes
         merged = stored if lora and not divided else 0
         return {
@@ -685,18 +732,25 @@ class _Forecaster:
         update = self.demonstrated_seconds(self.prompts, learns=True, divided=divided)
         return {"update": update + self.optimizer_seconds(model, plan.lora_dim, divided=divided)}
 
-    def demonstrated_seconds(self, rows: int, *, learns: bool, divided: bool) -> float:
-        """Return the seconds of a pass over so many demonstrations."""
+    def preference_seconds(self) -> dict[str, float]:
+        plan, model = self.plan, self.model
+        lora = plan.lora_dim > 0
+        divided = self.is_divided(model, self.c if lora else 4, 0 if lora else LEARNING)
+        update = self.demonstrated_seconds(self.prompts, answers=2, learns=True, divided=divided)
+        return {"update": update + self.optimizer_seconds(model, plan.lora_dim, divided=divided)}
+
+    def demonstrated_seconds(self, rows: int, *, answers: int = 1, learns: bool, divided: bool) -> float:
+        """Return the seconds of a pass over so many prompts, each with its given answers."""
         prompt, answer = self.lengths
         return self.pass_seconds(
             self.model,
             rows,
-            prompt + answer + 1,
+            prompt + answers * (answer + 1),
             at_a_time=SUPERVISED_TOGETHER,
             rank=self.plan.lora_dim,
             learns=learns,
             divided=divided,
-        ) + self.head_seconds(self.model, rows * (answer + 1), learns=learns)
+        ) + self.head_seconds(self.model, rows * answers * (answer + 1), learns=learns)
 
     def answer_seconds(self, answers: int, *, reference: bool = False) -> float:
         """Return the seconds of a step that learns so many given answers to each prompt; sampled are none."""
@@ -777,7 +831,10 @@ class _Forecaster:
             math.ceil(answers / self.on.devices)
             for answers in (plan.watch_prompts, plan.eval_prompts, _CENTRING_ANSWERS)
         )
+        learns_preferences = plan.preference_train_steps > 0
         judges = (2 if plan.held_out_steps else 1) if plan.reward_model_train_steps else 0
+        if learns_preferences:
+            judges = 1 if plan.held_out_steps else 0
         supervised = plan.supervised_train_steps > 0
         measured = math.ceil(min(max(plan.evaluation_interval * plan.batch_size // 2, FEWEST), MOST) / self.on.devices)
         measurements = 1 + math.ceil(plan.supervised_train_steps / plan.evaluation_interval) if supervised else 0
@@ -799,13 +856,33 @@ class _Forecaster:
             + (1 + between) * self.kl_seconds(evaluated, divided=frozen)
         )
         heavy, light, heavy_start, light_start = _STARTS[self.on.cpu]
-        heavy += between if plan.tunes_policy else -2
+        heavy += between if plan.tunes_policy else -1 if learns_preferences else -2
         loading = heavy * self.model.parameters * self.model.stored_bytes / _READ_BYTES_PER_SECOND
         seconds = {
             "held-out loss": measurements * measuring,
-            "centring of scores": judges * centring,
+            **(self.preference_seconds_beside(watched) if learns_preferences else {}),
+            "centring of scores": 0.0 if learns_preferences else judges * centring,
             "watch": plan.looks * look,
             "evaluation": evaluation,
             "start-up": heavy * heavy_start + light * light_start + loading,
         }
         return {name: value / 3600 for name, value in seconds.items()}
+
+    def preference_seconds_beside(self, watched: int) -> dict[str, float]:
+        """Return the seconds that preference tuning takes beside its steps, on `watched` prompts at each look."""
+        plan = self.plan
+        an_epoch = max(
+            1, plan.preferences * (1 - 1 / ONE_IN) * (1 - plan.held_out_reward_model_share) / plan.batch_size
+        )
+        looks = 1 + math.ceil(_PREFERENCE_LOOKS * plan.preference_train_steps / an_epoch)
+        measured = min(max(an_epoch / _PREFERENCE_LOOKS * plan.batch_size / 2, FEWEST), MOST)
+        rows = min(plan.preference_train_steps, an_epoch) * plan.batch_size
+
+        def asked(pairs: float) -> float:
+            share = math.ceil(pairs / self.on.devices)
+            return self.demonstrated_seconds(share, answers=2, learns=False, divided=self.policy_divided)
+
+        own = self.answering_seconds(watched, ANSWERED_TOGETHER[self.on.cpu], divided=self.policy_divided)
+        if plan.lora_dim:
+            own += self.kl_seconds(watched, divided=self.policy_divided)
+        return {"reference": asked(rows), "held-out preferences": looks * (asked(measured) + own)}

@@ -242,3 +242,32 @@ def test_supervised_tuning_alone_is_forecast_by_its_own_names():
     assert [(phase.name, phase.steps) for phase in found.phases] == [("supervised tuning", 50)]
     assert set(found.hours) == {"held-out loss", "evaluation", "start-up"}
     assert found.peak == pytest.approx(max(found.phases[0].memory.values()))
+
+
+def test_preference_tuning_takes_its_own_steps_and_no_reward_model_but_the_one_that_judges():
+    values = {
+        "epoch_count": 2.0,
+        "adapter_size": 0,
+        "batch_size": 16,
+        "held_out_reward_model_share": 0.25,
+        "reward_model_max_epochs": 2.0,
+        "reward_model_train_steps": 1000,
+        "reinforcement_learning_train_steps": 1000,
+    }
+    plan = Plan.of_preference_tuning(values, 3200)
+    found = forecast(plan, LLAMA_1B, A100)
+    # Of 3,200 a tenth is held out, and a quarter of the others left to the judge.
+    assert [(phase.name, phase.steps) for phase in found.phases] == [
+        ("held-out reward model", 90),
+        ("preference tuning", 270),
+    ]
+    assert {"reference", "held-out preferences", "evaluation"} <= found.hours.keys()
+    assert "centring of scores" not in found.hours
+    # No copy of the model is the reference, and nothing is sampled in a step.
+    policy = forecast(replace(PLAN, lora_dim=0), LLAMA_1B, A100)
+    assert found.phases[-1].peak[1] < policy.phases[-1].peak[1]
+    assert found.phases[-1].step_seconds < policy.phases[-1].step_seconds
+    tight = replace(A100, memory=20 * GB)
+    assert "--adapter-size 16" in alternatives(replace(plan, reward_lora_dim=16), LLAMA_1B, tight)[0]
+    with pytest.raises(ParameterError, match="--preferences is 0"):
+        Plan.of_preference_tuning(values, 0)

@@ -18,6 +18,7 @@ def add(commands: Commands) -> None:
         "examples:\n"
         "  rlhf plan --sample\n"
         "  rlhf plan --large-model-reference meta-llama/Llama-3.1-8B-Instruct --machine a100-80gb-x8 --price-per-hour 40\n"
+        "  rlhf plan --sample --preferences 1400 --epoch-count 2\n"
         "  rlhf plan --parameter-values values.json --machine l4 --mean-prompt-tokens 120 --mean-answer-tokens 40\n\n"
         "Exit status: 0 it fits, 1 it does not fit into memory, 2 wrong inputs.",
     )
@@ -36,6 +37,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--mean-answer-tokens", metavar="N", type=int, default=0, help="mean length; default: the most allowed"
     )
+    parser.add_argument(
+        "--preferences", metavar="N", type=int, default=0, help="preference tuning on so many preferences, not RLHF"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_parameters(parser, PLANNED)
 
@@ -49,5 +53,6 @@ def _plan(options: argparse.Namespace) -> int:
         price_per_hour=options.price_per_hour,
         mean_prompt_tokens=options.mean_prompt_tokens,
         mean_answer_tokens=options.mean_answer_tokens,
+        preferences=options.preferences,
         as_json=options.json,
     )
