@@ -40,7 +40,8 @@ _WORDS = [
     *("\ufffe", "\ufeff", "\\u0041", "\\n", "}\n{", '"}', "{", "C:\\users", "\\usepackage", "<b>", "é" * 40, "x" * 40),
 ]
 _RARE_WORDS = ["\x01", "\x0b", "\x1f", "\x08", "\x0c", "\x85"]
-_BAD_VALUES: list[Any] = [
+#: What no row is to hold in some place.
+BAD_VALUES: list[Any] = [
     *("", " \t", "\u3000", "a\0b", "\ud800", None, True, False, 0, 1, -1, 2, 1.0, 10**30, 1e300, [], {}, ["a"]),
     *({"a": 1}, [{}], [None], "user", "assistant", "system", float("nan"), [{"author": "assistant", "content": "a"}]),
     *([{"role": "system", "content": "a"}], [{"role": "assistant", "content": "a"}] * 2, {"parts": [{"text": "a"}]}),
@@ -326,7 +327,7 @@ class Maker:
         key = self.random.choice(list(target))
         match self.random.randrange(5):
             case 0:
-                target[key] = self.random.choice(_BAD_VALUES)
+                target[key] = self.random.choice(BAD_VALUES)
             case 1:
                 del target[key]
             case 2:

@@ -46,7 +46,7 @@ def reward_dir(model_folder, tmp_path_factory):
         original(self, *arguments, train_dataset=train_dataset, **options)
 
     folder = tmp_path_factory.mktemp("rewards")
-    row = {"prompt": PROMPT, "chosen": ANSWER, "rejected": "No."}
+    row = {"prompt": PROMPT, "chosen": ANSWER, "rejected": "No.", "margin": 0.5}
     data = folder / "preferences.jsonl"
     data.write_text((json.dumps(row) + "\n") * 2)
     config = RewardModelConfig(
@@ -73,6 +73,7 @@ def reward_dir(model_folder, tmp_path_factory):
 def test_reward_training(reward_dir, expected):
     _, given = reward_dir
     assert given[0]["chosen_ids"] == expected[1]
+    assert given[0]["margin"] == 0.5
 
 
 def test_scoring_during_reinforcement(reward_dir, model_folder, expected, monkeypatch):

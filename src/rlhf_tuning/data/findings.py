@@ -201,7 +201,8 @@ def examine(
     """
     rows = [_decoded(row, dataset.parameter, text_format) for row in dataset.sample.rows()]
     # Of a dialogue each answer is a row, and all of them stand in one line.
-    for problem in sorted({row.refused for row in rows if row.refused is not None}):
+    refused = {row.location: row.refused for row in rows if row.refused is not None}
+    for problem in sorted(refused.values()):
         problems.add(problem)
     ordered = dataset.total("ordered")
     is_preference = dataset.kind == "preference"

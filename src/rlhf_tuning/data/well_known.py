@@ -221,7 +221,8 @@ def _oasst_messages(record: Record) -> Iterator[Made]:
     nodes = {row["message_id"]: {**row, "replies": []} for row in record["gathered"]}
     [root] = [node for node in nodes.values() if node["parent_id"] is None]
     for node in nodes.values():
-        if node["parent_id"] in nodes:
+        # The root is nobody's reply, its own neither where it has no name.
+        if node is not root and node["parent_id"] in nodes:
             nodes[node["parent_id"]]["replies"].append(node)
     yield from _oasst_tree({"prompt": root})
 

@@ -196,6 +196,14 @@ def test_choices_that_count_from_one_are_refused_however_many_bad_rows_may_be_se
     assert mixed.summary.usable
 
 
+def test_of_a_folder_the_file_is_named_in_which_choices_count_from_one(write_rows: WriteRows) -> None:
+    one, other = ({**row, "choice": choice} for choice, row in enumerate(as_preferences(PROMPTS)[:2], 1))
+    write_rows("folder/a.jsonl", [one])
+    folder = Path(write_rows("folder/b.jsonl", [other])).parent
+    [problem, _] = check_datasets(preference_dataset=str(folder), instruction="").summary.problems
+    assert (problem.code, problem.file) == ("choices_from_one", str(folder / "b.jsonl"))
+
+
 @pytest.mark.parametrize("max_bad_rows", [0, 1_000])
 def test_datasets_that_were_swapped_are_called_so(write_rows: WriteRows, max_bad_rows: int) -> None:
     result = check_datasets(

@@ -628,6 +628,16 @@ def test_conversations_that_the_chat_template_refuses_stop_the_check_with_their_
     assert instructed.summary.problem_counts == {"refused_conversation": 3}
 
 
+def test_a_dialogue_that_the_chat_template_refuses_is_one_problem_however_many_answers_it_has(tmp_path: Path) -> None:
+    roles = ["system", "user", "assistant", "user", "assistant"]
+    row = {"messages": [{"role": role, "content": f"{role} {place}"} for place, role in enumerate(roles)]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    result = check_datasets(
+        dataset_uri=str(tmp_path / "a.jsonl"), instruction="", training=training(make_tokenizer(REFUSES))
+    )
+    assert result.summary.problem_counts["refused_conversation"] == 1
+
+
 def test_rows_of_which_the_chat_template_loses_a_turn_stop_the_check_with_their_lines(check: Check) -> None:
     message = {"author": "user", "content": "Hello."}
     rows: Rows = [*prompts(5), {"messages": [message], "context": "Be kind."}, {"messages": [message]}]

@@ -1,15 +1,19 @@
 """Small made-up files in the shape of well-known datasets, and what their rows mean."""
 
+import copy
 import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.fuzz_rows import BAD_VALUES
 from tests.unit.data.reading import as_lines, read
 
-from rlhf_tuning.data.convert import Converted, convert
+from rlhf_tuning.data.convert import Converted, convert, tried
 from rlhf_tuning.data.layout import CONTRADICTED, OTHER_CONVERSATIONS, TIES, TOO_FEW
-from rlhf_tuning.data.well_known import WELL_KNOWN
+from rlhf_tuning.data.well_known import WELL_KNOWN, WellKnown
 from rlhf_tuning.errors import DataError
 
 Rows = list[dict[str, Any]]
@@ -50,7 +54,7 @@ WEBGPT |= {"quotes_0": {"title": [], "extract": []}, "tokens_0": {"prefix": [1],
 def message(
     number: int, parent: int | None, role: str, text: str, rank: int | None = None, **more: Any
 ) -> dict[str, Any]:
-    where = {"message_id": str(number), "parent_id": None if parent is None else str(parent)}
+    where: dict[str, Any] = {"message_id": str(number), "parent_id": None if parent is None else str(parent)}
     return {**where, "message_tree_id": "t1", "role": role, "text": text, "rank": rank, "lang": "en", **more}
 
 
@@ -352,3 +356,33 @@ def test_a_score_beyond_its_scale_makes_a_row_of_another_dataset(tmp_path: Path)
     strange = {**content[0], "score_chosen": 100.0}
     with pytest.raises(DataError, match=r"row 201: scores of 100.0 and 1.0 are not on a scale of 9"):
         converted([*content * 200, strange], tmp_path)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every object or array in a value, with each of its keys or places."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield value, key
+        yield from places(value[key])
+
+
+@pytest.mark.parametrize("known", WELL_KNOWN, ids=lambda known: known.name)
+def test_damaged_rows_are_no_rows_or_good_ones_and_never_break_it(known: WellKnown) -> None:
+    pick = random.Random(known.name)
+    layout = known.layout(set(known.fields))
+    assert layout is not None
+    for _ in range(40):
+        content = copy.deepcopy(CASES[known.name][0])
+        for _ in range(pick.choice([1, 1, 3])):
+            target, key = pick.choice(list(places(content))[1:])
+            target[key] = copy.deepcopy(pick.choice([*BAD_VALUES, pick.choice(list(places(content)))[0]]))
+        records = [row for row in content if isinstance(row, dict) and row.keys() >= {*known.fields}]
+        found = tried(layout, records, unfit=len(records))
+        assert found.made >= 0
+        assert found.left_out.total() + found.unfit <= len(records)
+
+
+def test_a_message_without_a_name_is_not_its_own_reply() -> None:
+    [known] = [known for known in WELL_KNOWN if known.name == "OpenAssistant's messages"]
+    layout = known.layout(set(known.fields))
+    assert layout is not None
+    assert tried(layout, [message(1, None, "prompter", "Where?", message_id=None)]).made == 0
