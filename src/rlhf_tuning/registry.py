@@ -248,17 +248,19 @@ def resolve_model(spec: str, registry_dir: Path | None = None) -> ModelVersion:
         names = ", ".join(sorted(folders)) or "none yet"
         raise ModelError(f"No model '{name}' in the registry {root}. Models there: {names}.")
     folder = folders[name]
+    # A name in another script has one in the registry that nobody would know for it.
+    asked = spec.removeprefix("models/").removesuffix(f"{at}{reference}")
     aliases, numbers = _read_aliases(folder), _version_numbers(folder / "versions")
     if not reference and DEFAULT_ALIAS not in aliases:
         raise ModelError(
-            f"No version of model '{name}' is promoted yet. Name one: {_versions_and_aliases(name, numbers, aliases)}"
+            f"No version of model '{asked}' is promoted yet. Name one: {_versions_and_aliases(name, numbers, aliases)}"
         )
     reference = reference or DEFAULT_ALIAS
     number = int(reference) if reference.isdecimal() else aliases.get(reference)
     if number not in numbers:
         kind = "version" if reference.isdecimal() else "alias"
         raise ModelError(
-            f"Model '{name}' has no {kind} '{reference}'. There are: {_versions_and_aliases(name, numbers, aliases)}"
+            f"Model '{asked}' has no {kind} '{reference}'. There are: {_versions_and_aliases(name, numbers, aliases)}"
         )
     changed = _changed_files(folder / "versions" / str(number))
     if changed:

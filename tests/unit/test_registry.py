@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -223,6 +224,10 @@ def test_a_model_is_found_by_the_name_that_its_run_was_given(made: Path, root: P
         version = register(made, root, name=registry_name(name))
         for spec in (name, f"{name}@1", f"models/{name}@default", version.resource_name):
             assert resolve_model(spec, root) == version
+        with pytest.raises(
+            ModelError, match=re.escape(f"Model '{name}' has no version '7'. There are: {version.name}@1")
+        ):
+            resolve_model(f"{name}@7", root)
     with pytest.raises(ModelError, match="No model 'Чужая модель' in the registry"):
         resolve_model("Чужая модель@1", root)
 
