@@ -28,8 +28,8 @@ from rlhf_tuning.data.sources import Source, resolve
 from rlhf_tuning.data.well_known import WELL_KNOWN
 from rlhf_tuning.errors import DataError
 
-#: Rows that the layout is found by.
-ROWS_TRIED = 20_000
+#: Rows that the layout is found by; no more than so many bytes of them either.
+ROWS_TRIED, BYTES_TRIED = 20_000, 64 * 2**20
 
 #: Of rows that a well-known dataset's layout is tried on, one in so many may be none of its kind.
 _ONE_UNFIT_IN = 100
@@ -119,7 +119,14 @@ def _layout_of_files(sources: Sequence[Source], to: Kind | None) -> Layout:
     Raises:
         DataError: If there is none, or what they mean cannot be told.
     """
-    records = [item.record for _, item in islice(_items(sources), ROWS_TRIED) if item.record is not None]
+    records: list[Record] = []
+    size = 0
+    for _, item in islice(_items(sources), ROWS_TRIED):
+        if item.record is not None:
+            records.append(item.record)
+            size += len(_encoded(item.record))
+        if size > BYTES_TRIED:
+            break
     if not records:
         raise DataError("There is no row to convert.")
     kinds: tuple[Kind, ...] = _KINDS if to is None else ("preference", "feedback") if to == "preference" else (to,)

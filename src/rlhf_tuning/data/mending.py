@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 from rlhf_tuning.data.by_names import from_zero
-from rlhf_tuning.data.convert import ROWS_TRIED, Trial, layout_of_bad, tried
+from rlhf_tuning.data.convert import BYTES_TRIED, ROWS_TRIED, Trial, layout_of_bad, tried
 from rlhf_tuning.data.feedback_pairs import FeedbackPairs
 from rlhf_tuning.data.formats import parse_line
 from rlhf_tuning.data.layout import Layout, Record, UnclearError
@@ -16,8 +16,6 @@ from rlhf_tuning.data.problems import OF_TEXTS, Fault, convert_command
 from rlhf_tuning.data.record_files import is_old_western
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.strict_json import decode_object
-
-_BYTES_TRIED = 64 * 2**20
 
 
 def how_to_mend(
@@ -44,7 +42,7 @@ def how_to_mend(
     others, unread = good_rows, list[bytes]()
     size = 0
     for line in islice(bad_lines, ROWS_TRIED):
-        if (size := size + len(line)) > _BYTES_TRIED:
+        if (size := size + len(line)) > BYTES_TRIED:
             break
         record = decode_object(line, [])
         found: list[Fault] = []
