@@ -27,7 +27,7 @@ class Method:
     own: Mapping[str, Value] = field(default_factory=dict)
 
 
-#: In the order of what they cost. To add one: its line here.
+#: In the order of how much there is to do, which decides between methods that are as good. To add one: its line here.
 METHODS = {
     "supervised": Method(
         label="supervised tuning",
@@ -53,6 +53,7 @@ SET_BY_COMPARISON = (
     "deploy_model",
     "evaluation_data_uri",
     "default_context",
+    "supervised_dataset",
     "warm_start_adapter",
     "project",
     "location",

@@ -89,7 +89,9 @@ class Asked:
 
     def _check_own(self, name: str, own: Mapping[str, Value]) -> None:
         if name not in self.trained:
-            raise ParameterError(f"--set names {name}, which is not among the methods that train: {self.trained}.")
+            raise ParameterError(
+                f"--set names {name}, which is not among the methods that train: {', '.join(self.trained)}."
+            )
         if given := [parameter for parameter in own if parameter in METHODS[name].data]:
             raise ParameterError(f"--set gives {name} a {given[0]} of its own; all methods have the same data.")
         if self.minutes is not None and METHODS[name].steps in own:
@@ -99,7 +101,7 @@ class Asked:
 
     @property
     def trained(self) -> list[str]:
-        """Return the methods that train, in the order of what they cost."""
+        """Return the methods that train, in the order of `METHODS`."""
         return [name for name in METHODS if name in self.methods]
 
 
@@ -211,18 +213,21 @@ class _Comparison:
         if minutes is None:
             self.steps = {name: int(self._value_of(name, METHODS[name].steps)) for name in self.asked.trained}
             return
-        kept = self.folder / f"steps-{_digest([*self.identity, self.values, minutes, self.asked.trained])}.json"
+        kept = (
+            self.folder
+            / f"steps-{_digest([*self.identity, self.values, minutes, self.asked.trained, self.asked.own])}.json"
+        )
         if not kept.exists():
-            from rlhf_tuning.planning.budget import seconds_of_trainings, steps_within
+            from rlhf_tuning.planning.budget import forecast_here, steps_within
 
             self.display.say("Forecasting what a step of each method takes on this machine")
             given = {name: parameter.default for name, parameter in PARAMETERS.items()} | self.values
-            given |= {"instruction": "", "preference_dataset": self.data.path("preferences")}
-            given |= {"prompt_dataset": self.data.path("prompts")}
-            trainings = seconds_of_trainings({name: value for name, value in given.items() if value is not None})
+            given |= {"dataset_uri": "", "instruction": ""}
+            given |= {f"{kind}_dataset": self.data.path(f"{kind}s") for kind in ("preference", "prompt")}
+            takes = forecast_here({name: value for name, value in given.items() if value is not None})
             found = {}
             for name in self.asked.trained:
-                seconds = trainings[METHODS[name].training]
+                seconds = takes(METHODS[name].training, {**METHODS[name].own, **self.asked.own.get(name, {})})
                 steps = steps_within(60 * minutes, seconds, label=METHODS[name].label)
                 found[name] = {"steps": steps, "seconds": seconds(steps)}
             kept.write_text(json.dumps(found), encoding="utf-8")

@@ -43,7 +43,6 @@ from rlhf_tuning.statistics import (
     repeated_win_rate,
     sign_test,
 )
-from rlhf_tuning.step import duration
 
 #: Of Holm's method: so often at most is any of the differences that are called shown none, where prompts decide alone.
 LEVEL = 0.05
@@ -196,7 +195,7 @@ class MethodComparison:
 
     Args:
         prompts: What was asked.
-        methods: In the order of what they cost, the base model first.
+        methods: In the order of how much there is to do, the base model first.
         seeds: Of the trainings.
         tables: One for each judge that gave verdicts, the most trusted first.
         notes: What a person should know of the judges' work.
@@ -395,8 +394,7 @@ def _duel(
 def advice(found: MethodComparison) -> tuple[str, list[str]]:
     """Return what to take, in a sentence, and the sentences that say what it rests on.
 
-    Advised is the first method, in the order of what they cost, that is shown to beat the base model while none is shown to
-    beat it.
+    Advised is the first method, in their order, that is shown to beat the base model while none is shown to beat it.
     """
     table = found.decisive
     if table is None:
@@ -415,7 +413,7 @@ def advice(found: MethodComparison) -> tuple[str, list[str]]:
         beaten = [name for name in names if _beats(table, chosen, name)]
         headline = (
             f"Take {found.label(chosen)}: by {table.label} it beats {_listed(found, beaten)}, and no method is shown to "
-            f"beat it{_at_a_lower_cost(found, chosen, unbeaten)}."
+            f"beat it{_simpler(found, chosen, unbeaten)}."
         )
     elif beats_base:
         chosen = max(beats_base, key=table.mean_rate)
@@ -450,14 +448,10 @@ def _beats(table: Table, first: str, second: str) -> bool:
     return first != second and table.duel(first, second).outcome == "better"
 
 
-def _at_a_lower_cost(found: MethodComparison, chosen: str, unbeaten: Sequence[str]) -> str:
-    """Say what is no better for more."""
+def _simpler(found: MethodComparison, chosen: str, unbeaten: Sequence[str]) -> str:
+    """Say what is no better, though it is more to do."""
     others = [name for name in unbeaten if name != chosen]
-    if not others:
-        return ""
-    (method,) = [method for method in found.methods if method.name == chosen]
-    took = f" ({duration(method.mean_seconds)} of training)" if method.seconds else ""
-    return f", at a lower cost{took} than {_listed(found, others)}"
+    return f"; {_listed(found, others)} would be more to do" if others else ""
 
 
 def _does_reinforcement_pay(found: MethodComparison, table: Table) -> str:

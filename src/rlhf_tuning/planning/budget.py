@@ -7,13 +7,7 @@ from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.models.architecture import Architecture
 from rlhf_tuning.parameters import Value
 from rlhf_tuning.planning.expectation import plan_here
-from rlhf_tuning.planning.forecast import (
-    Hardware,
-    Plan,
-    forecast,
-    preference_step_seconds,
-    supervised_step_seconds,
-)
+from rlhf_tuning.planning.forecast import Hardware, Plan, forecast, preference_step_seconds
 
 _MOST_STEPS = 1_000_000
 
@@ -21,9 +15,15 @@ _MOST_STEPS = 1_000_000
 _Seconds = Callable[[int], float]
 
 
+#: What a training does beside its steps.
+_BESIDE = ("held-out loss", "centring of scores", "watch")
+
+
 def _supervised(plan: Plan, model: Architecture, reward_base: Architecture, hardware: Hardware) -> _Seconds:
-    step = supervised_step_seconds(plan, model, hardware)
-    return lambda steps: steps * step
+    alone = replace(plan, reward_model_train_steps=0, held_out_reward_model_share=0.0, watch_prompts=0)
+    return lambda steps: _training_seconds(
+        replace(alone, supervised_train_steps=steps, reinforcement_learning_train_steps=0), model, reward_base, hardware
+    )
 
 
 def _preference(plan: Plan, model: Architecture, reward_base: Architecture, hardware: Hardware) -> _Seconds:
@@ -32,13 +32,14 @@ def _preference(plan: Plan, model: Architecture, reward_base: Architecture, hard
 
 
 def _reinforcement(plan: Plan, model: Architecture, reward_base: Architecture, hardware: Hardware) -> _Seconds:
-    def seconds(steps: int) -> float:
-        longer = replace(plan, reinforcement_learning_train_steps=steps)
-        found = forecast(longer, model, hardware, reward_base=reward_base)
-        hours = sum(phase.hours for phase in found.phases) + found.hours["centring of scores"] + found.hours["watch"]
-        return 3600 * hours
+    return lambda steps: _training_seconds(
+        replace(plan, reinforcement_learning_train_steps=steps), model, reward_base, hardware
+    )
 
-    return seconds
+
+def _training_seconds(plan: Plan, model: Architecture, reward_base: Architecture, hardware: Hardware) -> float:
+    found = forecast(plan, model, hardware, reward_base=reward_base)
+    return 3600 * (sum(phase.hours for phase in found.phases) + sum(found.hours.get(name, 0.0) for name in _BESIDE))
 
 
 #: A way of training to what its steps take. Reinforcement learning pays for its reward models and its watch as well.
@@ -49,17 +50,33 @@ TRAININGS: dict[str, Callable[[Plan, Architecture, Architecture, Hardware], _Sec
 }
 
 
-def seconds_of_trainings(values: Mapping[str, Value]) -> dict[str, _Seconds]:
-    """Return what each way of training takes on this machine, by how many steps it has. Takes some seconds.
+def forecast_here(values: Mapping[str, Value]) -> Callable[[str, Mapping[str, Value]], _Seconds]:
+    """Return what says how long a way of training takes on this machine. Takes some seconds.
 
     Args:
         values: A run's parameters; its data and its model's tokenizer are there.
+
+    Returns:
+        A function of a name in `TRAININGS` and of the parameters that have other values there, which returns the seconds by
+        the number of steps.
 
     Raises:
         RlhfError: If there is no forecast for the model, or data or tokenizer cannot be read.
     """
     plan, model, reward_base, hardware = plan_here(values)
-    return {name: training(plan, model, reward_base, hardware) for name, training in TRAININGS.items()}
+
+    def seconds(training: str, own: Mapping[str, Value]) -> _Seconds:
+        changed = Plan.of({**values, **own})
+        of_its_own = replace(
+            changed,
+            prompt_tokens=plan.prompt_tokens,
+            answer_tokens=plan.answer_tokens,
+            preferences=plan.preferences,
+            reward_model_train_steps=min(plan.reward_model_train_steps, changed.reward_model_train_steps),
+        )
+        return TRAININGS[training](of_its_own, model, reward_base, hardware)
+
+    return seconds
 
 
 def steps_within(budget: float, seconds: _Seconds, *, label: str) -> int:

@@ -341,14 +341,9 @@ def forecast(
     return _Forecaster(plan, model, hardware, reward_base or model).run()
 
 
-def supervised_step_seconds(plan: Plan, model: Architecture, hardware: Hardware) -> float:
-    """Return the seconds of a step of supervised tuning."""
-    return _Forecaster(plan, model, hardware, model).answer_seconds(1)
-
-
 def preference_step_seconds(plan: Plan, model: Architecture, hardware: Hardware) -> float:
     """Return the seconds of a step of preference tuning, the reference's part of it included."""
-    return _Forecaster(plan, model, hardware, model).answer_seconds(2, reference=True)
+    return _Forecaster(plan, model, hardware, model).preference_seconds()
 
 
 def alternatives(
@@ -752,17 +747,16 @@ class _Forecaster:
             divided=divided,
         ) + self.head_seconds(self.model, rows * answers * (answer + 1), learns=learns)
 
-    def answer_seconds(self, answers: int, *, reference: bool = False) -> float:
-        """Return the seconds of a step that learns so many given answers to each prompt; sampled are none."""
+    def preference_seconds(self) -> float:
+        """Return the seconds of a step that learns both answers of each pair, which the reference is asked once."""
         plan, model = self.plan, self.model
         prompt, answer = self.lengths
-        tokens, positions = prompt + answers * (answer + 1), self.prompts * answers * answer
         seconds = self.optimizer_seconds(model, plan.lora_dim, divided=self.policy_divided)
-        for rank, learns in [(plan.lora_dim, True), *([(0, False)] if reference else [])]:
-            seconds += self.head_seconds(model, positions, learns=learns) + self.pass_seconds(
+        for rank, learns in ((plan.lora_dim, True), (0, False)):
+            seconds += self.head_seconds(model, 2 * self.prompts * (answer + 1), learns=learns) + self.pass_seconds(
                 model,
                 self.prompts,
-                tokens,
+                prompt + 2 * (answer + 1),
                 at_a_time=micro_batch(self.prompts, 8),
                 rank=rank,
                 learns=learns,

@@ -130,21 +130,19 @@ def test_one_budget_gives_each_method_its_own_steps_and_a_stopped_comparison_kee
     runs, run_locally = started
     asked = []
 
-    def seconds_of_trainings(values):
+    def forecast_here(values):
         asked.append(values)
-        return {
-            name: lambda steps, each=each: each * steps
-            for name, each in (("supervised", 2), ("preference", 5), ("reinforcement", 9))
-        }
+        each = {"supervised": 2.0, "preference": 5.0, "reinforcement": 9.0}
+        return lambda training, own: lambda steps: each[training] * steps * own.get("batch_size", 64) / 64
 
-    monkeypatch.setattr("rlhf_tuning.planning.budget.seconds_of_trainings", seconds_of_trainings)
+    monkeypatch.setattr("rlhf_tuning.planning.budget.forecast_here", forecast_here)
     run_locally.fails_at = 2 + len(METHODS)
-    flags = ("--cost", 1, "--price-per-hour", 20, "--seeds", 0, 1)  # three minutes
+    flags = ("--cost", 1, "--price-per-hour", 20, "--seeds", 0, 1, "--set", "rlhf.batch_size=32")  # three minutes
     _, said = compare(*flags)
     assert "Steps that fit into 3 minutes each: supervised tuning 90" in said
     by_name = {run.name: run.arguments for run in runs}
     assert by_name["supervised_tuning_pipeline"]["train_steps"] == 90
-    assert by_name["rlhf_pipeline"]["reinforcement_learning_train_steps"] == 20
+    assert by_name["rlhf_pipeline"]["reinforcement_learning_train_steps"] == 40
     run_locally.fails_at += 1
     compare(*flags)
     assert len(asked) == 1
