@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_the_first_run_tunes_from_the_base_and_ends_as_every_tune_does(first):
     assert "No champion yet" in output
     assert "Upload and Deploy Tuned Model: started (step 14 of 14)" in output
     assert "Win rate by reward" in output
-    assert "Report: ./runs/report.html" in output
+    assert re.search(r"^Report: \./runs/r\S+/report\.html$", output, re.MULTILINE)
     assert "rlhf predict --model tiny@1" in output
     assert "Promoted: the tuned model takes the place of the base model." in output
     [version] = list_models(folder / "registry")

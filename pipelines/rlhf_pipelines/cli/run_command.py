@@ -328,17 +328,23 @@ def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[S
 
 def _next_steps(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[StepFinished]) -> list[str]:
     """Return where the reports and the model are, and the command that calls the model."""
+    from rlhf_tuning.reports.page import write_page
+
     lines = []
     name = str(outputs["parameters"].get(MODEL, ""))
     model_lines, call = _model_lines(name, run) if name else ([], "")
     for output, (label, file_name) in _PAGES.items():
         artifact = outputs["artifacts"].get(output)
         if artifact and Path(artifact["path"]).is_file():
-            page = run.pipeline_root.expanduser().absolute() / file_name
+            folder = Path(artifact["path"]).parents[1]
+            page = folder / file_name
             if output == _REPORT:
-                _complete_report(Path(artifact["path"]).parents[1], page, run, finished, name, call)
+                _complete_report(folder, page, run, finished, name, call)
             else:
-                shutil.copyfile(artifact["path"], page)
+                write_page(Path(artifact["path"]).read_text(encoding="utf-8"), str(page))
+            # Of several runs under one root each has its own, and that of the one that ended last stands beside them too.
+            newest = run.pipeline_root.expanduser().absolute() / file_name
+            write_page(page.read_text(encoding="utf-8"), str(newest))
             lines.append(f"{label:<7} {shown(page)}")
     return lines + model_lines
 

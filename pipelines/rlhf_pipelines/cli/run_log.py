@@ -1,11 +1,13 @@
 """The log of one local run: what its process prints, with its events turned into sparse readable lines."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from rlhf_pipelines.cli.display import SparseDisplay
 from rlhf_pipelines.local.run_events import Update, plain
@@ -22,9 +24,9 @@ class RunLog:
     def __init__(self, pipeline_root: Path, now: Callable[[], str] = lambda: time.strftime("%H:%M:%S")) -> None:
         folder = pipeline_root / "logs"
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = _unused(folder, time.strftime("%Y%m%d-%H%M%S"))
         self._now = now
-        self._file = self.path.open("x", encoding="utf-8", errors="backslashreplace")
+        self._file = _unused(folder, time.strftime("%Y%m%d-%H%M%S"))
+        self.path = Path(self._file.name)
         self._events = SparseDisplay(self.note)
 
     def __enter__(self) -> "RunLog":
@@ -61,11 +63,10 @@ class RunLog:
             print(text, file=self._file, flush=True)
 
 
-def _unused(folder: Path, stem: str) -> Path:
-    """Return a file in `folder` that no other run has taken."""
-    path = folder / f"{stem}.log"
-    number = 2
-    while path.exists():
-        path = folder / f"{stem}-{number}.log"
-        number += 1
-    return path
+def _unused(folder: Path, stem: str) -> TextIO:
+    """Open a file in `folder` that no other run has taken, not even one that begins now."""
+    for number in itertools.count(1):
+        path = folder / (f"{stem}.log" if number == 1 else f"{stem}-{number}.log")
+        with suppress(FileExistsError):
+            return path.open("x", encoding="utf-8", errors="backslashreplace")
+    raise AssertionError

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_pipelines.cli import run_command
 from rlhf_pipelines.cli.display import SparseDisplay
 from rlhf_pipelines.cli.run_command import LocalRun, check_early, prepare_root, run_locally
 from rlhf_tuning import environment, vllm_program
@@ -251,6 +252,20 @@ def test_stopped_run_leaves_no_process_and_keeps_its_results(
         toy.trouble.unlink()
         assert toy.run() == 0
         assert toy.steps_run.count("prepare") == 1
+
+
+def test_runs_under_one_root_have_pages_of_their_own(tmp_path: Path) -> None:
+    lines = []
+    for name in ("run-1", "run-2"):
+        page = tmp_path / name / "validate-inputs" / "data_report"
+        page.parent.mkdir(parents=True)
+        page.write_text(f"of {name}", encoding="utf-8")
+        outputs = {"parameters": {}, "artifacts": {"data_report": {"path": str(page)}}}
+        run = LocalRun(name="toy", target="", arguments={}, pipeline_root=tmp_path)
+        lines += run_command._next_steps(outputs, run, [])
+    pages = [Path(line.partition("Data:")[2].strip()) for line in lines]
+    assert [page.read_text(encoding="utf-8") for page in pages] == ["of run-1", "of run-2"]
+    assert (tmp_path / "data-report.html").read_text(encoding="utf-8") == "of run-2"
 
 
 def test_steps_end_when_the_command_itself_is_killed(
