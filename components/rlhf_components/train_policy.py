@@ -41,6 +41,7 @@ def train_policy(
     reward_clip_range: float = 0.0,
     missing_eos_penalty: float = 0.0,
     normalize_advantages: bool = False,
+    checkpoint_interval: float = 10.0,
     held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
     start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
@@ -79,6 +80,7 @@ def train_policy(
         reward_clip_range: Scores are held between minus this and this; 0 for no limit.
         missing_eos_penalty: Taken off the reward of an answer that was cut off.
         normalize_advantages: Give the advantages of each batch mean 0 and standard deviation 1.
+        checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
         held_out_reward_model: A reward model trained on other preferences, by which the watch stops the run and chooses the
             checkpoint; without one it draws curves only.
         start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
@@ -88,6 +90,7 @@ def train_policy(
     from rlhf_tuning.models.reward_model import saved_better_than_chance
     from rlhf_tuning.step import running_step
     from rlhf_tuning.training import reinforcement as phase
+    from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
     with running_step("Reinforcer", inputs=[prompts, reward_model, held_out_reward_model], outputs=[adapter, model]):
         config = phase.ReinforcementConfig(
@@ -115,6 +118,7 @@ def train_policy(
             reward_clip_range=reward_clip_range,
             missing_eos_penalty=missing_eos_penalty,
             normalize_advantages=normalize_advantages,
+            checkpoint_interval=checkpoint_interval,
         )
         final = processes.run(
             phase.train_policy,
@@ -124,6 +128,7 @@ def train_policy(
             adapter_dir=adapter.path,
             model_dir=model.path,
             tensorboard_dir=tensorboard.path,
+            checkpoint_dir=beside_the_runs(adapter.path, adapter.uri),
             held_out_reward_model_dir=saved_better_than_chance(held_out_reward_model.path)
             if held_out_reward_model
             else "",

@@ -35,6 +35,7 @@ def train_preference(
     dtype: str = "auto",
     held_out_reward_model_share: float = 0.0,
     watch_prompts: int = 64,
+    checkpoint_interval: float = 10.0,
 ) -> None:
     """Have chosen answers gain more than rejected ones, for as long as held-out ones do so too.
 
@@ -65,6 +66,7 @@ def train_preference(
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
         watch_prompts: Held-out prompts answered now and then; 0 for none.
+        checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
     """
     import math
     import shutil
@@ -74,6 +76,7 @@ def train_preference(
     from rlhf_tuning.registry import PREFERENCE_ROWS
     from rlhf_tuning.step import running_step
     from rlhf_tuning.training import preference
+    from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
     inputs = [preferences, eval_preferences]
     with running_step("Preference Trainer", inputs=inputs, outputs=[adapter, model]):
@@ -96,6 +99,7 @@ def train_preference(
             dtype=dtype,
             held_out_reward_model_share=held_out_reward_model_share,
             watch_prompts=watch_prompts,
+            checkpoint_interval=checkpoint_interval,
         )
         found = processes.run(
             preference.train_on_preferences,
@@ -105,6 +109,7 @@ def train_preference(
             adapter_dir=adapter.path,
             model_dir=model.path,
             tensorboard_dir=tensorboard.path,
+            checkpoint_dir=beside_the_runs(adapter.path, adapter.uri),
         )
         if preference_rows:
             shutil.copyfile(preference_rows.path, Path(adapter.path) / PREFERENCE_ROWS)

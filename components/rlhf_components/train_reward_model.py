@@ -29,6 +29,7 @@ def train_reward_model(
     held_out_reward_model_share: float = 0.0,
     held_out: bool = False,
     reward_model_max_epochs: float = 2.0,
+    checkpoint_interval: float = 10.0,
     start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
     """Learn from preferences a model that scores answers as the people did.
@@ -53,6 +54,7 @@ def train_reward_model(
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
         reward_model_max_epochs: Most times that each preference is seen; 0 for no limit but the steps.
+        checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
         held_out: Train that one. With a share of 0 nothing is trained, and the output is empty.
         start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
             what is an input is fetched.
@@ -64,6 +66,7 @@ def train_reward_model(
     from rlhf_tuning.registry import PREFERENCE_ROWS
     from rlhf_tuning.step import running_step, say
     from rlhf_tuning.training import reward_model as phase
+    from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
     step = "Held-out Reward Model Trainer" if held_out else "Reward Model Trainer"
     with running_step(step, inputs=[preferences], outputs=[reward_model]):
@@ -80,6 +83,7 @@ def train_reward_model(
             held_out_reward_model_share=held_out_reward_model_share,
             held_out=held_out,
             reward_model_max_epochs=reward_model_max_epochs,
+            checkpoint_interval=checkpoint_interval,
             # Only differences of the held-out reward are looked at.
             centring_prompts=0 if held_out else phase.RewardModelConfig.centring_prompts,
         )
@@ -94,6 +98,7 @@ def train_reward_model(
             eval_preferences_path=eval_preferences.path,
             output_dir=reward_model.path,
             tensorboard_dir=tensorboard.path,
+            checkpoint_dir=beside_the_runs(reward_model.path, reward_model.uri),
         )
         if preference_rows:
             shutil.copyfile(preference_rows.path, Path(reward_model.path) / PREFERENCE_ROWS)

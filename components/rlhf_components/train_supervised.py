@@ -26,6 +26,7 @@ def train_supervised(
     target_sequence_length: int = 64,
     seed: int = 0,
     dtype: str = "auto",
+    checkpoint_interval: float = 10.0,
     is_start: bool = False,
 ) -> None:
     """Raise the probability of demonstrated answers, for as long as held-out ones become more probable too.
@@ -51,6 +52,7 @@ def train_supervised(
         target_sequence_length: Most tokens of an answer.
         seed: Of the adapter and the order of the demonstrations.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+        checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
         is_start: Whether RLHF starts from the model: then it holds the settings and metrics too, since later steps get
             nothing else.
     """
@@ -60,6 +62,7 @@ def train_supervised(
     from rlhf_tuning.models.start_model import keep_record
     from rlhf_tuning.step import running_step
     from rlhf_tuning.training import supervised
+    from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
     inputs = [demonstrations, eval_demonstrations]
     with running_step("Supervised Trainer", inputs=inputs, outputs=[adapter, model]):
@@ -76,6 +79,7 @@ def train_supervised(
             target_sequence_length=target_sequence_length,
             seed=seed,
             dtype=dtype,
+            checkpoint_interval=checkpoint_interval,
         )
         found = processes.run(
             supervised.train_supervised,
@@ -85,6 +89,7 @@ def train_supervised(
             adapter_dir=adapter.path,
             model_dir=model.path,
             tensorboard_dir=tensorboard.path,
+            checkpoint_dir=beside_the_runs(adapter.path, adapter.uri),
         )
         for name, value in found.items():
             if math.isfinite(value):

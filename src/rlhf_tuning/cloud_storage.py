@@ -1,4 +1,4 @@
-"""Cloud Storage, as every stage reads it: through the mount where there is one, and else object by object.
+"""Cloud Storage, as every stage uses it: through the mount where there is one, and else object by object.
 
 On Vertex all buckets are mounted under `/gcs`, by a file system of the FUSE kind. That something is mounted there proves
 nothing: Kubeflow gives every step an empty volume at `/gcs` in which it keeps artifacts. Elsewhere objects are streamed
@@ -14,6 +14,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -121,8 +122,22 @@ def objects(bucket: str, *, prefix: str = "", within_folders: bool = True) -> It
             yield _stored(bucket, blob)
 
 
-def reason(error: Exception) -> str | None:
-    """Return why reading failed, as full sentences with what to do, or None for an error of another kind."""
+def write(bucket: str, name: str, stream: BinaryIO, size: int) -> None:
+    """Write an object of so many bytes, whole or not at all."""
+    blob = _bucket(bucket).blob(name)
+    blob.upload_from_file(stream, size=size, retry=_retry(), timeout=_STALL_SECONDS, checksum="crc32c")
+
+
+def delete(bucket: str, name: str) -> None:
+    """Delete an object; nothing where there is none."""
+    from google.api_core import exceptions as api
+
+    with suppress(api.NotFound):
+        _bucket(bucket).blob(name).delete(retry=_retry(), timeout=_STALL_SECONDS)
+
+
+def reason(error: Exception, *, role: str = "objectViewer") -> str | None:
+    """Return why what takes a role failed, as full sentences with what to do, or None for an error of another kind."""
     if isinstance(error, ChangedError):
         return "it changed while it was being read. Run again when nothing writes to it."
     if not type(error).__module__.startswith("google."):
@@ -137,7 +152,7 @@ def reason(error: Exception) -> str | None:
             f"service account is attached. ({error})"
         )
     if isinstance(error, api.Forbidden | api.Unauthorized):
-        return "no permission. Grant roles/storage.objectViewer on the bucket to the account that runs this."
+        return f"no permission. Grant roles/storage.{role} on the bucket to the account that runs this."
     if isinstance(error, api.NotFound):
         return "there is no such bucket or object. Check the spelling."
     if isinstance(error, api.RetryError):

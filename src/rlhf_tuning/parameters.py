@@ -311,6 +311,13 @@ PARAMETERS: dict[str, Parameter] = {
             "Give the advantages of each batch of samples mean 0 and standard deviation 1.",
         ),
         Parameter(
+            "checkpoint_interval",
+            float,
+            10.0,
+            "Minutes between checkpoints of a training step, by which a run that was stopped goes on; 0 for none.",
+            Limit(0),
+        ),
+        Parameter(
             "gate_win_rate_margin",
             float,
             0.0,

@@ -1,4 +1,4 @@
-"""A Cloud Storage server on this machine for the real client: the reading half of its JSON API, and faults on demand.
+"""A Cloud Storage server on this machine for the real client: its JSON API for objects, and faults on demand.
 
 `STORAGE_EMULATOR_HOST` leads the client here. It answers as the service documents it: pages of a list, ranges,
 generations (412 and 404), objects marked as gzip that it unpacks for those who do not accept gzip, and checksums.
@@ -76,6 +76,7 @@ class CloudStorage:
         download_faults: For one download after the other, from the left.
         list_faults: For one request of a list or of an object's metadata after the other.
         bucket_faults: For one request of a bucket's metadata after the other, which the client also makes by itself.
+        write_faults: For one upload or deletion after the other; of a fault the status alone counts.
         downloads: The range of every download, `FIRST-LAST`.
         pages: How many pages of lists were sent.
         faults_happened: Whether there was any fault so far.
@@ -89,6 +90,7 @@ class CloudStorage:
     download_faults: deque[Fault] = field(default_factory=deque)
     list_faults: deque[Fault] = field(default_factory=deque)
     bucket_faults: deque[Fault] = field(default_factory=deque)
+    write_faults: deque[Fault] = field(default_factory=deque)
     downloads: list[str] = field(default_factory=list)
     pages: int = 0
     faults_happened: bool = False
@@ -164,6 +166,36 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_download:
             return self._answer_json(200, found.metadata(bucket, name))
         return self._download(found, fault)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self._write_refused(re.split(r"/b/|/o", self.path)[1]):
+            return None
+        # As the client puts the parts together: metadata, then content.
+        boundary = b"--" + self.headers["Content-Type"].partition("boundary=")[2].strip('"').encode()
+        described, content = body.split(boundary)[1:3]
+        name = json.loads(described.partition(b"\r\n\r\n")[2])["name"]
+        self.storage.put(name, content.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n"))
+        return self._answer_json(200, self.storage.buckets["bucket"][name].metadata("bucket", name))
+
+    def do_DELETE(self) -> None:
+        bucket, name = re.fullmatch(r"/storage/v1/b/([^/]+)/o/(.*)", urlsplit(self.path).path).groups()  # type: ignore[union-attr]
+        if self._write_refused(bucket):
+            return None
+        if unquote(name) not in self.storage.buckets["bucket"]:
+            return self._refuse(404, f"No such object: {bucket}/{name}")
+        self.storage.delete(unquote(name))
+        return self._answer(204, b"", {}, Fault())
+
+    def _write_refused(self, bucket: str) -> bool:
+        fault = self.storage.write_faults.popleft() if self.storage.write_faults else Fault()
+        if fault.status:
+            self._refuse(fault.status, "refused")
+        elif bucket not in self.storage.buckets:
+            self._refuse(404, "The specified bucket does not exist.")
+        else:
+            return False
+        return True
 
     def _get_bucket(self, bucket: str) -> None:
         fault = self.storage.bucket_faults.popleft() if self.storage.bucket_faults else Fault()

@@ -105,7 +105,7 @@ def write_data(folder):
     (folder / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
 
 
-def train_rewards(model, folder, **settings):
+def train_rewards(model, folder, checkpoint_dir="", **settings):
     """Run phase 1 in as many processes as there are."""
     from rlhf_tuning.training import reward_model
 
@@ -130,10 +130,11 @@ def train_rewards(model, folder, **settings):
         eval_preferences_path=str(folder / "preferences.jsonl"),
         output_dir=str(folder / "reward"),
         tensorboard_dir=str(folder / "reward-events"),
+        checkpoint_dir=str(checkpoint_dir),
     )
 
 
-def train_policy(model, folder, name, **settings):
+def train_policy(model, folder, name, checkpoint_dir="", **settings):
     """Run phase 2 in as many processes as there are."""
     from rlhf_tuning.training import reinforcement
 
@@ -162,10 +163,11 @@ def train_policy(model, folder, name, **settings):
         adapter_dir=str(folder / name / "adapter"),
         model_dir=str(folder / name / "model"),
         tensorboard_dir=str(folder / name / "events"),
+        checkpoint_dir=str(checkpoint_dir),
     )
 
 
-def train_supervised(model, folder, **settings):
+def train_supervised(model, folder, checkpoint_dir="", **settings):
     """Tune on demonstrations in as many processes as there are."""
     from rlhf_tuning.training import supervised
 
@@ -191,6 +193,7 @@ def train_supervised(model, folder, **settings):
         adapter_dir=str(folder / "supervised/adapter"),
         model_dir=str(folder / "supervised/model"),
         tensorboard_dir=str(folder / "supervised/events"),
+        checkpoint_dir=str(checkpoint_dir),
     )
 
 

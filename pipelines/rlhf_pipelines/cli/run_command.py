@@ -29,6 +29,7 @@ from rlhf_tuning.parameters import Value
 from rlhf_tuning.promotion.champion import local_name
 from rlhf_tuning.registry import check_writable, tuned_by_one
 from rlhf_tuning.step import duration
+from rlhf_tuning.training.checkpoint_store import trained_to
 from rlhf_tuning.vllm_program import needed_vllm
 
 _WARN_FREE_BYTES = 2 * 10**9
@@ -98,7 +99,7 @@ def run_locally(run: LocalRun, display: Display) -> int:
         check_engine()
     root = prepare_root(run.pipeline_root, display)
     check_early(run.arguments, in_containers=run.containers is not None)
-    started = time.monotonic()
+    started, since = time.monotonic(), time.time()
     with _only_tune_of_its_model(run), RunLog(root) as log, _temporary_folder() as temporary:
         log.begin(run.name, __version__, run.arguments)
         outputs = run.outputs or log.path.with_suffix(".outputs.json")
@@ -123,15 +124,16 @@ def run_locally(run: LocalRun, display: Display) -> int:
             if run.containers:
                 remove_containers(run.containers.run_id)
         elapsed = time.monotonic() - started
+        kept = _kept(watch.follower.finished, trained_to(root, since))
         if ended.stopped_by is not None:
-            status = _say_stopped(ended.stopped_by, watch, display)
+            status = _say_stopped(ended.stopped_by, watch, kept, display)
         elif ended.returncode == 0:
             status = 0
             _say_finished(watch.follower, elapsed, log.path, display)
             if not run.outputs:
                 _say_outputs(_read_outputs(outputs), run, watch.follower.finished, display)
         else:
-            status = _say_failed(watch, ended, log, display)
+            status = _say_failed(watch, ended, log, kept, display)
         log.note(f"ended with status {status} after {duration(elapsed)}")
         return status
 
@@ -224,7 +226,7 @@ class _Watch:
     def stopping(self, number: signal.Signals) -> None:
         """Say that the run is being stopped."""
         self._display.close()
-        self._display.say("Stopping the run ...")
+        self._display.say("Stopping the run; a training saves what it has learnt. A second signal kills it ...")
         self._log.note(f"stopping, {number.name} received")
 
     def memory_kills(self) -> int:
@@ -386,7 +388,7 @@ def _read_outputs(file: Path) -> Mapping[str, Any]:
     return outputs
 
 
-def _say_failed(watch: _Watch, ended: Ended, log: RunLog, display: Display) -> int:
+def _say_failed(watch: _Watch, ended: Ended, log: RunLog, kept: str, display: Display) -> int:
     failures = watch.follower.failed
     steps = [failure for failure in failures if isinstance(failure, StepFailed)]
     lines = [""]
@@ -399,7 +401,7 @@ def _say_failed(watch: _Watch, ended: Ended, log: RunLog, display: Display) -> i
         lines += [_unexplained(watch, ended), ""]
     for line in filter(None, lines):
         log.note(line)
-    display.say("\n".join([*lines, f"Full log: {shown(log.path)}", _kept(watch.follower.finished)]))
+    display.say("\n".join([*lines, f"Full log: {shown(log.path)}", kept]))
     return failures[0].status if failures else 1
 
 
@@ -413,17 +415,21 @@ def _unexplained(watch: _Watch, ended: Ended) -> str:
     return f"The run ended{where} with status {ended.returncode} and without an error message."
 
 
-def _say_stopped(number: signal.Signals, watch: _Watch, display: Display) -> int:
+def _say_stopped(number: signal.Signals, watch: _Watch, kept: str, display: Display) -> int:
     where = f" during {watch.follower.running_step}" if watch.follower.running_step else ""
-    display.say(f"Stopped{where}. {_kept(watch.follower.finished)}")
+    display.say(f"Stopped{where}. {kept}")
     return 128 + number
 
 
-def _kept(finished: list[StepFinished]) -> str:
-    if not finished:
+def _kept(finished: Sequence[StepFinished], trained: int) -> str:
+    """Return what another run begins with: the steps that finished, and a training up to some step of its own."""
+    kept = [f"{len(finished)} finished {_steps(len(finished))}"] if finished else []
+    kept += [f"a training up to its step {trained:,}"] if trained else []
+    if not kept:
         return "No step had finished."
-    kept = f"{len(finished)} finished {_steps(len(finished))} {'is' if len(finished) == 1 else 'are'} kept"
-    return f"{kept}; run the same command again to continue."
+    are = "is" if len(finished) + bool(trained) == 1 else "are"
+    words = f"{' and '.join(kept)} {are} kept; run the same command again to continue."
+    return words[0].upper() + words[1:]
 
 
 def _steps(number: int) -> str:

@@ -13,6 +13,8 @@ from types import FrameType
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _READ_BYTES = 65536
+#: Time to end cleanly when told to stop, that of a Spot machine: a training saves what it has learnt.
+GRACE_SECONDS = 30.0
 #: How soon a signal to stop is noticed, and how long to wait for last words of a command that has ended.
 _POLL_SECONDS = 0.2
 
@@ -32,7 +34,7 @@ def run_in_group(
     on_line: Callable[[str], None],
     on_tick: Callable[[], None],
     on_stopping: Callable[[signal.Signals], None],
-    grace_seconds: float = 5.0,
+    grace_seconds: float = GRACE_SECONDS,
 ) -> Ended:
     """Run `command` to its end, or until this process is told to stop by Ctrl-C, TERM or a hang-up.
 

@@ -33,6 +33,9 @@ Found = TypeVar("Found")
 #: How long processes wait for each other: the main one may write a large model meanwhile. A failure ends all at once.
 _PATIENCE = timedelta(hours=6)
 
+#: The group of processes whose flags are on a CPU; made once in a process.
+_flags: list[Any] = []
+
 #: Errors that a process hands on as they are, by name.
 _KINDS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (ParameterError, DataError, ModelError, MachineError, RunError, MemoryError)
@@ -97,10 +100,27 @@ def spread(work: Callable[[Sequence[Row]], Sequence[Found]], rows: Sequence[Row]
     return found
 
 
+def gather(value: Found) -> list[Found]:
+    """Return what each process has, in order, known to every process."""
+    return spread(lambda ranks: [value for _ in ranks], range(environment.process_count()))
+
+
 def from_main(find: Callable[[], Found]) -> Found:
     """Return what the main process finds, for which the others wait."""
-    found = spread(lambda ranks: [find() if 0 in ranks else None for _ in ranks], range(environment.process_count()))[0]
-    return cast(Found, found)
+    return cast(Found, gather(find() if environment.is_main_process() else None)[0])
+
+
+def any_says(this: bool) -> bool:
+    """Ask all processes whether any says so, without waiting for a GPU."""
+    if environment.process_count() == 1:
+        return this
+    import torch
+
+    if not _flags:
+        _flags.append(torch.distributed.new_group(backend="gloo"))
+    flag = torch.tensor([int(this)])
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=_flags[0])
+    return bool(flag.item())
 
 
 def wanted() -> int:
@@ -203,8 +223,10 @@ def _spawned(processes: int, phase: Callable[..., Any], config: Any, paths: dict
         except ProcessException as error:
             raise _cause(folder, error, processes) from None
         finally:
+            # Those that train finish their step, save it and end.
             for process in context.processes:
                 process.terminate()
+            for process in context.processes:
                 process.join()
         return json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
 

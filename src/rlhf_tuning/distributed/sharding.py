@@ -25,9 +25,7 @@ import torch
 from torch import distributed, nn
 
 from rlhf_tuning import environment, step
-
-#: Groups of processes whose flags are on a CPU, so that asking them does not wait for a GPU; made once in a process.
-_flags: list[Any] = []
+from rlhf_tuning.distributed import processes
 
 #: Models in which processes are kept in step now, by `id` of the trunk.
 _in_step: set[int] = set()
@@ -124,7 +122,7 @@ def in_step(model: Any) -> Iterator[None]:
         return
 
     def go_on(*_: Any) -> None:
-        _any_goes_on(True)
+        processes.any_says(True)
 
     asking = trunk.register_forward_pre_hook(go_on)
     _in_step.add(id(trunk))
@@ -135,17 +133,8 @@ def in_step(model: Any) -> Iterator[None]:
         _in_step.discard(id(trunk))
     nothing = torch.zeros((1, 1), dtype=torch.long, device=trunk.device)
     with torch.no_grad():
-        while _any_goes_on(False):
+        while processes.any_says(False):
             trunk(input_ids=nothing, use_cache=False)
-
-
-def _any_goes_on(this: bool) -> bool:
-    """Ask all processes whether any has a pass to make."""
-    if not _flags:
-        _flags.append(distributed.new_group(backend="gloo"))
-    flag = torch.tensor([int(this)])
-    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX, group=_flags[0])
-    return bool(flag.item())
 
 
 def train_together(trainer: Any) -> None:
@@ -200,6 +189,21 @@ def whole_weights(model: Any) -> dict[str, torch.Tensor] | None:
 def parts(model: Any) -> dict[str, torch.Tensor]:
     """Return what this process holds of a model's weights, by name; a change of it changes the model."""
     return {name: weight.to_local() if is_sharded(weight) else weight for name, weight in model.named_parameters()}
+
+
+def as_part_of(weight: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of something that is divided as a weight is, such as what an optimizer keeps of it."""
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(weight, DTensor)
+    return DTensor.from_local(
+        part.to(weight.device),
+        weight.device_mesh,
+        weight.placements,
+        run_check=False,
+        shape=weight.shape,
+        stride=weight.stride(),
+    )
 
 
 def layers(model: Any) -> list[nn.Module]:

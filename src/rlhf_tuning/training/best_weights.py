@@ -40,6 +40,20 @@ class BestWeights:
         weights = get_peft_model_state_dict(self._model, adapter_name="default")
         self._adapter = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the kept weights, for a checkpoint; nothing where none are kept."""
+        if self._lora or not self._file.exists():
+            return self._adapter
+        kept: dict[str, torch.Tensor] = torch.load(self._file, weights_only=True, map_location="cpu", mmap=True)
+        return kept
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Keep those that a checkpoint had."""
+        if self._lora:
+            self._adapter = state
+        elif state:
+            torch.save(state, self._file)
+
     def restore(self) -> None:
         """Put the kept weights back."""
         if not self._keeps:

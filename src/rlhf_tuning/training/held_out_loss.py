@@ -205,7 +205,7 @@ class HeldOutWatcher(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the model before it has learnt anything."""
-        if self._from_start:
+        if self._from_start and not self.curve.looks:
             self._look(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -214,6 +214,20 @@ class HeldOutWatcher(TrainerCallback):  # type: ignore[misc]
         if at % self._interval == 0 or at == self.curve.total_steps:
             self._look(at)
             control.should_training_stop = control.should_training_stop or self.curve.stopped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the looks so far and the best weights, for a checkpoint."""
+        looks = [
+            {"step": look.step, "values": {k: list(v) for k, v in look.values.items()}} for look in self.curve.looks
+        ]
+        return {"looks": looks, "best": self._weights.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        for look in state["looks"]:
+            values = {name: MeanEstimate(*value) for name, value in look["values"].items()}
+            self.curve.add(Look(step=look["step"], values=values))
+        self._weights.load_state_dict(state["best"])
 
     def finish(self, folder: str | Path) -> Look:
         """Put the chosen checkpoint's weights into the model, write `held_out_loss.json`, say why, and return the look."""

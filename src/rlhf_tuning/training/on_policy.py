@@ -16,6 +16,7 @@ The loss and its gradient are TRL's (`tests/unit/training/test_on_policy.py` com
 Every override names the TRL method that it replaces; drop it when TRL does the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -89,6 +90,7 @@ def on_policy(
         rollout_engine: See `rollout.chosen_engine`.
         measures_kl: Whether the KL to the reference is measured where its coefficient is 0 too.
     """
+    from accelerate.utils import send_to_device
     from trl import RLOOTrainer
     from trl.trainer.utils import split_tensor_dict
 
@@ -121,9 +123,38 @@ def on_policy(
             policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
             prompts = self.train_dataset["prompt"]
             self.longest = max(map(len, prompts)) + self.max_completion_length
+            self._epochs_over = 0
             self.packs: bool | None = None  # not known yet
             linear.quicken(policy)
             self.rollout_engine = rollout.chosen_engine(rollout_engine, policy, compute, prompts, longest=self.longest)
+
+        def state_dict(self) -> dict[str, Any]:
+            """Return what a checkpoint holds beside the model."""
+            uses = self._step // self.args.steps_per_generation % self.num_iterations
+            return {
+                "uses": uses,
+                "epochs_over": int(self.state.epoch),
+                "kl_coeff": self.kl_coeff,
+                "kls": list(self._kls),
+                "packs": self.packs,
+                "samples": self._buffered_inputs if uses else None,
+            }
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            """Go on from a checkpoint."""
+            # A pass may hold fewer now, or more.
+            self._step = state["uses"] * self.args.steps_per_generation
+            self._epochs_over = state["epochs_over"]
+            self.kl_coeff, self._kls, self.packs = state["kl_coeff"], state["kls"], state["packs"]
+            if state["samples"]:
+                samples = send_to_device(_together(state["samples"]), self.accelerator.device)
+                self._buffered_inputs = split_tensor_dict(samples, self.args.steps_per_generation)
+
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            sampler = super()._get_train_sampler(dataset)
+            for _ in range(self._epochs_over):  # each is ordered by the next of its random numbers
+                next(iter(sampler))
+            return sampler
 
         def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return prompts, None, {}
@@ -281,6 +312,14 @@ def on_policy(
             return algorithm.advantages(rewards if kl is None else rewards - self.kl_coeff * kl, self.num_generations)
 
     return OnPolicyTrainer
+
+
+def _together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what TRL's `split_tensor_dict` was given."""
+    return {
+        name: torch.cat([part[name] for part in parts]) if isinstance(value, torch.Tensor) and value.ndim else value
+        for name, value in parts[0].items()
+    }
 
 
 def _sequences(samples: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, int]:

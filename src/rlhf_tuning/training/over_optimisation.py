@@ -29,7 +29,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -297,19 +297,36 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self._temperature, self._seed, self._compute = temperature, seed, compute
         self._total_steps, self._steps = total_steps, look_steps(total_steps, interval)
         self._log = log
-        self._seconds, self._started = 0.0, time.monotonic()
+        self._seconds, self._before, self._started = 0.0, 0.0, time.monotonic()
         self.watch = OverOptimisationWatch(len(self._steps) - 1)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look at the policy before it has learnt anything."""
-        self._started = time.monotonic()
-        self._look(0)
+        self._started = time.monotonic() - self._before
+        if not self.watch.looks:
+            self._look(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look, where it is time to, and stop what has gone wrong."""
         if state.global_step in self._steps:
             self._look(state.global_step)
             control.should_training_stop = control.should_training_stop or self.watch.over_optimised
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the looks so far, the best weights and the time they took, for a checkpoint."""
+        return {
+            "looks": [asdict(look) for look in self.watch.looks],
+            "best": self._best.state_dict(),
+            "seconds": self._seconds,
+            "before": time.monotonic() - self._started,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        for look in state["looks"]:
+            self.watch.add(Look(**look))
+        self._best.load_state_dict(state["best"])
+        self._seconds, self._before = state["seconds"], state["before"]
 
     def finish(self, adapter_dir: str) -> Outcome:
         """Put the chosen checkpoint's weights into the policy, write `watch.json` and say what was decided."""

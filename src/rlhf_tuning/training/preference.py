@@ -36,6 +36,7 @@ from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, packing
 from rlhf_tuning.statistics import MeanEstimate
+from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher
 from rlhf_tuning.training.held_out_preferences import log_probabilities_of, of_own_answers, of_pairs, warning
 from rlhf_tuning.training.trainer_settings import (
@@ -74,7 +75,7 @@ class PreferenceConfig:
     `batch_size` counts a step's preferences, in all processes together. `adapter_size` is the LoRA rank, 0 for full
     fine-tuning. `epoch_count` is how often each preference is learnt from, unless nothing more is learnt. Preferences to
     `held_out_reward_model_share` of the prompts are left to a held-out reward model. `watch_prompts` held-out prompts are
-    answered at each look, at `temperature`.
+    answered at each look, at `temperature`. `checkpoint_interval` are the minutes between two checkpoints.
     """
 
     large_model_reference: str
@@ -95,6 +96,7 @@ class PreferenceConfig:
     dtype: str = "auto"
     held_out_reward_model_share: float = 0.0
     watch_prompts: int = 64
+    checkpoint_interval: float = 10.0
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -133,6 +135,7 @@ def train_on_preferences(
     adapter_dir: str,
     model_dir: str,
     tensorboard_dir: str,
+    checkpoint_dir: str = "",
 ) -> dict[str, float]:
     """Tune a model on preferences until it has seen them `epoch_count` times or learns nothing more, and save it.
 
@@ -143,6 +146,7 @@ def train_on_preferences(
         adapter_dir: Gets the LoRA adapter (with full fine-tuning none), `metrics.jsonl` and `held_out_loss.json`.
         model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
         tensorboard_dir: Gets event files.
+        checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
 
     Returns:
         What held-out preferences said of the model that is returned, with intervals, and the steps that were taken.
@@ -279,8 +283,10 @@ def train_on_preferences(
             scratch=scratch,
         )
         trainer.add_callback(watcher)
+        inputs = preferences_path, eval_preferences_path
+        checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="preference tuning")
         with closing(log):
-            trainer.train()
+            checkpoints.train(trainer, log, watcher)
         if not watcher.curve.stopped:
             check_steps(trainer.state.global_step, asked=steps, label="Preference tuning")
         watcher.finish(adapter_dir)
@@ -301,6 +307,7 @@ def train_on_preferences(
     if environment.is_main_process():
         settings = {"method": "preference", **asdict(config)}
         save_tuned_model(tuned, weights, tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
+    checkpoints.remove()
     return found
 
 

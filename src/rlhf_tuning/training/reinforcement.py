@@ -40,6 +40,7 @@ from rlhf_tuning.models.warm_start import WEIGHTS_FILE, adapter_folder
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
+from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.on_policy import Shaping, on_policy
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
@@ -76,6 +77,7 @@ class ReinforcementConfig:
     `max_kl` nats from the base model (0: no limit).
     A batch of samples serves `num_iterations` steps, from the second on with the ratio to the policy that sampled, clipped.
     The five settings after it are those of `on_policy.Shaping`.
+    `checkpoint_interval` are the minutes between two checkpoints.
     """
 
     large_model_reference: str
@@ -102,6 +104,7 @@ class ReinforcementConfig:
     reward_clip_range: float = 0.0
     missing_eos_penalty: float = 0.0
     normalize_advantages: bool = False
+    checkpoint_interval: float = 10.0
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -129,6 +132,7 @@ def train_policy(
     model_dir: str,
     tensorboard_dir: str,
     held_out_reward_model_dir: str = "",
+    checkpoint_dir: str = "",
 ) -> dict[str, float]:
     """Tune the policy for `reinforcement_learning_train_steps` steps and save it, or the better checkpoint before it.
 
@@ -144,6 +148,7 @@ def train_policy(
         tensorboard_dir: Gets event files.
         held_out_reward_model_dir: Another reward model, trained on other preferences, that nothing is optimised against;
             empty for none.
+        checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
 
     Returns:
         The mean of the last tenth of the steps up to the checkpoint that is returned, by metric.
@@ -315,8 +320,11 @@ def train_policy(
                 compute=compute,
             )
             trainer.add_callback(watcher)
+        warm_start = str(adapter_folder(config.warm_start_adapter)) if config.warm_start_adapter else ""
+        inputs = prompts_path, reward_model_dir, held_out_reward_model_dir, warm_start
+        checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="reinforcement learning")
         with closing(log):
-            trainer.train()
+            checkpoints.train(trainer, log, *([watcher] if watcher else []), own=trainer)
         returned = trainer.state.global_step
         if watcher is None or not watcher.watch.over_optimised:
             check_steps(returned, asked=config.reinforcement_learning_train_steps, label="Reinforcement learning")
@@ -339,6 +347,7 @@ def train_policy(
     if environment.is_main_process():
         settings = {"method": "reinforcement", **asdict(config)}
         save_tuned_model(model, weights, tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
+    checkpoints.remove()
     return final
 
 
@@ -446,11 +455,8 @@ def _shares_base(config: ReinforcementConfig, directory: str) -> bool:
 
 def _policy_metrics(config: ReinforcementConfig) -> Any:
     samples = config.batch_size * config.num_generations
-    newest: dict[str, float] = {}  # a step that learns from the samples of another has no metrics of samples
 
     def select(logs: Mapping[str, float], seconds: float) -> dict[str, float]:
-        newest.update(logs)
-        logs = newest
         length = logs["completions/mean_length"]
         metrics = {"reward": logs["reward"], "loss": logs["loss"]}
         if "kl" in logs:

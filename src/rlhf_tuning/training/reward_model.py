@@ -52,6 +52,7 @@ from rlhf_tuning.models.text_format import Conversation, TextFormat, conversatio
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, linear, packing
 from rlhf_tuning.statistics import MeanEstimate
+from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, of_margins
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
@@ -87,6 +88,8 @@ class RewardModelConfig:
 
     Of the preferences, those to `held_out_reward_model_share` of the prompts are left to a second, held-out reward model;
     `held_out` says that it is this one. Both see each preference equally often, so that one takes fewer steps.
+
+    `checkpoint_interval` are the minutes between two checkpoints.
     """
 
     large_model_reference: str
@@ -102,6 +105,7 @@ class RewardModelConfig:
     held_out_reward_model_share: float = 0.0
     held_out: bool = False
     reward_model_max_epochs: float = 2.0
+    checkpoint_interval: float = 10.0
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -141,6 +145,7 @@ def train_reward_model(
     eval_preferences_path: str,
     output_dir: str,
     tensorboard_dir: str,
+    checkpoint_dir: str = "",
 ) -> dict[str, Any]:
     """Train a reward model until it learns no more, centre and scale it, measure it and save it.
 
@@ -151,6 +156,7 @@ def train_reward_model(
         output_dir: Gets the adapter with its score head (or the whole model), `reward_model.json`, `metrics.jsonl`,
             `evaluation.json`, and `held_out_loss.json` where there were enough preferences to validate on.
         tensorboard_dir: Gets event files.
+        checkpoint_dir: Keeps checkpoints until the reward model is saved, see `checkpoints`; empty for none.
 
     Returns:
         The evaluation, as in `evaluation.json`; see `evaluate_reward_model`. Empty, with nothing saved, for a held-out
@@ -255,8 +261,9 @@ def train_reward_model(
             length_column_name="length",
             remove_unused_columns=False,
         )
+        label = "held-out reward model" if config.held_out else "reward model"
         log = TrainingLog(
-            label="held-out reward model" if config.held_out else "reward model",
+            label=label,
             total_steps=steps,
             metrics_path=folder / "metrics.jsonl",
             tensorboard_dir=Path(tensorboard_dir),
@@ -298,8 +305,9 @@ def train_reward_model(
         )
         if validated:
             trainer.add_callback(watcher)
+        checkpoints = Checkpoints(checkpoint_dir, config, preferences_path, eval_preferences_path, label=label)
         with closing(log):
-            trainer.train()
+            checkpoints.train(trainer, log, *([watcher] if validated else []))
         returned = trainer.state.global_step
         if not (validated and watcher.curve.stopped):
             check_steps(returned, asked=steps, label="Reward model training")
@@ -334,6 +342,7 @@ def train_reward_model(
     evaluation |= {"scale": reward_model.scale, "final_loss": _mean_tail(history, "loss")}
     if environment.is_main_process():
         (folder / EVALUATION).write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
+    checkpoints.remove()
     step.say(
         f"Reward model: agrees with {evaluation['accuracy']:.1%} of {evaluation['n']} held-out preferences "
         f"[{evaluation['accuracy_low']:.1%}, {evaluation['accuracy_high']:.1%}]; "

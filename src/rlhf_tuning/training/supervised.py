@@ -29,6 +29,7 @@ from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.statistics import MeanEstimate
+from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, of_answers
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
@@ -62,7 +63,8 @@ class SupervisedConfig:
     """Settings of supervised tuning, named as the pipeline's parameters are.
 
     `batch_size` counts a step's demonstrations, in all processes together. `lora_dim` 0 means full fine-tuning. Every
-    `evaluation_interval` steps the loss on held-out demonstrations is measured.
+    `evaluation_interval` steps the loss on held-out demonstrations is measured. `checkpoint_interval` are the minutes
+    between two checkpoints.
     """
 
     large_model_reference: str
@@ -77,6 +79,7 @@ class SupervisedConfig:
     target_sequence_length: int = 64
     seed: int = 0
     dtype: str = "auto"
+    checkpoint_interval: float = 10.0
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -96,6 +99,7 @@ def train_supervised(
     adapter_dir: str,
     model_dir: str,
     tensorboard_dir: str,
+    checkpoint_dir: str = "",
 ) -> dict[str, float]:
     """Tune a model on demonstrations for exactly `train_steps` steps, unless it learns nothing more, and save it.
 
@@ -106,6 +110,7 @@ def train_supervised(
         adapter_dir: Gets the LoRA adapter (with full fine-tuning none), `metrics.jsonl` and `held_out_loss.json`.
         model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
         tensorboard_dir: Gets event files.
+        checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
 
     Returns:
         The held-out loss and perplexity before and after, the training loss, and the steps that were taken.
@@ -229,8 +234,11 @@ def train_supervised(
             scratch=scratch,
         )
         trainer.add_callback(watcher)
+        checkpoints = Checkpoints(
+            checkpoint_dir, config, demonstrations_path, eval_demonstrations_path, label="supervised tuning"
+        )
         with closing(log):
-            trainer.train()
+            checkpoints.train(trainer, log, watcher)
         if not watcher.curve.stopped:
             check_steps(trainer.state.global_step, asked=config.train_steps, label="Supervised tuning")
         watcher.finish(adapter_dir)
@@ -248,6 +256,7 @@ def train_supervised(
     if environment.is_main_process():
         settings = {"method": "supervised", **asdict(config)}
         save_tuned_model(tuned, weights, tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
+    checkpoints.remove()
     return found
 
 

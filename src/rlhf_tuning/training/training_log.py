@@ -30,7 +30,8 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         total_steps: How many optimizer steps there will be.
         metrics_path: JSON lines, one a step: `step`, `seconds` since the start, and the metrics.
         tensorboard_dir: Where event files go.
-        select: Takes one Trainer log and the seconds that the step took, and returns our metrics in the order to show.
+        select: Takes the newest of all that the Trainer logs, and the seconds that the step took, and returns our metrics in
+            the order to show.
         vertex_tags: Which of the metrics are written under the Vertex job's tags as well.
         check: Told each step's metrics once they are written; raises where the training is not worth going on with.
     """
@@ -56,11 +57,15 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
             self._file = metrics_path.open("w", encoding="utf-8")
             self._writer = SummaryWriter(str(tensorboard_dir))
         self.history: list[dict[str, float]] = []
+        self._newest: dict[str, float] = {}
+        self._looks: list[tuple[int, Mapping[str, float]]] = []
+        self._before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock after the set-up, which is not part of the first step."""
         self._progress = Progress(self._label, self._total_steps)
-        self._started = self._step_started = time.monotonic()
+        self._step_started = time.monotonic()
+        self._started = self._step_started - self._before
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kw: Any) -> None:
         """Write one step's metrics down and show them.
@@ -78,22 +83,48 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
                     "dtype."
                 )
         now = time.monotonic()
-        metrics = self._select(logs, now - self._step_started)
+        self._newest |= logs  # a step that learns from the samples of another has no metrics of samples
+        metrics = self._select(self._newest, now - self._step_started)
         self._step_started = now
         record = {"step": state.global_step, "seconds": round(now - self._started, 3), **metrics}
+        self._write(record)
+        self._progress.update(state.global_step, metrics)
+        self._check(record)
+
+    def _write(self, record: dict[str, float]) -> None:
         self.history.append(record)
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
+        metrics = {name: value for name, value in record.items() if name not in ("step", "seconds")}
         tags = {tag: metrics[name] for name, tag in self._vertex_tags.items() if name in metrics}
-        self._draw(metrics | tags, state.global_step)
-        self._progress.update(state.global_step, metrics)
-        self._check(record)
+        self._draw(metrics | tags, int(record["step"]))
 
     def add_look(self, at: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Draw what was measured beside the training, and take the time that it took out of the step's."""
         self._step_started += seconds
+        self._looks.append((at, metrics))
         self._draw(metrics, at)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was reported so far, for a checkpoint."""
+        reported = {
+            "history": self.history,
+            "newest": self._newest,
+            "looks": self._looks,
+            "before": time.monotonic() - self._started,
+        }
+        return {"reported": json.dumps(reported)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint: report again what had been reported."""
+        reported = json.loads(state["reported"])
+        self._newest, self._looks, self._before = reported["newest"], reported["looks"], reported["before"]
+        for record in reported["history"]:
+            self._write(record)
+            self._check(record)
+        for at, metrics in self._looks:
+            self._draw(metrics, at)
 
     def close(self) -> None:
         """Finish the files."""

@@ -16,6 +16,7 @@ import pytest
 from rlhf_pipelines.cli import run_command
 from rlhf_pipelines.cli.display import SparseDisplay
 from rlhf_pipelines.cli.run_command import LocalRun, check_early, prepare_root, run_locally
+from rlhf_pipelines.local.run_events import StepFinished
 from rlhf_tuning import environment, vllm_program
 from rlhf_tuning.errors import MachineError, ModelError, ParameterError, RunError, UserError
 
@@ -266,6 +267,14 @@ def test_runs_under_one_root_have_pages_of_their_own(tmp_path: Path) -> None:
     pages = [Path(line.partition("Data:")[2].strip()) for line in lines]
     assert [page.read_text(encoding="utf-8") for page in pages] == ["of run-1", "of run-2"]
     assert (tmp_path / "data-report.html").read_text(encoding="utf-8") == "of run-2"
+
+
+def test_a_training_that_was_stopped_is_kept_too() -> None:
+    finished = [StepFinished("Import", 1.0, {}, False)]
+    assert run_command._kept(finished, 1200).startswith(
+        "1 finished step and a training up to its step 1,200 are kept; "
+    )
+    assert run_command._kept([], 7).startswith("A training up to its step 7 is kept; ")
 
 
 def test_steps_end_when_the_command_itself_is_killed(

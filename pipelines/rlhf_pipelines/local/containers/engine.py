@@ -6,12 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rlhf_pipelines.local.process_group import GRACE_SECONDS
 from rlhf_tuning.errors import ParameterError, RunError
 from rlhf_tuning.images import IMAGES
 
 #: On every container of a run, with the run's id.
 RUN_LABEL = "rlhf-pipelines.run"
-_STOP_SECONDS = 5
 _NEEDED_FREE_BYTES = 500 * 10**6
 
 
@@ -95,7 +95,7 @@ def remove_containers(run_id: str) -> None:
             for container in client.containers.list(all=True, filters={"label": f"{RUN_LABEL}={run_id}"}):
                 with suppress(docker.errors.NotFound):  # it has gone of itself
                     try:
-                        container.stop(timeout=_STOP_SECONDS)
+                        container.stop(timeout=int(GRACE_SECONDS))
                     finally:  # at once when we are interrupted again
                         container.remove(force=True, v=True)
         finally:

@@ -1,0 +1,111 @@
+"""Every training step on a tiny model, stopped at some moment and continued: what it leaves behind, to compare."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from process_phases import train_policy, train_rewards, train_supervised, write_data
+
+#: Measured, not learnt.
+_TIMES = ("seconds", "seconds_per_step", "tokens_per_second")
+
+
+def train_preferences(model: Path, folder: Path, checkpoint_dir: str | Path = "", **settings: Any) -> None:
+    """Tune on preferences in as many processes as there are."""
+    from rlhf_tuning.distributed import processes
+    from rlhf_tuning.training import preference
+
+    config = preference.PreferenceConfig(
+        large_model_reference=str(model),
+        batch_size=48,
+        learning_rate_multiplier=50.0,
+        adapter_size=8,
+        prompt_sequence_length=32,
+        target_sequence_length=16,
+        watch_prompts=4,
+        dtype="float32",
+        **settings,
+    )
+    processes.run(
+        preference.train_on_preferences,
+        config,
+        preferences_path=str(folder / "preferences.jsonl"),
+        eval_preferences_path=str(folder / "preferences.jsonl"),
+        adapter_dir=str(folder / "dpo" / "adapter"),
+        model_dir=str(folder / "dpo" / "model"),
+        tensorboard_dir=str(folder / "dpo" / "events"),
+        checkpoint_dir=str(checkpoint_dir),
+    )
+
+
+#: What is trained, by name: takes the model and the folder, and is six steps long; an epoch is four where there are epochs.
+TRAININGS: dict[str, Callable[..., Any]] = {
+    "supervised": partial(train_supervised, train_steps=6, batch_size=16),
+    "supervised, all weights": partial(train_supervised, train_steps=6, lora_dim=0),
+    "reward model": partial(train_rewards, reward_model_train_steps=6, batch_size=64),
+    "reward model, all weights": partial(train_rewards, reward_model_train_steps=6, batch_size=64, reward_lora_dim=0),
+    "held-out reward model": partial(
+        train_rewards, reward_model_train_steps=6, batch_size=32, held_out=True, held_out_reward_model_share=0.5
+    ),
+    "preferences": partial(train_preferences, epoch_count=1.2),
+    "rloo": partial(
+        train_policy,
+        name="rl",
+        reinforcement_learning_train_steps=6,
+        batch_size=8,
+        watch_interval=2,
+        watch_prompts=8,
+        target_kl=0.5,
+    ),
+    "grpo, samples used twice": partial(
+        train_policy,
+        name="rl",
+        reinforcement_learning_train_steps=6,
+        batch_size=16,
+        rl_algorithm="grpo",
+        num_iterations=2,
+        watch_prompts=0,
+    ),
+}
+
+
+def prepare(model: Path, folder: Path) -> None:
+    """Write the data of every training, and the reward model that reinforcement learning asks."""
+    write_data(folder)
+    # So many that some are set aside.
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Create {number} {'harbour ' * (number % 5)}."}],
+            "chosen": "salt and gulls " * (1 + number % 3),
+            "rejected": "0 1 2 3 " * (1 + number % 2),
+        }
+        for number in range(240)
+    ]
+    (folder / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train_rewards(model, folder)
+
+
+def train(kind: str, model: Path, prepared: Path, folder: Path, checkpoints: Path | None) -> None:
+    """Train in a folder, with a checkpoint after every step where there is a place for them."""
+    folder.mkdir(exist_ok=True)
+    for path in prepared.iterdir():
+        if not (folder / path.name).exists() and not ("reward model" in kind and path.is_dir()):
+            (folder / path.name).symlink_to(path)
+    TRAININGS[kind](model, folder, checkpoint_dir=checkpoints or "", checkpoint_interval=1e-9)
+
+
+def learnt(folder: Path) -> dict[str, str]:
+    """Return a digest of every file that a training left, without the times that it took."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if not file.is_file() or file.is_symlink() or "events" in str(file):
+            continue
+        content = file.read_bytes()
+        if file.name == "metrics.jsonl":
+            records = [json.loads(line) for line in content.splitlines()]
+            content = json.dumps([{k: v for k, v in r.items() if k not in _TIMES} for r in records]).encode()
+        found[str(file.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+    return found
