@@ -273,6 +273,10 @@ class KubeflowServer:
             if found["state"] not in ("PENDING", "RUNNING"):
                 raise Refused(400, f"Invalid input error: Failed to cancel run {found['run_id']}. Row not found.")
             found["state"] = "CANCELING"
+        elif kind == "runs" and verb == "retry":
+            if found["state"] not in ("FAILED", "CANCELED"):
+                raise Refused(400, f"Invalid input error: Run {found['run_id']} has not failed.")
+            found |= {"state": "PENDING", "error": None}
         elif kind == "runs" and verb in ("archive", "unarchive"):
             found["storage_state"] = "ARCHIVED" if verb == "archive" else "AVAILABLE"
         else:

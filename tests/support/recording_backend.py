@@ -45,6 +45,10 @@ class Recording:
     def cancel(self, name: str) -> None:
         self.calls.append(("cancel", name))
 
+    def resume_job(self, name: str) -> Job:
+        self.calls.append(("resume_job", name))
+        return job(State.PENDING)
+
     def create_schedule(self, submission: Submission, plan: Plan) -> Schedule:
         self.submissions.append(submission)
         self.plan = plan

@@ -121,6 +121,16 @@ class Plan:
     queue: bool = False
 
 
+def check_resumable(job: Job) -> None:
+    """Refuse to go on with a job that has not failed.
+
+    Raises:
+        ParameterError: If it goes on, or has succeeded.
+    """
+    if job.state not in (State.FAILED, State.CANCELLED):
+        raise ParameterError(f"Job {job.name} is {job.state}; only one that failed or was cancelled can be resumed.")
+
+
 class ScheduleState(StrEnum):
     """Whether a schedule starts runs."""
 
@@ -166,6 +176,9 @@ class Backend(Protocol):
 
     def cancel(self, name: str) -> None:
         """Ask for the end of a job."""
+
+    def resume_job(self, name: str) -> Job:
+        """Go on with a job that failed or was cancelled, and return it, or the new one that does."""
 
     def create_schedule(self, submission: Submission, plan: Plan) -> Schedule:
         """Start jobs again and again."""

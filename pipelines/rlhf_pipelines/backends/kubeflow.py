@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from rlhf_pipelines.backends.backend import Connection, Job, Plan, Schedule, ScheduleState, State, Submission, Task
+from rlhf_pipelines.backends.backend import (
+    Connection,
+    Job,
+    Plan,
+    Schedule,
+    ScheduleState,
+    State,
+    Submission,
+    Task,
+    check_resumable,
+)
 from rlhf_pipelines.backends.cron import check_cron, next_runs, weekdays
 from rlhf_pipelines.backends.kubeflow_client import KubeflowClient, NotFoundError
 from rlhf_pipelines.backends.spec_parameters import problems_with_values
@@ -139,6 +149,13 @@ class Kubeflow:
             run = self._client.ask(f"show {job.name}", runs.run_service_get_run, run_id=job.name)
             if run.state not in ("CANCELING", "CANCELED"):
                 raise
+
+    def resume_job(self, name: str) -> Job:
+        """Have Kubeflow run again what of a job has not succeeded."""
+        job = self.job(name)
+        check_resumable(job)
+        self._client.ask(f"resume {job.name}", self._client.services.runs.run_service_retry_run, run_id=job.name)
+        return self.job(job.name)
 
     def create_schedule(self, submission: Submission, plan: Plan) -> Schedule:
         """Start jobs again and again."""

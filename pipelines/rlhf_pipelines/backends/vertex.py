@@ -8,13 +8,13 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
-from rlhf_pipelines.backends.backend import Connection, Job, Plan, Schedule, Submission
+from rlhf_pipelines.backends.backend import Connection, Job, Plan, Schedule, Submission, check_resumable
 from rlhf_pipelines.backends.cron import check_cron
 from rlhf_pipelines.backends.vertex_checks import bucket_problems, disk_cautions, image_problems, submission_problems
 from rlhf_pipelines.backends.vertex_messages import job_id, pipeline_job, plan_fields, read_job, read_schedule
@@ -35,6 +35,12 @@ _LONG_SECONDS = 300.0
 _POLL_SECONDS = 5.0
 #: All that a list of jobs shows; whole jobs are hundreds of kilobytes each.
 _LISTED = ("name", "display_name", "state", "create_time", "end_time", "error", "pipeline_spec.pipeline_info")
+#: What a job is made from; the rest Vertex adds.
+_SUBMITTED = (
+    *("display_name", "pipeline_spec", "runtime_config", "service_account"),
+    *("network", "reserved_ip_ranges", "encryption_spec"),
+)
+_ITS_LABELS = "vertex-ai-"
 #: On the jobs of a schedule: by it a schedule is found whose creation was not confirmed.
 _SCHEDULE_LABEL = "rlhf-schedule"
 
@@ -79,13 +85,20 @@ class Vertex:
         return problems
 
     def submit(self, submission: Submission) -> Job:
-        """Start one job. A lost response does not start a second one: the id is ours, and taken only once."""
+        """Start one job."""
+        experiment = self._experiment(submission) if submission.experiment else None
+        job = self._start(pipeline_job(submission), submission.display_name)
+        if experiment:
+            self._join_experiment(job.name, experiment)
+        return job
+
+    def _start(self, job: Mapping[str, Any], display_name: str) -> Job:
+        """Start a job. A lost response does not start a second one: the id is ours, and taken only once."""
         from google.api_core import exceptions
 
-        experiment = self._experiment(submission) if submission.experiment else None
-        chosen = job_id(submission.display_name, datetime.now(UTC), secrets.token_hex(2))
+        chosen = job_id(display_name, datetime.now(UTC), secrets.token_hex(2))
         name = f"{self._parent}/pipelineJobs/{chosen}"
-        request = {"parent": self._parent, "pipeline_job": pipeline_job(submission), "pipeline_job_id": chosen}
+        request = {"parent": self._parent, "pipeline_job": job, "pipeline_job_id": chosen}
 
         def there() -> Any | None:
             try:
@@ -99,8 +112,6 @@ class Vertex:
             what=f"job {chosen}",
             look=f"rlhf jobs show {chosen}",
         )
-        if experiment:
-            self._join_experiment(message.name, experiment)
         return read_job(message)
 
     def job(self, name: str) -> Job:
@@ -122,6 +133,14 @@ class Vertex:
             # What is being cancelled already is refused, also where an attempt of ours did it and its answer was lost.
             if "CANCEL" not in self._job(name).state.name:
                 raise
+
+    def resume_job(self, name: str) -> Job:
+        """Start a new job of the same: Vertex's cache has the steps that finished, and a training finds its checkpoint."""
+        message = self._job(name)
+        check_resumable(read_job(message))
+        job = {field: getattr(message, field) for field in _SUBMITTED}
+        job["labels"] = {key: value for key, value in message.labels.items() if not key.startswith(_ITS_LABELS)}
+        return self._start(job, message.display_name)
 
     # Schedules.
 

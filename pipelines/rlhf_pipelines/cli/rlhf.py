@@ -19,6 +19,7 @@ from rlhf_pipelines.cli.commands import (
     plan,
     predict,
     report,
+    resume,
     run,
     schedule,
     serve,
@@ -44,6 +45,7 @@ COMMANDS = (
     compile,
     submit,
     jobs,
+    resume,
     schedule,
 )
 

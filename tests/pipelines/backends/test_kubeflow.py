@@ -598,6 +598,16 @@ def test_cancels_a_job_and_not_one_that_has_ended(server: KubeflowServer) -> Non
         kubeflow.cancel(job.name)
 
 
+def test_a_job_that_failed_is_run_again_and_no_other(server: KubeflowServer) -> None:
+    kubeflow = backend(server)
+    job = kubeflow.submit(SUBMISSION)
+    with pytest.raises(ParameterError, match="only one that failed or was cancelled can be resumed"):
+        kubeflow.resume_job(job.name)
+    server.stored["runs"][job.name]["state"] = "FAILED"
+    resumed = kubeflow.resume_job(job.name)
+    assert (resumed.name, resumed.state) == (job.name, State.PENDING)
+
+
 def test_a_lost_answer_to_a_cancellation_is_no_error(server: KubeflowServer) -> None:
     kubeflow = backend(server)
     job = kubeflow.submit(SUBMISSION)

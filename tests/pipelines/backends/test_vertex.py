@@ -183,6 +183,18 @@ def google_s_own(server, storage, tmp_path, monkeypatch):
     return submit
 
 
+def test_a_job_that_failed_is_submitted_again_and_no_other(server, either):
+    server.steps = 50
+    job = either.submit(SUBMISSION)
+    with pytest.raises(ParameterError, match="only one that failed or was cancelled can be resumed"):
+        either.resume_job(job.name)
+    server.of_kind(v1.PipelineJob)[0].state = v1.PipelineState.PIPELINE_STATE_FAILED
+    resumed = either.resume_job(job.name)
+    assert resumed.name != job.name
+    first, second = (request.pipeline_job for request in server.received("CreatePipelineJob"))
+    assert second == first
+
+
 def test_a_lost_answer_to_a_cancellation_is_no_error(server, either):
     server.steps = 50
     name = either.submit(SUBMISSION).name

@@ -203,6 +203,12 @@ def test_jobs_are_listed_shown_and_cancelled(capsys, monkeypatch):
     assert Recording.last.calls == [("cancel", "rlhf-1")]
 
 
+def test_a_job_is_resumed(capsys):
+    assert rlhf.main(["resume", "rlhf-1", "--project", "p", "--location", "us-central1"]) == 0
+    assert "rlhf jobs follow rlhf-1 --project p --location us-central1" in capsys.readouterr().out
+    assert Recording.last.calls == [("resume_job", "rlhf-1")]
+
+
 def test_a_job_that_does_not_exist_is_the_persons_mistake(capsys):
     assert rlhf.main(["jobs", "show", "nope"]) == 2
     assert "There is no job nope." in capsys.readouterr().err
