@@ -7,28 +7,33 @@ from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.models.architecture import Architecture
 from rlhf_tuning.parameters import Value
 from rlhf_tuning.planning.expectation import plan_here
-from rlhf_tuning.planning.forecast import Hardware, Plan, forecast, preference_step_seconds
+from rlhf_tuning.planning.forecast import Hardware, Plan, forecast
 
 _MOST_STEPS = 1_000_000
 
 #: Seconds of a training of so many steps.
 _Seconds = Callable[[int], float]
 
-
 #: What a training does beside its steps.
-_BESIDE = ("held-out loss", "centring of scores", "watch")
+_BESIDE = ("held-out loss", "reference", "held-out preferences", "centring of scores", "watch")
 
 
 def _supervised(plan: Plan, model: Architecture, reward_base: Architecture, hardware: Hardware) -> _Seconds:
-    alone = replace(plan, reward_model_train_steps=0, held_out_reward_model_share=0.0, watch_prompts=0)
-    return lambda steps: _training_seconds(
-        replace(alone, supervised_train_steps=steps, reinforcement_learning_train_steps=0), model, reward_base, hardware
+    alone = replace(
+        plan,
+        reward_model_train_steps=0,
+        reinforcement_learning_train_steps=0,
+        held_out_reward_model_share=0.0,
+        watch_prompts=0,
     )
+    return lambda steps: _training_seconds(replace(alone, supervised_train_steps=steps), model, reward_base, hardware)
 
 
 def _preference(plan: Plan, model: Architecture, reward_base: Architecture, hardware: Hardware) -> _Seconds:
-    step = preference_step_seconds(plan, model, hardware)
-    return lambda steps: steps * step
+    alone = replace(
+        plan, reward_model_train_steps=0, reinforcement_learning_train_steps=0, held_out_reward_model_share=0.0
+    )
+    return lambda steps: _training_seconds(replace(alone, preference_train_steps=steps), model, reward_base, hardware)
 
 
 def _reinforcement(plan: Plan, model: Architecture, reward_base: Architecture, hardware: Hardware) -> _Seconds:

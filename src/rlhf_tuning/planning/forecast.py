@@ -341,11 +341,6 @@ def forecast(
     return _Forecaster(plan, model, hardware, reward_base or model).run()
 
 
-def preference_step_seconds(plan: Plan, model: Architecture, hardware: Hardware) -> float:
-    """Return the seconds of a step of preference tuning, the reference's part of it included."""
-    return _Forecaster(plan, model, hardware, model).preference_seconds()
-
-
 def alternatives(
     plan: Plan, model: Architecture, hardware: Hardware, *, reward_base: Architecture | None = None
 ) -> list[str]:
@@ -746,23 +741,6 @@ class _Forecaster:
             learns=learns,
             divided=divided,
         ) + self.head_seconds(self.model, rows * answers * (answer + 1), learns=learns)
-
-    def preference_seconds(self) -> float:
-        """Return the seconds of a step that learns both answers of each pair, which the reference is asked once."""
-        plan, model = self.plan, self.model
-        prompt, answer = self.lengths
-        seconds = self.optimizer_seconds(model, plan.lora_dim, divided=self.policy_divided)
-        for rank, learns in ((plan.lora_dim, True), (0, False)):
-            seconds += self.head_seconds(model, 2 * self.prompts * (answer + 1), learns=learns) + self.pass_seconds(
-                model,
-                self.prompts,
-                prompt + 2 * (answer + 1),
-                at_a_time=micro_batch(self.prompts, 8),
-                rank=rank,
-                learns=learns,
-                divided=self.policy_divided,
-            )
-        return seconds
 
     def policy_seconds(self) -> dict[str, float]:
         plan, model, k = self.plan, self.model, self.k
