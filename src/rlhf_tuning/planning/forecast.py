@@ -710,10 +710,7 @@ class _Forecaster:
             learns=True,
             divided=divided,
         )
-        return {
-            "update": learning + self.optimizer_seconds(model, plan.reward_lora_dim, divided=divided),
-            "validation": plan.validated * self.scoring_seconds(self.prompts, 2),
-        }
+        return {"update": learning + self.optimizer_seconds(model, plan.reward_lora_dim, divided=divided)}
 
     def supervised_seconds(self) -> dict[str, float]:
         plan, model = self.plan, self.model
@@ -817,6 +814,8 @@ class _Forecaster:
             + judges * self.scoring_seconds(watched)
             + self.kl_seconds(watched, divided=self.policy_divided)
         )
+        rewarded = plan.held_out_steps + (0 if learns_preferences else plan.reward_model_train_steps)
+        validation = rewarded * plan.validated * self.scoring_seconds(self.prompts, 2)
         centring = self.answering_seconds(centred, together, divided=frozen) + self.scoring_seconds(centred)
         measuring = self.demonstrated_seconds(measured, learns=False, divided=self.policy_divided)
         # Base or champion, tuned model, and where both phases start from a supervised model that one too.
@@ -833,6 +832,7 @@ class _Forecaster:
         seconds = {
             "held-out loss": measurements * measuring,
             **(self.preference_seconds_beside(watched) if learns_preferences else {}),
+            "validation of reward models": validation,
             "centring of scores": 0.0 if learns_preferences else judges * centring,
             "watch": plan.looks * look,
             "evaluation": evaluation,

@@ -126,16 +126,18 @@ def test_eight_gpus_divide_the_batch():
 def test_hours_are_steps_times_seconds_and_what_comes_beside():
     found = forecast(Plan(reward_model_train_steps=300, held_out_reward_model_share=0.25), LLAMA_1B, A100)
     assert [phase.steps for phase in found.phases] == [300, 100, 1000]
-    assert set(found.hours) == {"centring of scores", "watch", "evaluation", "start-up"}
+    assert set(found.hours) == {"validation of reward models", "centring of scores", "watch", "evaluation", "start-up"}
     steps = sum(phase.steps * phase.step_seconds for phase in found.phases) / 3600
     assert found.all_hours == pytest.approx(steps + sum(found.hours.values()))
 
 
 def test_the_validation_of_the_reward_model_is_counted_by_how_many_preferences_there_are():
-    unknown, few, many = (forecast(Plan(preferences=n), LLAMA_1B, A100).phases[0].seconds for n in (0, 150, 100_000))
-    assert few["validation"] == 0 < many["validation"] < 0.03 * unknown["validation"]
+    unknown, few, many = (forecast(Plan(preferences=n), LLAMA_1B, A100) for n in (0, 150, 100_000))
+    name = "validation of reward models"
+    assert name not in few.hours
+    assert 0 < many.hours[name] < 0.03 * unknown.hours[name]
     # Four times an epoch a ninth as many as are learnt from, a forward pass beside three and checkpointing's.
-    assert 0.05 < unknown["validation"] / unknown["update"] < 0.15
+    assert 0.05 < unknown.hours[name] / (unknown.phases[0].hours + unknown.phases[1].hours) < 0.15
 
 
 def test_without_held_out_reward_model_and_watch_there_is_nothing_for_them():
