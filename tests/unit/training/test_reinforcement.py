@@ -198,6 +198,7 @@ def test_reward_rises(long_run):
     assert metrics[-1]["kl"] > metrics[0]["kl"]
 
 
+@pytest.mark.parametrize("long_run", ["rloo"], indirect=True)  # `test_objective` has both algorithms
 def test_a_larger_kl_coeff_keeps_the_policy_nearer(long_run, tiny_model, prompts_path, reward_dirs, tmp_path):
     algorithm, metrics = long_run
     settings = LONG | {"rl_algorithm": algorithm, "kl_coeff": 3.0, "reinforcement_learning_train_steps": 10}

@@ -58,7 +58,7 @@ def test_a_gpu_with_less_room_takes_fewer_rows_and_only_one_with_none_computes_l
 
 def test_what_is_held_beside_the_model_is_taken_off(decide, model, row):
     learning = 12 * model.num_parameters()
-    assert decide(9 * row[0] / 0.7 + 10**6, beside=1e6) == Passes(rows=8, checkpointing=False)
+    assert decide(18 * row[0] / 0.7, beside=9 * row[0] / 0.7) == Passes(rows=8, checkpointing=False)
     assert decide(learning / 2, full=True) == Passes(rows=1, checkpointing=True)
 
 
