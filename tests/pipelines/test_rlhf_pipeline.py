@@ -268,7 +268,7 @@ def test_a_supervised_phase_comes_first_and_its_model_is_what_all_that_follows_s
     assert "supervised model against base model: wins" in output
     assert "KL to the supervised model within its limit" in output
     report = (job / "three" / "report.html").read_text()
-    assert all(words in report for words in ("What each phase brought", "Held-out answers", "Supervised model"))
+    assert all(words in report for words in ("What each phase brought", 'id="supervised"', "Supervised model"))
     versions = {version.name: version for version in list_models(job / "registry")}
     manifest = versions["three-phases"].manifest
     assert manifest["base_model"] == str(tiny_model)
