@@ -27,7 +27,8 @@ def import_supervised_dataset(
     Args:
         demonstrations: Canonical rows to learn from.
         eval_demonstrations: Canonical rows to measure on, a part held out.
-        preference_dataset: Human preferences, whose preferred answers are learnt where there are no demonstrations.
+        preference_dataset: Human preferences, whose preferred answers are learnt where there are no demonstrations. Those
+            that measure the reward model are not learnt from.
         prompt_dataset: Prompts of reinforcement learning: those of them that are held out are not learnt from.
         supervised_dataset: Demonstrations; empty for the preferred answers.
         eval_dataset: Evaluation rows; empty for a held-out split.

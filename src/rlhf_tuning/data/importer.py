@@ -323,8 +323,8 @@ def import_supervised(
 ) -> ImportSummary:
     """Write what the supervised phase before RLHF learns from, and what its loss is measured on.
 
-    As for the reward model, no prompt on which answers will be compared is learnt from. The preferred answers are those that
-    the reward model learns from, and the loss is measured on those that it is measured on.
+    No prompt on which answers will be compared is learnt from, as for the reward model, and none on which that is measured.
+    The preferred answers are those that it learns from, and the loss is measured on those that it is measured on.
 
     Args:
         supervised_dataset: Demonstrations; a path, folder, glob, or one on `gs://`. Empty for the preferred answers.
@@ -346,22 +346,6 @@ def import_supervised(
         DataError: If a dataset cannot be used, or is not the one that was checked; the message lists every kind of
             problem.
     """
-    if supervised_dataset:
-        check_limits(seed=seed, max_bad_rows=max_bad_rows)
-        return _import(
-            parameter="supervised_dataset",
-            reference=supervised_dataset,
-            eval_dataset=eval_dataset,
-            accepts=DEMONSTRATIONS,
-            instruction=instruction,
-            paths=(demonstrations_path, eval_demonstrations_path),
-            held_out=MAX_EVAL_DEMONSTRATIONS,
-            seed=seed,
-            max_bad_rows=max_bad_rows,
-            fingerprints=(demonstration_fingerprint, eval_fingerprint),
-            write_eval=lambda batch, evaluation: 0,  # no demonstrations: its prompts are only kept apart
-            prompts=_Prompts(prompt_dataset, eval_prompts, prompt_fingerprint),
-        )
     with scratch_folder(demonstrations_path) as folder:
         learnt, measured = folder / "learnt", folder / "measured"
         summary = import_preferences(
@@ -378,6 +362,24 @@ def import_supervised(
             eval_prompts=eval_prompts,
             prompt_fingerprint=prompt_fingerprint,
         )
+        if supervised_dataset:
+            with measured.open("rb") as lines:
+                apart = alike_to(lines)
+            return _import(
+                parameter="supervised_dataset",
+                reference=supervised_dataset,
+                eval_dataset=eval_dataset,
+                accepts=DEMONSTRATIONS,
+                instruction=instruction,
+                paths=(demonstrations_path, eval_demonstrations_path),
+                held_out=MAX_EVAL_DEMONSTRATIONS,
+                seed=seed,
+                max_bad_rows=max_bad_rows,
+                fingerprints=(demonstration_fingerprint, eval_fingerprint),
+                write_eval=lambda batch, evaluation: 0,  # no demonstrations: its prompts are only kept apart
+                prompts=_Prompts(prompt_dataset, eval_prompts, prompt_fingerprint),
+                apart=apart,
+            )
         with written_together(demonstrations_path, eval_demonstrations_path) as streams:
             rows, eval_rows = map(_write_preferred, (learnt, measured), streams)
     return replace(summary, rows=rows, eval_rows=eval_rows)
@@ -412,6 +414,7 @@ def _import(
     prompts: _Prompts | None = None,
     eval_parameter: str = "eval_dataset",
     eval_accepts: tuple[Kind, ...] = EITHER,
+    apart: Alike = NONE_ALIKE,
 ) -> ImportSummary:
     instruction = check_instruction(instruction)
     sources = resolve(reference, parameter=parameter)
@@ -483,7 +486,9 @@ def _import(
         chosen = _NONE
         if needs_split:
             chosen = data.held_out.prompts() if parameter == "prompt_dataset" else data.held_out.groups()
-        left = _split(files, chosen, evaluated, training, evaluation, first_only=parameter == "prompt_dataset")
+        left = _split(
+            files, chosen, _united(evaluated, apart), training, evaluation, first_only=parameter == "prompt_dataset"
+        )
         if left.gone == data.rows:
             raise DataError(
                 f"No row of {parameter} is left to train on: every prompt, or how it begins, is that of an evaluation "
@@ -527,7 +532,7 @@ def _split(
         evaluation: For the held-out ones.
         first_only: Whether only the first row of each held-out prompt goes to evaluation, and the others nowhere.
     """
-    evaluated = Alike(*(np.union1d(*both) for both in zip(evaluated, _held_out(files, chosen), strict=True)))
+    evaluated = _united(evaluated, _held_out(files, chosen))
     telling, whole = _telling(files, evaluated.opening), set(evaluated.whole.tolist())
     gone = held = alike = 0
     seen: set[int] = set()
@@ -551,6 +556,10 @@ def _split(
                     training.write(line)
             _copy(rows, training)
     return _Left(gone, held, alike)
+
+
+def _united(some: Alike, others: Alike) -> Alike:
+    return Alike(*(np.union1d(*both) for both in zip(some, others, strict=True)))
 
 
 def _index(file: ScannedFile) -> Iterator[Hashes]:

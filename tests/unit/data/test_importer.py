@@ -394,7 +394,7 @@ def run_supervised(tmp_path: Path, **more: Any) -> tuple[ImportSummary, list[dic
 
 
 def asked(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {row["prompt"][-1]["content"] for row in rows}
+    return {" ".join(row["prompt"][-1]["content"].lower().split()) for row in rows}
 
 
 @pytest.mark.parametrize("preferred", [True, False])
@@ -402,24 +402,28 @@ def test_a_supervised_phase_learns_from_no_prompt_on_which_answers_will_be_compa
     tmp_path: Path, write_rows: WriteRows, preferred: bool
 ) -> None:
     prompt_dataset = write_rows("prompts.jsonl", prompts(100))
-    demonstrations = [{**row, "output_text": "Gulls call."} for row in prompts(100)]
+    rows = [*prompts(50), *prompts(50, "sing  OF")]
+    demonstrations = [{**row, "output_text": "Gulls call."} for row in rows]
     datasets = {
         "prompt_dataset": prompt_dataset,
-        "preference_dataset": write_rows("preferences.jsonl", preferences(100)),
+        "preference_dataset": write_rows("preferences.jsonl", preferences(100, "Sing of")),
         "supervised_dataset": "" if preferred else write_rows("demonstrations.jsonl", demonstrations),
     }
     _, _, evaluated = run_prompts(tmp_path / "prompts", prompt_dataset)
     summary, learnt, measured = run_supervised(tmp_path, **datasets)
     assert len(evaluated) == 10
-    assert not asked(learnt) & set(evaluated)
+    assert not asked(learnt) & {prompt.lower() for prompt in evaluated}
     assert not asked(learnt) & asked(measured)
+    # Nor on what the reward model is measured.
+    _, _, held_out = run_preferences(tmp_path, datasets["preference_dataset"], prompt_dataset=prompt_dataset)
+    assert not asked(learnt) & asked(list(read_canonical(held_out)))
     assert (summary.rows, summary.eval_rows) == (len(learnt), len(measured))
     assert len(learnt) + len(measured) + summary.left_out == 100
     # Nor where the prompts of the evaluation are given.
-    now = write_rows("now.jsonl", prompts(3, "describe  PLACE"))
+    now = write_rows("now.jsonl", [*prompts(3, "describe  PLACE"), *prompts(3, "sing  OF")])
     if preferred:
         _, learnt, _ = run_supervised(tmp_path / "now", **datasets, eval_dataset=now)
-        assert not asked(learnt) & {f"Describe place {number}." for number in range(3)}
+        assert not asked(learnt) & {f"sing of {number}." for number in range(3)}
     else:
         with pytest.raises(DataError, match="eval_demonstration_in_training"):
             run_supervised(tmp_path / "now", **datasets, eval_dataset=now)
