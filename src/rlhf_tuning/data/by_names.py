@@ -43,8 +43,9 @@ _ANSWERS = ("output", "response", "completion", "answer")
 _LIKED = ("label", "liked", "thumbs", "thumbs_up", "thumb", "feedback", "vote", "is_positive", "positive", "desirable")
 _RATINGS = ("rating", "score", "stars", "quality")
 _LIKES = {
-    True: ("up", "thumbs_up", "thumbsup", "like", "liked", "good", "positive", "upvote", "\N{THUMBS UP SIGN}"),
+    True: ("true", "up", "thumbs_up", "thumbsup", "like", "liked", "good", "positive", "upvote", "\N{THUMBS UP SIGN}"),
     False: (
+        "false",
         "down",
         "thumbs_down",
         "thumbsdown",
@@ -66,6 +67,7 @@ _MEANT = frozenset(
 )
 
 _NUMBERED = re.compile(r"(?P<stem>.*?[A-Za-z])(?:[_ -]?(?P<number>\d+)|[_ -](?P<letter>[ABab]))")
+_NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?")
 _SCORE = re.compile(r"score|rating|reward")
 
 
@@ -103,6 +105,10 @@ class Fields:
     def hold(self, name: str, *kinds: type) -> bool:
         """Say whether a field holds values of some types in every row that has it; a truth value is no number here."""
         return all(type(record[name]) in kinds for record in self.records if name in record)
+
+    def values(self, name: str) -> list[Any]:
+        """Return what a field holds that every row has."""
+        return [record[name] for record in self.records]
 
     def take(self, name: str, meaning: str = "") -> Get:
         """Note that a field is used, and for what; return what gets its value."""
@@ -548,20 +554,27 @@ def _judged(fields: Fields) -> Layout | None:
     if found is None:
         return None
     liked = [name for name in fields.common if plain(name) in _LIKED and fields.hold(name, bool, int, str)]
-    rated = [name for name in fields.common if plain(name) in _RATINGS and fields.hold(name, int, float)]
-    if len(liked) == 1 and (places := _likes({record[liked[0]] for record in fields.records})):
+    rated = [name for name in fields.common if plain(name) in _RATINGS and all(map(_is_number, fields.values(name)))]
+    if len(liked) == 1 and (places := _likes({*fields.values(liked[0])})):
         label = fields.take(liked[0], "label")
         return fields.layout(lambda record: [{**found(record), "label": places[label(record)]}], but=liked)
     if not liked and len(rated) == 1:
         rating = fields.take(rated[0], "rating")
-        return fields.layout(lambda record: [{**found(record), "rating": rating(record)}])
+        return fields.layout(lambda record: [{**found(record), "rating": float(rating(record))}])
     return None
+
+
+def _is_number(value: object) -> bool:
+    """Say whether a value is a number, or a text that is one, as a table of text has it."""
+    return type(value) in (int, float) or (isinstance(value, str) and bool(_NUMBER.fullmatch(value)))
 
 
 def _likes(values: Collection[Any]) -> dict[Any, bool]:
     """Return which of the values of a label are positive; nothing where that is not clear."""
-    if all(type(value) is bool for value in values) or values == {0, 1}:
-        return {True: True, False: False}
+    for yes, no in ((True, False), ("1", "0")):
+        # 1 and 0 stand for true and false only where there is nothing else, and both.
+        if values == {yes, no} or all(type(value) is bool for value in values):
+            return {yes: True, no: False}
     meanings = {value: plain(str(value)) for value in values}
     found = {value: liked for liked, names in _LIKES.items() for value, name in meanings.items() if name in names}
     return found if found.keys() == set(values) else {}

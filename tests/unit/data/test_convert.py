@@ -132,6 +132,15 @@ def test_thumbs_of_another_make_become_feedback(field: str, values: tuple[Any, A
     assert done.kind == "feedback"
 
 
+@pytest.mark.parametrize(
+    ("column", "values"), [("label", ("true", "False")), ("label", ("1", "0")), ("rating", ("4", "1.5"))]
+)
+def test_feedback_in_a_table_of_text_is_read(column: str, values: tuple[str, str], tmp_path: Path) -> None:
+    table = f"prompt,completion,{column}\nWhere?,Here.,{values[0]}\nWhere?,No.,{values[1]}\n"
+    _, rows = converted(tmp_path, table.encode(), to="feedback")
+    assert [row[column] for row in rows] == ([True, False] if column == "label" else [4, 1.5])
+
+
 @pytest.mark.parametrize("values", [("yes", "no"), (1, 2), (True, "x")])
 def test_a_label_that_may_mean_anything_is_not_guessed(values: tuple[Any, Any], tmp_path: Path) -> None:
     content = [{"question": "Where?", "answer": "Here.", "label": value} for value in values]
