@@ -65,6 +65,15 @@ def test_rows_that_are_not_like_the_others_stop_it_unless_so_many_may_be_left_ou
     assert [place.partition(":")[0].rpartition(", ")[2] for place in done.bad] == ["row 20,001", "row 20,002"]
 
 
+def test_a_later_row_with_a_field_that_may_mean_something_is_not_read_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf_tuning.data.convert.ROWS_TRIED", 2)
+    content = [{"question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in PAIRS]
+    with pytest.raises(DataError, match="row 3: a field 'system', which no earlier row has"):
+        converted(tmp_path, [*content, {**content[0], "system": "Be terse."}])
+
+
 def test_texts_that_nothing_can_be_learnt_from_are_left_out_and_counted(tmp_path: Path) -> None:
     content = [{"question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in PAIRS]
     blank, same = {**content[0], "question": " "}, {**content[0], "rejected": f" {content[0]['chosen']}"}
