@@ -15,7 +15,14 @@ _MOST_STEPS = 1_000_000
 _Seconds = Callable[[int], float]
 
 #: What a training does beside its steps.
-_BESIDE = ("held-out loss", "reference", "held-out preferences", "centring of scores", "watch")
+_BESIDE = (
+    "validation of reward models",
+    "held-out loss",
+    "reference",
+    "held-out preferences",
+    "centring of scores",
+    "watch",
+)
 
 
 def _supervised(plan: Plan, model: Architecture, reward_base: Architecture, hardware: Hardware) -> _Seconds:
