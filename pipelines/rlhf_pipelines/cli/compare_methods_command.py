@@ -153,7 +153,6 @@ class _Comparison:
         self.folder = root / _FOLDER
         self.registry = self.folder / "registry"
         self.base = str(values["large_model_reference"])
-        folder = local_folder(self.base)
         display.say("Dividing the data: what is held out for judging, and what the methods learn from")
         self.data: MethodData = write_method_data(
             self.folder / "data",
@@ -167,7 +166,8 @@ class _Comparison:
             max_bad_rows=int(values["max_bad_rows"]),
         )
         #: What everything that is made depends on, beside parameters.
-        self.identity = [__version__, content_fingerprint(folder) if folder else self.base, self.data.fingerprint]
+        references = (self.base, str(values["reward_model_reference"]))
+        self.identity = [__version__, self.data.fingerprint, *map(_weights, references)]
         self.steps: dict[str, int] = {}
         self.forecast: dict[str, float] = {}
         self.made: dict[tuple[str, int], Mapping[str, Any]] = {}
@@ -417,6 +417,12 @@ _OF_THE_EVALUATION = (
     "dtype",
     *_OF_A_JUDGE,
 )
+
+
+def _weights(reference: str) -> str:
+    """Return what changes with the weights of a model; of one of the hub, its name."""
+    folder = local_folder(reference) if reference else None
+    return content_fingerprint(folder) if folder else reference
 
 
 def _digest(parts: Sequence[object]) -> str:
