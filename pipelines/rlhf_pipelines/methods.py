@@ -16,6 +16,7 @@ class Method:
         data: Its parameters for data, to the files that they get, by their names in `MethodData`.
         training: What forecasts its time, one of `planning.budget.TRAININGS`.
         steps: Its parameter that says how long it trains.
+        epochs: Whether that counts how often each row is seen, and not steps.
         own: Parameters that have other values here than elsewhere.
     """
 
@@ -24,6 +25,7 @@ class Method:
     data: Mapping[str, str]
     training: str
     steps: str
+    epochs: bool = False
     own: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -35,6 +37,15 @@ METHODS = {
         data={"dataset_uri": "demonstrations"},
         training="supervised",
         steps="train_steps",
+    ),
+    "dpo": Method(
+        label="DPO",
+        pipeline="preference_tuning_pipeline",
+        data={"preference_dataset": "preferences", "eval_dataset": "eval_prompts"},
+        training="preference",
+        steps="epoch_count",
+        epochs=True,
+        own={"held_out_reward_model_share": 0.0},  # the comparison has a judge of its own
     ),
     "rlhf": Method(
         label="RLHF",

@@ -23,7 +23,9 @@ def test_methods_are_trained_answer_the_same_prompts_and_are_judged_and_nothing_
     assert "FutureWarning" not in output
     found = json.loads((job / "methods.json").read_text())
     methods = found["methods"]
-    assert list(methods) == ["base", "supervised", "rlhf", "best_of_n"]
+    assert list(methods) == ["base", "supervised", "dpo", "rlhf", "best_of_n"]
+    assert methods["dpo"]["steps"] > 1
+    assert methods["dpo"]["kl"]["mean"] > 0
     assert [judge["measure"] for judge in found["judges"]] == ["held_out_reward", "reward"]
     # What was answered before is the same.
     assert methods["supervised"]["tokens"] == first["methods"]["supervised"]["tokens"]
@@ -39,7 +41,7 @@ def test_methods_are_trained_answer_the_same_prompts_and_are_judged_and_nothing_
         [json.loads(line) for line in file.read_text().splitlines()]
         for file in sorted((job / "runs" / "comparison" / "answers").glob("*-seed-0-*.jsonl"))
     ]
-    assert len(answers) == 4
+    assert len(answers) == 5
     assert len({json.dumps([row["prompt"] for row in rows]) for rows in answers}) == 1
     _, output = rlhf(*command, "--price-per-hour", 2, cwd=job)
     assert ": started" not in output

@@ -7,6 +7,7 @@ comparison that was stopped, is taken from there.
 
 import hashlib
 import json
+import math
 import shlex
 import time
 import warnings
@@ -28,6 +29,8 @@ from rlhf_pipelines.cli.run_command import (
 from rlhf_pipelines.methods import METHODS
 from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning import __version__, step_times
+from rlhf_tuning.data.held_out import ONE_IN
+from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
 from rlhf_tuning.data.method_data import MethodData, write_method_data
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges import JudgeSettings, check_judge, check_server, load_judge
@@ -211,7 +214,7 @@ class _Comparison:
         """Choose how many steps each method takes. A comparison that goes on takes those that it began with."""
         minutes = self.asked.minutes
         if minutes is None:
-            self.steps = {name: int(self._value_of(name, METHODS[name].steps)) for name in self.asked.trained}
+            self.steps = {name: self._own_steps(name) for name in self.asked.trained}
             return
         kept = (
             self.folder
@@ -237,11 +240,24 @@ class _Comparison:
         words = ", ".join(f"{METHODS[name].label} {steps:,}" for name, steps in self.steps.items())
         self.display.say(f"Steps that fit into {minutes:g} minutes each: {words}")
 
-    def _value_of(self, name: str, parameter: str) -> Value:
-        return self.asked.own.get(name, {}).get(parameter, self.values[parameter])
+    def _own_steps(self, name: str) -> int:
+        given = float(self._value_of(name, METHODS[name].steps))
+        return math.ceil(given * self._steps_an_epoch(name)) if METHODS[name].epochs else int(given)
 
     def _steps_of(self, name: str) -> dict[str, Value]:
-        return {METHODS[name].steps: self.steps[name]}
+        """Return the parameter that gives a method the steps that fit into the budget; nothing without one."""
+        if self.asked.minutes is None:
+            return {}
+        steps, method = self.steps[name], METHODS[name]
+        return {method.steps: steps / self._steps_an_epoch(name) if method.epochs else steps}
+
+    def _steps_an_epoch(self, name: str) -> float:
+        rows = self.data.rows[METHODS[name].data["preference_dataset"]]
+        learnt = rows - min(MAX_EVAL_PREFERENCES, rows // ONE_IN)
+        return learnt / int(self._value_of(name, "batch_size"))
+
+    def _value_of(self, name: str, parameter: str) -> Value:
+        return self.asked.own.get(name, {}).get(parameter, self.values[parameter])
 
     def _arguments(
         self,

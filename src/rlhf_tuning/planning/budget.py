@@ -78,7 +78,10 @@ def forecast_here(values: Mapping[str, Value]) -> Callable[[str, Mapping[str, Va
     plan, model, reward_base, hardware = plan_here(values)
 
     def seconds(training: str, own: Mapping[str, Value]) -> _Seconds:
-        changed = Plan.of({**values, **own})
+        given = {**values, **own}
+        if training == "preference":
+            given["lora_dim"] = given["adapter_size"]
+        changed = Plan.of(given)
         of_its_own = replace(
             changed,
             prompt_tokens=plan.prompt_tokens,

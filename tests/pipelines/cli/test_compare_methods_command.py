@@ -142,6 +142,10 @@ def test_one_budget_gives_each_method_its_own_steps_and_a_stopped_comparison_kee
     assert "Steps that fit into 3 minutes each: supervised tuning 90" in said
     by_name = {run.name: run.arguments for run in runs}
     assert by_name["supervised_tuning_pipeline"]["train_steps"] == 90
+    preferences = len(Path("runs/comparison/data/preferences.jsonl").read_text().splitlines())
+    learnt = preferences - preferences // 10
+    # 36 steps of 64.
+    assert by_name["preference_tuning_pipeline"]["epoch_count"] == pytest.approx(36 * 64 / learnt)
     assert by_name["rlhf_pipeline"]["reinforcement_learning_train_steps"] == 40
     run_locally.fails_at += 1
     compare(*flags)

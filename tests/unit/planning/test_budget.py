@@ -12,7 +12,7 @@ PLAN = Plan(batch_size=8, prompt_tokens=20, answer_tokens=40, reward_model_train
 @pytest.fixture
 def takes(monkeypatch):
     monkeypatch.setattr(budget, "plan_here", lambda values: (PLAN, SMOLLM2_135M, SMOLLM2_135M, CPU))
-    return budget.forecast_here(vars(PLAN) | {"reward_model_train_steps": 1000})
+    return budget.forecast_here(vars(PLAN) | {"reward_model_train_steps": 1000, "adapter_size": 16})
 
 
 @pytest.mark.parametrize("training", list(budget.TRAININGS))
@@ -38,6 +38,7 @@ def test_a_pair_and_its_reference_take_longer_than_one_answer_and_shorter_than_s
 
 def test_a_parameter_of_one_method_counts(takes):
     assert takes("preference", {"batch_size": 16})(900) > 1.5 * takes("preference", {})(900)
+    assert takes("preference", {"adapter_size": 0})(900) > takes("preference", {"lora_dim": 0})(900)
     first = takes("reinforcement", {"supervise_on_preferred": True, "supervised_train_steps": 50})(9)
     assert first == pytest.approx(takes("supervised", {})(50) + takes("reinforcement", {})(9))
     assert takes("reinforcement", {"held_out_reward_model_share": 0.0})(1) < takes("reinforcement", {})(1)

@@ -1,4 +1,4 @@
-"""`rlhf compare-methods`: supervised tuning, RLHF and others on one's own data, each against each."""
+"""`rlhf compare-methods`: supervised tuning, DPO, RLHF and others on one's own data, each against each."""
 
 import argparse
 import os
@@ -27,9 +27,9 @@ def add(commands: Commands) -> None:
         "compare-methods",
         "tune in several ways on the same data, and compare them",
         _compare_methods,
-        "Does reinforcement learning pay, over supervised tuning, on your data? Tune the base model in each way, with each\n"
-        "seed and one budget, have all answer the same held-out prompts, and have the same judges compare them. What is\n"
-        "finished is kept: the same command continues a comparison that was stopped.\n\n"
+        "Does reinforcement learning pay, over DPO, over supervised tuning, on your data? Tune the base model in each way,\n"
+        "with each seed and one budget, have all answer the same held-out prompts, and have the same judges compare them.\n"
+        "What is finished is kept: the same command continues a comparison that was stopped.\n\n"
         "examples:\n"
         "  rlhf compare-methods --sample --seeds 0 1 2\n"
         "  rlhf compare-methods --parameter-values values.json --minutes 30 --price-per-hour 3.67",
