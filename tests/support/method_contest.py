@@ -41,7 +41,7 @@ def contest(
         for seed in seeds:
             moved = skill + rng.gauss(0, luck) * (name != "base")
             answers[seed] = [_answer(name, moved, easy[index], rng) for index in range(count)]
-        trained = name in ("supervised", "rlhf", "dpo")
+        trained = name in ("supervised", "rlhf")
         methods.append(
             Contestant(
                 name=name,
