@@ -64,8 +64,8 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock after the set-up, which is not part of the first step."""
         self._progress = Progress(self._label, self._total_steps)
-        if state.global_step:  # of a training that goes on
-            self._progress.update(state.global_step)
+        if self.history:  # of a training that goes on
+            self._progress.update(int(self.history[-1]["step"]))
         self._step_started = time.monotonic()
         self._started = self._step_started - self._before
 
