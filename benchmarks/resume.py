@@ -4,9 +4,9 @@
     python benchmarks/resume.py kills --kills 20 --processes 2
     python benchmarks/resume.py sizes                          # on a quiet machine
 
-Each try kills a training of a tiny model (two layers) twice, at random moments, by SIGKILL or, in every third try, SIGTERM.
-Then it is let be. What it leaves is compared, file by file, with what one leaves that was never killed: weights, metrics,
-looks, settings.
+Each try kills a training of a tiny model (two layers) twice, at random moments from its first step on: by SIGKILL, and then
+by SIGTERM. Then it is let be. What it leaves is compared, file by file, with what one leaves that was never killed: weights,
+metrics, looks, settings.
 """
 
 import argparse
@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[1]
 _PRELOADED = ["stopped_trainings", "rlhf_tuning.training.reinforcement", "rlhf_tuning.training.reward_model"]
 _PRELOADED += ["rlhf_tuning.training.supervised", "rlhf_tuning.training.pair_trainer", "trl.trainer.rloo_trainer"]
 _PRELOADED += ["rlhf_tuning.training.answer_trainer", "trl.trainer.grpo_trainer", "peft", "datasets"]
-#: Kills before a training is let be.
-_KILLS_A_TRY = 2
+#: In the log of a training that begins, or goes on.
+_FIRST_STEP = ": step 0/"
 
 
 def main() -> int:
@@ -64,18 +64,16 @@ def kills(scratch: Path, arguments: argparse.Namespace) -> int:
     failed = 0
     for kind in [arguments.only] if arguments.only else TRAININGS:
         draw = random.Random(f"{arguments.seed} {kind}")
-        started = time.monotonic()
-        _run(context, _train, kind, model, prepared, scratch / "unbroken", None)
-        took = time.monotonic() - started
+        log = scratch / "log"
+        took = _run(context, _train, kind, model, prepared, scratch / "unbroken", None, log)
+        log.unlink()
         expected = learnt(scratch / "unbroken")
         killed = continued = same = left = 0
-        for number in range(arguments.kills):
-            folder, kept, log = scratch / "broken", scratch / "kept", scratch / "log"
-            for _ in range(_KILLS_A_TRY):
-                stop = signal.SIGTERM if number % 3 == 2 else signal.SIGKILL
-                killed += _run(
-                    context, _train, kind, model, prepared, folder, kept, log, stop=stop, after=draw.uniform(0.3, took)
-                )
+        for _ in range(arguments.kills):
+            folder, kept = scratch / "broken", scratch / "kept"
+            for stop in (signal.SIGKILL, signal.SIGTERM):
+                moment = draw.random() * took
+                killed += not _run(context, _train, kind, model, prepared, folder, kept, log, stop=stop, after=moment)
             _run(context, _train, kind, model, prepared, folder, kept, log)
             continued += log.read_text().count(" goes on behind ")
             same += learnt(folder) == expected
@@ -89,18 +87,32 @@ def kills(scratch: Path, arguments: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def _run(context: Any, work: Callable[..., None], *given: Any, stop: int = 0, after: float = 0.0) -> bool:
-    """Run in a process of its own; kill it after some seconds where it still runs, and say whether that was so."""
+def _run(
+    context: Any, work: Callable[..., None], *given: Any, stop: signal.Signals | None = None, after: float = 0.0
+) -> float:
+    """Run in a process of its own, and return how long it took from its first step on; 0 where it was killed.
+
+    Args:
+        context: Of multiprocessing.
+        work: What to run.
+        given: Its arguments; of a training the last is its log.
+        stop: The signal that kills it; None to let it be.
+        after: Seconds after the first step.
+    """
+    begun = given[-1].read_text().count(_FIRST_STEP) if given[-1].is_file() else 0
     process = context.Process(target=_apart, args=(work, given))
     process.start()
+    while process.is_alive() and not (given[-1].is_file() and given[-1].read_text().count(_FIRST_STEP) > begun):
+        time.sleep(0.01)
+    started = time.monotonic()
     process.join(after if stop else None)
-    killed = process.is_alive()
-    if killed:
+    if stop and process.is_alive():
         os.killpg(process.pid, stop)
-    process.join()
-    if not killed and process.exitcode:
+        process.join()
+        return 0.0
+    if process.exitcode:
         raise SystemExit(f"{work.__name__} {given[0]} ended with status {process.exitcode}")
-    return killed
+    return time.monotonic() - started
 
 
 def _apart(work: Callable[..., None], given: tuple[Any, ...]) -> None:

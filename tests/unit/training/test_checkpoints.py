@@ -170,6 +170,6 @@ def test_a_disk_that_is_full_at_every_write_loses_nothing(tiny_model, prepared, 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "processes"), [("rloo", 1), ("reward model", 1), ("supervised", 2)])
 def test_killed_at_random_moments_a_training_ends_as_if_it_had_not_been(kind, processes):
-    command = [sys.executable, str(BENCHMARK), "kills", "--kills", "3", "--only", kind, "--processes", str(processes)]
+    command = [sys.executable, str(BENCHMARK), "kills", "--kills", "1", "--only", kind, "--processes", str(processes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
