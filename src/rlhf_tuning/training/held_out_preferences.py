@@ -19,6 +19,7 @@ from rlhf_tuning.evaluation.evaluate import answer_log_probabilities
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.statistics import MeanEstimate, mean_interval, wilson_interval
+from rlhf_tuning.step import Progress
 from rlhf_tuning.training.own_answers import kl_to_reference, own_answers
 from rlhf_tuning.training.preference_loss import Pairs, losses
 
@@ -27,7 +28,7 @@ _TOGETHER = {"cpu": 8, "cuda": 32}
 
 
 def log_probabilities_of(
-    model: Any, rows: Sequence[Mapping[str, Any]], *, share: bool, compute: torch.dtype
+    model: Any, rows: Sequence[Mapping[str, Any]], *, share: bool, compute: torch.dtype, label: str = ""
 ) -> list[tuple[float, float]]:
     """Return log p of the chosen and of the rejected answer of each row, in nats, known to every process.
 
@@ -36,9 +37,11 @@ def log_probabilities_of(
         rows: `prompt_ids`, `chosen_ids` and `rejected_ids`; those of like length beside each other.
         share: Whether the answers of a pair share their prompt.
         compute: Of matrix products, as in training.
+        label: Under which progress is told; empty for none.
     """
 
     def ask(some: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+        progress = Progress(label, 2 * len(some), unit="answer") if label else None
         with torch.autocast(base_model.device().type, dtype=compute, enabled=compute != torch.float32):
             found = answer_log_probabilities(
                 model,
@@ -46,6 +49,7 @@ def log_probabilities_of(
                 [row[name] for row in some for name in ("chosen_ids", "rejected_ids")],
                 batch_size=_TOGETHER[base_model.device().type],
                 share=share,
+                on_progress=progress.update if progress else lambda done: None,
             )
         return list(zip(found[::2], found[1::2], strict=True))
 

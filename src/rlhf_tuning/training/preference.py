@@ -208,8 +208,8 @@ def train_on_preferences(
         target_sequence_length=config.target_sequence_length,
     )
     share = _shares_prompts(model, rows, compute)
-    for some in (rows, measured):
-        known = log_probabilities_of(model, some, share=share, compute=compute)
+    for some, which in ((rows, "to learn from"), (measured, "set aside")):
+        known = log_probabilities_of(model, some, share=share, compute=compute, label=f"reference, preferences {which}")
         for row, (chosen, rejected) in zip(some, known, strict=True):
             row |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
 
