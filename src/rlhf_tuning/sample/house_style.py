@@ -2,18 +2,22 @@
 
 A fictional company lets and shows small places: cottages, inns, orchards, tea rooms. A good description
 
-- says the place's name, once or twice;
+- says the place's name, once or twice, and no other;
 - gives concrete things to see, hear, smell, taste or feel, that the prompt did not already give;
-- is one or two finished sentences, about 12 to 45 words;
+- speaks of what such a place has: boats and tides by the sea, books and stairs in a town;
+- is one or two finished sentences, about 12 to 45 words, in plain words;
 - is plain: no hype, no lists, headings or markup, no talk about the answer itself ("Sure, here is ..."), no repetition.
 
-The score is the sum of `breakdown`, never below that of an empty answer (-3); a very good answer reaches 2.5. Each rule
+The score is the sum of `breakdown`, never below that of an empty answer (-3); a very good answer reaches 3.5. Each rule
 gives partial credit, so that a small improvement shows. It is what the sample's preferences were labelled with, and
 it measures the true quality of a tuned model beside the learnt reward.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from rlhf_tuning.sample.places import setting_of
 
 #: The folder of prompts.jsonl, preferences.jsonl and eval_prompts.jsonl.
 SAMPLE_DIR = Path(__file__).parent
@@ -36,6 +40,53 @@ snowy soft softness steam sun sunny velvet warm warmth wet wind windy wool woole
 """
 #: Words of the five senses: sight, sound, smell, taste, touch. A plural counts as its singular.
 SENSE_WORDS = frozenset(_SENSES.split())
+
+_BELONGS = {
+    "sea": """
+anchor barge bay beach boat boatman bow buoy canvas cape captain cliff coast cockle cod cove crab deck dinghy dock driftwood
+dune dyke eel ferry fish fisherman fishermen fishing halyard harbour haul herring hull island jetty keel kelp kipper knot
+lighthouse lobster mackerel mast mussel net oar ocean oyster pier porthole prawn promenade quay rigging rope rudder sail
+sailor sardine sea seagull seal seaweed shell shingle ship shore shoreline shrimp slipway spray squid starfish stern surf
+tar tern tide trawler wharf
+""",
+    "water": """
+alder bank barge bend boat bow bridge brook bulrush canal canoe carp coot current deck dragonflies dragonfly duck eel ferry
+fish fishing ford frog heron hull island jetty kingfisher lake landing lilies lily lock meadow mill millstone minnow moorhen
+mooring mud newt oar otter paddle perch pike pond pool punt race raft reed river riverbank rope rush rushes sallow shallows
+spring stern stream swan swim tent towpath trout water waterfall weir wheel willow
+""",
+    "farm": """
+barley barn barrel basil basket bean bed bee beehive bough branch branches calf carrot cart cask cattle cellar cheese
+chicken cockerel cow crate crop dairy egg field fig flour fruit garden gate geese goat goose grape hay hedge hen herb hive
+horse jam ladder lamb leek loft meadow milk oats onion orchard oregano parsley pasture pea picker pig pony potato potatoes
+press pumpkin quince radish sage seed sheep shed soil stable straw strawberries tomato tomatoes tractor tree turnip vine
+vineyard wagon walnut wheat windfall wine wool yard
+""",
+    "hills": """
+axe badger beck beech birch blackbird boot bracken bunk buzzard cairn campfire chimney clearing cliff climb cloud cone crag
+deer eagle fern fir fire forest fox glen goat gorse hawk heather hedgehog hill hut jay larch lark log moor moss mountain
+needle oak owl path peak peat pine rain raven ridge rock root rowan rucksack sheep shepherd sledge slope spring spruce
+squirrel star stone stove stream summit tent thrush trail tree valley view walk walker waterfall wood woodpecker
+""",
+    "town": """
+alley arch attic avenue baker balconies balcony banister bench book bookcase bun bus café cakes carpet chair chimney church
+clock cobble counter courtyard crumb crust cup curtain door doorbell flour fountain gate gingerbread hall jug key kettle
+landing letter library lift loaf loaves market neighbour novel oven page parlour passage pastries pastry pavement piano
+pigeon poem pot reader roll roof saucer scone shelf shelves shop sill skylight sofa square stair staircase steeple step
+street teapot toast tower tram wall window yard
+""",
+}
+#: What a place of each setting has, see `places`. None of it is a word of the senses, so that nothing counts twice.
+BELONGINGS = {setting: frozenset(words.split()) - SENSE_WORDS for setting, words in _BELONGS.items()}
+
+#: Words that the company's texts are written in: those of the demonstrations, and others as common. A small model makes
+#: words up, and finds rare ones at the wrong place.
+PLAIN_WORDS = frozenset((SAMPLE_DIR / "plain_words.txt").read_text(encoding="utf-8").split())
+
+_TIMES = """
+Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August September October
+November December Christmas Easter
+"""
 
 _HYPE = re.compile(
     r"\b(amazing(?:ly)?|award-winning|beautiful(?:ly)?|best|breath-?taking(?:ly)?|bustling|captivating|charming|dream|"
@@ -78,14 +129,19 @@ def breakdown(prompt: str, answer: str) -> dict[str, float]:
     place = place_name(prompt)
     mentions = len(re.findall(rf"\b{re.escape(place)}\b", text, re.IGNORECASE)) if place else 1
     # Words of the prompt are not the answer's own observations: "Amber Creek" is no colour.
-    seen = set(map(_singular, _words(prompt)))
-    senses = [word for word in map(_singular, words) if word in SENSE_WORDS and word not in seen]
+    asked = _words(prompt)
+    senses = _new(words, asked, SENSE_WORDS)
+    belongings = _new(words, asked, BELONGINGS.get(setting_of(place), frozenset()))
+    unusual = [word for word in words if word not in asked and not _is_plain(word)]
     triples = list(zip(words, words[1:], words[2:], strict=False))
     repeated = 1 - len(set(triples)) / len(triples) if triples else 0.0
     return {
         "place": min(mentions, 1) - 0.3 * max(0, mentions - 2),
         # A sense word needs company: six words of text for each one that counts.
         "senses": 0.5 * min(len(set(senses)), 3, len(words) / 6),
+        "belongings": 0.5 * min(len(set(belongings)), 2),
+        "plain words": -0.3 * min(len(unusual), 4),
+        "other names": -0.3 * min(len(_other_names(text, prompt)), 3),
         "stuffing": -4.0 * max(0.0, len(senses) / len(words) - 0.25),
         "sentences": -0.35 * min(max(0, len(_sentences(text)) - 2), 3),
         "finished": 0.0 if re.search(r"[.!?][\"')”]*$", text) else -0.8,
@@ -107,14 +163,39 @@ def place_name(prompt: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z]+(?:['-][a-z]+)*", text.lower().replace("’", "'"))
+    return re.findall(r"[a-zé]+(?:['-][a-zé]+)*", text.lower().replace("’", "'"))
 
 
-def _singular(word: str) -> str:
-    if word in SENSE_WORDS or not word.endswith("s"):
-        return word
-    stem = word.removesuffix("s")
-    return stem if stem in SENSE_WORDS else stem.removesuffix("e") if stem.removesuffix("e") in SENSE_WORDS else word
+def _new(words: Sequence[str], asked: Sequence[str], known: frozenset[str]) -> list[str]:
+    """Return those of the words that are known and were not asked with; a plural counts as its singular."""
+
+    def found(some: Sequence[str]) -> list[str]:
+        forms = [(word, word.removesuffix("s"), word.removesuffix("es")) for word in some]
+        return [next(form for form in each if form in known) for each in forms if not known.isdisjoint(each)]
+
+    told = found(asked)
+    return [word for word in found(words) if word not in told]
+
+
+def _is_plain(word: str) -> bool:
+    """Say whether a word, or each of its parts, is a plain one or a form of such."""
+    return all(
+        any(stem + end in PLAIN_WORDS for stem in _stems(part) for end in ("", "e", "y"))
+        for part in re.sub(r"'\w*", "", word).split("-")
+    )
+
+
+def _stems(word: str) -> list[str]:
+    """Return a word with and without its endings: of "ripened" also "ripene", "ripen" and, for "tapped", "tap"."""
+    ends = ("s", "es", "ies", "d", "ed", "ied", "ing", "ly", "er", "est")
+    stems = [word, *(word.removesuffix(end) for end in ends if word.endswith(end) and len(word) - len(end) > 2)]
+    return stems + [stem[:-1] for stem in stems[1:] if len(stem) > 3 and stem[-1] == stem[-2]]
+
+
+def _other_names(text: str, prompt: str) -> set[str]:
+    """Return the capitalised words within sentences that are neither of the prompt nor a day or a month."""
+    names = re.findall(r"(?<=[\w,;] )[A-Z]\w+", text)
+    return {name for name in names if name not in prompt and name.rstrip("s") not in _TIMES}
 
 
 def _sentences(text: str) -> list[str]:

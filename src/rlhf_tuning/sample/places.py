@@ -93,6 +93,12 @@ class Place:
     prompt: str
 
 
+def setting_of(name: str) -> str:
+    """Return the setting of a place by the last word of its name; empty where no place of the sample has it."""
+    last = name.rpartition(" ")[2]
+    return next((setting for setting, (seconds, _) in _SETTINGS.items() if last in seconds.split()), "")
+
+
 def make_places(rng: random.Random, count: int) -> list[Place]:
     """Return `count` places, no two of one name, in a random order."""
     names = [

@@ -2,7 +2,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
@@ -79,10 +79,12 @@ def test_no_place_is_in_two_of_the_sets() -> None:
 
 def test_demonstrations_are_short_whole_and_in_the_house_style() -> None:
     shown = read("demonstrations.jsonl") + read("eval_demonstrations.jsonl")
-    assert all(place_name(row["input_text"]) in row["output_text"] for row in shown)
     assert {row["output_text"][-1] for row in shown} == {"."}
     assert {len(row["output_text"].split()) for row in shown} == set(range(16, 28))
-    assert min(score(row["input_text"], row["output_text"]) for row in shown) >= 1.0
+    rules = [breakdown(row["input_text"], row["output_text"]) for row in shown]
+    assert {found["place"] for found in rules} == {1.0}
+    assert {found["plain words"] for found in rules} == {0.0}
+    assert min(map(sum, (found.values() for found in rules))) >= 1.0
 
 
 def test_the_labels_disagree_with_the_true_score_in_5_to_10_percent(margins: list[float]) -> None:
@@ -91,7 +93,7 @@ def test_the_labels_disagree_with_the_true_score_in_5_to_10_percent(margins: lis
 
 
 #: The share that sample/README.md states.
-NOISE_SHARE = 108 / 1400
+NOISE_SHARE = 96 / 1400
 
 
 def test_close_calls_are_mislabelled_more_often(margins: list[float]) -> None:
@@ -105,12 +107,20 @@ def test_every_pair_differs_by_more_than_the_least_margin(margins: list[float]) 
     assert min(map(abs, margins)) >= generate.LEAST_MARGIN
 
 
-def test_neither_position_nor_length_gives_the_preferred_answer_away(preferences: list[dict[str, Any]]) -> None:
-    n = len(preferences)
-    assert 0.45 < sum(row["choice"] for row in preferences) / n < 0.55
-    assert 0.40 < sum(len(preferred(row)) > len(other(row)) for row in preferences) / n < 0.60
-    lengths = [sorted((len(preferred(row)), len(other(row)))) for row in preferences]
-    assert sum(short > 0.85 * long for short, long in lengths) / n > 0.3
+def test_position_does_not_give_the_preferred_answer_away(preferences: list[dict[str, Any]]) -> None:
+    assert 0.45 < sum(row["choice"] for row in preferences) / len(preferences) < 0.55
+
+
+def test_length_gives_nothing_away_whatever_tells_the_answers_apart(preferences: list[dict[str, Any]]) -> None:
+    longer: dict[str, list[int]] = defaultdict(list)
+    for row in preferences:
+        rule = generate.telling_rule(row["input_text"], row["candidate_0"], row["candidate_1"])
+        longer[rule].append(len(preferred(row)) - len(other(row)))
+    for rule, excess in longer.items():
+        assert abs(sum(excess)) <= generate.MOST_EXCESS, rule
+        assert abs(sum((difference > 0) - (difference < 0) for difference in excess)) <= 1, rule
+    often = {rule for rule, excess in longer.items() if len(excess) > 200}
+    assert often == {"place", "senses", "belongings", "plain words"}
 
 
 def test_no_pair_is_asked_twice_and_no_pair_is_of_one_answer(preferences: list[dict[str, Any]]) -> None:
@@ -119,31 +129,9 @@ def test_no_pair_is_asked_twice_and_no_pair_is_of_one_answer(preferences: list[d
     assert all(row["candidate_0"].strip() != row["candidate_1"].strip() for row in preferences)
 
 
-def test_each_rule_decides_many_pairs_and_no_rule_decides_all(preferences: list[dict[str, Any]]) -> None:
-    differing: Counter[str] = Counter()
-    alone = 0
+def test_candidates_are_short_answers_that_the_supervised_model_ended(preferences: list[dict[str, Any]]) -> None:
+    answers = generate.read_answers()
+    assert len(answers) > 590
+    assert all(2 <= len(set(some)) == len(some) <= 4 for some in answers.values())
     for row in preferences:
-        first, second = (breakdown(row["input_text"], answer) for answer in (row["candidate_0"], row["candidate_1"]))
-        rules = [rule for rule in first if abs(first[rule] - second[rule]) > 1e-9]
-        differing.update(rules)
-        alone += len(rules) == 1
-    for rule in ("place", "senses", "sentences", "finished", "length", "hype", "markup", "chatter", "repetition"):
-        assert 0.05 < differing[rule] / len(preferences) < 0.65, rule
-    assert alone / len(preferences) > 0.15
-
-
-def test_every_base_model_answer_belongs_to_a_prompt_of_the_preferences(preferences: list[dict[str, Any]]) -> None:
-    prompts = {row["input_text"] for row in preferences}
-    rows = read("base_model_answers.jsonl")
-    assert len(rows) > 600
-    assert all(set(row) == {"input_text", "answer"} and row["answer"].strip() for row in rows)
-    assert {row["input_text"] for row in rows} <= prompts
-
-
-def test_many_candidates_are_answers_of_the_base_model_as_they_were(preferences: list[dict[str, Any]]) -> None:
-    answers = generate.read_base_model_answers()
-    untouched = 0
-    for row in preferences:
-        whole = answers.get(row["input_text"], [])
-        untouched += any(answer.startswith(row[key]) for answer in whole for key in ("candidate_0", "candidate_1"))
-    assert untouched / len(preferences) > 0.35
+        assert {row["candidate_0"], row["candidate_1"]} <= set(answers[row["input_text"]])

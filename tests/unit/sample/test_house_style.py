@@ -1,9 +1,9 @@
 import pytest
 
-from rlhf_tuning.sample.house_style import EMPTY_SCORE, breakdown, place_name, score
+from rlhf_tuning.sample.house_style import BELONGINGS, EMPTY_SCORE, SENSE_WORDS, breakdown, place_name, score
 
 PROMPT = "Create a description for Amber Creek, a lakeside cabin in Tessaly."
-GOOD = "At Amber Creek you wake to the smell of pine resin and a cold breeze off the lake."
+GOOD = "At Amber Creek you wake to the smell of wet reeds, and to a cold breeze off the lake."
 
 
 def rules(answer: str, prompt: str = PROMPT) -> dict[str, float]:
@@ -11,9 +11,9 @@ def rules(answer: str, prompt: str = PROMPT) -> dict[str, float]:
     return {rule: value for rule, value in breakdown(prompt, answer).items() if value}
 
 
-def test_a_good_answer_scores_for_the_place_and_three_senses() -> None:
-    assert rules(GOOD) == {"place": 1.0, "senses": 1.5}
-    assert score(PROMPT, GOOD) == 2.5
+def test_a_good_answer_scores_for_the_place_three_senses_and_two_things_that_belong_there() -> None:
+    assert rules(GOOD) == {"place": 1.0, "senses": 1.5, "belongings": 1.0}
+    assert score(PROMPT, GOOD) == 3.5
 
 
 def test_a_sense_word_counts_only_with_six_words_of_text_for_it() -> None:
@@ -32,8 +32,14 @@ def test_a_sense_word_counts_only_with_six_words_of_text_for_it() -> None:
         ("This is it. It has two rooms. It has a desk. It is by the door. It is ours.", {"sentences": -1.05}),
         ("This is a place with two rooms and a desk by the old front", {"finished": -0.8}),
         ("It has two rooms and a desk.", {"length": -5 / 12}),
-        ("This is a stunning place with two luxurious rooms and a desk by the door.", {"hype": -0.5}),
-        ("Sure, this is a place with two rooms and a desk by the old front door.", {"chatter": -0.6}),
+        (
+            "This is a stunning place with two luxurious rooms and a desk by the door.",
+            {"hype": -0.5, "plain words": -0.6},
+        ),
+        ("Certainly, this is a place with two rooms and a desk by the old front door.", {"chatter": -0.6}),
+        ("This is a place with two rooms and a swod by the old front door.", {"plain words": -0.3}),
+        ("This is a place with two rooms and a desk by the door of Bay Ridge.", {"other names": -0.6}),
+        ("This is a place with two rooms and a boat by the old front door.", {"belongings": 0.5}),
         ("- This is a place with two rooms and a desk by the old front door.", {"markup": -0.6}),
         ("# Tessaly\nThis is a place with two rooms and a desk by the door.", {"markup": -0.6}),
         ("Tessaly: this is a place with two rooms and a desk by the old front door.", {"markup": -0.6}),
@@ -43,6 +49,46 @@ def test_a_sense_word_counts_only_with_six_words_of_text_for_it() -> None:
 def test_each_rule_has_its_price(answer: str, expected: dict[str, float]) -> None:
     assert rules(answer) == pytest.approx(expected)
     assert score(PROMPT, answer) == pytest.approx(sum(expected.values()))
+
+
+def test_what_belongs_to_a_place_depends_on_its_setting() -> None:
+    answer = "It has a boat and a ladder by the door, and a book on the stairs, and the moor at the back."
+    found = {
+        name: breakdown(f"Create a description for {name}.", answer)["belongings"]
+        for name in ("Teal Cove", "Teal Mere", "Teal Farm", "Teal Ridge", "Teal Row", "Teal Towers")
+    }
+    expected = {
+        "Teal Cove": 0.5,
+        "Teal Mere": 0.5,
+        "Teal Farm": 0.5,
+        "Teal Ridge": 0.5,
+        "Teal Row": 1.0,
+        "Teal Towers": 0,
+    }
+    assert found == expected
+
+
+def test_nothing_counts_as_a_belonging_and_for_the_senses() -> None:
+    assert [setting for setting, words in BELONGINGS.items() if words & SENSE_WORDS] == []
+
+
+@pytest.mark.parametrize(
+    "word", ["tapped", "berries", "half-open", "farmer's", "widest", "baking", "ripened", "Tessaly"]
+)
+def test_forms_of_plain_words_and_words_of_the_prompt_are_plain(word: str) -> None:
+    assert breakdown(PROMPT, f"It is the {word} one.")["plain words"] == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "names"),
+    [
+        ("In May we open on Sundays. Come to Amber Creek in Tessaly.", 0),
+        ("Ask for Jim at the door of Amber Creek.", 1),
+        ("Jim and Jim open the door to Ann, to Ben, to Carl and to Dan.", 3),
+    ],
+)
+def test_at_most_three_names_that_were_not_asked_about_count(answer: str, names: int) -> None:
+    assert breakdown(PROMPT, answer)["other names"] == pytest.approx(-0.3 * names)
 
 
 def test_words_over_45_cost_up_to_one_point() -> None:
@@ -94,6 +140,8 @@ def test_no_answer_is_worse_than_an_empty_one() -> None:
         "Amber Creek is warm and cool and soft and quiet and golden and salty and sweet and smoky and bright.",
         "Amber Creek the the the the the the the the the the the the warm cool soft.",
         "Amber Creek is warm.",
+        "Amber Creek has a lake and a boat.",
+        "Amber Creek, lake, boat, jetty, reeds, cold, warm, soft, quiet, trout, otter, mill.",
         PROMPT,
     ],
 )
@@ -103,12 +151,13 @@ def test_gaming_the_rules_scores_below_an_honest_answer(answer: str) -> None:
 
 def test_mending_an_answer_step_by_step_raises_its_score_each_time() -> None:
     steps = [
-        "Sure, here's a text:\n\nWelcome to the ultimate cabin, a stunning haven. It is nestled by the lake. It has",
-        "Welcome to the ultimate cabin, a stunning haven. It is nestled by the lake. It has",
-        "Welcome to the ultimate cabin, a stunning haven. It is nestled by the lake.",
+        "Sure, here's a text:\n\nThis is the cabin, a stunning haven. It is nestled by the lake. It has",
+        "This is the cabin, a stunning haven. It is nestled by the lake. It has",
+        "This is the cabin, a stunning haven. It is nestled by the lake.",
         "This is the cabin, a place for two. It sits by the lake.",
         "This is Amber Creek, a place for two. It sits by the lake.",
         "This is Amber Creek, a place for two. It sits by the lake, under cool green trees.",
+        "This is Amber Creek, a place for two. It sits by the lake, under cool green trees, and it has a boat.",
     ]
     scores = [score(PROMPT, answer) for answer in steps]
     assert scores == sorted(scores)
