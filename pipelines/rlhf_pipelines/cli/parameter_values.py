@@ -14,6 +14,7 @@ _SAMPLE_FILES = {
     "prompt_dataset": "prompts.jsonl",
     "preference_dataset": "preferences.jsonl",
     "eval_dataset": "eval_prompts.jsonl",
+    "supervised_dataset": "demonstrations.jsonl",
 }
 _SAMPLE_FILES_OF = {
     "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
@@ -51,9 +52,13 @@ def sample_values(pipeline: str, sample_dir: Path) -> dict[str, object]:
     """Return the values with which `pipeline` runs on the embedded sample."""
     known = {parameter.name for parameter in TABLES[pipeline]}
     files = _SAMPLE_FILES_OF.get(pipeline, _SAMPLE_FILES)
+    settings = read_values(sample_dir / "parameters.json")
+    if pipeline == "supervised_tuning_pipeline":
+        # There the supervised phase is all there is, and its parameters have the names of the old job.
+        settings |= {name.removeprefix("supervised_"): value for name, value in settings.items()}
     values = {
         "large_model_reference": _SAMPLE_MODEL,
-        **read_values(sample_dir / "parameters.json"),
+        **settings,
         **{name: str(sample_dir / file) for name, file in files.items()},
     }
     return {name: value for name, value in values.items() if name in known}

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_pipelines.cli.parameter_values import gather_values, read_values
+from rlhf_pipelines.cli.parameter_values import gather_values, read_values, sample_values
 from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.sample.house_style import SAMPLE_DIR
 
 
 def write(path: Path, text: str) -> Path:
@@ -84,6 +85,17 @@ def test_flag_overrides_the_file_and_the_file_overrides_the_sample(tmp_path: Pat
 def test_sample_alone_is_enough_for_every_pipeline(tmp_path: Path, pipeline: str) -> None:
     values = check_parameters(pipeline, gather_values(pipeline, sample_dir=sample(tmp_path), file=None, flags={}))
     assert values.get("large_model_reference", "smollm2-135m-instruct") == "smollm2-135m-instruct"
+
+
+def test_the_supervised_pipeline_takes_the_sample_s_settings_of_the_supervised_phase(tmp_path: Path) -> None:
+    write(tmp_path / "parameters.json", '{"supervised_train_steps": 5, "supervised_learning_rate_multiplier": 3}')
+    values = sample_values("supervised_tuning_pipeline", tmp_path)
+    assert (values["train_steps"], values["learning_rate_multiplier"]) == (5, 3)
+
+
+def test_the_sample_s_file_of_settings_can_be_given_to_a_run() -> None:
+    given = {parameter.name: "x" for parameter in PIPELINES["rlhf_pipeline"] if parameter.required}
+    check_parameters("rlhf_pipeline", given | read_values(SAMPLE_DIR / "parameters.json"))
 
 
 def test_flag_that_is_no_number_is_refused_by_name() -> None:
