@@ -41,8 +41,9 @@ def passes(
 
     All processes decide the same.
 
-    On a GPU as many rows as keep it busy and fit. Activations are worked out anew where not even one row's would fit, or
-    where memory has run out once. On a CPU `most`. Half as many where memory has run out once.
+    On a GPU as many rows as keep it busy and fit. Activations are worked out anew where not even one row's would fit. On a
+    CPU `most`. Where memory has run out once half as many, and on a GPU with activations worked out anew, though more would
+    then fit.
 
     Args:
         model: Of transformers, on its device, with nothing beside it that training adds.
@@ -70,12 +71,13 @@ def _on_gpu(model: Any, room: float, *, share: int, most: int, tokens: int, full
     except ModelError:  # nobody can count what it takes
         return Passes(rows=micro_batch(share, most), checkpointing=True)
     most = max(most, _TOKENS_AT_A_TIME // tokens)
-    for checkpointing in (True,) if memory.has_run_out() else (False, True):
+    for checkpointing in (False, True):
         row = activation_bytes(
             shape, 1, tokens, c=compute.itemsize, lora=not full, cpu=False, checkpointing=checkpointing
         )
         if row <= room:
-            return Passes(rows=micro_batch(share, min(most, int(room / row))), checkpointing=checkpointing)
+            rows = micro_batch(share, min(most, int(room / row)))
+            return Passes(rows=rows, checkpointing=checkpointing or memory.has_run_out())
     return Passes(rows=1, checkpointing=True)
 
 

@@ -69,6 +69,17 @@ def test_where_memory_has_run_out_half_as_many_rows_go_through_and_layers_are_co
         assert decide(math.inf, most=1) == Passes(rows=1, checkpointing=False)
 
 
+def test_the_second_attempt_takes_half_of_the_first_ones_rows_though_more_would_fit_with_layers_computed_twice(
+    decide, row
+):
+    kept, least = row
+    room = 13 * kept
+    assert room / least > 16
+    assert decide(room / 0.7) == Passes(rows=8, checkpointing=False)
+    with memory.halved():
+        assert decide(room / 0.7) == Passes(rows=4, checkpointing=True)
+
+
 def test_every_row_is_taken_equally_often_and_a_step_holds_the_long_ones_first():
     lengths = [5, 9, 2, 7, 7, 1, 3, 8, 4, 6]
     order = step_order(lengths, steps=6, batch_size=5, seed=0)
