@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from rlhf_tuning import environment
 from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.distributed import memory, processes, sharding
 from rlhf_tuning.errors import ModelError, RunError
@@ -60,7 +59,7 @@ def passes(
         held = sum(part.numel() for part in sharding.parts(model).values())
         room = _COUNTED_ON * (free - beside - (LEARNING * held if full else 0))
         chosen = _on_gpu(model, room, share=share, most=most, tokens=tokens, full=full, compute=compute)
-    everyones = processes.spread(lambda ranks: [chosen for _ in ranks], range(environment.process_count()))
+    everyones = processes.gather(chosen)
     rows = memory.at_a_time(min(each.rows for each in everyones))
     return Passes(rows=micro_batch(share, rows), checkpointing=any(each.checkpointing for each in everyones))
 
