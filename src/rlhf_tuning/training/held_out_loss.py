@@ -35,7 +35,7 @@ def of_answers(nats: Sequence[float], tokens: Sequence[int]) -> dict[str, MeanEs
     Raises:
         ParameterError: If one is not finite.
     """
-    _check_finite(nats)
+    check_finite(nats)
     loss = ratio_interval(nats, tokens)
     perplexity = MeanEstimate(_exp(loss.mean), _exp(loss.low), _exp(loss.high), loss.n)
     return {"loss": loss, "perplexity": perplexity}
@@ -51,7 +51,7 @@ def of_margins(margins: Sequence[float], prompts: Sequence[Hashable]) -> dict[st
     Raises:
         ParameterError: If one is not finite.
     """
-    _check_finite(margins)
+    check_finite(margins)
     loss = clustered_mean([pair_loss(margin) for margin in margins], prompts)._replace(n=len(margins))
     return {
         "loss": loss,
@@ -64,7 +64,12 @@ def pair_loss(margin: float) -> float:
     return math.log1p(math.exp(-abs(margin))) + max(0.0, -margin)
 
 
-def _check_finite(values: Sequence[float]) -> None:
+def check_finite(values: Sequence[float]) -> None:
+    """Refuse a model whose loss is no number.
+
+    Raises:
+        ParameterError: If a value is not finite.
+    """
     if not all(map(math.isfinite, values)):
         raise ParameterError(
             "The loss on held-out examples is not finite, and what follows would be no model. Lower the learning rate "

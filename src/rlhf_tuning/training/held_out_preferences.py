@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from rlhf_tuning.distributed import processes
-from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.evaluate import answer_log_probabilities
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
-from rlhf_tuning.statistics import MeanEstimate, mean_interval, wilson_interval
+from rlhf_tuning.statistics import MeanEstimate, clustered_mean, clustered_share, mean_interval
 from rlhf_tuning.step import Progress
+from rlhf_tuning.training.held_out_loss import check_finite
 from rlhf_tuning.training.own_answers import kl_to_reference, own_answers
 from rlhf_tuning.training.preference_loss import Pairs, losses
 
@@ -67,7 +67,8 @@ def of_pairs(
 
     `loss`; `accuracy`, how often the chosen answer has gained more than the rejected one, a tie half; `margin`, by how much
     more, times beta; `chosen` and `rejected`, the log-probabilities of the answers in nats; `chosen_change` and
-    `rejected_change`, by how much these have risen.
+    `rejected_change`, by how much these have risen. Intervals take the pairs of a prompt as one: prompts are what is
+    independent.
 
     Args:
         model: The model that learns.
@@ -90,20 +91,18 @@ def of_pairs(
         rejected_tokens=torch.tensor([float(len(row["rejected_ids"])) for row in rows]),
     )
     found = losses(pairs, **loss)
-    if not found.isfinite().all():
-        raise ParameterError(
-            "The loss on held-out preferences is not finite, and what follows would be no model. Lower "
-            "learning_rate_multiplier, or set dtype to float32."
-        )
-    right = float(((pairs.margin.sign() + 1) / 2).sum())
-    return {
-        "loss": mean_interval(found.tolist()),
-        "accuracy": MeanEstimate(right / len(rows), *wilson_interval(right, len(rows)), len(rows)),
-        "margin": mean_interval((loss["beta"] * pairs.margin).tolist()),
-        "chosen": mean_interval(pairs.chosen.tolist()),
-        "rejected": mean_interval(pairs.rejected.tolist()),
-        "chosen_change": mean_interval(pairs.chosen_change.tolist()),
-        "rejected_change": mean_interval(pairs.rejected_change.tolist()),
+    check_finite(found.tolist())
+    prompts = [tuple(row["prompt_ids"]) for row in rows]
+    means = {
+        "loss": found,
+        "margin": loss["beta"] * pairs.margin,
+        "chosen": pairs.chosen,
+        "rejected": pairs.rejected,
+        "chosen_change": pairs.chosen_change,
+        "rejected_change": pairs.rejected_change,
+    }
+    return {name: clustered_mean(values.tolist(), prompts)._replace(n=len(rows)) for name, values in means.items()} | {
+        "accuracy": clustered_share(((pairs.margin.sign() + 1) / 2).tolist(), prompts)
     }
 
 
