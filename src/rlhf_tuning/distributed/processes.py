@@ -153,7 +153,8 @@ def wait() -> None:
 def run(phase: Callable[..., Any], config: Any, *, trains: bool = True, **paths: str) -> Any:
     """Return what a phase returns in the main of several processes; in this one alone where there is one GPU or none.
 
-    Where a GPU's memory runs out it begins anew, once, with half as much at a time (`memory`). What it finds is the same.
+    Where a GPU's memory runs out it begins anew, once, with half as much at a time (`memory`). What it finds is the
+    same, save with `rpo_alpha`, whose term depends on what goes through at a time.
 
     Args:
         phase: A function of a module, called with the rest. Its result is JSON.

@@ -13,7 +13,8 @@ DPO (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290); SLiC (Zhao et al. 
 (Azar et al. 2023, https://arxiv.org/abs/2310.12036), with the mean of tokens as its authors say they meant; robust DPO
 (Chowdhury et al. 2024, https://arxiv.org/abs/2403.00409), for labels of which a share e is wrong. With `rpo_alpha` each has
 beside it that many times the chosen answers' negative log-probability a token (Pang et al. 2024,
-https://arxiv.org/abs/2404.19733).
+https://arxiv.org/abs/2404.19733). TRL takes its mean over the tokens of a pass, so that each counts for more in a pass of
+short answers: how many pairs a pass holds makes a small difference.
 
 Training takes TRL's, which are called by the same names; here each pair has its own number, for those that are only
 measured on (`tests/unit/training/test_preference_trainer.py` holds them equal). To add one: a line in `LOSSES`, its name

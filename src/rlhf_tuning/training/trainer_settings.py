@@ -36,9 +36,9 @@ class Passes:
 def passes(
     model: Any, *, share: int, most: int, tokens: int, full: bool, compute: torch.dtype, beside: float = 0.0
 ) -> Passes:
-    """Decide what a pass holds, by the length of rows and the memory that is free. Results do not depend on it.
+    """Decide what a pass holds, by the length of rows and the memory that is free.
 
-    All processes decide the same.
+    All processes decide the same. Results do not depend on it, save with `rpo_alpha`, see `preference_loss`.
 
     On a GPU as many rows as keep it busy and fit. Activations are worked out anew where not even one row's would fit. On a
     CPU `most`. Where memory has run out once half as many, and on a GPU with activations worked out anew, though more would
