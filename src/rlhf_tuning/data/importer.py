@@ -179,8 +179,9 @@ def import_preferences(
         eval_fingerprint: Likewise of the evaluation dataset.
         preference_rows_path: Where to write which rows the dataset has, those held out too (see `known_rows`); nowhere
             where it is empty.
-        eval_prompts_path: Where to write the prompts on which answers are compared, where there is no prompt dataset: those
-            of the evaluation dataset, else of held-out preferences, each once; nowhere where it is empty.
+        eval_prompts_path: Where to write the prompts on which answers are compared, where there is no prompt dataset: the
+            rows of an evaluation dataset of prompts, repeats too; else those of the preferences that are measured on, each
+            once. Nowhere where it is empty.
         prompt_dataset: The prompts, of which some are held out; empty where no policy is tuned on such.
         eval_prompts: How many prompts are held out at most, as `import_prompts` is told.
         prompt_fingerprint: What the content was when it was checked; empty where that is not known.
