@@ -261,7 +261,7 @@ def examine(
 def eval_prompts_in_preferences(
     eval_data: ScannedDataset, distinct: int, preferences: ScannedDataset
 ) -> Finding | None:
-    """Find preferences that no reward model will learn from, since answers to their prompts will be compared.
+    """Find preferences that no model will learn from, since answers to their prompts will be compared.
 
     Args:
         eval_data: The evaluation dataset.
@@ -276,8 +276,8 @@ def eval_prompts_in_preferences(
         return None
     message = (
         f"{len(seen):,} of {distinct:,} prompts of eval_dataset also stand in preference_dataset. The preferences to these "
-        "prompts are left out, so that no reward model learns from what it will judge. Other evaluation prompts would spare "
-        "them."
+        "prompts are left out, so that nothing is learnt about what answers will be compared on. Other evaluation prompts "
+        "would spare them."
     )
     examples = tuple(Example(place, "also an evaluation prompt") for place in list(seen.values())[:_EXAMPLES])
     return Finding(code="eval_prompt_in_preferences", parameter="eval_dataset", message=message, examples=examples)
@@ -443,7 +443,7 @@ def _same_when_cut(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding | N
         return None
     message = (
         f"In {summary.same_when_cut:,} of {summary.sampled:,} rows{_of_sample(summary)} of {summary.parameter} both answers "
-        "are the same once they are cut to target_sequence_length: no reward model learns from these. Raise it."
+        "are the same once they are cut to target_sequence_length: they no longer say which is better. Raise it."
     )
     examples = tuple(Example(row.location, shorten(str(row.chosen), 200)) for row in rows if row.same_when_cut)
     return Finding(
@@ -471,14 +471,14 @@ def _cut(summary: DatasetSummary) -> Iterable[Finding]:
 
 
 def _half_compared(lengths: Sequence[Lengths]) -> str:
-    """Say how many pairs have just one answer that is cut: people saw the whole of it, the reward model does not."""
+    """Say how many pairs have just one answer that is cut: people saw the whole of it, the model does not."""
     pairs = list(zip(*(entry.values for entry in lengths), strict=True))
     one_cut = sum(1 for pair in pairs if len({value > (lengths[0].limit or 0) for value in pair}) > 1)
     if not one_cut:
         return ""
     return (
-        f"In {one_cut:,} of {len(pairs):,} pairs ({_share(one_cut, len(pairs))}) only one of the two is cut, so that the "
-        "reward model compares a part with a whole, where people saw both whole. "
+        f"In {one_cut:,} of {len(pairs):,} pairs ({_share(one_cut, len(pairs))}) only one of the two is cut, so that a "
+        "part is compared with a whole, where people saw both whole. "
     )
 
 

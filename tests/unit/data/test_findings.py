@@ -268,6 +268,7 @@ def test_preferences_to_evaluation_prompts_are_found(check: Check) -> None:
     finding = only(check(preferences=preferences(1000), evaluation=evaluation))
     assert (finding.code, finding.parameter) == ("eval_prompt_in_preferences", "eval_dataset")
     assert finding.message.startswith("2 of 3 prompts of eval_dataset also stand in preference_dataset.")
+    assert "reward model" not in finding.message  # nor does DPO learn from them
     assert places(finding) == ["preference_dataset.jsonl:8", "preference_dataset.jsonl:10"]
     assert found(check(preferences=preferences(1000), evaluation=evaluation[2:])) == {}
 
@@ -498,7 +499,7 @@ def test_prompts_and_answers_that_will_be_cut_are_found_with_how_much(check: Che
     assert by_code["answers_cut"].message == (
         f"2 of 40 answers (5.0%) of preference_dataset are longer than target_sequence_length {limit} and lose their end: "
         f"{sum(overs) / 2:,.0f} tokens each on average, {max(overs)} at most. In 2 of 20 pairs (10%) only one of the two is "
-        "cut, so that the reward model compares a part with a whole, where people saw both whole. target_sequence_length "
+        "cut, so that a part is compared with a whole, where people saw both whole. target_sequence_length "
         f"{sorted(answers)[-2]} would keep 95% of the rows whole."
     )
     lengths = {entry.part: entry for entry in result.summary.datasets[0].lengths}
@@ -565,7 +566,10 @@ def test_answers_that_are_the_same_once_they_are_cut_are_found(check: Check, tok
         assert result.summary.datasets[0].same_when_cut == expected
         if expected:
             finding = by_code["identical_when_cut"]
-            assert finding.message.startswith("In 1 of 20 rows of preference_dataset both answers are the same once")
+            assert finding.message == (
+                "In 1 of 20 rows of preference_dataset both answers are the same once they are cut to "
+                "target_sequence_length: they no longer say which is better. Raise it."
+            )
             assert places(finding) == ["preference_dataset.jsonl:4"]
 
 
