@@ -132,6 +132,16 @@ def supervised_start(values: Values) -> StartOutputs:
     )
 
 
+@dsl.pipeline(name="fetch-start", description="Hand on as an artifact what the other phases start from.")
+def fetch_start(start_uri: str) -> dsl.Artifact:
+    """Import the start as an artifact, for steps that share no storage.
+
+    Kubeflow looks an importer's address up among the inputs of the pipeline around it, and knows no outputs of steps there.
+    """
+    start = dsl.importer(artifact_uri=start_uri, artifact_class=dsl.Artifact)
+    return start.set_display_name("Import Start").output
+
+
 def reward_model_phase_with(**fetched: Any) -> Any:
     """Return phase 1, for steps that get these artifacts besides; their types, such as `dsl.Input[dsl.Artifact]`."""
 

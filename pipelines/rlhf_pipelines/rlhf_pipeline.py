@@ -12,6 +12,7 @@ from kfp import dsl
 from rlhf_components import preprocess_inputs, train_reward_model, validate_inputs
 from rlhf_pipelines import evaluate_and_promote
 from rlhf_pipelines.phases import (
+    fetch_start,
     reinforcement_phase_with,
     reward_model_phase_with,
     supervised_start,
@@ -81,8 +82,8 @@ def for_target(target: str) -> Any:
         ).set_display_name("Supervised Tuning")
         values = values.adding(start.outputs)
         if fetched:
-            weights = dsl.importer(artifact_uri=values["start_uri"], artifact_class=dsl.Artifact)
-            values = values.adding({"start_model": weights.set_display_name("Fetch Start").output})
+            weights = fetch_start(**values.of(fetch_start)).set_display_name("Fetch Start")
+            values = values.adding({"start_model": weights.output})
         reward_base = {
             "large_model_reference": values["reward_model_reference"],
             "large_model_fingerprint": values["reward_model_fingerprint"],

@@ -174,6 +174,20 @@ def test_importing_pipelines_and_components_imports_no_torch():
     assert done.returncode == 0, done.stderr
 
 
+def test_on_kubeflow_an_importer_s_address_is_an_input_of_the_pipeline_around_it(compiled):
+    addresses = []
+    for path in (path for path in compiled if path.parent.name == "kubeflow"):
+        spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
+        executors = spec["deploymentSpec"]["executors"]
+        for part in (spec["root"], *spec["components"].values()):
+            for task in part.get("dag", {}).get("tasks", {}).values():
+                label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
+                if "importer" in executors.get(label, {}):
+                    addresses.append(task["inputs"]["parameters"]["uri"])
+    # rlhf_pipeline's, and the same in recurring_rlhf_pipeline.
+    assert addresses == [{"componentInputParameter": "start_uri"}] * 2
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_supervised_phase_runs_only_when_it_is_asked_for_and_all_that_follows_starts_from_its_model(target, compiled):
     (path,) = [path for path in compiled if path.parent.name == target and path.name == "rlhf_pipeline.yaml"]
