@@ -49,7 +49,7 @@ def keep_record(model_dir: str, *, adapter_dir: str, made_from: Mapping[str, Any
         made_from: The metadata of the model's artifact.
     """
     record = Path(model_dir) / RECORD
-    record.mkdir()
+    record.mkdir(exist_ok=True)
     for name in (registry.TUNING_SETTINGS, registry.HELD_OUT_LOSS, "metrics.jsonl"):
         shutil.copyfile(Path(adapter_dir) / name, record / name)
     (record / MADE_FROM).write_text(json.dumps(made_from), encoding="utf-8")

@@ -37,6 +37,11 @@ def test_a_reward_model_with_a_base_of_its_own_keeps_it(supervised: Path) -> Non
     assert start.large_model_reference == str(supervised)
 
 
+def test_a_retry_at_the_same_place_writes_the_record_anew(supervised: Path, tmp_path: Path) -> None:
+    keep_record(str(supervised), adapter_dir=str(tmp_path / "adapter"), made_from={"base_model": "hub/base@2"})
+    assert made_from(str(supervised)) == {"base_model": "hub/base@2"}
+
+
 def test_the_fingerprint_tells_other_weights_but_not_another_folder_or_another_record(
     supervised: Path, tmp_path: Path
 ) -> None:
