@@ -138,7 +138,7 @@ class Vertex:
         """Start a new job of the same: Vertex's cache has the steps that finished, and a training finds its checkpoint."""
         message = self._job(name)
         check_resumable(read_job(message))
-        job = {field: getattr(message, field) for field in _SUBMITTED}
+        job = {field: getattr(message, field) for field in _SUBMITTED if field in message}
         job["labels"] = {key: value for key, value in message.labels.items() if not key.startswith(_ITS_LABELS)}
         return self._start(job, message.display_name)
 

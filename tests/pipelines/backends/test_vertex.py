@@ -183,9 +183,10 @@ def google_s_own(server, storage, tmp_path, monkeypatch):
     return submit
 
 
-def test_a_job_that_failed_is_submitted_again_and_no_other(server, either):
+@pytest.mark.parametrize("key", [SUBMISSION.encryption_spec_key_name, ""])
+def test_a_job_that_failed_is_submitted_again_and_no_other(server, either, key):
     server.steps = 50
-    job = either.submit(SUBMISSION)
+    job = either.submit(replace(SUBMISSION, encryption_spec_key_name=key))
     with pytest.raises(ParameterError, match="only one that failed or was cancelled can be resumed"):
         either.resume_job(job.name)
     server.of_kind(v1.PipelineJob)[0].state = v1.PipelineState.PIPELINE_STATE_FAILED
