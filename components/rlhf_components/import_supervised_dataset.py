@@ -18,6 +18,7 @@ def import_supervised_dataset(
     preference_fingerprint: str = "",
     held_out_fingerprint: str = "",
     eval_fingerprint: str = "",
+    held_out_reward_model_share: float = 0.0,
     eval_prompts: int = 200,
     seed: int = 0,
     max_bad_rows: int = 0,
@@ -28,7 +29,7 @@ def import_supervised_dataset(
         demonstrations: Canonical rows to learn from.
         eval_demonstrations: Canonical rows to measure on, a part held out.
         preference_dataset: Human preferences, whose preferred answers are learnt where there are no demonstrations. Those
-            that measure the reward model are not learnt from.
+            that measure the reward model are not learnt from, nor those of the held-out reward model.
         prompt_dataset: Prompts of reinforcement learning: those of them that are held out are not learnt from.
         supervised_dataset: Demonstrations; empty for the preferred answers.
         eval_dataset: Evaluation rows; empty for a held-out split.
@@ -37,6 +38,7 @@ def import_supervised_dataset(
         preference_fingerprint: From Validate Inputs, likewise.
         held_out_fingerprint: From Validate Inputs, likewise: of the prompts, where some of them are held out.
         eval_fingerprint: From Validate Inputs, likewise.
+        held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
         eval_prompts: Most of those prompts to hold out when there is no evaluation dataset.
         seed: Of the held-out split.
         max_bad_rows: So many bad rows of each dataset are set aside.
@@ -53,6 +55,7 @@ def import_supervised_dataset(
             instruction=instruction,
             demonstrations_path=demonstrations.path,
             eval_demonstrations_path=eval_demonstrations.path,
+            held_out_reward_model_share=held_out_reward_model_share,
             eval_prompts=eval_prompts,
             seed=seed,
             max_bad_rows=max_bad_rows,

@@ -36,6 +36,7 @@ OTHER_DEFAULTS = {
     # Of a reward model alone there are none.
     ("import_preference_dataset", "prompt_dataset"): "",
     # By itself the step learns from all preferences; a share is for two of them.
+    ("import_supervised_dataset", "held_out_reward_model_share"): 0.0,
     ("train_reward_model", "held_out_reward_model_share"): 0.0,
     ("train_preference", "held_out_reward_model_share"): 0.0,
 }

@@ -203,6 +203,9 @@ def test_a_supervised_phase_runs_only_when_it_is_asked_for_and_all_that_follows_
         source = tasks[name]["inputs"]["parameters"]["large_model_reference"]["taskOutputParameter"]
         assert source["producerTask"] == "supervised-start"
         assert ("start_model" in tasks[name]["inputs"].get("artifacts", {})) == (target == "kubeflow")
+    # It leaves the held-out reward model's preferences alone.
+    share = {"componentInputParameter": "held_out_reward_model_share"}
+    assert tasks["supervised-start"]["inputs"]["parameters"]["held_out_reward_model_share"] == share
     # What the model is registered under, and first held against, is the base model.
     base = tasks["evaluate-and-promote"]["inputs"]["parameters"]["base_model_reference"]["taskOutputParameter"]
     assert base["producerTask"] == "preprocess-inputs"

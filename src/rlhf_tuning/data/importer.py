@@ -6,7 +6,7 @@ Every row is checked on the way. When one cannot be used, nothing is written and
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -46,6 +46,8 @@ from rlhf_tuning.limits import check_limits
 MAX_EVAL_PREFERENCES = 500
 #: Likewise of demonstrations.
 MAX_EVAL_DEMONSTRATIONS = 500
+#: What to say when nothing is left to learn from.
+ALL_HELD_OUT = "Every preference fell to the held-out reward model. Give more, or set held_out_reward_model_share to 0."
 
 _BEFORE_PROMPT = len(b'{"prompt": ')
 _COPY_BYTES = 2**18
@@ -314,6 +316,7 @@ def import_supervised(
     instruction: str,
     demonstrations_path: str,
     eval_demonstrations_path: str,
+    held_out_reward_model_share: float = 0.0,
     eval_prompts: int = 200,
     seed: int = 0,
     max_bad_rows: int = 0,
@@ -325,7 +328,8 @@ def import_supervised(
     """Write what the supervised phase before RLHF learns from, and what its loss is measured on.
 
     No prompt on which answers will be compared is learnt from, as for the reward model, and none on which that is measured.
-    The preferred answers are those that it learns from, and the loss is measured on those that it is measured on.
+    The preferred answers are those that it learns from, and the loss is measured on those that it is measured on. Those of
+    the held-out reward model are not learnt from: it is to judge what came of this.
 
     Args:
         supervised_dataset: Demonstrations; a path, folder, glob, or one on `gs://`. Empty for the preferred answers.
@@ -335,6 +339,7 @@ def import_supervised(
         instruction: Prepended to every prompt.
         demonstrations_path: Where to write the demonstrations to learn from.
         eval_demonstrations_path: Where to write those to measure on.
+        held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
         eval_prompts: How many prompts are held out at most, as `import_prompts` is told.
         seed: Of the choice of what is held out.
         max_bad_rows: So many bad rows of each dataset are set aside.
@@ -381,15 +386,19 @@ def import_supervised(
                 prompts=_Prompts(prompt_dataset, eval_prompts, prompt_fingerprint),
                 apart=apart,
             )
-        with written_together(demonstrations_path, eval_demonstrations_path) as streams:
-            rows, eval_rows = map(_write_preferred, (learnt, measured), streams)
+        part = Part(share=held_out_reward_model_share, seed=seed, held_out=False)
+        with written_together(demonstrations_path, eval_demonstrations_path) as (stream, eval_stream):
+            rows = _write_preferred(read_canonical(learnt, part=part), stream)
+            if not rows:
+                raise DataError(ALL_HELD_OUT)
+            eval_rows = _write_preferred(read_canonical(measured), eval_stream)
     return replace(summary, rows=rows, eval_rows=eval_rows)
 
 
-def _write_preferred(preferences: Path, demonstrations: BinaryIO) -> int:
+def _write_preferred(preferences: Iterable[dict[str, Any]], demonstrations: BinaryIO) -> int:
     """Write the preferred answer of each preference as a demonstration, each once, and return how many there are."""
     seen: set[int] = set()
-    for row in read_canonical(preferences):
+    for row in preferences:
         line = b'{"prompt": %b, "answer": %b}\n' % (encode_prompt(row["prompt"]), encode_text(row["chosen"]))
         key = xxh64_intdigest(line)
         if key not in seen:
@@ -683,20 +692,6 @@ def _places(files: Sequence[ScannedFile], prompts: set[int]) -> Iterator[tuple[s
                 yield file.source.name, int(lines[index]), int(hashes[index, 0])
 
 
-def read_canonical(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file that an import wrote.
-
-    Raises:
-        DataError: If the file is missing or not what an import writes.
-    """
-    try:
-        with open(path, encoding="utf-8", newline="\n") as stream:
-            for number, line in enumerate(stream, 1):
-                yield _canonical_row(path, number, line)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Import the dataset first.") from None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One of the two parts of imported preferences: no opening is in both, whatever the order of the rows.
@@ -714,6 +709,25 @@ class Part:
     def has(self, line: bytes) -> bool:
         """Say whether a line of the file belongs to this part."""
         return (xxh64_intdigest(beginning(line), self.seed) < self.share * 2**64) is self.held_out
+
+
+def read_canonical(path: str | Path, *, part: Part | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file that an import wrote.
+
+    Args:
+        path: The file.
+        part: Which part of the rows to yield; all when absent.
+
+    Raises:
+        DataError: If the file is missing or not what an import writes.
+    """
+    try:
+        with open(path, "rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if part is None or part.has(line):
+                    yield _canonical_row(path, number, line.decode())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Import the dataset first.") from None
 
 
 def sample_canonical(path: str | Path, *, most: int, seed: int, part: Part | None = None) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ import torch
 
 from rlhf_tuning import environment, step
 from rlhf_tuning.accelerators import LEARNING
-from rlhf_tuning.data.importer import Part, sample_canonical
+from rlhf_tuning.data.importer import ALL_HELD_OUT, Part, sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.limits import check_label_smoothing, check_limits, check_samples
@@ -173,9 +173,7 @@ def train_on_preferences(
     )
     preferences = sample_canonical(preferences_path, most=sys.maxsize, seed=config.seed, part=config.part)
     if not preferences:
-        raise DataError(
-            "Every preference fell to the held-out reward model. Give more, or set held_out_reward_model_share to 0."
-        )
+        raise DataError(ALL_HELD_OUT)
     rows = _encoded(preferences, text_format)
     steps = config.steps(len(rows))
     every = max(1, round(len(rows) / config.batch_size / _LOOKS_AN_EPOCH))

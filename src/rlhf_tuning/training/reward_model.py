@@ -40,7 +40,7 @@ import torch
 from rlhf_tuning import environment, step
 from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.held_out import set_aside
-from rlhf_tuning.data.importer import Part, read_canonical, sample_canonical
+from rlhf_tuning.data.importer import ALL_HELD_OUT, Part, read_canonical, sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.evaluation.reward_model_accuracy import evaluate_reward_model
@@ -187,9 +187,7 @@ def train_reward_model(
         step.say("Too few prompts for a second reward model: there is no held-out reward in this run")
         return {}
     if not preferences:
-        raise DataError(
-            "Every preference fell to the held-out reward model. Give more, or set held_out_reward_model_share to 0."
-        )
+        raise DataError(ALL_HELD_OUT)
     preferences = _differing(preferences, text_format)
     preferences, validated = set_aside(preferences, seed=config.seed)
     rows = _encoded(preferences, text_format)

@@ -448,3 +448,23 @@ def test_preferred_answers_are_learnt_once_each_and_measured_where_the_reward_mo
     assert {(row["prompt"][-1]["content"], row["answer"]) for row in [*learnt, *measured]} == chosen
     assert summary.rows + summary.eval_rows == len(chosen)
     assert asked(measured) == asked(list(read_canonical(held_out)))
+
+
+def test_the_preferred_answers_of_the_held_out_reward_model_are_not_learnt(
+    tmp_path: Path, write_rows: WriteRows
+) -> None:
+    datasets = {
+        "preference_dataset": write_rows("preferences.jsonl", preferences(40)),
+        "prompt_dataset": write_rows("prompts.jsonl", prompts(20, "Sing of")),
+        "seed": 7,
+    }
+    _, path, _ = run_preferences(tmp_path, **datasets)
+    theirs = asked(sample_canonical(path, most=40, seed=0, part=Part(share=0.25, seed=7, held_out=True)))
+    everything, measured = (asked(rows) for rows in run_supervised(tmp_path, **datasets)[1:])
+    summary, learnt, measured_too = run_supervised(tmp_path, **datasets, held_out_reward_model_share=0.25)
+    assert set() < theirs < everything
+    assert asked(learnt) == everything - theirs
+    assert summary.rows == len(learnt)
+    assert asked(measured_too) == measured
+    with pytest.raises(DataError, match="Every preference fell to the held-out reward model"):
+        run_supervised(tmp_path, **datasets, held_out_reward_model_share=1.0)
