@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_tuning.distributed import processes
-from rlhf_tuning.evaluation.comparison import AnswerPair
+from rlhf_tuning.evaluation.comparison import WORTH, AnswerPair
 from rlhf_tuning.evaluation.evaluate import EvaluationConfig, kl_per_answer
 from rlhf_tuning.evaluation.judges import Judge
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
@@ -24,7 +24,6 @@ from rlhf_tuning.statistics import WinRate, clustered_win_rate, mean_interval
 BASE, SUPERVISED, TUNED = "the base model", "the supervised model", "the tuned model"
 #: Each with the one that it is held against.
 _HELD = ((SUPERVISED, BASE), (TUNED, SUPERVISED), (TUNED, BASE))
-_WORTH = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ class PhaseAnswers:
         for later, earlier, verdict in zip(*(self.rows[model] for model in held), verdicts, strict=True):
             same = later["prediction"] == earlier["prediction"]
             if same or verdict:
-                scores.append(0.5 if same or not verdict else _WORTH[verdict.outcome])
+                scores.append(0.5 if same or not verdict else WORTH[verdict.outcome])
                 prompts.append(conversation_key(later["prompt"]))
         return clustered_win_rate(scores, prompts).rate if scores else None
 
