@@ -437,9 +437,7 @@ class _Forecaster:
         plan = self.plan
         reward, reward_memory = self.reward_seconds(), self.reward_memory()
         phases = (
-            Phase(
-                "supervised tuning", plan.supervised_train_steps, self.supervised_seconds(), self.supervised_memory()
-            ),
+            Phase("supervised tuning", plan.supervised_train_steps, self.answers_seconds(1), self.answers_memory(1)),
             Phase(
                 "reward model",
                 0 if plan.preference_train_steps else plan.reward_model_train_steps,
@@ -447,9 +445,7 @@ class _Forecaster:
                 reward_memory,
             ),
             Phase("held-out reward model", plan.held_out_steps, reward, reward_memory),
-            Phase(
-                "preference tuning", plan.preference_train_steps, self.preference_seconds(), self.preference_memory()
-            ),
+            Phase("preference tuning", plan.preference_train_steps, self.answers_seconds(2), self.answers_memory(2)),
             Phase(
                 "reinforcement learning",
                 plan.reinforcement_learning_train_steps,
@@ -496,12 +492,6 @@ class _Forecaster:
             + ((model.linear + model.embedding) * c if cpu else 0)
             + max(self.sampling(model, ANSWERED_TOGETHER[cpu], ANSWERED_TOGETHER[cpu]), stored if cpu else 0),
         }
-
-    def supervised_memory(self) -> dict[str, float]:
-        return self.answers_memory(1)
-
-    def preference_memory(self) -> dict[str, float]:
-        return self.answers_memory(2)
 
     def answers_memory(self, answers: int) -> dict[str, float]:
         """Return the memory of learning from so many answers to each prompt, which are given."""
@@ -712,18 +702,12 @@ class _Forecaster:
         )
         return {"update": learning + self.optimizer_seconds(model, plan.reward_lora_dim, divided=divided)}
 
-    def supervised_seconds(self) -> dict[str, float]:
+    def answers_seconds(self, answers: int) -> dict[str, float]:
+        """Return the seconds of a step of learning from so many answers to each prompt, which are given."""
         plan, model = self.plan, self.model
         lora = plan.lora_dim > 0
         divided = self.is_divided(model, self.c if lora else 4, 0 if lora else LEARNING)
-        update = self.demonstrated_seconds(self.prompts, learns=True, divided=divided)
-        return {"update": update + self.optimizer_seconds(model, plan.lora_dim, divided=divided)}
-
-    def preference_seconds(self) -> dict[str, float]:
-        plan, model = self.plan, self.model
-        lora = plan.lora_dim > 0
-        divided = self.is_divided(model, self.c if lora else 4, 0 if lora else LEARNING)
-        update = self.demonstrated_seconds(self.prompts, answers=2, learns=True, divided=divided)
+        update = self.demonstrated_seconds(self.prompts, answers=answers, learns=True, divided=divided)
         return {"update": update + self.optimizer_seconds(model, plan.lora_dim, divided=divided)}
 
     def demonstrated_seconds(self, rows: int, *, answers: int = 1, learns: bool, divided: bool) -> float:
