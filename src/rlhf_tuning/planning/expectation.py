@@ -105,16 +105,16 @@ def _mean_lengths(values: Mapping[str, Value], plan: Plan) -> tuple[int, int]:
 
 
 def _with_preferences(values: Mapping[str, Value], plan: Plan) -> Plan:
-    """Return a plan that knows about how many preferences the reward model has, and so the most steps that it takes."""
+    """Return a plan that knows about how many preferences there are, and so the most steps that the reward model takes."""
     sizes = [source.size for source in resolve(str(values["preference_dataset"]), parameter="preference_dataset")]
     if None in sizes:
         return plan
     # As an import writes them; a file's own rows are about as long.
     row_bytes = mean(len(json.dumps(row)) for row in _first_rows(values, "preference_dataset", PREFERENCES))
-    rows = sum(size for size in sizes if size) / row_bytes * (1 - plan.held_out_reward_model_share)
+    rows = sum(size for size in sizes if size) / row_bytes
     steps, epochs = plan.reward_model_train_steps, float(values["reward_model_max_epochs"])
     if epochs:
-        steps = min(steps, math.ceil(epochs * rows / plan.batch_size))
+        steps = min(steps, math.ceil(epochs * rows * (1 - plan.held_out_reward_model_share) / plan.batch_size))
     return replace(plan, reward_model_train_steps=steps, preferences=max(1, round(rows)))
 
 

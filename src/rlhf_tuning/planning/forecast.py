@@ -120,9 +120,10 @@ class Plan:
 
     Steps are 0 of a phase that the run does not have. `prompt_tokens` and `answer_tokens` are what prompts and answers have
     on average, for the time; 0 for all that their limits allow, which is what memory is always forecast for. `preferences`
-    are those of the reward model, by which it is known how many it is validated on; 0 for the largest share that may be.
-    With `preference_train_steps` the run is preference tuning: `preferences` are all that there are, `lora_dim` is its
-    `adapter_size`, and of the reward models it has the held-out one alone.
+    are all that the dataset has, whatever is held out of them and left to the held-out reward model; by them it is known how
+    many the reward model is validated on, the largest share that may be where they are 0.
+    With `preference_train_steps` the run is preference tuning: `lora_dim` is its `adapter_size`, and of the reward models it
+    has the held-out one alone.
     """
 
     prompt_sequence_length: int = 512
@@ -213,7 +214,7 @@ class Plan:
     @property
     def validated(self) -> float:
         """Preferences that the reward model is validated on for each that it learns from."""
-        rows = self.preferences or _TENTH_VALIDATED
+        rows = round(self.preferences * (1 - self.held_out_reward_model_share)) or _TENTH_VALIDATED
         validated = validation_rows(rows)
         return VALIDATIONS * validated / (rows - validated)
 

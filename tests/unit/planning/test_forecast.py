@@ -132,7 +132,7 @@ def test_hours_are_steps_times_seconds_and_what_comes_beside():
 
 
 def test_the_validation_of_the_reward_model_is_counted_by_how_many_preferences_there_are():
-    unknown, few, many = (forecast(Plan(preferences=n), LLAMA_1B, A100) for n in (0, 150, 100_000))
+    unknown, few, many = (forecast(Plan(preferences=n), LLAMA_1B, A100) for n in (0, 200, 200_000))
     name = "validation of reward models"
     assert name not in few.hours
     assert 0 < many.hours[name] < 0.03 * unknown.hours[name]
@@ -273,3 +273,9 @@ def test_preference_tuning_takes_its_own_steps_and_no_reward_model_but_the_one_t
     assert "--adapter-size 16" in alternatives(replace(plan, reward_lora_dim=16), LLAMA_1B, tight)[0]
     with pytest.raises(ParameterError, match="--preferences is 0"):
         Plan.of_preference_tuning(values, 0)
+
+
+def test_the_reward_model_is_validated_on_a_part_of_what_is_not_left_to_the_held_out_one():
+    half = Plan(preferences=8000, held_out_reward_model_share=0.5)
+    assert half.validated == Plan(preferences=4000, held_out_reward_model_share=0.0).validated
+    assert half.validated > Plan(preferences=8000, held_out_reward_model_share=0.0).validated
