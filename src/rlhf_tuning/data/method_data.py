@@ -10,6 +10,7 @@ In a folder, as rows of an accepted format with the instruction in them:
     demonstrations.jsonl      demonstrations, or the preferred answers of preferences.jsonl
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +29,7 @@ _PART_SEED = 2**40
 
 @dataclass(frozen=True, kw_only=True)
 class MethodData:
-    """What was written: how many rows of each file, by its name without the ending, and a digest of what they came from."""
+    """What was written: how many rows of each file, by its name without the ending, and a digest of all files."""
 
     folder: Path
     rows: Mapping[str, int]
@@ -69,7 +70,6 @@ def write_method_data(
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, int] = {}
-    fingerprints = []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".import-") as scratch:
         imported = import_prompts(
             prompt_dataset=prompt_dataset,
@@ -81,7 +81,6 @@ def write_method_data(
             max_bad_rows=max_bad_rows,
         )
         rows |= {"prompts": imported.rows, "eval_prompts": imported.eval_rows}
-        fingerprints += [imported.fingerprint, imported.eval_fingerprint]
         preferences = Path(scratch) / "preferences"
         imported = import_preferences(
             preference_dataset=preference_dataset,
@@ -94,25 +93,33 @@ def write_method_data(
             max_bad_rows=max_bad_rows,
         )
         rows["choices"] = imported.eval_rows
-        fingerprints.append(imported.fingerprint)
         part = Part(share=judge_share, seed=_PART_SEED, held_out=True)
         for name, held_out in (("judge_preferences", True), ("preferences", False)):
             kept = (row for line, row in _rows(preferences) if part.has(line) is held_out)
             rows[name] = _write(folder / f"{name}.jsonl", map(_preference, kept))
         if dataset_uri:
             demonstrations = Path(scratch) / "demonstrations"
-            fingerprints.append(_import_demonstrations(demonstrations, dataset_uri, instruction, max_bad_rows))
+            _import_demonstrations(demonstrations, dataset_uri, instruction, max_bad_rows)
             shown = _not_alike(demonstrations, folder / "eval_prompts.jsonl")
         else:
             shown = ({**row, "answer": row["chosen"]} for line, row in _rows(preferences) if not part.has(line))
         rows["demonstrations"] = _write(folder / "demonstrations.jsonl", _once(map(_demonstration, shown)))
-    return MethodData(folder=folder, rows=rows, fingerprint=" ".join(fingerprints))
+    return MethodData(folder=folder, rows=rows, fingerprint=_digest(folder / f"{name}.jsonl" for name in sorted(rows)))
 
 
-def _import_demonstrations(path: Path, dataset_uri: str, instruction: str, max_bad_rows: int) -> str:
-    """Write the canonical demonstrations, all of them, and return their fingerprint."""
+def _digest(files: Iterable[Path]) -> str:
+    """Return what changes with any file: how the data was divided counts, not only what was."""
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _import_demonstrations(path: Path, dataset_uri: str, instruction: str, max_bad_rows: int) -> None:
+    """Write the canonical demonstrations, all of them."""
     measured = path.with_suffix(".measured")
-    imported = import_demonstrations(
+    import_demonstrations(
         dataset_uri=dataset_uri,
         evaluation_data_uri="",
         instruction=instruction,
@@ -123,7 +130,6 @@ def _import_demonstrations(path: Path, dataset_uri: str, instruction: str, max_b
     )
     with path.open("ab") as stream:
         stream.write(measured.read_bytes())
-    return imported.fingerprint
 
 
 def _not_alike(path: Path, eval_prompts: Path) -> Iterator[dict[str, Any]]:

@@ -73,6 +73,11 @@ def test_the_same_data_is_divided_in_the_same_way_and_other_data_is_told_by_the_
     assert divide(given).fingerprint != one.fingerprint
 
 
+@pytest.mark.parametrize("changed", [{"eval_prompts": 7}, {"judge_share": 0.5}])
+def test_data_that_is_divided_otherwise_has_another_fingerprint(given, changed):
+    assert divide(given, eval_dataset="", **changed).fingerprint != divide(given, eval_dataset="").fingerprint
+
+
 def test_without_a_share_no_preferences_are_kept_for_a_judge(given):
     data = divide(given, judge_share=0.0)
     assert data.rows["judge_preferences"] == 0
