@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_tuning.data.importer import read_canonical
 from rlhf_tuning.distributed import processes
+from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import SCORE_OF, JudgeRecord, ScoredAnswer
 from rlhf_tuning.evaluation.evaluate import EvaluationConfig, human_choices, kl_per_answer
 from rlhf_tuning.evaluation.judges import Judge
@@ -111,9 +112,19 @@ def judge_methods(
         reward_judges: The reward model that was optimised, which differs by seed; empty where there was none.
         choices_path: Canonical preferences that nothing was trained on, to hold the judges against.
         kl: To the base model, of each answer, by the method's name and the seed.
+
+    Raises:
+        DataError: If answers are to other prompts than the first method's.
     """
     seeds = list(next(iter(answers.values())))
     prompts = [row["prompt"] for row in next(iter(answers.values()))[seeds[0]]]
+    for name, by_seed in answers.items():
+        for seed, rows in by_seed.items():
+            if [row["prompt"] for row in rows] != prompts:
+                raise DataError(
+                    f"The answers of {name}, seed {seed}, are not to the prompts that {next(iter(answers))} answered. "
+                    "Remove the folder comparison/answers in the pipeline root, and run the command again."
+                )
     order = random.Random(0).sample(range(len(prompts)), len(prompts))
     places = [(index, seed, pair) for index in order for seed in seeds for pair in pairs_of(list(answers))]
     comparisons = [

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.judges.verdict import Verdict
 from rlhf_tuning.evaluation.method_answers import judge_methods
 from rlhf_tuning.evaluation.method_comparison import Contestant
@@ -42,12 +43,12 @@ def choices(tmp_path):
     return str(tmp_path / "choices.jsonl")
 
 
-def judged(choices, judges, reward_judges=None):
+def judged(choices, judges, reward_judges=None, *, last=PROMPTS):
     answers = {
         name: {
             seed: [
                 {"prompt": prompt, "prediction": f"{name} {seed} {'x' * place * rank}", "tokens": 5, "ended": True}
-                for place, prompt in enumerate(PROMPTS)
+                for place, prompt in enumerate(last if (name, seed) == ("rlhf", 4) else PROMPTS)
             ]
             for seed in SEEDS
         }
@@ -90,3 +91,11 @@ def test_each_seed_is_scored_by_the_reward_model_that_it_was_trained_on(choices)
         texts = {text for comparison in judge.asked[5:] for text in comparison[1:]}
         assert {text.split()[1] for text in texts} == {str(seed)}
     assert all(answer.reward is not None for answer in found.methods[1].answers[4])
+
+
+@pytest.mark.parametrize("last", [PROMPTS[::-1], PROMPTS[:-1], [*PROMPTS, *PROMPTS]])
+def test_answers_to_other_prompts_are_never_held_against_each_other(choices, last):
+    judge = Judge("scorer", "length")
+    with pytest.raises(DataError, match="answers of rlhf, seed 4, are not to the prompts that base answered"):
+        judged(choices, [judge], last=last)
+    assert judge.asked == []
