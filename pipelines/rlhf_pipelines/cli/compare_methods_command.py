@@ -43,6 +43,9 @@ from rlhf_tuning.reports.methods_report import MethodsReport, methods_text, writ
 _REWARDS_FROM = "rlhf"
 _FOLDER = "comparison"
 _JUDGE = "judge"
+#: How the data is read and divided, beside the datasets.
+_OF_THE_DATA = ("instruction", "eval_prompts", "max_bad_rows")
+_OF_A_JUDGE = ("judge", "judge_model", "judge_endpoint", "judge_key_secret", "judge_rubric", "judge_max_calls")
 #: No run asks a judge: the comparison does.
 _UNJUDGED = {"judge": "", "judge_model": "", "judge_endpoint": "", "judge_key_secret": "", "judge_rubric": ""}
 
@@ -95,8 +98,12 @@ class Asked:
             raise ParameterError(
                 f"--set names {name}, which is not among the methods that train: {', '.join(self.trained)}."
             )
-        if given := [parameter for parameter in own if parameter in METHODS[name].data]:
-            raise ParameterError(f"--set gives {name} a {given[0]} of its own; all methods have the same data.")
+        shared = {*METHODS[name].data, *_OF_THE_DATA, "scorer", *_OF_A_JUDGE}
+        if given := [parameter for parameter in own if parameter in shared]:
+            raise ParameterError(
+                f"--set gives {name} its own {given[0]}; all methods have the same data and judges. Give it as "
+                f"--{given[0].replace('_', '-')}."
+            )
         if self.minutes is not None and METHODS[name].steps in own:
             raise ParameterError(
                 f"--set says how long {name} trains ({METHODS[name].steps}), and so does the budget. Give one of the two."
@@ -423,7 +430,6 @@ class _Comparison:
 
 
 _OF_THE_ANSWERS = ("prompt_sequence_length", "target_sequence_length", "temperature", "dtype", "inference_engine")
-_OF_A_JUDGE = ("judge", "judge_model", "judge_endpoint", "judge_key_secret", "judge_rubric", "judge_max_calls")
 _OF_THE_EVALUATION = (
     "large_model_reference",
     "prompt_sequence_length",
