@@ -32,6 +32,7 @@ from rlhf_tuning import __version__, step_times
 from rlhf_tuning.data.held_out import ONE_IN
 from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
 from rlhf_tuning.data.method_data import MethodData, write_method_data
+from rlhf_tuning.data.output import written_together
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges import JudgeSettings, check_judge, check_server, load_judge
 from rlhf_tuning.evaluation.method_comparison import BASE, BEST_OF_N, Contestant, MethodComparison
@@ -240,7 +241,8 @@ class _Comparison:
                 seconds = takes(METHODS[name].training, {**METHODS[name].own, **self.asked.own.get(name, {})})
                 steps = steps_within(60 * minutes, seconds, label=METHODS[name].label)
                 found[name] = {"steps": steps, "seconds": seconds(steps)}
-            kept.write_text(json.dumps(found), encoding="utf-8")
+            with written_together(str(kept)) as (stream,):
+                stream.write(json.dumps(found).encode())
         chosen = json.loads(kept.read_text(encoding="utf-8"))
         self.steps = {name: of_one["steps"] for name, of_one in chosen.items()}
         self.forecast = {name: of_one["seconds"] for name, of_one in chosen.items()}

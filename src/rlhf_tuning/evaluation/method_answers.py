@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_tuning.data.importer import read_canonical
+from rlhf_tuning.data.output import written_together
 from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import SCORE_OF, JudgeRecord, ScoredAnswer
@@ -88,7 +89,8 @@ def kl_to_base(config: EvaluationConfig, *, model_dir: str, answers: Path) -> li
             kl_per_answer, config, trains=False, tuned_model_dir=model_dir, predictions_path=str(answers)
         )
         base_model.release_memory()
-        kept.write_text(json.dumps(found), encoding="utf-8")
+        with written_together(str(kept)) as (stream,):
+            stream.write(json.dumps(found).encode())
     values: list[float] = json.loads(kept.read_text(encoding="utf-8"))
     return values
 

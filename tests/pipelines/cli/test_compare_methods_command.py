@@ -138,9 +138,19 @@ def test_one_budget_gives_each_method_its_own_steps_and_a_stopped_comparison_kee
         each = {"supervised": 2.0, "preference": 5.0, "reinforcement": 9.0}
         return lambda training, own: lambda steps: each[training] * steps * own.get("batch_size", 64) / 64
 
+    def stopped(partial, final):
+        if final.name.startswith("steps-"):
+            raise OSError("No space left on device")
+        return replace(partial, final)
+
     monkeypatch.setattr("rlhf_tuning.planning.budget.forecast_here", forecast_here)
     run_locally.fails_at = 2 + len(METHODS)
     flags = ("--cost", 1, "--price-per-hour", 20, "--seeds", 0, 1, "--set", "rlhf.batch_size=32")  # three minutes
+    replace = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopped)
+        assert "No space left" in compare(*flags)[1]
+    assert list(Path("runs/comparison").glob("*steps-*")) == []
     _, said = compare(*flags)
     assert "Steps that fit into 3 minutes each: supervised tuning 90" in said
     by_name = {run.name: run.arguments for run in runs}
@@ -152,7 +162,7 @@ def test_one_budget_gives_each_method_its_own_steps_and_a_stopped_comparison_kee
     assert by_name["rlhf_pipeline"]["reinforcement_learning_train_steps"] == 40
     run_locally.fails_at += 1
     compare(*flags)
-    assert len(asked) == 1
+    assert len(asked) == 2
 
 
 def test_its_parameters_are_those_of_its_methods_but_for_what_it_sets_itself():

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from rlhf_tuning.errors import DataError
+from rlhf_tuning.evaluation import method_answers
 from rlhf_tuning.evaluation.judges.verdict import Verdict
-from rlhf_tuning.evaluation.method_answers import judge_methods
+from rlhf_tuning.evaluation.method_answers import judge_methods, kl_to_base
 from rlhf_tuning.evaluation.method_comparison import Contestant
 
 METHODS = ("base", "supervised", "rlhf")
@@ -99,3 +101,18 @@ def test_answers_to_other_prompts_are_never_held_against_each_other(choices, las
     with pytest.raises(DataError, match="answers of rlhf, seed 4, are not to the prompts that base answered"):
         judged(choices, [judge], last=last)
     assert judge.asked == []
+
+
+def test_the_kl_is_kept_whole_or_not_at_all(tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(method_answers.processes, "run", lambda *_, **__: [0.5, 0.25])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            kl_to_base(None, model_dir="", answers=tmp_path / "answers.jsonl")
+    assert list(tmp_path.iterdir()) == []
+    assert kl_to_base(None, model_dir="", answers=tmp_path / "answers.jsonl") == [0.5, 0.25]
+    monkeypatch.setattr(method_answers.processes, "run", stopped)
+    assert kl_to_base(None, model_dir="", answers=tmp_path / "answers.jsonl") == [0.5, 0.25]
