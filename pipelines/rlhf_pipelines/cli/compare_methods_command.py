@@ -47,8 +47,6 @@ _JUDGE = "judge"
 #: How the data is read and divided, beside the datasets.
 _OF_THE_DATA = ("instruction", "eval_prompts", "max_bad_rows")
 _OF_A_JUDGE = ("judge", "judge_model", "judge_endpoint", "judge_key_secret", "judge_rubric", "judge_max_calls")
-#: No run asks a judge: the comparison does.
-_UNJUDGED = {"judge": "", "judge_model": "", "judge_endpoint": "", "judge_key_secret": "", "judge_rubric": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,13 +190,7 @@ class _Comparison:
         judge = self._arguments("reward_model_pipeline", 0, preference_dataset="judge_preferences")
         # All of them, before any is started: a mistake in the last need not wait for the first.
         runs = {
-            (name, seed): self._arguments(
-                METHODS[name].pipeline,
-                seed,
-                own={**METHODS[name].own, **self._steps_of(name), **self.asked.own.get(name, {})},
-                model_display_name=f"{name}-seed-{seed}",
-                **METHODS[name].data,
-            )
+            (name, seed): self._training(name, seed, self._steps_of(name))
             for seed in self.asked.seeds
             for name in self.asked.trained
         }
@@ -224,11 +216,8 @@ class _Comparison:
         if minutes is None:
             self.steps = {name: self._own_steps(name) for name in self.asked.trained}
             return
-        kept = (
-            self.folder
-            / f"steps-{_digest([*self.identity, self.values, minutes, self.asked.trained, self.asked.own])}.json"
-        )
-        if not kept.exists():
+        files = {name: self._file_of_steps(name) for name in self.asked.trained}
+        if new := [name for name, file in files.items() if not file.exists()]:
             from rlhf_tuning.planning.budget import forecast_here, steps_within
 
             self.display.say("Forecasting what a step of each method takes on this machine")
@@ -236,18 +225,21 @@ class _Comparison:
             given |= {"dataset_uri": "", "instruction": ""}
             given |= {f"{kind}_dataset": self.data.path(f"{kind}s") for kind in ("preference", "prompt")}
             takes = forecast_here({name: value for name, value in given.items() if value is not None})
-            found = {}
-            for name in self.asked.trained:
+            for name in new:
                 seconds = takes(METHODS[name].training, {**METHODS[name].own, **self.asked.own.get(name, {})})
                 steps = steps_within(60 * minutes, seconds, label=METHODS[name].label)
-                found[name] = {"steps": steps, "seconds": seconds(steps)}
-            with written_together(str(kept)) as (stream,):
-                stream.write(json.dumps(found).encode())
-        chosen = json.loads(kept.read_text(encoding="utf-8"))
+                with written_together(str(files[name])) as (stream,):
+                    stream.write(json.dumps({"steps": steps, "seconds": seconds(steps)}).encode())
+        chosen = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
         self.steps = {name: of_one["steps"] for name, of_one in chosen.items()}
         self.forecast = {name: of_one["seconds"] for name, of_one in chosen.items()}
         words = ", ".join(f"{METHODS[name].label} {steps:,}" for name, steps in self.steps.items())
         self.display.say(f"Steps that fit into {minutes:g} minutes each: {words}")
+
+    def _file_of_steps(self, name: str) -> Path:
+        """Return where a method's steps are kept: by what it trains with, whatever the other methods and the judges."""
+        trains_with = self._training(name, 0, {}) | {"scorer": ""}
+        return self.folder / f"steps-{name}-{_digest([*self.identity, self.asked.minutes, trains_with])}.json"
 
     def _own_steps(self, name: str) -> int:
         given = float(self._value_of(name, METHODS[name].steps))
@@ -268,6 +260,17 @@ class _Comparison:
     def _value_of(self, name: str, parameter: str) -> Value:
         return self.asked.own.get(name, {}).get(parameter, self.values[parameter])
 
+    def _training(self, name: str, seed: int, steps: Mapping[str, Value]) -> dict[str, Value]:
+        """Return the arguments of a method's run; `steps` say how long it trains where its own parameters do not."""
+        method = METHODS[name]
+        return self._arguments(
+            method.pipeline,
+            seed,
+            own={**method.own, **steps, **self.asked.own.get(name, {})},
+            model_display_name=f"{name}-seed-{seed}",
+            **method.data,
+        )
+
     def _arguments(
         self,
         pipeline: str,
@@ -287,8 +290,8 @@ class _Comparison:
             data: Parameters to the files of the data that they get.
         """
         given: dict[str, Value] = {
-            **self.values,
-            **_UNJUDGED,
+            # No run asks a judge: the comparison does.
+            **{name: value for name, value in self.values.items() if name not in _OF_A_JUDGE},
             "eval_dataset": "",
             "dataset_uri": "",
             "instruction": "",  # the rows have it

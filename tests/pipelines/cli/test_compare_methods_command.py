@@ -165,6 +165,30 @@ def test_one_budget_gives_each_method_its_own_steps_and_a_stopped_comparison_kee
     assert len(asked) == 2
 
 
+def test_within_a_budget_a_method_or_a_judge_that_is_added_changes_no_other_s_training(compare, started, monkeypatch):
+    runs, run_locally = started
+    asked = []
+
+    def forecast_here(values):
+        def takes(training, own):
+            asked.append(training)
+            return lambda steps: len(asked) * steps  # the machine is never as fast as it was
+
+        return takes
+
+    monkeypatch.setattr("rlhf_tuning.planning.budget.forecast_here", forecast_here)
+    run_locally.fails_at = 2
+    compare("--methods", "supervised", "--minutes", 3)
+    run_locally.fails_at = 3
+    judges = ("--judge", "language_model", "--judge-model", "m", "--judge-endpoint", "http://localhost:1")
+    monkeypatch.setattr(compare_methods_command, "check_server", lambda *_: None)
+    added = ("--methods", "supervised", "dpo", *judges, "--judge-max-calls", 9, "--scorer", "house_style")
+    _, said = compare(*added, "--minutes", 3)
+    assert asked == ["supervised", "preference"]
+    assert "supervised tuning 180, DPO 90" in said
+    assert runs[1].arguments["train_steps"] == 180
+
+
 def test_its_parameters_are_those_of_its_methods_but_for_what_it_sets_itself():
     names = {parameter.name for parameter in COMPARED}
     assert {"prompt_dataset", "preference_dataset", "dataset_uri", "judge", "train_steps", "kl_coeff"} <= names
