@@ -24,6 +24,7 @@ from rlhf_pipelines.local.containers.mounts import expand_home
 from rlhf_pipelines.local.containers.task import choose_settings, run_kfp_tasks_with
 from rlhf_pipelines.local.expected_time import announce_expected_time
 from rlhf_pipelines.local.preloaded_steps import preload_steps
+from rlhf_tuning.data.output import written_together
 from rlhf_tuning.errors import RlhfError
 from rlhf_tuning.parameters import Value
 from rlhf_tuning.step import emit
@@ -100,7 +101,8 @@ def main(request_file: str) -> int:
         traceback.print_exc()
         emit("error", step="", text=f"{type(error).__name__}: {error}", status=1)
         return 1
-    Path(request.outputs).write_text(json.dumps(outputs, indent=2), encoding="utf-8")
+    with written_together(request.outputs) as (stream,):
+        stream.write(json.dumps(outputs, indent=2).encode())
     return 0
 
 

@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from rlhf_pipelines.local import local_run
 from rlhf_pipelines.local.local_run import RunRequest, planned_steps
 
 #: Of `toy_pipelines`.
@@ -75,3 +78,21 @@ def test_of_the_branches_of_a_condition_the_first_is_planned_or_the_one_that_is_
     assert len(names) == 14
     more = {step["name"] for step in planned_steps(spec, {"supervises": True})} - set(names)
     assert more == {"Import Supervised Dataset", "Supervised Trainer"}
+
+
+def test_outputs_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local_run, "_die_with_parent", lambda _: None)
+    monkeypatch.setattr(local_run, "_run", lambda _: {"artifacts": {}})
+    outputs = tmp_path / "outputs.json"
+    request = RunRequest(target="", arguments={}, pipeline_root="", caching=True, outputs=str(outputs))
+    request.write(tmp_path / "request.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            local_run.main(str(tmp_path / "request.json"))
+    assert not outputs.exists()
+    assert local_run.main(str(tmp_path / "request.json")) == 0
+    assert json.loads(outputs.read_text()) == {"artifacts": {}}
