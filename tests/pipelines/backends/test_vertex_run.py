@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from gcs_server import serve_cloud_storage
 from google.cloud import aiplatform_v1 as v1
-from judge_server import judge_server
+from judge_server import judge_server, material
 from secret_manager_server import SECRET, serve_secret_manager
 from submitted_run import local_executor
 from vertex_server import serve_vertex
@@ -88,6 +88,16 @@ def place(tiny_model, tmp_path, monkeypatch):
         yield SimpleNamespace(storage=storage, server=server, secrets=secrets, mount=mount, answers=answers)
 
 
+def more_letters(question: str) -> str:
+    """Judge by what tells the answers to the preferences apart: letters are better than digits."""
+    parts = material(question)
+    a, b = (
+        sum(sign.isalpha() for sign in answer) - 3 * sum(sign.isdigit() for sign in answer)
+        for answer in (parts["answer A"], parts["answer B"])
+    )
+    return f"Verdict: {'tie' if a == b else 'A' if a > b else 'B'}"
+
+
 def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(place, tmp_path):
     storage, server, mount = place.storage, place.server, place.mount
     preferences = [
@@ -99,7 +109,7 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(place, tmp_
         }
         for number in range(60)
     ]
-    with judge_server() as judge:
+    with judge_server(more_letters) as judge:
         storage.put("rubric.md", b"Longer is better.")
         storage.put("data/part-1.jsonl", rows(preferences[:30]))
         storage.put("data/part-2.jsonl", rows(preferences[30:]))
