@@ -259,7 +259,9 @@ def length(rng: np.random.Generator, runs: int) -> None:
                 lengths = rng.normal(shift, 1, _JUDGED)
                 chance = 1 / (1 + np.exp(-(0.4 + taste * np.tanh(lengths))))
                 scores = (rng.random(_JUDGED) < chance).astype(float)
-                found = length_controlled_win_rate(scores.tolist(), lengths.tolist(), range(len(scores)))
+                prompts, won = range(len(scores)), scores.tolist()
+                rate = clustered_win_rate(won, prompts).rate
+                found = length_controlled_win_rate(won, lengths.tolist(), prompts, rate)
                 silent += found is None
                 covered += found is not None and found.low <= truth <= found.high
             other = 0.5 * math.erfc(shift / math.sqrt(2))

@@ -16,6 +16,8 @@ _CONFIDENCE = 0.95
 #: Share of comparisons in which either side gives the longer answer, or both are as long, without which nothing is said of
 #: equal length: `benchmarks/promotion_gate.py --equal-length` has the coverage on both sides of it.
 LEAST_OVERLAP = 0.05
+#: Prompts, or whatever the comparisons belong to, with fewer of which nothing is said of it either.
+LEAST_CLUSTERS = 10
 
 
 class Interval(NamedTuple):
@@ -282,9 +284,11 @@ def length_controlled_win_rate(
     scores: Sequence[float],
     length_differences: Sequence[float],
     clusters: Sequence[Hashable],
-    confidence: float = _CONFIDENCE,
+    rate: WinRate,
 ) -> MeanEstimate | None:
     """Return the win rate that would have been seen had all answers been as long as their opponents.
+
+    Where they all are it is the win rate that was seen. Elsewhere it is a model's:
 
     As Dubois et al. 2024 (arXiv:2404.04475): a logistic regression of the outcome on tanh(length difference / its standard
     deviation), read off at no difference. What differs: there is one comparison and no baseline of other models, so the
@@ -299,10 +303,10 @@ def length_controlled_win_rate(
         scores: 1 for a win, one half for a tie, 0 for a loss.
         length_differences: Length of the answer less its opponent's, in any unit.
         clusters: What each comparison belongs to, such as its prompt.
-        confidence: Coverage asked for.
+        rate: The win rate of these comparisons, with its 95% interval.
 
     Returns:
-        The estimate, or None when there are fewer than 10 clusters, or lengths hardly overlap.
+        The estimate, or None when there are fewer than `LEAST_CLUSTERS`, or lengths hardly overlap.
 
     Raises:
         ValueError: If the lengths differ or a value is not finite.
@@ -314,10 +318,13 @@ def length_controlled_win_rate(
     if not all(map(math.isfinite, (*scores, *length_differences))):
         raise ValueError("scores and lengths must be finite.")
     n = len(scores)
+    if not any(length_differences):
+        return MeanEstimate(rate.rate, rate.low, rate.high, n)
     fewer = min(sum(sign * difference >= 0 for difference in length_differences) for sign in (1, -1))
     distinct = len(set(clusters))
-    if distinct < 10 or fewer < LEAST_OVERLAP * n or (spread := stdev(length_differences)) == 0:
+    if distinct < LEAST_CLUSTERS or fewer < LEAST_OVERLAP * n:
         return None
+    spread = stdev(length_differences)
     lengths = [math.tanh(difference / spread) for difference in length_differences]
     intercept = slope = 0.0
     ridge = 0.01
@@ -341,7 +348,7 @@ def length_controlled_win_rate(
     for cluster, error, length in zip(clusters, errors, lengths, strict=True):
         influence[cluster] += error * (c - b * length) / determinant
     deviation = math.sqrt(distinct / (distinct - 2) * math.fsum(value**2 for value in influence.values()))
-    half = student_t_quantile(0.5 + confidence / 2, distinct - 2) * deviation
+    half = student_t_quantile(0.5 + _CONFIDENCE / 2, distinct - 2) * deviation
     return MeanEstimate(_sigmoid(intercept), _sigmoid(intercept - half), _sigmoid(intercept + half), n)
 
 

@@ -272,17 +272,21 @@ def preferences(rng, n, skill, taste, longer):
     return scores, lengths
 
 
+def at_equal_length(scores, lengths, prompts):
+    return length_controlled_win_rate(scores, lengths, prompts, clustered_win_rate(scores, prompts).rate)
+
+
 def test_length_control_takes_away_what_length_alone_won():
     scores, lengths = preferences(random.Random(1), 2000, skill=0.0, taste=2.0, longer=25)
     assert sum(scores) / 2000 > 0.75
-    controlled = length_controlled_win_rate(scores, lengths, range(len(scores)))
+    controlled = at_equal_length(scores, lengths, range(len(scores)))
     assert controlled.low < 0.5 < controlled.high
     assert controlled.n == 2000
 
 
 def test_length_control_leaves_what_quality_won():
     scores, lengths = preferences(random.Random(2), 2000, skill=1.0, taste=0.0, longer=25)
-    controlled = length_controlled_win_rate(scores, lengths, range(len(scores)))
+    controlled = at_equal_length(scores, lengths, range(len(scores)))
     assert controlled.low < 1 / (1 + math.exp(-1.0)) < controlled.high
     assert controlled.low > 0.65
 
@@ -292,22 +296,20 @@ def test_length_controlled_interval_covers():
     truth = 1 / (1 + math.exp(-0.4))
     covered = 0
     for _ in range(400):
-        controlled = length_controlled_win_rate(*preferences(rng, 200, skill=0.4, taste=1.0, longer=5), range(200))
+        controlled = at_equal_length(*preferences(rng, 200, skill=0.4, taste=1.0, longer=5), range(200))
         covered += controlled.low <= truth <= controlled.high
     assert 365 <= covered <= 395
 
 
 def test_copies_of_a_comparison_in_its_cluster_tell_length_control_nothing():
     scores, lengths = preferences(random.Random(4), 300, skill=0.4, taste=1.0, longer=5)
-    once = length_controlled_win_rate(scores, lengths, range(300))
-    assert length_controlled_win_rate(scores * 3, lengths * 3, [*range(300)] * 3)[:3] == pytest.approx(
-        once[:3], abs=2e-3
-    )
+    once = at_equal_length(scores, lengths, range(300))
+    assert at_equal_length(scores * 3, lengths * 3, [*range(300)] * 3)[:3] == pytest.approx(once[:3], abs=2e-3)
 
 
 def test_length_control_survives_length_that_decides_alone():
     lengths = [float(length) for length in range(-20, 21)]
-    controlled = length_controlled_win_rate([float(length > 0) for length in lengths], lengths, range(len(lengths)))
+    controlled = at_equal_length([float(length > 0) for length in lengths], lengths, range(len(lengths)))
     assert 0 <= controlled.low < controlled.mean < controlled.high <= 1
 
 
@@ -322,7 +324,13 @@ def test_length_control_survives_length_that_decides_alone():
     ],
 )
 def test_without_enough_to_go_by_there_is_no_length_control(scores, lengths):
-    assert length_controlled_win_rate(scores, lengths, range(len(scores))) is None
+    assert at_equal_length(scores, lengths, range(len(scores))) is None
+
+
+def test_where_no_lengths_differ_the_win_rate_is_that_at_equal_length():
+    wins, ties, losses = 2, 1, 1
+    seen = win_rate(wins, ties, losses)
+    assert at_equal_length([1.0, 1.0, 0.5, 0.0], [0.0] * 4, range(4)) == (seen.rate, seen.low, seen.high, 4)
 
 
 def test_holm_adjusts_each_value_for_those_that_are_left_and_keeps_their_order():

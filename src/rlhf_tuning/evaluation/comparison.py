@@ -526,7 +526,9 @@ def _wins(pairs: Sequence[AnswerPair], measure: str, label: str, record: JudgeRe
         prompts=found.clusters,
         rate=found.rate,
         unjudged_lost=clustered_win_rate(lost, [conversation_key(pair.prompt) for pair, _ in compared]),
-        at_equal_length=None if measure == DEMONSTRATED else length_controlled_win_rate(scores, lengths, asked),
+        at_equal_length=(
+            None if measure == DEMONSTRATED else length_controlled_win_rate(scores, lengths, asked, found.rate)
+        ),
         unjudged=outcomes.count(None),
         agreement=record.agreement if record else None,
         order=order_effect([pair.verdicts.get(measure) for pair in pairs]),
@@ -613,7 +615,7 @@ def _table(summary: Summary) -> list[str]:
         counts = f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost"
         cells.append([f"Win rate by {wins.measure}", "", *_cells_of(rate.rate, rate.low, rate.high, counts)])
         if equal := wins.at_equal_length:
-            said = "had all answers been as long as their opponents"
+            said = "if all answers were as long"
             cells.append(["  at equal length", "", *_cells_of(equal.mean, equal.low, equal.high, said)])
         if wins.agreement:
             share, low, high, n = wins.agreement

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from rlhf_tuning.evaluation.comparison import DEMONSTRATED, OPTIMISED, Row, Summary, Wins, number, percent
 from rlhf_tuning.evaluation.degeneration import Taste
 from rlhf_tuning.limits import check_limits
-from rlhf_tuning.statistics import ALPHA, ClusteredWinRate, MeanEstimate, sign_test, win_rate
+from rlhf_tuning.statistics import ALPHA, LEAST_CLUSTERS, ClusteredWinRate, MeanEstimate, sign_test, win_rate
 
 _UNSURE = "No harm is shown here, but none is ruled out either: that takes more evaluation prompts."
 _NOBODY = "no independent judge judged"
@@ -360,7 +360,9 @@ def _equal_length(judge: Wins | None, config: GateConfig) -> Condition:
     if judge.name == DEMONSTRATED:
         return Condition(name=name, value="both models are judged by the same answers", limit="not asked", holds=None)
     if judge.at_equal_length is None:
-        value = "cannot be known: one of the two nearly always writes the longer answer"
+        few = f"so few prompts do not show what length does, n = {judge.prompts:,}"
+        longer = "one of the two nearly always writes the longer answer"
+        value = f"cannot be known: {few if judge.prompts < LEAST_CLUSTERS else longer}"
         return Condition(name=name, value=value, limit="not asked", holds=None)
     change = (
         "Length is what wins: look at the answers. Add preferences in which the shorter answer is chosen; if length is what "
@@ -392,6 +394,7 @@ def _within(name: str, measure: str, rate: MeanEstimate, most: float, change: st
     if most == 0:
         return Condition(name=name, value=value, limit="no limit", holds=None)
     limit = f"lower end above {_share(0.5 - most)}"
+    change = change if rate.high < 0.5 else _UNSURE
     return Condition(name=name, value=value, limit=limit, holds=rate.low > 0.5 - most, change=change)
 
 

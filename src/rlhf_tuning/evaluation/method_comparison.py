@@ -387,7 +387,7 @@ def _duel(
         unjudged=unjudged,
         by_seed=by_seed,
         over_seeds=mean_interval(list(by_seed.values())) if len(by_seed) > 1 else None,
-        at_equal_length=length_controlled_win_rate(scores, lengths, asked),
+        at_equal_length=length_controlled_win_rate(scores, lengths, asked, found.rate),
     )
 
 

@@ -221,8 +221,9 @@ def test_the_table_has_a_judge_s_agreement_and_the_effect_of_the_order_beside_it
         " ".join(line.split()) for line in summary_text(pairs, judges=known(0.7, 0.6, 0.8), width=110).splitlines()
     ]
     at = lines.index("Win rate by judge gpt 88% [59%, 96%] 6 won, 2 tied, 0 lost")
-    assert lines[at + 1] == "agrees with people 70% [60%, 80%] of 200 choices"
-    assert lines[at + 2].startswith("favours what is shown first 62% [42%, 80%] of 8 pairs; its verdict turned")
+    assert lines[at + 1] == "at equal length 88% [59%, 96%] if all answers were as long"
+    assert lines[at + 2] == "agrees with people 70% [60%, 80%] of 200 choices"
+    assert lines[at + 3].startswith("favours what is shown first 62% [42%, 80%] of 8 pairs; its verdict turned")
     assert "tuned: reward 1.00, preferred by judge gpt" in " ".join(lines)
     narrow = summary_text(pairs, judges=known(0.7, 0.6, 0.8), samples=1, width=60)
     assert max(map(len, narrow.rpartition("1. Ask")[2].splitlines())) <= 60

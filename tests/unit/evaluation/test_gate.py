@@ -303,7 +303,31 @@ def test_where_lengths_do_not_overlap_nothing_is_asked_of_equal_length():
     assert decision.promote
     found = condition(decision, "Not worse at equal length")
     assert (found.holds, found.limit) == (None, "not asked")
-    assert "cannot be known" in found.value
+    assert found.value == "cannot be known: one of the two nearly always writes the longer answer"
+
+
+def test_of_few_prompts_it_is_their_number_that_leaves_length_unknown():
+    found = condition(decided(pairs(3, 1)), "Not worse at equal length")
+    assert (found.holds, found.value) == (None, "cannot be known: so few prompts do not show what length does, n = 4")
+
+
+def test_where_no_lengths_differ_the_win_rate_says_what_holds_at_equal_length():
+    found = condition(decided(pairs(140, 60, tuned={"tokens": 20})), "Not worse at equal length")
+    assert found.holds
+    assert "wins 70% [63%, 76%] by true score, n = 200" in found.value
+
+
+def test_a_loss_that_few_prompts_do_not_rule_out_is_not_said_to_be_one():
+    unsure = condition(
+        decided(also_scored(pairs(3, 1), better=2, reward=None), judges=known(reward_model=GOOD)), "Not worse by reward"
+    )
+    assert unsure.holds is False
+    assert "takes more evaluation prompts" in unsure.change
+    worse = condition(
+        decided(also_scored(pairs(140, 60), better=60, reward=None), judges=known(reward_model=GOOD)),
+        "Not worse by reward",
+    )
+    assert "raise kl_coeff" in worse.change
 
 
 def test_the_next_try_against_the_same_champion_must_show_more():
