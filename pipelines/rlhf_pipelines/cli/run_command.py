@@ -133,7 +133,7 @@ def run_locally(run: LocalRun, display: Display) -> int:
             if not run.outputs:
                 _say_outputs(_read_outputs(outputs), run, watch.follower.finished, display)
         else:
-            status = _say_failed(watch, ended, log, kept, display)
+            status = _say_failed(watch, ended, log, kept, display, root)
         log.note(f"ended with status {status} after {duration(elapsed)}")
         return status
 
@@ -330,25 +330,50 @@ def _say_outputs(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[S
 
 def _next_steps(outputs: Mapping[str, Any], run: LocalRun, finished: Sequence[StepFinished]) -> list[str]:
     """Return where the reports and the model are, and the command that calls the model."""
-    from rlhf_tuning.reports.page import write_page
-
     lines = []
+    root = run.pipeline_root.expanduser().absolute()
     name = str(outputs["parameters"].get(MODEL, ""))
     model_lines, call = _model_lines(name, run) if name else ([], "")
     for output, (label, file_name) in _PAGES.items():
         artifact = outputs["artifacts"].get(output)
         if artifact and Path(artifact["path"]).is_file():
-            folder = Path(artifact["path"]).parents[1]
-            page = folder / file_name
+            page = Path(artifact["path"]).parents[1] / file_name
             if output == _REPORT:
-                _complete_report(folder, page, run, finished, name, call)
+                _complete_report(page.parent, page, run, finished, name, call)
+                _copy_page(page, root / file_name)
             else:
-                write_page(Path(artifact["path"]).read_text(encoding="utf-8"), str(page))
-            # Of several runs under one root each has its own, and that of the one that ended last stands beside them too.
-            newest = run.pipeline_root.expanduser().absolute() / file_name
-            write_page(page.read_text(encoding="utf-8"), str(newest))
+                _place_page(Path(artifact["path"]), page, root)
             lines.append(f"{label:<7} {shown(page)}")
     return lines + model_lines
+
+
+def _place_page(made: Path, page: Path, root: Path) -> None:
+    """Copy a page to its place in the run's folder, and to the pipeline root.
+
+    Of several runs under one root each has its own, and that of the one that ended last stands beside them too.
+    """
+    _copy_page(made, page)
+    _copy_page(made, root / page.name)
+
+
+def _copy_page(page: Path, to: Path) -> None:
+    from rlhf_tuning.reports.page import write_page
+
+    write_page(page.read_text(encoding="utf-8"), str(to))
+
+
+def _with_pages(cause: str, root: Path) -> str:
+    """Return what a step that failed said; a page that it names is put where one of a run that succeeds is."""
+    lines = []
+    for line in cause.split("\n"):
+        label, _, path = line.partition(": ")
+        made = Path(path)
+        if label == "Report" and made.name in _PAGES and made.is_file():
+            page = made.parents[1] / _PAGES[made.name][1]
+            _place_page(made, page, root)
+            line = f"{label}: {shown(page)}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _complete_report(
@@ -388,12 +413,12 @@ def _read_outputs(file: Path) -> Mapping[str, Any]:
     return outputs
 
 
-def _say_failed(watch: _Watch, ended: Ended, log: RunLog, kept: str, display: Display) -> int:
+def _say_failed(watch: _Watch, ended: Ended, log: RunLog, kept: str, display: Display, root: Path) -> int:
     failures = watch.follower.failed
     steps = [failure for failure in failures if isinstance(failure, StepFailed)]
     lines = [""]
     for step, cause in zip(steps, watch.causes, strict=True):
-        lines += [f"{step.step} failed:", *_indented(cause), ""]
+        lines += [f"{step.step} failed:", *_indented(_with_pages(cause, root)), ""]
     for failure in failures:
         if isinstance(failure, RunFailed):
             lines += ["The run failed:", *_indented(failure.text), ""]

@@ -269,6 +269,18 @@ def test_runs_under_one_root_have_pages_of_their_own(tmp_path: Path) -> None:
     assert (tmp_path / "data-report.html").read_text(encoding="utf-8") == "of run-2"
 
 
+def test_the_page_that_a_refused_run_names_opens_as_one(tmp_path: Path) -> None:
+    made = tmp_path / "run-1" / "validate-inputs" / "data_report"
+    made.parent.mkdir(parents=True)
+    made.write_text("of run-1", encoding="utf-8")
+    page = tmp_path / "run-1" / "data-report.html"
+    cause = f"1 row is bad.\nBad rows: /elsewhere\nReport: {made}"
+    assert run_command._with_pages(cause, tmp_path) == f"1 row is bad.\nBad rows: /elsewhere\nReport: {page}"
+    assert page.read_text(encoding="utf-8") == "of run-1"
+    assert (tmp_path / "data-report.html").read_text(encoding="utf-8") == "of run-1"
+    assert run_command._with_pages("Report: /nowhere/data_report", tmp_path) == "Report: /nowhere/data_report"
+
+
 def test_a_training_that_was_stopped_is_kept_too() -> None:
     finished = [StepFinished("Import", 1.0, {}, False)]
     assert run_command._kept(finished, 1200).startswith(
