@@ -6,7 +6,7 @@ What a parameter is, and which values it may have, is in `rlhf_tuning.parameters
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from rlhf_pipelines.methods import METHODS, SET_BY_COMPARISON
@@ -47,8 +47,8 @@ _OF_SUPERVISED_TUNING = (
 )
 _OF_VALIDATION = ("feedback_dataset",)
 #: By the names of Google's, where it has them, and of TRL.
-_OF_PREFERENCE_TUNING = ("beta", "epoch_count", "adapter_size", "loss_type", "label_smoothing", "rpo_alpha")
-_OF_OTHERS = _OF_A_RECURRING_TUNE + _OF_SUPERVISED_TUNING + _OF_PREFERENCE_TUNING + _OF_THE_SMOKE_TEST + _OF_VALIDATION
+OF_PREFERENCE_TUNING = ("beta", "epoch_count", "adapter_size", "loss_type", "label_smoothing", "rpo_alpha")
+_OF_OTHERS = _OF_A_RECURRING_TUNE + _OF_SUPERVISED_TUNING + OF_PREFERENCE_TUNING + _OF_THE_SMOKE_TEST + _OF_VALIDATION
 _OF_EVERY_TUNE = tuple(name for name in PARAMETERS if name not in _OF_OTHERS)
 #: Of every method, whatever it learns from.
 _OF_EVERY_METHOD = (
@@ -130,7 +130,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
     "preference_tuning_pipeline": _named(
         "preference_dataset",
         "large_model_reference",
-        *_OF_PREFERENCE_TUNING,
+        *OF_PREFERENCE_TUNING,
         "learning_rate_multiplier",
         "enable_early_stopping",
         "enable_checkpoint_selection",
@@ -209,14 +209,22 @@ VALIDATED: tuple[Parameter, ...] = tuple(
     )
 )
 
+
+def _asked_before(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
+    """Return the parameters of a run that is only asked about: of those that it needs, the base model alone."""
+    return tuple(
+        replace(found, default="") if found.required and found.name != "large_model_reference" else found
+        for found in parameters
+    )
+
+
 #: What `rlhf plan` takes: the parameters of any tune, so that a run's own command becomes a question. Data is not read; that
 #: there is a `dataset_uri` says that the run is supervised tuning.
-PLANNED: tuple[Parameter, ...] = tuple(
-    replace(parameter, default="") if parameter.required and parameter.name != "large_model_reference" else parameter
-    for parameter in (
+PLANNED = _asked_before(
+    (
         *PIPELINES["recurring_rlhf_pipeline"],
         *(p for p in PIPELINES["supervised_tuning_pipeline"] if p.name in _OF_SUPERVISED_TUNING),
-        *(p for p in PIPELINES["preference_tuning_pipeline"] if p.name in _OF_PREFERENCE_TUNING),
+        *(p for p in PIPELINES["preference_tuning_pipeline"] if p.name in OF_PREFERENCE_TUNING),
     )
 )
 
@@ -235,7 +243,13 @@ COMPARED: tuple[Parameter, ...] = tuple(
 )
 
 #: What values are checked for: a pipeline, or a command that asks about some.
-TABLES = {**PIPELINES, "validate": VALIDATED, "plan": PLANNED, "compare-methods": COMPARED}
+TABLES = {
+    **PIPELINES,
+    "validate": VALIDATED,
+    "plan": PLANNED,
+    "plan --preferences": _asked_before(PIPELINES["preference_tuning_pipeline"]),
+    "compare-methods": COMPARED,
+}
 #: Of these, commands that leave out other parameters of a run.
 _LENIENT = ("validate", "compare-methods")
 
@@ -251,7 +265,7 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
 
     `validate` stands for what `rlhf validate` looks at, `compare-methods` for what that command takes; the other parameters
     of a run may be there: they are checked too, as far as they are given, and left out. `plan` stands for what `rlhf plan`
-    takes.
+    takes, `plan --preferences` for what it takes of preference tuning.
 
     Raises:
         ParameterError: Listing every problem that was found: unknown, missing, wrong type, beyond its limits.

@@ -40,18 +40,18 @@ def plan_run(
     price_per_hour: float | None,
     mean_prompt_tokens: int = 0,
     mean_answer_tokens: int = 0,
-    preferences: int = 0,
+    preferences: int | None = None,
     as_json: bool = False,
 ) -> int:
     """Print the forecast of a run and return the exit status: 0 it fits, 1 it does not.
 
     Args:
-        values: Checked parameters, as `parameters.PLANNED` lists them.
+        values: Checked parameters, as `parameters.TABLES` lists them.
         machine: `here`, or the name of a machine with GPUs.
         price_per_hour: Of the whole machine; None for no cost.
         mean_prompt_tokens: 0 for the most that are allowed.
         mean_answer_tokens: Likewise.
-        preferences: Of preference tuning, how many there are; 0 where the run is another.
+        preferences: Of preference tuning, how many there are; None where the run is another.
         as_json: Whether a program reads it.
 
     Raises:
@@ -61,7 +61,7 @@ def plan_run(
     if price_per_hour is not None and not PRICE_PER_HOUR.allows(price_per_hour):
         raise ParameterError(f"--price-per-hour is {price_per_hour}; it must be a number, {PRICE_PER_HOUR}.")
     check_models_at_hand(values, whole=False)
-    plan = Plan.of_preference_tuning(values, preferences) if preferences else Plan.of(values)
+    plan = Plan.of_preference_tuning(values, preferences) if preferences is not None else Plan.of(values)
     plan = replace(plan, prompt_tokens=mean_prompt_tokens, answer_tokens=mean_answer_tokens)
     model, reward_base = read_bases(values)
     hardware = _hardware(machine, plan, model, str(values["dtype"]))

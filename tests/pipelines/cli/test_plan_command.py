@@ -117,6 +117,15 @@ def test_a_machine_named_as_on_vertex_is_known(capsys):
             "answer_tokens is 65; it must be between 1 and the limit, 64",
         ),
         (["--machine", "l4", "--batch-size", "0"], "batch_size is 0"),
+        (["--machine", "l4", "--preferences", "0"], "--preferences is 0; it must be at least 1."),
+        (
+            ["--machine", "l4", "--beta", "0.2"],
+            "Only preference_tuning_pipeline has beta. To forecast it, say on how many",
+        ),
+        (
+            ["--machine", "l4", "--preferences", "9", "--kl-coeff", "0.1"],
+            "kl_coeff is no parameter of plan --preferences, only of rlhf_pipeline",
+        ),
         (["--machine", "l4", "--machines", "2"], "unrecognized arguments: --machines"),
     ],
 )
@@ -161,6 +170,14 @@ def test_a_forecast_for_gpus_of_a_known_model_loads_neither_torch_nor_transforme
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_preference_tuning_is_forecast_by_the_flags_of_its_run(capsys):
+    for source in (LLAMA[1:], ["--sample"]):
+        assert main(["plan", *source, "--machine", "a100-80gb", "--preferences", "3200", "--epoch-count", "2"]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "A step of preference tuning, in seconds: update" in printed
+        assert "reinforcement" not in printed
 
 
 def test_supervised_tuning_is_forecast_by_the_flags_of_its_run(capsys):

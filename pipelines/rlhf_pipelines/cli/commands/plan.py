@@ -2,8 +2,9 @@
 
 import argparse
 
-from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, checked_values
-from rlhf_pipelines.parameters import PLANNED
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, given_values
+from rlhf_pipelines.parameters import OF_PREFERENCE_TUNING, PLANNED, check_parameters
+from rlhf_tuning.errors import ParameterError
 
 
 def add(commands: Commands) -> None:
@@ -38,7 +39,7 @@ def add(commands: Commands) -> None:
         "--mean-answer-tokens", metavar="N", type=int, default=0, help="mean length; default: the most allowed"
     )
     parser.add_argument(
-        "--preferences", metavar="N", type=int, default=0, help="preference tuning on so many preferences, not RLHF"
+        "--preferences", metavar="N", type=int, help="preference tuning on so many preferences, not RLHF"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_parameters(parser, PLANNED)
@@ -47,8 +48,16 @@ def add(commands: Commands) -> None:
 def _plan(options: argparse.Namespace) -> int:
     from rlhf_pipelines.cli.plan_command import plan_run
 
+    asked = "plan" if options.preferences is None else "plan --preferences"
+    given = given_values(asked, options)
+    of_preferences = [name for name in OF_PREFERENCE_TUNING if given.get(name) is not None]
+    if options.preferences is None and of_preferences:
+        raise ParameterError(
+            f"Only preference_tuning_pipeline has {', '.join(of_preferences)}. To forecast it, say on how many preferences "
+            "with --preferences N; for another run, leave that out."
+        )
     return plan_run(
-        checked_values("plan", options),
+        check_parameters(asked, given),
         machine=options.machine,
         price_per_hour=options.price_per_hour,
         mean_prompt_tokens=options.mean_prompt_tokens,
