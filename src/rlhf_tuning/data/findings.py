@@ -523,9 +523,10 @@ def _length_bias(summary: DatasetSummary) -> Finding | None:
     word = "longer" if share > 0.5 else "shorter"
     share, low, high = (share, *interval) if share > 0.5 else (1 - share, 1 - interval.high, 1 - interval.low)
     message = (
-        f"The {word} answer is preferred in {share:.1%} [{low:.1%}, {high:.1%}] of {n:,} rows of {summary.parameter}: a "
-        f"reward model can score well by length alone, and a policy tuned with it will get {word}. Compare its accuracy "
-        f"with this share, and look at the rows where the {'shorter' if word == 'longer' else 'longer'} answer won."
+        f"The {word} answer is preferred in {share:.1%} [{low:.1%}, {high:.1%}] of {n:,} rows of {summary.parameter}: "
+        f"length alone tells so many of the choices, and a model tuned on them will get {word}. Compare the accuracy on "
+        "held-out preferences with this share, and look at the rows where the "
+        f"{'shorter' if word == 'longer' else 'longer'} answer won."
     )
     return Finding(code="length_bias", parameter=summary.parameter, message=message)
 
@@ -561,8 +562,8 @@ def _few_rows(summary: DatasetSummary) -> Finding | None:
     if summary.parameter != "preference_dataset" or summary.rows >= FEW_PREFERENCES:
         return None
     message = (
-        f"preference_dataset has {summary.rows:,} rows. 5,000 to 10,000 are usual; with so few, look at the reward "
-        "model's held-out accuracy before its policy is trusted."
+        f"preference_dataset has {summary.rows:,} rows. 5,000 to 10,000 are usual; with so few, look at the accuracy "
+        "on held-out preferences before the tuned model is trusted."
     )
     return Finding(code="few_preferences", parameter=summary.parameter, message=message)
 

@@ -324,6 +324,7 @@ def test_length_that_decides_too_often_is_found(check: Check, longer: int, short
         assert f"of {longer + shorter:,} rows of preference_dataset" in message
         low, high = (float(part.rstrip("%")) for part in message.partition("[")[2].partition("]")[0].split(", "))
         assert low < share * 100 < high
+        assert "reward model" not in message
 
 
 # Content.
@@ -359,6 +360,7 @@ def test_few_preferences_are_found(check: Check) -> None:
     finding = only(check(preferences=preferences(999)))
     assert (finding.code, finding.parameter) == ("few_preferences", "preference_dataset")
     assert finding.message.startswith("preference_dataset has 999 rows.")
+    assert "reward model" not in finding.message
     assert found(check(prompts=prompts(5))) == {}
     evaluation = check(prompts=prompts(5), evaluation=preferences(4))
     assert found(evaluation) == {}
