@@ -25,6 +25,8 @@ from rlhf_tuning.training.preference_loss import Pairs, losses
 
 #: Answers whose log-probabilities are asked for at a time.
 _TOGETHER = {"cpu": 8, "cuda": 32}
+#: Nats within which margins are ties: rounding, where the policy still is the reference.
+_TIE = 1e-4
 
 
 def log_probabilities_of(
@@ -90,19 +92,20 @@ def of_pairs(
         chosen_tokens=torch.tensor([float(len(row["chosen_ids"])) for row in rows]),
         rejected_tokens=torch.tensor([float(len(row["rejected_ids"])) for row in rows]),
     )
+    margin = pairs.margin.where(pairs.margin.abs() > _TIE, 0.0)
     found = losses(pairs, **loss)
     check_finite(found.tolist())
     prompts = [tuple(row["prompt_ids"]) for row in rows]
     means = {
         "loss": found,
-        "margin": loss["beta"] * pairs.margin,
+        "margin": loss["beta"] * margin,
         "chosen": pairs.chosen,
         "rejected": pairs.rejected,
         "chosen_change": pairs.chosen_change,
         "rejected_change": pairs.rejected_change,
     }
     return {name: clustered_mean(values.tolist(), prompts)._replace(n=len(rows)) for name, values in means.items()} | {
-        "accuracy": clustered_share(((pairs.margin.sign() + 1) / 2).tolist(), prompts)
+        "accuracy": clustered_share(((margin.sign() + 1) / 2).tolist(), prompts)
     }
 
 

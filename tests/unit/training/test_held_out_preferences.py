@@ -33,6 +33,13 @@ def test_rows_of_one_prompt_make_nothing_surer(measure):
         assert value.high >= once[name].high - 1e-9
 
 
+def test_margins_within_rounding_are_ties(measure):
+    found = measure(1, [(-4.00003, -4.0), (-4.0, -3.99998), (-4.0, -4.0)])
+    assert found["accuracy"].mean == 0.5
+    assert found["margin"].mean == 0.0
+    assert measure(1, [(-4.0, -3.999)])["accuracy"].mean == 0.0
+
+
 def test_a_loss_that_is_not_finite_stops(measure):
     with pytest.raises(ParameterError, match="held-out examples is not finite"):
         measure(1, [(-1.0, float("nan"))])
