@@ -71,6 +71,11 @@ _NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?")
 _SCORE = re.compile(r"score|rating|reward")
 
 
+def has_meaning(name: str) -> bool:
+    """Say whether a row without a field of this name may mean something else."""
+    return plain(name) in _MEANT
+
+
 def _listed(names: Iterable[str]) -> str:
     *first, last = (shorten(ascii(name)[1:-1]) for name in names)
     return f"{', '.join(first)} and {last}" if first else last
@@ -126,15 +131,15 @@ class Fields:
         """
         left = [name for name in self.all if name not in self.used]
         texts = [name for name in left if self.hold(name, str)]
-        if any(plain(name) in _MEANT and plain(name) not in but for name in left) or _numbered(texts):
+        if any(has_meaning(name) and plain(name) not in but for name in left) or _numbered(texts):
             return None
         words = [*self.words, *([f"{_listed(left)} {'is' if len(left) == 1 else 'are'} left out"] if left else [])]
         known = {*self.all}
 
         def of_known_fields(record: Record) -> Iterable[Made]:
             for name in record.keys() - known:
-                if plain(name) in _MEANT:
-                    raise ValueError(f"a field {name!a}, which no earlier row has")
+                if has_meaning(name):
+                    raise ValueError(f"a field {name!a}, which the other rows do not have")
             return rows(record)
 
         return Layout(self.kind, printable("; ".join(words)) or "the fields are put where they belong", of_known_fields)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
-from rlhf_tuning.data.by_names import BY_NAMES, Fields, from_zero
+from rlhf_tuning.data.by_names import BY_NAMES, Fields, from_zero, has_meaning
 from rlhf_tuning.data.feedback_pairs import FeedbackPairs
 from rlhf_tuning.data.fields import PREFERENCE_FIELDS
 from rlhf_tuning.data.formats import parse_line
@@ -33,6 +33,8 @@ ROWS_TRIED, BYTES_TRIED = 20_000, 64 * 2**20
 
 #: Of rows that a well-known dataset's layout is tried on, one in so many may be none of its kind.
 _ONE_UNFIT_IN = 100
+#: Of rows that nearly all fit a layout, one in so many does not: the layout is taken all the same, and those are bad rows.
+_ONE_ODD_IN = 4
 
 _PARAMETER = "rlhf convert"
 _KINDS: tuple[Kind, ...] = ("preference", "feedback", "demonstration", "prompt")
@@ -80,12 +82,15 @@ def convert(references: Sequence[str], output: str, *, to: Kind | None = None, m
         max_bad_rows: So many rows that the layout was not made for are left out.
 
     Raises:
-        DataError: If the rows are of no known make, or more than so many are not like the others; nothing is written then.
+        DataError: If the rows are of no known make, or more than so many are not like the others, or so many are fewer than
+            none; nothing is written then.
     """
+    if max_bad_rows < 0:
+        raise DataError(f"--max-bad-rows is {max_bad_rows}; it must be at least 0.")
     sources = [source for reference in references for source in resolve(reference, parameter=_PARAMETER)]
     if Path(output).exists():
         raise DataError(f"{output} is there already. Name another file with --output, or remove it.")
-    layout = _layout_of_files(sources, to)
+    layout = _layout_of_files(sources, to, max_bad_rows)
     pairs = layout.kind == "feedback" and to == "preference"
     done = Converted(kind="preference" if pairs else layout.kind, taken=layout.taken)
     with scratch_folder(output) as folder, written_together(output) as [stream]:
@@ -113,8 +118,8 @@ def _items(sources: Sequence[Source]) -> Iterator[tuple[str, Item]]:
             yield f"{printable(source.name)}, row {item.place:,}", item
 
 
-def _layout_of_files(sources: Sequence[Source], to: Kind | None) -> Layout:
-    """Return the layout of the first rows.
+def _layout_of_files(sources: Sequence[Source], to: Kind | None, max_bad_rows: int) -> Layout:
+    """Return the layout of the first rows: of the first kind that nearly all of them can become.
 
     Raises:
         DataError: If there is none, or what they mean cannot be told.
@@ -130,10 +135,12 @@ def _layout_of_files(sources: Sequence[Source], to: Kind | None) -> Layout:
     if not records:
         raise DataError("There is no row to convert.")
     kinds: tuple[Kind, ...] = _KINDS if to is None else ("preference", "feedback") if to == "preference" else (to,)
+    # Never as many as those that fit.
+    odd = min(max(len(records) // _ONE_ODD_IN, max_bad_rows), (len(records) - 1) // 2)
     unclear = ""
     for kind in kinds:
         try:
-            layout = layout_of(records, kind)
+            layout = _layout_of_most(records, kind, odd)
         except UnclearError as error:
             unclear = f": {error}"
             continue
@@ -148,8 +155,54 @@ def _layout_of_files(sources: Sequence[Source], to: Kind | None) -> Layout:
     )
 
 
-def layout_of(records: Sequence[Record], kind: Kind) -> Layout | None:
+def _layout_of_most(records: Sequence[Record], kind: Kind, odd: int) -> Layout | None:
+    """Return the layout by which all rows become rows of one kind, or all but so many; None where none is known.
+
+    Raises:
+        UnclearError: If they are nearly ours, but what they mean cannot be told.
+    """
+    unclear: UnclearError | None = None
+    alike = _alike(records, odd)
+    for rows, unfit in ((records, 0), (alike, 0), (alike, odd)) if alike and odd else ((records, 0),):
+        try:
+            layout = layout_of(rows, kind, unfit=unfit)
+        except UnclearError as error:
+            unclear = unclear or error
+            continue
+        if layout is not None and (rows is records or fits(layout, records, unfit=odd)):
+            return layout
+    if unclear is not None:
+        raise unclear
+    return None
+
+
+def _alike(records: Sequence[Record], odd: int) -> list[Record]:
+    """Return the rows that have what all rows but so many have, and no field with a meaning that only so few have."""
+    counts = Counter(trait for record in records for trait in _traits(record))
+    usual = {trait for trait, count in counts.items() if count >= len(records) - odd}
+    names = Counter(name for record in records for name in record)
+    strange = {name for name, count in names.items() if count <= odd and has_meaning(name)}
+    return [record for record in records if usual <= _traits(record) and strange.isdisjoint(record)]
+
+
+def _traits(record: Record) -> set[tuple[str, str]]:
+    """Return what a row is told by from others: what its fields hold, and which fields all objects of an array have."""
+    traits = {
+        (name, "number" if type(value) in (int, float) else type(value).__name__) for name, value in record.items()
+    }
+    for name, value in record.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            traits |= {(name, f"[].{key}") for key in set.intersection(*map(set, value))}
+    return traits
+
+
+def layout_of(records: Sequence[Record], kind: Kind, *, unfit: int = 0) -> Layout | None:
     """Return the layout by which rows become rows of one kind; None where none is known.
+
+    Args:
+        records: The rows.
+        kind: What they are to become.
+        unfit: So many of them the layout need not be made for.
 
     Raises:
         UnclearError: If they are nearly ours, but what they mean cannot be told.
@@ -164,12 +217,14 @@ def layout_of(records: Sequence[Record], kind: Kind) -> Layout | None:
     from_one = _counts_from_one(records) if kind == "preference" else ""
     if from_one and fits(from_zero(from_one), records):
         return from_zero(from_one)
-    if not bad:
+    if len(bad) <= unfit:
         return Layout(kind, "the rows stay as they are", lambda record: [dict(record)])
-    return layout_of_bad(bad, faults, kind, others=len(bad) < len(records))
+    return layout_of_bad(bad, faults, kind, others=len(bad) < len(records), unfit=unfit)
 
 
-def layout_of_bad(records: Sequence[Record], faults: Sequence[Fault], kind: Kind, *, others: bool) -> Layout | None:
+def layout_of_bad(
+    records: Sequence[Record], faults: Sequence[Fault], kind: Kind, *, others: bool, unfit: int = 0
+) -> Layout | None:
     """Return the layout of rows that are not ours as they stand; None where none is known.
 
     Args:
@@ -177,28 +232,30 @@ def layout_of_bad(records: Sequence[Record], faults: Sequence[Fault], kind: Kind
         faults: What is wrong with them.
         kind: What they are to become.
         others: Whether good rows stand between them, which are meant as they are.
+        unfit: So many of them the layout need not be made for.
 
     Raises:
         UnclearError: If they are nearly ours, but what they mean cannot be told.
     """
     names = {name for name in records[0] if all(name in record for record in records)}
+    few = len(records) // _ONE_UNFIT_IN
     for known in WELL_KNOWN if not others else ():
         layout = known.layout(names)
         if layout is not None and kind == "prompt" and known.kind in ("preference", "demonstration"):
             layout = _prompts_of(layout)
-        if layout is not None and layout.kind == kind and fits(layout, records, unfit=len(records) // _ONE_UNFIT_IN):
+        if layout is not None and layout.kind == kind and fits(layout, records, unfit=max(unfit, few)):
             return layout
     for make in BY_NAMES[kind]:
         layout = make(Fields(records, faults, kind))
-        if layout is not None and (layout.spares_others or not others) and fits(layout, records):
+        if layout is not None and (layout.spares_others or not others) and fits(layout, records, unfit=unfit):
             return layout
     return None
 
 
 def fits(layout: Layout, records: Sequence[Record], *, unfit: int = 0) -> bool:
-    """Say whether a layout makes good rows of some, and no more than so many are not its own."""
+    """Say whether a layout makes good rows of some, no more than so many are not its own, and more are."""
     found = tried(layout, records, unfit=unfit)
-    return found.made > 0 and found.unfit <= unfit
+    return found.made > 0 and found.unfit <= unfit and found.made + found.left_out.total() > found.unfit
 
 
 def tried(layout: Layout, records: Iterable[Record], *, unfit: int = 0) -> Trial:
@@ -208,7 +265,7 @@ def tried(layout: Layout, records: Iterable[Record], *, unfit: int = 0) -> Trial
     if layout.together:
         groups: dict[str, list[Record]] = {}
         for record in records:
-            groups.setdefault(str(record[layout.together]), []).append(record)
+            groups.setdefault(str(record.get(layout.together)), []).append(record)
         records = ({"gathered": group} for group in groups.values())
     for record in records:
         try:

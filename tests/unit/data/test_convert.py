@@ -65,12 +65,52 @@ def test_rows_that_are_not_like_the_others_stop_it_unless_so_many_may_be_left_ou
     assert [place.partition(":")[0].rpartition(", ")[2] for place in done.bad] == ["row 20,001", "row 20,002"]
 
 
+@pytest.mark.parametrize("strange", [{"rejected": None}, {"chosen": "text"}, None])
+def test_a_few_odd_rows_make_no_demonstrations_of_preferences(strange: dict[str, Any] | None, tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]
+    row: dict[str, Any] = {"prompt": "Where?", "chosen": said, "rejected": [said[0], {**said[1], "content": "No."}]}
+    row |= {"prompt_id": "a", "messages": said, "score_chosen": 8.0, "score_rejected": 6.0}
+    content = [row] * 7 + [{**row, **strange} if strange else {"foo": 1}]
+    with pytest.raises(DataError, match=r"but not all rows are like that. .*0.jsonl, row 8: "):
+        converted(tmp_path, content)
+    done, rows = converted(tmp_path, content, max_bad_rows=1)
+    assert (done.kind, len(rows), len(done.bad)) == ("preference", 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "strange"),
+    [
+        ({"prompt": "Where?", "chosen": "Here.", "rejected": "No."}, {"rejected": None}),
+        ({"question": "Where?", "chosen": "Here.", "rejected": "No."}, {"rejected": None}),
+        ({"question": "Where?", "chosen": "Here.", "rejected": "No."}, {"history": "Before."}),
+        (
+            {"chosen": "Human: Where?\n\nAssistant: Here.", "rejected": "Human: Where?\n\nAssistant: No."},
+            {"chosen": "x"},
+        ),
+        ({"question": "Where?", "answer_a": "Here.", "answer_b": "No.", "winner": "A"}, {"winner": None}),
+    ],
+)
+def test_the_layout_is_that_of_nearly_all_rows(row: dict[str, Any], strange: dict[str, Any], tmp_path: Path) -> None:
+    content = [row] * 3 + [{**row, **strange}]
+    with pytest.raises(DataError, match=r"0.jsonl, row 4: "):
+        converted(tmp_path, content)
+    done, rows = converted(tmp_path, content, max_bad_rows=1)
+    assert (done.kind, len(rows), len(done.bad)) == ("preference", 3, 1)
+
+
+def test_rows_that_may_be_left_out_are_fewer_than_those_that_tell_the_layout(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Nothing can be made"):
+        converted(tmp_path, [PAIRS[0], {"foo": 1}], max_bad_rows=9)
+    with pytest.raises(DataError, match="--max-bad-rows is -1; it must be at least 0"):
+        converted(tmp_path, PAIRS, max_bad_rows=-1)
+
+
 def test_a_later_row_with_a_field_that_may_mean_something_is_not_read_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rlhf_tuning.data.convert.ROWS_TRIED", 2)
     content = [{"question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in PAIRS]
-    with pytest.raises(DataError, match="row 3: a field 'system', which no earlier row has"):
+    with pytest.raises(DataError, match="row 3: a field 'system', which the other rows do not have"):
         converted(tmp_path, [*content, {**content[0], "system": "Be terse."}])
 
 
