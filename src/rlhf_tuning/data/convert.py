@@ -21,7 +21,7 @@ from rlhf_tuning.data.fields import PREFERENCE_FIELDS
 from rlhf_tuning.data.formats import parse_line
 from rlhf_tuning.data.layout import UNFIT, Layout, LeftOutError, Made, Record, UnclearError
 from rlhf_tuning.data.output import scratch_folder, written_together
-from rlhf_tuning.data.problems import CODES, OF_TEXTS, Fault, printable, shorten
+from rlhf_tuning.data.problems import CODES, OF_TEXTS, Fault, describe, printable, shorten
 from rlhf_tuning.data.record_files import Item, read_items
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.sources import Source, resolve
@@ -36,6 +36,8 @@ _ONE_UNFIT_IN = 100
 #: Of rows that nearly all fit a layout, one in so many does not: the layout is taken all the same, and those are bad rows.
 _ONE_ODD_IN = 4
 
+#: Types of values, as messages call them.
+_TYPES = {"str": "a string", "number": "a number", "bool": "a boolean", "list": "an array", "dict": "an object"}
 _PARAMETER = "rlhf convert"
 _KINDS: tuple[Kind, ...] = ("preference", "feedback", "demonstration", "prompt")
 
@@ -61,6 +63,10 @@ class Converted:
     left_out: Counter[str] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
     western: int = 0
+
+
+#: Fields, and what they hold.
+Traits = set[tuple[str, str]]
 
 
 class Trial(NamedTuple):
@@ -90,11 +96,11 @@ def convert(references: Sequence[str], output: str, *, to: Kind | None = None, m
     sources = [source for reference in references for source in resolve(reference, parameter=_PARAMETER)]
     if Path(output).exists():
         raise DataError(f"{output} is there already. Name another file with --output, or remove it.")
-    layout = _layout_of_files(sources, to, max_bad_rows)
+    layout, usual = _layout_of_files(sources, to, max_bad_rows)
     pairs = layout.kind == "feedback" and to == "preference"
     done = Converted(kind="preference" if pairs else layout.kind, taken=layout.taken)
     with scratch_folder(output) as folder, written_together(output) as [stream]:
-        rows = _made(_items(sources), layout, done, folder, max_bad_rows)
+        rows = _made(_items(sources), layout, usual, done, folder, max_bad_rows)
         if pairs:
             feedback = FeedbackPairs()
             done.taken += f"; {feedback.RULE}"
@@ -118,8 +124,8 @@ def _items(sources: Sequence[Source]) -> Iterator[tuple[str, Item]]:
             yield f"{printable(source.name)}, row {item.place:,}", item
 
 
-def _layout_of_files(sources: Sequence[Source], to: Kind | None, max_bad_rows: int) -> Layout:
-    """Return the layout of the first rows: of the first kind that nearly all of them can become.
+def _layout_of_files(sources: Sequence[Source], to: Kind | None, max_bad_rows: int) -> tuple[Layout, Traits]:
+    """Return the layout of the first rows, of the first kind that nearly all of them can become; and how these look.
 
     Raises:
         DataError: If there is none, or what they mean cannot be told.
@@ -137,15 +143,16 @@ def _layout_of_files(sources: Sequence[Source], to: Kind | None, max_bad_rows: i
     kinds: tuple[Kind, ...] = _KINDS if to is None else ("preference", "feedback") if to == "preference" else (to,)
     # Never as many as those that fit.
     odd = min(max(len(records) // _ONE_ODD_IN, max_bad_rows), (len(records) - 1) // 2)
+    usual = _usual(records, odd)
     unclear = ""
     for kind in kinds:
         try:
-            layout = _layout_of_most(records, kind, odd)
+            layout = _layout_of_most(records, kind, usual, odd)
         except UnclearError as error:
             unclear = f": {error}"
             continue
         if layout is not None:
-            return layout
+            return layout, usual
     strange = next((record for record in records if _faults(record, kinds[0])), records[0])
     fields = shorten(", ".join(ascii(name)[1:-1] for name in strange), 200)
     what = f"No {to} can be made" if to else "Nothing can be made"
@@ -155,14 +162,14 @@ def _layout_of_files(sources: Sequence[Source], to: Kind | None, max_bad_rows: i
     )
 
 
-def _layout_of_most(records: Sequence[Record], kind: Kind, odd: int) -> Layout | None:
+def _layout_of_most(records: Sequence[Record], kind: Kind, usual: Traits, odd: int) -> Layout | None:
     """Return the layout by which all rows become rows of one kind, or all but so many; None where none is known.
 
     Raises:
         UnclearError: If they are nearly ours, but what they mean cannot be told.
     """
     unclear: UnclearError | None = None
-    alike = _alike(records, odd)
+    alike = _alike(records, usual, odd)
     for rows, unfit in ((records, 0), (alike, 0), (alike, odd)) if alike and odd else ((records, 0),):
         try:
             layout = layout_of(rows, kind, unfit=unfit)
@@ -176,16 +183,20 @@ def _layout_of_most(records: Sequence[Record], kind: Kind, odd: int) -> Layout |
     return None
 
 
-def _alike(records: Sequence[Record], odd: int) -> list[Record]:
-    """Return the rows that have what all rows but so many have, and no field with a meaning that only so few have."""
-    counts = Counter(trait for record in records for trait in _traits(record))
-    usual = {trait for trait, count in counts.items() if count >= len(records) - odd}
+def _alike(records: Sequence[Record], usual: Traits, odd: int) -> list[Record]:
+    """Return the rows with the usual traits, and no field with a meaning that only so few have."""
     names = Counter(name for record in records for name in record)
     strange = {name for name, count in names.items() if count <= odd and has_meaning(name)}
     return [record for record in records if usual <= _traits(record) and strange.isdisjoint(record)]
 
 
-def _traits(record: Record) -> set[tuple[str, str]]:
+def _usual(records: Sequence[Record], odd: int) -> Traits:
+    """Return the traits of all rows but so many."""
+    counts = Counter(trait for record in records for trait in _traits(record))
+    return {trait for trait, count in counts.items() if count >= len(records) - odd}
+
+
+def _traits(record: Record) -> Traits:
     """Return what a row is told by from others: what its fields hold, and which fields all objects of an array have."""
     traits = {
         (name, "number" if type(value) in (int, float) else type(value).__name__) for name, value in record.items()
@@ -194,6 +205,19 @@ def _traits(record: Record) -> set[tuple[str, str]]:
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             traits |= {(name, f"[].{key}") for key in set.intersection(*map(set, value))}
     return traits
+
+
+def _unlike(record: Record, usual: Traits) -> str:
+    """Return in what a row is not like the others, in words; nothing where it is."""
+    lacking = sorted(usual - _traits(record))
+    missing = ", ".join(dict.fromkeys(name for name, _ in lacking if name not in record))
+    words = [f"no field {shorten(missing, 200)}, which the other rows have"] if missing else []
+    for name, trait in lacking:
+        if trait in _TYPES and name in record:
+            words.append(f"{name}: {describe(record[name])}; the other rows have {_TYPES[trait]} there")
+        elif trait.startswith("[].") and isinstance(record.get(name), list):
+            words.append(f"{name}{trait}: missing; the other rows have it")
+    return printable("; ".join(words))
 
 
 def layout_of(records: Sequence[Record], kind: Kind, *, unfit: int = 0) -> Layout | None:
@@ -321,7 +345,12 @@ def _prompts_of(layout: Layout) -> Layout:
 
 
 def _made(
-    items: Iterable[tuple[str, Item]], layout: Layout, done: Converted, folder: Path, max_bad_rows: int
+    items: Iterable[tuple[str, Item]],
+    layout: Layout,
+    usual: Traits,
+    done: Converted,
+    folder: Path,
+    max_bad_rows: int,
 ) -> Iterator[bytes]:
     """Yield the new rows as lines, and count what is left out."""
 
@@ -353,7 +382,11 @@ def _made(
         try:
             yield from _made_of(layout.rows, record, layout.kind, done)
         except UNFIT as error:
-            bad(place, f"no field, or no known value, {error}" if isinstance(error, KeyError) else str(error))
+            unlike = "" if isinstance(error, ValueError) or layout.together else _unlike(record, usual)
+            bad(
+                place,
+                unlike or (f"no field, or no known value, {error}" if isinstance(error, KeyError) else str(error)),
+            )
 
 
 def _how_many(max_bad_rows: int) -> str:

@@ -56,7 +56,7 @@ def test_rows_that_are_not_like_the_others_stop_it_unless_so_many_may_be_left_ou
     # Beyond the rows by which the layout is found.
     lines = as_lines(content) * 10_000 + b'{"question": "Where?", "chosen": "Here."}\nno JSON\n'
     with pytest.raises(
-        DataError, match=r"0.jsonl, row 20,001: no field, or no known value, 'rejected'.*--max-bad-rows N"
+        DataError, match=r"0.jsonl, row 20,001: no field rejected, which the other rows have.*--max-bad-rows N"
     ):
         converted(tmp_path, lines)
     assert not (tmp_path / "new.jsonl").exists()
@@ -65,13 +65,23 @@ def test_rows_that_are_not_like_the_others_stop_it_unless_so_many_may_be_left_ou
     assert [place.partition(":")[0].rpartition(", ")[2] for place in done.bad] == ["row 20,001", "row 20,002"]
 
 
-@pytest.mark.parametrize("strange", [{"rejected": None}, {"chosen": "text"}, None])
-def test_a_few_odd_rows_make_no_demonstrations_of_preferences(strange: dict[str, Any] | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("strange", "told"),
+    [
+        ({"rejected": None}, "rejected: null; the other rows have an array there"),
+        ({"chosen": "text"}, r'chosen: "text" \(a string\); the other rows have an array there'),
+        ({"chosen": [{"role": "user"}]}, r"chosen\[\].content: missing; the other rows have it"),
+        (None, "no field chosen, messages, prompt, .*, which the other rows have"),
+    ],
+)
+def test_a_few_odd_rows_make_no_demonstrations_of_preferences(
+    strange: dict[str, Any] | None, told: str, tmp_path: Path
+) -> None:
     said = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]
     row: dict[str, Any] = {"prompt": "Where?", "chosen": said, "rejected": [said[0], {**said[1], "content": "No."}]}
     row |= {"prompt_id": "a", "messages": said, "score_chosen": 8.0, "score_rejected": 6.0}
     content = [row] * 7 + [{**row, **strange} if strange else {"foo": 1}]
-    with pytest.raises(DataError, match=r"but not all rows are like that. .*0.jsonl, row 8: "):
+    with pytest.raises(DataError, match=rf"but not all rows are like that. .*0.jsonl, row 8: {told}. Mend"):
         converted(tmp_path, content)
     done, rows = converted(tmp_path, content, max_bad_rows=1)
     assert (done.kind, len(rows), len(done.bad)) == ("preference", 7, 1)
