@@ -38,7 +38,9 @@ _ONE_ODD_IN = 4
 
 #: Types of values, as messages call them.
 _TYPES = {"str": "a string", "number": "a number", "bool": "a boolean", "list": "an array", "dict": "an object"}
-_PARAMETER = "rlhf convert"
+_PARAMETER = "FROM"
+#: So many files are named where nothing stands in any.
+_FILES_NAMED = 3
 _KINDS: tuple[Kind, ...] = ("preference", "feedback", "demonstration", "prompt")
 
 
@@ -132,14 +134,22 @@ def _layout_of_files(sources: Sequence[Source], to: Kind | None, max_bad_rows: i
     """
     records: list[Record] = []
     size = 0
-    for _, item in islice(_items(sources), ROWS_TRIED):
-        if item.record is not None:
+    unread = ""
+    for place, item in islice(_items(sources), ROWS_TRIED):
+        if item.record is None:
+            unread = unread or f"{place}: {item.problem}"
+        else:
             records.append(item.record)
             size += len(_encoded(item.record))
         if size > BYTES_TRIED:
             break
     if not records:
-        raise DataError("There is no row to convert.")
+        if unread:
+            raise DataError(f"There is no row to convert, for none is a JSON object. {unread}.")
+        names = ", ".join(printable(source.name) for source in sources[:_FILES_NAMED])
+        raise DataError(
+            f"There is no row to convert: nothing stands in {names}{', ...' * (len(sources) > _FILES_NAMED)}."
+        )
     kinds: tuple[Kind, ...] = _KINDS if to is None else ("preference", "feedback") if to == "preference" else (to,)
     # Never as many as those that fit.
     odd = min(max(len(records) // _ONE_ODD_IN, max_bad_rows), (len(records) - 1) // 2)

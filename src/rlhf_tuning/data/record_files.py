@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rlhf_tuning.data.layout import Record
 from rlhf_tuning.data.other_files import HEAD_BYTES, Form, other_file
-from rlhf_tuning.data.problems import Fault
+from rlhf_tuning.data.problems import Fault, shorten
 from rlhf_tuning.data.sources import LINE_BYTES, LongLine, Source, read_blocks, read_pieces
 from rlhf_tuning.data.strict_json import DECODER, decode_object
 from rlhf_tuning.errors import DataError, how_to_install
@@ -61,7 +61,9 @@ def read_items(source: Source, *, parameter: str) -> Iterator[Item]:
         for place, record in enumerate(_READERS[form.name](source, parameter, form.detail), 1):
             yield Item(place, record) if isinstance(record, dict) else Item(place, None, "no object")
     except (ValueError, RecursionError, csv.Error) as error:
-        raise DataError(f"{parameter}: {source.name} is not what it seems to be, {form.name}: {error}.") from error
+        raise DataError(
+            f"{parameter}: {source.name} is not what it seems to be, {form.name}: {str(error).removesuffix('.')}."
+        ) from error
 
 
 def is_old_western(line: bytes) -> bool:
@@ -126,7 +128,7 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
 
 def _objects(source: Source, parameter: str, _detail: str) -> Iterator[Any]:
     """Yield objects that stand one after the other, in an array or with nothing but space between them."""
-    text, place = "", 0
+    text, place, count, depth = "", 0, 0, 0
     pieces = _text(source, parameter)
     for piece in pieces:
         text, place = text[place:] + piece, 0
@@ -137,15 +139,25 @@ def _objects(source: Source, parameter: str, _detail: str) -> Iterator[Any]:
             if text[place : place + 1] in ("[", "]", ""):
                 if place >= len(text):
                     break
+                depth += 1 if text[place] == "[" else -1
                 place += 1
                 continue
             try:
                 value, place = DECODER.raw_decode(text, place)
             except json.JSONDecodeError:
                 break  # it may go on in the next piece
+            count += 1
             yield value
     if text[place:].strip():
-        DECODER.raw_decode(text, place)
+        try:
+            DECODER.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            if error.pos < len(text.rstrip()) and not error.msg.startswith("Unterminated"):
+                found = f"{error.msg.removesuffix(' at')} at {shorten(ascii(text[error.pos : error.pos + 100]))}"
+                raise ValueError(f"row {count + 1:,}: {found}") from error
+            raise ValueError(f"it ends in the middle of row {count + 1:,}") from error
+    if depth > 0:
+        raise ValueError(f"it ends behind row {count:,}, and its array is not closed")
 
 
 def _in_field(source: Source, parameter: str, field: str) -> Iterator[Any]:
@@ -160,7 +172,16 @@ def _columns(source: Source, parameter: str, _detail: str) -> Iterator[Any]:
 
 def _table(source: Source, parameter: str, delimiter: str) -> Iterator[Any]:
     csv.field_size_limit(LINE_BYTES)
-    for row in csv.DictReader(_lines(_text(source, parameter)), delimiter=delimiter):
+    table = csv.DictReader(_lines(_text(source, parameter)), delimiter=delimiter, strict=True)
+    while table.fieldnames:
+        begin = table.line_num + 1
+        try:
+            row = next(table)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            open_quote = "; a quotation mark may be open" if "end of data" in str(error) else ""
+            raise ValueError(f"the row that begins on line {begin:,}: {error}{open_quote}") from error
         # A row with more cells than the table has columns is no row of it.
         yield row if None not in row else list(row.values())
 

@@ -223,3 +223,35 @@ def test_what_a_label_stands_for_is_asked_where_that_cannot_be_told(tmp_path: Pa
     content = [{"question": "Where?", "answer_a": "Here.", "answer_b": "No.", "label": label} for label in (0, 1)]
     with pytest.raises(DataError, match="which value stands for which cannot be told"):
         converted(tmp_path, content, to="preference")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "a.csv",
+            'prompt,chosen,rejected\n"x\ny",a,b\n"open,a\nz,b\n',
+            "the row that begins on line 4: .*mark may be open",
+        ),
+        ("a.csv", 'prompt,chosen,rejected\n"x"y,a,b\n', "the row that begins on line 2: "),
+        ("a.parquet", "hello", "none is a JSON object. .*a.parquet, row 1: Expecting value"),
+        ("a.jsonl", "[1,2]\n3\n", "none is a JSON object. .*a.jsonl, row 1: an array of 2"),
+        ("a.jsonl", "", "nothing stands in .*a.jsonl"),
+        ("a.json", '[{"prompt": "x"}, {"prompt": "y"', "it ends in the middle of row 2"),
+        ("a.json", '[{"prompt": "x"}, {"prompt": "y', "it ends in the middle of row 2"),
+        ("a.json", '[{"prompt": "x"},\n', "it ends behind row 1, and its array is not closed"),
+        ("a.json", '[{"prompt": "x"}, {prompt: "y"}, {}]', "row 2: Expecting property name .* at 'prompt: "),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_by_name_and_place(
+    name: str, content: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=told) as refused:
+        convert([str(tmp_path / name)], str(tmp_path / "new.jsonl"))
+    assert name in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_told_by_the_name_that_the_help_has(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^FROM is .*nope.jsonl', but there is no such file"):
+        convert([str(tmp_path / "nope.jsonl")], str(tmp_path / "new.jsonl"))
