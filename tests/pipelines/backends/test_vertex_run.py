@@ -114,24 +114,23 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(place, tmp_
         storage.put("data/part-1.jsonl", rows(preferences[:30]))
         storage.put("data/part-2.jsonl", rows(preferences[30:]))
         storage.put("prompts.jsonl", rows({"input_text": f"Create {number}, please."} for number in range(40)))
-        storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(80)))
+        storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(150)))
         values = {
             "preference_dataset": "gs://bucket/data/*.jsonl",
             "supervise_on_preferred": True,
-            "supervised_train_steps": 3,
+            # Enough to be shown better than the base model, without which nothing is deployed.
+            "supervised_train_steps": 150,
+            "supervised_learning_rate_multiplier": 50.0,
             "prompt_dataset": "gs://bucket/prompts.jsonl",
             "eval_dataset": "gs://bucket/eval.jsonl",
             "large_model_reference": "gs://bucket/base",
             "model_display_name": "tiny",
             "prompt_sequence_length": 48,
             "target_sequence_length": 8,
-            # Enough to be shown better than the base model, without which nothing is deployed.
             "reward_model_train_steps": 25,
             "reward_model_max_epochs": 0.0,
             "reward_model_learning_rate_multiplier": 50.0,
-            "reinforcement_learning_train_steps": 40,
-            "reinforcement_learning_rate_multiplier": 50.0,
-            "kl_coeff": 0.01,
+            "reinforcement_learning_train_steps": 8,
             "batch_size": 8,
             "judge": "language_model",
             "judge_model": "judge-1",
@@ -163,9 +162,9 @@ def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(place, tmp_
         assert {"champion", "default"} <= set(version.version_aliases)
         assert place.answers
         manifest = json.loads((mount / version.artifact_uri.removeprefix("gs://") / "manifest.json").read_text())
-        assert manifest["parameters"]["reinforcement_learning_train_steps"] == 40
+        assert manifest["parameters"]["reinforcement_learning_train_steps"] == 8
         assert manifest["base_model"] == "gs://bucket/base"
-        assert manifest["supervised"]["train_steps"] == 3
+        assert manifest["supervised"]["train_steps"] == 150
         (report,) = (mount / "outputs" / "runs").glob("**/evaluate/report")
         times = report.read_text().split('id="time"')[1].split("</section>")[0]
         assert all(
