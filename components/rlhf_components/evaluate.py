@@ -28,7 +28,6 @@ def evaluate(
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
     temperature: float = 1.0,
-    batch_size: int = 64,
     seed: int = 0,
     inference_engine: str = "auto",
     scorer: str = "",
@@ -82,7 +81,6 @@ def evaluate(
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         temperature: At which the answers were sampled.
-        batch_size: Most prompts of a batch, of answers of the models before the tuned one.
         seed: Of those answers.
         inference_engine: What samples them: own, vllm or auto.
         scorer: A program that knows the true quality, such as house_style for the sample; empty for none.
@@ -135,7 +133,6 @@ def evaluate(
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
             temperature=temperature,
-            batch_size=batch_size,
             seed=seed,
             inference_engine=inference_engine,
             scorer=scorer,

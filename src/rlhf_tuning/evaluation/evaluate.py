@@ -59,7 +59,6 @@ class EvaluationConfig:
     prompt_sequence_length: int = 512
     target_sequence_length: int = 64
     temperature: float = 1.0
-    batch_size: int = 64
     seed: int = 0
     inference_engine: str = "auto"
     scorer: str = ""

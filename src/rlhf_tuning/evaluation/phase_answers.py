@@ -129,7 +129,6 @@ def answer_before(
                     prompt_sequence_length=config.prompt_sequence_length,
                     target_sequence_length=config.target_sequence_length,
                     temperature=config.temperature,
-                    batch_size=config.batch_size,
                     seed=config.seed,
                     dtype=config.dtype,
                     inference_engine=config.inference_engine,
