@@ -144,6 +144,16 @@ def check_context(model: Any, *, prompt_sequence_length: int, target_sequence_le
     )
 
 
+def beside(*, full: bool, copies: int = 0) -> int:
+    """Return the bytes that learning needs beside each weight.
+
+    Args:
+        full: Whether all weights learn; otherwise those that do are few.
+        copies: Further copies of the weights, where all learn.
+    """
+    return LEARNING + copies * torch.float32.itemsize if full else 0
+
+
 def check_memory(reference: str, *, dtype: torch.dtype, rank: str = "", full: bool = False, copies: int = 0) -> None:
     """Refuse, before it is loaded, a model that cannot fit on a GPU, whether it learns or only answers.
 
@@ -164,12 +174,12 @@ def check_memory(reference: str, *, dtype: torch.dtype, rank: str = "", full: bo
     if memory is None:
         return
     weight = torch.float32.itemsize if full else dtype.itemsize
-    beside = LEARNING + copies * weight if full else 0
+    extra = beside(full=full, copies=copies)
     all_weights, layers = _weight_counts(reference)
-    needed = (weight + beside) * all_weights
-    if layers and is_too_large(reference, torch.float32 if full else dtype, beside=beside):
+    needed = (weight + extra) * all_weights
+    if layers and is_too_large(reference, torch.float32 if full else dtype, beside=extra):
         # A part of every layer, and two layers whole: the one at work and the next.
-        needed -= (weight + beside) * (sum(layers) - sum(layers) // environment.process_count())
+        needed -= (weight + extra) * (sum(layers) - sum(layers) // environment.process_count())
         needed += dtype.itemsize * 2 * max(layers)
     if needed > memory:
         doing = f"training it with {rank} {0 if full else 'above 0'}" if rank else "answering with it"

@@ -26,19 +26,18 @@ from typing import Any
 import torch
 
 from rlhf_tuning import environment, step
-from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.importer import ALL_HELD_OUT, Part, sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.limits import check_label_smoothing, check_limits, check_samples
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
-from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, packing
 from rlhf_tuning.statistics import MeanEstimate
 from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher
 from rlhf_tuning.training.held_out_preferences import log_probabilities_of, of_own_answers, of_pairs, warning
+from rlhf_tuning.training.loading import load_base, load_text_format
 from rlhf_tuning.training.trainer_settings import (
     check_steps,
     drop_printing,
@@ -165,12 +164,7 @@ def train_on_preferences(
     # 1. Encode the preferences.
     share_of_batch = processes.share(config.batch_size, environment.process_count())
     processes.join()
-    tokenizer = load_tokenizer(config.large_model_reference)
-    text_format = TextFormat(
-        tokenizer,
-        prompt_sequence_length=config.prompt_sequence_length,
-        target_sequence_length=config.target_sequence_length,
-    )
+    text_format = load_text_format(config)
     preferences = sample_canonical(preferences_path, most=sys.maxsize, seed=config.seed, part=config.part)
     if not preferences:
         raise DataError(ALL_HELD_OUT)
@@ -189,22 +183,7 @@ def train_on_preferences(
 
     # 2. Load the model, and ask it what it says before it learns: it is the reference.
     lora = config.adapter_size > 0
-    compute = base_model.choose_dtype(config.dtype)
-    base_model.check_memory(config.large_model_reference, dtype=compute, rank="adapter_size", full=not lora)
-    base_model.check_disk(config.large_model_reference, output=Path(model_dir), full=not lora)
-    torch.manual_seed(config.seed)
-    model = base_model.load_causal_lm(
-        config.large_model_reference,
-        dtype=compute if lora else torch.float32,
-        shard=True,
-        beside=0 if lora else LEARNING,
-        compute=compute,
-    )
-    base_model.check_context(
-        model,
-        prompt_sequence_length=config.prompt_sequence_length,
-        target_sequence_length=config.target_sequence_length,
-    )
+    model, compute = load_base(config, rank="adapter_size", output=Path(model_dir), seed=config.seed)
     share = _shares_prompts(model, rows, compute)
     for some, which in ((rows, "to learn from"), (measured, "set aside")):
         known = log_probabilities_of(model, some, share=share, compute=compute, label=f"reference, preferences {which}")
@@ -256,7 +235,7 @@ def train_on_preferences(
             model=model,
             args=one_device(arguments),
             train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
+            processing_class=text_format.tokenizer,
             callbacks=[log],
             peft_config=new_adapter(model, config.adapter_size),
         )
@@ -304,7 +283,7 @@ def train_on_preferences(
     lanes.let_go()
     if environment.is_main_process():
         settings = {"method": "preference", **asdict(config)}
-        save_tuned_model(tuned, weights, tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
+        save_tuned_model(tuned, weights, text_format.tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
     checkpoints.remove()
     return found
 

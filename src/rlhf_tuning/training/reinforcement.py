@@ -20,7 +20,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,19 +27,17 @@ from typing import Any
 import torch
 
 from rlhf_tuning import environment, step
-from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_exploration, check_limits, check_target_kl
 from rlhf_tuning.models import base_model, reward_model
-from rlhf_tuning.models.text_format import TextFormat
-from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.models.warm_start import WEIGHTS_FILE, adapter_folder
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
 from rlhf_tuning.training.checkpoints import Checkpoints
+from rlhf_tuning.training.loading import load_base, load_text_format
 from rlhf_tuning.training.on_policy import Shaping, on_policy
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
@@ -166,12 +163,7 @@ def train_policy(
     # 1. Encode the prompts.
     share = processes.share(config.batch_size, environment.process_count())
     processes.join()
-    tokenizer = load_tokenizer(config.large_model_reference)
-    text_format = TextFormat(
-        tokenizer,
-        prompt_sequence_length=config.prompt_sequence_length,
-        target_sequence_length=config.target_sequence_length,
-    )
+    text_format = load_text_format(config)
     most = max(config.reinforcement_learning_train_steps * config.batch_size, MOST_SPARE_ROWS)
     conversations = [row["prompt"] for row in sample_canonical(prompts_path, most=most, seed=config.seed)]
     if not conversations:
@@ -186,32 +178,16 @@ def train_policy(
 
     # 2. Load the policy.
     lora = config.lora_dim > 0
-    compute = base_model.choose_dtype(config.dtype)
-    reference_copy = not lora and config.measures_kl
-    base_model.check_memory(
-        config.large_model_reference, dtype=compute, rank="lora_dim", full=not lora, copies=int(reference_copy)
-    )
-    base_model.check_disk(config.large_model_reference, output=Path(model_dir), full=not lora)
-    torch.manual_seed(config.seed)
-    beside = 0 if lora else LEARNING + torch.float32.itemsize * reference_copy
-    weights_dtype = compute if lora else torch.float32
-    load = partial(
-        base_model.load_causal_lm,
-        config.large_model_reference,
-        dtype=weights_dtype,
-        shard=True,
-        beside=beside,
-        compute=compute,
-    )
-    policy = load()
-    base_model.check_context(
-        policy,
-        prompt_sequence_length=config.prompt_sequence_length,
-        target_sequence_length=config.target_sequence_length,
-    )
+    copies = int(not lora and config.measures_kl)
+    policy, compute = load_base(config, rank="lora_dim", output=Path(model_dir), seed=config.seed, copies=copies)
+    beside = base_model.beside(full=not lora, copies=copies)
 
     # TRL would load one by itself: whole, and without what loading does here.
-    reference = load() if reference_copy else None
+    reference = None
+    if copies:
+        reference = base_model.load_causal_lm(
+            config.large_model_reference, dtype=torch.float32, shard=True, beside=beside, compute=compute
+        )
 
     # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
     # The answers to a prompt stay together, so that they can share it. A lane of a CPU is as busy with those to one prompt.
@@ -279,7 +255,7 @@ def train_policy(
             args=one_device(arguments),
             reward_funcs=scorer,
             train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
+            processing_class=text_format.tokenizer,
             callbacks=[log],
             # A plain model and a new adapter: handed a trained one, TRL would take that for the reference.
             peft_config=_adapter(config, policy),
@@ -346,7 +322,7 @@ def train_policy(
     lanes.let_go()
     if environment.is_main_process():
         settings = {"method": "reinforcement", **asdict(config)}
-        save_tuned_model(model, weights, tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
+        save_tuned_model(model, weights, text_format.tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
     checkpoints.remove()
     return final
 

@@ -38,7 +38,6 @@ from typing import Any
 import torch
 
 from rlhf_tuning import environment, step
-from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.held_out import set_aside
 from rlhf_tuning.data.importer import ALL_HELD_OUT, Part, read_canonical, sample_canonical
 from rlhf_tuning.distributed import processes, sharding
@@ -49,11 +48,11 @@ from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.reward_model import EVALUATION, SCORES, RewardModel, reward_model_of, write_metadata
 from rlhf_tuning.models.text_format import Conversation, TextFormat, conversation_key
-from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, linear, packing
 from rlhf_tuning.statistics import MeanEstimate
 from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, of_margins
+from rlhf_tuning.training.loading import load_base, load_text_format
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
     check_steps,
@@ -179,8 +178,8 @@ def train_reward_model(
     folder.mkdir(parents=True, exist_ok=True)
 
     # 1. Encode the preferences.
-    tokenizer = load_tokenizer(config.large_model_reference)
-    text_format = _text_format(tokenizer, config)
+    text_format = load_text_format(config)
+    tokenizer = text_format.tokenizer
     most = max(config.most_steps * config.batch_size, MOST_SPARE_ROWS)
     preferences = sample_canonical(preferences_path, most=most, seed=config.seed, part=config.part)
     if not preferences and config.held_out:
@@ -199,22 +198,13 @@ def train_reward_model(
     )
 
     # 2. Build the model: the base with a fresh score head.
-    torch.manual_seed(config.seed + config.held_out)
     lora = config.reward_lora_dim > 0
-    compute = base_model.choose_dtype(config.dtype)
-    base_model.check_memory(config.large_model_reference, dtype=compute, rank="reward_lora_dim", full=not lora)
-    base_model.check_disk(config.large_model_reference, output=None if lora else folder, full=not lora)
-    model = base_model.load_scoring_model(
-        config.large_model_reference,
-        dtype=compute if lora else torch.float32,
-        shard=True,
-        beside=0 if lora else LEARNING,
-        compute=compute,
-    )
-    base_model.check_context(
-        model,
-        prompt_sequence_length=config.prompt_sequence_length,
-        target_sequence_length=config.target_sequence_length,
+    model, compute = load_base(
+        config,
+        rank="reward_lora_dim",
+        output=None if lora else folder,
+        seed=config.seed + config.held_out,
+        scores=True,
     )
     model.config.pad_token_id = tokenizer.pad_token_id
 
@@ -347,14 +337,6 @@ def train_reward_model(
         f"'the longer answer wins' agrees with {evaluation['longer_wins_accuracy']:.1%}"
     )
     return evaluation
-
-
-def _text_format(tokenizer: Any, config: RewardModelConfig) -> TextFormat:
-    return TextFormat(
-        tokenizer,
-        prompt_sequence_length=config.prompt_sequence_length,
-        target_sequence_length=config.target_sequence_length,
-    )
 
 
 def _encoded(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:

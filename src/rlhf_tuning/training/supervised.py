@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from rlhf_tuning import environment
-from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.data.importer import sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
@@ -26,11 +25,11 @@ from rlhf_tuning.evaluation.evaluate import answer_log_probabilities
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import TextFormat
-from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.statistics import MeanEstimate
 from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, of_answers
+from rlhf_tuning.training.loading import load_base, load_text_format
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
     check_steps,
@@ -129,12 +128,7 @@ def train_supervised(
     # 1. Encode the demonstrations.
     share = processes.share(config.batch_size, environment.process_count())
     processes.join()
-    tokenizer = load_tokenizer(config.large_model_reference)
-    text_format = TextFormat(
-        tokenizer,
-        prompt_sequence_length=config.prompt_sequence_length,
-        target_sequence_length=config.target_sequence_length,
-    )
+    text_format = load_text_format(config)
     most = max(config.train_steps * config.batch_size, MOST_SPARE_ROWS)
     learnt = _encoded(sample_canonical(demonstrations_path, most=most, seed=config.seed), text_format)
     most = min(max(config.evaluation_interval * config.batch_size // 2, _MEASURED[0]), _MEASURED[1])
@@ -148,22 +142,7 @@ def train_supervised(
 
     # 2. Load the model.
     lora = config.lora_dim > 0
-    compute = base_model.choose_dtype(config.dtype)
-    base_model.check_memory(config.large_model_reference, dtype=compute, rank="lora_dim", full=not lora)
-    base_model.check_disk(config.large_model_reference, output=Path(model_dir), full=not lora)
-    torch.manual_seed(config.seed)
-    model = base_model.load_causal_lm(
-        config.large_model_reference,
-        dtype=compute if lora else torch.float32,
-        shard=True,
-        beside=0 if lora else LEARNING,
-        compute=compute,
-    )
-    base_model.check_context(
-        model,
-        prompt_sequence_length=config.prompt_sequence_length,
-        target_sequence_length=config.target_sequence_length,
-    )
+    model, compute = load_base(config, rank="lora_dim", output=Path(model_dir), seed=config.seed)
 
     # 3. Build the trainer.
     together = passes(
@@ -210,7 +189,7 @@ def train_supervised(
             model=model,
             args=one_device(arguments),
             train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
+            processing_class=text_format.tokenizer,
             callbacks=[log],
             peft_config=new_adapter(model, config.lora_dim),
         )
@@ -255,7 +234,7 @@ def train_supervised(
     lanes.let_go()
     if environment.is_main_process():
         settings = {"method": "supervised", **asdict(config)}
-        save_tuned_model(tuned, weights, tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
+        save_tuned_model(tuned, weights, text_format.tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
     checkpoints.remove()
     return found
 
