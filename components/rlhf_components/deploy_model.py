@@ -10,6 +10,7 @@ def deploy_model(
     evaluation: dsl.Input[dsl.Artifact],
     model_resource_name: str,
     deploy_model: bool = True,
+    require_approval: bool = False,
     serving_endpoint: str = "dedicated",
     project: str = "",
     location: str = "",
@@ -23,6 +24,7 @@ def deploy_model(
         evaluation: The comparison with the base model, whose prompts are tried.
         model_resource_name: What was uploaded; it knows the machine that it is served on.
         deploy_model: Whether to deploy at all.
+        require_approval: Whether a person approves the model first, which deploys it.
         serving_endpoint: What a new endpoint is: dedicated or shared.
         project: Google Cloud project of the endpoint; the run's own when empty.
         location: Google Cloud region of the endpoint; the run's own when empty.
@@ -42,6 +44,9 @@ def deploy_model(
     with running_step("Deploy Tuned Model"):
         if not deploy_model:
             say("Not deployed, as deploy_model says: the model is in the registry, and no endpoint was touched")
+            return ""
+        if require_approval:
+            say("Not deployed before it is approved, and no endpoint was touched")
             return ""
         with open(evaluation.path, encoding="utf-8") as stream:
             prompts = read_prompts(json.load(stream))

@@ -54,6 +54,7 @@ def evaluate(
     gate_max_empty_rise: float = 0.1,
     gate_max_repetitive_rise: float = 0.1,
     gate_max_refusal_rise: float = 0.1,
+    require_approval: bool = False,
 ) -> NamedTuple("Outputs", [("promote", bool)]):  # type: ignore[valid-type]
     """Compare the tuned model's answers with the champion's, prompt by prompt, and decide which is champion from now on.
 
@@ -109,9 +110,10 @@ def evaluate(
         gate_max_empty_rise: Rise of the share of empty answers to rule out; 0 for no limit.
         gate_max_repetitive_rise: Rise of the share of repetitive answers to rule out; 0 for no limit.
         gate_max_refusal_rise: Rise of the share of refusals to rule out, unless people prefer them; 0 for no limit.
+        require_approval: Whether a person approves what the gate promotes, which the report then says.
 
     Returns:
-        promote: Whether the tuned model takes the champion's place.
+        promote: Whether the gate lets the tuned model take the champion's place.
     """
     from rlhf_tuning.evaluation import evaluate as comparison
     from rlhf_tuning.evaluation.export_check import check_export, condition_of
@@ -156,6 +158,7 @@ def evaluate(
             gate_max_empty_rise=gate_max_empty_rise,
             gate_max_repetitive_rise=gate_max_repetitive_rise,
             gate_max_refusal_rise=gate_max_refusal_rise,
+            require_approval=require_approval,
         )
         export = check_export(
             large_model_reference,

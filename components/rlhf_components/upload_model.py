@@ -24,6 +24,7 @@ def upload_model(
     model_display_name: str = "",
     instruction: str = "",
     registry_dir: str = "",
+    require_approval: bool = False,
     deploy_model: bool = True,
 ) -> NamedTuple("Outputs", [("model_resource_name", str), ("endpoint_resource_name", str)]):  # type: ignore[valid-type]
     """Register the tuned model as a new version, with a manifest of what made it.
@@ -44,6 +45,7 @@ def upload_model(
         model_display_name: Name in the registry; made from the base model's name when empty.
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         registry_dir: Folder of the registry; its default place when empty.
+        require_approval: Whether a promoted model stays `challenger` until a person approves it.
         deploy_model: Whether to rehearse the deployment of a promoted model: to serve it with vLLM, where there is one, ask
             it, and stop it.
 
@@ -73,8 +75,8 @@ def upload_model(
             registry_dir=registry_dir,
             promote=promote,
             champion=champion,
+            require_approval=require_approval,
         )
-        say(f"Registered {version.resource_name} ({', '.join(version.aliases)})")
         if deploy_model and promote:
             from rlhf_tuning.promotion.rehearsal import rehearse
 

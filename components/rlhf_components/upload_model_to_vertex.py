@@ -25,6 +25,9 @@ def upload_model_to_vertex(
     instruction: str = "",
     serving_machine: str = "",
     serving_image: str = "",
+    require_approval: bool = False,
+    deploy_model: bool = True,
+    serving_endpoint: str = "dedicated",
     project: str = "",
     location: str = "",
     run_project: str = "",
@@ -50,6 +53,9 @@ def upload_model_to_vertex(
         instruction: The instruction that the model was tuned with, put before prompts again when it is called.
         serving_machine: What it is to be served on, such as l4 or a100-80gb-x2; the cheapest that it fits on when empty.
         serving_image: Another build of vLLM with the routes of Model Garden's, which is taken when empty.
+        require_approval: Whether a promoted model stays `challenger` until a person approves it.
+        deploy_model: Whether it is deployed then.
+        serving_endpoint: What a new endpoint is then: dedicated or shared.
         project: Google Cloud project of the registry; the run's own when empty.
         location: Google Cloud region of the registry; the run's own when empty.
         run_project: Google Cloud project in which the pipeline runs, where it runs there.
@@ -59,16 +65,20 @@ def upload_model_to_vertex(
     Returns:
         projects/PROJECT/locations/LOCATION/models/ID@VERSION.
     """
+    import json
     from pathlib import Path
 
     from rlhf_tuning.google_cloud.vertex_api import VertexApi
+    from rlhf_tuning.google_cloud.vertex_endpoint import read_prompts
     from rlhf_tuning.google_cloud.vertex_registry import cloud_storage_uri, present_champion, upload_to_vertex
+    from rlhf_tuning.promotion.approval import ask_on_vertex
     from rlhf_tuning.promotion.upload import aliases, generated_name, model_manifest, preference_rows
     from rlhf_tuning.step import running_step, say
 
     with running_step("Upload Tuned Model"):
         api = VertexApi(project=project or run_project, location=location or run_location)
         name = model_display_name or generated_name(large_model_reference)
+        called = aliases(promote, champion, present_champion(api, name), require_approval=require_approval)
         uploaded = upload_to_vertex(
             api,
             model_dir=model.path,
@@ -93,7 +103,16 @@ def upload_model_to_vertex(
             serving_machine=serving_machine,
             serving_image=serving_image,
             encryption_spec_key_name=encryption_spec_key_name,
-            aliases=aliases(promote, champion, present_champion(api, name)),
+            aliases=called.aliases,
         )
         say(f"Registered {uploaded.resource_name}")
+        if called.waits:
+            deployment = {
+                "prompts": read_prompts(json.loads(Path(evaluation.path).read_text(encoding="utf-8"))),
+                "dedicated": serving_endpoint == "dedicated",
+                "encryption_spec_key_name": encryption_spec_key_name,
+            }
+            ask_on_vertex(
+                api, uploaded.resource_name, champion=champion, deployment=deployment if deploy_model else None
+            )
     return uploaded.resource_name

@@ -62,6 +62,7 @@ SET_BY_COMPARISON = (
     "model_display_name",
     "registry_dir",
     "deploy_model",
+    "require_approval",
     "evaluation_data_uri",
     "default_context",
     "supervised_dataset",

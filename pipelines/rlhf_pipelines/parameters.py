@@ -89,6 +89,7 @@ _OF_EVERY_METHOD = (
     "gate_max_empty_rise",
     "gate_max_repetitive_rise",
     "gate_max_refusal_rise",
+    "require_approval",
 )
 
 #: Pipeline to its parameters. To add a pipeline: its file in `rlhf_pipelines/`, which defines a function of that name and

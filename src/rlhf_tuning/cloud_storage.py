@@ -128,6 +128,30 @@ def write(bucket: str, name: str, stream: BinaryIO, size: int) -> None:
     blob.upload_from_file(stream, size=size, retry=_retry(), timeout=_STALL_SECONDS, checksum="crc32c")
 
 
+def read_text(address: str) -> str:
+    """Return the text of a `gs://` object, through the mount where there is one.
+
+    Raises:
+        FileNotFoundError: If there is no such object.
+    """
+    if (path := mounted(address)) is not None:
+        return path.read_text(encoding="utf-8")
+    found = find(*split(address))
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), address)
+    with found.open() as stream:
+        return stream.read().decode()
+
+
+def write_text(address: str, text: str) -> None:
+    """Write a `gs://` object, through the mount where there is one."""
+    if (path := mounted(address)) is not None:
+        path.write_text(text, encoding="utf-8")
+        return
+    content = text.encode()
+    write(*split(address), io.BytesIO(content), len(content))
+
+
 def delete(bucket: str, name: str) -> None:
     """Delete an object; nothing where there is none."""
     from google.api_core import exceptions as api

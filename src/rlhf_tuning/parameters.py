@@ -401,6 +401,12 @@ PARAMETERS: dict[str, Parameter] = {
             "Rise of the share of refusals that must be ruled out, unless people prefer them; 0 for no limit.",
             Limit(0, 1),
         ),
+        Parameter(
+            "require_approval",
+            bool,
+            False,
+            "Let what the gate promotes wait for a person, who approves it (rlhf approve) or rejects it.",
+        ),
         # Of a tune that recurs.
         Parameter(
             "min_new_preferences",

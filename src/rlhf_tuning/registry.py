@@ -1,9 +1,9 @@
-"""A model registry in a folder: numbered versions that never change, and aliases that move.
+"""A model registry in a folder: numbered versions whose files never change, and aliases that move.
 
     REGISTRY_DIR/NAME/versions/3/model/          the model that plain transformers loads
                                  adapter/        its LoRA adapter, when there is one
                                  preference_rows.bin   which preferences it was trained on, when that is known
-                                 manifest.json   what the caller said about it
+                                 manifest.json   what the caller said about it, and what is decided of it later
                                  version.json    when it was registered and the digest of every file
     REGISTRY_DIR/NAME/aliases.json               {"champion": 2, "default": 2, "challenger": 3}
 
@@ -34,7 +34,7 @@ from rlhf_tuning.errors import ModelError, RunError
 DEFAULT_ALIAS = "default"
 #: The version that a new one must beat.
 CHAMPION_ALIAS = "champion"
-#: The newest version that did not beat the champion.
+#: The newest version that did not beat the champion, or beat it and waits for approval.
 CHALLENGER_ALIAS = "challenger"
 #: Where there is no champion, what a recurring run's new rows are held against, so that it does not learn the same again.
 CHAMPIONS = (CHAMPION_ALIAS, DEFAULT_ALIAS, CHALLENGER_ALIAS)
@@ -165,6 +165,36 @@ def register_model(
     with _locked(folder):
         _write_aliases(folder, {**_read_aliases(folder), **dict.fromkeys(aliases, version)})
     return _load(folder, version, _read_aliases(folder))
+
+
+def amend_version(
+    version: ModelVersion,
+    change: Callable[[ModelVersion], Mapping[str, object]],
+    *,
+    aliases: Collection[str] = (),
+    without: Collection[str] = (),
+) -> ModelVersion:
+    """Change what is said of a version, and what it is called; its files stay as they are.
+
+    Args:
+        version: The version.
+        change: Returns its manifest from now on. It is given the version as it is then, when nobody else can change the
+            model. What it raises leaves all as it was.
+        aliases: Names that are to mean this version from now on.
+        without: Names that are not to mean it any more.
+
+    Raises:
+        ModelError: If the manifest is not JSON.
+    """
+    folder = version.path.parent.parent
+    with _locked(folder):
+        named = _read_aliases(folder)
+        manifest = _manifest_text(change(_load(folder, version.version, named)))
+        kept = {alias: number for alias, number in named.items() if number != version.version or alias not in without}
+        # The aliases first: who fails between the two can do it again.
+        _write_aliases(folder, {**kept, **dict.fromkeys(aliases, version.version)})
+        _replace(version.path / "manifest.json", manifest)
+        return _load(folder, version.version, _read_aliases(folder))
 
 
 def check_writable(registry_dir: Path | None = None) -> None:
@@ -494,12 +524,17 @@ def _read_aliases(folder: Path) -> dict[str, int]:
 
 
 def _write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
-    descriptor, staging = tempfile.mkstemp(prefix=".aliases-", dir=folder)
+    _replace(folder / "aliases.json", json.dumps(dict(sorted(aliases.items())), indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    descriptor, staging = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)
     try:
         with open(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(dict(sorted(aliases.items())), indent=2) + "\n")
+            stream.write(text)
         Path(staging).chmod(0o644)
-        Path(staging).replace(folder / "aliases.json")
+        Path(staging).replace(path)
     finally:
         Path(staging).unlink(missing_ok=True)
 

@@ -130,6 +130,7 @@ VALUES = {
     "instruction": "Be brief.",
     "registry_dir": "",
     "deploy_model": True,
+    "require_approval": False,
     "serving_machine": "",
     "serving_image": "europe-docker.pkg.dev/p/r/vllm:1",
     "serving_endpoint": "shared",
@@ -218,6 +219,29 @@ def test_a_model_that_is_not_promoted_is_a_version_and_touches_no_endpoint(verte
     ((version,),) = vertex.versions.values()
     assert "challenger" in version.version_aliases
     assert "champion" not in version.version_aliases
+
+
+def test_what_waits_for_approval_is_deployed_once_it_is_approved(vertex, tmp_path, capsys, monkeypatch):
+    answer = {"predictions": [{"choices": [{"message": {"content": "A quiet park."}}]}]}
+    vertex.serve = lambda model, body: Reply(body=json.dumps(answer).encode())
+    outputs, output = run_phase("vertex", tmp_path, on_vertex(vertex, tmp_path), require_approval=True)
+    assert outputs, output
+    assert outputs["endpoint_resource_name"] == ""
+    assert "no endpoint was touched" in output
+    model = outputs["model_resource_name"]
+    assert f"rlhf approve {model} --reason" in output
+    ((version,),) = vertex.versions.values()
+    assert "champion" not in version.version_aliases
+    assert not vertex.received("CreateEndpoint")
+    monkeypatch.setattr("rlhf_tuning.environment.GCS_MOUNT", tmp_path / "mount")
+    asked = [model, "--reason", "Read 30 answers", "--by", "anna", "--api-endpoint", vertex.rest]
+    assert main(["approve", *asked]) == 0
+    (endpoint,) = vertex.of_kind(v1.Endpoint)
+    assert f"It is deployed to {endpoint.name}" in capsys.readouterr().out
+    assert not endpoint.dedicated_endpoint_enabled
+    assert "champion" in version.version_aliases
+    assert main(["reject", *asked]) == 2
+    assert "was approved by anna" in capsys.readouterr().err
 
 
 def test_the_kubeflow_phase_refuses_a_model_that_kserve_cannot_read(tmp_path):

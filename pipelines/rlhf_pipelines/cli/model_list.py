@@ -19,28 +19,30 @@ _MEASURES = {
     "demonstrated": "held-out answers",
     "reward": "the optimised reward",
 }
-_HEADINGS = ("MODEL", "VERSION", "ALIASES", "CREATED", "BASE MODEL", "WIN RATE")
+_HEADINGS = ("MODEL", "VERSION", "ALIASES", "CREATED", "BASE MODEL", "WIN RATE", "APPROVAL")
 
 
 def as_table(models: Sequence["ModelVersion"]) -> str:
-    """Return the models as aligned columns. The win rate is the tuned model's over its base model."""
+    """Return the models as aligned columns. The win rate is the tuned model's over its base model.
+
+    What waits for approval, or did, has a column where there is such a model.
+    """
     if not models:
         return "The registry holds no model yet. `rlhf run --sample` makes one."
     rows = [
-        _HEADINGS,
-        *(
-            (
-                _name(model),
-                str(model.version),
-                ", ".join(model.aliases) or "-",
-                model.created[:16].replace("T", " "),
-                str(model.manifest.get("base_model", "-")),
-                _win_rate(model.manifest),
-            )
-            for model in models
-        ),
+        (
+            _name(model),
+            str(model.version),
+            ", ".join(model.aliases) or "-",
+            model.created[:16].replace("T", " "),
+            str(model.manifest.get("base_model", "-")),
+            _win_rate(model.manifest),
+            _approval(model.manifest),
+        )
+        for model in models
     ]
-    return text_table(rows)
+    asked = any(row[-1] for row in rows)
+    return text_table([row if asked else row[:-1] for row in (_HEADINGS, *rows)])
 
 
 def as_json(models: Sequence["ModelVersion"]) -> str:
@@ -67,6 +69,13 @@ def _name(model: "ModelVersion") -> str:
     """Return the name in the registry, and the one that the run was given where that is another."""
     given = str(model.manifest.get("display_name") or model.name)
     return model.name if given == model.name else f"{model.name} ({given})"
+
+
+def _approval(manifest: Mapping[str, object]) -> str:
+    approval = manifest.get("approval")
+    if not isinstance(approval, dict):
+        return ""
+    return f"{approval['status']} by {approval['by']}" if "by" in approval else "waits"
 
 
 def _win_rate(manifest: Mapping[str, object]) -> str:

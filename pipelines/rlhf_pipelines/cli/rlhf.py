@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from rlhf_pipelines.cli.command_line import fail
 from rlhf_pipelines.cli.commands import (
+    approve,
     compare,
     compare_methods,
     compile,
@@ -40,6 +41,7 @@ COMMANDS = (
     compare,
     compare_methods,
     models,
+    approve,
     predict,
     serve,
     compile,

@@ -82,6 +82,7 @@ class EvaluationConfig:
     gate_max_empty_rise: float = GateConfig.gate_max_empty_rise
     gate_max_repetitive_rise: float = GateConfig.gate_max_repetitive_rise
     gate_max_refusal_rise: float = GateConfig.gate_max_refusal_rise
+    require_approval: bool = False
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -302,6 +303,7 @@ def decide_promotion(
         tastes=tastes(human_choices(eval_preferences_path, MOST_EVAL_ROWS)),
         earlier_tries=earlier_tries,
         chose_checkpoint=_was_chosen(adapter_dir),
+        needs_approval=config.require_approval,
         **({"method": registry.method_of(adapter_dir)} if adapter_dir else {}),
     )
     text = json.dumps(decision.as_json(), ensure_ascii=False, indent=1)

@@ -121,20 +121,30 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """The gate's answer and all that it rests on; `judge` is who could promote, empty where nobody could."""
+    """The gate's answer and all that it rests on.
+
+    Args:
+        champion: How people call the champion.
+        conditions: All must hold.
+        judge: Who could promote; empty where nobody could.
+        needs_approval: Whether a person approves what the gate promotes.
+    """
 
     champion: str
     conditions: tuple[Condition, ...]
     judge: str = ""
+    needs_approval: bool = False
 
     @property
     def promote(self) -> bool:
-        """Say whether the challenger takes the champion's place."""
+        """Say whether the challenger may take the champion's place."""
         return all(condition.holds is not False for condition in self.conditions)
 
     @property
     def headline(self) -> str:
         """Return the decision in a sentence."""
+        if self.promote and self.needs_approval:
+            return f"Waits for approval: the gate lets the tuned model take the place of {self.champion}."
         if self.promote:
             return f"Promoted: the tuned model takes the place of {self.champion}."
         nobody = "" if self.judge else " Nobody independent judged."
@@ -146,6 +156,7 @@ class Decision:
             "promote": self.promote,
             "champion": self.champion,
             "judge": self.judge,
+            "needs_approval": self.needs_approval,
             "conditions": [asdict(condition) for condition in self.conditions],
         }
 
@@ -160,6 +171,7 @@ def decide(
     earlier_tries: int = 0,
     chose_checkpoint: bool = False,
     method: str = "reinforcement",
+    needs_approval: bool = False,
 ) -> Decision:
     """Return whether the tuned model of `summary` may take the place of the model it is compared with.
 
@@ -173,6 +185,7 @@ def decide(
         chose_checkpoint: Whether the held-out reward model, or the held-out answers, chose which checkpoint is the
             challenger.
         method: What made the challenger, of `registry.METHODS`; it decides what would help.
+        needs_approval: Whether a person approves what the gate promotes.
     """
     rows = {row.name: row for row in summary.rows}
     judge = next((wins for wins in summary.measured if wins.independent and wins.trusted), None)
@@ -193,7 +206,12 @@ def decide(
         *(_no_rise(rows.get(name), *rise, (tastes or {}).get(name), advice.bad) for name, rise in rises.items()),
         *also,
     ]
-    return Decision(champion=champion, conditions=tuple(conditions), judge=judge.measure if judge else "")
+    return Decision(
+        champion=champion,
+        conditions=tuple(conditions),
+        judge=judge.measure if judge else "",
+        needs_approval=needs_approval,
+    )
 
 
 def decision_text(decision: Decision) -> str:

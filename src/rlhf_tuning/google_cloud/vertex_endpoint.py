@@ -14,7 +14,7 @@ from typing import Any
 
 from rlhf_tuning.errors import ModelError, RlhfError, RunError, UserError
 from rlhf_tuning.google_cloud.vertex_api import Json, VertexApi
-from rlhf_tuning.google_cloud.vertex_registry import OURS, ours, resource_id, serving_plan
+from rlhf_tuning.google_cloud.vertex_registry import OURS, ours, resource_id, serving_plan, version_name
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.serving import vllm
 from rlhf_tuning.serving.vllm import MACHINES, ServingPlan
@@ -207,8 +207,7 @@ def _undeploy_earlier(api: VertexApi, endpoint: str, model: Json, deployed_id: s
 
 def _deployed_id(model: Mapping[str, Any]) -> str:
     """Return the id of a version's deployment. It is ours to choose, and an endpoint takes each but once."""
-    name = f"{model['name'].partition('@')[0]}@{model['versionId']}"
-    return str(10**9 + int(hashlib.sha256(name.encode()).hexdigest(), 16) % (9 * 10**9))
+    return str(10**9 + int(hashlib.sha256(version_name(model).encode()).hexdigest(), 16) % (9 * 10**9))
 
 
 def _deploy(api: VertexApi, endpoint: str, model: Json, plan: ServingPlan, traffic: Mapping[str, int]) -> None:
@@ -219,7 +218,7 @@ def _deploy(api: VertexApi, endpoint: str, model: Json, plan: ServingPlan, traff
     body = {
         "deployedModel": {
             "id": deployed_id,
-            "model": f"{model['name'].partition('@')[0]}@{model['versionId']}",
+            "model": version_name(model),
             "displayName": f"{str(model['displayName'])[:110]} v{model['versionId']}",
             "dedicatedResources": {
                 "machineSpec": {

@@ -18,13 +18,14 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_tuning import environment
-from rlhf_tuning.errors import ModelError
+from rlhf_tuning import cloud_storage, environment
+from rlhf_tuning.errors import ModelError, UserError
 from rlhf_tuning.google_cloud.vertex_api import Json, VertexApi
 from rlhf_tuning.google_errors import persistently
 from rlhf_tuning.models.model_reference import content_fingerprint
@@ -95,7 +96,7 @@ def upload_to_vertex(
     plan = vllm.plan_serving(folder, manifest["parameters"], serving_machine)
     serving_image = serving_image or SERVING_IMAGE
     content = _content_label(folder, plan, serving_image)
-    (folder / MANIFEST).write_text(json.dumps(dict(manifest), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
     if preference_rows:
         shutil.copyfile(preference_rows, folder / PREFERENCE_ROWS)
     model: Json = {
@@ -113,7 +114,7 @@ def upload_to_vertex(
         if found is not None:
             resource_name = _version_name(found)
             say(f"The same content is already registered as {resource_name}")
-            persistently(lambda: api.post(f"{resource_name}:mergeVersionAliases", {"versionAliases": list(aliases)}))
+            name_version(api, resource_name, aliases=aliases)
             return UploadedModel(resource_name=resource_name, created=False)
         return UploadedModel(resource_name=_upload(api, model, content), created=True)
 
@@ -165,6 +166,84 @@ def find_champion(api: VertexApi, display_name: str) -> Json | None:
     }
     version = next((by_alias[alias] for alias in CHAMPIONS if alias in by_alias), None)
     return {**version, "name": f"{parent['name']}@{version['versionId']}"} if version else None
+
+
+def named_version(api: VertexApi, name: str) -> Json:
+    """Return the version of a model of ours that `projects/.../models/ID@VERSION` or `DISPLAY NAME@VERSION` means.
+
+    Raises:
+        ModelError: If no version is named, or there is no such model.
+    """
+    model, at, version = name.rpartition("@")
+    if not at:
+        raise ModelError(f"{name} names no version. Write {name}@VERSION, with the number that its run told.")
+    if not name.startswith("projects/"):
+        found = ours(api, "models", model)
+        if found is None:
+            raise ModelError(f"There is no model {model} of ours in project {api.project}, {api.location}.")
+        model = str(found["name"]).partition("@")[0]
+    return api.get(f"{model}@{version}")
+
+
+def version_name(version: Mapping[str, Any]) -> str:
+    """Return the resource name of a version that the service told of, with its number."""
+    return f"{str(version['name']).partition('@')[0]}@{version['versionId']}"
+
+
+def name_version(
+    api: VertexApi, resource_name: str, *, aliases: Collection[str], without: Collection[str] = ()
+) -> None:
+    """Let aliases mean a version from now on, and others not mean it any more."""
+    merged = [*aliases, *(f"-{alias}" for alias in without)]
+    with api.explaining(f"model {resource_name}"):
+        persistently(lambda: api.post(f"{resource_name}:mergeVersionAliases", {"versionAliases": merged}))
+
+
+def set_label(api: VertexApi, version: Mapping[str, Any], name: str, value: str) -> None:
+    """Put a label on a version."""
+    full_name = version_name(version)
+    labels = {**version.get("labels", {}), name: value}
+    api.patch(full_name, {"name": full_name, "labels": labels}, mask="labels")
+
+
+def read_manifest(version: Mapping[str, Any]) -> Json:
+    """Return what made a version, and what was decided of it.
+
+    Raises:
+        UserError: If Cloud Storage refuses, or has none.
+    """
+    address = f"{version['artifactUri']}/{MANIFEST}"
+    with _storage(address):
+        found: Json = json.loads(cloud_storage.read_text(address))
+    return found
+
+
+def write_manifest(version: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """Write what is known of a version from now on.
+
+    Raises:
+        UserError: If Cloud Storage refuses.
+    """
+    address = f"{version['artifactUri']}/{MANIFEST}"
+    with _storage(address):
+        cloud_storage.write_text(address, _manifest_text(manifest))
+
+
+@contextmanager
+def _storage(address: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"There is no {address}, in which a run of ours says what made the model.") from None
+    except Exception as error:
+        why = cloud_storage.reason(error, role="objectUser")
+        if why is None:
+            raise
+        raise UserError(f"{address}: {why}") from error
+
+
+def _manifest_text(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(dict(manifest), indent=2, ensure_ascii=False) + "\n"
 
 
 def count_versions(api: VertexApi, version: Json, *, after: int) -> int:

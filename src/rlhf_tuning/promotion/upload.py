@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhf_tuning import __version__, registry
 from rlhf_tuning.models.model_reference import split_revision
+from rlhf_tuning.promotion.approval import PROMOTED, ask_locally
 from rlhf_tuning.step import say
 
 
@@ -23,10 +24,12 @@ def upload_to_local_registry(
     registry_dir: str,
     promote: bool,
     champion: str,
+    require_approval: bool = False,
 ) -> registry.ModelVersion:
     """Register a tuned model with a manifest of what made it.
 
-    A promoted one gets the aliases `champion` and `default`, any other `challenger`.
+    A promoted one gets the aliases `champion` and `default`, any other `challenger`; a promoted one that waits for approval
+    too.
 
     Args:
         model_dir: The tuned model, merged.
@@ -40,6 +43,7 @@ def upload_to_local_registry(
         registry_dir: Folder of the registry; its default place when empty.
         promote: The gate's decision.
         champion: Resource name of the model that it was held against; empty for the base model.
+        require_approval: Whether a person approves what the gate promotes.
     """
     name = registry.registry_name(model_display_name) or generated_name(large_model_reference)
     folder = Path(registry_dir).expanduser() if registry_dir else None
@@ -54,33 +58,44 @@ def upload_to_local_registry(
         model_display_name=model_display_name,
         instruction=instruction,
     )
-    return registry.register_model(
+    called = aliases(promote, champion, beaten, require_approval=require_approval)
+    version = registry.register_model(
         model_dir=model_dir,
         adapter_dir=adapter_dir,
         name=name,
         manifest=manifest,
-        aliases=aliases(promote, champion, beaten),
+        aliases=called.aliases,
         preference_rows=preference_rows(reward_model_dir or adapter_dir),
         registry_dir=folder,
     )
+    say(f"Registered {version.resource_name} ({', '.join(version.aliases)})")
+    return ask_locally(version, champion=champion) if called.waits else version
 
 
-def aliases(promote: bool, champion: str, present: str) -> tuple[str, ...]:
+class Called(NamedTuple):
+    """What a new version is called, and whether it waits for approval."""
+
+    aliases: tuple[str, ...]
+    waits: bool = False
+
+
+def aliases(promote: bool, champion: str, present: str, *, require_approval: bool = False) -> Called:
     """Return what a new version is called.
 
     Args:
         promote: The gate's decision.
         champion: Resource name of the model that it was held against; empty for the base model.
         present: Resource name of the champion of now; empty when there is none.
+        require_approval: Whether a person approves what the gate promotes.
     """
     if promote and champion == present:
-        return (registry.CHAMPION_ALIAS, registry.DEFAULT_ALIAS)
+        return Called((registry.CHALLENGER_ALIAS,), waits=True) if require_approval else Called(PROMOTED)
     if promote:
         say(
             f"Not promoted: it beat {champion or 'the base model'}, but {present} became champion in the meantime. Run the "
             "pipeline again to hold it against that one."
         )
-    return (registry.CHALLENGER_ALIAS,)
+    return Called((registry.CHALLENGER_ALIAS,))
 
 
 def preference_rows(folder: str) -> str:

@@ -115,4 +115,9 @@ def _decision(decision: Mapping[str, Any] | None) -> Decision | None:
     if decision is None:
         return None
     conditions = tuple(Condition(**condition) for condition in decision["conditions"])
-    return Decision(champion=decision["champion"], conditions=conditions, judge=decision["judge"])
+    return Decision(
+        champion=decision["champion"],
+        conditions=conditions,
+        judge=decision["judge"],
+        needs_approval=decision["needs_approval"],
+    )

@@ -56,6 +56,14 @@ def test_win_rate_by_reward_stands_in_where_there_is_no_true_score() -> None:
     assert as_table([model(1, {"evaluation": evaluation})]).endswith("60% (50% to 70%) by the optimised reward")
 
 
+def test_what_waits_for_approval_or_did_is_shown_where_there_is_such_a_model() -> None:
+    waits, rejected = {"status": "pending"}, {"status": "rejected", "by": "anna"}
+    table = as_table([model(1, {}), model(2, {"approval": rejected}), model(3, {"approval": waits})]).split("\n")
+    assert table[0].endswith("APPROVAL")
+    assert [line.split()[6:] for line in table[1:]] == [["-"], ["-", "rejected", "by", "anna"], ["-", "waits"]]
+    assert "APPROVAL" not in as_table([model(1, {})])
+
+
 def test_empty_registry_says_how_to_fill_it() -> None:
     assert "rlhf run" in as_table([])
 

@@ -544,6 +544,10 @@ def test_a_promotion_says_so_first_and_gives_no_advice() -> None:
     assert page.count("td", "holds") == 4
     assert page.count("td", "fails") == 0
     assert "About 480" not in page.text
+    waits = page_of(decision=Decision(champion="palms@2", conditions=conditions, needs_approval=True)).text
+    assert "Waits for approval: the gate lets the tuned model take the place of palms@2." in waits
+    refused = page_of(decision=Decision(champion="palms@2", conditions=CONDITIONS, needs_approval=True)).text
+    assert "Not promoted: palms@2 stays champion." in refused
 
 
 def test_numbers_get_a_minus_and_names_keep_their_hyphen() -> None:

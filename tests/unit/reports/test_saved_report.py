@@ -9,6 +9,7 @@ from tests.unit.reports.test_report import SHOWN, full_report, judged, one_pair,
 
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import JudgeRecord
+from rlhf_tuning.evaluation.gate import Decision
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
 from rlhf_tuning.evaluation.phase_gains import Gain
 from rlhf_tuning.reports.report import PreferencePart, RunReport, SupervisedPart, render_report
@@ -43,7 +44,10 @@ def test_a_report_that_was_read_back_looks_the_same(tmp_path: Path) -> None:
     assert render_report(read_back(report, tmp_path)) == html
 
 
-@pytest.mark.parametrize("report", [RunReport(title="empty"), replace(realistic_report(0), seed=None)])
+WAITS = RunReport(title="waits", decision=Decision(champion="the base model", conditions=(), needs_approval=True))
+
+
+@pytest.mark.parametrize("report", [RunReport(title="empty"), replace(realistic_report(0), seed=None), WAITS])
 def test_what_a_report_lacks_is_still_lacking_when_it_was_read_back(tmp_path: Path, report: RunReport) -> None:
     assert render_report(read_back(report, tmp_path)) == render_report(report)
 
