@@ -103,7 +103,8 @@ def evaluate(
         gate_min_prompts: Fewest prompts with a verdict.
         gate_min_judged_share: Least share of the pairs that a judge must have judged.
         gate_max_kl: Most nats of that KL over an answer, on average; 0 for no limit.
-        gate_max_length_ratio: Most that the mean length may grow or shrink, as a factor; 0 for no limit.
+        gate_max_length_ratio: Most that the mean length may grow or shrink, as a factor; 0 for no limit. It is held against
+            the supervised model's where there is one.
         gate_max_equal_length_loss: Win rate below one half to rule out, had all answers been equally long; 0 for no limit.
         gate_max_judge_loss: Win rate below one half to rule out by each other judge that people agree with; 0 for no limit.
         gate_max_unfinished_rise: Rise of the share of answers cut at the length limit to rule out; 0 for no limit.
@@ -118,7 +119,7 @@ def evaluate(
     from rlhf_tuning.evaluation import evaluate as comparison
     from rlhf_tuning.evaluation.export_check import check_export, condition_of
     from rlhf_tuning.evaluation.gate import decision_text
-    from rlhf_tuning.evaluation.phase_answers import answer_before
+    from rlhf_tuning.evaluation.phase_answers import SUPERVISED, answer_before
     from rlhf_tuning.evaluation.phase_gains import gains_text
     from rlhf_tuning.models.reward_model import saved_in
     from rlhf_tuning.models.start_model import made_from
@@ -194,6 +195,7 @@ def evaluate(
             eval_preferences_path=eval_preferences.path if eval_preferences else "",
             adapter_dir=adapter.path,
             earlier_tries=earlier_tries,
+            start_answers=phases.rows[SUPERVISED] if phases else (),
         )
         comparison.write_summary(config, pairs, summary.path, decision=decided, judges=judges, gains=gains_text(gains))
         start_dir = large_model_reference if phases else ""

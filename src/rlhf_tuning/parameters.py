@@ -356,7 +356,8 @@ PARAMETERS: dict[str, Parameter] = {
             "gate_max_length_ratio",
             float,
             3.0,
-            "Most that the mean length of answers may grow or shrink for a promotion, as a factor; 0 for no limit.",
+            "Most that the mean length of answers may grow or shrink for a promotion, as a factor, beside those of the "
+            "supervised model where there is one, else of the champion; 0 for no limit.",
             Limit(0),
         ),
         Parameter(

@@ -7,7 +7,8 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from statistics import fmean
+from typing import Literal, NamedTuple
 
 from rich.cells import set_cell_size
 from rich.console import Console
@@ -178,17 +179,43 @@ class Row:
     difference: MeanEstimate | None = None
 
 
+class Lengths(NamedTuple):
+    """How long the tuned model's answers are, and another model's to the same prompts, in tokens on average.
+
+    An answer that was cut at the limit does not show how long the model meant it to be. So these means are also there for
+    the prompts to which the other model ended its answer by itself.
+
+    Args:
+        model: How people call the other model.
+        n: Prompts.
+        other: That model's mean.
+        tuned: The tuned model's mean.
+        n_ended: Prompts to which that model ended its answer.
+        other_ended: That model's mean there.
+        tuned_ended: The tuned model's mean there.
+    """
+
+    model: str
+    n: int
+    other: float
+    tuned: float
+    n_ended: int
+    other_ended: float
+    tuned_ended: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """Everything that the report and the table say about the answers.
 
     `silent` has the labels of judges that were asked and gave no verdict on any pair. `reference` says to which model KL is
-    measured: base, or supervised.
+    measured: base, or supervised. `lengths` are held against the opponent's.
     """
 
     n: int
     compared: int
     rows: tuple[Row, ...]
+    lengths: Lengths | None
     reward: Wins | None
     true_score: Wins | None
     judges: tuple[Wins, ...] = ()
@@ -342,6 +369,9 @@ def summarize(
         compared=len(compared),
         silent=tuple(silent),
         rows=tuple(row for row in rows if row.tuned or row.base),
+        lengths=lengths_beside(
+            opponent, [(base.tokens, base.ended) for base, _ in compared], [tuned.tokens for _, tuned in compared]
+        ),
         reward=_wins(pairs, "reward", "reward", records.get("reward_model")),
         held_out_reward=_wins(pairs, "held_out_reward", "held-out reward", records.get("held_out_reward_model")),
         true_score=_wins(pairs, "true_score", scorer_name, records.get("scorer")),
@@ -354,6 +384,29 @@ def summarize(
         notes=tuple(f"{record.label}: {note}" for record in judges for note in record.notes),
         opponent=opponent,
         reference=reference,
+    )
+
+
+def lengths_beside(model: str, other: Sequence[tuple[int, bool]], tuned: Sequence[int]) -> Lengths | None:
+    """Return how long the tuned model's answers are beside another model's; None where there are no answers.
+
+    Args:
+        model: How people call the other model.
+        other: Tokens of its answers, and whether it ended them by itself.
+        tuned: Tokens of the tuned model's answers to the same prompts.
+    """
+    if not tuned:
+        return None
+    both = list(zip(other, tuned, strict=True))
+    ended = [(tokens, ours) for (tokens, by_itself), ours in both if by_itself]
+    return Lengths(
+        model,
+        len(both),
+        fmean(tokens for tokens, _ in other),
+        fmean(tuned),
+        len(ended),
+        fmean([tokens for tokens, _ in ended] or [0]),
+        fmean([ours for _, ours in ended] or [0]),
     )
 
 

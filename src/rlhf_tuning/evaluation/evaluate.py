@@ -10,7 +10,7 @@ the sum over an answer's tokens of log policy - log reference, at the temperatur
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from rlhf_tuning.evaluation.comparison import (
     JudgeRecord,
     ScoredAnswer,
     Summary,
+    lengths_beside,
     summarize,
     summary_text,
 )
@@ -281,6 +282,7 @@ def decide_promotion(
     eval_preferences_path: str = "",
     adapter_dir: str = "",
     earlier_tries: int = 0,
+    start_answers: Sequence[Mapping[str, Any]] = (),
 ) -> Decision:
     """Ask the gate whether the tuned model takes the champion's place; write the decision as JSON, and return it.
 
@@ -293,10 +295,17 @@ def decide_promotion(
         eval_preferences_path: Human choices that nothing was trained on: what they prefer is no harm.
         adapter_dir: What the training left, to tell its method and who chose the checkpoint; empty where that is not known.
         earlier_tries: How many challengers this champion has already been held against, and stayed.
+        start_answers: Predictions of the supervised model for the same prompts, where the training started from one: it is
+            its lengths that are to be kept.
     """
+    summary = config.summary(pairs, judges)
+    if start_answers:
+        started = [(row["tokens"], row["ended"]) for row in start_answers]
+        lengths = lengths_beside(f"the {config.reference} model", started, [pair.tuned.tokens for pair in pairs])
+        summary = replace(summary, lengths=lengths)
     limits = GateConfig(**{limit.name: getattr(config, limit.name) for limit in fields(GateConfig)})
     decision = decide(
-        config.summary(pairs, judges),
+        summary,
         limits,
         champion=config.opponent,
         also=also,

@@ -11,7 +11,9 @@ Every condition that is asked must hold.
   make the test stricter: the k-th must reach 2.5% / k.
 - **No harm**, shown and not assumed: the end of a 95% interval must lie within a margin, so that few prompts prove nothing.
   Each has a parameter, and 0 switches it off. What people prefer in the choices at hand is no harm, see
-  `degeneration.Taste`. The other judges, the optimised reward among them, can refuse here and nowhere promote.
+  `degeneration.Taste`. The other judges, the optimised reward among them, can refuse here and nowhere promote. Length is
+  held against the model that the training was to improve, the supervised one where there is one, for what demonstrations
+  do to it is meant; and answers are too short only beside such as ended by themselves.
 
 The judge's own errors are another matter. A reward model's follow the policy: it is of the same kind as the one that the
 policy learnt to please, and it has chosen the checkpoint, where there was a watch. So more is asked of it than of others,
@@ -24,7 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import NamedTuple
 
-from rlhf_tuning.evaluation.comparison import DEMONSTRATED, OPTIMISED, Row, Summary, Wins, number, percent
+from rlhf_tuning.evaluation.comparison import DEMONSTRATED, OPTIMISED, Lengths, Row, Summary, Wins, number, percent
 from rlhf_tuning.evaluation.degeneration import Taste
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.statistics import ALPHA, LEAST_CLUSTERS, ClusteredWinRate, MeanEstimate, sign_test, win_rate
@@ -73,7 +75,8 @@ class GateConfig:
         gate_min_prompts: Fewest prompts with a verdict.
         gate_min_judged_share: Least share of the pairs that a judge must have judged.
         gate_max_kl: Most nats of KL over an answer, on average, to the model that the training started from.
-        gate_max_length_ratio: Most that the mean length may grow or shrink, as a factor.
+        gate_max_length_ratio: Most that the mean length may grow, as a factor, and that it may shrink where the other model
+            ended its answers by itself.
         gate_max_equal_length_loss: Win rate below one half that must be ruled out had all answers been equally long; what
             includes one half as well cannot be known, and stops nothing.
         gate_max_judge_loss: Win rate below one half that must be ruled out by each of the other judges.
@@ -199,7 +202,7 @@ def decide(
         _beats(judge, summary, champion, config, tries=1 + earlier_tries, chose_checkpoint=chose_checkpoint),
         _enough_judged(judge, summary, config),
         _kl(rows.get("kl_per_answer"), config, summary.reference, advice.far),
-        _length(rows.get("tokens"), config),
+        _length(summary.lengths, config),
         _equal_length(judge, config),
         *(_not_worse(wins, config, advice.worse) for wins in summary.measured if wins is not judge),
         _ended(rows.get("ended"), config, advice.bad),
@@ -355,20 +358,32 @@ def _kl(row: Row | None, config: GateConfig, reference: str, change: str) -> Con
     )
 
 
-def _length(row: Row | None, config: GateConfig) -> Condition:
+def _length(lengths: Lengths | None, config: GateConfig) -> Condition:
     name, most = "Answers of about the same length", config.gate_max_length_ratio
     limit = f"between 1/{most:g} and {most:g} times" if most else "no limit"
-    if row is None or row.tuned is None or row.base is None or row.base.mean == 0:
+    if lengths is None or lengths.other == 0:
         return Condition(name=name, value="not measured", limit=limit, holds=None)
-    ratio = row.tuned.mean / row.base.mean
-    value = f"{number(ratio)} times: {number(row.base.mean)} to {number(row.tuned.mean)} tokens, n = {row.tuned.n:,}"
+    value = f"{_times(lengths.other, lengths.tuned)} as {lengths.model} gives, n = {lengths.n:,}"
+    short = False
+    if lengths.n_ended < LEAST_CLUSTERS:
+        value += f"; it ended {lengths.n_ended:,} of its answers by itself, too few to say what is too short"
+    else:
+        short = lengths.tuned_ended * most < lengths.other_ended
+        if lengths.n_ended < lengths.n:
+            ended = _times(lengths.other_ended, lengths.tuned_ended)
+            value += f"; {ended} where it ended its answer by itself, n = {lengths.n_ended:,}"
     return Condition(
         name=name,
         value=value,
         limit=limit,
-        holds=None if not most else 1 / most <= ratio <= most,
+        holds=None if not most else lengths.tuned <= most * lengths.other and not short,
         change="Look at the answers: length alone may have been rewarded. If they are wanted, raise gate_max_length_ratio.",
     )
+
+
+def _times(before: float, after: float) -> str:
+    ratio = f"{number(after / before)} times" if before else "not comparable"
+    return f"{ratio}, {number(before)} to {number(after)} tokens"
 
 
 def _equal_length(judge: Wins | None, config: GateConfig) -> Condition:

@@ -10,7 +10,7 @@ from secret_manager_server import SECRET, serve_secret_manager
 from rlhf_tuning import environment
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation import evaluate
-from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer
+from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer, number
 from rlhf_tuning.evaluation.gate import decision_text
 from rlhf_tuning.evaluation.judges.verdict import Agreement
 from rlhf_tuning.models import base_model
@@ -140,6 +140,23 @@ def test_a_tune_for_refusals_is_promoted_by_what_people_chose(tmp_path):
     for count, promoted in ((0, False), (9, False), (10, True)):
         people = write_rows(tmp_path / "choices", choices[:count])
         assert evaluate.decide_promotion(config, made, path, eval_preferences_path=people).promote is promoted
+
+
+@pytest.mark.parametrize(("tokens", "holds"), [(30, True), (89, True), (9, False), (91, False)])
+def test_after_a_supervised_phase_lengths_are_held_against_its_model(tmp_path, tokens, holds):
+    made = [
+        replace(pair, base=replace(pair.base, tokens=100, ended=True), tuned=replace(pair.tuned, tokens=tokens))
+        for pair in pairs()
+    ]
+    decision = evaluate.decide_promotion(
+        evaluate.EvaluationConfig(large_model_reference="supervised", base_model_reference="base"),
+        made,
+        str(tmp_path / "decision"),
+        start_answers=[{"tokens": 30, "ended": True}] * len(made),
+    )
+    (length,) = [found for found in decision.conditions if found.name == "Answers of about the same length"]
+    assert length.holds is holds
+    assert f"30.0 to {number(tokens)} tokens as the supervised model gives" in length.value
 
 
 @pytest.mark.parametrize("held_out", [None, {"mean": 1.0, "low": 0.0, "high": 2.0}])

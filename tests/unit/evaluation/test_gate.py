@@ -172,6 +172,23 @@ def test_one_harm_stops_a_winner(tuned, name):
     assert not decision.promote
 
 
+def test_a_model_that_learnt_to_end_its_answers_is_not_too_short_for_one_that_was_cut():
+    made = pairs(190, 10, tuned={"tokens": 12})
+    made[9:] = [replace(pair, base=replace(pair.base, tokens=512, ended=False)) for pair in made[9:]]
+    assert decided(made).promote
+    found = condition(decided(made), "Answers of about the same length")
+    assert found.value.endswith("n = 200; it ended 9 of its answers by itself, too few to say what is too short")
+
+
+def test_answers_are_too_short_beside_those_that_the_other_model_ended():
+    made = pairs(190, 10, tuned={"tokens": 6})
+    made[10:] = [replace(pair, base=replace(pair.base, tokens=512, ended=False)) for pair in made[10:]]
+    found = condition(decided(made), "Answers of about the same length")
+    assert found.holds is False
+    assert found.value.endswith("; 0.30 times, 20.0 to 6.00 tokens where it ended its answer by itself, n = 10")
+    assert condition(decided(made, gate_max_length_ratio=4.0), "Answers of about the same length").holds
+
+
 def test_a_limit_of_0_is_no_limit():
     harmful = {"kl": 60.0, "tokens": 70, "ended": False, "text": "I'm sorry, I cannot."}
     limits = [field.name for field in fields(GateConfig) if field.name.startswith("gate_max_")]
