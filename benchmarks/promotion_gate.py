@@ -14,6 +14,11 @@
   deviations of an answer's score. The watch's own rule chooses among 11 looks at 64 prompts, by the same reward model. The
   gate compares 200 answers: judged by that reward model ("chose"), by it at the last look ("last"), or by a third one that
   wanders by itself ("third").
+- `choice`: the loss on held-out answers chooses among so many checkpoints, and held-out answers judge: whichever model finds
+  the answer to a prompt more probable. What a checkpoint gains on a prompt is in part the prompt's and so the same for all
+  checkpoints, in part its own. Judged are the prompts that chose ("same"), with as strict a test as for one of so many tries
+  ("allowed for"), or two thirds of the prompts after the others have chosen ("apart"). All checkpoints are as good as the
+  base model, or win the same share. `other judge` looks at something else, which goes with the gain (a correlation of 0.5).
 - `tries`: equal challengers are held against the same champion one after the other, on the same prompts and against the same
   answers of the champion, until one is promoted.
 - `length`: how often the interval of the win rate at equal length holds the truth, by how often either side is longer.
@@ -26,6 +31,7 @@ import argparse
 import math
 import random
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -48,6 +54,8 @@ _OF_THE_PROMPT = 0.3
 _DRIFTS = (0.0, 0.025, 0.05, 0.1, 0.2)
 _MARGINS = (0.0, GateConfig.gate_reward_model_margin, 0.2)
 _TRIES = (1, 2, 5, 10)
+# What is the same for all checkpoints of what one gains on a prompt, and what is this gain of another judge's verdict.
+_OF_ALL, _GOES_WITH = (0.0, 0.5, 0.9), 0.5
 
 Promotes = Callable[[int, int, int], bool]
 
@@ -219,6 +227,41 @@ def _chosen(rng: np.random.Generator, liking: np.ndarray) -> int:
     return watch.outcome().best_step
 
 
+def choice(rng: np.random.Generator, runs: int) -> None:
+    """Print how often a model is promoted whose checkpoint was chosen, by what is judged on."""
+    ways = ("same", "allowed for", "apart", "other judge, same", "other judge, allowed for")
+    columns = ["prompts", "checkpoints", "same for all", *(f"equal, {way}" for way in ways)]
+    _head([*columns, *(f"wins 65%, {way}" for way in ways[1:3]), "win rate too high by, same"])
+    for n in (60, 200):
+        for checkpoints in (4, 15):
+            for of_all in _OF_ALL:
+                promoted = {rate: dict.fromkeys(ways, 0) for rate in (0.5, 0.65)}
+                high = 0.0
+                for rate, found in promoted.items():
+                    for _ in range(runs):
+                        gains = math.sqrt(of_all) * rng.normal(size=n) + math.sqrt(1 - of_all) * rng.normal(
+                            size=(checkpoints, n)
+                        )
+                        gains += NormalDist().inv_cdf(rate)
+                        chosen = gains[gains.mean(axis=1).argmax()]
+                        apart = gains[gains[:, : n // 3].mean(axis=1).argmax(), n // 3 :]
+                        other = _GOES_WITH * chosen + math.sqrt(1 - _GOES_WITH**2) * rng.normal(size=n)
+                        found["same"] += _wins_most(chosen)
+                        found["allowed for"] += _wins_most(chosen, checkpoints)
+                        found["apart"] += _wins_most(apart)
+                        found["other judge, same"] += _wins_most(other)
+                        found["other judge, allowed for"] += _wins_most(other, checkpoints)
+                        if rate == 0.5:
+                            high += float((chosen > 0).mean()) - rate
+                cells = [_share(promoted[0.5][way], runs) for way in ways]
+                cells += [_share(promoted[0.65][way], runs) for way in ways[1:3]]
+                _row([n, checkpoints, f"{of_all:.0%}", *cells, f"{100 * high / runs:.1f} points"])
+
+
+def _wins_most(gains: np.ndarray, tries: int = 1) -> bool:
+    return _at_try(int((gains > 0).sum()), len(gains), tries)
+
+
 def tries(rng: np.random.Generator, runs: int) -> None:
     """Print how often at least one of several equal challengers is promoted."""
     _head(["prompts", "correction", *(f"within {k} {'try' if k == 1 else 'tries'}" for k in _TRIES)])
@@ -348,6 +391,7 @@ TABLES: dict[str, tuple[Callable[[np.random.Generator, int], None], int]] = {
     "missing": (missing, 20_000),
     "trusted": (trusted, 2_000),
     "drift": (drift, 4_000),
+    "choice": (choice, 4_000),
     "tries": (tries, 20_000),
     "length": (length, 1_000),
     "whole": (whole, 200),

@@ -18,6 +18,7 @@ def train_preference(
     large_model_reference: str,
     large_model_fingerprint: str = "",
     preference_rows: Optional[dsl.Input[dsl.Dataset]] = None,
+    evaluation_prompts: Optional[dsl.Input[dsl.Dataset]] = None,
     beta: float = 0.1,
     epoch_count: float = 1.0,
     learning_rate_multiplier: float = 1.0,
@@ -49,6 +50,8 @@ def train_preference(
         large_model_reference: Base model.
         large_model_fingerprint: From Preprocess Inputs. When empty, kfp's cache goes by the model's name.
         preference_rows: Which rows the dataset has; kept with the adapter, so that a recurring tune can count new ones.
+        evaluation_prompts: Prompts on which answers will be compared; where others are enough, these have no say in which
+            checkpoint is returned.
         beta: How strongly the model is held to the base model.
         epoch_count: Times that each preference is seen, unless nothing more is learnt.
         learning_rate_multiplier: Times the base learning rate.
@@ -110,6 +113,7 @@ def train_preference(
             model_dir=model.path,
             tensorboard_dir=tensorboard.path,
             checkpoint_dir=beside_the_runs(adapter.path, adapter.uri),
+            evaluation_prompts_path=evaluation_prompts.path if evaluation_prompts else "",
         )
         if preference_rows:
             shutil.copyfile(preference_rows.path, Path(adapter.path) / PREFERENCE_ROWS)

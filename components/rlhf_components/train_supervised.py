@@ -1,5 +1,7 @@
 """Supervised Trainer: learn to answer as demonstrations do."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from rlhf_tuning.images import TRAINER_IMAGE
@@ -15,6 +17,7 @@ def train_supervised(
     tensorboard: dsl.Output[dsl.Artifact],
     large_model_reference: str,
     large_model_fingerprint: str = "",
+    evaluation_prompts: Optional[dsl.Input[dsl.Dataset]] = None,
     train_steps: int = 300,
     learning_rate_multiplier: float = 1.0,
     evaluation_interval: int = 20,
@@ -40,6 +43,8 @@ def train_supervised(
         tensorboard: Event files.
         large_model_reference: Base model.
         large_model_fingerprint: From Preprocess Inputs. When empty, kfp's cache goes by the model's name.
+        evaluation_prompts: Prompts on which answers will be compared; where others are enough, these have no say in which
+            checkpoint is returned.
         train_steps: Optimizer steps.
         learning_rate_multiplier: Times the base learning rate.
         evaluation_interval: Steps between measurements of the held-out loss.
@@ -90,6 +95,7 @@ def train_supervised(
             model_dir=model.path,
             tensorboard_dir=tensorboard.path,
             checkpoint_dir=beside_the_runs(adapter.path, adapter.uri),
+            evaluation_prompts_path=evaluation_prompts.path if evaluation_prompts else "",
         )
         for name, value in found.items():
             if math.isfinite(value):

@@ -83,6 +83,7 @@ def supervised_phase(values: Values) -> SupervisedOutputs:
             train_supervised,
             demonstrations=data.outputs["demonstrations"],
             eval_demonstrations=data.outputs["eval_demonstrations"],
+            evaluation_prompts=data.outputs["evaluation_prompts"],
         )
     ).set_display_name("Supervised Trainer")
     return SupervisedOutputs(
@@ -197,6 +198,7 @@ def preference_phase(values: Values) -> PreferenceOutputs:
             train_preference,
             preferences=data.outputs["preferences"],
             eval_preferences=data.outputs["eval_preferences"],
+            evaluation_prompts=data.outputs["evaluation_prompts"],
             preference_rows=data.outputs["preference_rows"],
         )
     ).set_display_name("Preference Trainer")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from rlhf_tuning.data.check import DatasetCheck, check_datasets
 from rlhf_tuning.data.findings import Training
-from rlhf_tuning.data.held_out import ONE_IN
+from rlhf_tuning.data.held_out import ONE_IN, judged_prompts
 from rlhf_tuning.data.problems import FILE_CODES
 from rlhf_tuning.data.summary import Finding
 from rlhf_tuning.errors import DataError, ModelError, ModelNotAtHandError
@@ -225,13 +225,17 @@ def _lengths_not_checked(reason: str) -> Finding:
 
 def _nothing_promotes(config: ValidationConfig, check: DatasetCheck) -> Finding | None:
     """Find that the gate cannot promote whatever this run tunes."""
-    distinct = {dataset.parameter: dataset.distinct_prompts for dataset in check.summary.datasets}
+    datasets = {dataset.parameter: dataset for dataset in check.summary.datasets}
     learnt, measured = ("prompt_dataset", "eval_dataset")
     if config.tunes_on_preferences:
         learnt = "preference_dataset"
     elif not config.prompt_dataset:
         learnt, measured = ("dataset_uri", "evaluation_data_uri")
-    prompts = distinct.get(measured, max(1, min(config.eval_prompts, distinct[learnt] // ONE_IN)))
+    given = datasets.get(measured)
+    prompts = given.distinct_prompts if given else max(1, datasets[learnt].distinct_prompts // ONE_IN)
+    if learnt != "prompt_dataset" and (given is None or given.kind != "prompt"):
+        prompts = judged_prompts(prompts)
+    prompts = prompts if given else min(config.eval_prompts, prompts)
     if not config.independent_judge:
         parameter = "held_out_reward_model_share"
         message = (

@@ -71,6 +71,11 @@ def beginning(line: bytes) -> bytes:
     return b'{"prompt": [{"role": "user", "content": "%b"}]' % _opening(line)
 
 
+def begins_as(line: bytes, others: Alike) -> bool:
+    """Say whether the prompt of a canonical line begins as one of some others."""
+    return bool(is_among(np.array([_opening_hash(line)], np.uint64), others.opening)[0])
+
+
 def is_among(values: Hashes, known: Hashes) -> Flags:
     """Return [values] whether each is one of some sorted hashes."""
     if not len(known):

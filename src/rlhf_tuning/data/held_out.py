@@ -22,11 +22,20 @@ ONE_IN = 10
 #: fewer than the second number: their loss would be noise.
 _MOST_VALIDATION, _FEWEST_VALIDATION = 250, 20
 
+#: Held-out prompts that are enough to judge a model by, and to choose its checkpoint by. Where there are as many as both, no
+#: prompt serves for both.
+ENOUGH_TO_JUDGE, ENOUGH_TO_CHOOSE = 100, 50
+
 
 def validation_rows(preferences: int) -> int:
     """Return how many of a reward model's preferences it is validated on while it learns from the others."""
     tenth = preferences // ONE_IN
     return min(_MOST_VALIDATION, tenth) if tenth >= _FEWEST_VALIDATION else 0
+
+
+def judged_prompts(held_out: int) -> int:
+    """Return on how many held-out prompts answers may be compared: others choose the checkpoint where there are enough."""
+    return held_out - held_out // 3 if held_out >= ENOUGH_TO_JUDGE + ENOUGH_TO_CHOOSE else held_out
 
 
 def set_aside(preferences: Sequence[dict[str, Any]], *, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -22,10 +22,12 @@ from rlhf_tuning.data.alike import (
     Alike,
     alike_to,
     beginning,
+    begins_as,
     is_among,
     whole_hash,
 )
 from rlhf_tuning.data.batch import PROMPT, Batch, Hashes
+from rlhf_tuning.data.held_out import ENOUGH_TO_CHOOSE, judged_prompts
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problem, Problems
 from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, PREFERENCES, PROMPTS, check_instruction
@@ -225,10 +227,51 @@ def import_preferences(
 
 
 def _prompts_in(path: str, *, most: int | None, seed: int) -> list[bytes]:
-    """Return the distinct prompts of imported rows, as rows of their own, or so many of them, drawn by the seed."""
-    rows = (b'{"prompt": %b}\n' % encode_prompt(row["prompt"]) for row in read_canonical(path))
-    distinct = list(dict.fromkeys(rows))
-    return distinct if most is None or len(distinct) <= most else random.Random(seed).sample(distinct, most)
+    """Return the distinct prompts of imported rows, as rows of their own, or at most so many of them, drawn by the seed.
+
+    Where there are enough, a third is left over: a checkpoint is chosen by those, see `sample_unasked`. So whole dialogues
+    are drawn, each with all prompts that begin as it does.
+    """
+    dialogues: dict[bytes, dict[bytes, None]] = {}
+    for row in read_canonical(path):
+        line = b'{"prompt": %b}\n' % encode_prompt(row["prompt"])
+        dialogues.setdefault(beginning(line), {})[line] = None
+    distinct = [line for lines in dialogues.values() for line in lines]
+    count = judged_prompts(len(distinct))
+    count = count if most is None else min(count, most)
+    if count == len(distinct):
+        return distinct
+    drawn = random.Random(seed).sample(list(dialogues), len(dialogues))
+    return [line for opening in drawn for line in dialogues[opening]][:count]
+
+
+def sample_unasked(
+    path: str | Path, evaluation_prompts_path: str, *, most: int, seed: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return held-out rows to choose a checkpoint by, drawn by the seed.
+
+    They begin otherwise than all prompts on which answers are compared, where there are enough such rows. Else they are any,
+    and then what is found on those prompts is too good by chance.
+
+    Args:
+        path: The held-out rows.
+        evaluation_prompts_path: The prompts that answers are compared on; empty for none.
+        most: How many rows to return at most.
+        seed: Of the draw.
+
+    Returns:
+        The rows, and whether some are to those prompts.
+
+    Raises:
+        DataError: If a file is missing or not what an import writes.
+    """
+    if not evaluation_prompts_path:
+        return sample_canonical(path, most=most, seed=seed), False
+    with open(evaluation_prompts_path, "rb") as lines:
+        unasked = sample_canonical(path, most=most, seed=seed, part=_Unlike(alike_to(lines)))
+    if len({encode_prompt(row["prompt"]) for row in unasked}) >= ENOUGH_TO_CHOOSE:
+        return unasked, False
+    return sample_canonical(path, most=most, seed=seed), True
 
 
 def _write_prompts(path: str, rows: Sequence[bytes]) -> int:
@@ -711,6 +754,17 @@ class Part:
         return (xxh64_intdigest(beginning(line), self.seed) < self.share * 2**64) is self.held_out
 
 
+@dataclass(frozen=True)
+class _Unlike:
+    """The imported rows whose prompts begin otherwise than some others."""
+
+    others: Alike
+
+    def has(self, line: bytes) -> bool:
+        """Say whether a line of the file is one of them."""
+        return not begins_as(line, self.others)
+
+
 def read_canonical(path: str | Path, *, part: Part | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file that an import wrote.
 
@@ -730,7 +784,9 @@ def read_canonical(path: str | Path, *, part: Part | None = None) -> Iterator[di
         raise DataError(f"{path} does not exist. Import the dataset first.") from None
 
 
-def sample_canonical(path: str | Path, *, most: int, seed: int, part: Part | None = None) -> list[dict[str, Any]]:
+def sample_canonical(
+    path: str | Path, *, most: int, seed: int, part: Part | _Unlike | None = None
+) -> list[dict[str, Any]]:
     """Return the rows of a file that an import wrote, or, where it has more, so many of them, drawn by the seed.
 
     Training that ends before it has seen every row need not read, encode and remember them all.

@@ -10,7 +10,7 @@ the sum over an answer's tokens of log policy - log reference, at the temperatur
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -228,6 +228,7 @@ def evaluate_policy(
                 trains=False,
                 model_reference=reference,
                 demonstrations_path=eval_demonstrations_path,
+                prompts=frozenset(map(json.dumps, conversations)),
                 label=f"demonstrated answers under {name}",
             )
             for name, reference in ((config.opponent, champion_reference), ("the tuned model", tuned_model_dir))
@@ -313,6 +314,7 @@ def decide_promotion(
         earlier_tries=earlier_tries,
         chose_checkpoint=_was_chosen(adapter_dir),
         needs_approval=config.require_approval,
+        chosen_among=_chosen_among(adapter_dir),
         **({"method": registry.method_of(adapter_dir)} if adapter_dir else {}),
     )
     text = json.dumps(decision.as_json(), ensure_ascii=False, indent=1)
@@ -321,15 +323,20 @@ def decide_promotion(
 
 
 def _was_chosen(adapter_dir: str) -> bool:
-    """Say whether a held-out reward model, or held-out answers, chose the checkpoint, as what the training left tells."""
-    watch, curve = Path(adapter_dir) / registry.WATCH, Path(adapter_dir) / registry.HELD_OUT_LOSS
-    if adapter_dir and registry.method_of(adapter_dir) == "supervised":
-        found = json.loads(curve.read_text(encoding="utf-8"))
-        return bool(found["best_step"] < found["last_step"])
+    """Say whether a held-out reward model chose the checkpoint, as what the training left tells."""
+    watch = Path(adapter_dir) / registry.WATCH
     if not adapter_dir or not watch.is_file():
         return False
     looks = json.loads(watch.read_text(encoding="utf-8"))["looks"]
     return any(look["held_out_reward"] for look in looks)
+
+
+def _chosen_among(adapter_dir: str) -> int:
+    """Return among how many checkpoints the prompts of the evaluation chose, as what the training left tells."""
+    curve = Path(adapter_dir) / registry.HELD_OUT_LOSS
+    if not adapter_dir or not curve.is_file():
+        return 1
+    return int(json.loads(curve.read_text(encoding="utf-8"))["chosen_among"])
 
 
 def write_evaluation(
@@ -403,7 +410,7 @@ def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions
 
 
 def demonstrated_log_probabilities(
-    config: EvaluationConfig, *, model_reference: str, demonstrations_path: str, label: str
+    config: EvaluationConfig, *, model_reference: str, demonstrations_path: str, prompts: Set[str], label: str
 ) -> dict[str, float]:
     """Return how probable a model finds a token of the answers that were demonstrated to each prompt, on average, in nats.
 
@@ -411,6 +418,7 @@ def demonstrated_log_probabilities(
         config: The base model, whose tokenizer all have, and the sequence lengths.
         model_reference: The model.
         demonstrations_path: Canonical demonstrations.
+        prompts: To which of them, as JSON.
         label: What to call the work.
 
     Returns:
@@ -425,6 +433,7 @@ def demonstrated_log_probabilities(
     rows = [
         {"prompt": row["prompt"], "token_ids": text_format.learnt_ids(row["answer"])}
         for row in read_canonical(demonstrations_path)
+        if json.dumps(row["prompt"]) in prompts
     ]
     # As the model was trained on them.
     found = _log_probabilities_by(model_reference, replace(config, temperature=1.0), text_format, rows, label)

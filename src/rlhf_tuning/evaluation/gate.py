@@ -8,7 +8,7 @@ Every condition that is asked must hold.
   challenger is promoted in at most 2.5% of runs (the interval alone gives up to 3.2%). Answers to one prompt may depend on
   each other in any way, so that test counts each distinct prompt once, for whoever wins it more often. A pair without a
   verdict counts as lost: what a judge leaves out is no matter of chance. Tries before this one against the same champion
-  make the test stricter: the k-th must reach 2.5% / k.
+  make the test stricter: the k-th must reach 2.5% / k. So do checkpoints among which these prompts chose this one.
 - **No harm**, shown and not assumed: the end of a 95% interval must lie within a margin, so that few prompts prove nothing.
   Each has a parameter, and 0 switches it off. What people prefer in the choices at hand is no harm, see
   `degeneration.Taste`. The other judges, the optimised reward among them, can refuse here and nowhere promote. Length is
@@ -173,6 +173,7 @@ def decide(
     tastes: Mapping[str, Taste] | None = None,
     earlier_tries: int = 0,
     chose_checkpoint: bool = False,
+    chosen_among: int = 1,
     method: str = "reinforcement",
     needs_approval: bool = False,
 ) -> Decision:
@@ -185,8 +186,8 @@ def decide(
         also: Conditions that were looked at elsewhere.
         tastes: What people prefer of what else is taken for harm, by the name of its row.
         earlier_tries: How many challengers this champion has already been held against, and stayed.
-        chose_checkpoint: Whether the held-out reward model, or the held-out answers, chose which checkpoint is the
-            challenger.
+        chose_checkpoint: Whether the held-out reward model chose which checkpoint is the challenger.
+        chosen_among: Among how many checkpoints these very prompts chose the challenger; 1 where they had no say.
         method: What made the challenger, of `registry.METHODS`; it decides what would help.
         needs_approval: Whether a person approves what the gate promotes.
     """
@@ -199,7 +200,15 @@ def decide(
     }
     advice = _ADVICE[method]
     conditions = [
-        _beats(judge, summary, champion, config, tries=1 + earlier_tries, chose_checkpoint=chose_checkpoint),
+        _beats(
+            judge,
+            summary,
+            champion,
+            config,
+            tries=1 + earlier_tries,
+            chose_checkpoint=chose_checkpoint,
+            chosen_among=chosen_among,
+        ),
         _enough_judged(judge, summary, config),
         _kl(rows.get("kl_per_answer"), config, summary.reference, advice.far),
         _length(summary.lengths, config),
@@ -249,7 +258,14 @@ def _low(found: ClusteredWinRate, tries: int) -> float:
 
 
 def _beats(
-    judge: Wins | None, summary: Summary, champion: str, config: GateConfig, *, tries: int, chose_checkpoint: bool
+    judge: Wins | None,
+    summary: Summary,
+    champion: str,
+    config: GateConfig,
+    *,
+    tries: int,
+    chose_checkpoint: bool,
+    chosen_among: int,
 ) -> Condition:
     name = f"Beats {champion} beyond chance"
     if judge is None:
@@ -269,8 +285,9 @@ def _beats(
     margin = config.gate_win_rate_margin
     if of_reward_model:
         margin = max(margin, config.gate_reward_model_margin)
+    looked = tries * chosen_among
     found = judge.unjudged_lost
-    rate, low = found.rate, _low(found, tries)
+    rate, low = found.rate, _low(found, looked)
     value = (
         f"wins {_share(rate.rate)} [{_share(low)}, {_share(rate.high)}] by {judge.measure}, "
         f"n = {rate.n:,}: {rate.wins} won, {rate.ties} tied, {rate.losses} lost"
@@ -283,13 +300,13 @@ def _beats(
     )
     if of_reward_model and chose_checkpoint:
         value += "; it also chose the checkpoint, which gate_reward_model_margin allows for"
-    elif judge.name == DEMONSTRATED and chose_checkpoint:
-        value += "; they also chose the checkpoint, which a scorer or a language model that judges did not"
-    limit = f"lower end above {_share(0.5 + margin)}, p at most {number(ALPHA / tries)}"
+    limit = f"lower end above {_share(0.5 + margin)}, p at most {number(ALPHA / looked)}"
     if tries > 1:
         limit += f", at try {tries} against this champion"
-    holds = shown_better(found, margin=margin, tries=tries)
-    change = _more_prompts(found, margin, tries)
+    if chosen_among > 1:
+        limit += f", of a checkpoint that the same prompts chose among {chosen_among}"
+    holds = shown_better(found, margin=margin, tries=looked)
+    change = _more_prompts(found, margin, looked)
     if of_reward_model:
         change += " A judge or a scorer is asked for less than a reward model, see gate_reward_model_margin."
     return Condition(name=name, value=value, limit=limit, holds=holds, change=change)

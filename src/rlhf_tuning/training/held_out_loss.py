@@ -114,12 +114,20 @@ class HeldOutLoss:
         unit: Of the loss.
         stops_early: Whether they may be stopped.
         selects: Whether the best checkpoint is returned, and not the last.
+        judged: Whether the model will be judged on the same prompts.
     """
 
     def __init__(
-        self, total_steps: int, *, patience: int, unit: str, stops_early: bool = True, selects: bool = True
+        self,
+        total_steps: int,
+        *,
+        patience: int,
+        unit: str,
+        stops_early: bool = True,
+        selects: bool = True,
+        judged: bool = False,
     ) -> None:
-        self.total_steps, self.unit, self.selects = total_steps, unit, selects
+        self.total_steps, self.unit, self.selects, self.judged = total_steps, unit, selects, judged
         self._patience, self._stops_early = patience, stops_early
         self.looks: list[Look] = []
 
@@ -144,6 +152,11 @@ class HeldOutLoss:
         return self.best if self.selects else self.looks[-1]
 
     @property
+    def chosen_among(self) -> int:
+        """Among how many checkpoints the prompts chose on which the model will be judged; 1 where they have no say."""
+        return max(1, sum(look.step > 0 for look in self.looks)) if self.judged and self.selects else 1
+
+    @property
     def reason(self) -> str:
         """What was decided, and why, in words."""
         first, last, best, returned = self.looks[0], self.looks[-1], self.best, self.returned
@@ -164,7 +177,13 @@ class HeldOutLoss:
                 "rate multiplier, or give more to learn from."
             )
         which = "The last checkpoint" if best is last else "The checkpoint"
-        return words + f"{which}, step {best.step}, is returned: it has the lowest loss."
+        words += f"{which}, step {best.step}, is returned: it has the lowest loss."
+        if self.chosen_among > 1:
+            words += (
+                " There are too few held-out prompts to set some aside, so the model will be judged on these; the gate asks "
+                "for more because of it."
+            )
+        return words
 
     def as_json(self) -> dict[str, Any]:
         """Return all looks and what was decided."""
@@ -174,6 +193,7 @@ class HeldOutLoss:
             "best_step": self.returned.step,
             "last_step": self.looks[-1].step,
             "stopped": self.stopped,
+            "chosen_among": self.chosen_among,
             "reason": self.reason,
         }
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from rlhf_tuning import environment, step
-from rlhf_tuning.data.importer import ALL_HELD_OUT, Part, sample_canonical
+from rlhf_tuning.data.importer import ALL_HELD_OUT, Part, sample_canonical, sample_unasked
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.limits import check_label_smoothing, check_limits, check_samples
@@ -135,6 +135,7 @@ def train_on_preferences(
     model_dir: str,
     tensorboard_dir: str,
     checkpoint_dir: str = "",
+    evaluation_prompts_path: str = "",
 ) -> dict[str, float]:
     """Tune a model on preferences until it has seen them `epoch_count` times or learns nothing more, and save it.
 
@@ -146,6 +147,8 @@ def train_on_preferences(
         model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
         tensorboard_dir: Gets event files.
         checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
+        evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
+            which checkpoint it is. Empty for none.
 
     Returns:
         What held-out preferences said of the model that is returned, with intervals, and the steps that were taken.
@@ -172,7 +175,7 @@ def train_on_preferences(
     steps = config.steps(len(rows))
     every = max(1, round(len(rows) / config.batch_size / _LOOKS_AN_EPOCH))
     most = min(max(every * config.batch_size // 2, _MEASURED[0]), _MEASURED[1])
-    held_out = sample_canonical(eval_preferences_path, most=most, seed=config.seed)
+    held_out, judged = sample_unasked(eval_preferences_path, evaluation_prompts_path, most=most, seed=config.seed)
     if not held_out:
         raise DataError(f"{eval_preferences_path} holds no preference.")
     measured = _encoded(held_out, text_format)
@@ -253,6 +256,7 @@ def train_on_preferences(
                 unit=config.loss_type,
                 stops_early=config.enable_early_stopping,
                 selects=config.enable_checkpoint_selection != "false",
+                judged=judged,
             ),
             interval=every,
             from_start=True,
@@ -260,7 +264,7 @@ def train_on_preferences(
             scratch=scratch,
         )
         trainer.add_callback(watcher)
-        inputs = preferences_path, eval_preferences_path
+        inputs = preferences_path, eval_preferences_path, evaluation_prompts_path
         checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="preference tuning")
         with closing(log):
             checkpoints.train(trainer, log, watcher)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from rlhf_tuning import environment
-from rlhf_tuning.data.importer import sample_canonical
+from rlhf_tuning.data.importer import sample_canonical, sample_unasked
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.evaluate import answer_log_probabilities
@@ -99,6 +99,7 @@ def train_supervised(
     model_dir: str,
     tensorboard_dir: str,
     checkpoint_dir: str = "",
+    evaluation_prompts_path: str = "",
 ) -> dict[str, float]:
     """Tune a model on demonstrations for exactly `train_steps` steps, unless it learns nothing more, and save it.
 
@@ -110,6 +111,8 @@ def train_supervised(
         model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
         tensorboard_dir: Gets event files.
         checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
+        evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
+            which checkpoint it is. Empty for none.
 
     Returns:
         The held-out loss and perplexity before and after, the training loss, and the steps that were taken.
@@ -132,7 +135,8 @@ def train_supervised(
     most = max(config.train_steps * config.batch_size, MOST_SPARE_ROWS)
     learnt = _encoded(sample_canonical(demonstrations_path, most=most, seed=config.seed), text_format)
     most = min(max(config.evaluation_interval * config.batch_size // 2, _MEASURED[0]), _MEASURED[1])
-    measured = _encoded(sample_canonical(eval_demonstrations_path, most=most, seed=config.seed), text_format)
+    held_out, judged = sample_unasked(eval_demonstrations_path, evaluation_prompts_path, most=most, seed=config.seed)
+    measured = _encoded(held_out, text_format)
     for path, examples in ((demonstrations_path, learnt), (eval_demonstrations_path, measured)):
         if not examples:
             raise DataError(f"{path} holds no demonstration.")
@@ -206,6 +210,7 @@ def train_supervised(
                 unit="nats a token",
                 stops_early=config.enable_early_stopping,
                 selects=config.enable_checkpoint_selection != "false",
+                judged=judged,
             ),
             interval=config.evaluation_interval,
             from_start=True,
@@ -214,7 +219,12 @@ def train_supervised(
         )
         trainer.add_callback(watcher)
         checkpoints = Checkpoints(
-            checkpoint_dir, config, demonstrations_path, eval_demonstrations_path, label="supervised tuning"
+            checkpoint_dir,
+            config,
+            demonstrations_path,
+            eval_demonstrations_path,
+            evaluation_prompts_path,
+            label="supervised tuning",
         )
         with closing(log):
             checkpoints.train(trainer, log, watcher)

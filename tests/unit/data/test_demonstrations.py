@@ -10,7 +10,7 @@ from tests.unit.data.reading import as_lines, read
 from rlhf_tuning.data.check import check_datasets
 from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data.formats import DEMONSTRATION_FORMATS, parse_line
-from rlhf_tuning.data.importer import import_demonstrations, read_canonical
+from rlhf_tuning.data.importer import import_demonstrations, read_canonical, sample_unasked
 from rlhf_tuning.data.problems import Fault
 from rlhf_tuning.data.reader import DEMONSTRATIONS
 from rlhf_tuning.errors import DataError
@@ -167,6 +167,33 @@ def test_the_evaluation_data_is_measured_on_where_it_is_given(tmp_path: Path) ->
         eval_prompts=1,
     )
     assert (summary.rows, summary.eval_rows, summary.eval_prompts) == (9, 3, 2)
+
+
+@pytest.mark.parametrize(("dialogues", "apart"), [(75, True), (74, False)])
+def test_where_there_are_enough_no_dialogue_both_chooses_the_checkpoint_and_is_answered(
+    tmp_path: Path, dialogues: int, apart: bool
+) -> None:
+    turns = [
+        [said("user", f"{number}"), said("assistant", "b"), said("user", "c"), said("assistant", "d")]
+        for number in range(dialogues)
+    ]
+    asked = str(tmp_path / "prompts")
+    measured = str(tmp_path / "measured")
+    import_demonstrations(
+        dataset_uri=write(tmp_path / "learnt.jsonl", [pair(number) for number in range(1000, 1010)]),
+        evaluation_data_uri=write(tmp_path / "evaluation.jsonl", [{"messages": dialogue} for dialogue in turns]),
+        instruction="",
+        demonstrations_path=str(tmp_path / "demonstrations"),
+        eval_demonstrations_path=measured,
+        eval_prompts_path=asked,
+    )
+    rows, judged = sample_unasked(measured, asked, most=1000, seed=0)
+    openings = [{row["prompt"][0]["content"] for row in some} for some in (rows, read_canonical(asked))]
+    assert judged is not apart
+    assert len(rows) == (50 if apart else 2 * dialogues)
+    assert list(map(len, openings)) == ([25, 50] if apart else [74, 74])
+    assert not (apart and openings[0] & openings[1])
+    assert len(sample_unasked(measured, "", most=1000, seed=0)[0]) == 2 * dialogues
 
 
 def test_what_is_measured_on_is_not_learnt(tmp_path: Path) -> None:

@@ -244,12 +244,18 @@ def test_every_judge_is_scored_by_held_out_human_choices_first(
 def test_demonstrated_answers_are_measured_by_prompt_and_token(model, tiny_model, tmp_path):
     prompts = [[{"role": "user", "content": text}] for text in ("Create 1.", "Create 2.")]
     rows = [(prompts[0], "gulls"), (prompts[1], "salt"), (prompts[0], "salt and warm bread")]
+    rows += [([{"role": "user", "content": "Create 3."}], "sand")]
     path = tmp_path / "demonstrations.jsonl"
     path.write_text("".join(json.dumps({"prompt": prompt, "answer": answer}) + "\n" for prompt, answer in rows))
     config = evaluate.EvaluationConfig(large_model_reference=str(tiny_model), dtype="float32", temperature=0.5)
     found = evaluate.demonstrated_log_probabilities(
-        config, model_reference=str(tiny_model), demonstrations_path=str(path), label="demonstrations"
+        config,
+        model_reference=str(tiny_model),
+        demonstrations_path=str(path),
+        prompts=set(map(json.dumps, prompts)),
+        label="demonstrations",
     )
+    assert len(found) == 2  # and nothing of the prompt that nobody answered
     text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=512, target_sequence_length=64)
     for prompt in prompts:
         answers = [text_format.learnt_ids(answer) for asked, answer in rows if asked == prompt]
@@ -257,7 +263,11 @@ def test_demonstrated_answers_are_measured_by_prompt_and_token(model, tiny_model
         assert found[json.dumps(prompt)] == pytest.approx(sum(nats) / sum(map(len, answers)), abs=1e-4)
 
 
-@pytest.mark.parametrize(("best", "last", "chosen"), [(20, 40, True), (40, 40, False)])
-def test_held_out_answers_chose_the_checkpoint_where_another_than_the_last_is_returned(tmp_path, best, last, chosen):
-    (tmp_path / "held_out_loss.json").write_text(json.dumps({"best_step": best, "last_step": last}))
-    assert evaluate._was_chosen(str(tmp_path)) is chosen
+def test_the_gate_is_told_among_how_many_checkpoints_its_prompts_chose(tmp_path):
+    made = [replace(pair, tuned=replace(pair.tuned, demonstrated=-1.0)) for pair in pairs()]
+    made = [replace(pair, base=replace(pair.base, demonstrated=-2.0)) for pair in made]
+    (tmp_path / "tuning.json").write_text(json.dumps({"method": "supervised"}))
+    (tmp_path / "held_out_loss.json").write_text(json.dumps({"chosen_among": 5}))
+    config = evaluate.EvaluationConfig(large_model_reference="unused")
+    found = evaluate.decide_promotion(config, made, str(tmp_path / "decision"), adapter_dir=str(tmp_path))
+    assert "p at most 0.005, of a checkpoint that the same prompts chose among 5" in found.conditions[0].limit

@@ -29,7 +29,17 @@ def pairs(wins, losses, *, unjudged=0, tuned=None, judge="true_score"):
     return made
 
 
-def decided(made, *, judges=(), tastes=None, earlier_tries=0, chose_checkpoint=False, method="reinforcement", **limits):
+def decided(
+    made,
+    *,
+    judges=(),
+    tastes=None,
+    earlier_tries=0,
+    chose_checkpoint=False,
+    chosen_among=1,
+    method="reinforcement",
+    **limits,
+):
     return decide(
         summarize(made, judges=judges),
         GateConfig(**limits),
@@ -37,6 +47,7 @@ def decided(made, *, judges=(), tastes=None, earlier_tries=0, chose_checkpoint=F
         tastes=tastes,
         earlier_tries=earlier_tries,
         chose_checkpoint=chose_checkpoint,
+        chosen_among=chosen_among,
         method=method,
     )
 
@@ -395,8 +406,16 @@ def test_after_supervised_tuning_held_out_answers_promote_unless_a_scorer_judges
     scored = decided(also_scored(made, better=100, true_score=None))
     assert scored.judge == "true score"
     assert failed(scored) == ["Beats the base model beyond chance"]
-    assert "checkpoint" not in decided(made).conditions[0].value
-    assert "they also chose the checkpoint" in decided(made, chose_checkpoint=True).conditions[0].value
+
+
+def test_more_is_asked_where_the_same_prompts_chose_the_checkpoint():
+    made = pairs(115, 85, judge="demonstrated")
+    assert decided(made).promote
+    found = decided(made, chosen_among=4)
+    assert failed(found) == ["Beats the base model beyond chance"]
+    assert found.conditions[0].limit.endswith("p at most 0.006, of a checkpoint that the same prompts chose among 4")
+    assert decided(pairs(125, 75, judge="demonstrated"), chosen_among=4).promote
+    assert "at try 2 against this champion" in decided(made, chosen_among=4, earlier_tries=1).conditions[0].limit
 
 
 @pytest.mark.parametrize(("method", "told"), [("supervised", "train fewer steps"), ("preference", "raise beta")])

@@ -42,6 +42,14 @@ def test_the_last_is_returned_where_that_is_asked_for():
     assert "as enable_checkpoint_selection says" in made.reason
 
 
+def test_among_how_many_it_was_chosen_counts_where_the_model_is_judged_on_the_same_prompts():
+    made = curve(3.0, 2.0, 1.0, 1.5, judged=True)
+    assert (made.chosen_among, made.as_json()["chosen_among"]) == (3, 3)  # the base model is no checkpoint
+    assert "the gate asks for more" in made.reason
+    assert curve(3.0, 2.0, 1.0, 1.5).chosen_among == curve(3.0, 2.0, 1.0, judged=True, selects=False).chosen_among == 1
+    assert "judged" not in curve(3.0, 2.0, 1.0, 1.5).reason
+
+
 def test_where_nothing_was_learnt_the_model_is_returned_as_it_began():
     made = curve(1.0, 2.0, 2.5)
     assert made.returned.step == 0
