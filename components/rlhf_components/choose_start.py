@@ -1,4 +1,4 @@
-"""Choose Start: what the two phases of RLHF start from: the base model, or what a supervised phase made of it."""
+"""Choose Start: what is tuned on preferences: the base model, or what a supervised phase made of it."""
 
 from typing import NamedTuple, Optional
 
@@ -33,7 +33,7 @@ def choose_start(
         large_model_fingerprint: From Preprocess Inputs.
         reward_model_reference: From Preprocess Inputs: the base of the reward model.
         reward_model_fingerprint: From Preprocess Inputs.
-        model: The supervised model, merged; without it both phases start from the base model.
+        model: The supervised model, merged; without it what follows starts from the base model.
 
     Returns:
         large_model_reference: The supervised model's folder, or the base model.
@@ -56,7 +56,7 @@ def choose_start(
         )
         if model:
             found = start_from(found, model.path)
-        say(f"Both phases start from the {'supervised' if model else 'base'} model")
+        say(f"All that follows starts from the {'supervised' if model else 'base'} model")
         with open(start.path, "w", encoding="utf-8") as stream:
             json.dump(found._asdict(), stream)
     return (*found, model.uri if model else start.uri)

@@ -1,4 +1,4 @@
-"""Import Supervised Dataset: what a supervised phase before RLHF learns from, with a part held out."""
+"""Import Supervised Dataset: what a supervised phase before others learns from, with a part held out."""
 
 from kfp import dsl
 
@@ -30,7 +30,7 @@ def import_supervised_dataset(
         eval_demonstrations: Canonical rows to measure on, a part held out.
         preference_dataset: Human preferences, whose preferred answers are learnt where there are no demonstrations. Those
             that measure the reward model are not learnt from, nor those of the held-out reward model.
-        prompt_dataset: Prompts of reinforcement learning: those of them that are held out are not learnt from.
+        prompt_dataset: Prompts of reinforcement learning, or empty: those of them that are held out are not learnt from.
         supervised_dataset: Demonstrations; empty for the preferred answers.
         eval_dataset: Evaluation rows; empty for a held-out split.
         instruction: Put before every text prompt; the default context of chat rows.

@@ -43,7 +43,7 @@ def preprocess_inputs(
         warm_start_adapter: LoRA adapter that the policy starts from: a registered model or a folder; empty for none.
         lora_dim: Rank that the adapter must have.
         registry_dir: Folder of the local model registry; its default place when empty.
-        supervised_dataset: What a supervised phase is to learn before RLHF; empty for none.
+        supervised_dataset: What a supervised phase is to learn first; empty for none.
         supervise_on_preferred: Whether it is to learn the preferred answers.
         model_display_name: Name in the registry.
         method: How the base model is tuned, in a word, for the name that is made where none is given.

@@ -37,6 +37,7 @@ def train_preference(
     held_out_reward_model_share: float = 0.0,
     watch_prompts: int = 64,
     checkpoint_interval: float = 10.0,
+    start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
     """Have chosen answers gain more than rejected ones, for as long as held-out ones do so too.
 
@@ -47,7 +48,7 @@ def train_preference(
         model: The tuned model, merged, as plain transformers loads it.
         metrics: What held-out preferences say of it: loss, accuracy, margin, how much likelier the answers became.
         tensorboard: Event files.
-        large_model_reference: Base model.
+        large_model_reference: Base model, or what a supervised phase made of it; it is the reference as well.
         large_model_fingerprint: From Preprocess Inputs. When empty, kfp's cache goes by the model's name.
         preference_rows: Which rows the dataset has; kept with the adapter, so that a recurring tune can count new ones.
         evaluation_prompts: Prompts on which answers will be compared; where others are enough, these have no say in which
@@ -70,6 +71,8 @@ def train_preference(
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
         watch_prompts: Held-out prompts answered now and then; 0 for none.
         checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
+        start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
+            what is an input is fetched.
     """
     import math
     import shutil

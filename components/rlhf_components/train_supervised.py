@@ -58,8 +58,8 @@ def train_supervised(
         seed: Of the adapter and the order of the demonstrations.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
         checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
-        is_start: Whether RLHF starts from the model: then it holds the settings and metrics too, since later steps get
-            nothing else.
+        is_start: Whether another method starts from the model: then it holds the settings and metrics too, since later
+            steps get nothing else.
     """
     import math
 

@@ -116,7 +116,7 @@ def validate_inputs(
         eval_dataset: Evaluation rows; empty for a held-out split.
         dataset_uri: Demonstrations to learn from; empty when the pipeline uses none.
         evaluation_data_uri: Demonstrations to measure on; empty for a held-out split.
-        supervised_dataset: Demonstrations of a supervised phase before RLHF; empty when there is none.
+        supervised_dataset: Demonstrations of a supervised phase before others; empty when there is none.
         supervise_on_preferred: Whether that phase learns the preferred answers instead.
         instruction: Put before every text prompt; the default context of chat rows.
         default_context: The same, of dataset_uri and evaluation_data_uri.

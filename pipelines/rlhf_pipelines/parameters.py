@@ -45,6 +45,12 @@ _OF_SUPERVISED_TUNING = (
     "max_context_length",
     "tuning_method",
 )
+_OF_A_SUPERVISED_PHASE = (
+    "supervised_dataset",
+    "supervise_on_preferred",
+    "supervised_train_steps",
+    "supervised_learning_rate_multiplier",
+)
 _OF_VALIDATION = ("feedback_dataset",)
 #: By the names of Google's, where it has them, and of TRL.
 OF_PREFERENCE_TUNING = ("beta", "epoch_count", "adapter_size", "loss_type", "label_smoothing", "rpo_alpha")
@@ -138,6 +144,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "watch_prompts",
         "instruction",
         "eval_dataset",
+        *_OF_A_SUPERVISED_PHASE,
         *_OF_EVERY_METHOD,
         "held_out_reward_model_share",
         "reward_model_reference",
@@ -149,7 +156,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         "gate_max_kl",
         "gate_max_length_ratio",
         learning_rate_multiplier="Times the base learning rate of preference tuning.",
-        enable_early_stopping="Stop when the loss on held-out preferences has not fallen for an epoch.",
+        enable_early_stopping="Stop when the loss on held-out preferences has not fallen for an epoch; before it likewise.",
         batch_size="Preferences in one optimizer step, on all GPUs together.",
         temperature="Sampling temperature of the answers that are compared.",
         eval_prompts="Most prompts to answer, of held-out preferences, when there is no evaluation dataset.",

@@ -28,7 +28,7 @@ class SupervisedOutputs(NamedTuple):
 
 
 class StartOutputs(NamedTuple):
-    """What a supervised phase before RLHF hands on, as `choose_start` does."""
+    """What a supervised phase before others hands on, as `choose_start` does."""
 
     large_model_reference: str
     large_model_fingerprint: str
@@ -95,7 +95,7 @@ def supervised_phase(values: Values) -> SupervisedOutputs:
 
 
 @dsl.pipeline(
-    name="supervised-start", description="Before the two phases, if asked for: learn to answer as demonstrations do."
+    name="supervised-start", description="Before all else, if asked for: learn to answer as demonstrations do."
 )
 @takes_inputs(
     import_supervised_dataset,
@@ -143,6 +143,38 @@ def fetch_start(start_uri: str) -> dsl.Artifact:
     return start.set_display_name("Import Start").output
 
 
+def fetched_by(target: str) -> dict[str, Any]:
+    """Return the artifacts, by name and type, that steps of a target get besides where a supervised phase may come first."""
+    return {"start_model": dsl.Input[dsl.Artifact]} if target == "kubeflow" else {}
+
+
+def supervised_first(values: Values, target: str, **given: Any) -> Values:
+    """Put a supervised phase, where it is asked for, before all else; return the values that name what others start from.
+
+    What is absent cannot be handed to a nested pipeline by kfp's local runner, nor chosen among artifacts by Kubeflow's
+    backend, so that model goes on as the name of its folder, which both can choose. Where steps share no storage, as on
+    Kubeflow, they get it as an artifact besides.
+
+    Args:
+        values: Of the pipeline, with what Validate Inputs and Preprocess Inputs found.
+        target: Where the pipeline runs.
+        given: Inputs of the phase that the pipeline has under other names.
+    """
+    start = supervised_start(
+        **values.of(
+            supervised_start,
+            train_steps=values["supervised_train_steps"],
+            learning_rate_multiplier=values["supervised_learning_rate_multiplier"],
+            **given,
+        )
+    ).set_display_name("Supervised Tuning")
+    values = values.adding(start.outputs)
+    if not fetched_by(target):
+        return values
+    weights = fetch_start(**values.of(fetch_start)).set_display_name("Fetch Start")
+    return values.adding({"start_model": weights.output})
+
+
 def reward_model_phase_with(**fetched: Any) -> Any:
     """Return phase 1, for steps that get these artifacts besides; their types, such as `dsl.Input[dsl.Artifact]`."""
 
@@ -180,35 +212,41 @@ def reward_model_phase_with(**fetched: Any) -> Any:
     return reward_model_phase
 
 
-@dsl.pipeline(name="preference-tuning", description="Learn people's choices without a reward model.")
-@takes_inputs(
-    import_preference_dataset,
-    train_preference,
-    preference_fingerprint=str,
-    eval_fingerprint=str,
-    large_model_fingerprint=str,
-)
-def preference_phase(values: Values) -> PreferenceOutputs:
-    """Import preferences and tune the model on them."""
-    data = import_preference_dataset(**values.of(import_preference_dataset)).set_display_name(
-        "Import Preference Dataset"
+def preference_phase_with(**fetched: Any) -> Any:
+    """Return preference tuning, for steps that get these artifacts besides."""
+
+    @dsl.pipeline(name="preference-tuning", description="Learn people's choices without a reward model.")
+    @takes_inputs(
+        import_preference_dataset,
+        train_preference,
+        **fetched,
+        preference_fingerprint=str,
+        eval_fingerprint=str,
+        large_model_fingerprint=str,
     )
-    trainer = train_preference(
-        **values.of(
-            train_preference,
+    def preference_phase(values: Values) -> PreferenceOutputs:
+        """Import preferences and tune the model on them."""
+        data = import_preference_dataset(**values.of(import_preference_dataset)).set_display_name(
+            "Import Preference Dataset"
+        )
+        trainer = train_preference(
+            **values.of(
+                train_preference,
+                preferences=data.outputs["preferences"],
+                eval_preferences=data.outputs["eval_preferences"],
+                evaluation_prompts=data.outputs["evaluation_prompts"],
+                preference_rows=data.outputs["preference_rows"],
+            )
+        ).set_display_name("Preference Trainer")
+        return PreferenceOutputs(
+            model=trainer.outputs["model"],
+            adapter=trainer.outputs["adapter"],
             preferences=data.outputs["preferences"],
             eval_preferences=data.outputs["eval_preferences"],
             evaluation_prompts=data.outputs["evaluation_prompts"],
-            preference_rows=data.outputs["preference_rows"],
         )
-    ).set_display_name("Preference Trainer")
-    return PreferenceOutputs(
-        model=trainer.outputs["model"],
-        adapter=trainer.outputs["adapter"],
-        preferences=data.outputs["preferences"],
-        eval_preferences=data.outputs["eval_preferences"],
-        evaluation_prompts=data.outputs["evaluation_prompts"],
-    )
+
+    return preference_phase
 
 
 def reinforcement_phase_with(**fetched: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Preference tuning: training without a reward model, evaluation, upload. Parameters as Google's, where it has them."""
+"""Preference tuning: training without a reward model, evaluation, upload. Parameters as Google's, where it has them.
+
+A supervised phase may come before: its model then takes the base model's place, and is the reference.
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +9,7 @@ from kfp import dsl
 
 from rlhf_components import preprocess_inputs, train_reward_model, validate_inputs
 from rlhf_pipelines import evaluate_and_promote
-from rlhf_pipelines.phases import preference_phase
+from rlhf_pipelines.phases import fetched_by, preference_phase_with, supervised_first
 from rlhf_pipelines.wiring import Values, takes_parameters
 
 
@@ -22,14 +25,20 @@ class PreferenceTuningOutputs(NamedTuple):
 
 def for_target(target: str) -> Any:
     """Return the pipeline for a target: they differ in where the tuned model goes."""
+    fetched = fetched_by(target)
+    preference_phase = preference_phase_with(**fetched)
     promote_if_better = evaluate_and_promote.for_target(
-        target, held_out_reward_model=dsl.Input[dsl.Model], eval_preferences=dsl.Input[dsl.Dataset]
+        target,
+        held_out_reward_model=dsl.Input[dsl.Model],
+        eval_preferences=dsl.Input[dsl.Dataset],
+        **fetched,
     )
 
     @dsl.pipeline(
         name="preference-tuning-pipeline",
         display_name="Preference tuning",
-        description="Tunes a language model on people's choices between two answers (DPO), without a reward model.",
+        description="Tunes a language model on people's choices between two answers (DPO), without a reward model; "
+        "a supervised phase may come before.",
     )
     @takes_parameters("preference_tuning_pipeline")
     def preference_tuning_pipeline(values: Values) -> PreferenceTuningOutputs:
@@ -53,14 +62,16 @@ def for_target(target: str) -> Any:
             .set_caching_options(False)
             .after(inputs)
         )
-        values = values.adding(inputs.outputs).adding(models.outputs)
-        tuned = preference_phase(**values.of(preference_phase, prompt_dataset="")).set_display_name("Preference Tuning")
+        # Its prompts are the preferences' own.
+        values = values.adding(inputs.outputs).adding(models.outputs).adding({"prompt_dataset": ""})
+        values = supervised_first(values, target, lora_dim=values["adapter_size"])
+        tuned = preference_phase(**values.of(preference_phase)).set_display_name("Preference Tuning")
         values = values.adding(tuned.outputs)
         judge = train_reward_model(
             **values.of(
                 train_reward_model,
-                large_model_reference=models.outputs["reward_model_reference"],
-                large_model_fingerprint=models.outputs["reward_model_fingerprint"],
+                large_model_reference=values["reward_model_reference"],
+                large_model_fingerprint=values["reward_model_fingerprint"],
                 held_out=True,
             )
         ).set_display_name("Held-out Reward Model Trainer")

@@ -1,8 +1,6 @@
 """The whole job: reward model, reinforcement learning, evaluation, upload. Parameters as the Vertex RLHF job had them.
 
-A supervised phase may come before: its model then takes the base model's place. What is absent cannot be handed to a nested
-pipeline by kfp's local runner, nor chosen among artifacts by Kubeflow's backend, so that model goes on as the name of its
-folder, which both can choose. Where steps share no storage, as on Kubeflow, they get it as an artifact besides.
+A supervised phase may come before: its model then takes the base model's place.
 """
 
 from typing import Any, NamedTuple
@@ -11,12 +9,7 @@ from kfp import dsl
 
 from rlhf_components import preprocess_inputs, train_reward_model, validate_inputs
 from rlhf_pipelines import evaluate_and_promote
-from rlhf_pipelines.phases import (
-    fetch_start,
-    reinforcement_phase_with,
-    reward_model_phase_with,
-    supervised_start,
-)
+from rlhf_pipelines.phases import fetched_by, reinforcement_phase_with, reward_model_phase_with, supervised_first
 from rlhf_pipelines.wiring import Values, takes_parameters
 
 
@@ -32,7 +25,7 @@ class RlhfOutputs(NamedTuple):
 
 def for_target(target: str) -> Any:
     """Return the pipeline for a target: they differ in where the tuned model goes, and in what steps share."""
-    fetched = {"start_model": dsl.Input[dsl.Artifact]} if target == "kubeflow" else {}
+    fetched = fetched_by(target)
     reward_model_phase, reinforcement_phase = reward_model_phase_with(**fetched), reinforcement_phase_with(**fetched)
     promote_if_better = evaluate_and_promote.for_target(
         target,
@@ -72,18 +65,7 @@ def for_target(target: str) -> Any:
         )
         # What a step found goes on under its name, and takes the place of what was given: a commit for a hub id, a rubric's
         # words for its file.
-        values = values.adding(inputs.outputs).adding(models.outputs)
-        start = supervised_start(
-            **values.of(
-                supervised_start,
-                train_steps=values["supervised_train_steps"],
-                learning_rate_multiplier=values["supervised_learning_rate_multiplier"],
-            )
-        ).set_display_name("Supervised Tuning")
-        values = values.adding(start.outputs)
-        if fetched:
-            weights = fetch_start(**values.of(fetch_start)).set_display_name("Fetch Start")
-            values = values.adding({"start_model": weights.output})
+        values = supervised_first(values.adding(inputs.outputs).adding(models.outputs), target)
         reward_base = {
             "large_model_reference": values["reward_model_reference"],
             "large_model_fingerprint": values["reward_model_fingerprint"],

@@ -481,12 +481,12 @@ PARAMETERS: dict[str, Parameter] = {
             "Only tune_v2, what the old job did: supervised tuning; lora_dim says whether by an adapter.",
             choices=("tune_v2",),
         ),
-        # Of the supervised phase that may come before the two of RLHF.
+        # Of the supervised phase that may come before all others.
         Parameter(
             "supervised_dataset",
             str,
             "",
-            "JSONL of prompts with answers that a supervised phase learns first; both other phases start from its model.",
+            "JSONL of prompts with answers that a supervised phase learns first; all that follows starts from its model.",
         ),
         Parameter(
             "supervise_on_preferred",

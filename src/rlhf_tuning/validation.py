@@ -28,7 +28,7 @@ class ValidationConfig:
         eval_dataset: Evaluation rows; empty when there are none.
         dataset_uri: Demonstrations to learn from; empty when there are none.
         evaluation_data_uri: Demonstrations to measure on; empty when there are none.
-        supervised_dataset: Demonstrations of a supervised phase before RLHF; empty when there are none.
+        supervised_dataset: Demonstrations of a supervised phase before others; empty when there are none.
         supervise_on_preferred: Whether that phase learns the preferred answers instead.
         feedback_dataset: Answers with labels or ratings; empty when there are none.
         instruction: Put before every text prompt; the default context of chat rows.

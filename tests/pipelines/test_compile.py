@@ -184,13 +184,22 @@ def test_on_kubeflow_an_importer_s_address_is_an_input_of_the_pipeline_around_it
                 label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
                 if "importer" in executors.get(label, {}):
                     addresses.append(task["inputs"]["parameters"]["uri"])
-    # rlhf_pipeline's, and the same in recurring_rlhf_pipeline.
-    assert addresses == [{"componentInputParameter": "start_uri"}] * 2
+    # rlhf_pipeline's, the same in recurring_rlhf_pipeline, and preference_tuning_pipeline's.
+    assert addresses == [{"componentInputParameter": "start_uri"}] * 3
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "followers"),
+    [
+        ("rlhf_pipeline", ("train-reward-model", "train-reward-model-2", "reinforcement-learning")),
+        ("preference_tuning_pipeline", ("preference-tuning", "train-reward-model")),
+    ],
+)
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_supervised_phase_runs_only_when_it_is_asked_for_and_all_that_follows_starts_from_its_model(target, compiled):
-    (path,) = [path for path in compiled if path.parent.name == target and path.name == "rlhf_pipeline.yaml"]
+def test_a_supervised_phase_runs_only_when_it_is_asked_for_and_all_that_follows_starts_from_its_model(
+    target, pipeline, followers, compiled
+):
+    (path,) = [path for path in compiled if path.parent.name == target and path.stem == pipeline]
     spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
     tasks = spec["root"]["dag"]["tasks"]
     start = spec["components"]["comp-supervised-start"]["dag"]["tasks"]["condition-branches-1"]["componentRef"]["name"]
@@ -198,8 +207,7 @@ def test_a_supervised_phase_runs_only_when_it_is_asked_for_and_all_that_follows_
     triggers = {task["taskInfo"]["name"]: task["triggerPolicy"]["condition"] for task in branches}
     asked = "inputs.parameter_values['pipelinechannel--supervises'] == true"
     assert triggers == {"there is a supervised phase": asked, "the base model is the start": f"!({asked})"}
-    followers = ("train-reward-model", "train-reward-model-2", "reinforcement-learning", "evaluate-and-promote")
-    for name in followers:
+    for name in (*followers, "evaluate-and-promote"):
         source = tasks[name]["inputs"]["parameters"]["large_model_reference"]["taskOutputParameter"]
         assert source["producerTask"] == "supervised-start"
         assert ("start_model" in tasks[name]["inputs"].get("artifacts", {})) == (target == "kubeflow")

@@ -244,7 +244,7 @@ def test_a_supervised_phase_comes_first_and_its_model_is_what_all_that_follows_s
     (job / "three.json").write_text(json.dumps(values))
     _, output = rlhf("run", "--parameter-values", "three.json", "--pipeline-root", "three", cwd=job)
     assert "Upload and Deploy Tuned Model: started (step 15 of 15)" in output
-    assert "Both phases start from the supervised model" in output
+    assert "All that follows starts from the supervised model" in output
     (run,) = (job / "three").glob("rlhf-pipeline-*")
     (start,) = run.glob("train-supervised/model")
     # One base for the policy, its reference and both reward models.

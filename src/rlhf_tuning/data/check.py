@@ -97,7 +97,7 @@ def check_datasets(
         eval_dataset: The evaluation rows, likewise.
         dataset_uri: The demonstrations to learn from, likewise.
         evaluation_data_uri: The demonstrations to measure on, likewise.
-        supervised_dataset: The demonstrations of a supervised phase before RLHF, likewise.
+        supervised_dataset: The demonstrations of a supervised phase before others, likewise.
         feedback_dataset: The feedback, likewise.
         instruction: Prepended to every prompt.
         default_context: The same, of `dataset_uri` and `evaluation_data_uri`.

@@ -368,7 +368,7 @@ def import_supervised(
     prompt_fingerprint: str = "",
     eval_fingerprint: str = "",
 ) -> ImportSummary:
-    """Write what the supervised phase before RLHF learns from, and what its loss is measured on.
+    """Write what a supervised phase before others learns from, and what its loss is measured on.
 
     No prompt on which answers will be compared is learnt from, as for the reward model, and none on which that is measured.
     The preferred answers are those that it learns from, and the loss is measured on those that it is measured on. Those of
@@ -377,7 +377,7 @@ def import_supervised(
     Args:
         supervised_dataset: Demonstrations; a path, folder, glob, or one on `gs://`. Empty for the preferred answers.
         preference_dataset: The preferences, likewise.
-        prompt_dataset: The prompts of reinforcement learning, of which some are held out.
+        prompt_dataset: The prompts of reinforcement learning, of which some are held out; empty where there is none.
         eval_dataset: The evaluation rows, likewise, or an empty string.
         instruction: Prepended to every prompt.
         demonstrations_path: Where to write the demonstrations to learn from.
@@ -426,7 +426,7 @@ def import_supervised(
                 max_bad_rows=max_bad_rows,
                 fingerprints=(demonstration_fingerprint, eval_fingerprint),
                 write_eval=lambda batch, evaluation: 0,  # no demonstrations: its prompts are only kept apart
-                prompts=_Prompts(prompt_dataset, eval_prompts, prompt_fingerprint),
+                prompts=_Prompts(prompt_dataset, eval_prompts, prompt_fingerprint) if prompt_dataset else None,
                 apart=apart,
             )
         part = Part(share=held_out_reward_model_share, seed=seed, held_out=False)

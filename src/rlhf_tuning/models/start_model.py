@@ -1,7 +1,7 @@
-"""What RLHF starts from: its base model, or one that a supervised phase made of it. Needs neither torch nor transformers.
+"""What is tuned on preferences: the base model, or what a supervised phase made of it. Needs neither torch nor transformers.
 
-The supervised model, merged, takes the base model's place in all that follows: reward model and policy adapt it, and KL is
-measured to it, so there is one copy of the weights as there is without such a phase.
+The supervised model, merged, takes the base model's place in all that follows: reward models and policy adapt it, it is the
+reference, and KL is measured to it, so there is one copy of the weights as there is without such a phase.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rlhf_tuning import registry
 from rlhf_tuning.models.model_reference import content_fingerprint
 
-#: Folder inside a supervised model that both phases start from: what its training left, for the report and the manifest.
+#: Folder inside a supervised model that others start from: what its training left, for the report and the manifest.
 RECORD = "supervised_tuning"
 #: File there: the metadata of the model's artifact, since later steps get its folder alone.
 MADE_FROM = "made_from.json"
@@ -29,7 +29,7 @@ class Start(NamedTuple):
 
 
 def start_from(base: Start, model_dir: str) -> Start:
-    """Return where both phases start after a supervised one.
+    """Return where the phases after a supervised one start.
 
     Args:
         base: Where they would start without. A reward model with a base of its own keeps it.

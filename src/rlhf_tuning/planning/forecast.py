@@ -167,9 +167,7 @@ class Plan:
         if values.get("dataset_uri"):  # supervised tuning alone
             steps = dict.fromkeys(_STEPS, 0) | {"supervised_train_steps": values["train_steps"]}
             return cls(**known | steps | {"held_out_reward_model_share": 0.0, "watch_prompts": 0})
-        if not (values.get("supervised_dataset") or values.get("supervise_on_preferred")):
-            known["supervised_train_steps"] = 0
-        return cls(**known)
+        return cls(**known | {"supervised_train_steps": _steps_before(values)})
 
     @classmethod
     def of_preference_tuning(cls, values: Mapping[str, Any], preferences: int) -> "Plan":
@@ -188,6 +186,7 @@ class Plan:
             **known
             | dict.fromkeys(_STEPS, 0)
             | {
+                "supervised_train_steps": _steps_before(values),
                 "lora_dim": values["adapter_size"],
                 "preferences": preferences,
                 "preference_train_steps": math.ceil(values["epoch_count"] * an_epoch),
@@ -225,6 +224,12 @@ class Plan:
             return 0
         steps = self.reinforcement_learning_train_steps
         return 1 + math.ceil(steps / (self.watch_interval or math.ceil(steps / _LOOKS)))
+
+
+def _steps_before(values: Mapping[str, Any]) -> int:
+    """Return the steps of a supervised phase before others; 0 where a run's parameters ask for none."""
+    asked = values.get("supervised_dataset") or values.get("supervise_on_preferred")
+    return int(values["supervised_train_steps"]) if asked else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -803,8 +808,8 @@ class _Forecaster:
         validation = rewarded * plan.validated * self.scoring_seconds(self.prompts, 2)
         centring = self.answering_seconds(centred, together, divided=frozen) + self.scoring_seconds(centred)
         measuring = self.demonstrated_seconds(measured, learns=False, divided=self.policy_divided)
-        # Base or champion, tuned model, and where both phases start from a supervised model that one too.
-        between = 1 if supervised and plan.tunes_policy else 0
+        # Base or champion, tuned model, and where others start from a supervised model that one too.
+        between = 1 if supervised and (plan.tunes_policy or learns_preferences) else 0
         evaluation = (
             (2 + between) * self.answering_seconds(evaluated, ROWS_TOGETHER[True], divided=frozen)
             # Both models' answers, and both answers of as many held-out preferences.
@@ -812,7 +817,7 @@ class _Forecaster:
             + (1 + between) * self.kl_seconds(evaluated, divided=frozen)
         )
         heavy, light, heavy_start, light_start = _STARTS[self.on.cpu]
-        heavy += between if plan.tunes_policy else -1 if learns_preferences else -2
+        heavy += between - (0 if plan.tunes_policy else 1 if learns_preferences else 2)
         loading = heavy * self.model.parameters * self.model.stored_bytes / _READ_BYTES_PER_SECOND
         seconds = {
             "held-out loss": measurements * measuring,

@@ -394,7 +394,7 @@ def _gains(gains: Sequence[Gain]) -> str:
     names = [*(f"Win rate by {label}" for label in labels), "KL to the other, nats per answer"]
     heads = "".join(f'<th scope="col" class="n">{text(name, 200)}</th>' for name in names)
     note = (
-        "All three models answered the held-out prompts. The supervised model is what both phases of RLHF started from: "
+        "All three models answered the held-out prompts. The supervised model is what all later training started from: "
         "in training and in the gate KL is measured to it."
     )
     return (

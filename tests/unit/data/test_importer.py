@@ -419,6 +419,12 @@ def test_a_supervised_phase_learns_from_no_prompt_on_which_answers_will_be_compa
     assert not asked(learnt) & asked(list(read_canonical(held_out)))
     assert (summary.rows, summary.eval_rows) == (len(learnt), len(measured))
     assert len(learnt) + len(measured) + summary.left_out == 100
+    # Where there are no prompts but the preferences' own, it is on those which measure that answers are compared.
+    alone = datasets | {"prompt_dataset": ""}
+    _, learnt, _ = run_supervised(tmp_path / "alone", **alone)
+    _, _, held_out = run_preferences(tmp_path / "alone", datasets["preference_dataset"])
+    assert asked(learnt)
+    assert not asked(learnt) & asked(list(read_canonical(held_out)))
     # Nor where the prompts of the evaluation are given.
     now = write_rows("now.jsonl", [*prompts(3, "describe  PLACE"), *prompts(3, "sing  OF")])
     if preferred:

@@ -269,6 +269,13 @@ def test_preference_tuning_takes_its_own_steps_and_no_reward_model_but_the_one_t
     policy = forecast(replace(PLAN, lora_dim=0), LLAMA_1B, A100)
     assert found.phases[-1].peak[1] < policy.phases[-1].peak[1]
     assert found.phases[-1].step_seconds < policy.phases[-1].step_seconds
+    # A supervised phase comes before it, and a third model is asked for answers.
+    values |= {"supervise_on_preferred": True, "supervised_train_steps": 50}
+    after = forecast(Plan.of_preference_tuning(values, 3200), LLAMA_1B, A100)
+    assert (after.phases[0].name, after.phases[0].steps) == ("supervised tuning", 50)
+    assert after.phases[1:] == found.phases
+    assert set(after.hours) - set(found.hours) == {"held-out loss"}
+    assert after.hours["evaluation"] > found.hours["evaluation"]
     tight = replace(A100, memory=20 * GB)
     assert "--adapter-size 16" in alternatives(replace(plan, reward_lora_dim=16), LLAMA_1B, tight)[0]
     with pytest.raises(ParameterError, match="--preferences is 0"):
