@@ -13,6 +13,7 @@ def preprocess_inputs(
     reward_model_reference: str = "",
     warm_start_adapter: str = "",
     lora_dim: int = 16,
+    adapter_size: int = 16,
     registry_dir: str = "",
     supervised_dataset: str = "",
     supervise_on_preferred: bool = False,
@@ -40,8 +41,9 @@ def preprocess_inputs(
     Args:
         large_model_reference: Base model of the policy: a hub id, a folder, a gs:// folder or an alias.
         reward_model_reference: Base model of the reward model; empty for the policy's own.
-        warm_start_adapter: LoRA adapter that the policy starts from: a registered model or a folder; empty for none.
+        warm_start_adapter: LoRA adapter that the tuned model starts from: a registered model or a folder; empty for none.
         lora_dim: Rank that the adapter must have.
+        adapter_size: The same, where the method is preference.
         registry_dir: Folder of the local model registry; its default place when empty.
         supervised_dataset: What a supervised phase is to learn first; empty for none.
         supervise_on_preferred: Whether it is to learn the preferred answers.
@@ -79,11 +81,13 @@ def preprocess_inputs(
         if reward_model_reference:
             check_base_model(reward_model_reference, parameter="reward_model_reference")
             reward = resolve_reference(reward_model_reference, parameter="reward_model_reference")
+        named, rank = ("adapter_size", adapter_size) if method == "preference" else ("lora_dim", lora_dim)
         adapter = resolve_adapter(
             warm_start_adapter,
             large_model_reference=policy.reference,
             large_model_fingerprint=policy.fingerprint,
-            lora_dim=lora_dim,
+            rank=rank,
+            rank_parameter=named,
             registry_dir=registry_dir,
         )
     return (

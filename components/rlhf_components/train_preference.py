@@ -34,6 +34,8 @@ def train_preference(
     temperature: float = 1.0,
     seed: int = 0,
     dtype: str = "auto",
+    warm_start_adapter: str = "",
+    warm_start_fingerprint: str = "",
     held_out_reward_model_share: float = 0.0,
     watch_prompts: int = 64,
     checkpoint_interval: float = 10.0,
@@ -68,6 +70,8 @@ def train_preference(
         temperature: Of the answers that are sampled now and then.
         seed: Of the adapter, the order of the preferences and the samples.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+        warm_start_adapter: Folder of the adapter that the training starts from; empty for a new one.
+        warm_start_fingerprint: From Preprocess Inputs.
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
         watch_prompts: Held-out prompts answered now and then; 0 for none.
         checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
@@ -103,6 +107,7 @@ def train_preference(
             temperature=temperature,
             seed=seed,
             dtype=dtype,
+            warm_start_adapter=warm_start_adapter,
             held_out_reward_model_share=held_out_reward_model_share,
             watch_prompts=watch_prompts,
             checkpoint_interval=checkpoint_interval,
@@ -129,6 +134,7 @@ def train_preference(
             "preference_rows": preferences.metadata.get("rows", 0),
             "preference_fingerprint": preferences.metadata.get("fingerprint", ""),
             "seed": seed,
+            "warm_start_fingerprint": warm_start_fingerprint,
         }
         adapter.metadata.update(made_from)
         model.metadata.update(made_from)

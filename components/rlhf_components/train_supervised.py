@@ -29,6 +29,8 @@ def train_supervised(
     target_sequence_length: int = 64,
     seed: int = 0,
     dtype: str = "auto",
+    warm_start_adapter: str = "",
+    warm_start_fingerprint: str = "",
     checkpoint_interval: float = 10.0,
     is_start: bool = False,
 ) -> None:
@@ -57,6 +59,8 @@ def train_supervised(
         target_sequence_length: Most tokens of an answer.
         seed: Of the adapter and the order of the demonstrations.
         dtype: auto, float32 or bfloat16, for frozen weights and matrix products.
+        warm_start_adapter: Folder of the adapter that the training starts from; empty for a new one.
+        warm_start_fingerprint: From Preprocess Inputs.
         checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
         is_start: Whether another method starts from the model: then it holds the settings and metrics too, since later
             steps get nothing else.
@@ -84,6 +88,7 @@ def train_supervised(
             target_sequence_length=target_sequence_length,
             seed=seed,
             dtype=dtype,
+            warm_start_adapter=warm_start_adapter,
             checkpoint_interval=checkpoint_interval,
         )
         found = processes.run(
@@ -106,6 +111,7 @@ def train_supervised(
             "demonstration_rows": demonstrations.metadata.get("rows", 0),
             "demonstration_fingerprint": demonstrations.metadata.get("fingerprint", ""),
             "seed": seed,
+            "warm_start_fingerprint": warm_start_fingerprint,
         }
         if is_start:
             keep_record(model.path, adapter_dir=adapter.path, made_from=made_from)

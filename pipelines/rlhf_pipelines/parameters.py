@@ -83,6 +83,7 @@ _OF_EVERY_METHOD = (
     "checkpoint_interval",
     "max_bad_rows",
     "registry_dir",
+    "warm_start_adapter",
     "serving_machine",
     "serving_image",
     "serving_endpoint",

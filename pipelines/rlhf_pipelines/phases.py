@@ -72,6 +72,7 @@ class ReinforcementOutputs(NamedTuple):
     demonstration_fingerprint=str,
     eval_fingerprint=str,
     large_model_fingerprint=str,
+    warm_start_fingerprint=str,
 )
 def supervised_phase(values: Values) -> SupervisedOutputs:
     """Import demonstrations and tune the model on them."""
@@ -223,6 +224,7 @@ def preference_phase_with(**fetched: Any) -> Any:
         preference_fingerprint=str,
         eval_fingerprint=str,
         large_model_fingerprint=str,
+        warm_start_fingerprint=str,
     )
     def preference_phase(values: Values) -> PreferenceOutputs:
         """Import preferences and tune the model on them."""

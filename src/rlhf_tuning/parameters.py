@@ -219,7 +219,7 @@ PARAMETERS: dict[str, Parameter] = {
             "warm_start_adapter",
             str,
             "",
-            "LoRA adapter that the policy starts from: a registered model, such as my-model@champion, or a folder.",
+            "LoRA adapter that the training starts from: a registered model, such as my-model@champion, or a folder.",
         ),
         Parameter(
             "rollout_engine",

@@ -217,3 +217,20 @@ def test_a_supervised_phase_runs_only_when_it_is_asked_for_and_all_that_follows_
     # What the model is registered under, and first held against, is the base model.
     base = tasks["evaluate-and-promote"]["inputs"]["parameters"]["base_model_reference"]["taskOutputParameter"]
     assert base["producerTask"] == "preprocess-inputs"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "phase"),
+    [
+        ("rlhf_pipeline", "reinforcement-learning"),
+        ("preference_tuning_pipeline", "preference-tuning"),
+        ("supervised_tuning_pipeline", "supervised-tuning"),
+    ],
+)
+def test_every_method_starts_from_the_adapter_that_was_checked(pipeline, phase, compiled):
+    (path,) = [path for path in compiled if path.parent.name == "local" and path.stem == pipeline]
+    spec = yaml.load(path.read_text(), yaml.CSafeLoader)
+    given = spec["root"]["dag"]["tasks"][phase]["inputs"]["parameters"]
+    for name in ("warm_start_adapter", "warm_start_fingerprint"):
+        source = {"outputParameterKey": name, "producerTask": "preprocess-inputs"}
+        assert given[name] == {"taskOutputParameter": source}

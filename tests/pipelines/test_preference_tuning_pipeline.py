@@ -26,10 +26,10 @@ def write_rows(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def tune(folder, values):
+def tune(folder, values, **settings):
     (folder / "values.json").write_text(json.dumps(VALUES | values))
     command = ("run", "--pipeline", "preference_tuning_pipeline", "--parameter-values", "values.json")
-    return rlhf(*command, "--pipeline-root", "runs", cwd=folder)[1]
+    return rlhf(*command, "--pipeline-root", "runs", cwd=folder, **settings)[1]
 
 
 VALUES = {
@@ -73,6 +73,8 @@ def test_the_whole_job_learns_from_preferences_and_registers_what_beats_the_base
     report = artifact(tmp_path, "*/evaluate/report").read_text()
     assert "Preference tuning of" in report
     assert "Held-out answers: nats gained since the start" in report
+    again = values | {"warm_start_adapter": "tiny@champion", "adapter_size": 4}
+    assert "an adapter of rank 8, but adapter_size is 4" in tune(tmp_path, again, check=False)
 
 
 def test_a_supervised_phase_comes_first_and_its_model_is_the_reference(tiny_model, tmp_path):

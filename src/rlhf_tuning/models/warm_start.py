@@ -1,7 +1,8 @@
-"""A warm start: phase 2 continues a LoRA adapter instead of beginning a new one. Needs neither torch nor transformers.
+"""A warm start: a training continues a LoRA adapter instead of beginning a new one. Needs neither torch nor transformers.
 
-Only the policy starts elsewhere. The reference stays the base model with the adapter off, so KL is measured to the
-original base, and the adapter that comes out holds everything learnt since then.
+The adapter may be of any method. Only the tuned model starts elsewhere. The reference stays the base model with the adapter
+off, so KL is measured to the original base, as are the gains of preference tuning, and the adapter that comes out holds
+everything learnt since then.
 """
 
 import hashlib
@@ -34,7 +35,13 @@ class ResolvedAdapter:
 
 
 def resolve_adapter(
-    reference: str, *, large_model_reference: str, large_model_fingerprint: str, lora_dim: int, registry_dir: str = ""
+    reference: str,
+    *,
+    large_model_reference: str,
+    large_model_fingerprint: str,
+    rank: int,
+    rank_parameter: str = "lora_dim",
+    registry_dir: str = "",
 ) -> ResolvedAdapter:
     """Check that an adapter fits the run before anything is spent, and say which one exactly it is.
 
@@ -42,19 +49,20 @@ def resolve_adapter(
         reference: A folder, a gs:// folder, or a registered model such as `my-model@champion`; empty for none.
         large_model_reference: Base model of the run.
         large_model_fingerprint: Of that model's weights.
-        lora_dim: Rank of the run's adapter.
+        rank: Of the run's adapter.
+        rank_parameter: What gives that rank.
         registry_dir: Folder of the registry; its default place when empty.
 
     Raises:
-        ModelError: If there is no such adapter, or it is one of another base model.
-        ParameterError: If its rank is not `lora_dim`.
+        ModelError: If there is no such adapter, or it is one of another base model or no language model's.
+        ParameterError: If its rank is not the run's.
     """
     if not reference:
         return ResolvedAdapter()
-    if lora_dim == 0:
+    if rank == 0:
         raise ParameterError(
-            f"warm_start_adapter is {reference!r} and lora_dim 0: full fine-tuning has no adapter to start from. Give the "
-            "adapter's rank as lora_dim, or no warm_start_adapter."
+            f"warm_start_adapter is {reference!r} and {rank_parameter} 0: full fine-tuning has no adapter to start from. "
+            f"Give the adapter's rank as {rank_parameter}, or no warm_start_adapter."
         )
     try:
         folder = local_folder(reference)
@@ -75,10 +83,15 @@ def resolve_adapter(
             f"warm_start_adapter is {reference!r}, an adapter of another base model ({_base_of(folder, settings)}) than "
             f"large_model_reference ({large_model_reference}). Use an adapter of the same base, or none."
         )
-    if settings.get("r") != lora_dim:
+    if settings.get("task_type") not in (None, "CAUSAL_LM"):
+        raise ModelError(
+            f"warm_start_adapter is {reference!r}, an adapter that scores or sorts texts ({settings['task_type']}), such as "
+            "a reward model's, and writes none. Use one of a tuned model, or none."
+        )
+    if settings.get("r") != rank:
         raise ParameterError(
-            f"warm_start_adapter is {reference!r}, an adapter of rank {settings.get('r')}, but lora_dim is {lora_dim}. "
-            f"Set lora_dim to {settings.get('r')}, or use no warm_start_adapter."
+            f"warm_start_adapter is {reference!r}, an adapter of rank {settings.get('r')}, but {rank_parameter} is {rank}. "
+            f"Set {rank_parameter} to {settings.get('r')}, or use no warm_start_adapter."
         )
     targets = settings.get("target_modules") or []
     for name in [targets] if isinstance(targets, str) else targets:

@@ -40,6 +40,7 @@ from rlhf_tuning.training.held_out_preferences import log_probabilities_of, of_o
 from rlhf_tuning.training.loading import load_base, load_text_format
 from rlhf_tuning.training.trainer_settings import (
     check_steps,
+    continue_adapter,
     drop_printing,
     new_adapter,
     one_device,
@@ -72,7 +73,8 @@ class PreferenceConfig:
     """Settings of preference tuning, named as the pipeline's parameters are, which are Google's where it has them.
 
     `batch_size` counts a step's preferences, in all processes together. `adapter_size` is the LoRA rank, 0 for full
-    fine-tuning. `epoch_count` is how often each preference is learnt from, unless nothing more is learnt. Preferences to
+    fine-tuning, and `warm_start_adapter` the folder of the adapter that the training starts from; the reference stays the
+    base. `epoch_count` is how often each preference is learnt from, unless nothing more is learnt. Preferences to
     `held_out_reward_model_share` of the prompts are left to a held-out reward model. `watch_prompts` held-out prompts are
     answered at each look, at `temperature`. `checkpoint_interval` are the minutes between two checkpoints.
     """
@@ -93,6 +95,7 @@ class PreferenceConfig:
     temperature: float = 1.0
     seed: int = 0
     dtype: str = "auto"
+    warm_start_adapter: str = ""
     held_out_reward_model_share: float = 0.0
     watch_prompts: int = 64
     checkpoint_interval: float = 10.0
@@ -240,9 +243,10 @@ def train_on_preferences(
             train_dataset=Dataset.from_list(rows),
             processing_class=text_format.tokenizer,
             callbacks=[log],
-            peft_config=new_adapter(model, config.adapter_size),
+            peft_config=new_adapter(model, config.adapter_size, warm_start=config.warm_start_adapter),
         )
         drop_printing(trainer)
+        started_from = continue_adapter(trainer.model, config.warm_start_adapter)
         sharding.train_together(trainer)
 
         # 4. Train.
@@ -264,7 +268,7 @@ def train_on_preferences(
             scratch=scratch,
         )
         trainer.add_callback(watcher)
-        inputs = preferences_path, eval_preferences_path, evaluation_prompts_path
+        inputs = preferences_path, eval_preferences_path, evaluation_prompts_path, started_from
         checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="preference tuning")
         with closing(log):
             checkpoints.train(trainer, log, watcher)

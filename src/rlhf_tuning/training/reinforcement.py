@@ -32,7 +32,6 @@ from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_exploration, check_limits, check_target_kl
 from rlhf_tuning.models import base_model, reward_model
-from rlhf_tuning.models.warm_start import WEIGHTS_FILE, adapter_folder
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
@@ -42,6 +41,7 @@ from rlhf_tuning.training.on_policy import Shaping, on_policy
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
     check_steps,
+    continue_adapter,
     drop_printing,
     new_adapter,
     one_device,
@@ -257,12 +257,10 @@ def train_policy(
             train_dataset=Dataset.from_list(rows),
             processing_class=text_format.tokenizer,
             callbacks=[log],
-            # A plain model and a new adapter: handed a trained one, TRL would take that for the reference.
-            peft_config=_adapter(config, policy),
+            peft_config=new_adapter(policy, config.lora_dim, warm_start=config.warm_start_adapter),
         )
         drop_printing(trainer)
-        if config.warm_start_adapter:
-            _continue_adapter(trainer.model, config.warm_start_adapter)
+        started_from = continue_adapter(trainer.model, config.warm_start_adapter)
         sharding.train_together(trainer)
 
         # 4. Train, with the reward model on the policy's own base weights where it has the same base.
@@ -296,8 +294,7 @@ def train_policy(
                 compute=compute,
             )
             trainer.add_callback(watcher)
-        warm_start = str(adapter_folder(config.warm_start_adapter)) if config.warm_start_adapter else ""
-        inputs = prompts_path, reward_model_dir, held_out_reward_model_dir, warm_start
+        inputs = prompts_path, reward_model_dir, held_out_reward_model_dir, started_from
         checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="reinforcement learning")
         with closing(log):
             checkpoints.train(trainer, log, *([watcher] if watcher else []), own=trainer)
@@ -381,36 +378,6 @@ class _Check:
                 f"At step {record['step']} the policy is {kl:,.0f} nats an answer from the base model, more than max_kl "
                 f"{self._max_kl:g}: it has run away. Lower reinforcement_learning_rate_multiplier or raise kl_coeff."
             )
-
-
-def _adapter(config: ReinforcementConfig, policy: Any) -> Any:
-    from peft import LoraConfig
-
-    if not config.warm_start_adapter:
-        return new_adapter(policy, config.lora_dim)
-    lora_config = LoraConfig.from_pretrained(adapter_folder(config.warm_start_adapter))
-    lora_config.inference_mode, lora_config.lora_dropout = False, 0.0
-    return lora_config
-
-
-def _continue_adapter(policy: Any, directory: str) -> None:
-    """Put a trained adapter's weights in the place of the new one's.
-
-    Raises:
-        ModelError: If they do not fit.
-    """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    weights = load_file(adapter_folder(directory) / WEIGHTS_FILE)
-    new = {name: tensor.shape for name, tensor in get_peft_model_state_dict(policy).items()}
-    if new != {name: tensor.shape for name, tensor in weights.items()}:
-        raise ModelError(
-            f"The adapter in {directory} does not fit the base model: its weights have other names or shapes. Use an "
-            "adapter of the same base, or no warm_start_adapter."
-        )
-    set_peft_model_state_dict(policy, weights)
-    step.say(f"The policy starts from the adapter in {directory}; KL is measured to the base model")
 
 
 def _reward_model_for(

@@ -33,6 +33,7 @@ from rlhf_tuning.training.loading import load_base, load_text_format
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
     check_steps,
+    continue_adapter,
     drop_printing,
     new_adapter,
     one_device,
@@ -61,9 +62,9 @@ _MEASURED = (100, 500)
 class SupervisedConfig:
     """Settings of supervised tuning, named as the pipeline's parameters are.
 
-    `batch_size` counts a step's demonstrations, in all processes together. `lora_dim` 0 means full fine-tuning. Every
-    `evaluation_interval` steps the loss on held-out demonstrations is measured. `checkpoint_interval` are the minutes
-    between two checkpoints.
+    `batch_size` counts a step's demonstrations, in all processes together. `lora_dim` 0 means full fine-tuning, and
+    `warm_start_adapter` is the folder of the adapter that the training starts from. Every `evaluation_interval` steps the
+    loss on held-out demonstrations is measured. `checkpoint_interval` are the minutes between two checkpoints.
     """
 
     large_model_reference: str
@@ -78,6 +79,7 @@ class SupervisedConfig:
     target_sequence_length: int = 64
     seed: int = 0
     dtype: str = "auto"
+    warm_start_adapter: str = ""
     checkpoint_interval: float = 10.0
 
     def __post_init__(self) -> None:
@@ -195,9 +197,10 @@ def train_supervised(
             train_dataset=Dataset.from_list(rows),
             processing_class=text_format.tokenizer,
             callbacks=[log],
-            peft_config=new_adapter(model, config.lora_dim),
+            peft_config=new_adapter(model, config.lora_dim, warm_start=config.warm_start_adapter),
         )
         drop_printing(trainer)
+        started_from = continue_adapter(trainer.model, config.warm_start_adapter)
         sharding.train_together(trainer)
 
         # 4. Train.
@@ -218,14 +221,8 @@ def train_supervised(
             scratch=scratch,
         )
         trainer.add_callback(watcher)
-        checkpoints = Checkpoints(
-            checkpoint_dir,
-            config,
-            demonstrations_path,
-            eval_demonstrations_path,
-            evaluation_prompts_path,
-            label="supervised tuning",
-        )
+        inputs = demonstrations_path, eval_demonstrations_path, evaluation_prompts_path, started_from
+        checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="supervised tuning")
         with closing(log):
             checkpoints.train(trainer, log, watcher)
         if not watcher.curve.stopped:

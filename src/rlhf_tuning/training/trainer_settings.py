@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from rlhf_tuning import step
 from rlhf_tuning.accelerators import LEARNING
 from rlhf_tuning.distributed import memory, processes, sharding
 from rlhf_tuning.errors import ModelError, RunError
 from rlhf_tuning.models import architecture
+from rlhf_tuning.models.warm_start import WEIGHTS_FILE, adapter_folder
 from rlhf_tuning.ops import linear
 from rlhf_tuning.planning.forecast import activation_bytes
 from rlhf_tuning.training.training_log import micro_batch
@@ -117,12 +119,22 @@ def shared_settings(
     }
 
 
-def new_adapter(model: Any, rank: int) -> Any:
-    """Return the LoRA adapter that a causal language model learns by; None for rank 0, where all its weights learn."""
+def new_adapter(model: Any, rank: int, *, warm_start: str = "") -> Any:
+    """Return the LoRA adapter that a causal language model learns by; None for rank 0, where all its weights learn.
+
+    Args:
+        model: The base model.
+        rank: Of the adapter.
+        warm_start: Folder of an adapter that this one is to continue, see `continue_adapter`; empty for none.
+    """
     from peft import LoraConfig
 
     if not rank:
         return None
+    if warm_start:
+        found = LoraConfig.from_pretrained(adapter_folder(warm_start))
+        found.inference_mode, found.lora_dropout = False, 0.0
+        return found
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
@@ -131,6 +143,36 @@ def new_adapter(model: Any, rank: int) -> Any:
         target_modules="all-linear",
         exclude_modules=linear.left_alone(model.base_model),
     )
+
+
+def continue_adapter(model: Any, warm_start: str) -> str:
+    """Put a trained adapter's weights in the place of the new one's, and return its folder; empty without one.
+
+    A trainer is handed a new adapter and not this one, which TRL would take for the reference.
+
+    Args:
+        model: With the adapter that `new_adapter` returned.
+        warm_start: Folder of the trained one; empty for none.
+
+    Raises:
+        ModelError: If its weights do not fit.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if not warm_start:
+        return ""
+    folder = adapter_folder(warm_start)
+    weights = load_file(folder / WEIGHTS_FILE)
+    new = {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
+    if new != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ModelError(
+            f"The adapter in {folder} does not fit the base model: its weights have other names or shapes. Use an adapter "
+            "of the same base, or no warm_start_adapter."
+        )
+    set_peft_model_state_dict(model, weights)
+    step.say(f"Training starts from the adapter in {folder}; the reference stays the base model")
+    return str(folder)
 
 
 def step_order(lengths: Sequence[int], *, steps: int, batch_size: int, seed: int) -> list[int]:

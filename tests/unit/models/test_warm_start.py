@@ -27,12 +27,12 @@ def resolve(reference, base, **settings):
         str(reference),
         large_model_reference=str(base),
         large_model_fingerprint=resolve_reference(str(base)).fingerprint,
-        **{"lora_dim": 8} | settings,
+        **{"rank": 8} | settings,
     )
 
 
 def test_none_stays_none(tiny_model):
-    assert resolve("", tiny_model, lora_dim=0) == ResolvedAdapter()
+    assert resolve("", tiny_model, rank=0) == ResolvedAdapter()
 
 
 def test_a_folder_is_fingerprinted_by_its_content(adapter, tiny_model, tmp_path):
@@ -74,12 +74,14 @@ def test_an_adapter_of_another_base_is_refused(adapter, tiny_plain_model):
 
 def test_an_adapter_of_another_rank_is_refused_with_its_rank(adapter, tiny_model):
     with pytest.raises(ParameterError, match=r"rank 8, but lora_dim is 16\. Set lora_dim to 8"):
-        resolve(adapter, tiny_model, lora_dim=16)
+        resolve(adapter, tiny_model, rank=16)
+    with pytest.raises(ParameterError, match=r"but adapter_size is 16\. Set adapter_size to 8"):
+        resolve(adapter, tiny_model, rank=16, rank_parameter="adapter_size")
 
 
 def test_full_fine_tuning_has_nothing_to_start_from(adapter, tiny_model):
     with pytest.raises(ParameterError, match="lora_dim 0"):
-        resolve(adapter, tiny_model, lora_dim=0)
+        resolve(adapter, tiny_model, rank=0)
 
 
 def test_a_missing_model_is_named_with_those_that_there_are(tiny_model, tmp_path):
@@ -115,10 +117,19 @@ def test_an_adapter_on_cloud_storage_is_copied_by_the_step_that_needs_it(
         resolve("gs://bucket/none", tiny_model)
 
 
-@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], r".*\.lm_head"])
-def test_an_adapter_on_the_output_head_is_refused_before_anything_is_spent(adapter, tiny_model, tmp_path, targets):
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target_modules": ["q_proj", "lm_head"]}, r"on the output head too \(lm_head\)"),
+        ({"target_modules": r".*\.lm_head"}, r"on the output head too \(.*lm_head\)"),
+        ({"task_type": "SEQ_CLS"}, r"scores or sorts texts \(SEQ_CLS\)"),
+    ],
+)
+def test_an_adapter_that_cannot_learn_here_is_refused_before_anything_is_spent(
+    adapter, tiny_model, tmp_path, changed, message
+):
     copy = shutil.copytree(adapter, tmp_path / "copy")
     settings = json.loads((copy / "adapter_config.json").read_text())
-    (copy / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": targets}))
-    with pytest.raises(ModelError, match=r"on the output head too \(.*lm_head\)"):
+    (copy / "adapter_config.json").write_text(json.dumps(settings | changed))
+    with pytest.raises(ModelError, match=message):
         resolve(copy, tiny_model)

@@ -86,6 +86,20 @@ def test_learns_what_people_prefer(tuned):
     assert json.loads((folder / "adapter" / "tuning.json").read_text())["method"] == "preference"
 
 
+def test_a_warm_start_begins_where_an_adapter_of_any_method_left_off_and_counts_from_the_base(
+    tuned, tiny_model, tmp_path, capsys
+):
+    folder, found = tuned
+    adapter = str(folder / "adapter")
+    train(tiny_model, tmp_path, warm_start_adapter=adapter, epoch_count=0.2, learning_rate_multiplier=1.0)
+    assert (
+        f"Training starts from the adapter in {adapter}; the reference stays the base model" in capsys.readouterr().out
+    )
+    first = json.loads((tmp_path / "adapter" / "held_out_loss.json").read_text())["looks"][0]
+    for name in ("loss", "chosen_change", "kl"):
+        assert first[name]["mean"] == pytest.approx(found[f"held_out_{name}"], rel=1e-3)
+
+
 def gain(model: str, reference: Path, folder: Path) -> float:
     """Return by how much likelier a saved model finds the chosen answers, by transformers' own, one at a time."""
     text_format = TextFormat(load_tokenizer(model), prompt_sequence_length=32, target_sequence_length=24)

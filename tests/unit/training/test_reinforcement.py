@@ -403,20 +403,6 @@ def test_a_warm_start_begins_at_the_adapter_and_measures_kl_to_the_base(
     assert warm[0]["kl"] == pytest.approx(sum(estimates) / len(estimates), rel=1e-3)
 
 
-def test_an_adapter_that_does_not_fit_the_base_is_refused(tiny_model, tmp_path):
-    from peft import LoraConfig, get_peft_model
-    from safetensors.torch import load_file, save_file
-
-    config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
-    policy = get_peft_model(base_model.load_causal_lm(str(tiny_model), dtype=torch.float32), config)
-    policy.save_pretrained(tmp_path)
-    reinforcement._continue_adapter(policy, str(tmp_path))
-    weights = load_file(tmp_path / "adapter_model.safetensors")
-    save_file({**weights, min(weights): torch.zeros(8, 5)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match="does not fit the base model"):
-        reinforcement._continue_adapter(policy, str(tmp_path))
-
-
 MANY = [[{"role": "user", "content": f"Create {number}."}] for number in range(48)]
 
 

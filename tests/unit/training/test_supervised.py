@@ -97,6 +97,12 @@ def test_the_saved_model_is_the_one_that_was_measured(tuned):
     assert (settings["train_steps"], settings["seed"]) == (12, 0)
 
 
+def test_a_warm_start_begins_where_an_adapter_left_off(tuned, tiny_model, tmp_path):
+    folder, found = tuned
+    again = train(tiny_model, tmp_path, warm_start_adapter=str(folder / "adapter"), train_steps=1)
+    assert again["held_out_loss_before"] == pytest.approx(found["held_out_loss"], rel=1e-4)
+
+
 def held_out_loss_of(model: str, folder: Path) -> float:
     """Return the loss of a saved model by transformers' own, one example at a time."""
     network = base_model.load_causal_lm(model, dtype=torch.float32)

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from rlhf_tuning.distributed import memory
+from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models import architecture, base_model
 from rlhf_tuning.planning.forecast import activation_bytes
-from rlhf_tuning.training.trainer_settings import Passes, passes, step_order
+from rlhf_tuning.training.trainer_settings import Passes, continue_adapter, passes, step_order
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,17 @@ def test_every_row_is_taken_equally_often_and_a_step_holds_the_long_ones_first()
         step = [lengths[row] for row in order[start : start + 5]]
         assert step == sorted(step, reverse=True)
     assert step_order(lengths, steps=6, batch_size=5, seed=1) != order
+
+
+def test_an_adapter_that_does_not_fit_the_base_is_refused(tiny_model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    config = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
+    policy = get_peft_model(base_model.load_causal_lm(str(tiny_model), dtype=torch.float32), config)
+    policy.save_pretrained(tmp_path)
+    continue_adapter(policy, str(tmp_path))
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({**weights, min(weights): torch.zeros(8, 5)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="does not fit the base model"):
+        continue_adapter(policy, str(tmp_path))
