@@ -168,7 +168,8 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 
 
 def _preference(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"prompt": row["prompt"], "chosen": [_said(row["chosen"])], "rejected": [_said(row["rejected"])]}
+    found = {"prompt": row["prompt"], "chosen": [_said(row["chosen"])], "rejected": [_said(row["rejected"])]}
+    return found | {"margin": row["margin"]} if "margin" in row else found
 
 
 def _demonstration(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 Of the two answers to a prompt the chosen one is to gain more than the rejected one: direct preference optimisation (DPO;
 Rafailov et al. 2023, https://arxiv.org/abs/2305.18290) and its kin, see `preference_loss`. What is gained is measured
-against a reference, the base model, which is asked once before the first step; then no copy of it is kept.
+against a reference, the base model, which is asked once before the first step; then no copy of it is kept. Where people said
+by how much an answer is better, so much more is asked for. What is measured on held-out preferences leaves that out, as for
+a reward model.
 
 What differs from stock TRL:
 
@@ -187,6 +189,9 @@ def train_on_preferences(
         f"{len(measured):,} others"
     )
 
+    if config.loss_type == "robust" and any(row["margin"] for row in rows):
+        step.say("The margins that preferences have are left out, as loss_type robust has no use for them")
+
     # 2. Load the model, and ask it what it says before it learns: it is the reference.
     lora = config.adapter_size > 0
     model, compute = load_base(config, rank="adapter_size", output=Path(model_dir), seed=config.seed)
@@ -303,6 +308,7 @@ def _encoded(preferences: Sequence[Mapping[str, Any]], text_format: TextFormat) 
         return [
             {"prompt_ids": text_format.prompt_ids(row["prompt"])}
             | {f"{name}_ids": text_format.learnt_ids(row[name]) for name in ("chosen", "rejected")}
+            | {"margin": row.get("margin", 0.0)}
             for row in some
         ]
 

@@ -16,9 +16,14 @@ beside it that many times the chosen answers' negative log-probability a token (
 https://arxiv.org/abs/2404.19733). TRL takes its mean over the tokens of a pass, so that each counts for more in a pass of
 short answers: how many pairs a pass holds makes a small difference.
 
-Training takes TRL's, which are called by the same names; here each pair has its own number, for those that are only
-measured on (`tests/unit/training/test_preference_trainer.py` holds them equal). To add one: a line in `LOSSES`, its name
-among the choices of the parameter `loss_type`.
+A pair may say by how much its chosen answer is better, m. Then c is to exceed r by so much more: m is taken off
+beta (c - r), or beta (c / |c| - r / |r|), wherever that stands. It is the margin of a reward model's loss (Touvron et al.
+2023, https://arxiv.org/abs/2307.09288) on DPO's reward, beta h, and with `sigmoid` DPO with an offset (Amini et al. 2024,
+https://arxiv.org/abs/2402.10571). `robust` leaves it out: of a label that is wrong the degree says nothing.
+
+Training takes TRL's, which are called by the same names and know no margin. Here each pair has a number of its own, whatever
+its margin, for those that are only measured on (`tests/unit/training/test_preference_trainer.py` holds both equal).
+To add one: a line in `LOSSES`, its name among the choices of the parameter `loss_type`.
 """
 
 from collections.abc import Callable
@@ -65,6 +70,9 @@ def _robust(pairs: Pairs, beta: float, smoothing: float) -> torch.Tensor:
     return (smoothing * logsigmoid(-margin) - (1 - smoothing) * logsigmoid(margin)) / (1 - 2 * smoothing)
 
 
+#: Those that compare the mean tokens of two answers.
+_BY_THE_TOKEN = ("sigmoid_norm", "ipo")
+
 LOSSES: dict[str, Callable[[Pairs, float, float], torch.Tensor]] = {
     "sigmoid": lambda pairs, beta, _: -logsigmoid(beta * pairs.margin),
     "sigmoid_norm": lambda pairs, beta, _: -logsigmoid(beta * pairs.margin_per_token),
@@ -74,10 +82,24 @@ LOSSES: dict[str, Callable[[Pairs, float, float], torch.Tensor]] = {
 }
 
 
+def nats_for(margins: torch.Tensor, *, rejected_tokens: torch.Tensor, loss_type: str, beta: float) -> torch.Tensor:
+    """Return the nats that a rejected answer must lose besides, for a loss without margins to come to the same, (pairs,).
+
+    Args:
+        margins: m of each pair.
+        rejected_tokens: Of each rejected answer.
+        loss_type: A name in `LOSSES`.
+        beta: Of the loss.
+    """
+    if loss_type == "robust":
+        return torch.zeros_like(margins)
+    return margins / beta * (rejected_tokens if loss_type in _BY_THE_TOKEN else 1)
+
+
 def losses(
     pairs: Pairs, *, loss_type: str, beta: float, label_smoothing: float = 0.0, rpo_alpha: float = 0.0
 ) -> torch.Tensor:
-    """Return each pair's loss, (pairs,).
+    """Return each pair's loss, whatever its margin, (pairs,).
 
     The supervised part is a mean over all tokens, so that a long answer has a larger share of it.
     """

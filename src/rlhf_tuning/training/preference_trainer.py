@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer without the work that its layout makes needless. Its losses and metrics are TRL's.
+"""TRL's DPOTrainer without the work that its layout makes needless. Its losses and metrics are TRL's, with margins beside.
 
 - The prompt of a pair is computed once for both answers, where the model can share it (`packing.is_exact`).
 - The reference is asked once, before the first step: its log-probabilities come with the rows. No copy of the model is kept
@@ -7,7 +7,7 @@
 - A layer and its adapter are one function, see `linear`; on a CPU some pairs are computed beside the others, see `lanes`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +19,11 @@ from trl import DPOTrainer
 from rlhf_tuning.models import base_model
 from rlhf_tuning.ops import lanes, linear, log_probabilities, packing
 from rlhf_tuning.ops.padding import unpadded
+from rlhf_tuning.training.preference_loss import nats_for
 
 
 class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
-    """DPOTrainer of rows with `prompt_ids`, `chosen_ids`, `rejected_ids`, `ref_chosen_logps` and `ref_rejected_logps`.
+    """DPOTrainer of rows with `prompt_ids`, both answers' ids and `ref_..._logps`, and a `margin` (see `preference_loss`).
 
     Args:
         order: The rows of every step of the training, one step after the other.
@@ -35,9 +36,11 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     def __init__(self, *, order: Sequence[int], share: bool, model: Any, args: Any, **settings: Any) -> None:
         # What keeps a mixture's experts equally busy in pretraining would here be learnt beside the preferences.
         args.router_aux_loss_coef = 0.0
+        args.remove_unused_columns = False
         super().__init__(model=model, ref_model=_InTheRows(model.config), args=args, **settings)
         self.ref_model, self.precompute_ref_logps = None, True
         self._order, self._share = order, share
+        self.data_collator = partial(_with_margins, self.data_collator)
         causal_lm = base_model.causal_lm(self.model)
         packing.take_packed(causal_lm, partial(log_probabilities.of_parts, causal_lm, temperature=1.0))
         linear.quicken(causal_lm)
@@ -49,7 +52,10 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         return self._order
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *rest: Any, **settings: Any) -> Any:
-        """Return TRL's loss of the pairs, packed."""
+        """Return TRL's loss of the pairs, packed.
+
+        TRL's losses know no margins, so what a margin asks for counts as nats that the rejected answer has yet to lose.
+        """
         of_answers = inputs["completion_mask"].bool()
         prompts, answers = unpadded(inputs["input_ids"], inputs["attention_mask"], of_answers)
         of_answers = of_answers[:, 1:]  # as TRL has log-probabilities: where a token is predicted
@@ -64,6 +70,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         lengths = torch.tensor([len(answer) for answer in answers], device=of_answers.device)
         width = max(map(len, answers))
         real = torch.arange(width, device=of_answers.device) < lengths[:, None]  # (answers, longest answer)
+        references = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])  # (answers,)
 
         def placed(values: torch.Tensor) -> torch.Tensor:
             """Put what is known of the answers' tokens where TRL has these tokens."""
@@ -83,6 +90,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             # Through whatever is wrapped around the model: it is what averages gradients over processes.
             with self.accelerator.autocast():
                 found, entropy = model(packed=parts)  # (answers, longest answer)
+            rewards.append(self.beta * (placed(found.detach()).sum(dim=1) - references))
             return SimpleNamespace(
                 log_probs=placed(found),
                 entropy=placed(entropy),
@@ -91,7 +99,29 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
                 is_top1=torch.zeros_like(of_answers),
             )
 
-        return super().compute_loss(log_probs, inputs, *rest, **settings)
+        rewards: list[torch.Tensor] = []
+        given = {name: value for name, value in inputs.items() if name != "margin"}
+        given["ref_rejected_logps"] = inputs["ref_rejected_logps"] - nats_for(
+            inputs["margin"], rejected_tokens=lengths[pairs:], loss_type=self.loss_types[0], beta=self.beta
+        )
+        loss = super().compute_loss(log_probs, given, *rest, **settings)
+        self._count(*rewards[0].chunk(2))
+        return loss
+
+    def _count(self, chosen: torch.Tensor, rejected: torch.Tensor) -> None:
+        """Put the rewards as they are, (pairs,) each, in the place of those that margins have moved."""
+        chosen, rejected = self.accelerator.gather((chosen, rejected))
+        counted = {
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": (chosen > rejected).float(),
+        }
+        for name, values in counted.items():
+            self._metrics["train"][name][-1] = values.mean().item()
+
+
+def _with_margins(collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]], rows: Sequence[dict[str, Any]]) -> Any:
+    return collate(rows) | {"margin": torch.tensor([row["margin"] for row in rows])}
 
 
 class _InTheRows(nn.Module):

@@ -13,6 +13,7 @@ def given(tmp_path):
     rows = {
         "preferences": [
             {"input_text": f"Describe place {n}.", "candidate_0": f"Salt {n}.", "candidate_1": f"Gem {n}!", "choice": 0}
+            | ({"margin": 0.5} if n % 2 else {})
             for n in range(200)
         ],
         "prompts": [{"input_text": f"Describe place {n}."} for n in range(100, 300)],
@@ -108,6 +109,7 @@ def test_the_files_are_datasets_that_have_the_instruction_already(given, tmp_pat
     )
     assert summary.rows + summary.eval_rows == data.rows["preferences"]
     assert summary.left_out == 0
+    assert {json.loads(row).get("margin") for row in Path(paths["a"]).read_text().splitlines()} == {None, 0.5}
     summary = import_demonstrations(
         dataset_uri=data.path("demonstrations"),
         evaluation_data_uri="",

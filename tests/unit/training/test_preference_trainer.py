@@ -4,6 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from torch.nn.functional import relu, softplus
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
@@ -13,9 +14,9 @@ from rlhf_tuning.training.preference_trainer import PreferenceTrainer
 
 #: Two pairs with one prompt, and answers of unlike lengths, some of which begin alike.
 ROWS = [
-    {"prompt_ids": [5, 6, 7, 8], "chosen_ids": [9, 10, 2], "rejected_ids": [9, 11, 12, 13, 2]},
-    {"prompt_ids": [5, 6, 7, 8], "chosen_ids": [14, 2], "rejected_ids": [15, 16]},
-    {"prompt_ids": [20], "chosen_ids": [2], "rejected_ids": [21, 22, 23, 24, 25, 2]},
+    {"prompt_ids": [5, 6, 7, 8], "chosen_ids": [9, 10, 2], "rejected_ids": [9, 11, 12, 13, 2], "margin": 0.0},
+    {"prompt_ids": [5, 6, 7, 8], "chosen_ids": [14, 2], "rejected_ids": [15, 16], "margin": 0.0},
+    {"prompt_ids": [20], "chosen_ids": [2], "rejected_ids": [21, 22, 23, 24, 25, 2], "margin": 0.0},
 ]
 SETTINGS = {"beta": 0.3, "label_smoothing": 0.1}
 
@@ -42,20 +43,20 @@ def moved(tiny_model):
 def known(tiny_model):
     """The rows with what the base model makes of them, one answer after the other."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        return [
+            row
+            | {
+                f"ref_{name}_logps": log_probability(model, row["prompt_ids"], row[f"{name}_ids"]).item()
+                for name in ("chosen", "rejected")
+            }
+            for row in ROWS
+        ]
 
-    def log_probability(prompt, answer):
-        with torch.no_grad():
-            logs = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
-        return sum(logs[len(prompt) + place - 1, token].item() for place, token in enumerate(answer))
 
-    return [
-        row
-        | {
-            f"ref_{name}_logps": log_probability(row["prompt_ids"], row[f"{name}_ids"])
-            for name in ("chosen", "rejected")
-        }
-        for row in ROWS
-    ]
+def log_probability(model, prompt, answer):
+    logs = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
+    return sum(logs[len(prompt) + place - 1, token] for place, token in enumerate(answer))
 
 
 def trainer_of(kind, tiny_model, rows, folder, *, lora, loss_type, rpo_alpha=0.0, share=True):
@@ -138,3 +139,38 @@ def test_two_lanes_and_answers_apart_change_nothing(tiny_model, known, tmp_path,
         )
         compare(learn(trainer, known), expected)
     assert len(two_lanes) == 8  # two shares, forwards and backwards, each time
+
+
+#: Each loss by hand, of beta times what the chosen answer has gained more, and the same by the token, less the margin.
+ASKED = {
+    "sigmoid": lambda gain, by_the_token, margin: softplus(margin - gain),
+    "sigmoid_norm": lambda gain, by_the_token, margin: softplus(margin - by_the_token),
+    "hinge": lambda gain, by_the_token, margin: relu(1 + margin - gain),
+    "ipo": lambda gain, by_the_token, margin: ((by_the_token - margin - 0.5) / SETTINGS["beta"]) ** 2,
+    "robust": lambda gain, by_the_token, margin: (0.9 * softplus(-gain) - 0.1 * softplus(gain)) / 0.8,
+}
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_a_margin_asks_for_so_much_more_and_leaves_what_is_measured_as_it_is(tiny_model, known, tmp_path, loss_type):
+    rows = [row | {"margin": margin} for row, margin in zip(known, (0.0, 0.5, 2.0), strict=True)]
+    loss, gradients, metrics = learn(
+        trainer_of(PreferenceTrainer, tiny_model, rows, tmp_path, lora=False, loss_type=loss_type), rows
+    )
+    model, losses, ahead = moved(tiny_model), [], []
+    for row in rows:
+        gains = [
+            log_probability(model, row["prompt_ids"], row[f"{name}_ids"]) - row[f"ref_{name}_logps"]
+            for name in ("chosen", "rejected")
+        ]
+        of_a_token = [gain / len(row[f"{name}_ids"]) for gain, name in zip(gains, ("chosen", "rejected"), strict=True)]
+        ahead.append(SETTINGS["beta"] * (gains[0] - gains[1]))
+        by_the_token = SETTINGS["beta"] * (of_a_token[0] - of_a_token[1])
+        losses.append(ASKED[loss_type](ahead[-1], by_the_token, row["margin"]))
+    expected = sum(losses) / 3
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach(), atol=1e-5, rtol=1e-4)
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(gradients[name], weight.grad, atol=1e-5, rtol=1e-3)
+    assert metrics["rewards/margins"] == pytest.approx((sum(ahead) / 3).item(), abs=1e-4)
+    assert metrics["rewards/accuracies"] == pytest.approx(sum(gap.item() > 0 for gap in ahead) / 3)
