@@ -56,6 +56,9 @@ METHODS = {
     ),
 }
 
+#: That which comparisons of answers, and so all methods, have in common.
+SHARED = ("large_model_reference", "instruction", "eval_prompts", "max_bad_rows", "scorer")
+
 #: What the comparison itself says to each run.
 SET_BY_COMPARISON = (
     "seed",

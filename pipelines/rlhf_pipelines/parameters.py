@@ -239,7 +239,7 @@ PLANNED = _asked_before(
 
 #: What `rlhf compare-methods` takes: the parameters of all its methods, but for those that it sets itself.
 COMPARED: tuple[Parameter, ...] = tuple(
-    replace(parameter, default="") if parameter.name == "dataset_uri" else parameter
+    replace(parameter, default="") if parameter.name in ("dataset_uri", "prompt_dataset") else parameter
     for parameter in _named(
         *dict.fromkeys(
             parameter.name
@@ -248,6 +248,7 @@ COMPARED: tuple[Parameter, ...] = tuple(
             if parameter.name not in SET_BY_COMPARISON and not parameter.name.startswith("gate_")
         ),
         dataset_uri="JSONL of prompts with the answers to learn; the preferred answers of preference_dataset when empty.",
+        prompt_dataset="JSONL of prompts without labels: a path, a gs:// path, or a glob; only rlhf learns from them.",
     )
 )
 

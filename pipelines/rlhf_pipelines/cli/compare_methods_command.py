@@ -26,12 +26,12 @@ from rlhf_pipelines.cli.run_command import (
     run_locally,
     shown,
 )
-from rlhf_pipelines.methods import METHODS
+from rlhf_pipelines.methods import METHODS, SHARED
 from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning import __version__, step_times
 from rlhf_tuning.data.held_out import ONE_IN
 from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
-from rlhf_tuning.data.method_data import MethodData, write_method_data
+from rlhf_tuning.data.method_data import MethodData, data_path, write_method_data
 from rlhf_tuning.data.output import written_together
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges import JudgeSettings, check_judge, check_server, load_judge
@@ -44,8 +44,6 @@ from rlhf_tuning.reports.methods_report import MethodsReport, methods_text, writ
 _REWARDS_FROM = "rlhf"
 _FOLDER = "comparison"
 _JUDGE = "judge"
-#: How the data is read and divided, beside the datasets.
-_OF_THE_DATA = ("instruction", "eval_prompts", "max_bad_rows")
 _OF_A_JUDGE = ("judge", "judge_model", "judge_endpoint", "judge_key_secret", "judge_rubric", "judge_max_calls")
 
 
@@ -97,10 +95,10 @@ class Asked:
             raise ParameterError(
                 f"--set names {name}, which is not among the methods that train: {', '.join(self.trained)}."
             )
-        shared = {*METHODS[name].data, *_OF_THE_DATA, "scorer", *_OF_A_JUDGE}
+        shared = {*METHODS[name].data, *SHARED, *_OF_A_JUDGE}
         if given := [parameter for parameter in own if parameter in shared]:
             raise ParameterError(
-                f"--set gives {name} its own {given[0]}; all methods have the same data and judges. Give it as "
+                f"--set gives {name} its own {given[0]}; all methods have the same base model, data and judges. Give it as "
                 f"--{given[0].replace('_', '-')}."
             )
         if self.minutes is not None and METHODS[name].steps in own:
@@ -112,6 +110,18 @@ class Asked:
     def trained(self) -> list[str]:
         """Return the methods that train, in the order of `METHODS`."""
         return [name for name in METHODS if name in self.methods]
+
+    def check_data(self, values: Mapping[str, Value]) -> None:
+        """Check that there is all data that the methods learn from.
+
+        Raises:
+            ParameterError: If a dataset is missing.
+        """
+        needing = [name for name in self.trained if "prompt_dataset" in METHODS[name].data]
+        if needing and not str(values["prompt_dataset"]).strip():
+            raise ParameterError(
+                f"prompt_dataset is missing: {needing[0]} learns from it. Give it, or leave {needing[0]} out with --methods."
+            )
 
 
 def compare_methods(values: Mapping[str, Value], asked: Asked, display: Display) -> int:
@@ -125,11 +135,12 @@ def compare_methods(values: Mapping[str, Value], asked: Asked, display: Display)
     Raises:
         RlhfError: If an input cannot be used, or something fails that is no step of a run.
     """
+    _check_output(asked.output)
+    asked.check_data(values)
+    check_judge(**{name: values[name] for name in _OF_A_JUDGE})  # type: ignore[arg-type]
     root = prepare_root(asked.pipeline_root, display)
     check_early(values, in_containers=False)
-    check_judge(**{name: values[name] for name in _OF_A_JUDGE})  # type: ignore[arg-type]
     check_server(str(values["judge"]), str(values["judge_key_secret"]))
-    _check_output(asked.output)
     comparison = _Comparison(values, asked, display, root)
     status = comparison.train()
     if status:
@@ -162,9 +173,13 @@ class _Comparison:
         self.folder = root / _FOLDER
         self.registry = self.folder / "registry"
         self.base = str(values["large_model_reference"])
+        # All of them, before anything is done: a mistake in the last need not wait for the first.
+        for seed in asked.seeds:
+            for name in asked.trained:
+                self._training(name, seed, {})
         display.say("Dividing the data: what is held out for judging, and what the methods learn from")
         self.data: MethodData = write_method_data(
-            self.folder / "data",
+            self._data_folder,
             prompt_dataset=str(values["prompt_dataset"]),
             preference_dataset=str(values["preference_dataset"]),
             eval_dataset=str(values["eval_dataset"]),
@@ -182,13 +197,16 @@ class _Comparison:
         self.made: dict[tuple[str, int], Mapping[str, Any]] = {}
         self.judge: Mapping[str, Any] = {}
 
+    @property
+    def _data_folder(self) -> Path:
+        return self.folder / "data"
+
     # Training.
 
     def train(self) -> int:
         """Run the pipeline of every method for every seed; return 0, or the status of the run that failed."""
         self._choose_steps()
         judge = self._arguments("reward_model_pipeline", 0, preference_dataset="judge_preferences")
-        # All of them, before any is started: a mistake in the last need not wait for the first.
         runs = {
             (name, seed): self._training(name, seed, self._steps_of(name))
             for seed in self.asked.seeds
@@ -223,7 +241,10 @@ class _Comparison:
             self.display.say("Forecasting what a step of each method takes on this machine")
             given = {name: parameter.default for name, parameter in PARAMETERS.items()} | self.values
             given |= {"dataset_uri": "", "instruction": ""}
-            given |= {f"{kind}_dataset": self.data.path(f"{kind}s") for kind in ("preference", "prompt")}
+            given |= {
+                f"{kind}_dataset": self.data.path(f"{kind}s") if f"{kind}s" in self.data.rows else ""
+                for kind in ("preference", "prompt")
+            }
             takes = forecast_here({name: value for name, value in given.items() if value is not None})
             for name in new:
                 seconds = takes(METHODS[name].training, {**METHODS[name].own, **self.asked.own.get(name, {})})
@@ -299,7 +320,7 @@ class _Comparison:
             "model_display_name": model_display_name,
             "registry_dir": str(self.registry),
             "deploy_model": False,
-            **{parameter: self.data.path(name) for parameter, name in data.items()},
+            **{parameter: data_path(self._data_folder, name) for parameter, name in data.items()},
         }
         taken = {parameter.name for parameter in PIPELINES[pipeline]}
         return check_parameters(

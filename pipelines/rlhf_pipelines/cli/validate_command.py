@@ -1,18 +1,20 @@
 """`rlhf validate`: check the data of a run on this machine, and write what a person wants to know of it."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.parameters import Value
 
 
-def validate_here(values: Mapping[str, Value], output_dir: Path) -> int:
+def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: str | None = None) -> int:
     """Validate datasets, print what was found, and return the exit status.
 
     Args:
-        values: Checked parameters, as `parameters.VALIDATED` lists them.
+        values: Checked parameters, as `parameters.VALIDATED` lists them, or of a pipeline.
         output_dir: Folder for the report, the problems and the bad rows.
+        pipeline: Whose run it is; None where that was not said.
 
     Raises:
         ParameterError: If the folder cannot be made.
@@ -27,7 +29,9 @@ def validate_here(values: Mapping[str, Value], output_dir: Path) -> int:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ParameterError(f"--output-dir {output_dir} cannot be made: {error.strerror}.") from None
-    config = ValidationConfig(**values)  # type: ignore[arg-type]
+    known = {field.name: values[field.name] for field in fields(ValidationConfig) if field.name in values}
+    tunes = pipeline == "preference_tuning_pipeline"
+    config = ValidationConfig(**known, tunes_on_preferences=tunes)  # type: ignore[arg-type]
     report = output_dir / "report.html"
     report.unlink(missing_ok=True)  # whatever stops this check, no older verdict is left to be taken for its own
     check = validate_data(

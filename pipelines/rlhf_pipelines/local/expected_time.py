@@ -14,9 +14,9 @@ from rlhf_tuning.parameters import Value
 from rlhf_tuning.step import emit
 
 #: The components of which one is the first long step.
-_FIRST = ("train_supervised", "train_reward_model")
-#: What only a run that goes on to the second phase has.
-_TUNES = "reinforcement_learning_train_steps"
+_FIRST = ("train_supervised", "train_reward_model", "train_preference")
+#: What says how long a policy is tuned, one of which each run has that tunes one.
+_TUNES = ("reinforcement_learning_train_steps", "epoch_count", "train_steps")
 
 
 def announce_expected_time(arguments: Mapping[str, Value], *, preloaded: bool) -> None:
@@ -26,7 +26,7 @@ def announce_expected_time(arguments: Mapping[str, Value], *, preloaded: bool) -
         arguments: Of the pipeline.
         preloaded: Whether torch is found imported in multiprocessing's fork server (see `preloaded_steps`).
     """
-    if _TUNES not in arguments:
+    if not any(name in arguments for name in _TUNES):
         return
     from kfp.local.subprocess_task_handler import SubprocessTaskHandler
 

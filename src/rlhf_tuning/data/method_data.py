@@ -2,11 +2,12 @@
 
 In a folder, as rows of an accepted format with the instruction in them:
 
-    eval_prompts.jsonl        prompts that all answer, and that nothing like is learnt from
+    eval_prompts.jsonl        prompts that all answer, and that nothing like is learnt from; without prompts of
+                              reinforcement learning, those of choices.jsonl
     choices.jsonl             canonical preferences held out of everything, to hold the judges against
     judge_preferences.jsonl   preferences that a reward model learns from which only judges
     preferences.jsonl         the others
-    prompts.jsonl             prompts of reinforcement learning
+    prompts.jsonl             prompts of reinforcement learning, where there are such
     demonstrations.jsonl      demonstrations, or the preferred answers of preferences.jsonl
 """
 
@@ -37,7 +38,12 @@ class MethodData:
 
     def path(self, name: str) -> str:
         """Return a file's path."""
-        return str(self.folder / f"{name}.jsonl")
+        return data_path(self.folder, name)
+
+
+def data_path(folder: Path, name: str) -> str:
+    """Return where one of the files is, or will be."""
+    return str(folder / f"{name}.jsonl")
 
 
 def write_method_data(
@@ -56,7 +62,7 @@ def write_method_data(
 
     Args:
         folder: Where to.
-        prompt_dataset: As of a run, as are the others.
+        prompt_dataset: As of a run, as are the others; empty where no method learns from prompts.
         preference_dataset: Preferences.
         eval_dataset: Prompts or preferences for evaluation; a part is held out when empty.
         dataset_uri: Demonstrations; the preferred answers when empty.
@@ -71,28 +77,32 @@ def write_method_data(
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, int] = {}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".import-") as scratch:
-        imported = import_prompts(
-            prompt_dataset=prompt_dataset,
-            eval_dataset=eval_dataset,
-            instruction=instruction,
-            prompts_path=str(folder / "prompts.jsonl"),
-            eval_prompts_path=str(folder / "eval_prompts.jsonl"),
-            eval_prompts=eval_prompts,
-            max_bad_rows=max_bad_rows,
-        )
-        rows |= {"prompts": imported.rows, "eval_prompts": imported.eval_rows}
+        if prompt_dataset:
+            imported = import_prompts(
+                prompt_dataset=prompt_dataset,
+                eval_dataset=eval_dataset,
+                instruction=instruction,
+                prompts_path=data_path(folder, "prompts"),
+                eval_prompts_path=data_path(folder, "eval_prompts"),
+                eval_prompts=eval_prompts,
+                max_bad_rows=max_bad_rows,
+            )
+            rows |= {"prompts": imported.rows, "eval_prompts": imported.eval_rows}
         preferences = Path(scratch) / "preferences"
         imported = import_preferences(
             preference_dataset=preference_dataset,
             eval_dataset=eval_dataset,
             instruction=instruction,
             preferences_path=str(preferences),
-            eval_preferences_path=str(folder / "choices.jsonl"),
+            eval_preferences_path=data_path(folder, "choices"),
+            eval_prompts_path="" if prompt_dataset else data_path(folder, "eval_prompts"),
             prompt_dataset=prompt_dataset,
             eval_prompts=eval_prompts,
             max_bad_rows=max_bad_rows,
         )
         rows["choices"] = imported.eval_rows
+        if not prompt_dataset:
+            rows["eval_prompts"] = imported.eval_prompts
         part = Part(share=judge_share, seed=_PART_SEED, held_out=True)
         for name, held_out in (("judge_preferences", True), ("preferences", False)):
             kept = (row for line, row in _rows(preferences) if part.has(line) is held_out)

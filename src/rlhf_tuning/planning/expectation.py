@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from rlhf_tuning.data.problems import Problems
-from rlhf_tuning.data.reader import PREFERENCES, PROMPTS, FileReader
+from rlhf_tuning.data.reader import DEMONSTRATIONS, PREFERENCES, PROMPTS, FileReader
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.sources import resolve
 from rlhf_tuning.limits import check_context
@@ -47,11 +47,10 @@ def plan_here(values: Mapping[str, Value]) -> tuple[Plan, Architecture, Architec
         RlhfError: If there is no forecast for the model, or data or tokenizer cannot be read.
     """
     model, reward_base = read_bases(values)
-    plan = Plan.of(values)
+    plan = _plan(values)
     prompt, answer = _mean_lengths(values, plan)
     hardware = measure_here(plan, model, str(values["dtype"]))
-    plan = _with_preferences(values, replace(plan, prompt_tokens=prompt, answer_tokens=answer))
-    return plan, model, reward_base, hardware
+    return replace(plan, prompt_tokens=prompt, answer_tokens=answer), model, reward_base, hardware
 
 
 def read_bases(values: Mapping[str, Value]) -> tuple[Architecture, Architecture]:
@@ -62,7 +61,7 @@ def read_bases(values: Mapping[str, Value]) -> tuple[Architecture, Architecture]
         ParameterError: If a model takes no texts that long.
     """
     reference = str(values["large_model_reference"])
-    other = str(values["reward_model_reference"]) or reference
+    other = str(values.get("reward_model_reference", "")) or reference
     model = read_architecture(reference)
     reward_base = model if other == reference else read_architecture(other, parameter="reward_model_reference")
     for base in (model, reward_base):
@@ -95,32 +94,47 @@ def _mean_lengths(values: Mapping[str, Value], plan: Plan) -> tuple[int, int]:
         prompt_sequence_length=plan.prompt_sequence_length,
         target_sequence_length=plan.target_sequence_length,
     )
-    preferences = list(_first_rows(values, "preference_dataset", PREFERENCES))
-    rows = [*preferences, *_first_rows(values, "prompt_dataset", PROMPTS)]
-    answers = [row[part] for row in preferences for part in ("chosen", "rejected")]
+    learnt_from = (("preference_dataset", PREFERENCES), ("prompt_dataset", PROMPTS), ("dataset_uri", DEMONSTRATIONS))
+    rows = [row for parameter, accepts in learnt_from for row in _first_rows(values, parameter, accepts)]
+    answers = [row[part] for row in rows for part in ("chosen", "rejected", "answer") if part in row]
     prompt = mean(len(text_format.prompt_ids(row["prompt"])) for row in rows)
     # Without the token that ends it.
     answer = mean(len(text_format.answer_ids(answer)) - 1 for answer in answers)
     return max(1, round(prompt)), max(1, round(answer))
 
 
-def _with_preferences(values: Mapping[str, Value], plan: Plan) -> Plan:
-    """Return a plan that knows about how many preferences there are, and so the most steps that the reward model takes."""
-    sizes = [source.size for source in resolve(str(values["preference_dataset"]), parameter="preference_dataset")]
-    if None in sizes:
+def _plan(values: Mapping[str, Value]) -> Plan:
+    """Return a run's plan that knows about how many preferences there are, and so the most steps that are taken on them."""
+    preferences = _count(values, "preference_dataset", PREFERENCES)
+    # A comparison of methods has the parameters of all of them.
+    if "epoch_count" in values and "reinforcement_learning_train_steps" not in values:
+        return Plan.of_preference_tuning(values, preferences)
+    plan = Plan.of(values)
+    if not preferences or not plan.reward_model_train_steps:
         return plan
-    # As an import writes them; a file's own rows are about as long.
-    row_bytes = mean(len(json.dumps(row)) for row in _first_rows(values, "preference_dataset", PREFERENCES))
-    rows = sum(size for size in sizes if size) / row_bytes
     steps, epochs = plan.reward_model_train_steps, float(values["reward_model_max_epochs"])
     if epochs:
-        steps = min(steps, math.ceil(epochs * rows * (1 - plan.held_out_reward_model_share) / plan.batch_size))
-    return replace(plan, reward_model_train_steps=steps, preferences=max(1, round(rows)))
+        steps = min(steps, math.ceil(epochs * preferences * (1 - plan.held_out_reward_model_share) / plan.batch_size))
+    return replace(plan, reward_model_train_steps=steps, preferences=preferences)
+
+
+def _count(values: Mapping[str, Value], parameter: str, accepts: Collection[Kind]) -> int:
+    """Return about how many rows a dataset has; 0 where there is none, or its size is not known."""
+    if not values.get(parameter):
+        return 0
+    sizes = [source.size for source in resolve(str(values[parameter]), parameter=parameter)]
+    if None in sizes:
+        return 0
+    # As an import writes them; a file's own rows are about as long.
+    row_bytes = mean(len(json.dumps(row)) for row in _first_rows(values, parameter, accepts))
+    return max(1, round(sum(size for size in sizes if size) / row_bytes))
 
 
 def _first_rows(values: Mapping[str, Value], parameter: str, accepts: Collection[Kind]) -> Iterator[dict[str, Any]]:
+    if not values.get(parameter):
+        return iter(())
     source = resolve(str(values[parameter]), parameter=parameter)[0]
-    instruction = str(values["instruction"])
+    instruction = str(values.get("instruction") or values.get("default_context", ""))
     reader = FileReader(source, parameter=parameter, accepts=accepts, instruction=instruction, problems=Problems())
     lines = (batch.line(index) for batch in reader.batches() for index in range(len(batch)))
     return map(json.loads, islice(lines, _ROWS))

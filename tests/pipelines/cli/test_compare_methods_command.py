@@ -64,10 +64,15 @@ def started(monkeypatch):
         (("--set", "supervised.lora_dim=many"), "lora_dim must be a whole number"),
         (("--set", "supervised.kl_coeff=1"), "kl_coeff is no parameter of supervised_tuning_pipeline"),
         (("--methods", "supervised", "--set", "rlhf.lora_dim=3"), "rlhf, which is not among the methods"),
-        (("--set", "rlhf.prompt_dataset=p.jsonl"), "all methods have the same data"),
-        (("--set", "dpo.instruction=Be brief."), "gives dpo its own instruction; all methods have the same data"),
+        (("--set", "rlhf.prompt_dataset=p.jsonl"), "all methods have the same base model, data and judges"),
+        (("--set", "dpo.instruction=Be brief."), "gives dpo its own instruction; all methods have the same"),
+        (
+            ("--set", "dpo.large_model_reference=other"),
+            "gives dpo its own large_model_reference; all methods have the same",
+        ),
         (("--set", "supervised.eval_prompts=7"), "gives supervised its own eval_prompts; all methods"),
-        (("--set", "rlhf.scorer=house_style"), "all methods have the same data and judges"),
+        (("--set", "rlhf.scorer=house_style"), "gives rlhf its own scorer; all methods"),
+        (("--prompt-dataset", ""), "prompt_dataset is missing: rlhf learns from it"),
         (("--minutes", 3, "--set", "supervised.train_steps=3"), "and so does the budget"),
         (("--output", "page.txt"), "ends in .html"),
         (("--output", "nowhere/page.html"), "there is no folder"),
@@ -80,6 +85,24 @@ def test_a_mistake_is_told_before_anything_is_trained(compare, started, flags, w
     assert status == 2, said
     assert words in said
     assert started[0] == []
+    assert "Dividing the data" not in said
+
+
+def test_prompts_are_asked_for_only_where_a_method_learns_from_them(compare, started):
+    runs, run_locally = started
+    run_locally.fails_at = 3
+    assert compare("--prompt-dataset", "", "--methods", "supervised", "dpo")[0] == 7
+    assert [run.name for run in runs] == [
+        "reward_model_pipeline",
+        "supervised_tuning_pipeline",
+        "preference_tuning_pipeline",
+    ]
+    data = Path("runs/comparison/data")
+    asked, held_out = ((data / f"{name}.jsonl").read_text() for name in ("eval_prompts", "choices"))
+    assert asked
+    assert {json.dumps(json.loads(row)["prompt"]) for row in asked.splitlines()} == {
+        json.dumps(json.loads(row)["prompt"]) for row in held_out.splitlines()
+    }
 
 
 def test_every_run_has_the_data_that_is_its_method_s_and_nothing_that_judges(compare, started, monkeypatch):

@@ -119,3 +119,27 @@ def test_demonstrations_are_checked_with_the_context_that_they_get(
     report = (tmp_path / "out" / "report.html").read_text()
     assert "Demonstrations" in report
     assert "Be brief." in report
+
+
+def test_the_run_of_a_pipeline_is_told_what_that_pipeline_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model: Path
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"input_text": f"Describe {n}.", "candidate_0": f"Salt {n}.", "candidate_1": "Gulls.", "choice": n % 2}
+        for n in range(40)
+    ]
+    values = {
+        "preference_dataset": write(tmp_path / "p.jsonl", rows),
+        "large_model_reference": str(tiny_model),
+        "epoch_count": 40,
+    }
+    (tmp_path / "values.json").write_text(json.dumps(values))
+    flags = ["--parameter-values", str(tmp_path / "values.json"), "--output-dir", str(tmp_path / "out")]
+    assert rlhf.main(["validate", *flags]) == 0
+    assert "epoch_count" not in capsys.readouterr().out
+    assert rlhf.main(["validate", "--pipeline", "preference_tuning_pipeline", *flags]) == 0
+    assert "epoch_count shows each preference 40 times" in capsys.readouterr().out
+    assert rlhf.main(["validate", "--pipeline", "rlhf_pipeline", *flags]) == 2
+    said = capsys.readouterr().err
+    assert "epoch_count is no parameter of rlhf_pipeline" in said
+    assert "prompt_dataset is missing" in said

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from rlhf_components.train_policy import train_policy
+from rlhf_components.train_preference import train_preference
 from rlhf_components.train_reward_model import train_reward_model
+from rlhf_components.train_supervised import train_supervised
 from rlhf_components.validate_inputs import validate_inputs
 from rlhf_pipelines.local import expected_time
 from rlhf_tuning import environment
@@ -58,6 +60,14 @@ def test_it_is_said_once_before_the_reward_model_is_trained(run_steps: Any, monk
         event,
         *("train-reward-model", "train-reward-model", "train-policy"),
     ]
+
+
+@pytest.mark.parametrize("tunes", ["epoch_count", "train_steps"])
+def test_it_is_said_of_every_method(run_steps: Any, monkeypatch: pytest.MonkeyPatch, tunes: str) -> None:
+    monkeypatch.setattr(expectation, "expected_time", lambda values: WORDS)
+    expected_time.announce_expected_time({tunes: 1}, preloaded=False)
+    component = train_preference if tunes == "epoch_count" else train_supervised
+    assert WORDS in run_steps(component)[0]
 
 
 def test_a_run_that_goes_on_after_that_step_says_nothing(run_steps: Any) -> None:

@@ -5,7 +5,7 @@ import pytest
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.planning import calibration, expectation
-from rlhf_tuning.planning.forecast import GB, Hardware, Plan
+from rlhf_tuning.planning.forecast import GB, Hardware
 
 CPU = Hardware(
     name="a CPU",
@@ -61,14 +61,22 @@ def test_no_more_reward_model_steps_are_expected_than_the_preferences_are_worth(
     row = json.dumps({"prompt": "salt " * 99, "chosen": "gulls " * 99, "rejected": "bread " * 99}) + "\n"
     (tmp_path / "preferences.jsonl").write_text(row * 1600)
     values = DEFAULTS | values | {"reward_model_max_epochs": 2.0}
-    plan = Plan.of(values)
     # Three quarters of 1,600, twice, by 64.
-    found = expectation._with_preferences(values, plan)
+    found = expectation._plan(values)
     assert found.preferences == pytest.approx(1600, abs=70)
     assert found.reward_model_train_steps == pytest.approx(38, abs=2)
-    assert (
-        expectation._with_preferences(values | {"reward_model_max_epochs": 0.0}, plan).reward_model_train_steps == 1000
-    )
+    assert expectation._plan(values | {"reward_model_max_epochs": 0.0}).reward_model_train_steps == 1000
+    # Of preference tuning they say how many steps there are, too: nine tenths of them are learnt from.
+    alone = {name: value for name, value in values.items() if name != "reinforcement_learning_train_steps"}
+    assert expectation._plan(alone).preference_train_steps == pytest.approx(17, abs=1)
+
+
+def test_supervised_tuning_alone_is_expected_to_take_less(values, tmp_path):
+    row = {"prompt": "salt " * 99, "completion": "gulls " * 99}
+    (tmp_path / "demonstrations.jsonl").write_text(json.dumps(row) + "\n")
+    alone = {"dataset_uri": str(tmp_path / "demonstrations.jsonl"), "preference_dataset": "", "prompt_dataset": ""}
+    found = expectation.expected_time(DEFAULTS | values | alone)
+    assert minutes(found) < minutes(expected(values, tmp_path, prompt=99, answer=99))
 
 
 def test_what_cannot_be_forecast_is_an_error(values, tmp_path):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, checked_values
-from rlhf_pipelines.parameters import VALIDATED
+from rlhf_pipelines.parameters import PIPELINES, VALIDATED
 
 
 def add(commands: Commands) -> None:
@@ -18,9 +18,14 @@ def add(commands: Commands) -> None:
         "spent. Needs no GPU and no cloud beyond reading them. Exit status: 0 they can be used, 2 they cannot.\n\n"
         "examples:\n"
         "  rlhf validate --preference-dataset prefs.jsonl --prompt-dataset 'gs://bucket/prompts/*.jsonl'\n"
-        "  rlhf validate --parameter-values values.json --output-dir report",
+        "  rlhf validate --pipeline preference_tuning_pipeline --parameter-values values.json --output-dir report",
     )
     parser.usage = "rlhf validate [--sample] [--parameter-values FILE] [--PARAMETER VALUE ...] [option ...]"
+    parser.add_argument(
+        "--pipeline",
+        choices=[name for name in PIPELINES if name != "smoke_pipeline"],
+        help="whose run it is, which then has all of its parameters and no others; default: what the datasets tell",
+    )
     add_value_sources(parser)
     parser.add_argument(
         "--output-dir",
@@ -36,4 +41,5 @@ def add(commands: Commands) -> None:
 def _validate(options: argparse.Namespace) -> int:
     from rlhf_pipelines.cli.validate_command import validate_here
 
-    return validate_here(checked_values("validate", options), options.output_dir)
+    values = checked_values(options.pipeline or "validate", options)
+    return validate_here(values, options.output_dir, pipeline=options.pipeline)
