@@ -18,7 +18,6 @@ _SAMPLE_FILES = {
 }
 _SAMPLE_FILES_OF = {
     "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
-    "preference_tuning_pipeline": {"preference_dataset": "preferences.jsonl", "eval_dataset": "eval_prompts.jsonl"},
     "infer_pipeline": {"prompt_dataset": "eval_prompts.jsonl"},
     "supervised_tuning_pipeline": {
         "dataset_uri": "demonstrations.jsonl",
