@@ -116,7 +116,7 @@ def make_batch(kind: Kind, format: str, columns: Columns, line_numbers: Integers
             for row in zip(columns.prompts, columns.chosen, details, strict=True)
         ]
     else:
-        lines = [b'{"prompt": %b}\n' % prompt for prompt in columns.prompts]
+        lines = [b'{"prompt": %b%b}\n' % row for row in zip(columns.prompts, details, strict=True)]
     return Batch(
         kind=kind,
         format=format,

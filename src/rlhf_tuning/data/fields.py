@@ -14,6 +14,8 @@ CANDIDATES = (("candidate_0", Field.FIRST), ("candidate_1", Field.SECOND), ("cho
 
 #: What a preference of any format may have besides.
 MARGIN = ("margin",)
+#: What a prompt of any format may have besides.
+REFERENCES = ("references",)
 #: A larger one would outweigh all other rows.
 MOST_MARGIN = 10
 
@@ -130,6 +132,23 @@ def read_margin(record: Mapping[str, object], faults: list[Fault]) -> float | No
     else:
         return float(margin)
     return None
+
+
+def read_references(record: Mapping[str, object], faults: list[Fault]) -> dict[str, str] | None:
+    """Return what rewards hold the answers to a prompt against, texts by name; None where a row has none."""
+    if "references" not in record:
+        return None
+    references = record["references"]
+    if not isinstance(references, dict) or not references:
+        accepted = 'an object of texts by name: {"answer": "..."}'
+        faults.append(Fault("wrong_type", "references", describe(references), accepted))
+        return None
+    return {
+        read_text(name, f"references, name {index}", faults): read_text(
+            text, f"references.{shorten(ascii(name)[1:-1])}", faults, blank=True
+        )
+        for index, (name, text) in enumerate(references.items(), 1)
+    }
 
 
 def check_different(one: str, other: str, field: str, other_field: str, faults: list[Fault]) -> None:

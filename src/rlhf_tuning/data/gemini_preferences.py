@@ -4,7 +4,7 @@
      "contents": [{"role": "user", "parts": [{"text": "..."}]}, ...],
      "completions": [{"score": 1, "completion": {"role": "model", "parts": [{"text": "..."}]}},
                      {"score": 0, "completion": {"role": "model", "parts": [{"text": "..."}]}}]}
-    a prompt: the same without "completions"
+    a prompt: the same without "completions", and perhaps with "references": {"answer": "..."}
 
 The completion of the higher score is the chosen one. Scores say no more than that: Google's are 1 and 0 whatever the
 difference, so an optional "margin" says by how much. Contents and system instruction are as in `gemini_contents`; the first
@@ -14,7 +14,16 @@ and the last content are the user's.
 import math
 from collections.abc import Collection, Mapping
 
-from rlhf_tuning.data.fields import MARGIN, check_different, check_ends, check_fields, kind_of, read_margin
+from rlhf_tuning.data.fields import (
+    MARGIN,
+    REFERENCES,
+    check_different,
+    check_ends,
+    check_fields,
+    kind_of,
+    read_margin,
+    read_references,
+)
 from rlhf_tuning.data.gemini_contents import SYSTEM, read_content, read_contents, read_system
 from rlhf_tuning.data.problems import Fault, describe
 from rlhf_tuning.data.rows import Kind, Row
@@ -34,7 +43,9 @@ def parse(
 ) -> Row | None:
     """Return the canonical row; it counts only when nothing was added to `faults`."""
     preference = kind_of(record, accepts, ("completions",)) == "preference"
-    required, optional = (("contents", "completions"), (*SYSTEM, *MARGIN)) if preference else (("contents",), SYSTEM)
+    required, optional = ("contents",), (*SYSTEM, *REFERENCES)
+    if preference:
+        required, optional = ("contents", "completions"), (*SYSTEM, *MARGIN)
     if not check_fields(record, faults, required=required, optional=optional):
         return None
     system = read_system(record, instruction, faults)
@@ -42,7 +53,7 @@ def parse(
     check_ends([turn["role"] for turn in turns], "contents", "role", faults, answerer="model")
     prompt = [{"role": "system", "content": system}, *turns] if system.strip() else turns
     if not preference:
-        return Row(prompt)
+        return Row(prompt, references=read_references(record, faults))
     answers = _read_completions(record["completions"], faults)
     margin = read_margin(record, faults)
     if len(answers) < 2:

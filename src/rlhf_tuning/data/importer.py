@@ -121,12 +121,15 @@ def import_prompts(
     seen: set[bytes] = set()
 
     def write_prompts(batch: Batch, evaluation: BinaryIO) -> int:
+        if batch.kind == "prompt":
+            evaluation.write(batch.encoded)
+            return len(batch)
         written = 0
         for index in range(len(batch)):
             line = batch.line(index)
             prompt = line[_BEFORE_PROMPT : _BEFORE_PROMPT + int(batch.sizes[index, PROMPT])]
             key = batch.hashes[index, PROMPT].tobytes()
-            if batch.kind == "preference" and key in seen:
+            if key in seen:
                 continue
             seen.add(key)
             evaluation.write(b'{"prompt": %b}\n' % prompt)

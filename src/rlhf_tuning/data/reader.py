@@ -244,7 +244,8 @@ def _start_of(blocks: Iterator[bytes | LongLine]) -> tuple[list[bytes | LongLine
 
 
 def _texts(row: Row) -> list[str]:
-    return [*(turn["content"] for turn in row.prompt), row.chosen or "", row.rejected or "", row.answer or ""]
+    answers = (row.chosen or "", row.rejected or "", row.answer or "")
+    return [*(turn["content"] for turn in row.prompt), *answers, *(row.references or {}).values()]
 
 
 def _cut_off(fault: Fault) -> Fault:

@@ -1,6 +1,6 @@
 """The canonical rows: what every format becomes, and what every later step reads.
 
-    {"prompt": [{"role": "system" | "user" | "assistant", "content": str}, ...]}
+    {"prompt": [{"role": "system" | "user" | "assistant", "content": str}, ...]}, or with "references": {name: str, ...}
     {"prompt": [...], "chosen": str, "rejected": str}, where people said by how much also "margin": float
     {"prompt": [...], "answer": str}
     {"prompt": [...], "answer": str, "label": bool}, or with "rating": float
@@ -9,7 +9,7 @@ They are a prompt alone, a preference, a demonstration, and feedback. The last t
 written as one line of UTF-8 JSON, keys in this order.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -40,6 +40,7 @@ class Row(NamedTuple):
 
     `first_chosen` tells whether the first of two candidates is the preferred one, where their order means something.
     `margin` is by how much the chosen answer is better, where that was said; see `fields.read_margin`.
+    `references` are what rewards hold the answers to a prompt against, and stand in prompts alone.
     `dialogue` says that the assistant's turns in the prompt of a demonstration are demonstrations too: see `examples`.
     """
 
@@ -51,6 +52,7 @@ class Row(NamedTuple):
     dialogue: bool = False
     margin: float | None = None
     judgement: Judgement | None = None
+    references: Mapping[str, str] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -61,7 +63,9 @@ class Row(NamedTuple):
 
 
 def encode_detail(row: Row) -> bytes:
-    """Return what a canonical row says besides its texts: a margin or a judgement; nothing where it has neither."""
+    """Return what a canonical row says besides prompt and answers: references, a margin or a judgement, if any."""
+    if row.references is not None:
+        return b'"references": %b' % _encode(row.references)
     if row.margin is not None:
         return b'"margin": %b' % _encode_number(row.margin)
     if row.judgement is None:

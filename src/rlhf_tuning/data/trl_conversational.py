@@ -1,16 +1,17 @@
 """TRL rows in its conversational format.
 
-    {"prompt": [{"role": "system" | "user" | "assistant", "content": "..."}, ...]}
-    the same with "chosen": [{"role": "assistant", "content": "..."}] and "rejected" likewise, and an optional "margin"
+    {"prompt": [{"role": "system" | "user" | "assistant", "content": "..."}, ...], "references": {"answer": "..."}}
+    {"prompt": [...], "chosen": [{"role": "assistant", "content": "..."}], "rejected": likewise, "margin": 0.5}
 
-A system message may stand at the beginning; without one, the instruction becomes it. After it, the first and the last
-message are the user's.
+`references` and `margin` are optional. A system message may stand at the beginning; without one, the instruction becomes it.
+After it, the first and the last message are the user's.
 """
 
 from collections.abc import Collection, Mapping
 
 from rlhf_tuning.data.fields import (
     MARGIN,
+    REFERENCES,
     check_different,
     check_ends,
     check_fields,
@@ -18,6 +19,7 @@ from rlhf_tuning.data.fields import (
     read_margin,
     read_message,
     read_objects,
+    read_references,
 )
 from rlhf_tuning.data.problems import Fault, describe
 from rlhf_tuning.data.rows import Conversation, Kind, Row
@@ -48,12 +50,12 @@ def parse(
 ) -> Row | None:
     """Return the canonical row; it counts only when nothing was added to `faults`."""
     preference = kind_of(record, accepts, PREFERENCE[1:]) == "preference"
-    required, optional = (PREFERENCE, MARGIN) if preference else (PREFERENCE[:1], ())
+    required, optional = (PREFERENCE, MARGIN) if preference else (PREFERENCE[:1], REFERENCES)
     if not check_fields(record, faults, required=required, optional=optional):
         return None
     prompt = read_prompt(record, instruction, faults)
     if not preference:
-        return Row(prompt)
+        return Row(prompt, references=read_references(record, faults))
     before = len(faults)
     chosen, rejected = read_answer(record, "chosen", faults), read_answer(record, "rejected", faults)
     if len(faults) == before:

@@ -1,9 +1,10 @@
 """Vertex chat rows.
 
-    {"messages": [{"author": "user" | "assistant", "content": "..."}, ...], "context": "..."}
-    the same with "candidate_0", "candidate_1" and "choice", and an optional "margin"
+    {"messages": [{"author": "user" | "assistant", "content": "..."}, ...], "context": "...",
+     "references": {"answer": "..."}}
+    the same, but for "references", with "candidate_0", "candidate_1" and "choice", and an optional "margin"
 
-The first and the last message are the user's; authors need not alternate. `context` is optional and, where it stands,
+The first and the last message are the user's; authors need not alternate. `references` are optional. So is `context`, which
 takes the place of the instruction, even when it is empty. It becomes a system turn unless it is blank.
 """
 
@@ -13,6 +14,7 @@ from rlhf_tuning.data.fields import (
     CANDIDATES,
     MARGIN,
     PREFERENCE_FIELDS,
+    REFERENCES,
     check_ends,
     check_fields,
     kind_of,
@@ -20,6 +22,7 @@ from rlhf_tuning.data.fields import (
     read_message,
     read_objects,
     read_preference,
+    read_references,
     read_text,
 )
 from rlhf_tuning.data.problems import Fault
@@ -50,13 +53,13 @@ def parse(
 ) -> Row | None:
     """Return the canonical row; it counts only when nothing was added to `faults`."""
     preference = kind_of(record, accepts) == "preference"
-    required, optional = (_PREFERENCE, ("context", *MARGIN)) if preference else (_PROMPT, ("context",))
+    required, optional = (_PREFERENCE, ("context", *MARGIN)) if preference else (_PROMPT, ("context", *REFERENCES))
     if not check_fields(record, faults, required=required, optional=optional):
         return None
     prompt = read_context(record, instruction, faults)
     prompt += read_messages(record["messages"], faults)
     if not preference:
-        return Row(prompt)
+        return Row(prompt, references=read_references(record, faults))
     return Row(prompt, *read_preference(record, faults), margin=read_margin(record, faults))
 
 
