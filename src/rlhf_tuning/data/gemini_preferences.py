@@ -43,7 +43,8 @@ def parse(
 ) -> Row | None:
     """Return the canonical row; it counts only when nothing was added to `faults`."""
     preference = kind_of(record, accepts, ("completions",)) == "preference"
-    required, optional = ("contents",), (*SYSTEM, *REFERENCES)
+    required: tuple[str, ...] = ("contents",)
+    optional: tuple[str, ...] = (*SYSTEM, *REFERENCES)
     if preference:
         required, optional = ("contents", "completions"), (*SYSTEM, *MARGIN)
     if not check_fields(record, faults, required=required, optional=optional):

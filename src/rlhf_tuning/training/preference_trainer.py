@@ -40,7 +40,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         super().__init__(model=model, ref_model=_InTheRows(model.config), args=args, **settings)
         self.ref_model, self.precompute_ref_logps = None, True
         self._order, self._share = order, share
-        self.data_collator = partial(_with_margins, self.data_collator)
+        self.data_collator: Any = partial(_with_margins, self.data_collator)
         causal_lm = base_model.causal_lm(self.model)
         packing.take_packed(causal_lm, partial(log_probabilities.of_parts, causal_lm, temperature=1.0))
         linear.quicken(causal_lm)
