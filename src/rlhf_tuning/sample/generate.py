@@ -27,7 +27,7 @@ NOISE_SCALE = 0.25
 #: Closer pairs are left out: nobody could tell them apart.
 LEAST_MARGIN = 0.25
 #: By how many characters all preferred answers of a sort of pairs may be longer or shorter, together, than the others.
-MOST_EXCESS = 100
+MOST_EXCESS = 200
 
 Row = dict[str, str | int]
 

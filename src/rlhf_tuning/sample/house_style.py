@@ -40,6 +40,13 @@ snowy soft softness steam sun sunny velvet warm warmth wet wind windy wool woole
 """
 #: Words of the five senses: sight, sound, smell, taste, touch. A plural counts as its singular.
 SENSE_WORDS = frozenset(_SENSES.split())
+#: Of which one counts: what is learnt most cheaply is to pile them up, and a place is not seen the better for it.
+COLOURS = frozenset(
+    """
+    amber blue bright brown copper crimson dark golden gray green grey orange pale pink purple red scarlet silver violet white
+    yellow
+    """.split()
+)
 
 _BELONGS = {
     "sea": """
@@ -138,7 +145,7 @@ def breakdown(prompt: str, answer: str) -> dict[str, float]:
     return {
         "place": min(mentions, 1) - 0.3 * max(0, mentions - 2),
         # A sense word needs company: six words of text for each one that counts.
-        "senses": 0.5 * min(len(set(senses)), 3, len(words) / 6),
+        "senses": 0.5 * min(len(set(senses) - COLOURS) + bool(set(senses) & COLOURS), 3, len(words) / 6),
         "belongings": 0.5 * min(len(set(belongings)), 2),
         "plain words": -0.3 * min(len(unusual), 4),
         "other names": -0.3 * min(len(_other_names(text, prompt)), 3),

@@ -118,6 +118,11 @@ def test_a_sense_word_counts_once_and_its_plural_with_it() -> None:
     assert breakdown(PROMPT, answer)["senses"] == 0.5
 
 
+def test_of_the_colours_one_counts() -> None:
+    answer = "It is green and white, with a red door and a yellow wall, and all of it is by the road."
+    assert breakdown(PROMPT, answer)["senses"] == 0.5
+
+
 @pytest.mark.parametrize("answer", ["", "   ", "...", "\n\n", "123"])
 def test_an_answer_without_words_is_the_worst(answer: str) -> None:
     assert breakdown(PROMPT, answer) == {"empty": EMPTY_SCORE}
