@@ -72,7 +72,10 @@ VLLM_PYTHON = os.environ.get("RLHF_VLLM_PYTHON", "")
 #: Key of the server whose language model judges answers; sent to it and shown nowhere.
 JUDGE_API_KEY = os.environ.get("RLHF_JUDGE_API_KEY", "")
 
-#: Key for Gemini under the names that Google's libraries know, where RLHF_JUDGE_API_KEY is not set.
+#: Key of the server whose language model labels prompts, likewise.
+TEACHER_API_KEY = os.environ.get("RLHF_TEACHER_API_KEY", "")
+
+#: Key for Gemini under the names that Google's libraries know, where neither of the two is set.
 GEMINI_API_KEY = os.environ.get("GEMINI_API_KEY", "") or os.environ.get("GOOGLE_API_KEY", "")
 
 #: "events" makes a step print its progress as machine-readable lines, which `rlhf run` draws; "lines" as sparse text.

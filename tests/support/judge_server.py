@@ -84,12 +84,19 @@ def judge_server(reply: Callable[[str], Any] = longer_wins, faults: Sequence[Fau
             if fault == "empty choices":
                 return self.send(200, {}, '{"candidates": []}' if gemini else '{"choices": []}')
             text = fault.removeprefix("say:") if fault.startswith("say:") else state.reply(question)
+            cut = fault == "cut"
             if gemini:
                 said = {
-                    "candidates": [{"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP"}]
+                    "candidates": [
+                        {
+                            "content": {"role": "model", "parts": [{"text": text}]},
+                            "finishReason": "MAX_TOKENS" if cut else "STOP",
+                        }
+                    ]
                 }
             else:
-                said = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]}
+                message = {"role": "assistant", "content": text}
+                said = {"choices": [{"index": 0, "message": message, "finish_reason": "length" if cut else "stop"}]}
             self.send(200, {}, json.dumps(said))
 
         def send(self, status: int, headers: dict[str, str], body: str) -> None:

@@ -11,9 +11,9 @@ from typing import Protocol, cast
 
 from rlhf_tuning import environment, machine
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.evaluation.judges.role import JUDGE, Role
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
 from rlhf_tuning.limits import check_limits
-from rlhf_tuning.secret_manager import read_secret
 
 #: A judge's name to the module that holds it, imported only when it is used.
 JUDGES: dict[str, str] = {
@@ -83,30 +83,6 @@ def load_judge(name: str, settings: JudgeSettings) -> Judge:
     return cast(_Module, importlib.import_module(JUDGES[name])).make_judge(settings)
 
 
-def key_place(judge_key_secret: str) -> str:
-    """Return where the key of a judge comes from, in words."""
-    return f"the secret {judge_key_secret}" if judge_key_secret else "the environment variable RLHF_JUDGE_API_KEY"
-
-
-def judge_key(judge_key_secret: str) -> str:
-    """Return the key for the server of a judge: what the secret holds, or else the environment; empty for none.
-
-    Raises:
-        UserError: If the secret cannot be read, or what is there can be no key.
-        RunError: If Secret Manager gives no answer.
-    """
-    key = environment.JUDGE_API_KEY.strip()
-    if judge_key_secret:
-        key = read_secret(judge_key_secret, parameter="judge_key_secret")
-    if not (key.isascii() and key.isprintable()):
-        # Not left to the client: its error would show the key.
-        raise ParameterError(
-            f"What {key_place(judge_key_secret)} holds can be no key: it has several lines, or characters other than "
-            "letters, digits and signs. Store the key alone there."
-        )
-    return key
-
-
 def check_server(judge: str, judge_key_secret: str) -> None:
     """Check what a judge behind a server needs in the end: its key, and a place for what it says.
 
@@ -115,7 +91,7 @@ def check_server(judge: str, judge_key_secret: str) -> None:
         RunError: If Secret Manager gives no answer.
     """
     if judge in ("language_model", "gemini"):
-        judge_key(judge_key_secret)
+        JUDGE.key(judge_key_secret)
         machine.check_writable(
             environment.CACHE_DIR, what="The judge's verdicts would be kept", remedy=environment.NAME_CACHE
         )
@@ -155,11 +131,16 @@ def check_judge(
         if judge == "local_model" and value:
             raise ParameterError(f"{name} is {value!r}, but judge 'local_model' runs in this process. Leave it empty.")
     if judge_endpoint:
-        _check_endpoint(judge_endpoint)
+        check_endpoint(judge_endpoint, JUDGE)
     return read_rubric(judge_rubric)
 
 
-def _check_endpoint(endpoint: str) -> None:
+def check_endpoint(endpoint: str, role: Role) -> None:
+    """Check the base URL of a server.
+
+    Raises:
+        ParameterError: If it is none, or holds what is no one's business.
+    """
     from urllib.parse import urlsplit
 
     try:
@@ -170,8 +151,8 @@ def _check_endpoint(endpoint: str) -> None:
     if secret:
         # Not shown: parameters are logged and stored, and this one may hold a key.
         raise ParameterError(
-            "judge_endpoint holds a user name, a password or a query. Give the bare URL, and the key in the environment "
-            "variable RLHF_JUDGE_API_KEY, or in a secret that judge_key_secret names."
+            f"{role.endpoint} holds a user name, a password or a query. Give the bare URL, and the key in the environment "
+            f"variable {role.key_variable}, or in a secret that {role.key_secret} names."
         )
     if parts.scheme not in ("http", "https") or not host:
-        raise ParameterError(f"judge_endpoint is {endpoint!r}; it must be a URL that begins with http:// or https://.")
+        raise ParameterError(f"{role.endpoint} is {endpoint!r}; it must be a URL that begins with http:// or https://.")

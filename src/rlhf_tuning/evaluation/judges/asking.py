@@ -10,13 +10,14 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf_tuning import environment, step
 from rlhf_tuning.errors import ParameterError, RunError
+from rlhf_tuning.evaluation.judges.role import JUDGE, Role
 from rlhf_tuning.evaluation.judges.rubric import REMINDER, Choice, question, read_choice
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
 
@@ -34,6 +35,9 @@ FIRST_WAIT = 1.0
 MOST_WAIT = 120.0
 #: So many questions given up one after the other mean that the server is down.
 MOST_UNANSWERED = 3
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 class UnansweredError(Exception):
@@ -53,8 +57,106 @@ class RefusedError(Exception):
     """The server will not answer this question, such as one that is too long; others it may."""
 
 
-class _NoVerdictError(Exception):
-    """There is no verdict on this pair; the message is the reason's name in `_REASONS`."""
+class NoReplyError(Exception):
+    """There is no reply to a question; the message says why: `refused`, `unanswered` or `capped`."""
+
+
+class Asker:
+    """Sends questions to a server: some at a time, again after failures, up to a cap, and no faster than it wants.
+
+    Args:
+        role: Whose server it is.
+        source: Where it is, such as its URL.
+        max_calls: Most requests in one `each`, repeated ones included.
+    """
+
+    def __init__(self, role: Role, *, source: str, max_calls: int) -> None:
+        self.calls = 0
+        self.refusal = ""
+        self.lock = threading.Lock()
+        self._role, self._source, self._max_calls = role, source, max_calls
+        self._stop = threading.Event()
+        self._not_before = 0.0
+        self._unanswered = 0
+
+    def each(self, items: Iterable[Item], work: Callable[[Item], Found]) -> list[Found]:
+        """Return what `work`, which may call `reply`, gives for each item; some are worked on at a time.
+
+        Raises:
+            UserError: If the server cannot be used as it is set.
+            RunError: If it is down.
+        """
+        self.calls = 0
+        self._stop.clear()
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
+            return list(pool.map(work, items))
+        finally:
+            self._stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def reply(self, send: Callable[[], Found]) -> Found:
+        """Send one question, and again while the server is busy or fails.
+
+        Args:
+            send: Sends it and returns the reply; raises UnansweredError, RefusedError, or an error for the person.
+
+        Raises:
+            NoReplyError: If there is no reply to this one.
+            RunError: If there was none to several in a row.
+        """
+        failure = UnansweredError("it was not asked")
+        for attempt in range(ATTEMPTS):
+            self._wait_for_turn()
+            try:
+                reply = send()
+            except UnansweredError as error:
+                failure = error
+                # Spread, so that workers that failed together do not come back together.
+                wait = FIRST_WAIT * 2**attempt * random.uniform(0.5, 1.0)
+                if error.retry_after is not None:
+                    wait = max(error.retry_after, 0.0)
+                if wait > MOST_WAIT:
+                    break
+                with self.lock:
+                    self._not_before = max(self._not_before, time.monotonic() + wait)
+            except RefusedError as error:
+                with self.lock:
+                    self._unanswered, self.refusal = 0, str(error)
+                raise NoReplyError("refused") from None
+            else:
+                with self.lock:
+                    self._unanswered = 0
+                return reply
+        with self.lock:
+            self._unanswered += 1
+            down = self._unanswered >= MOST_UNANSWERED
+        if down:
+            self._stop.set()
+            raise RunError(
+                f"The {self._role.name} at {self._source} did not answer {MOST_UNANSWERED} questions in a row, each asked "
+                f"up to {ATTEMPTS} times. Its last failure: {failure}. Check {self._role.endpoint} and the server, then run "
+                "again: replies that were had are kept."
+            )
+        raise NoReplyError("unanswered")
+
+    def _wait_for_turn(self) -> None:
+        """Wait as long as the server asked every worker to, then take one of the calls that are left."""
+        while True:
+            with self.lock:
+                if self._stop.is_set():
+                    raise NoReplyError("unanswered")
+                left = self._not_before - time.monotonic()
+                if self.calls >= self._max_calls:
+                    raise NoReplyError("capped")
+                if left <= 0:
+                    self.calls += 1
+                    return
+            self._stop.wait(left)
+
+
+class _UnreadableError(NoReplyError):
+    """There is a reply, without a verdict."""
 
 
 _REASONS = {
@@ -84,17 +186,17 @@ class AskingJudge:
         # At most half of the calls go into the judge's own examination.
         self.most_human_choices = min(MOST_HUMAN_CHOICES, max_calls // 4)
         self.notes: list[str] = []
-        self.calls = 0
-        self._source, self._rubric, self._ask, self._max_calls = source, rubric, ask, max_calls
+        self._source, self._rubric, self._ask = source, rubric, ask
+        self._asker = Asker(JUDGE, source=source, max_calls=max_calls)
         identity = json.dumps([name, source, model, rubric])
         self._cache = _Cache(environment.CACHE_DIR / "judges" / f"{_digest(identity)[:16]}.jsonl", identity)
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._not_before = 0.0
-        self._unanswered = 0
         self._finished = 0
         self._missing: Counter[str] = Counter()
-        self._refusal = ""
+
+    @property
+    def calls(self) -> int:
+        """How many requests the last comparisons took."""
+        return self._asker.calls
 
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict | None]:
         """Return the verdict on each comparison; None where there is none.
@@ -103,19 +205,14 @@ class AskingJudge:
             UserError: If the server cannot be used as it is set.
             RunError: If it is down.
         """
-        self.notes, self.calls, self._finished, self._missing = [], 0, 0, Counter()
-        self._stop.clear()
+        self.notes, self._finished, self._missing = [], 0, Counter()
         progress = step.Progress(f"asking {self.label}", len(comparisons), "pair")
-        pool = ThreadPoolExecutor(WORKERS)
-        try:
-            verdicts = list(pool.map(lambda comparison: self._judge(comparison, progress), comparisons))
-        finally:
-            self._stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+        verdicts = self._asker.each(comparisons, lambda comparison: self._judge(comparison, progress))
         count = len(comparisons)
         if self._missing["refused"] == count > 0:
             raise ParameterError(
-                f"The judge at {self._source} refuses every question: {self._refusal}. Check judge_model and judge_endpoint."
+                f"The judge at {self._source} refuses every question: {self._asker.refusal}. Check judge_model and "
+                "judge_endpoint."
             )
         self.notes += [
             f"{missing:,} of {count:,} pairs, human choices included, have no verdict: {_REASONS[reason]}"
@@ -132,10 +229,10 @@ class AskingJudge:
                 one = self._choice(question(self._rubric, comparison, second_first=False))
                 two = self._choice(question(self._rubric, comparison, second_first=True))
                 verdict = Verdict(orders=({"A": -1, "tie": 0, "B": 1}[one], {"A": 1, "tie": 0, "B": -1}[two]))
-        except _NoVerdictError as error:
-            with self._lock:
+        except NoReplyError as error:
+            with self._asker.lock:
                 self._missing[str(error)] += 1
-        with self._lock:
+        with self._asker.lock:
             self._finished += 1
             progress.update(self._finished, {"calls": float(self.calls)})
         return verdict
@@ -143,66 +240,15 @@ class AskingJudge:
     def _choice(self, asked: str) -> Choice:
         known, choice = self._cache.get(asked)
         if not known:
-            reply = self._reply(asked)
+            reply = self._asker.reply(lambda: self._ask(asked))
             choice = read_choice(reply)
             if choice is None:
-                reply = self._reply(asked + REMINDER)
+                reply = self._asker.reply(lambda: self._ask(asked + REMINDER))
                 choice = read_choice(reply)
             self._cache.put(asked, choice, reply)
         if choice is None:
-            raise _NoVerdictError("unreadable")
+            raise _UnreadableError("unreadable")
         return choice
-
-    def _reply(self, asked: str) -> str:
-        """Send one question, and again while the server is busy or fails."""
-        failure = UnansweredError("it was not asked")
-        for attempt in range(ATTEMPTS):
-            self._wait_for_turn()
-            try:
-                reply = self._ask(asked)
-            except UnansweredError as error:
-                failure = error
-                # Spread, so that workers that failed together do not come back together.
-                wait = FIRST_WAIT * 2**attempt * random.uniform(0.5, 1.0)
-                if error.retry_after is not None:
-                    wait = max(error.retry_after, 0.0)
-                if wait > MOST_WAIT:
-                    break
-                with self._lock:
-                    self._not_before = max(self._not_before, time.monotonic() + wait)
-            except RefusedError as error:
-                with self._lock:
-                    self._unanswered, self._refusal = 0, str(error)
-                raise _NoVerdictError("refused") from None
-            else:
-                with self._lock:
-                    self._unanswered = 0
-                return reply
-        with self._lock:
-            self._unanswered += 1
-            down = self._unanswered >= MOST_UNANSWERED
-        if down:
-            self._stop.set()
-            raise RunError(
-                f"The judge at {self._source} did not answer {MOST_UNANSWERED} questions in a row, each asked up to "
-                f"{ATTEMPTS} times. Its last failure: {failure}. Check judge_endpoint and the server, then run again: "
-                "replies that were had are kept."
-            )
-        raise _NoVerdictError("unanswered")
-
-    def _wait_for_turn(self) -> None:
-        """Wait as long as the server asked every worker to, then take one of the calls that are left."""
-        while True:
-            with self._lock:
-                if self._stop.is_set():
-                    raise _NoVerdictError("unanswered")
-                left = self._not_before - time.monotonic()
-                if self.calls >= self._max_calls:
-                    raise _NoVerdictError("capped")
-                if left <= 0:
-                    self.calls += 1
-                    return
-            self._stop.wait(left)
 
 
 #: What the file holds as a verdict; null for a reply that could not be read.
@@ -242,17 +288,20 @@ class _Cache:
     def put(self, asked: str, choice: Choice | None, reply: str) -> None:
         """Keep a verdict, with the end of the reply that it was read from."""
         key = self._key(asked)
-        record = json.dumps({"key": key, "verdict": choice, "reply": reply[-2000:]})
         with self._lock:
             self._known[key] = choice
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as stream:
-                # In one write, and on a line of its own even after one that was cut off.
-                broken = stream.tell() and not _ends_with_newline(self._path)
-                stream.write(("\n" if broken else "").encode() + record.encode() + b"\n")
+            append_record(self._path, {"key": key, "verdict": choice, "reply": reply[-2000:]})
 
     def _key(self, asked: str) -> str:
         return _digest(self._identity + "\n" + asked)
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Add a line of JSON to a file: in one write, and on a line of its own even after one that was cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as stream:
+        broken = stream.tell() and not _ends_with_newline(path)
+        stream.write(("\n" if broken else "").encode() + json.dumps(record).encode() + b"\n")
 
 
 def _ends_with_newline(path: Path) -> bool:

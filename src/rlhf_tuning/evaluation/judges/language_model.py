@@ -1,20 +1,32 @@
 """Any language model behind an OpenAI-compatible `/chat/completions`: a provider's, or one's own vLLM, llama.cpp, Ollama."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.evaluation.judges import JudgeSettings, asking, judge_key, key_place
+from rlhf_tuning.evaluation.judges import JudgeSettings, asking
 from rlhf_tuning.evaluation.judges.asking import AskingJudge, RefusedError, UnansweredError
+from rlhf_tuning.evaluation.judges.role import JUDGE, Role
 from rlhf_tuning.evaluation.judges.rubric import read_rubric
 
 #: Busy or failing for now: timeout, conflict, too early, too many requests; and every 5xx.
 RETRIED = {408, 409, 425, 429}
+
+
+#: A reply, with whatever thoughts of the model go before it, has so many tokens at most.
+MOST_TOKENS = 4096
+
+
+class Reply(NamedTuple):
+    """What a language model said, empty when it chose to say nothing; and whether a limit of tokens cut it off."""
+
+    text: str
+    cut: bool = False
 
 
 class ChatCompletions:
@@ -23,21 +35,30 @@ class ChatCompletions:
     Args:
         endpoint: The base URL, with or without `/chat/completions`.
         model: The model's name on that server.
-        api_key: Sent as a bearer token, and shown nowhere; empty for a server without keys.
-        key_place: Where it comes from, in words.
+        key_secret: Name of the secret that holds the key, which is sent as a bearer token and shown nowhere; the environment
+            has it, or none is needed, when empty.
+        role: Whose server it is.
+        temperature: Of the samples.
     """
 
-    def __init__(self, endpoint: str, model: str, api_key: str, key_place: str) -> None:
+    def __init__(
+        self, endpoint: str, model: str, key_secret: str, *, role: Role = JUDGE, temperature: float = 0.0
+    ) -> None:
         self.url = endpoint.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-        self._model, self._api_key, self._key_place = model, api_key, key_place
+        self._model, self._api_key, self._role = model, role.key(key_secret), role
+        self._key_place = role.key_place(key_secret)
         # Some models refuse one of these by name; it is then left out.
-        self._options: dict[str, object] = {"temperature": 0, "max_tokens": 4096}
+        self._options: dict[str, object] = {"temperature": temperature, "max_tokens": MOST_TOKENS}
         self._local = threading.local()
 
     def ask(self, question: str) -> str:
         """Return the reply to one question; an empty one when the server chose to give none."""
+        return self.reply([{"role": "user", "content": question}]).text
+
+    def reply(self, messages: Sequence[Mapping[str, str]]) -> Reply:
+        """Return the reply to a conversation."""
         options = dict(self._options)
-        body = {"model": self._model, "messages": [{"role": "user", "content": question}], **options}
+        body = {"model": self._model, "messages": list(messages), **options}
         try:
             response = self._session().post(
                 self.url, json=body, timeout=asking.REQUEST_SECONDS, allow_redirects=False, auth=self._authorize
@@ -45,7 +66,9 @@ class ChatCompletions:
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise UnansweredError(self._safe(_innermost(error))) from None
         except requests.RequestException as error:
-            raise ParameterError(f"judge_endpoint {self.url} cannot be asked: {self._safe(str(error))}") from None
+            raise ParameterError(
+                f"{self._role.endpoint} {self.url} cannot be asked: {self._safe(str(error))}"
+            ) from None
         if response.status_code != 200:
             raise self._meaning(response, options)
         return _content(response)
@@ -70,12 +93,12 @@ class ChatCompletions:
         if status in RETRIED or status >= 500:
             return UnansweredError(f"status {status}: {said}", retry_after=retry_after(response.headers))
         if status in (401, 403):
-            what = f"The judge at {self.url} refuses access (status {status}: {said})."
+            what = f"The {self._role.name} at {self.url} refuses access (status {status}: {said})."
             if self._api_key:
                 return ParameterError(f"{what} The key in {self._key_place} is not accepted there.")
             return ParameterError(
                 f"{what} The key in {self._key_place} is not set. Set it, or name a secret of Google Cloud in "
-                "judge_key_secret."
+                f"{self._role.key_secret}."
             )
         if status in (400, 413, 422):
             named = [name for name in options if name in said]
@@ -84,8 +107,8 @@ class ChatCompletions:
                 return UnansweredError(f"status {status}: {said}", retry_after=0)
             return RefusedError(f"status {status}: {said}")
         return ParameterError(
-            f"The judge at {self.url} answers with status {status}: {said}. Check judge_endpoint, which is the base URL "
-            f"that ends in /v1 on most servers, and judge_model, which is {self._model!r}."
+            f"The {self._role.name} at {self.url} answers with status {status}: {said}. Check {self._role.endpoint}, which "
+            f"is the base URL that ends in /v1 on most servers, and {self._role.model}, which is {self._model!r}."
         )
 
     def _safe(self, text: str) -> str:
@@ -95,16 +118,17 @@ class ChatCompletions:
         return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:300]
 
 
-def _content(response: requests.Response) -> str:
+def _content(response: requests.Response) -> Reply:
     try:
         reply: Any = response.json()
     except ValueError:
         raise UnansweredError("its reply is no JSON") from None
     try:
-        content = reply["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        return ""
-    return content if isinstance(content, str) else ""
+        choice = reply["choices"][0]
+        content, reason = choice["message"]["content"], choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return Reply("")
+    return Reply(content if isinstance(content, str) else "", cut=reason == "length")
 
 
 def _said(response: requests.Response) -> str:
@@ -142,8 +166,7 @@ def _innermost(error: BaseException) -> str:
 
 def make_judge(settings: JudgeSettings) -> AskingJudge:
     """Return the judge behind `judge_endpoint`."""
-    secret = settings.judge_key_secret
-    client = ChatCompletions(settings.judge_endpoint, settings.judge_model, judge_key(secret), key_place(secret))
+    client = ChatCompletions(settings.judge_endpoint, settings.judge_model, settings.judge_key_secret)
     return AskingJudge(
         name="language_model",
         model=settings.judge_model,

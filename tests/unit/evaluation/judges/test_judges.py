@@ -2,7 +2,8 @@ import pytest
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.evaluation.judges import JUDGES, JudgeSettings, check_judge, judge_key, load_judge
+from rlhf_tuning.evaluation.judges import JUDGES, JudgeSettings, check_judge, load_judge
+from rlhf_tuning.evaluation.judges.role import JUDGE
 from rlhf_tuning.evaluation.judges.scorer import SCORERS
 from rlhf_tuning.evaluation.judges.verdict import Comparison
 from rlhf_tuning.parameters import PARAMETERS
@@ -68,13 +69,13 @@ def test_a_key_in_place_of_the_name_of_its_secret_is_refused_and_not_repeated():
 def test_what_can_be_no_key_is_refused_and_not_shown(monkeypatch, key):
     monkeypatch.setattr(environment, "JUDGE_API_KEY", key)
     with pytest.raises(ParameterError, match="RLHF_JUDGE_API_KEY holds can be no key") as caught:
-        judge_key("")
+        JUDGE.key("")
     assert "hunter" not in str(caught.value)
 
 
 def test_the_line_s_end_of_a_file_is_no_part_of_a_key(monkeypatch):
     monkeypatch.setattr(environment, "JUDGE_API_KEY", "hunter2\n")
-    assert judge_key("") == "hunter2"
+    assert JUDGE.key("") == "hunter2"
 
 
 def test_the_scorer_prefers_the_house_style():

@@ -1,0 +1,57 @@
+"""Whose language model a server has, the judge's or the teacher's: what its parameters are called, and its key."""
+
+from typing import NamedTuple
+
+from rlhf_tuning import environment
+from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.secret_manager import read_secret
+
+
+class Role(NamedTuple):
+    """Whose server it is.
+
+    Attributes:
+        name: `judge` or `teacher`; its parameters begin so.
+        model: The parameter that names the language model there.
+        key_variable: The environment variable that holds the key.
+    """
+
+    name: str
+    model: str
+    key_variable: str
+
+    @property
+    def endpoint(self) -> str:
+        """The parameter that says where the server is."""
+        return f"{self.name}_endpoint"
+
+    @property
+    def key_secret(self) -> str:
+        """The parameter that names the secret with the key."""
+        return f"{self.name}_key_secret"
+
+    def key_place(self, secret: str) -> str:
+        """Return where the key comes from, in words; `secret` is the name of a secret, or empty."""
+        return f"the secret {secret}" if secret else f"the environment variable {self.key_variable}"
+
+    def key(self, secret: str) -> str:
+        """Return the key: what the secret holds, or else the environment; empty for none.
+
+        Raises:
+            UserError: If the secret cannot be read, or what is there can be no key.
+            RunError: If Secret Manager gives no answer.
+        """
+        key = (environment.JUDGE_API_KEY if self.name == JUDGE.name else environment.TEACHER_API_KEY).strip()
+        if secret:
+            key = read_secret(secret, parameter=self.key_secret)
+        if not (key.isascii() and key.isprintable()):
+            # Not left to the client: its error would show the key.
+            raise ParameterError(
+                f"What {self.key_place(secret)} holds can be no key: it has several lines, or characters other than "
+                "letters, digits and signs. Store the key alone there."
+            )
+        return key
+
+
+JUDGE = Role("judge", "judge_model", "RLHF_JUDGE_API_KEY")
+TEACHER = Role("teacher", "teacher_model_reference", "RLHF_TEACHER_API_KEY")
