@@ -19,6 +19,7 @@ from rlhf_components import (
     import_supervised_dataset,
     infer,
     keep_champion,
+    label_demonstrations,
     nothing_new,
     preprocess_inputs,
     smoke_light,
@@ -73,6 +74,27 @@ def every_component(
     demonstrations = import_demonstration_dataset(
         dataset_uri=dataset_uri,
         demonstration_fingerprint=checked.outputs["demonstration_fingerprint"],
+    )
+
+    unlabelled = import_demonstration_dataset(
+        dataset_uri=dataset_uri,
+        demonstration_fingerprint=checked.outputs["demonstration_fingerprint"],
+        to_label=True,  # prompts, of which some may have an answer
+    )
+    labels = label_demonstrations(
+        demonstrations=unlabelled.outputs["demonstrations"],
+        eval_demonstrations=unlabelled.outputs["eval_demonstrations"],
+        teacher="language_model",
+        teacher_model_reference="gpt-oss-120b",
+        teacher_endpoint="http://teacher.example.com/v1",
+        teacher_max_calls=5000,
+        large_model_reference=base.outputs["large_model_reference"],  # the student, whose tokens are counted
+    )
+    train_supervised(
+        demonstrations=labels.outputs["labelled_demonstrations"],
+        eval_demonstrations=labels.outputs["labelled_eval_demonstrations"],
+        large_model_reference=base.outputs["large_model_reference"],
+        large_model_fingerprint=base.outputs["large_model_fingerprint"],
     )
 
     before_rlhf = import_supervised_dataset(

@@ -16,6 +16,7 @@ from rlhf_components.import_prompt_dataset import import_prompt_dataset
 from rlhf_components.import_supervised_dataset import import_supervised_dataset
 from rlhf_components.infer import infer
 from rlhf_components.keep_champion import keep_champion
+from rlhf_components.label_demonstrations import label_demonstrations
 from rlhf_components.nothing_new import nothing_new
 from rlhf_components.preprocess_inputs import preprocess_inputs
 from rlhf_components.smoke_light import smoke_light
@@ -39,6 +40,7 @@ __all__ = [  # noqa: RUF022
     "validate_inputs",
     "preprocess_inputs",
     "import_demonstration_dataset",
+    "label_demonstrations",
     "import_supervised_dataset",
     "train_supervised",
     "choose_start",

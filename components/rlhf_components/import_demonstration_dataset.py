@@ -18,6 +18,7 @@ def import_demonstration_dataset(
     eval_prompts: int = 200,
     seed: int = 0,
     max_bad_rows: int = 0,
+    to_label: bool = False,
 ) -> None:
     """Write the demonstrations to learn from, those to measure the loss on, and the prompts of the latter.
 
@@ -33,6 +34,7 @@ def import_demonstration_dataset(
         eval_prompts: Most prompts to answer when there is no evaluation data.
         seed: Of the held-out split.
         max_bad_rows: So many bad rows of each dataset are set aside.
+        to_label: Whether rows may be prompts that a teacher is to answer; their answers are empty.
     """
     from rlhf_tuning.data.importer import import_demonstrations
     from rlhf_tuning.step import running_step, say
@@ -51,6 +53,7 @@ def import_demonstration_dataset(
             max_bad_rows=max_bad_rows,
             demonstration_fingerprint=demonstration_fingerprint,
             eval_fingerprint=eval_fingerprint,
+            to_label=to_label,
         )
         say(
             f"{summary.rows:,} demonstrations to learn from, {summary.eval_rows:,} to measure on, "

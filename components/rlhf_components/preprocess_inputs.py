@@ -19,6 +19,8 @@ def preprocess_inputs(
     supervise_on_preferred: bool = False,
     model_display_name: str = "",
     method: str = "rlhf",
+    teacher_model_reference: str = "",
+    teacher: str = "local_model",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     [
@@ -32,6 +34,8 @@ def preprocess_inputs(
         ("base_model_fingerprint", str),
         ("supervises", bool),
         ("model_display_name", str),
+        ("teacher_model_reference", str),
+        ("teacher_fingerprint", str),
     ],
 ):
     """Check that the base models can be tuned and that the adapter to start from fits, and fingerprint them.
@@ -49,6 +53,9 @@ def preprocess_inputs(
         supervise_on_preferred: Whether it is to learn the preferred answers.
         model_display_name: Name in the registry.
         method: How the base model is tuned, in a word, for the name that is made where none is given.
+        teacher_model_reference: The teacher of a distillation: a base model reference or a registered model; behind a server
+            its name there; empty for none.
+        teacher: Where the teacher is: local_model, language_model or gemini.
 
     Returns:
         large_model_reference: The same; a hub id with the commit that it stands for now, which every later step loads.
@@ -61,7 +68,10 @@ def preprocess_inputs(
         base_model_fingerprint: The same as large_model_fingerprint.
         supervises: Whether there is a supervised phase.
         model_display_name: The same; made from the base model's and the method's where it is empty.
+        teacher_model_reference: The same; a hub id with its commit, a registered model as its folder.
+        teacher_fingerprint: Changes when the teacher's weights do, as far as they are seen.
     """
+    from rlhf_tuning.labelling.teacher import resolve_teacher
     from rlhf_tuning.limits import check_supervised_phase
     from rlhf_tuning.models.base_model_check import check_base_model
     from rlhf_tuning.models.model_reference import resolve_reference
@@ -82,6 +92,7 @@ def preprocess_inputs(
             check_base_model(reward_model_reference, parameter="reward_model_reference")
             reward = resolve_reference(reward_model_reference, parameter="reward_model_reference")
         named, rank = ("adapter_size", adapter_size) if method == "preference" else ("lora_dim", lora_dim)
+        answering = resolve_teacher(teacher_model_reference, teacher=teacher, registry_dir=registry_dir)
         adapter = resolve_adapter(
             warm_start_adapter,
             large_model_reference=policy.reference,
@@ -101,4 +112,6 @@ def preprocess_inputs(
         policy.fingerprint,
         supervises,
         model_display_name or generated_name(policy.reference, method),
+        answering.reference,
+        answering.fingerprint,
     )

@@ -87,6 +87,12 @@ def validate_inputs(
     gate_max_empty_rise: float = 0.1,
     gate_max_repetitive_rise: float = 0.1,
     gate_max_refusal_rise: float = 0.1,
+    teacher_model_reference: str = "",
+    teacher: str = "local_model",
+    teacher_endpoint: str = "",
+    teacher_key_secret: str = "",
+    teacher_max_calls: int = 10000,
+    keep_answers: bool = True,
     tunes_on_preferences: bool = False,
     target: str = "",
     registry_dir: str = "",
@@ -186,6 +192,13 @@ def validate_inputs(
         gate_max_empty_rise: Rise of empty answers to rule out.
         gate_max_repetitive_rise: Rise of repetitive answers to rule out.
         gate_max_refusal_rise: Rise of refusals to rule out.
+        teacher_model_reference: The teacher of a distillation, that answers the prompts of dataset_uri; empty where there is
+            none.
+        teacher: Where it is: local_model, language_model or gemini.
+        teacher_endpoint: Base URL of its server.
+        teacher_key_secret: Secret that holds the key of that server; read here to end the run early if it cannot be.
+        teacher_max_calls: Most requests to that server.
+        keep_answers: Whether answers that rows bring are kept.
         tunes_on_preferences: Whether a model is tuned on the preferences themselves, and not on a reward learnt from them.
         target: Where the run registers its model; into the local registry, which is checked, where it is local.
         registry_dir: Folder of that registry; its default place when empty.
@@ -203,6 +216,8 @@ def validate_inputs(
     from pathlib import Path
 
     from rlhf_tuning.evaluation.judges import check_judge, check_server
+    from rlhf_tuning.evaluation.judges.role import TEACHER
+    from rlhf_tuning.labelling.teacher import check_teacher
     from rlhf_tuning.limits import (
         check_exploration,
         check_label_smoothing,
@@ -268,7 +283,7 @@ def validate_inputs(
         if preference_dataset and prompt_dataset:
             check_exploration(temperature)
             check_target_kl(target_kl=target_kl, kl_coeff=kl_coeff)
-        elif tunes_on_preferences or dataset_uri:
+        elif (tunes_on_preferences or dataset_uri) and not teacher_model_reference:
             check_samples(temperature)
         rubric = check_judge(
             judge=judge,
@@ -279,6 +294,9 @@ def validate_inputs(
             judge_max_calls=judge_max_calls,
         )
         check_server(judge, judge_key_secret)
+        if teacher_model_reference:
+            check_teacher(teacher=teacher, teacher_endpoint=teacher_endpoint, teacher_key_secret=teacher_key_secret)
+            TEACHER.key(teacher_key_secret)
         if target == "local":
             check_writable(Path(registry_dir).expanduser() if registry_dir else None)
         config = ValidationConfig(
@@ -305,6 +323,10 @@ def validate_inputs(
             reward_model_max_epochs=reward_model_max_epochs,
             max_bad_rows=max_bad_rows,
             gate_min_prompts=gate_min_prompts,
+            teacher_model_reference=teacher_model_reference,
+            teacher=teacher,
+            teacher_max_calls=teacher_max_calls,
+            keep_answers=keep_answers,
             tunes_on_preferences=tunes_on_preferences,
             epoch_count=epoch_count,
             independent_judge=bool(scorer or judge or held_out_reward_model_share or dataset_uri),

@@ -51,10 +51,27 @@ _OF_A_SUPERVISED_PHASE = (
     "supervised_train_steps",
     "supervised_learning_rate_multiplier",
 )
+#: By the names of the old job, where it has them.
+_OF_DISTILLATION = (
+    "teacher_model_reference",
+    "student_model_reference",
+    "teacher",
+    "teacher_endpoint",
+    "teacher_key_secret",
+    "teacher_max_calls",
+    "keep_answers",
+)
 _OF_VALIDATION = ("feedback_dataset",)
 #: By the names of Google's, where it has them, and of TRL.
 OF_PREFERENCE_TUNING = ("beta", "epoch_count", "adapter_size", "loss_type", "label_smoothing", "rpo_alpha")
-_OF_OTHERS = _OF_A_RECURRING_TUNE + _OF_SUPERVISED_TUNING + OF_PREFERENCE_TUNING + _OF_THE_SMOKE_TEST + _OF_VALIDATION
+_OF_OTHERS = (
+    _OF_A_RECURRING_TUNE
+    + _OF_SUPERVISED_TUNING
+    + _OF_DISTILLATION
+    + OF_PREFERENCE_TUNING
+    + _OF_THE_SMOKE_TEST
+    + _OF_VALIDATION
+)
 _OF_EVERY_TUNE = tuple(name for name in PARAMETERS if name not in _OF_OTHERS)
 #: Of every method, whatever it learns from.
 _OF_EVERY_METHOD = (
@@ -99,6 +116,12 @@ _OF_EVERY_METHOD = (
     "require_approval",
 )
 
+_OF_THE_OLD_DISTILLATION: dict[str, Value] = {
+    "temperature": 0.0,
+    "evaluation_interval": 100,
+    "model_display_name": "distilled-student-model",
+}
+
 #: Pipeline to its parameters. To add a pipeline: its file in `rlhf_pipelines/`, which defines a function of that name and
 #: `for_target`, and its line here.
 PIPELINES: dict[str, tuple[Parameter, ...]] = {
@@ -134,6 +157,25 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         batch_size="Demonstrations in one optimizer step, on all GPUs together.",
         temperature="Sampling temperature of the answers that are compared.",
         eval_prompts="Most prompts to answer, a tenth of the data's at the most, when there is no evaluation_data_uri.",
+    ),
+    "distillation_pipeline": tuple(
+        replace(parameter, default=_OF_THE_OLD_DISTILLATION.get(parameter.name, parameter.default))
+        for parameter in _named(
+            "dataset_uri",
+            *_OF_DISTILLATION,
+            *(name for name in _OF_SUPERVISED_TUNING[1:] if name != "tuning_method"),
+            *_OF_EVERY_METHOD,
+            "lora_dim",
+            dataset_uri="JSONL of prompts, some of them with answers: a path, a gs:// path, or a glob.",
+            evaluation_data_uri="JSONL of the same to measure on; a part of the data is held out when empty.",
+            train_steps="Optimizer steps of the student.",
+            learning_rate_multiplier="Times the base learning rate of supervised tuning.",
+            accelerator_type="Kind of accelerator; only GPU is supported.",
+            lora_dim="LoRA rank; 0 trains all weights.",
+            batch_size="Demonstrations in one optimizer step, on all GPUs together.",
+            temperature="Sampling temperature of the teacher; 0 takes the likeliest token each time.",
+            eval_prompts="Most prompts to compare on, a tenth of the data's at the most, without evaluation_data_uri.",
+        )
     ),
     "preference_tuning_pipeline": _named(
         "preference_dataset",
@@ -200,9 +242,14 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "supervised_dataset",
         "supervise_on_preferred",
         "feedback_dataset",
+        "teacher_model_reference",
+        "teacher",
+        "teacher_max_calls",
+        "keep_answers",
         "instruction",
         "default_context",
         "large_model_reference",
+        "student_model_reference",
         "prompt_sequence_length",
         "target_sequence_length",
         "reward_model_train_steps",
@@ -233,6 +280,7 @@ PLANNED = _asked_before(
     (
         *PIPELINES["recurring_rlhf_pipeline"],
         *(p for p in PIPELINES["supervised_tuning_pipeline"] if p.name in _OF_SUPERVISED_TUNING),
+        *(p for p in PIPELINES["distillation_pipeline"] if p.name in _OF_DISTILLATION),
         *(p for p in PIPELINES["preference_tuning_pipeline"] if p.name in OF_PREFERENCE_TUNING),
     )
 )
@@ -263,6 +311,7 @@ TABLES = {
 #: Of these, commands that leave out other parameters of a run.
 _LENIENT = ("validate", "compare-methods")
 
+_MODELS = ("large_model_reference", "reward_model_reference", "teacher_model_reference", "student_model_reference")
 _TYPE_WORDS: dict[type[Value], str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 #: One argument of a process holds at most 128 KiB on Linux, and a step's inputs travel as one, escaped.
 _MOST_TEXT_BYTES = 32 * 1024
@@ -300,7 +349,7 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
             _checked(others[name], value, problems)
     if "rl_algorithm" in table and checked.get("temperature") == 0:
         problems.append(NO_EXPLORATION)
-    elif "gate_min_prompts" in table and checked.get("temperature") == 0:
+    elif "gate_min_prompts" in table and "teacher" not in table and checked.get("temperature") == 0:
         problems.append(NO_SAMPLES)
     if checked.get("target_kl") and checked.get("kl_coeff") == 0:
         problems.append(NO_COEFFICIENT)
@@ -374,7 +423,7 @@ def _value_problem(parameter: Parameter, value: Value) -> str:
             return f"{name} is {len(value):,} characters long; at most {_MOST_TEXT_BYTES // 1024} KiB are possible."
         if any("\ud800" <= character <= "\udfff" for character in value):
             return f"{name} is not valid Unicode."
-    if name in ("large_model_reference", "reward_model_reference"):
+    if name in _MODELS:
         return problem_with_name(str(value), parameter=name)
     return problem_with(name, value)
 

@@ -10,6 +10,7 @@ from rlhf_components import (
     import_preference_dataset,
     import_prompt_dataset,
     import_supervised_dataset,
+    label_demonstrations,
     train_policy,
     train_preference,
     train_reward_model,
@@ -25,6 +26,16 @@ class SupervisedOutputs(NamedTuple):
     adapter: dsl.Model
     eval_demonstrations: dsl.Dataset
     evaluation_prompts: dsl.Dataset
+
+
+class DistillationOutputs(NamedTuple):
+    """What distillation hands on: the same, and the prompts with the answers that they have now."""
+
+    model: dsl.Model
+    adapter: dsl.Model
+    eval_demonstrations: dsl.Dataset
+    evaluation_prompts: dsl.Dataset
+    labels: dsl.Dataset
 
 
 class StartOutputs(NamedTuple):
@@ -92,6 +103,46 @@ def supervised_phase(values: Values) -> SupervisedOutputs:
         adapter=trainer.outputs["adapter"],
         eval_demonstrations=data.outputs["eval_demonstrations"],
         evaluation_prompts=data.outputs["evaluation_prompts"],
+    )
+
+
+@dsl.pipeline(name="distillation", description="Learn to answer as a teacher does.")
+@takes_inputs(
+    import_demonstration_dataset,
+    label_demonstrations,
+    train_supervised,
+    demonstration_fingerprint=str,
+    eval_fingerprint=str,
+    large_model_fingerprint=str,
+    teacher_fingerprint=str,
+    warm_start_fingerprint=str,
+)
+def distillation_phase(values: Values) -> DistillationOutputs:
+    """Import prompts, let the teacher answer those that have no answer, and tune the student on all."""
+    data = import_demonstration_dataset(**values.of(import_demonstration_dataset, to_label=True)).set_display_name(
+        "Import Prompts to Label"
+    )
+    labels = label_demonstrations(
+        **values.of(
+            label_demonstrations,
+            demonstrations=data.outputs["demonstrations"],
+            eval_demonstrations=data.outputs["eval_demonstrations"],
+        )
+    ).set_display_name("Label Demonstrations")
+    trainer = train_supervised(
+        **values.of(
+            train_supervised,
+            demonstrations=labels.outputs["labelled_demonstrations"],
+            eval_demonstrations=labels.outputs["labelled_eval_demonstrations"],
+            evaluation_prompts=data.outputs["evaluation_prompts"],
+        )
+    ).set_display_name("Supervised Trainer")
+    return DistillationOutputs(
+        model=trainer.outputs["model"],
+        adapter=trainer.outputs["adapter"],
+        eval_demonstrations=labels.outputs["labelled_eval_demonstrations"],
+        evaluation_prompts=data.outputs["evaluation_prompts"],
+        labels=labels.outputs["labels"],
     )
 
 

@@ -31,6 +31,8 @@ DEFAULT_MACHINES = {"vertex": "a100-80gb", "kubeflow": "gpu"}
 HUB_SECRET, HUB_SECRET_KEY = "huggingface", "token"
 #: Secret from which the step that judges takes the key of a language-model judge.
 JUDGE_SECRET, JUDGE_SECRET_KEY = "rlhf-judge", "api-key"
+#: Secret from which the step that labels prompts takes the key of a teacher behind a server.
+TEACHER_SECRET, TEACHER_SECRET_KEY = "rlhf-teacher", "api-key"
 
 
 #: A step that asks by limits cannot ask for more (Google's page on machine types for a pipeline step).
@@ -47,6 +49,8 @@ _LONGEST_PAUSE = {"vertex": "3600s", "kubeflow": "604800s"}
 _OF_A_CONDITION = re.compile(r"(comp-condition(?:-branches)?-\d+)(?:-\d+)*")
 
 
+#: The step that asks a teacher.
+_LABELS_DEMONSTRATIONS = "exec-label-demonstrations"
 #: The step that pays for a machine of its own.
 _DEPLOYS = "exec-deploy-model"
 
@@ -218,6 +222,8 @@ def fit_to_kubeflow(spec: Spec, machine: Machine) -> Spec:
         secrets = [_secret(HUB_SECRET, HUB_SECRET_KEY, "HF_TOKEN")] if _loads_a_model(spec, label) else []
         if judges(spec, label):
             secrets.append(_secret(JUDGE_SECRET, JUDGE_SECRET_KEY, "RLHF_JUDGE_API_KEY"))
+        if label.startswith(_LABELS_DEMONSTRATIONS):
+            secrets.append(_secret(TEACHER_SECRET, TEACHER_SECRET_KEY, "RLHF_TEACHER_API_KEY"))
         if secrets:
             config["secretAsEnv"] = secrets
         if config:

@@ -47,7 +47,7 @@ def problem_with(name: str, value: object) -> str:
             f"max_context_length is {value!r}, which would cut nothing here. Leave it empty, and say with "
             "prompt_sequence_length and target_sequence_length how much of a prompt and of an answer is learnt from."
         )
-    if name == "judge_key_secret":
+    if name in ("judge_key_secret", "teacher_key_secret"):
         return problem_with_secret(str(value), parameter=name)
     if name not in PARAMETERS:
         return ""

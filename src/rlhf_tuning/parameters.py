@@ -481,6 +481,49 @@ PARAMETERS: dict[str, Parameter] = {
             "Only tune_v2, what the old job did: supervised tuning; lora_dim says whether by an adapter.",
             choices=("tune_v2",),
         ),
+        # Of distillation, by the names of Vertex's old job; then ours.
+        Parameter(
+            "teacher_model_reference",
+            str,
+            None,
+            "Model that answers the prompts: a hub id, a folder, a registered model such as my-model@champion, a gs:// "
+            "folder; behind a server its name there.",
+        ),
+        Parameter(
+            "student_model_reference",
+            str,
+            None,
+            "Model that learns its answers: a hub id, a folder, a gs:// folder, or an alias.",
+        ),
+        Parameter(
+            "teacher",
+            str,
+            "local_model",
+            "Where the teacher is: local_model (the step loads it), language_model (an OpenAI-compatible server) or gemini.",
+            choices=("local_model", "language_model", "gemini"),
+        ),
+        Parameter(
+            "teacher_endpoint", str, "", "Base URL of an OpenAI-compatible server, such as https://api.example.com/v1."
+        ),
+        Parameter(
+            "teacher_key_secret",
+            str,
+            "",
+            "Secret that holds the teacher's key: projects/P/secrets/S/versions/V of Secret Manager.",
+        ),
+        Parameter(
+            "teacher_max_calls",
+            int,
+            10_000,
+            "Most requests to the teacher's server; more prompts than that are refused before one is asked.",
+            Limit(1),
+        ),
+        Parameter(
+            "keep_answers",
+            bool,
+            True,
+            "Keep the answers that rows bring; otherwise the teacher answers their prompts too.",
+        ),
         # Of the supervised phase that may come before all others.
         Parameter(
             "supervised_dataset",

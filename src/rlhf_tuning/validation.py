@@ -10,6 +10,7 @@ from rlhf_tuning.data.held_out import ONE_IN, judged_prompts
 from rlhf_tuning.data.problems import FILE_CODES
 from rlhf_tuning.data.summary import Finding
 from rlhf_tuning.errors import DataError, ModelError, ModelNotAtHandError
+from rlhf_tuning.labelling.teacher import LOCAL, check_calls
 from rlhf_tuning.limits import check_context, check_limits, check_supervised_phase
 from rlhf_tuning.models.architecture import load_config, positions
 from rlhf_tuning.models.base_model_check import check_base_model
@@ -47,6 +48,11 @@ class ValidationConfig:
         reward_model_max_epochs: Most times that a reward model sees each preference; 0 for no limit.
         max_bad_rows: So many bad rows of each dataset are set aside; with one more the data is refused.
         gate_min_prompts: Fewest evaluation prompts for a promotion.
+        teacher_model_reference: The teacher of a distillation, that answers the prompts of dataset_uri; empty where there is
+            none.
+        teacher: Where it is.
+        teacher_max_calls: Most requests to its server.
+        keep_answers: Whether answers that rows bring are kept.
         tunes_on_preferences: Whether a model is tuned on the preferences themselves.
         epoch_count: Times that it sees each of them then.
         independent_judge: Whether anybody judges but the reward that is optimised.
@@ -76,6 +82,10 @@ class ValidationConfig:
     reward_model_max_epochs: float = 2.0
     max_bad_rows: int = 0
     gate_min_prompts: int = 50
+    teacher_model_reference: str = ""
+    teacher: str = LOCAL
+    teacher_max_calls: int = 10_000
+    keep_answers: bool = True
     tunes_on_preferences: bool = False
     epoch_count: float = 1.0
     independent_judge: bool = True
@@ -95,6 +105,8 @@ class ValidationConfig:
             reward_model_max_epochs=self.reward_model_max_epochs,
             max_bad_rows=self.max_bad_rows,
             epoch_count=self.epoch_count,
+            teacher=self.teacher,
+            teacher_max_calls=self.teacher_max_calls,
         )
         check_supervised_phase(
             supervised_dataset=self.supervised_dataset, supervise_on_preferred=self.supervise_on_preferred
@@ -155,6 +167,7 @@ def validate_data(
         training=training,
         problems_path=problems_path,
         bad_rows_path=bad_rows_path,
+        to_label=bool(config.teacher_model_reference),
     )
     if unchecked and not check.problems:
         check = _with_finding(check, _lengths_not_checked(unchecked[0]))
@@ -174,6 +187,11 @@ def validate_data(
         raise DataError(
             f"{check.problems}{rows}\nAll problems: {problems_path}\nBad rows: {bad_rows_path}\nReport: {report_path}"
         )
+    if config.teacher_model_reference:
+        to_label = check.to_label if config.keep_answers else sum(check.counts.values())
+        tell(f"Prompts that the teacher is to answer: {to_label:,}")
+        if config.teacher != LOCAL:
+            check_calls(to_label, config.teacher_max_calls)
     tell("Rows: " + ", ".join(f"{name} {count:,}" for name, count in check.counts.items()))
     for warning in check.warnings:
         tell(f"Warning: {warning}")

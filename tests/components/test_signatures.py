@@ -10,6 +10,7 @@ import pytest
 import rlhf_components
 from rlhf_tuning.evaluation.evaluate import EvaluationConfig
 from rlhf_tuning.generation.inference import InferenceConfig
+from rlhf_tuning.labelling.teacher import TeacherConfig
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.promotion.recurring import RecurringConfig
 from rlhf_tuning.training.preference import PreferenceConfig
@@ -22,6 +23,7 @@ PAIRS = {
     "train_policy": ReinforcementConfig,
     "train_preference": PreferenceConfig,
     "train_supervised": SupervisedConfig,
+    "label_demonstrations": TeacherConfig,
     "infer": InferenceConfig,
     "evaluate": EvaluationConfig,
     "count_new_preferences": RecurringConfig,
@@ -35,6 +37,10 @@ OTHER_DEFAULTS = {
     ("validate_inputs", "large_model_reference"): "",
     # Of a reward model alone there are none.
     ("import_preference_dataset", "prompt_dataset"): "",
+    # Most runs have no teacher; of one that has, the temperature is the teacher's.
+    ("validate_inputs", "teacher_model_reference"): "",
+    ("preprocess_inputs", "teacher_model_reference"): "",
+    ("label_demonstrations", "temperature"): 0.0,
     # By itself the step learns from all preferences; a share is for two of them.
     ("import_supervised_dataset", "held_out_reward_model_share"): 0.0,
     ("train_reward_model", "held_out_reward_model_share"): 0.0,

@@ -59,6 +59,26 @@ SUPERVISED_CONTRACT = {
     "accelerator_type": (str, "GPU"),
 }
 
+#: Likewise of Vertex's distillation, whose models can no longer be had.
+DISTILLATION_CONTRACT = {
+    "dataset_uri": (str, ...),
+    "teacher_model_reference": (str, ...),
+    "student_model_reference": (str, ...),
+    "train_steps": (int, 300),
+    "learning_rate_multiplier": (float, 1.0),
+    "temperature": (float, 0.0),
+    "model_display_name": (str, "distilled-student-model"),
+    "location": (str, ""),
+    "evaluation_data_uri": (str, ""),
+    "evaluation_interval": (int, 100),
+    "enable_early_stopping": (bool, True),
+    "enable_checkpoint_selection": (str, "default"),
+    "tensorboard_resource_id": (str, ""),
+    "accelerator_type": (str, "GPU"),
+    "max_context_length": (str, ""),
+    "encryption_spec_key_name": (str, ""),
+}
+
 #: Of `preferenceOptimizationSpec.hyperParameters`, whose defaults Google's notebook names where it has any.
 GOOGLE_PREFERENCE_TUNING = {
     "beta": (float, 0.1),
@@ -125,6 +145,7 @@ def test_the_vertex_job_s_parameters_keep_their_names_types_and_defaults():
     assert list(signature("supervised_tuning_pipeline").items())[: len(SUPERVISED_CONTRACT)] == list(
         SUPERVISED_CONTRACT.items()
     )
+    assert DISTILLATION_CONTRACT.items() <= signature("distillation_pipeline").items()
 
 
 def test_google_s_preference_tuning_s_parameters_keep_their_names_and_meaning():
@@ -241,6 +262,7 @@ def test_tpu_is_answered_with_what_to_use_instead_by_the_command_and_by_the_step
         "infer_pipeline",
         "supervised_tuning_pipeline",
         "preference_tuning_pipeline",
+        "distillation_pipeline",
     ],
 )
 def test_in_every_compiled_pipeline_the_step_gets_what_it_refuses_before_any_other_step_runs(name):

@@ -129,16 +129,23 @@ def test_for_kubeflow_both_specs_are_what_kfp_compiles_from_its_own_setters(tmp_
     assert [spec, platform_spec] == compiled(toy, tmp_path)
 
 
-def test_the_judge_s_key_reaches_the_step_that_judges_and_no_other() -> None:
-    path = Path(__file__).parents[2] / "pipelines" / "compiled" / "kubeflow" / "rlhf_pipeline.yaml"
+@pytest.mark.parametrize(
+    ("pipeline", "step", "key"),
+    [
+        ("rlhf_pipeline", "exec-evaluate", "RLHF_JUDGE_API_KEY"),
+        ("distillation_pipeline", "exec-label-demonstrations", "RLHF_TEACHER_API_KEY"),
+    ],
+)
+def test_a_key_reaches_the_step_that_asks_and_no_other(pipeline: str, step: str, key: str) -> None:
+    path = Path(__file__).parents[2] / "pipelines" / "compiled" / "kubeflow" / f"{pipeline}.yaml"
     _, platform = yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     variables = {
         label: [pair["envVar"] for secret in config.get("secretAsEnv", []) for pair in secret["keyToEnv"]]
         for label, config in executors.items()
     }
-    assert variables["exec-evaluate"] == ["HF_TOKEN", "RLHF_JUDGE_API_KEY"]
-    assert sum("RLHF_JUDGE_API_KEY" in names for names in variables.values()) == 1
+    assert variables[step] == ["HF_TOKEN", key]
+    assert sum(key in names for names in variables.values()) == 1
 
 
 def seconds(duration: str) -> float:

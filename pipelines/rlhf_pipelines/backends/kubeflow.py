@@ -47,7 +47,13 @@ _DATASETS = (
     "dataset_uri",
     "evaluation_data_uri",
 )
-_MODELS = ("large_model_reference", "reward_model_reference", "warm_start_adapter")
+_MODELS = (
+    "large_model_reference",
+    "reward_model_reference",
+    "warm_start_adapter",
+    "student_model_reference",
+    "teacher_model_reference",
+)
 _MOST_CONCURRENT = 10
 _PAGE = 100
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_pipelines.parameters import TABLES, parse_text
+from rlhf_pipelines.parameters import PIPELINES, TABLES, parse_text
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.parameters import PARAMETERS
 
@@ -19,12 +19,14 @@ _SAMPLE_FILES = {
 _SAMPLE_FILES_OF = {
     "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
     "infer_pipeline": {"prompt_dataset": "eval_prompts.jsonl"},
+    "distillation_pipeline": {"dataset_uri": "prompts.jsonl", "evaluation_data_uri": "eval_prompts.jsonl"},
     "supervised_tuning_pipeline": {
         "dataset_uri": "demonstrations.jsonl",
         "evaluation_data_uri": "eval_demonstrations.jsonl",
     },
 }
 _SAMPLE_MODEL = "smollm2-135m-instruct"
+_SAMPLE_MODELS = ("large_model_reference", "student_model_reference", "teacher_model_reference")
 
 
 def gather_values(
@@ -44,6 +46,9 @@ def gather_values(
     if file is not None:
         values.update(read_values(file))
     values.update({name: parse_text(PARAMETERS[name], text) for name, text in flags.items()})
+    if pipeline not in PIPELINES and values.get("student_model_reference"):
+        # What is asked about a run is asked about the model that it tunes.
+        values.setdefault("large_model_reference", values["student_model_reference"])
     return values
 
 
@@ -52,11 +57,11 @@ def sample_values(pipeline: str, sample_dir: Path) -> dict[str, object]:
     known = {parameter.name for parameter in TABLES[pipeline]}
     files = _SAMPLE_FILES_OF.get(pipeline, _SAMPLE_FILES)
     settings = read_values(sample_dir / "parameters.json")
-    if pipeline == "supervised_tuning_pipeline":
+    if pipeline in ("supervised_tuning_pipeline", "distillation_pipeline"):
         # There the supervised phase is all there is, and its parameters have the names of the old job.
         settings |= {name.removeprefix("supervised_"): value for name, value in settings.items()}
     values = {
-        "large_model_reference": _SAMPLE_MODEL,
+        **dict.fromkeys(_SAMPLE_MODELS, _SAMPLE_MODEL),
         **settings,
         **{name: str(sample_dir / file) for name, file in files.items()},
     }

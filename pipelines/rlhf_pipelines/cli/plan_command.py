@@ -70,7 +70,8 @@ def plan_run(
     if as_json:
         print(json.dumps(_as_json(found, model, price_per_hour, instead), indent=2))
     else:
-        print("\n".join(_as_text(found, plan, model, price_per_hour, instead)))
+        labels = bool(values.get("teacher_model_reference"))
+        print("\n".join(_as_text(found, plan, model, price_per_hour, instead, labels=labels)))
     return 0 if found.fits else 1
 
 
@@ -88,7 +89,9 @@ def _hardware(name: str, plan: Plan, model: Architecture, dtype: str) -> Hardwar
     )
 
 
-def _as_text(found: Forecast, plan: Plan, model: Architecture, price: float | None, instead: list[str]) -> list[str]:
+def _as_text(
+    found: Forecast, plan: Plan, model: Architecture, price: float | None, instead: list[str], *, labels: bool
+) -> list[str]:
     on = found.hardware
     each = " each" if on.devices > 1 else ""
     processor = f"{on.processor}, " if on.processor else ""
@@ -125,6 +128,8 @@ def _as_text(found: Forecast, plan: Plan, model: Architecture, price: float | No
     elif not found.fits:
         said.append("No single change that is known here makes it fit; take a smaller model.")
     said.append(_lengths(plan))
+    if labels:
+        said.append("Not in it: the time that the teacher takes to answer the prompts, before training.")
     said += _sureness(found)
     for paragraph in said:
         lines += textwrap.wrap(paragraph, min(110, room()), subsequent_indent="  ", break_on_hyphens=False)

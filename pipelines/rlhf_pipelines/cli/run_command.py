@@ -25,6 +25,8 @@ from rlhf_pipelines.local.run_events import RunFailed, RunFollower, StepFailed, 
 from rlhf_tuning import __version__, environment
 from rlhf_tuning.errors import ParameterError, RunError
 from rlhf_tuning.evaluation.judges import JudgeSettings, check_server, load_judge
+from rlhf_tuning.evaluation.judges.role import TEACHER
+from rlhf_tuning.labelling.teacher import LOCAL
 from rlhf_tuning.parameters import Value
 from rlhf_tuning.promotion.champion import local_name
 from rlhf_tuning.registry import check_writable, tuned_by_one
@@ -181,6 +183,8 @@ def check_early(arguments: Mapping[str, Value], *, in_containers: bool) -> None:
         check_writable(Path(registry_dir).expanduser() if registry_dir else None)
     judge = str(arguments.get("judge", ""))
     check_server(judge, "")  # a secret is read by the first step
+    if arguments.get("teacher", LOCAL) != LOCAL:
+        TEACHER.key("")
     if arguments.get("inference_engine") == "vllm" and not in_containers:
         needed_vllm(needed_by="inference_engine 'vllm'")
     if judge == "gemini" and not in_containers:

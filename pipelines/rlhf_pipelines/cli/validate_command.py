@@ -30,6 +30,8 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
     except OSError as error:
         raise ParameterError(f"--output-dir {output_dir} cannot be made: {error.strerror}.") from None
     known = {field.name: values[field.name] for field in fields(ValidationConfig) if field.name in values}
+    if student := values.get("student_model_reference"):
+        known["large_model_reference"] = known.get("large_model_reference") or student
     tunes = pipeline == "preference_tuning_pipeline"
     config = ValidationConfig(**known, tunes_on_preferences=tunes)  # type: ignore[arg-type]
     report = output_dir / "report.html"

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from rlhf_pipelines.parameters import PIPELINES
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.models.model_reference import split_revision
-from rlhf_tuning.parameters import PARAMETERS, Value
+from rlhf_tuning.parameters import Value
 from rlhf_tuning.reports.report import StepTime, write_report
 from rlhf_tuning.reports.saved_report import read_report
 
@@ -87,13 +88,15 @@ def write_complete_report(run_folder: Path, path: Path, price_per_hour: float | 
 
 def _pinned(arguments: Mapping[str, Value], base_model: str) -> dict[str, Value]:
     """Return a run's arguments with the commit of the hub that it took its base model from."""
-    return {**arguments, "large_model_reference": base_model} if split_revision(base_model)[1] else dict(arguments)
+    name = "student_model_reference" if "student_model_reference" in arguments else "large_model_reference"
+    return {**arguments, name: base_model} if split_revision(base_model)[1] else dict(arguments)
 
 
 def _command(pipeline: str, arguments: Mapping[str, Value]) -> str:
     """Return the command that runs the same again: every parameter that is not at its default."""
     words = ["rlhf", "run", "--pipeline", pipeline]
+    defaults = {parameter.name: parameter.default for parameter in PIPELINES[pipeline]}
     for name, value in arguments.items():
-        if value != PARAMETERS[name].default:
+        if value != defaults.get(name):
             words += [f"--{name.replace('_', '-')}", str(value).lower() if isinstance(value, bool) else str(value)]
     return shlex.join(words)

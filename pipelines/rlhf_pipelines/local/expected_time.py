@@ -17,6 +17,8 @@ from rlhf_tuning.step import emit
 _FIRST = ("train_supervised", "train_reward_model", "train_preference")
 #: What says how long a policy is tuned, one of which each run has that tunes one.
 _TUNES = ("reinforcement_learning_train_steps", "epoch_count", "train_steps")
+#: What a run has whose data an earlier step of its own makes, so that nothing is known of it yet.
+_LABELS = {"teacher_model_reference", "preference_prompt_dataset"}
 
 
 def announce_expected_time(arguments: Mapping[str, Value], *, preloaded: bool) -> None:
@@ -26,7 +28,7 @@ def announce_expected_time(arguments: Mapping[str, Value], *, preloaded: bool) -
         arguments: Of the pipeline.
         preloaded: Whether torch is found imported in multiprocessing's fork server (see `preloaded_steps`).
     """
-    if not any(name in arguments for name in _TUNES):
+    if not any(name in arguments for name in _TUNES) or _LABELS & arguments.keys():
         return
     from kfp.local.subprocess_task_handler import SubprocessTaskHandler
 

@@ -11,7 +11,7 @@ from rlhf_tuning.data.findings import Training, empty_file_findings, eval_prompt
 from rlhf_tuning.data.importer import prompts_of, report_overlap, too_few_to_split
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problems
-from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, FEEDBACK, PREFERENCES, PROMPTS, check_instruction
+from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, FEEDBACK, PREFERENCES, PROMPTS, TO_LABEL, check_instruction
 from rlhf_tuning.data.repeats import Repeats
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.scan import SAMPLE_ROWS, Scan, ScannedDataset, gather, scan_at_once, scan_in_turn
@@ -52,6 +52,7 @@ class DatasetCheck:
         warnings: What is suspicious, each with what to do about it.
         problems: Why the datasets cannot be used, as one message; empty where they can.
         summary: All figures, for the report.
+        to_label: Prompts without an answer among the demonstrations.
     """
 
     prompt_fingerprint: str
@@ -62,6 +63,7 @@ class DatasetCheck:
     warnings: list[str]
     problems: str
     summary: DataSummary
+    to_label: int = 0
 
     def raise_if_unusable(self) -> None:
         """Stop when a dataset cannot be used.
@@ -88,6 +90,7 @@ def check_datasets(
     training: Training | None = None,
     problems_path: str = "",
     bad_rows_path: str = "",
+    to_label: bool = False,
 ) -> DatasetCheck:
     """Check every row of the datasets given.
 
@@ -105,6 +108,7 @@ def check_datasets(
         training: What the rows are for; without it lengths are counted in characters and epochs are not looked at.
         problems_path: Where to write every problem, one JSON object a line; nowhere where it is empty.
         bad_rows_path: Where to write the bad rows, as they stand in their files; nowhere where it is empty.
+        to_label: Whether the demonstrations may be prompts that a teacher is to answer.
 
     Raises:
         DataError: If a dataset cannot be found, or would be written over. What is wrong inside is in the result.
@@ -135,7 +139,7 @@ def check_datasets(
         scans = {
             parameter: Scan(
                 parameter=parameter,
-                accepts=_ACCEPTS[parameter],
+                accepts=TO_LABEL if to_label and parameter in _OF_SUPERVISED_TUNING else _ACCEPTS[parameter],
                 instruction=default_context if parameter in _OF_SUPERVISED_TUNING else instruction,
                 folder=folder,
                 find_repeats=True,
@@ -216,6 +220,7 @@ def check_datasets(
             advice=tuple(problems.advice),
             usable=not problems.counts,
         ),
+        to_label=sum(dataset.total("without_answer") for dataset in data.values()),
     )
 
 

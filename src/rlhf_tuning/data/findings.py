@@ -286,7 +286,8 @@ def eval_prompts_in_preferences(
 def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> _Row:
     content: dict[str, Any] = json.loads(row.line)
     prompt: Conversation = content["prompt"]
-    answers: list[str] = [content[part] for part in ("chosen", "rejected", "answer") if part in content]
+    # An empty one is still to be given, by a teacher.
+    answers: list[str] = [content[part] for part in ("chosen", "rejected", "answer") if content.get(part)]
     same_when_cut = False
     refused: Problem | None = None
     if text_format is None:
@@ -305,7 +306,7 @@ def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> 
         prompt=prompt,
         chosen=content.get("chosen"),
         rejected=content.get("rejected"),
-        answer=content.get("answer"),
+        answer=content.get("answer") or None,
         sizes=tuple(sizes),
         same_when_cut=same_when_cut,
         refused=refused,
@@ -323,8 +324,9 @@ def _lengths(rows: Sequence[_Row], text_format: TextFormat | None, kind: Kind) -
         limits = (text_format.prompt_sequence_length, text_format.target_sequence_length)
     unit: Literal["tokens", "characters"] = "characters" if text_format is None else "tokens"
     for index, part in enumerate(_PARTS[kind]):
-        values = tuple(row.sizes[index] for row in rows if row.refused is None)
-        yield Lengths(part=part, unit=unit, values=values, limit=limits[min(index, 1)])
+        values = tuple(row.sizes[index] for row in rows if row.refused is None and index < len(row.sizes))
+        if values or index == 0:
+            yield Lengths(part=part, unit=unit, values=values, limit=limits[min(index, 1)])
 
 
 def _set_aside(dataset: ScannedDataset) -> Finding | None:

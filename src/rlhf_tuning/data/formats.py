@@ -81,6 +81,8 @@ DEMONSTRATION_FORMATS = (
 #: Of feedback, likewise.
 FEEDBACK_FORMATS = tuple(map(_format, feedback.FORMATS))
 
+_AS_PROMPT: tuple[Kind, ...] = ("prompt",)
+_AS_DEMONSTRATION: tuple[Kind, ...] = ("demonstration",)
 _WITH: dict[Kind, str] = {"prompt": "without", "preference": "with"}
 
 
@@ -98,6 +100,25 @@ def parse_line(
     record = decode_object(raw, faults)
     if record is None:
         return None
+    if "prompt" in accepts and "demonstration" in accepts:
+        return _parse_to_label(record, instruction, faults)
+    return _parse(record, accepts, instruction, faults)
+
+
+def _parse_to_label(record: Mapping[str, object], instruction: str, faults: list[Fault]) -> tuple[Format, Row] | None:
+    """Return a prompt as a demonstration whose answer is still empty, or else a demonstration."""
+    as_prompt: list[Fault] = []
+    if parsed := _parse(record, _AS_PROMPT, instruction, as_prompt):
+        return parsed[0], parsed[1]._replace(answer="", references=None)
+    parsed = _parse(record, _AS_DEMONSTRATION, instruction, faults)
+    if len(as_prompt) < len(faults) or any(fault.code == "missing_field" for fault in faults):
+        faults[:] = as_prompt
+    return parsed
+
+
+def _parse(
+    record: Mapping[str, object], accepts: Collection[Kind], instruction: str, faults: list[Fault]
+) -> tuple[Format, Row] | None:
     row_format = next((row_format for row_format in _formats(accepts) if row_format.recognises(record)), None)
     if row_format is not None:
         row = row_format.parse(record, accepts=accepts, instruction=instruction, faults=faults)

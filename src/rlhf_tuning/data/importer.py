@@ -30,7 +30,7 @@ from rlhf_tuning.data.batch import PROMPT, Batch, Hashes
 from rlhf_tuning.data.held_out import ENOUGH_TO_CHOOSE, judged_prompts
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problem, Problems
-from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, PREFERENCES, PROMPTS, check_instruction
+from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, PREFERENCES, PROMPTS, TO_LABEL, check_instruction
 from rlhf_tuning.data.rows import Kind, encode_prompt, encode_text
 from rlhf_tuning.data.scan import (
     Scan,
@@ -305,6 +305,7 @@ def import_demonstrations(
     max_bad_rows: int = 0,
     demonstration_fingerprint: str = "",
     eval_fingerprint: str = "",
+    to_label: bool = False,
 ) -> ImportSummary:
     """Write the canonical demonstrations to learn from, those to measure the loss on, and the prompts to answer.
 
@@ -323,6 +324,7 @@ def import_demonstrations(
         max_bad_rows: So many bad rows of each dataset are set aside.
         demonstration_fingerprint: What the content was when it was checked; empty where that is not known.
         eval_fingerprint: Likewise of the demonstrations to measure on.
+        to_label: Whether rows may be prompts that a teacher is to answer; their answers are empty.
 
     Raises:
         DataError: If a dataset cannot be used, or is not the one that was checked; the message lists every kind of
@@ -339,8 +341,8 @@ def import_demonstrations(
         reference=dataset_uri,
         eval_parameter="evaluation_data_uri",
         eval_dataset=evaluation_data_uri,
-        accepts=DEMONSTRATIONS,
-        eval_accepts=DEMONSTRATIONS,
+        accepts=TO_LABEL if to_label else DEMONSTRATIONS,
+        eval_accepts=TO_LABEL if to_label else DEMONSTRATIONS,
         instruction=instruction,
         paths=(demonstrations_path, eval_demonstrations_path),
         held_out=MAX_EVAL_DEMONSTRATIONS,

@@ -34,6 +34,8 @@ PREFERENCES: tuple[Kind, ...] = ("preference",)
 EITHER: tuple[Kind, ...] = ("prompt", "preference")
 DEMONSTRATIONS: tuple[Kind, ...] = ("demonstration",)
 FEEDBACK: tuple[Kind, ...] = ("feedback",)
+#: Demonstrations of which some have no answer yet.
+TO_LABEL: tuple[Kind, ...] = ("demonstration", "prompt")
 
 #: Legal in JSON when escaped, and hardly meant: control characters other than tab, line feed and their like.
 _CONTROL_CHARACTER = re.compile("[\x01-\x07\x0b\x0e-\x1f]")

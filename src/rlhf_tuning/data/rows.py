@@ -5,7 +5,8 @@
     {"prompt": [...], "answer": str}
     {"prompt": [...], "answer": str, "label": bool}, or with "rating": float
 
-They are a prompt alone, a preference, a demonstration, and feedback. The last turn of a prompt is the user's. A row is
+They are a prompt alone, a preference, a demonstration, and feedback. A demonstration whose answer is empty waits for a
+teacher to give one. The last turn of a prompt is the user's. A row is
 written as one line of UTF-8 JSON, keys in this order.
 """
 

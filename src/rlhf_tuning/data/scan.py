@@ -34,6 +34,8 @@ SAMPLE_ROWS = 5_000
 #: Files of less than this together are read by one process: others would take longer to start than to read.
 _PARALLEL_BYTES = 64 * 2**20
 _PROGRESS_BYTES = 256 * 2**20
+#: As a canonical string, of a demonstration that waits for its answer.
+_NO_ANSWER = b'""'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,7 @@ class ScannedFile:
     ordered: int = 0
     longer_chosen: int = 0
     equally_long: int = 0
+    without_answer: int = 0
     feedback: FeedbackTally = field(default_factory=FeedbackTally)
     held_out: HeldOut
     repeats: RepeatFinder | None = None
@@ -167,6 +170,8 @@ def _take(batch: Batch, result: ScannedFile, scan: Scan, number: int) -> None:
         difference = batch.sizes[:, CHOSEN] - batch.sizes[:, REJECTED]
         result.longer_chosen += int(np.count_nonzero(difference > 0))
         result.equally_long += int(np.count_nonzero(difference == 0))
+    if batch.kind == "demonstration":
+        result.without_answer += int(np.count_nonzero(batch.sizes[:, CHOSEN] == len(_NO_ANSWER)))
     result.feedback.add(batch.judgements)
     result.sample.add(batch, result.source.name, number)
     if result.repeats is not None:

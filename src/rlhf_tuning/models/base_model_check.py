@@ -127,7 +127,7 @@ def check_models_at_hand(values: Mapping[str, object], *, whole: bool = True) ->
     Raises:
         ModelError: Saying all that stands against one of them.
     """
-    for parameter in ("large_model_reference", "reward_model_reference"):
+    for parameter in ("large_model_reference", "reward_model_reference", "student_model_reference"):
         reference = str(values.get(parameter) or "")
         _refuse_name(reference, parameter)
         if reference and (found := files_at_hand(reference)):

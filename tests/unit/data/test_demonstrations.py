@@ -12,7 +12,7 @@ from rlhf_tuning.data.findings import Training
 from rlhf_tuning.data.formats import DEMONSTRATION_FORMATS, parse_line
 from rlhf_tuning.data.importer import import_demonstrations, read_canonical, sample_unasked
 from rlhf_tuning.data.problems import Fault
-from rlhf_tuning.data.reader import DEMONSTRATIONS
+from rlhf_tuning.data.reader import DEMONSTRATIONS, TO_LABEL
 from rlhf_tuning.errors import DataError
 
 USER, ASSISTANT, MODEL = ({"role": role} for role in ("user", "assistant", "model"))
@@ -264,3 +264,51 @@ def test_a_dataset_of_another_kind_is_told_in_one_sentence(tmp_path: Path) -> No
     )
     assert "no row with the answer that is to be learnt" in check.problems
     assert "belongs into prompt_dataset" in check.problems
+
+
+@pytest.mark.parametrize(
+    ("record", "answer"),
+    [
+        ({"input_text": "a"}, ""),
+        ({"input_text": "a", "output_text": "b"}, "b"),
+        ({"messages": [said("user", "a", "author")]}, ""),
+        ({"messages": [said("user", "a", "author"), said("assistant", "b", "author")]}, "b"),
+        ({"messages": [said("user", "a"), said("assistant", "b")]}, "b"),
+        ({"prompt": "a"}, ""),
+        ({"prompt": ASKED, "completion": [said("assistant", "b")]}, "b"),
+        ({"contents": [content("user", "a")]}, ""),
+        ({"contents": [content("user", "a"), content("model", "b")]}, "b"),
+    ],
+)
+def test_a_row_to_label_may_have_an_answer_or_none(record: dict[str, Any], answer: str) -> None:
+    reading = read(as_lines([record, {"input_text": "z"}]), accepts=TO_LABEL, instruction="")
+    assert not reading.found
+    assert reading.rows[0] == {"prompt": ASKED, "answer": answer}
+
+
+def test_a_bad_row_to_label_is_told_by_what_is_nearest() -> None:
+    faults: list[Fault] = []
+    assert parse_line(b'{"input_text": ""}', accepts=TO_LABEL, instruction="", faults=faults) is None
+    assert [fault.field for fault in faults] == ["input_text"]
+
+
+def test_prompts_without_an_answer_are_counted_and_imported_with_those_that_have_one(tmp_path: Path) -> None:
+    rows = [{"input_text": f"prompt {n}", **({"output_text": "known"} if n % 3 else {})} for n in range(60)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    check = check_datasets(dataset_uri=str(data), instruction="", to_label=True)
+    check.raise_if_unusable()
+    assert check.to_label == 20
+    summary = import_demonstrations(
+        dataset_uri=str(data),
+        evaluation_data_uri="",
+        instruction="",
+        demonstrations_path=str(tmp_path / "learnt"),
+        eval_demonstrations_path=str(tmp_path / "measured"),
+        eval_prompts_path=str(tmp_path / "asked"),
+        demonstration_fingerprint=check.demonstration_fingerprint,
+        to_label=True,
+    )
+    assert (summary.rows, summary.eval_rows) == (54, 6)
+    both = [*read_canonical(tmp_path / "learnt"), *read_canonical(tmp_path / "measured")]
+    assert sorted(row["answer"] for row in both) == [""] * 20 + ["known"] * 40

@@ -1,0 +1,1 @@
+"""Labels that models give: answers of a teacher, and preferences of a judge."""

@@ -1,0 +1,106 @@
+"""The teacher of a distillation: which model answers the prompts, and where it is. Needs no torch."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rlhf_tuning import registry
+from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.evaluation.judges import check_endpoint
+from rlhf_tuning.evaluation.judges.role import TEACHER
+from rlhf_tuning.limits import check_limits
+from rlhf_tuning.models.model_reference import ResolvedModel, local_folder, resolve_reference
+from rlhf_tuning.models.packaged_models import ALIASES
+
+#: The teacher that is loaded by the step itself; the others are behind a server.
+LOCAL = "local_model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Settings of the labelling, named as the pipeline's parameters are.
+
+    `large_model_reference` is the student, whose tokens `target_sequence_length` counts. `teacher_max_calls` counts requests
+    to a server, repeated ones included. `temperature` 0 takes the teacher's likeliest token each time. `keep_answers` keeps
+    the answers that rows bring.
+    """
+
+    teacher_model_reference: str
+    large_model_reference: str
+    teacher: str = LOCAL
+    teacher_endpoint: str = ""
+    teacher_key_secret: str = ""
+    teacher_max_calls: int = 10_000
+    keep_answers: bool = True
+    prompt_sequence_length: int = 512
+    target_sequence_length: int = 64
+    temperature: float = 0.0
+    batch_size: int = 64
+    seed: int = 0
+    dtype: str = "auto"
+    inference_engine: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_limits(**asdict(self))
+        check_teacher(
+            teacher=self.teacher, teacher_endpoint=self.teacher_endpoint, teacher_key_secret=self.teacher_key_secret
+        )
+
+
+def check_teacher(*, teacher: str, teacher_endpoint: str, teacher_key_secret: str) -> None:
+    """Check where the teacher is to be found. No secret is read.
+
+    Raises:
+        ParameterError: Naming the parameter that is missing or cannot be used.
+    """
+    if teacher == LOCAL:
+        for name, value in ((TEACHER.endpoint, teacher_endpoint), (TEACHER.key_secret, teacher_key_secret)):
+            if value:
+                raise ParameterError(
+                    f"{name} is {value[:80]!r}, but teacher is '{LOCAL}', which the step loads itself. Leave it empty, or "
+                    "set teacher to 'language_model' or 'gemini'."
+                )
+    elif teacher == "language_model" and not teacher_endpoint:
+        raise ParameterError(
+            "teacher is 'language_model', but teacher_endpoint is empty. Give the base URL of an OpenAI-compatible server, "
+            "such as https://api.openai.com/v1 or http://localhost:8000/v1."
+        )
+    if teacher_endpoint:
+        check_endpoint(teacher_endpoint, TEACHER)
+
+
+def check_calls(to_label: int, teacher_max_calls: int) -> None:
+    """Check that a server may be asked about every prompt.
+
+    Raises:
+        ParameterError: If it may not: nothing is asked then.
+    """
+    if to_label > teacher_max_calls:
+        raise ParameterError(
+            f"{to_label:,} prompts have no answer, and teacher_max_calls is {teacher_max_calls:,}, so the teacher could not "
+            "answer all of them. Raise it if you want to pay for so many, or give fewer prompts."
+        )
+
+
+def resolve_teacher(teacher_model_reference: str, *, teacher: str, registry_dir: str) -> ResolvedModel:
+    """Check that a teacher which is loaded here exists, and say which model exactly it is.
+
+    Args:
+        teacher_model_reference: A base model reference, or a model of the local registry; of a server, its name there.
+        teacher: Where it is.
+        registry_dir: Folder of the registry; its default place when empty.
+
+    Raises:
+        ModelError: If there is no such model.
+    """
+    if teacher != LOCAL or not teacher_model_reference:
+        return ResolvedModel(reference=teacher_model_reference, fingerprint=teacher_model_reference)
+    root = Path(registry_dir).expanduser() if registry_dir else None
+    reference = teacher_model_reference
+    name = reference.removeprefix("models/").partition("@")[0]
+    if (
+        name not in ALIASES
+        and not local_folder(reference)
+        and name in {found.name for found in registry.list_models(root)}
+    ):
+        reference = str(registry.named_model(reference, root).folder)
+    return resolve_reference(reference, parameter=TEACHER.model)
