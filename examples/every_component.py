@@ -20,6 +20,7 @@ from rlhf_components import (
     infer,
     keep_champion,
     label_demonstrations,
+    label_preferences,
     nothing_new,
     preprocess_inputs,
     smoke_light,
@@ -127,6 +128,17 @@ def every_component(
         large_model_fingerprint=base.outputs["large_model_fingerprint"],
         reward_model_reference=base.outputs["reward_model_reference"],
         reward_model_fingerprint=base.outputs["reward_model_fingerprint"],
+    )
+
+    asked = import_prompt_dataset(prompt_dataset=prompt_dataset, eval_prompts=0)  # none is held out
+    label_preferences(
+        prompts=asked.outputs["prompts"],
+        large_model_a_reference=base.outputs["large_model_a_reference"],
+        large_model_b_reference=base.outputs["large_model_b_reference"],
+        judge="language_model",
+        judge_model="gpt-oss-20b",
+        judge_endpoint="http://judge.example.com/v1",
+        judge_rubric="The shorter answer is better.",
     )
 
     preferences = import_preference_dataset(

@@ -17,6 +17,7 @@ from rlhf_components.import_supervised_dataset import import_supervised_dataset
 from rlhf_components.infer import infer
 from rlhf_components.keep_champion import keep_champion
 from rlhf_components.label_demonstrations import label_demonstrations
+from rlhf_components.label_preferences import label_preferences
 from rlhf_components.nothing_new import nothing_new
 from rlhf_components.preprocess_inputs import preprocess_inputs
 from rlhf_components.smoke_light import smoke_light
@@ -44,6 +45,7 @@ __all__ = [  # noqa: RUF022
     "import_supervised_dataset",
     "train_supervised",
     "choose_start",
+    "label_preferences",
     "import_preference_dataset",
     "train_reward_model",
     "train_preference",

@@ -1,5 +1,7 @@
 """Import Preference Dataset: preferences in one canonical form, with a part held out."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from rlhf_tuning.images import LIGHT_IMAGE
@@ -21,6 +23,7 @@ def import_preference_dataset(
     eval_prompts: int = 200,
     seed: int = 0,
     max_bad_rows: int = 0,
+    labelled_preferences: Optional[dsl.Input[dsl.Dataset]] = None,
 ) -> None:
     """Write the preferences to learn from and those to measure on.
 
@@ -42,13 +45,15 @@ def import_preference_dataset(
         eval_prompts: Most prompts to hold out when there is no evaluation dataset.
         seed: Of the held-out split.
         max_bad_rows: So many bad rows of each dataset are set aside.
+        labelled_preferences: From Label Preferences, in the place of preference_dataset.
     """
     from rlhf_tuning.data.importer import import_preferences
     from rlhf_tuning.step import running_step, say
 
-    with running_step("Import Preference Dataset", outputs=[preferences, eval_preferences, evaluation_prompts]):
+    written = [preferences, eval_preferences, evaluation_prompts]
+    with running_step("Import Preference Dataset", inputs=[labelled_preferences], outputs=written):
         summary = import_preferences(
-            preference_dataset=preference_dataset,
+            preference_dataset=labelled_preferences.path if labelled_preferences else preference_dataset,
             eval_dataset=eval_dataset,
             instruction=instruction,
             preferences_path=preferences.path,

@@ -21,6 +21,8 @@ def preprocess_inputs(
     method: str = "rlhf",
     teacher_model_reference: str = "",
     teacher: str = "local_model",
+    large_model_a_reference: str = "",
+    large_model_b_reference: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     [
@@ -36,6 +38,10 @@ def preprocess_inputs(
         ("model_display_name", str),
         ("teacher_model_reference", str),
         ("teacher_fingerprint", str),
+        ("large_model_a_reference", str),
+        ("large_model_a_fingerprint", str),
+        ("large_model_b_reference", str),
+        ("large_model_b_fingerprint", str),
     ],
 ):
     """Check that the base models can be tuned and that the adapter to start from fits, and fingerprint them.
@@ -56,6 +62,8 @@ def preprocess_inputs(
         teacher_model_reference: The teacher of a distillation: a base model reference or a registered model; behind a server
             its name there; empty for none.
         teacher: Where the teacher is: local_model, language_model or gemini.
+        large_model_a_reference: The first model whose answers a judge compares; the policy's base when empty.
+        large_model_b_reference: The second one, likewise.
 
     Returns:
         large_model_reference: The same; a hub id with the commit that it stands for now, which every later step loads.
@@ -70,8 +78,12 @@ def preprocess_inputs(
         model_display_name: The same; made from the base model's and the method's where it is empty.
         teacher_model_reference: The same; a hub id with its commit, a registered model as its folder.
         teacher_fingerprint: Changes when the teacher's weights do, as far as they are seen.
+        large_model_a_reference: The first model to be compared, filled in; a registered model as its folder.
+        large_model_a_fingerprint: Changes when its weights do.
+        large_model_b_reference: The second one, likewise.
+        large_model_b_fingerprint: Changes when its weights do.
     """
-    from rlhf_tuning.labelling.teacher import resolve_teacher
+    from rlhf_tuning.labelling.teacher import resolve_registered, resolve_teacher
     from rlhf_tuning.limits import check_supervised_phase
     from rlhf_tuning.models.base_model_check import check_base_model
     from rlhf_tuning.models.model_reference import resolve_reference
@@ -93,6 +105,13 @@ def preprocess_inputs(
             reward = resolve_reference(reward_model_reference, parameter="reward_model_reference")
         named, rank = ("adapter_size", adapter_size) if method == "preference" else ("lora_dim", lora_dim)
         answering = resolve_teacher(teacher_model_reference, teacher=teacher, registry_dir=registry_dir)
+        first, second = (
+            resolve_registered(reference, parameter=parameter, registry_dir=registry_dir) if reference else policy
+            for parameter, reference in (
+                ("large_model_a_reference", large_model_a_reference),
+                ("large_model_b_reference", large_model_b_reference),
+            )
+        )
         adapter = resolve_adapter(
             warm_start_adapter,
             large_model_reference=policy.reference,
@@ -114,4 +133,8 @@ def preprocess_inputs(
         model_display_name or generated_name(policy.reference, method),
         answering.reference,
         answering.fingerprint,
+        first.reference,
+        first.fingerprint,
+        second.reference,
+        second.fingerprint,
     )

@@ -1,6 +1,6 @@
 """Validate Inputs: refuse bad parameters and bad data before anything is spent."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from kfp import dsl
 
@@ -93,6 +93,12 @@ def validate_inputs(
     teacher_key_secret: str = "",
     teacher_max_calls: int = 10000,
     keep_answers: bool = True,
+    preference_prompt_dataset: str = "",
+    task_type: str = "",
+    sampling_strategy: str = "temperature_sampling",
+    large_model_a_reference: str = "",
+    large_model_b_reference: str = "",
+    labelled_preferences: Optional[dsl.Input[dsl.Dataset]] = None,
     tunes_on_preferences: bool = False,
     target: str = "",
     registry_dir: str = "",
@@ -106,6 +112,7 @@ def validate_inputs(
         ("data_warnings", str),
         ("judge_rubric", str),
         ("held_out_fingerprint", str),
+        ("preference_prompt_fingerprint", str),
     ],
 ):
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
@@ -199,6 +206,12 @@ def validate_inputs(
         teacher_key_secret: Secret that holds the key of that server; read here to end the run early if it cannot be.
         teacher_max_calls: Most requests to that server.
         keep_answers: Whether answers that rows bring are kept.
+        preference_prompt_dataset: Prompts whose answers a judge is to compare; empty when the pipeline uses none.
+        task_type: What these prompts ask for: the rubric where none is given.
+        sampling_strategy: How they are answered.
+        large_model_a_reference: The first model that answers them.
+        large_model_b_reference: The second one.
+        labelled_preferences: From Label Preferences, in the place of preference_dataset.
         tunes_on_preferences: Whether a model is tuned on the preferences themselves, and not on a reward learnt from them.
         target: Where the run registers its model; into the local registry, which is checked, where it is local.
         registry_dir: Folder of that registry; its default place when empty.
@@ -212,11 +225,13 @@ def validate_inputs(
         judge_rubric: What a better answer is, in words, as the content behind a name may change; empty without a judge.
         held_out_fingerprint: Fingerprint of the prompts where some are held out; empty where an evaluation dataset is given,
             so that other prompts do not have phase 1 done again.
+        preference_prompt_fingerprint: Fingerprint of the content of the prompts that a judge's preferences are for.
     """
     from pathlib import Path
 
     from rlhf_tuning.evaluation.judges import check_judge, check_server
     from rlhf_tuning.evaluation.judges.role import TEACHER
+    from rlhf_tuning.labelling.tasks import check_labelling, task_rubric
     from rlhf_tuning.labelling.teacher import check_teacher
     from rlhf_tuning.limits import (
         check_exploration,
@@ -229,6 +244,7 @@ def validate_inputs(
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
 
+    preference_dataset = labelled_preferences.path if labelled_preferences else preference_dataset
     with running_step("Validate Inputs"):
         check_limits(
             accelerator_type=accelerator_type,
@@ -285,18 +301,27 @@ def validate_inputs(
             check_target_kl(target_kl=target_kl, kl_coeff=kl_coeff)
         elif (tunes_on_preferences or dataset_uri) and not teacher_model_reference:
             check_samples(temperature)
+        for_task = task_rubric(task_type) if judge else ""
         rubric = check_judge(
             judge=judge,
             judge_model=judge_model,
             judge_endpoint=judge_endpoint,
             judge_key_secret=judge_key_secret,
-            judge_rubric=judge_rubric,
+            judge_rubric=judge_rubric or for_task,
             judge_max_calls=judge_max_calls,
         )
         check_server(judge, judge_key_secret)
         if teacher_model_reference:
             check_teacher(teacher=teacher, teacher_endpoint=teacher_endpoint, teacher_key_secret=teacher_key_secret)
             TEACHER.key(teacher_key_secret)
+        if preference_prompt_dataset:
+            base = large_model_reference
+            check_labelling(
+                judge=judge,
+                scorer=scorer,
+                sampling_strategy=sampling_strategy,
+                same=(large_model_a_reference or base) == (large_model_b_reference or base),
+            )
         if target == "local":
             check_writable(Path(registry_dir).expanduser() if registry_dir else None)
         config = ValidationConfig(
@@ -327,6 +352,7 @@ def validate_inputs(
             teacher=teacher,
             teacher_max_calls=teacher_max_calls,
             keep_answers=keep_answers,
+            preference_prompt_dataset=preference_prompt_dataset,
             tunes_on_preferences=tunes_on_preferences,
             epoch_count=epoch_count,
             independent_judge=bool(scorer or judge or held_out_reward_model_share or dataset_uri),
@@ -341,7 +367,8 @@ def validate_inputs(
             eval_fingerprint=check.eval_fingerprint,
             warnings=len(check.warnings),
         )
-    warnings = "\n".join(check.warnings)
+    told = [*check.warnings, *([labelled_preferences.metadata["warning"]] if labelled_preferences else [])]
+    warnings = "\n".join(told)
     held_out = "" if eval_dataset else check.prompt_fingerprint
     return (
         check.prompt_fingerprint,
@@ -351,4 +378,5 @@ def validate_inputs(
         warnings,
         rubric,
         held_out,
+        check.preference_prompt_fingerprint,
     )

@@ -61,6 +61,15 @@ _OF_DISTILLATION = (
     "teacher_max_calls",
     "keep_answers",
 )
+#: Likewise.
+_OF_RLAIF = (
+    "preference_prompt_dataset",
+    "task_type",
+    "large_model_a_reference",
+    "large_model_b_reference",
+    "sampling_strategy",
+    "human_preference_dataset",
+)
 _OF_VALIDATION = ("feedback_dataset",)
 #: By the names of Google's, where it has them, and of TRL.
 OF_PREFERENCE_TUNING = ("beta", "epoch_count", "adapter_size", "loss_type", "label_smoothing", "rpo_alpha")
@@ -68,6 +77,7 @@ _OF_OTHERS = (
     _OF_A_RECURRING_TUNE
     + _OF_SUPERVISED_TUNING
     + _OF_DISTILLATION
+    + _OF_RLAIF
     + OF_PREFERENCE_TUNING
     + _OF_THE_SMOKE_TEST
     + _OF_VALIDATION
@@ -177,6 +187,20 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
             eval_prompts="Most prompts to compare on, a tenth of the data's at the most, without evaluation_data_uri.",
         )
     ),
+    "rlaif_pipeline": _named(
+        "prompt_dataset",
+        "preference_prompt_dataset",
+        "large_model_reference",
+        *_OF_RLAIF[1:],
+        *(
+            name
+            for name in _OF_EVERY_TUNE
+            if name not in ("prompt_dataset", "preference_dataset", "large_model_reference")
+            and name not in _OF_A_SUPERVISED_PHASE
+        ),
+        judge="Language model that prefers and evaluates: language_model, gemini or local_model; without one the scorer.",
+        judge_max_calls="Most requests to the server in one step; pairs not judged by then are left out, or count as lost.",
+    ),
     "preference_tuning_pipeline": _named(
         "preference_dataset",
         "large_model_reference",
@@ -242,6 +266,7 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "supervised_dataset",
         "supervise_on_preferred",
         "feedback_dataset",
+        "preference_prompt_dataset",
         "teacher_model_reference",
         "teacher",
         "teacher_max_calls",
@@ -281,7 +306,39 @@ PLANNED = _asked_before(
         *PIPELINES["recurring_rlhf_pipeline"],
         *(p for p in PIPELINES["supervised_tuning_pipeline"] if p.name in _OF_SUPERVISED_TUNING),
         *(p for p in PIPELINES["distillation_pipeline"] if p.name in _OF_DISTILLATION),
+        *(p for p in PIPELINES["rlaif_pipeline"] if p.name in _OF_RLAIF),
         *(p for p in PIPELINES["preference_tuning_pipeline"] if p.name in OF_PREFERENCE_TUNING),
+    )
+)
+
+#: What `rlhf label` takes.
+LABELLED: tuple[Parameter, ...] = tuple(
+    replace(parameter, default="") if parameter.name == "task_type" else parameter
+    for parameter in _named(
+        "preference_prompt_dataset",
+        "large_model_reference",
+        *_OF_RLAIF[1:],
+        "instruction",
+        "prompt_sequence_length",
+        "target_sequence_length",
+        "temperature",
+        "batch_size",
+        "seed",
+        "dtype",
+        "inference_engine",
+        "scorer",
+        "judge",
+        "judge_model",
+        "judge_endpoint",
+        "judge_key_secret",
+        "judge_rubric",
+        "judge_max_calls",
+        "max_bad_rows",
+        "registry_dir",
+        large_model_reference="Model that answers where large_model_a_reference or large_model_b_reference is empty.",
+        judge="Language model that prefers: language_model, gemini or local_model; without one the scorer does.",
+        temperature="Sampling temperature.",
+        batch_size="Prompts answered at once.",
     )
 )
 
@@ -307,11 +364,15 @@ TABLES = {
     "plan": PLANNED,
     "plan --preferences": _asked_before(PIPELINES["preference_tuning_pipeline"]),
     "compare-methods": COMPARED,
+    "label": LABELLED,
 }
 #: Of these, commands that leave out other parameters of a run.
-_LENIENT = ("validate", "compare-methods")
+_LENIENT = ("validate", "compare-methods", "label")
 
-_MODELS = ("large_model_reference", "reward_model_reference", "teacher_model_reference", "student_model_reference")
+_MODELS = tuple(
+    f"{which}_reference"
+    for which in ("large_model", "large_model_a", "large_model_b", "reward_model", "teacher_model", "student_model")
+)
 _TYPE_WORDS: dict[type[Value], str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 #: One argument of a process holds at most 128 KiB on Linux, and a step's inputs travel as one, escaped.
 _MOST_TEXT_BYTES = 32 * 1024
@@ -322,9 +383,9 @@ _MOST_INTEGER = 2**53
 def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, Value]:
     """Return the value of every parameter of `pipeline`, with defaults filled in where `values` has none or null.
 
-    `validate` stands for what `rlhf validate` looks at, `compare-methods` for what that command takes; the other parameters
-    of a run may be there: they are checked too, as far as they are given, and left out. `plan` stands for what `rlhf plan`
-    takes, `plan --preferences` for what it takes of preference tuning.
+    `validate` stands for what `rlhf validate` looks at, `compare-methods` and `label` for what those commands take; other
+    parameters of a run may be there: they are checked too, as far as they are given, and left out. `plan` stands for what
+    `rlhf plan` takes, `plan --preferences` for what it takes of preference tuning.
 
     Raises:
         ParameterError: Listing every problem that was found: unknown, missing, wrong type, beyond its limits.

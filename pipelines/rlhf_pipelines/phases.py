@@ -11,6 +11,7 @@ from rlhf_components import (
     import_prompt_dataset,
     import_supervised_dataset,
     label_demonstrations,
+    label_preferences,
     train_policy,
     train_preference,
     train_reward_model,
@@ -56,6 +57,13 @@ class RewardModelOutputs(NamedTuple):
     preferences: dsl.Dataset
     eval_preferences: dsl.Dataset
     preference_rows: dsl.Dataset
+
+
+class PreferenceLabelOutputs(NamedTuple):
+    """What a judge's labelling hands on."""
+
+    labelled_preferences: dsl.Dataset
+    judgements: dsl.Dataset
 
 
 class PreferenceOutputs(NamedTuple):
@@ -225,6 +233,28 @@ def supervised_first(values: Values, target: str, **given: Any) -> Values:
         return values
     weights = fetch_start(**values.of(fetch_start)).set_display_name("Fetch Start")
     return values.adding({"start_model": weights.output})
+
+
+@dsl.pipeline(name="ai-feedback", description="Two models answer prompts, and a judge says which answer is better.")
+@takes_inputs(
+    import_prompt_dataset,
+    label_preferences,
+    prompt_fingerprint=str,
+    large_model_a_fingerprint=str,
+    large_model_b_fingerprint=str,
+)
+def preference_labels(values: Values) -> PreferenceLabelOutputs:
+    """Import prompts and let a judge label the answers of two models."""
+    # Prompts that are compared on leave the labels where these are imported, by the whole job.
+    data = import_prompt_dataset(**values.of(import_prompt_dataset, eval_dataset="", eval_prompts=0)).set_display_name(
+        "Import Prompts to Label"
+    )
+    labels = label_preferences(**values.of(label_preferences, prompts=data.outputs["prompts"])).set_display_name(
+        "Label Preferences"
+    )
+    return PreferenceLabelOutputs(
+        labelled_preferences=labels.outputs["labelled_preferences"], judgements=labels.outputs["judgements"]
+    )
 
 
 def reward_model_phase_with(**fetched: Any) -> Any:

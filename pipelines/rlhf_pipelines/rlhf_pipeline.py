@@ -23,10 +23,18 @@ class RlhfOutputs(NamedTuple):
     data_report: dsl.HTML
 
 
-def for_target(target: str) -> Any:
-    """Return the pipeline for a target: they differ in where the tuned model goes, and in what steps share."""
+def for_target(target: str, **labelled: Any) -> Any:
+    """Return the pipeline for a target: they differ in where the tuned model goes, and in what steps share.
+
+    Args:
+        target: Where it runs.
+        labelled: `labelled_preferences` and its type, where a pipeline that nests this one has made the preferences.
+    """
     fetched = fetched_by(target)
-    reward_model_phase, reinforcement_phase = reward_model_phase_with(**fetched), reinforcement_phase_with(**fetched)
+    reward_model_phase, reinforcement_phase = (
+        reward_model_phase_with(**fetched, **labelled),
+        reinforcement_phase_with(**fetched),
+    )
     promote_if_better = evaluate_and_promote.for_target(
         target,
         reward_model=dsl.Input[dsl.Model],
@@ -41,7 +49,7 @@ def for_target(target: str) -> Any:
         description="Tunes a language model with human preferences, in two phases: reward model, reinforcement learning; a "
         "supervised phase may come before.",
     )
-    @takes_parameters("rlhf_pipeline")
+    @takes_parameters("rlhf_pipeline", **labelled)
     def rlhf_pipeline(values: Values) -> RlhfOutputs:
         """Tune a language model with human preferences.
 

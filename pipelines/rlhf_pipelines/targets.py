@@ -51,6 +51,8 @@ _OF_A_CONDITION = re.compile(r"(comp-condition(?:-branches)?-\d+)(?:-\d+)*")
 
 #: The step that asks a teacher.
 _LABELS_DEMONSTRATIONS = "exec-label-demonstrations"
+#: The step that asks two models and a judge.
+_LABELS_PREFERENCES = "exec-label-preferences"
 #: The step that pays for a machine of its own.
 _DEPLOYS = "exec-deploy-model"
 
@@ -220,7 +222,7 @@ def fit_to_kubeflow(spec: Spec, machine: Machine) -> Spec:
         else:
             container["resources"] = _resources(cpu_request=1, memory_request=4, cpu_limit=4, memory_limit=16)
         secrets = [_secret(HUB_SECRET, HUB_SECRET_KEY, "HF_TOKEN")] if _loads_a_model(spec, label) else []
-        if judges(spec, label):
+        if judges(spec, label) or label.startswith(_LABELS_PREFERENCES):
             secrets.append(_secret(JUDGE_SECRET, JUDGE_SECRET_KEY, "RLHF_JUDGE_API_KEY"))
         if label.startswith(_LABELS_DEMONSTRATIONS):
             secrets.append(_secret(TEACHER_SECRET, TEACHER_SECRET_KEY, "RLHF_TEACHER_API_KEY"))
@@ -248,7 +250,8 @@ def _uses_gpu(container: Spec) -> bool:
 
 def _loads_a_model(spec: Spec, label: str) -> bool:
     return any(
-        "large_model_reference" in component.get("inputDefinitions", {}).get("parameters", {})
+        {"large_model_reference", "large_model_a_reference"}
+        & set(component.get("inputDefinitions", {}).get("parameters", {}))
         for component in spec["components"].values()
         if component.get("executorLabel") == label
     )

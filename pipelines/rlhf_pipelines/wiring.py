@@ -36,16 +36,21 @@ class Values(dict[str, Any]):
         return Values({name: value for name, value in self.items() if name not in names})
 
 
-def takes_parameters(pipeline: str) -> Callable[[Callable[[Values], Any]], Callable[..., Any]]:
+def takes_parameters(pipeline: str, **others: Any) -> Callable[[Callable[[Values], Any]], Callable[..., Any]]:
     """Give a function of `Values` the parameters of `PIPELINES[pipeline]`, as kfp reads them.
 
     Names, types and defaults become its signature; the descriptions become the section `Args:` of its docstring, before its
     own section `Returns:`.
+
+    Args:
+        pipeline: Its name.
+        others: Inputs that it has where another nests it, and their types, such as `dsl.Input[dsl.Dataset]`.
     """
     parameters = PIPELINES[pipeline]
 
     def decorate(function: Callable[[Values], Any]) -> Callable[..., Any]:
-        made = _with_inputs(function, {p.name: p.type for p in parameters}, {p.name: p.default for p in parameters})
+        types = others | {p.name: p.type for p in parameters}
+        made = _with_inputs(function, types, {p.name: p.default for p in parameters})
         words, returns, outputs = inspect.cleandoc(function.__doc__ or "").partition("Returns:")
         described = "".join(f"    {parameter.name}: {parameter.description}\n" for parameter in parameters)
         made.__doc__ = f"{words}Args:\n{described}\n{returns}{outputs}"

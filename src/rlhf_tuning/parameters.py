@@ -524,6 +524,42 @@ PARAMETERS: dict[str, Parameter] = {
             True,
             "Keep the answers that rows bring; otherwise the teacher answers their prompts too.",
         ),
+        # Of RLAIF, by the names of the old job; then ours.
+        Parameter(
+            "preference_prompt_dataset",
+            str,
+            None,
+            "JSONL of prompts that two models answer, for a judge to prefer: a path, a gs:// path, or a glob.",
+        ),
+        Parameter(
+            "task_type",
+            str,
+            None,
+            "What the prompts ask for, by which the judge prefers without a judge_rubric: summarization or "
+            "question_answering; a version may follow, as in summarization@001.",
+        ),
+        Parameter(
+            "large_model_a_reference",
+            str,
+            "",
+            "First model that answers: a base model reference or a registered model; large_model_reference when empty.",
+        ),
+        Parameter(
+            "large_model_b_reference", str, "", "Second model that answers, likewise; it samples by another seed."
+        ),
+        Parameter(
+            "sampling_strategy",
+            str,
+            "temperature_sampling",
+            "How both answer: temperature_sampling, or greedy for the likeliest token each time.",
+            choices=("temperature_sampling", "greedy"),
+        ),
+        Parameter(
+            "human_preference_dataset",
+            str,
+            "",
+            "JSONL of human preferences, of which some say how often the judge agrees with people; none is learnt from.",
+        ),
         # Of the supervised phase that may come before all others.
         Parameter(
             "supervised_dataset",

@@ -32,6 +32,7 @@ class ValidationConfig:
         supervised_dataset: Demonstrations of a supervised phase before others; empty when there are none.
         supervise_on_preferred: Whether that phase learns the preferred answers instead.
         feedback_dataset: Answers with labels or ratings; empty when there are none.
+        preference_prompt_dataset: Prompts whose answers a judge is to compare; empty when there are none.
         instruction: Put before every text prompt; the default context of chat rows.
         default_context: The same, of `dataset_uri` and `evaluation_data_uri`.
         large_model_reference: Base model, whose tokens are counted; empty to count characters.
@@ -66,6 +67,7 @@ class ValidationConfig:
     supervised_dataset: str = ""
     supervise_on_preferred: bool = False
     feedback_dataset: str = ""
+    preference_prompt_dataset: str = ""
     instruction: str = ""
     default_context: str = ""
     large_model_reference: str = ""
@@ -161,6 +163,7 @@ def validate_data(
         evaluation_data_uri=config.evaluation_data_uri,
         supervised_dataset=config.supervised_dataset,
         feedback_dataset=config.feedback_dataset,
+        preference_prompt_dataset=config.preference_prompt_dataset,
         instruction=config.instruction,
         default_context=config.default_context,
         max_bad_rows=config.max_bad_rows,

@@ -10,6 +10,7 @@ import pytest
 import rlhf_components
 from rlhf_tuning.evaluation.evaluate import EvaluationConfig
 from rlhf_tuning.generation.inference import InferenceConfig
+from rlhf_tuning.labelling.preferences import PreferenceLabelConfig
 from rlhf_tuning.labelling.teacher import TeacherConfig
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.promotion.recurring import RecurringConfig
@@ -24,6 +25,7 @@ PAIRS = {
     "train_preference": PreferenceConfig,
     "train_supervised": SupervisedConfig,
     "label_demonstrations": TeacherConfig,
+    "label_preferences": PreferenceLabelConfig,
     "infer": InferenceConfig,
     "evaluate": EvaluationConfig,
     "count_new_preferences": RecurringConfig,
@@ -41,6 +43,9 @@ OTHER_DEFAULTS = {
     ("validate_inputs", "teacher_model_reference"): "",
     ("preprocess_inputs", "teacher_model_reference"): "",
     ("label_demonstrations", "temperature"): 0.0,
+    # Most runs have no prompts to label, and so no task.
+    ("validate_inputs", "preference_prompt_dataset"): "",
+    ("validate_inputs", "task_type"): "",
     # By itself the step learns from all preferences; a share is for two of them.
     ("import_supervised_dataset", "held_out_reward_model_share"): 0.0,
     ("train_reward_model", "held_out_reward_model_share"): 0.0,

@@ -79,6 +79,31 @@ DISTILLATION_CONTRACT = {
     "encryption_spec_key_name": (str, ""),
 }
 
+#: Likewise of preview.llm.rlaif_pipeline; the models that it compared can no longer be had.
+RLAIF_CONTRACT = {
+    "prompt_dataset": (str, ...),
+    "preference_prompt_dataset": (str, ...),
+    "large_model_reference": (str, ...),
+    "task_type": (str, ...),
+    "model_display_name": (str, ""),
+    "prompt_sequence_length": (int, 512),
+    "target_sequence_length": (int, 64),
+    "large_model_a_reference": (str, ""),
+    "large_model_b_reference": (str, ""),
+    "reward_model_learning_rate_multiplier": (float, 1.0),
+    "reinforcement_learning_rate_multiplier": (float, 1.0),
+    "reward_model_train_steps": (int, 1000),
+    "reinforcement_learning_train_steps": (int, 1000),
+    "kl_coeff": (float, 0.1),
+    "sampling_strategy": (str, "temperature_sampling"),
+    "instruction": (str, ""),
+    "eval_dataset": (str, ""),
+    "project": (str, ""),
+    "accelerator_type": (str, "GPU"),
+    "location": (str, ""),
+    "tensorboard_resource_id": (str, ""),
+}
+
 #: Of `preferenceOptimizationSpec.hyperParameters`, whose defaults Google's notebook names where it has any.
 GOOGLE_PREFERENCE_TUNING = {
     "beta": (float, 0.1),
@@ -146,6 +171,7 @@ def test_the_vertex_job_s_parameters_keep_their_names_types_and_defaults():
         SUPERVISED_CONTRACT.items()
     )
     assert DISTILLATION_CONTRACT.items() <= signature("distillation_pipeline").items()
+    assert RLAIF_CONTRACT.items() <= signature("rlaif_pipeline").items()
 
 
 def test_google_s_preference_tuning_s_parameters_keep_their_names_and_meaning():
@@ -263,6 +289,7 @@ def test_tpu_is_answered_with_what_to_use_instead_by_the_command_and_by_the_step
         "supervised_tuning_pipeline",
         "preference_tuning_pipeline",
         "distillation_pipeline",
+        "rlaif_pipeline",
     ],
 )
 def test_in_every_compiled_pipeline_the_step_gets_what_it_refuses_before_any_other_step_runs(name):

@@ -173,7 +173,10 @@ def test_unknown_parameter_is_named_with_the_closest_one() -> None:
 
 def test_parameter_of_another_pipeline_names_that_pipeline() -> None:
     message = problem("infer_pipeline", kl_coeff=0.1)
-    assert "kl_coeff is no parameter of infer_pipeline, only of rlhf_pipeline and recurring_rlhf_pipeline." in message
+    assert (
+        "kl_coeff is no parameter of infer_pipeline, only of rlhf_pipeline and recurring_rlhf_pipeline and rlaif_pipeline."
+        in message
+    )
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])

@@ -44,6 +44,8 @@ _DATASETS = (
     "preference_dataset",
     "eval_dataset",
     "supervised_dataset",
+    "preference_prompt_dataset",
+    "human_preference_dataset",
     "dataset_uri",
     "evaluation_data_uri",
 )
@@ -51,6 +53,8 @@ _MODELS = (
     "large_model_reference",
     "reward_model_reference",
     "warm_start_adapter",
+    "large_model_a_reference",
+    "large_model_b_reference",
     "student_model_reference",
     "teacher_model_reference",
 )

@@ -119,6 +119,7 @@ def image_problems(spec: Mapping[str, Any], session: Any, serving_image: str = "
 def disk_cautions(values: Mapping[str, Any]) -> Iterator[str]:
     """Find base models of the hub that may not fit on a step's disk, as far as the hub tells their size."""
     models = ["large_model_reference", "reward_model_reference", "student_model_reference"]
+    models += ["large_model_a_reference", "large_model_b_reference"]
     models += ["teacher_model_reference"] if values.get("teacher") == "local_model" else []
     for name in models:
         reference = str(values.get(name) or "")

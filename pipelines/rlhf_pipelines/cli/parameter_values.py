@@ -19,6 +19,11 @@ _SAMPLE_FILES = {
 _SAMPLE_FILES_OF = {
     "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
     "infer_pipeline": {"prompt_dataset": "eval_prompts.jsonl"},
+    "rlaif_pipeline": {
+        "prompt_dataset": "prompts.jsonl",
+        "preference_prompt_dataset": "prompts.jsonl",
+        "eval_dataset": "eval_prompts.jsonl",
+    },
     "distillation_pipeline": {"dataset_uri": "prompts.jsonl", "evaluation_data_uri": "eval_prompts.jsonl"},
     "supervised_tuning_pipeline": {
         "dataset_uri": "demonstrations.jsonl",
@@ -62,6 +67,7 @@ def sample_values(pipeline: str, sample_dir: Path) -> dict[str, object]:
         settings |= {name.removeprefix("supervised_"): value for name, value in settings.items()}
     values = {
         **dict.fromkeys(_SAMPLE_MODELS, _SAMPLE_MODEL),
+        "task_type": "question_answering",
         **settings,
         **{name: str(sample_dir / file) for name, file in files.items()},
     }

@@ -70,7 +70,7 @@ def plan_run(
     if as_json:
         print(json.dumps(_as_json(found, model, price_per_hour, instead), indent=2))
     else:
-        labels = bool(values.get("teacher_model_reference"))
+        labels = bool(values.get("teacher_model_reference") or values.get("preference_prompt_dataset"))
         print("\n".join(_as_text(found, plan, model, price_per_hour, instead, labels=labels)))
     return 0 if found.fits else 1
 
@@ -129,7 +129,7 @@ def _as_text(
         said.append("No single change that is known here makes it fit; take a smaller model.")
     said.append(_lengths(plan))
     if labels:
-        said.append("Not in it: the time that the teacher takes to answer the prompts, before training.")
+        said.append("Not in it: the labelling before training, by a teacher or a judge.")
     said += _sureness(found)
     for paragraph in said:
         lines += textwrap.wrap(paragraph, min(110, room()), subsequent_indent="  ", break_on_hyphens=False)

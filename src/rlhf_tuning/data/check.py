@@ -24,6 +24,7 @@ from rlhf_tuning.limits import check_limits
 _ACCEPTS: dict[str, tuple[Kind, ...]] = {
     "preference_dataset": PREFERENCES,
     "prompt_dataset": PROMPTS,
+    "preference_prompt_dataset": PROMPTS,
     "supervised_dataset": DEMONSTRATIONS,
     "dataset_uri": DEMONSTRATIONS,
     "feedback_dataset": FEEDBACK,
@@ -52,6 +53,7 @@ class DatasetCheck:
         warnings: What is suspicious, each with what to do about it.
         problems: Why the datasets cannot be used, as one message; empty where they can.
         summary: All figures, for the report.
+        preference_prompt_fingerprint: Of the prompts whose answers a judge is to compare.
         to_label: Prompts without an answer among the demonstrations.
     """
 
@@ -63,6 +65,7 @@ class DatasetCheck:
     warnings: list[str]
     problems: str
     summary: DataSummary
+    preference_prompt_fingerprint: str = ""
     to_label: int = 0
 
     def raise_if_unusable(self) -> None:
@@ -84,6 +87,7 @@ def check_datasets(
     evaluation_data_uri: str = "",
     supervised_dataset: str = "",
     feedback_dataset: str = "",
+    preference_prompt_dataset: str = "",
     instruction: str,
     default_context: str = "",
     max_bad_rows: int = 0,
@@ -102,6 +106,7 @@ def check_datasets(
         evaluation_data_uri: The demonstrations to measure on, likewise.
         supervised_dataset: The demonstrations of a supervised phase before others, likewise.
         feedback_dataset: The feedback, likewise.
+        preference_prompt_dataset: The prompts whose answers a judge is to compare, likewise.
         instruction: Prepended to every prompt.
         default_context: The same, of `dataset_uri` and `evaluation_data_uri`.
         max_bad_rows: So many bad rows of each dataset are set aside.
@@ -122,6 +127,7 @@ def check_datasets(
         "supervised_dataset": supervised_dataset,
         "dataset_uri": dataset_uri,
         "feedback_dataset": feedback_dataset,
+        "preference_prompt_dataset": preference_prompt_dataset,
     }
     if not any(references.values()):
         raise DataError(
@@ -220,6 +226,7 @@ def check_datasets(
             advice=tuple(problems.advice),
             usable=not problems.counts,
         ),
+        preference_prompt_fingerprint=_fingerprint(data, "preference_prompt_dataset"),
         to_label=sum(dataset.total("without_answer") for dataset in data.values()),
     )
 

@@ -26,6 +26,7 @@ from rlhf_tuning.evaluation.judges.gemini import GeminiClient
 from rlhf_tuning.evaluation.judges.language_model import ChatCompletions, Reply
 from rlhf_tuning.evaluation.judges.role import TEACHER
 from rlhf_tuning.generation.inference import InferenceConfig, read_predictions, write_predictions
+from rlhf_tuning.labelling.answers import fault_of
 from rlhf_tuning.labelling.teacher import LOCAL, TeacherConfig, check_calls
 from rlhf_tuning.limits import highest
 from rlhf_tuning.models.architecture import load_config, positions
@@ -39,6 +40,7 @@ _REPLIES_A_FILE = 100
 
 _REASONS = {
     "empty": "the teacher gave an empty answer",
+    "no_text": "the answer holds characters that no dataset may have",
     "cut": "the answer was cut off before its end",
     "refused": "the teacher refused the prompt",
     "unanswered": "the teacher did not answer",
@@ -155,8 +157,8 @@ def _is_asked(config: TeacherConfig, row: Mapping[str, Any]) -> bool:
 
 def _fault(reply: Reply, text_format: TextFormat) -> str:
     """Return why an answer cannot be learnt, or an empty string."""
-    if not reply.text.strip():
-        return "empty"
+    if reason := fault_of(reply.text):
+        return reason
     ends = text_format.learnt_ids(reply.text)[-1] == text_format.tokenizer.eos_token_id
     return "cut" if reply.cut and ends else ""
 

@@ -94,8 +94,21 @@ def resolve_teacher(teacher_model_reference: str, *, teacher: str, registry_dir:
     """
     if teacher != LOCAL or not teacher_model_reference:
         return ResolvedModel(reference=teacher_model_reference, fingerprint=teacher_model_reference)
+    return resolve_registered(teacher_model_reference, parameter=TEACHER.model, registry_dir=registry_dir)
+
+
+def resolve_registered(reference: str, *, parameter: str, registry_dir: str) -> ResolvedModel:
+    """Check that a model exists which is only asked, and say which one exactly it is.
+
+    Args:
+        reference: A base model reference, or a model of the local registry.
+        parameter: What holds it, for messages.
+        registry_dir: Folder of the registry; its default place when empty.
+
+    Raises:
+        ModelError: If there is no such model.
+    """
     root = Path(registry_dir).expanduser() if registry_dir else None
-    reference = teacher_model_reference
     name = reference.removeprefix("models/").partition("@")[0]
     if (
         name not in ALIASES
@@ -103,4 +116,4 @@ def resolve_teacher(teacher_model_reference: str, *, teacher: str, registry_dir:
         and name in {found.name for found in registry.list_models(root)}
     ):
         reference = str(registry.named_model(reference, root).folder)
-    return resolve_reference(reference, parameter=TEACHER.model)
+    return resolve_reference(reference, parameter=parameter)

@@ -35,6 +35,7 @@ _NAMES = {
     "supervised_dataset": "Demonstrations",
     "dataset_uri": "Demonstrations",
     "feedback_dataset": "Feedback",
+    "preference_prompt_dataset": "Prompts for a judge",
     "eval_dataset": "Evaluation",
     "evaluation_data_uri": "Evaluation",
     "large_model_reference": "Base model",

@@ -113,14 +113,14 @@ def test_more_prompts_than_calls_are_refused_before_one_is_asked(tmp_path: Path,
 
 def test_what_the_teacher_did_not_answer_to_its_end_is_left_out_and_counted(tmp_path: Path, tiny_model: Path) -> None:
     long = "The harbour smells of salt and warm bread, and gulls call all day. " * 3
-    replies = {"empty": " ", "cut": "Enjoy some fun", "long": long, "fine": "Natural Beauty."}
-    faults: list[Any] = ["", "cut", "cut", (400, {}, '{"error": {"message": "not that"}}'), ""]
+    replies = {"empty": " ", "cut": "Enjoy some fun", "long": long, "fine": "Natural Beauty.", "nul": "a\0"}
+    faults: list[Any] = ["", "cut", "cut", (400, {}, '{"error": {"message": "not that"}}'), "", ""]
     with judge_server(lambda question: replies[question], faults) as server:
-        rows = [row("empty"), row("cut"), row("long"), row("refused")]
+        rows = [row("empty"), row("cut"), row("long"), row("refused"), row("nul")]
         found = label(tmp_path, tiny_model, rows, [row("fine")], **behind(server))
     # What is longer than the student learns of it is learnt without its end anyway.
     assert written(tmp_path / "demonstrations") == [row("long", long.strip())]
-    assert found.left_out == {"empty": 1, "cut": 1, "refused": 1}
+    assert found.left_out == {"empty": 1, "cut": 1, "refused": 1, "no_text": 1}
     assert "1 rows are left out: the teacher refused the prompt (status 400: not that)" in found.lines()
     assert "1 rows are left out: the answer was cut off before its end" in found.lines()
 
