@@ -9,8 +9,10 @@ from kfp import dsl
 
 from rlhf_components import (
     choose_start,
+    compare_methods,
     count_new_preferences,
     deploy_model,
+    divide_method_data,
     evaluate,
     find_champion,
     import_demonstration_dataset,
@@ -161,7 +163,7 @@ def every_component(
         .set_accelerator_limit(1)
     )
 
-    train_preference(
+    by_preferences = train_preference(
         preferences=preferences.outputs["preferences"],
         eval_preferences=preferences.outputs["eval_preferences"],
         large_model_reference=base.outputs["large_model_reference"],
@@ -272,6 +274,32 @@ def every_component(
         large_model_reference=base.outputs["large_model_reference"],
         promote=comparison.outputs["promote"],
     ).set_caching_options(False)
+
+    divided = divide_method_data(  # for a comparison of methods: none learns from what any of them is judged by
+        preference_dataset=preference_dataset,
+        prompt_dataset=prompt_dataset,
+        preference_fingerprint=checked.outputs["preference_fingerprint"],
+        prompt_fingerprint=checked.outputs["prompt_fingerprint"],
+    )
+
+    compare_methods(  # each trained on its part of `divided`, and all having answered its evaluation prompts
+        base_predictions=champion_answers.outputs["predictions"],
+        supervised_predictions=tuned_answers.outputs["predictions"],
+        supervised_model=supervised.outputs["model"],
+        supervised_adapter=supervised.outputs["adapter"],
+        dpo_predictions=tuned_answers.outputs["predictions"],
+        dpo_model=by_preferences.outputs["model"],
+        dpo_adapter=by_preferences.outputs["adapter"],
+        rlhf_predictions=tuned_answers.outputs["predictions"],
+        rlhf_model=tuned.outputs["model"],
+        rlhf_adapter=tuned.outputs["adapter"],
+        reward_model=judgement.outputs["reward_model"],
+        judging_reward_model=judgement.outputs["reward_model"],  # in earnest another, trained on `judge_preferences`
+        evaluation_prompts=divided.outputs["evaluation_prompts"],
+        choices=divided.outputs["choices"],
+        large_model_reference=base.outputs["large_model_reference"],
+        labels={"supervised": "supervised tuning", "dpo": "DPO", "rlhf": "RLHF"},
+    )
 
     here = smoke_light(probe_object="gs://my-bucket/my-data.jsonl").set_caching_options(False)
 

@@ -6,8 +6,10 @@ would depend on what was imported before. That takes kfp, so the command imports
 """
 
 from rlhf_components.choose_start import choose_start
+from rlhf_components.compare_methods import compare_methods
 from rlhf_components.count_new_preferences import count_new_preferences
 from rlhf_components.deploy_model import deploy_model
+from rlhf_components.divide_method_data import divide_method_data
 from rlhf_components.evaluate import evaluate
 from rlhf_components.find_champion import find_champion
 from rlhf_components.import_demonstration_dataset import import_demonstration_dataset
@@ -34,7 +36,7 @@ from rlhf_components.upload_model_to_vertex import upload_model_to_vertex
 from rlhf_components.upload_tensorboard_metrics import upload_tensorboard_metrics
 from rlhf_components.validate_inputs import validate_inputs
 
-#: In the order of the graph; then those of the smoke test.
+#: In the order of the graph; then those of a comparison of methods, and of the smoke test.
 __all__ = [  # noqa: RUF022
     "count_new_preferences",
     "nothing_new",
@@ -60,6 +62,8 @@ __all__ = [  # noqa: RUF022
     "keep_champion",
     "upload_tensorboard_metrics",
     "upload_model_to_kubeflow",
+    "divide_method_data",
+    "compare_methods",
     "smoke_light",
     "smoke_trainer",
     "smoke_report",

@@ -11,7 +11,7 @@ from typing import Any
 from rlhf_pipelines.executor_command import python_in_place_of_shell
 from rlhf_pipelines.image_choice import as_environment
 from rlhf_pipelines.parameters import PIPELINES
-from rlhf_pipelines.targets import TARGETS, choose_machine, containers, fit_to_kubeflow, fit_to_vertex, judges
+from rlhf_pipelines.targets import TARGETS, choose_machine, containers, fit_to_kubeflow, fit_to_vertex, writes_report
 
 
 def load_pipeline(name: str, target: str = "local") -> Any:
@@ -46,7 +46,7 @@ def compile_for_submission(name: str, target: str, machine: str, images: Mapping
     elif machine:
         choose_machine(target, machine)  # says that there is none to choose
     for label, container in containers(spec):
-        if target != "local" and judges(spec, label):
+        if target != "local" and writes_report(spec, label):
             # The report names the images. Other steps do not, and their cache need not depend on them.
             container["env"] = _images_in_the_report(images)
         _fit_container(container, images)
@@ -68,7 +68,7 @@ def compile_component(name: str, images: Mapping[str, str]) -> Mapping[str, Any]
     spec: dict[str, Any] = json_format.MessageToDict(component.pipeline_spec)
     spec["pipelineInfo"]["description"] = component.description
     for label, container in containers(spec):
-        if images and judges(spec, label):
+        if images and writes_report(spec, label):
             container["env"] = _images_in_the_report(images)
         _fit_container(container, images)
     return spec

@@ -14,6 +14,7 @@ from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import (
     NO_COEFFICIENT,
     NO_EXPLORATION,
+    NO_JUDGE,
     NO_SAMPLES,
     NO_SMOOTHING,
     problem_with,
@@ -70,6 +71,7 @@ _OF_RLAIF = (
     "sampling_strategy",
     "human_preference_dataset",
 )
+_OF_A_COMPARISON = ("best_of",)
 _OF_VALIDATION = ("feedback_dataset",)
 #: By the names of Google's, where it has them, and of TRL.
 OF_PREFERENCE_TUNING = ("beta", "epoch_count", "adapter_size", "loss_type", "label_smoothing", "rpo_alpha")
@@ -79,6 +81,7 @@ _OF_OTHERS = (
     + _OF_DISTILLATION
     + _OF_RLAIF
     + OF_PREFERENCE_TUNING
+    + _OF_A_COMPARISON
     + _OF_THE_SMOKE_TEST
     + _OF_VALIDATION
 )
@@ -233,6 +236,28 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         reward_lora_dim="LoRA rank of the held-out reward model; 0 trains all weights.",
         reward_model_reference="Base of the held-out reward model; the model's own when empty.",
         reward_model_max_epochs="Most times that the held-out reward model sees each preference; 0 for no limit.",
+    ),
+    "method_comparison_pipeline": _named(
+        *(
+            name
+            for name in _OF_EVERY_TUNE
+            if name not in (*SET_BY_COMPARISON, "supervise_on_preferred") and not name.startswith("gate_")
+        ),
+        "seed",
+        "supervised_dataset",
+        *OF_PREFERENCE_TUNING,
+        "learning_rate_multiplier",
+        "enable_early_stopping",
+        "enable_checkpoint_selection",
+        *_OF_A_COMPARISON,
+        supervised_dataset="JSONL of prompts with the answers to learn; the preferred answers when empty.",
+        supervised_train_steps="Most optimizer steps of supervised tuning.",
+        supervised_learning_rate_multiplier="Times the base learning rate of supervised tuning.",
+        learning_rate_multiplier="Times the base learning rate of preference tuning.",
+        enable_early_stopping="Stop supervised and preference tuning when the loss on held-out rows falls no more.",
+        lora_dim="LoRA rank of supervised tuning and of the policy; 0 trains all weights.",
+        eval_prompts="Most prompts to hold out for all methods to answer, when there is no evaluation dataset.",
+        held_out_reward_model_share="Share of the prompts from which a reward model learns that only judges, above 0.",
     ),
     "infer_pipeline": _named(
         "prompt_dataset",
@@ -423,6 +448,8 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
         problems.append(problem)
     if checked.get("label_smoothing") and checked.get("loss_type") != "robust":
         problems.append(NO_SMOOTHING)
+    if "best_of" in table and checked.get("held_out_reward_model_share") == 0:
+        problems.append(NO_JUDGE)
     problems += [f"{name} is missing: {table[name].description}" for name in missing]
     if problems:
         raise ParameterError(_joined(problems, len(missing)))

@@ -222,7 +222,7 @@ def fit_to_kubeflow(spec: Spec, machine: Machine) -> Spec:
         else:
             container["resources"] = _resources(cpu_request=1, memory_request=4, cpu_limit=4, memory_limit=16)
         secrets = [_secret(HUB_SECRET, HUB_SECRET_KEY, "HF_TOKEN")] if _loads_a_model(spec, label) else []
-        if judges(spec, label) or label.startswith(_LABELS_PREFERENCES):
+        if _judges(spec, label) or label.startswith(_LABELS_PREFERENCES):
             secrets.append(_secret(JUDGE_SECRET, JUDGE_SECRET_KEY, "RLHF_JUDGE_API_KEY"))
         if label.startswith(_LABELS_DEMONSTRATIONS):
             secrets.append(_secret(TEACHER_SECRET, TEACHER_SECRET_KEY, "RLHF_TEACHER_API_KEY"))
@@ -257,10 +257,19 @@ def _loads_a_model(spec: Spec, label: str) -> bool:
     )
 
 
-def judges(spec: Spec, label: str) -> bool:
-    """Say whether a step is the one that judges answers and writes the report."""
+def writes_report(spec: Spec, label: str) -> bool:
+    """Say whether a step is the one that writes the report of a tuned model."""
+    return _gets(spec, label, "tuned_predictions")
+
+
+def _judges(spec: Spec, label: str) -> bool:
+    """Say whether a step judges answers: a tuned model's, or those of methods that are compared."""
+    return _gets(spec, label, "tuned_predictions", "base_predictions")
+
+
+def _gets(spec: Spec, label: str, *artifacts: str) -> bool:
     return any(
-        "tuned_predictions" in component["inputDefinitions"].get("artifacts", {})
+        not component["inputDefinitions"].get("artifacts", {}).keys().isdisjoint(artifacts)
         for component in spec["components"].values()
         if component.get("executorLabel") == label and "inputDefinitions" in component
     )

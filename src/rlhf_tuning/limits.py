@@ -28,6 +28,10 @@ NO_WARM_START = (
     "warm_start_adapter and warm_start continue an adapter of the base model, and a supervised phase puts another model in "
     "its place. Leave them out, or supervised_dataset and supervise_on_preferred."
 )
+NO_JUDGE = (
+    "held_out_reward_model_share is 0; it must be above 0 where methods are compared: from that share learns a reward model "
+    "that only judges."
+)
 NO_SMOOTHING = (
     "label_smoothing is above 0, which only loss_type robust knows. Choose that loss, or set label_smoothing to 0."
 )
@@ -139,6 +143,16 @@ def check_supervised_phase(
     ):
         raise ParameterError(problem)
     return bool(supervised_dataset or supervise_on_preferred)
+
+
+def check_judge_share(held_out_reward_model_share: float) -> None:
+    """Check that preferences are left to a reward model that only judges, where one is trained in any case.
+
+    Raises:
+        ParameterError: If none are.
+    """
+    if not held_out_reward_model_share:
+        raise ParameterError(NO_JUDGE)
 
 
 def check_label_smoothing(*, label_smoothing: float, loss_type: str) -> None:

@@ -618,6 +618,14 @@ PARAMETERS: dict[str, Parameter] = {
             "Weight of a supervised term on the chosen answers beside that loss; 0 for none.",
             Limit(0),
         ),
+        # Of a comparison of methods.
+        Parameter(
+            "best_of",
+            int,
+            8,
+            "Answers of the base model from which best of n takes that with the highest reward.",
+            Limit(2),
+        ),
         # Of the smoke test.
         Parameter("probe_object", str, "", "A gs:// object that the smoke test reads, such as a file of your data."),
     )

@@ -7,7 +7,7 @@ those before it, with the folder of their run: a result that was taken from an e
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -68,6 +68,11 @@ class StepClock:
         carried = json.dumps([asdict(took) for took in self.times()])
         for artifact in self._outputs:
             artifact.metadata[STEP_TIMES] = carried
+
+
+def seconds_to(metadata: Mapping[str, Any]) -> float:
+    """Return what the steps took in all that led to an artifact with this metadata, in whichever run they ran."""
+    return float(sum(took["seconds"] for took in json.loads(metadata[STEP_TIMES])))
 
 
 def run_folder(uri: str) -> str:

@@ -34,11 +34,11 @@ from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
 from rlhf_tuning.data.method_data import MethodData, data_path, write_method_data
 from rlhf_tuning.data.output import written_together
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.evaluation.judges import JudgeSettings, check_judge, check_server, load_judge
+from rlhf_tuning.evaluation.judges import check_judge, check_server
 from rlhf_tuning.evaluation.method_comparison import BASE, BEST_OF_N, Contestant, MethodComparison
 from rlhf_tuning.models.model_reference import content_fingerprint, local_folder, split_revision
 from rlhf_tuning.parameters import PARAMETERS, Value
-from rlhf_tuning.reports.methods_report import MethodsReport, methods_text, write_methods_report
+from rlhf_tuning.reports.methods_report import MethodsReport, write_methods_report
 
 #: The method whose reward model best of n takes.
 _REWARDS_FROM = "rlhf"
@@ -148,12 +148,9 @@ def compare_methods(values: Mapping[str, Value], asked: Asked, display: Display)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of libraries, which nobody here can heed
         report = comparison.report()
-    write_methods_report(report, str(asked.output))
-    results = {**report.found.as_json(), "budget": report.budget, "parameters": dict(report.parameters)}
-    asked.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    text = methods_text(report)
-    asked.output.with_suffix(".md").write_text(text, encoding="utf-8")
-    pages = ", ".join(shown(asked.output.absolute().with_suffix(ending)) for ending in (".html", ".json", ".md"))
+    page, results, summary = (asked.output.absolute().with_suffix(ending) for ending in (".html", ".json", ".md"))
+    text = write_methods_report(report, page=str(page), results=str(results), summary=str(summary))
+    pages = ", ".join(map(shown, (page, results, summary)))
     display.say("\n" + "\n".join(map(printable, text.splitlines())) + f"\n\nReport: {pages}")
     return 0
 
@@ -375,37 +372,30 @@ class _Comparison:
         return shlex.join([*words, "--prompt", EXAMPLE_PROMPT])
 
     def _judged(self) -> MethodComparison:
-        from rlhf_tuning.evaluation import evaluate, method_answers
-        from rlhf_tuning.generation.inference import read_predictions
+        from rlhf_tuning.evaluation.evaluate import EvaluationConfig
+        from rlhf_tuning.evaluation.method_answers import compare_answers
 
         asked = self.asked
-        config = evaluate.EvaluationConfig(
+        config = EvaluationConfig(
             **{key: self.values[key] for key in _OF_THE_EVALUATION}  # type: ignore[arg-type]
         )
-        held_out = _path(self.judge, "reward_model") if self.judge else ""
         names = [BASE, *asked.trained, *([BEST_OF_N] if BEST_OF_N in asked.methods else [])]
         rewarded = {
             seed: _path(made, "reward_model") for (name, seed), made in self.made.items() if name == _REWARDS_FROM
         }
-        answers: dict[str, dict[int, list[dict[str, Any]]]] = {}
-        kl: dict[str, dict[int, list[float]]] = {}
-        for name in names:
-            for seed in asked.seeds:
-                file = self._answered(name, seed, rewarded.get(seed, ""))
-                answers.setdefault(name, {})[seed] = list(read_predictions(str(file)))
-                if name in METHODS:
-                    model = _path(self.made[name, seed], "model")
-                    kl.setdefault(name, {})[seed] = method_answers.kl_to_base(config, model_dir=model, answers=file)
-        return method_answers.judge_methods(
+        return compare_answers(
+            config,
             [self._contestant(name) for name in names],
-            answers,
-            judges=evaluate.judges_of(config, reward_model_dir="", held_out_reward_model_dir=held_out),
-            reward_judges={
-                seed: load_judge("reward_model", JudgeSettings(reward_model_dir=folder, dtype=config.dtype))
-                for seed, folder in rewarded.items()
+            {
+                name: {seed: self._answered(name, seed, rewarded.get(seed, "")) for seed in asked.seeds}
+                for name in names
             },
+            models={
+                name: {seed: _path(self.made[name, seed], "model") for seed in asked.seeds} for name in asked.trained
+            },
+            reward_models=rewarded,
+            judging_reward_model_dir=_path(self.judge, "reward_model") if self.judge else "",
             choices_path=self.data.path("choices"),
-            kl=kl,
         )
 
     def _answered(self, name: str, seed: int, reward_model_dir: str) -> Path:
@@ -443,7 +433,10 @@ class _Comparison:
         seconds = {}
         if name != BASE:
             of, artifact = (name, "model") if name in METHODS else (_REWARDS_FROM, "reward_model")
-            seconds = {seed: _training_seconds(self.made[of, seed], artifact) for seed in self.asked.seeds}
+            seconds = {
+                seed: step_times.seconds_to(self.made[of, seed]["artifacts"][artifact]["metadata"])
+                for seed in self.asked.seeds
+            }
         return Contestant(
             name=name,
             label=self._label(name),
@@ -489,9 +482,3 @@ def _read_outputs(file: Path) -> Mapping[str, Any]:
 
 def _path(made: Mapping[str, Any], artifact: str) -> str:
     return str(made["artifacts"][artifact]["path"])
-
-
-def _training_seconds(made: Mapping[str, Any], artifact: str) -> float:
-    """Return what the steps took that led to an artifact, in whichever run they ran."""
-    took = json.loads(made["artifacts"][artifact]["metadata"][step_times.STEP_TIMES])
-    return float(sum(step["seconds"] for step in took))

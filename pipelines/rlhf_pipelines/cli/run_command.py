@@ -43,6 +43,7 @@ _SUMMARY = "summary"
 _PAGES = {
     "report": ("Report:", "report.html"),
     "data_report": ("Data:", "data-report.html"),
+    "methods_report": ("Report:", "methods.html"),
     "smoke_report": ("Report:", "smoke-report.html"),
 }
 #: The page that is made anew when the whole run is known.

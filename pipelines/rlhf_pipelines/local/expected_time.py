@@ -15,7 +15,7 @@ from rlhf_tuning.step import emit
 
 #: The components of which one is the first long step.
 _FIRST = ("train_supervised", "train_reward_model", "train_preference")
-#: What says how long a policy is tuned, one of which each run has that tunes one.
+#: What says how long a policy is tuned, of which each run that tunes one model has one.
 _TUNES = ("reinforcement_learning_train_steps", "epoch_count", "train_steps")
 #: What a run has whose data an earlier step of its own makes, so that nothing is known of it yet.
 _LABELS = {"teacher_model_reference", "preference_prompt_dataset"}
@@ -28,7 +28,7 @@ def announce_expected_time(arguments: Mapping[str, Value], *, preloaded: bool) -
         arguments: Of the pipeline.
         preloaded: Whether torch is found imported in multiprocessing's fork server (see `preloaded_steps`).
     """
-    if not any(name in arguments for name in _TUNES) or _LABELS & arguments.keys():
+    if sum(name in arguments for name in _TUNES) != 1 or _LABELS & arguments.keys():
         return
     from kfp.local.subprocess_task_handler import SubprocessTaskHandler
 

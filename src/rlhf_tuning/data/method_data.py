@@ -13,6 +13,7 @@ In a folder, as rows of an accepted format with the instruction in them:
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -115,6 +116,48 @@ def write_method_data(
             shown = ({**row, "answer": row["chosen"]} for line, row in _rows(preferences) if not part.has(line))
         rows["demonstrations"] = _write(folder / "demonstrations.jsonl", _once(map(_demonstration, shown)))
     return MethodData(folder=folder, rows=rows, fingerprint=_digest(folder / f"{name}.jsonl" for name in sorted(rows)))
+
+
+def import_method_data(data: MethodData, paths: Mapping[str, str], *, seed: int) -> None:
+    """Write as canonical rows what each training learns from and is measured on, as the methods' own pipelines import it.
+
+    Args:
+        data: The division.
+        paths: Where to, by name: `demonstrations`, `preferences` and `judge_preferences`, and the same with `eval_` before
+            them for the part that is held out of each; `prompts`, `evaluation_prompts` and `choices`.
+        seed: Of what is held out.
+
+    Raises:
+        DataError: If there is too little of something.
+    """
+    with tempfile.TemporaryDirectory(dir=data.folder, prefix=".import-") as scratch:
+        import_demonstrations(
+            dataset_uri=data.path("demonstrations"),
+            evaluation_data_uri="",
+            instruction="",
+            demonstrations_path=paths["demonstrations"],
+            eval_demonstrations_path=paths["eval_demonstrations"],
+            eval_prompts_path=str(Path(scratch) / "prompts"),
+            seed=seed,
+        )
+    for name, eval_dataset in (("preferences", data.path("eval_prompts")), ("judge_preferences", "")):
+        import_preferences(
+            preference_dataset=data.path(name),
+            eval_dataset=eval_dataset,
+            instruction="",
+            preferences_path=paths[name],
+            eval_preferences_path=paths[f"eval_{name}"],
+            seed=seed,
+        )
+    import_prompts(
+        prompt_dataset=data.path("prompts"),
+        eval_dataset=data.path("eval_prompts"),
+        instruction="",
+        prompts_path=paths["prompts"],
+        eval_prompts_path=paths["evaluation_prompts"],
+        seed=seed,
+    )
+    shutil.copyfile(data.path("choices"), paths["choices"])
 
 
 def _digest(files: Iterable[Path]) -> str:

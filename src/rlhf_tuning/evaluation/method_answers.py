@@ -12,8 +12,8 @@ from rlhf_tuning.data.output import written_together
 from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import SCORE_OF, JudgeRecord, ScoredAnswer
-from rlhf_tuning.evaluation.evaluate import EvaluationConfig, human_choices, kl_per_answer
-from rlhf_tuning.evaluation.judges import Judge
+from rlhf_tuning.evaluation.evaluate import EvaluationConfig, human_choices, judges_of, kl_per_answer
+from rlhf_tuning.evaluation.judges import Judge, JudgeSettings, load_judge
 from rlhf_tuning.evaluation.judges.reward_model import score_answers
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict, agreement
 from rlhf_tuning.evaluation.method_comparison import Contestant, MethodComparison, compare_each, pairs_of
@@ -93,6 +93,49 @@ def kl_to_base(config: EvaluationConfig, *, model_dir: str, answers: Path) -> li
             stream.write(json.dumps(found).encode())
     values: list[float] = json.loads(kept.read_text(encoding="utf-8"))
     return values
+
+
+def compare_answers(
+    config: EvaluationConfig,
+    methods: Sequence[Contestant],
+    files: Mapping[str, Mapping[int, Path]],
+    *,
+    models: Mapping[str, Mapping[int, str]],
+    reward_models: Mapping[int, str],
+    judging_reward_model_dir: str,
+    choices_path: str,
+) -> MethodComparison:
+    """Measure how far each tuned model has moved, and have all judges compare the answers.
+
+    Args:
+        config: Names the base model, how answers were sampled, and the judges.
+        methods: Without their answers.
+        files: Of answers as `answer` wrote them, by the method's name and the seed.
+        models: Folders of the tuned models, likewise.
+        reward_models: Those that were optimised, by seed.
+        judging_reward_model_dir: One that learnt from preferences of its own; empty for none.
+        choices_path: Canonical preferences that nothing was trained on, to hold the judges against.
+    """
+    return judge_methods(
+        methods,
+        {
+            name: {seed: list(read_predictions(str(file))) for seed, file in by_seed.items()}
+            for name, by_seed in files.items()
+        },
+        judges=judges_of(config, reward_model_dir="", held_out_reward_model_dir=judging_reward_model_dir),
+        reward_judges={
+            seed: load_judge("reward_model", JudgeSettings(reward_model_dir=folder, dtype=config.dtype))
+            for seed, folder in reward_models.items()
+        },
+        choices_path=choices_path,
+        kl={
+            name: {
+                seed: kl_to_base(config, model_dir=folder, answers=files[name][seed])
+                for seed, folder in by_seed.items()
+            }
+            for name, by_seed in models.items()
+        },
+    )
 
 
 def judge_methods(

@@ -1,8 +1,10 @@
 """Methods against each other: one HTML page, and the same numbers as Markdown for a terminal or a document."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rlhf_tuning.evaluation.comparison import ScoredAnswer, number, percent
 from rlhf_tuning.evaluation.method_comparison import (
@@ -63,9 +65,17 @@ class MethodsReport:
     command: str = ""
 
 
-def write_methods_report(report: MethodsReport, path: str) -> None:
-    """Write the page; one that is there stays until the new one is whole."""
-    write_page(render_methods(report), path)
+def write_methods_report(report: MethodsReport, *, page: str, results: str, summary: str) -> str:
+    """Write the page, the results as JSON and the summary as Markdown; return the last.
+
+    A page that is there stays until the new one is whole.
+    """
+    write_page(render_methods(report), page)
+    content = {**report.found.as_json(), "budget": report.budget, "parameters": dict(report.parameters)}
+    Path(results).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = methods_text(report)
+    Path(summary).write_text(text, encoding="utf-8")
+    return text
 
 
 def render_methods(report: MethodsReport) -> str:

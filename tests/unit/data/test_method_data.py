@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_tuning.data.importer import import_demonstrations, import_preferences, import_prompts
-from rlhf_tuning.data.method_data import write_method_data
+from rlhf_tuning.data.importer import import_demonstrations, import_preferences, import_prompts, read_canonical
+from rlhf_tuning.data.method_data import import_method_data, write_method_data
 
 
 @pytest.fixture
@@ -119,3 +119,21 @@ def test_the_files_are_datasets_that_have_the_instruction_already(given, tmp_pat
         **rest,
     )
     assert summary.rows + summary.eval_rows == data.rows["demonstrations"]
+
+
+def test_what_each_training_gets_in_one_pipeline_is_nothing_that_it_is_measured_or_judged_on(given, tmp_path):
+    names = ("demonstrations", "preferences", "judge_preferences")
+    paths = {
+        name: str(tmp_path / name)
+        for name in (*names, *(f"eval_{name}" for name in names), "prompts", "evaluation_prompts", "choices")
+    }
+    data = divide(given)
+    import_method_data(data, paths, seed=1)
+    asked = {
+        name: {row["prompt"][-1]["content"].lower() for row in read_canonical(path)} for name, path in paths.items()
+    }
+    assert all(asked.values())
+    for name in names:
+        assert not asked[name] & (asked[f"eval_{name}"] | asked["evaluation_prompts"] | asked["choices"])
+    assert not asked["judge_preferences"] & (asked["preferences"] | asked["demonstrations"])
+    assert not asked["prompts"] & asked["evaluation_prompts"]
