@@ -10,7 +10,7 @@ the sum over an answer's tokens of log policy - log reference, at the temperatur
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -228,7 +228,7 @@ def evaluate_policy(
                 trains=False,
                 model_reference=reference,
                 demonstrations_path=eval_demonstrations_path,
-                prompts=frozenset(map(json.dumps, conversations)),
+                predictions_path=tuned_predictions_path,
                 label=f"demonstrated answers under {name}",
             )
             for name, reference in ((config.opponent, champion_reference), ("the tuned model", tuned_model_dir))
@@ -410,7 +410,7 @@ def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions
 
 
 def demonstrated_log_probabilities(
-    config: EvaluationConfig, *, model_reference: str, demonstrations_path: str, prompts: Set[str], label: str
+    config: EvaluationConfig, *, model_reference: str, demonstrations_path: str, predictions_path: str, label: str
 ) -> dict[str, float]:
     """Return how probable a model finds a token of the answers that were demonstrated to each prompt, on average, in nats.
 
@@ -418,7 +418,7 @@ def demonstrated_log_probabilities(
         config: The base model, whose tokenizer all have, and the sequence lengths.
         model_reference: The model.
         demonstrations_path: Canonical demonstrations.
-        prompts: To which of them, as JSON.
+        predictions_path: Answers to those of the prompts that count.
         label: What to call the work.
 
     Returns:
@@ -430,10 +430,11 @@ def demonstrated_log_probabilities(
         prompt_sequence_length=config.prompt_sequence_length,
         target_sequence_length=config.target_sequence_length,
     )
+    asked = {json.dumps(row["prompt"]) for row in read_predictions(predictions_path)}
     rows = [
         {"prompt": row["prompt"], "token_ids": text_format.learnt_ids(row["answer"])}
         for row in read_canonical(demonstrations_path)
-        if json.dumps(row["prompt"]) in prompts
+        if json.dumps(row["prompt"]) in asked
     ]
     # As the model was trained on them.
     found = _log_probabilities_by(model_reference, replace(config, temperature=1.0), text_format, rows, label)

@@ -38,15 +38,14 @@ plum ripe salt salty savory spice spicy stew sugar sweet taste tart tea vanilla 
 damp dew dewy dusty feather fluffy frost frosty gritty heat hot icy polished rain rough sand sandy silky smooth snow
 snowy soft softness steam sun sunny velvet warm warmth wet wind windy wool woolen woollen
 """
+_COLOURS = """
+amber blue bright brown copper crimson dark golden gray green grey orange pale pink purple red scarlet silver violet white
+yellow
+"""
 #: Words of the five senses: sight, sound, smell, taste, touch. A plural counts as its singular.
 SENSE_WORDS = frozenset(_SENSES.split())
 #: Of which one counts: what is learnt most cheaply is to pile them up, and a place is not seen the better for it.
-COLOURS = frozenset(
-    """
-    amber blue bright brown copper crimson dark golden gray green grey orange pale pink purple red scarlet silver violet white
-    yellow
-    """.split()
-)
+COLOURS = frozenset(_COLOURS.split())
 
 _BELONGS = {
     "sea": """

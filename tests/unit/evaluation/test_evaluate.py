@@ -252,7 +252,7 @@ def test_demonstrated_answers_are_measured_by_prompt_and_token(model, tiny_model
         config,
         model_reference=str(tiny_model),
         demonstrations_path=str(path),
-        prompts=set(map(json.dumps, prompts)),
+        predictions_path=write_rows(tmp_path / "predictions", [{"prompt": prompt} for prompt in prompts]),
         label="demonstrations",
     )
     assert len(found) == 2  # and nothing of the prompt that nobody answered
