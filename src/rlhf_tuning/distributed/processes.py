@@ -150,7 +150,7 @@ def wait() -> None:
     spread(list, [])
 
 
-def run(phase: Callable[..., Any], config: Any, *, trains: bool = True, **inputs: Any) -> Any:
+def run(phase: Callable[..., Any], config: Any, *, trains: bool = True, **paths: str) -> Any:
     """Return what a phase returns in the main of several processes; in this one alone where there is one GPU or none.
 
     Where a GPU's memory runs out it begins anew, once, with half as much at a time (`memory`). What it finds is the
@@ -160,7 +160,7 @@ def run(phase: Callable[..., Any], config: Any, *, trains: bool = True, **inputs
         phase: A function of a module, called with the rest. Its result is JSON.
         config: The settings; of training with their `batch_size`.
         trains: Whether it trains, so that the processes must share a batch evenly.
-        inputs: What it reads and writes, and what else it takes.
+        paths: What it reads and writes.
 
     Raises:
         MachineError: If torch cannot use the machine's GPU.
@@ -174,10 +174,10 @@ def run(phase: Callable[..., Any], config: Any, *, trains: bool = True, **inputs
     processes = wanted() if environment.process_count() == 1 else 1
     if trains:
         share(config.batch_size, processes)
-    attempt = partial(phase, config, **inputs)
+    attempt = partial(phase, config, **paths)
     if processes > 1:
         step.say(_told(processes, trains=trains))
-        attempt = partial(_spawned, processes, phase, config, inputs)
+        attempt = partial(_spawned, processes, phase, config, paths)
     try:
         return attempt()
     except torch.OutOfMemoryError:
@@ -206,7 +206,7 @@ def _what_to_lower(config: Any) -> str:
     )
 
 
-def _spawned(processes: int, phase: Callable[..., Any], config: Any, inputs: dict[str, Any]) -> Any:
+def _spawned(processes: int, phase: Callable[..., Any], config: Any, paths: dict[str, str]) -> Any:
     """Return what a phase returns in the main of several processes that are started for it."""
     import torch
     from torch.multiprocessing.spawn import ProcessException, spawn
@@ -216,7 +216,7 @@ def _spawned(processes: int, phase: Callable[..., Any], config: Any, inputs: dic
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     # What they leave behind when they are ended goes with this folder.
     with tempfile.TemporaryDirectory(prefix="processes-") as folder:
-        arguments = (processes, store.port, folder, phase, config, inputs, memory.has_run_out())
+        arguments = (processes, store.port, folder, phase, config, paths, memory.has_run_out())
         context: Any = spawn(_work, arguments, nprocs=processes, join=False)  # type: ignore[no-untyped-call]
         try:
             while not context.join():
@@ -239,7 +239,7 @@ def _work(
     folder: str,
     phase: Callable[..., Any],
     config: Any,
-    inputs: dict[str, Any],
+    paths: dict[str, str],
     again: bool,
 ) -> None:
     """Be one of the processes."""
@@ -261,7 +261,7 @@ def _work(
     step.start_log()
     try:
         with memory.halved() if again else nullcontext():
-            result = phase(config, **inputs)
+            result = phase(config, **paths)
     except Exception as error:
         record = {"time": time.time(), "index": index, "trace": traceback.format_exc(), **_as_json(error)}
         (Path(folder) / f"error-{index}.json").write_text(json.dumps(record), encoding="utf-8")
