@@ -12,10 +12,12 @@ def import_supervised_dataset(
     preference_dataset: str,
     prompt_dataset: str,
     supervised_dataset: str = "",
+    feedback_dataset: str = "",
     eval_dataset: str = "",
     instruction: str = "",
     demonstration_fingerprint: str = "",
     preference_fingerprint: str = "",
+    feedback_fingerprint: str = "",
     held_out_fingerprint: str = "",
     eval_fingerprint: str = "",
     held_out_reward_model_share: float = 0.0,
@@ -32,10 +34,13 @@ def import_supervised_dataset(
             that measure the reward model are not learnt from, nor those of the held-out reward model.
         prompt_dataset: Prompts of reinforcement learning, or empty: those of them that are held out are not learnt from.
         supervised_dataset: Demonstrations; empty for the preferred answers.
+        feedback_dataset: Answers with a label or a rating each, beside preferences or in their place; what is held out of
+            them is not learnt from.
         eval_dataset: Evaluation rows; empty for a held-out split.
         instruction: Put before every text prompt; the default context of chat rows.
         demonstration_fingerprint: From Validate Inputs; other content is refused. When empty, kfp's cache goes by the path.
         preference_fingerprint: From Validate Inputs, likewise.
+        feedback_fingerprint: From Validate Inputs, likewise.
         held_out_fingerprint: From Validate Inputs, likewise: of the prompts, where some of them are held out.
         eval_fingerprint: From Validate Inputs, likewise.
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
@@ -50,6 +55,7 @@ def import_supervised_dataset(
         summary = import_supervised(
             supervised_dataset=supervised_dataset,
             preference_dataset=preference_dataset,
+            feedback_dataset=feedback_dataset,
             prompt_dataset=prompt_dataset,
             eval_dataset=eval_dataset,
             instruction=instruction,
@@ -61,6 +67,7 @@ def import_supervised_dataset(
             max_bad_rows=max_bad_rows,
             demonstration_fingerprint=demonstration_fingerprint,
             preference_fingerprint=preference_fingerprint,
+            feedback_fingerprint=feedback_fingerprint,
             prompt_fingerprint=held_out_fingerprint,
             eval_fingerprint=eval_fingerprint,
         )

@@ -1,4 +1,4 @@
-"""Preference Trainer: learn people's choices without a reward model and without sampling."""
+"""Preference Trainer: learn what people prefer without a reward model and without sampling."""
 
 from typing import Optional
 
@@ -26,6 +26,8 @@ def train_preference(
     loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
     rpo_alpha: float = 0.0,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
     enable_early_stopping: bool = True,
     enable_checkpoint_selection: str = "default",
     batch_size: int = 64,
@@ -41,11 +43,11 @@ def train_preference(
     checkpoint_interval: float = 10.0,
     start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
-    """Have chosen answers gain more than rejected ones, for as long as held-out ones do so too.
+    """Have chosen answers gain more than rejected ones, or liked ones more than others, as long as held-out ones do so too.
 
     Args:
-        preferences: Canonical preference rows to learn from.
-        eval_preferences: Canonical preference rows to measure on.
+        preferences: Canonical preference rows to learn from; with loss_type kto those of feedback.
+        eval_preferences: Canonical rows of that kind to measure on.
         adapter: The LoRA adapter, the metrics of the training, and what became of held-out preferences.
         model: The tuned model, merged, as plain transformers loads it.
         metrics: What held-out preferences say of it: loss, accuracy, margin, how much likelier the answers became.
@@ -59,9 +61,11 @@ def train_preference(
         epoch_count: Times that each preference is seen, unless nothing more is learnt.
         learning_rate_multiplier: Times the base learning rate.
         adapter_size: Rank of the LoRA adapter; 0 for full fine-tuning.
-        loss_type: sigmoid, sigmoid_norm, hinge, ipo or robust.
+        loss_type: sigmoid, sigmoid_norm, hinge, ipo or robust; kto of feedback.
         label_smoothing: Share of preferences that are taken to be the wrong way round, for loss_type robust.
         rpo_alpha: Weight of a supervised term on the chosen answers; 0 for none.
+        desirable_weight: Weight of an answer that was liked, for loss_type kto.
+        undesirable_weight: Weight of an answer that was not liked, for loss_type kto.
         enable_early_stopping: Stop when the loss on held-out preferences has not fallen for an epoch.
         enable_checkpoint_selection: Return the checkpoint with the lowest such loss (true, default), or the last (false).
         batch_size: Preferences a step, on all GPUs together.
@@ -85,7 +89,7 @@ def train_preference(
     from rlhf_tuning.distributed import processes
     from rlhf_tuning.registry import PREFERENCE_ROWS
     from rlhf_tuning.step import running_step
-    from rlhf_tuning.training import preference
+    from rlhf_tuning.training import kto, preference
     from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
     inputs = [preferences, eval_preferences]
@@ -99,6 +103,8 @@ def train_preference(
             loss_type=loss_type,
             label_smoothing=label_smoothing,
             rpo_alpha=rpo_alpha,
+            desirable_weight=desirable_weight,
+            undesirable_weight=undesirable_weight,
             enable_early_stopping=enable_early_stopping,
             enable_checkpoint_selection=enable_checkpoint_selection,
             batch_size=batch_size,
@@ -113,7 +119,7 @@ def train_preference(
             checkpoint_interval=checkpoint_interval,
         )
         found = processes.run(
-            preference.train_on_preferences,
+            kto.train_on_feedback if loss_type == "kto" else preference.train_on_preferences,
             config,
             preferences_path=preferences.path,
             eval_preferences_path=eval_preferences.path,
@@ -128,11 +134,12 @@ def train_preference(
         for name, value in found.items():
             if math.isfinite(value):
                 metrics.log_metric(name, value)
+        learnt = "feedback" if loss_type == "kto" else "preference"
         made_from = {
             "base_model": large_model_reference,
             "base_model_fingerprint": large_model_fingerprint,
-            "preference_rows": preferences.metadata.get("rows", 0),
-            "preference_fingerprint": preferences.metadata.get("fingerprint", ""),
+            f"{learnt}_rows": preferences.metadata.get("rows", 0),
+            f"{learnt}_fingerprint": preferences.metadata.get("fingerprint", ""),
             "seed": seed,
             "warm_start_fingerprint": warm_start_fingerprint,
         }

@@ -32,11 +32,11 @@ def train_reward_model(
     checkpoint_interval: float = 10.0,
     start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
-    """Learn from preferences a model that scores answers as the people did.
+    """Learn from preferences, or feedback, a model that scores answers as the people did.
 
     Args:
-        preferences: Canonical preference rows to learn from.
-        eval_preferences: Canonical preference rows to measure on.
+        preferences: Canonical rows to learn from: preferences, feedback, or both.
+        eval_preferences: Canonical rows of these kinds to measure on.
         reward_model: The adapter with its score head, or the whole model; with its metrics and its evaluation.
         metrics: Held-out accuracy with its interval, beside what "the longer answer wins" gets.
         classification: How well the scores tell the preferred answer from the other one, as a ROC curve.

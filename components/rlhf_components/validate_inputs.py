@@ -19,6 +19,7 @@ def validate_inputs(
     evaluation_data_uri: str = "",
     supervised_dataset: str = "",
     supervise_on_preferred: bool = False,
+    feedback_dataset: str = "",
     instruction: str = "",
     default_context: str = "",
     large_model_reference: str = "",
@@ -43,6 +44,8 @@ def validate_inputs(
     loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
     rpo_alpha: float = 0.0,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
     kl_coeff: float = 0.1,
     rl_algorithm: str = "rloo",
     lora_dim: int = 16,
@@ -113,6 +116,7 @@ def validate_inputs(
         ("judge_rubric", str),
         ("held_out_fingerprint", str),
         ("preference_prompt_fingerprint", str),
+        ("feedback_fingerprint", str),
     ],
 ):
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
@@ -131,6 +135,7 @@ def validate_inputs(
         evaluation_data_uri: Demonstrations to measure on; empty for a held-out split.
         supervised_dataset: Demonstrations of a supervised phase before others; empty when there is none.
         supervise_on_preferred: Whether that phase learns the preferred answers instead.
+        feedback_dataset: Answers with a label or a rating each; empty when the pipeline uses none.
         instruction: Put before every text prompt; the default context of chat rows.
         default_context: The same, of dataset_uri and evaluation_data_uri.
         large_model_reference: Base model, whose tokens are counted; empty to count characters.
@@ -155,6 +160,8 @@ def validate_inputs(
         loss_type: Loss of preference tuning.
         label_smoothing: Share of preferences that are taken to be the wrong way round.
         rpo_alpha: Weight of a supervised term on the chosen answers.
+        desirable_weight: Weight of an answer that was liked.
+        undesirable_weight: Weight of an answer that was not liked.
         kl_coeff: Strength of the KL penalty.
         rl_algorithm: rloo or grpo.
         lora_dim: LoRA rank of the policy.
@@ -212,7 +219,7 @@ def validate_inputs(
         large_model_a_reference: The first model that answers them.
         large_model_b_reference: The second one.
         labelled_preferences: From Label Preferences, in the place of preference_dataset.
-        tunes_on_preferences: Whether a model is tuned on the preferences themselves, and not on a reward learnt from them.
+        tunes_on_preferences: Whether a model is tuned on preferences or feedback, and not on a reward learnt from them.
         target: Where the run registers its model; into the local registry, which is checked, where it is local.
         registry_dir: Folder of that registry; its default place when empty.
 
@@ -226,6 +233,7 @@ def validate_inputs(
         held_out_fingerprint: Fingerprint of the prompts where some are held out; empty where an evaluation dataset is given,
             so that other prompts do not have phase 1 done again.
         preference_prompt_fingerprint: Fingerprint of the content of the prompts that a judge's preferences are for.
+        feedback_fingerprint: Fingerprint of the feedback's content.
     """
     from pathlib import Path
 
@@ -237,8 +245,10 @@ def validate_inputs(
         check_exploration,
         check_label_smoothing,
         check_limits,
+        check_preferences,
         check_samples,
         check_target_kl,
+        check_weights,
     )
     from rlhf_tuning.registry import check_writable
     from rlhf_tuning.step import running_step
@@ -262,6 +272,8 @@ def validate_inputs(
             loss_type=loss_type,
             label_smoothing=label_smoothing,
             rpo_alpha=rpo_alpha,
+            desirable_weight=desirable_weight,
+            undesirable_weight=undesirable_weight,
             kl_coeff=kl_coeff,
             rl_algorithm=rl_algorithm,
             lora_dim=lora_dim,
@@ -296,6 +308,20 @@ def validate_inputs(
             gate_max_refusal_rise=gate_max_refusal_rise,
         )
         check_label_smoothing(label_smoothing=label_smoothing, loss_type=loss_type)
+        if tunes_on_preferences:
+            check_preferences(
+                preference_dataset=preference_dataset,
+                feedback_dataset=feedback_dataset,
+                loss_type=loss_type,
+                supervise_on_preferred=supervise_on_preferred,
+            )
+            check_weights(
+                loss_type=loss_type,
+                rpo_alpha=rpo_alpha,
+                desirable_weight=desirable_weight,
+                undesirable_weight=undesirable_weight,
+                batch_size=batch_size,
+            )
         if preference_dataset and prompt_dataset:
             check_exploration(temperature)
             check_target_kl(target_kl=target_kl, kl_coeff=kl_coeff)
@@ -332,6 +358,7 @@ def validate_inputs(
             evaluation_data_uri=evaluation_data_uri,
             supervised_dataset=supervised_dataset,
             supervise_on_preferred=supervise_on_preferred,
+            feedback_dataset=feedback_dataset,
             instruction=instruction,
             default_context=default_context,
             large_model_reference=large_model_reference,
@@ -364,6 +391,7 @@ def validate_inputs(
             prompt_fingerprint=check.prompt_fingerprint,
             preference_fingerprint=check.preference_fingerprint,
             demonstration_fingerprint=check.demonstration_fingerprint,
+            feedback_fingerprint=check.feedback_fingerprint,
             eval_fingerprint=check.eval_fingerprint,
             warnings=len(check.warnings),
         )
@@ -379,4 +407,5 @@ def validate_inputs(
         rubric,
         held_out,
         check.preference_prompt_fingerprint,
+        check.feedback_fingerprint,
     )

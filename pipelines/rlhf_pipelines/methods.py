@@ -69,6 +69,7 @@ SET_BY_COMPARISON = (
     "evaluation_data_uri",
     "default_context",
     "supervised_dataset",
+    "feedback_dataset",
     "warm_start_adapter",
     "project",
     "location",

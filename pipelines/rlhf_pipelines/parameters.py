@@ -8,17 +8,21 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rlhf_pipelines.methods import METHODS, SET_BY_COMPARISON
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import (
     NO_COEFFICIENT,
+    NO_DATA_FOR_REWARDS,
     NO_EXPLORATION,
     NO_JUDGE,
     NO_SAMPLES,
     NO_SMOOTHING,
     problem_with,
+    problem_with_preferences,
     problem_with_supervised_phase,
+    problem_with_weights,
 )
 from rlhf_tuning.models.model_reference import problem_with_name
 from rlhf_tuning.parameters import PARAMETERS, Parameter, Value
@@ -29,6 +33,11 @@ def _named(*names: str, **described: str) -> tuple[Parameter, ...]:
     return tuple(
         replace(PARAMETERS[name], description=described.get(name, PARAMETERS[name].description)) for name in names
     )
+
+
+def _optional(parameters: Iterable[Parameter], *names: str) -> tuple[Parameter, ...]:
+    """Return parameters of which some may be left out though other pipelines need them."""
+    return tuple(replace(found, default="") if found.name in names else found for found in parameters)
 
 
 _OF_A_RECURRING_TUNE = ("min_new_preferences", "warm_start")
@@ -72,9 +81,17 @@ _OF_RLAIF = (
     "human_preference_dataset",
 )
 _OF_A_COMPARISON = ("best_of",)
-_OF_VALIDATION = ("feedback_dataset",)
 #: By the names of Google's, where it has them, and of TRL.
-OF_PREFERENCE_TUNING = ("beta", "epoch_count", "adapter_size", "loss_type", "label_smoothing", "rpo_alpha")
+OF_PREFERENCE_TUNING = (
+    "beta",
+    "epoch_count",
+    "adapter_size",
+    "loss_type",
+    "label_smoothing",
+    "rpo_alpha",
+    "desirable_weight",
+    "undesirable_weight",
+)
 _OF_OTHERS = (
     _OF_A_RECURRING_TUNE
     + _OF_SUPERVISED_TUNING
@@ -83,7 +100,6 @@ _OF_OTHERS = (
     + OF_PREFERENCE_TUNING
     + _OF_A_COMPARISON
     + _OF_THE_SMOKE_TEST
-    + _OF_VALIDATION
 )
 _OF_EVERY_TUNE = tuple(name for name in PARAMETERS if name not in _OF_OTHERS)
 #: Of every method, whatever it learns from.
@@ -140,24 +156,30 @@ _OF_THE_OLD_DISTILLATION: dict[str, Value] = {
 PIPELINES: dict[str, tuple[Parameter, ...]] = {
     "rlhf_pipeline": _named(*_OF_EVERY_TUNE),
     "recurring_rlhf_pipeline": _named(*_OF_EVERY_TUNE, *_OF_A_RECURRING_TUNE),
-    "reward_model_pipeline": _named(
+    "reward_model_pipeline": _optional(
+        _named(
+            "large_model_reference",
+            "preference_dataset",
+            "feedback_dataset",
+            "prompt_sequence_length",
+            "target_sequence_length",
+            "reward_model_learning_rate_multiplier",
+            "reward_model_train_steps",
+            "instruction",
+            "eval_dataset",
+            "reward_lora_dim",
+            "batch_size",
+            "seed",
+            "reward_model_reference",
+            "reward_model_max_epochs",
+            "dtype",
+            "checkpoint_interval",
+            "max_bad_rows",
+            preference_dataset="JSONL of human preferences: a path, a gs:// path, or a glob; empty with feedback alone.",
+            feedback_dataset="JSONL of answers with a label or a rating each, beside preferences or in place of them.",
+            eval_dataset="JSONL of preferences to measure on; a part of the data is held out when empty.",
+        ),
         "preference_dataset",
-        "large_model_reference",
-        "prompt_sequence_length",
-        "target_sequence_length",
-        "reward_model_learning_rate_multiplier",
-        "reward_model_train_steps",
-        "instruction",
-        "eval_dataset",
-        "reward_lora_dim",
-        "batch_size",
-        "seed",
-        "reward_model_reference",
-        "reward_model_max_epochs",
-        "dtype",
-        "checkpoint_interval",
-        "max_bad_rows",
-        eval_dataset="JSONL of preferences to measure on; a part of the data is held out when empty.",
     ),
     "supervised_tuning_pipeline": _named(
         "dataset_uri",
@@ -198,44 +220,50 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         *(
             name
             for name in _OF_EVERY_TUNE
-            if name not in ("prompt_dataset", "preference_dataset", "large_model_reference")
+            if name not in ("prompt_dataset", "preference_dataset", "feedback_dataset", "large_model_reference")
             and name not in _OF_A_SUPERVISED_PHASE
         ),
         judge="Language model that prefers and evaluates: language_model, gemini or local_model; without one the scorer.",
         judge_max_calls="Most requests to the server in one step; pairs not judged by then are left out, or count as lost.",
     ),
-    "preference_tuning_pipeline": _named(
+    "preference_tuning_pipeline": _optional(
+        _named(
+            "large_model_reference",
+            "preference_dataset",
+            "feedback_dataset",
+            *OF_PREFERENCE_TUNING,
+            "learning_rate_multiplier",
+            "enable_early_stopping",
+            "enable_checkpoint_selection",
+            "watch_prompts",
+            "instruction",
+            "eval_dataset",
+            *_OF_A_SUPERVISED_PHASE,
+            *_OF_EVERY_METHOD,
+            "held_out_reward_model_share",
+            "reward_model_reference",
+            "reward_model_train_steps",
+            "reward_model_max_epochs",
+            "reward_model_learning_rate_multiplier",
+            "reward_lora_dim",
+            "gate_reward_model_margin",
+            "gate_max_kl",
+            "gate_max_length_ratio",
+            learning_rate_multiplier="Times the base learning rate of preference tuning.",
+            enable_early_stopping="Stop when the held-out loss has not fallen for an epoch; in a supervised phase likewise.",
+            batch_size="Preferences in one optimizer step, on all GPUs together.",
+            temperature="Sampling temperature of the answers that are compared.",
+            eval_prompts="Most prompts to answer, of held-out preferences, when there is no evaluation dataset.",
+            watch_prompts="Held-out prompts answered now and then while it learns, to see KL and length; 0 for none.",
+            reward_model_learning_rate_multiplier="Times the base learning rate of the held-out reward model.",
+            reward_model_train_steps="Most optimizer steps of a reward model, of which the held-out one takes its share.",
+            reward_lora_dim="LoRA rank of the held-out reward model; 0 trains all weights.",
+            reward_model_reference="Base of the held-out reward model; the model's own when empty.",
+            reward_model_max_epochs="Most times that the held-out reward model sees each preference; 0 for no limit.",
+            preference_dataset="JSONL of human preferences: a path, a gs:// path, or a glob; empty with a feedback_dataset.",
+            feedback_dataset="JSONL of answers with a label or a rating each, for loss_type kto, in place of preferences.",
+        ),
         "preference_dataset",
-        "large_model_reference",
-        *OF_PREFERENCE_TUNING,
-        "learning_rate_multiplier",
-        "enable_early_stopping",
-        "enable_checkpoint_selection",
-        "watch_prompts",
-        "instruction",
-        "eval_dataset",
-        *_OF_A_SUPERVISED_PHASE,
-        *_OF_EVERY_METHOD,
-        "held_out_reward_model_share",
-        "reward_model_reference",
-        "reward_model_train_steps",
-        "reward_model_max_epochs",
-        "reward_model_learning_rate_multiplier",
-        "reward_lora_dim",
-        "gate_reward_model_margin",
-        "gate_max_kl",
-        "gate_max_length_ratio",
-        learning_rate_multiplier="Times the base learning rate of preference tuning.",
-        enable_early_stopping="Stop when the loss on held-out preferences has not fallen for an epoch; before it likewise.",
-        batch_size="Preferences in one optimizer step, on all GPUs together.",
-        temperature="Sampling temperature of the answers that are compared.",
-        eval_prompts="Most prompts to answer, of held-out preferences, when there is no evaluation dataset.",
-        watch_prompts="Held-out prompts answered now and then while it learns, to see KL and length; 0 for none.",
-        reward_model_learning_rate_multiplier="Times the base learning rate of the held-out reward model.",
-        reward_model_train_steps="Most optimizer steps of a reward model, of which the held-out one takes its share.",
-        reward_lora_dim="LoRA rank of the held-out reward model; 0 trains all weights.",
-        reward_model_reference="Base of the held-out reward model; the model's own when empty.",
-        reward_model_max_epochs="Most times that the held-out reward model sees each preference; 0 for no limit.",
     ),
     "method_comparison_pipeline": _named(
         *(
@@ -446,6 +474,14 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
         warm_start_adapter=str(checked.get("warm_start_adapter", "")),
     ):
         problems.append(problem)
+    if (
+        pipeline == "reward_model_pipeline"
+        and not checked.get("preference_dataset")
+        and not checked.get("feedback_dataset")
+    ):
+        problems.append(NO_DATA_FOR_REWARDS)
+    if pipeline == "preference_tuning_pipeline":
+        problems += _problems_of_preference_tuning(checked)
     if checked.get("label_smoothing") and checked.get("loss_type") != "robust":
         problems.append(NO_SMOOTHING)
     if "best_of" in table and checked.get("held_out_reward_model_share") == 0:
@@ -454,6 +490,18 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
     if problems:
         raise ParameterError(_joined(problems, len(missing)))
     return checked
+
+
+def _problems_of_preference_tuning(checked: Mapping[str, Any]) -> list[str]:
+    """Return what of its data and settings does not go together, as far as they have values that can be."""
+    data = ("preference_dataset", "feedback_dataset", "loss_type", "supervise_on_preferred")
+    weights = ("loss_type", "rpo_alpha", "desirable_weight", "undesirable_weight", "batch_size")
+    found = [
+        problem(**{name: checked[name] for name in names})
+        for problem, names in ((problem_with_preferences, data), (problem_with_weights, weights))
+        if checked.keys() >= set(names)
+    ]
+    return [problem for problem in found if problem]
 
 
 def closest(name: str, names: Sequence[str]) -> str:

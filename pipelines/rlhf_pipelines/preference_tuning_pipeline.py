@@ -37,12 +37,12 @@ def for_target(target: str) -> Any:
     @dsl.pipeline(
         name="preference-tuning-pipeline",
         display_name="Preference tuning",
-        description="Tunes a language model on people's choices between two answers (DPO), without a reward model; "
-        "a supervised phase may come before.",
+        description="Tunes a language model on people's choices between two answers (DPO), or on thumbs and ratings of "
+        "single answers (KTO), without a reward model; a supervised phase may come before.",
     )
     @takes_parameters("preference_tuning_pipeline")
     def preference_tuning_pipeline(values: Values) -> PreferenceTuningOutputs:
-        """Tune a language model on people's choices between two answers.
+        """Tune a language model on people's choices between two answers, or on what they thought of single ones.
 
         Returns:
             model_resource_name: The registered model.

@@ -1,4 +1,4 @@
-"""Phase 1 alone: a reward model from human preferences."""
+"""Phase 1 alone: a reward model from human preferences, or from feedback."""
 
 from typing import Any, NamedTuple
 
@@ -20,11 +20,11 @@ class RewardModelPipelineOutputs(NamedTuple):
 @dsl.pipeline(
     name="reward-model-pipeline",
     display_name="Reward model",
-    description="Trains a reward model from human preferences: the first phase of RLHF alone.",
+    description="Trains a reward model from human preferences, or feedback: the first phase of RLHF alone.",
 )
 @takes_parameters("reward_model_pipeline")
 def reward_model_pipeline(values: Values) -> RewardModelPipelineOutputs:
-    """Train a reward model from human preferences.
+    """Train a reward model from human preferences, or from feedback.
 
     Returns:
         reward_model: The reward model.

@@ -36,6 +36,34 @@ NO_SMOOTHING = (
     "label_smoothing is above 0, which only loss_type robust knows. Choose that loss, or set label_smoothing to 0."
 )
 
+BOTH_TO_LEARN_FROM = (
+    "preference_dataset and feedback_dataset are both given, and preference tuning learns from one of them. Leave the other "
+    "out."
+)
+NOTHING_TO_LEARN_FROM = (
+    "preference_dataset is missing. Give it, or a feedback_dataset with loss_type kto: that learns from single answers."
+)
+NO_DATA_FOR_REWARDS = "preference_dataset is missing. Give it, or a feedback_dataset, or both."
+NO_PAIRS = (
+    "loss_type is {!r}, which compares two answers to a prompt, and each row of feedback_dataset has one. Set loss_type to "
+    "kto; or make pairs of the feedback with 'rlhf convert --to preference', where prompts have several answers."
+)
+NO_PREFERRED = (
+    "supervise_on_preferred is true, and feedback has no preferred answers. Give a supervised_dataset instead."
+)
+NO_FEEDBACK = "loss_type is 'kto', which learns from feedback_dataset. Choose another loss for preference_dataset."
+NO_CHOSEN_ANSWERS = (
+    "rpo_alpha is above 0, and with loss_type kto there are no chosen answers for such a term. Set rpo_alpha to 0; a higher "
+    "desirable_weight makes more of liked answers."
+)
+NO_OTHER_ANSWER = (
+    "batch_size is 1; loss_type kto holds each answer against another one of its step. Set it to 2 or more."
+)
+NO_WEIGHTS = (
+    "desirable_weight and undesirable_weight weigh answers of feedback_dataset, from which only loss_type kto learns. Leave "
+    "them at 1."
+)
+
 
 def problem_with(name: str, value: object) -> str:
     """Return what is wrong with a parameter's value, or an empty string."""
@@ -163,6 +191,63 @@ def check_label_smoothing(*, label_smoothing: float, loss_type: str) -> None:
     """
     if label_smoothing and loss_type != "robust":
         raise ParameterError(NO_SMOOTHING)
+
+
+def problem_with_preferences(
+    *, preference_dataset: str, feedback_dataset: str, loss_type: str, supervise_on_preferred: bool
+) -> str:
+    """Return what is wrong with what preference tuning is to learn from, or an empty string."""
+    if preference_dataset and feedback_dataset:
+        return BOTH_TO_LEARN_FROM
+    if feedback_dataset:
+        return NO_PAIRS.format(loss_type) if loss_type != "kto" else NO_PREFERRED if supervise_on_preferred else ""
+    if preference_dataset:
+        return NO_FEEDBACK if loss_type == "kto" else ""
+    return NOTHING_TO_LEARN_FROM
+
+
+def check_preferences(
+    *, preference_dataset: str, feedback_dataset: str, loss_type: str, supervise_on_preferred: bool
+) -> None:
+    """Check what preference tuning is to learn from.
+
+    Raises:
+        ParameterError: If there is nothing, or two things, or the loss has no use for it.
+    """
+    if problem := problem_with_preferences(
+        preference_dataset=preference_dataset,
+        feedback_dataset=feedback_dataset,
+        loss_type=loss_type,
+        supervise_on_preferred=supervise_on_preferred,
+    ):
+        raise ParameterError(problem)
+
+
+def problem_with_weights(
+    *, loss_type: str, rpo_alpha: float, desirable_weight: float, undesirable_weight: float, batch_size: int
+) -> str:
+    """Return what of preference tuning's settings does not go with its loss, or an empty string."""
+    if loss_type != "kto":
+        return NO_WEIGHTS if (desirable_weight, undesirable_weight) != (1.0, 1.0) else ""
+    return NO_CHOSEN_ANSWERS if rpo_alpha else NO_OTHER_ANSWER if batch_size == 1 else ""
+
+
+def check_weights(
+    *, loss_type: str, rpo_alpha: float, desirable_weight: float, undesirable_weight: float, batch_size: int
+) -> None:
+    """Check that preference tuning's settings go with its loss.
+
+    Raises:
+        ParameterError: If one does not.
+    """
+    if problem := problem_with_weights(
+        loss_type=loss_type,
+        rpo_alpha=rpo_alpha,
+        desirable_weight=desirable_weight,
+        undesirable_weight=undesirable_weight,
+        batch_size=batch_size,
+    ):
+        raise ParameterError(problem)
 
 
 def check_context(

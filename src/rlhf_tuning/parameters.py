@@ -425,8 +425,8 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "feedback_dataset",
             str,
-            None,
-            "JSONL of answers with a label or a rating each: a path, a gs:// path, or a glob.",
+            "",
+            "JSONL of answers with a label or a rating each, from which reward models learn beside preferences.",
         ),
         # Of supervised tuning, by the names of Vertex's old job; some of these say here how little they mean.
         Parameter(
@@ -601,8 +601,9 @@ PARAMETERS: dict[str, Parameter] = {
             "loss_type",
             str,
             "sigmoid",
-            "Loss of preference tuning: sigmoid (DPO), sigmoid_norm (the same by the token), hinge, ipo or robust.",
-            choices=("sigmoid", "sigmoid_norm", "hinge", "ipo", "robust"),
+            "Loss of preference tuning: sigmoid (DPO), sigmoid_norm (the same by the token), hinge, ipo or robust; kto of "
+            "feedback.",
+            choices=("sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "kto"),
         ),
         Parameter(
             "label_smoothing",
@@ -617,6 +618,20 @@ PARAMETERS: dict[str, Parameter] = {
             0.0,
             "Weight of a supervised term on the chosen answers beside that loss; 0 for none.",
             Limit(0),
+        ),
+        Parameter(
+            "desirable_weight",
+            float,
+            1.0,
+            "Weight of an answer that was liked, for loss_type kto.",
+            Limit(0, open_low=True),
+        ),
+        Parameter(
+            "undesirable_weight",
+            float,
+            1.0,
+            "Weight of an answer that was not liked, for loss_type kto.",
+            Limit(0, open_low=True),
         ),
         # Of a comparison of methods.
         Parameter(

@@ -54,7 +54,7 @@ class ValidationConfig:
         teacher: Where it is.
         teacher_max_calls: Most requests to its server.
         keep_answers: Whether answers that rows bring are kept.
-        tunes_on_preferences: Whether a model is tuned on the preferences themselves.
+        tunes_on_preferences: Whether a model is tuned on preferences or feedback themselves.
         epoch_count: Times that it sees each of them then.
         independent_judge: Whether anybody judges but the reward that is optimised.
     """
@@ -249,7 +249,7 @@ def _nothing_promotes(config: ValidationConfig, check: DatasetCheck) -> Finding 
     datasets = {dataset.parameter: dataset for dataset in check.summary.datasets}
     learnt, measured = ("prompt_dataset", "eval_dataset")
     if config.tunes_on_preferences:
-        learnt = "preference_dataset"
+        learnt = "feedback_dataset" if config.feedback_dataset else "preference_dataset"
     elif not config.prompt_dataset:
         learnt, measured = ("dataset_uri", "evaluation_data_uri")
     given = datasets.get(measured)

@@ -46,6 +46,8 @@ OTHER_DEFAULTS = {
     # Most runs have no prompts to label, and so no task.
     ("validate_inputs", "preference_prompt_dataset"): "",
     ("validate_inputs", "task_type"): "",
+    # Or there is feedback.
+    ("import_preference_dataset", "preference_dataset"): "",
     # By itself the step learns from all preferences; a share is for two of them.
     ("import_supervised_dataset", "held_out_reward_model_share"): 0.0,
     ("train_reward_model", "held_out_reward_model_share"): 0.0,

@@ -31,7 +31,7 @@ def validate(tmp_path):
     def run(**values):
         outputs = {name: dsl.Artifact(uri=str(tmp_path / name)) for name in ("data_report", "problems", "bad_rows")}
         found = validate_inputs.python_func(
-            **outputs, preference_dataset=str(tmp_path / "preferences.jsonl"), instruction="", **values
+            **outputs, **{"preference_dataset": str(tmp_path / "preferences.jsonl"), "instruction": ""} | values
         )
         names = [name for name in validate_inputs.component_spec.outputs if name not in outputs]
         return dict(zip(names, found, strict=True))
@@ -48,6 +48,17 @@ def test_a_secret_that_cannot_be_read_ends_the_run_before_the_data_is_read(secre
     assert f"ERROR in step Validate Inputs: judge_key_secret is '{SECRET}', but the account" in told
     assert "roles/secretmanager.secretAccessor" in told
     assert not (tmp_path / "data_report").exists()
+
+
+def test_feedback_is_refused_without_the_loss_that_learns_from_it(validate, tmp_path, capsys):
+    rows = [{"prompt": f"Ask {n}.", "completion": "Sun.", "label": n % 2 > 0} for n in range(20)]
+    (tmp_path / "feedback.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    feedback = {"preference_dataset": "", "feedback_dataset": str(tmp_path / "feedback.jsonl")}
+    with pytest.raises(SystemExit):
+        validate(**feedback, tunes_on_preferences=True)
+    assert "Set loss_type to kto" in capsys.readouterr().out
+    found = validate(**feedback, tunes_on_preferences=True, loss_type="kto")
+    assert found["feedback_fingerprint"]
 
 
 def test_a_registry_that_cannot_be_written_to_ends_a_run_that_uses_it(validate, tmp_path, capsys):

@@ -177,10 +177,7 @@ def test_the_vertex_job_s_parameters_keep_their_names_types_and_defaults():
 def test_google_s_preference_tuning_s_parameters_keep_their_names_and_meaning():
     ours = signature("preference_tuning_pipeline")
     assert {name: ours[name] for name in GOOGLE_PREFERENCE_TUNING} == GOOGLE_PREFERENCE_TUNING
-    assert {name for name, (_, default) in ours.items() if default is ...} == {
-        "preference_dataset",
-        "large_model_reference",
-    }
+    assert {name for name, (_, default) in ours.items() if default is ...} == {"large_model_reference"}
 
 
 def test_only_the_vertex_job_s_required_parameters_are_required():

@@ -127,6 +127,11 @@ def test_refuses_a_value_and_names_it(name: str, value: object, words: str) -> N
         ({"loss_type": "dpo"}, "'sigmoid', 'sigmoid_norm', 'hinge', 'ipo', 'robust'"),
         ({"beta": 0}, "beta is 0.0; it must be greater than 0"),
         ({"temperature": 0}, "Only infer_pipeline takes 0"),
+        ({"loss_type": "kto"}, "learns from feedback_dataset"),
+        ({"feedback_dataset": "f"}, "are both given"),
+        ({"preference_dataset": "", "feedback_dataset": "f"}, "Set loss_type to kto"),
+        ({"preference_dataset": ""}, "preference_dataset is missing. Give it, or a feedback_dataset"),
+        ({"desirable_weight": 2}, "only loss_type kto learns"),
     ],
 )
 def test_preference_tuning_refuses_what_its_loss_cannot_use(values: dict[str, object], words: str) -> None:
@@ -136,6 +141,18 @@ def test_preference_tuning_refuses_what_its_loss_cannot_use(values: dict[str, ob
         )
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_reward_model_learns_from_preferences_or_feedback_or_both() -> None:
+    model = {"large_model_reference": "some/model"}
+    with pytest.raises(ParameterError, match="Give it, or a feedback_dataset, or both"):
+        check_parameters("reward_model_pipeline", model)
+    for data in (
+        {"feedback_dataset": "f"},
+        {"preference_dataset": "p"},
+        {"feedback_dataset": "f", "preference_dataset": "p"},
+    ):
+        assert check_parameters("reward_model_pipeline", model | data)
 
 
 @pytest.mark.parametrize("name", ["lora_dim", "reward_lora_dim", "kl_coeff", "seed"])

@@ -109,3 +109,34 @@ def test_a_supervised_phase_comes_first_and_its_model_is_the_reference(tiny_mode
     assert version.manifest["base_model"] == str(tiny_model)
     assert version.manifest["supervised"]["train_steps"] == 12
     assert version.manifest["fingerprints"]["demonstrations"]
+
+
+def test_the_whole_job_learns_from_thumbs(tiny_model, tmp_path):
+    rows = [
+        {"prompt": f"Create {number}.", "completion": GOOD if number % 2 else BAD, "label": number % 2 > 0}
+        for number in range(200)
+    ]
+    write_rows(tmp_path / "thumbs.jsonl", rows)
+    values = {
+        "preference_dataset": "",
+        "feedback_dataset": "thumbs.jsonl",
+        "loss_type": "kto",
+        "large_model_reference": str(tiny_model),
+        "epoch_count": 3,
+        "batch_size": 12,
+        "watch_prompts": 4,
+        "reward_model_train_steps": 30,
+        "reward_model_max_epochs": 0.0,
+        "reward_model_learning_rate_multiplier": 50.0,
+        "reward_lora_dim": 8,
+    }
+    output = tune(tmp_path, values)
+    history = records(artifact(tmp_path, "*/train-preference/adapter/metrics.jsonl"))
+    assert history[-1]["margin"] > history[0]["margin"]
+    assert "puts a liked answer before another in" in output  # the held-out reward model
+    (version,) = list_models(tmp_path / "registry")
+    assert version.manifest["method"] == "preference"
+    assert version.manifest["evaluation"]["held_out_reward_win_rate"] > 0.5
+    report = artifact(tmp_path, "*/evaluate/report").read_text()
+    assert "Liked answers, nats gained" in report
+    assert "undesirable" in report

@@ -105,7 +105,7 @@ def write_data(folder):
     (folder / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
 
 
-def train_rewards(model, folder, checkpoint_dir="", **settings):
+def train_rewards(model, folder, checkpoint_dir="", data="preferences.jsonl", **settings):
     """Run phase 1 in as many processes as there are."""
     from rlhf_tuning.training import reward_model
 
@@ -126,8 +126,8 @@ def train_rewards(model, folder, checkpoint_dir="", **settings):
     return processes.run(
         reward_model.train_reward_model,
         config,
-        preferences_path=str(folder / "preferences.jsonl"),
-        eval_preferences_path=str(folder / "preferences.jsonl"),
+        preferences_path=str(folder / data),
+        eval_preferences_path=str(folder / data),
         output_dir=str(folder / "reward"),
         tensorboard_dir=str(folder / "reward-events"),
         checkpoint_dir=str(checkpoint_dir),

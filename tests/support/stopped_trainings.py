@@ -14,9 +14,9 @@ _TIMES = ("seconds", "seconds_per_step", "tokens_per_second")
 
 
 def train_preferences(model: Path, folder: Path, checkpoint_dir: str | Path = "", **settings: Any) -> None:
-    """Tune on preferences in as many processes as there are."""
+    """Tune on preferences, or on feedback, in as many processes as there are."""
     from rlhf_tuning.distributed import processes
-    from rlhf_tuning.training import preference
+    from rlhf_tuning.training import kto, preference
 
     config = preference.PreferenceConfig(
         large_model_reference=str(model),
@@ -29,14 +29,16 @@ def train_preferences(model: Path, folder: Path, checkpoint_dir: str | Path = ""
         dtype="float32",
         **settings,
     )
+    on_feedback = config.loss_type == "kto"
+    data = str(folder / ("feedback.jsonl" if on_feedback else "preferences.jsonl"))
     processes.run(
-        preference.train_on_preferences,
+        kto.train_on_feedback if on_feedback else preference.train_on_preferences,
         config,
-        preferences_path=str(folder / "preferences.jsonl"),
-        eval_preferences_path=str(folder / "preferences.jsonl"),
-        adapter_dir=str(folder / "dpo" / "adapter"),
-        model_dir=str(folder / "dpo" / "model"),
-        tensorboard_dir=str(folder / "dpo" / "events"),
+        preferences_path=data,
+        eval_preferences_path=data,
+        adapter_dir=str(folder / "tuned" / "adapter"),
+        model_dir=str(folder / "tuned" / "model"),
+        tensorboard_dir=str(folder / "tuned" / "events"),
         checkpoint_dir=str(checkpoint_dir),
     )
 
@@ -47,10 +49,14 @@ TRAININGS: dict[str, Callable[..., Any]] = {
     "supervised, all weights": partial(train_supervised, train_steps=6, lora_dim=0),
     "reward model": partial(train_rewards, reward_model_train_steps=6, batch_size=64),
     "reward model, all weights": partial(train_rewards, reward_model_train_steps=6, batch_size=64, reward_lora_dim=0),
+    "reward model of feedback": partial(
+        train_rewards, reward_model_train_steps=6, batch_size=64, data="judgements.jsonl"
+    ),
     "held-out reward model": partial(
         train_rewards, reward_model_train_steps=6, batch_size=32, held_out=True, held_out_reward_model_share=0.5
     ),
     "preferences": partial(train_preferences, epoch_count=1.2),
+    "feedback": partial(train_preferences, epoch_count=1.2, loss_type="kto"),
     "rloo": partial(
         train_policy,
         name="rl",
@@ -85,6 +91,13 @@ def prepare(model: Path, folder: Path) -> None:
         for number in range(240)
     ]
     (folder / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    feedback = [
+        {"prompt": row["prompt"], "answer": row["chosen" if number % 3 else "rejected"], "label": number % 3 > 0}
+        for number, row in enumerate(rows)
+    ]
+    (folder / "feedback.jsonl").write_text("".join(json.dumps(row) + "\n" for row in feedback))
+    judgements = rows[::2] + feedback[1::2]
+    (folder / "judgements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in judgements))
     train_rewards(model, folder)
 
 

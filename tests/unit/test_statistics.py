@@ -1,10 +1,12 @@
 import math
 import random
-from statistics import stdev
+from statistics import NormalDist, stdev
 
 import pytest
 
 from rlhf_tuning.statistics import (
+    clustered_auc,
+    clustered_difference,
     clustered_mean,
     clustered_share,
     clustered_win_rate,
@@ -255,6 +257,37 @@ def test_a_clustered_share_is_wilson_s_with_one_trial_a_cluster_and_never_narrow
     assert clustered_share([1.0, 0.0], "aa") == (0.5, 0.0, 1.0, 2)
     values, clusters = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0] * 20, [number // 3 for number in range(120)]
     assert clustered_share(values, clusters)[:3] == clustered_mean(values, clusters)[:3]
+
+
+def test_an_area_under_the_curve_counts_pairs_in_order_with_ties_by_half():
+    scores, liked = [3.0, 1.0, 2.0, 1.0, 0.0], [True, True, True, False, False]
+    assert clustered_auc(scores, liked, range(5)).mean == pytest.approx((2 + 1.5 + 2) / 6)
+    assert clustered_auc([1.0, 0.0] * 10, [True, False] * 10, range(20)) == (1.0, *wilson_interval(10, 10), 20)
+    with pytest.raises(ValueError, match="scores of both kinds"):
+        clustered_auc([1.0], [True], "a")
+
+
+def test_a_difference_of_two_kinds_is_that_of_their_means():
+    values, liked = [3.0, 1.0, 0.0, 1.0, 0.5], [True, True, False, False, False]
+    found = clustered_difference(values, liked, range(5))
+    assert (found.mean, found.n) == (pytest.approx(1.5), 5)
+    with pytest.raises(ValueError, match="values of both kinds"):
+        clustered_difference([1.0], [True], "a")
+
+
+def test_what_is_said_of_two_kinds_covers_the_truth_where_rows_come_in_clusters():
+    """80 prompts with three answers each, of which those to one prompt have something in common."""
+    rng = random.Random(5)
+    truths = {clustered_auc: NormalDist().cdf(1 / 2), clustered_difference: 1.0}
+    covered = dict.fromkeys(truths, 0)
+    for _ in range(300):
+        common = [rng.gauss(0, 1) for _ in range(80)]
+        liked = [rng.random() < 0.7 for _ in range(240)]
+        values = [common[row // 3] + like + rng.gauss(0, 1) for row, like in enumerate(liked)]
+        for estimate, truth in truths.items():
+            found = estimate(values, liked, [row // 3 for row in range(240)])
+            covered[estimate] += found.low <= truth <= found.high
+    assert all(0.92 <= count / 300 <= 0.99 for count in covered.values()), covered
 
 
 def test_clustered_mean_rejects_values_without_cluster():

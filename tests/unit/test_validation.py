@@ -234,6 +234,30 @@ def test_a_run_that_tunes_on_preferences_compares_on_their_prompts(tmp_path: Pat
     assert check.summary.datasets[0].epochs == 2.0
 
 
+def test_a_run_that_tunes_on_feedback_compares_on_its_prompts(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Ask {number}.", "completion": "Yes.", "label": number % 2 > 0} for number in range(200)]
+    path = write(tmp_path / "f.jsonl", rows)
+    check, _ = validate(tmp_path, feedback_dataset=path, tunes_on_preferences=True, epoch_count=4.0)
+    found = {finding.code: finding.message for finding in check.summary.findings}
+    assert "or ten times as many in feedback_dataset" in found["nothing_promotes"]
+    assert "epoch_count shows each answer 4 times" in found["many_epochs"]
+    assert check.feedback_fingerprint
+
+
+def test_evaluation_prompts_that_stand_in_feedback_are_told_to_be_left_out(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Ask {number}.", "completion": "Yes.", "label": number % 2 > 0} for number in range(20)]
+    asked = [{"input_text": f"Ask {number}."} for number in range(18, 22)]
+    datasets = {
+        "feedback_dataset": write(tmp_path / "f.jsonl", rows),
+        "eval_dataset": write(tmp_path / "e.jsonl", asked),
+    }
+    check, _ = validate(tmp_path, **datasets)
+    found = {finding.code: finding.message for finding in check.summary.findings}
+    assert found["eval_prompt_in_preferences"].startswith(
+        "2 of 4 prompts of eval_dataset also stand in feedback_dataset. The rows of these prompts are left out"
+    )
+
+
 def test_a_supervised_run_with_too_few_prompts_to_compare_is_told_so(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"input_text": f"Ask {n}.", "output_text": f"Answer {n}."} for n in range(120)]
     check, _ = validate(tmp_path, dataset_uri=write(tmp_path / "d.jsonl", rows))

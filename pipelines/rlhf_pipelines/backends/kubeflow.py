@@ -42,6 +42,7 @@ _ROOTS = ("minio://", "s3://", "gs://")
 _DATASETS = (
     "prompt_dataset",
     "preference_dataset",
+    "feedback_dataset",
     "eval_dataset",
     "supervised_dataset",
     "preference_prompt_dataset",

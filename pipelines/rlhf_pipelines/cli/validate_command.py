@@ -44,6 +44,11 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
         tell=print,
         torch=True,
     )
+    if config.feedback_dataset and not config.preference_dataset:
+        print(
+            "Feedback: preference_tuning_pipeline with loss_type kto learns from it, and reward_model_pipeline; "
+            "rlhf_pipeline beside preferences"
+        )
     warnings = len(check.warnings)
     print(
         f"The data can be used{f', with {warnings} warning' + 's' * (warnings > 1) if warnings else ''}. Report: {report}"

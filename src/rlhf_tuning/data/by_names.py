@@ -40,8 +40,8 @@ _LABELS = (
 _NEITHER = frozenset({"tie", "tie (bothbad)", "bothbad", "both_bad", "equal", "neither", "same"})
 _ANSWERS = ("output", "response", "completion", "answer")
 #: Fields that say how good the only answer of a row is: whether people liked it, or by how much.
-_LIKED = ("label", "liked", "thumbs", "thumbs_up", "thumb", "feedback", "vote", "is_positive", "positive", "desirable")
-_RATINGS = ("rating", "score", "stars", "quality")
+_LIKED = ("label", *SYNONYMS["label"])
+_RATINGS = ("rating", *SYNONYMS["rating"])
 _LIKES = {
     True: ("true", "up", "thumbs_up", "thumbsup", "like", "liked", "good", "positive", "upvote", "\N{THUMBS UP SIGN}"),
     False: (

@@ -33,7 +33,7 @@ _ACCEPTS: dict[str, tuple[Kind, ...]] = {
 }
 #: Of what is measured on, that in which its prompts are looked for.
 _TRAINED_ON = {
-    "eval_dataset": ("preference_dataset", "prompt_dataset", "supervised_dataset"),
+    "eval_dataset": ("preference_dataset", "prompt_dataset", "supervised_dataset", "feedback_dataset"),
     "evaluation_data_uri": ("dataset_uri",),
 }
 #: What has an instruction of its own.
@@ -48,6 +48,7 @@ class DatasetCheck:
         prompt_fingerprint: Of the prompt dataset's content with the instruction; empty where there is none.
         preference_fingerprint: Likewise of the preference dataset.
         demonstration_fingerprint: Likewise of the demonstrations.
+        feedback_fingerprint: Likewise of the feedback.
         eval_fingerprint: Likewise of the evaluation dataset, or of the demonstrations to measure on.
         counts: Rows of each dataset that was given, by its parameter's name.
         warnings: What is suspicious, each with what to do about it.
@@ -60,6 +61,7 @@ class DatasetCheck:
     prompt_fingerprint: str
     preference_fingerprint: str
     demonstration_fingerprint: str
+    feedback_fingerprint: str
     eval_fingerprint: str
     counts: dict[str, int]
     warnings: list[str]
@@ -187,10 +189,11 @@ def check_datasets(
         text_format = training.load_text_format() if training and not problems.counts else None
         datasets: list[DatasetSummary] = []
         findings: list[Finding] = []
-        if "eval_dataset" in data and "preference_dataset" in data:
-            distinct = len(eval_prompts["eval_dataset"].whole)
-            overlap = eval_prompts_in_preferences(data["eval_dataset"], distinct, data["preference_dataset"])
-            findings += [overlap] if overlap else []
+        for parameter in ("preference_dataset", "feedback_dataset"):
+            if "eval_dataset" in data and parameter in data:
+                distinct = len(eval_prompts["eval_dataset"].whole)
+                overlap = eval_prompts_in_preferences(data["eval_dataset"], distinct, data[parameter])
+                findings += [overlap] if overlap else []
         for parameter in _ACCEPTS:
             if parameter in data:
                 summary, more = examine(
@@ -213,6 +216,7 @@ def check_datasets(
         prompt_fingerprint=_fingerprint(data, "prompt_dataset"),
         preference_fingerprint=_fingerprint(data, "preference_dataset"),
         demonstration_fingerprint=_fingerprint(data, "dataset_uri") or _fingerprint(data, "supervised_dataset"),
+        feedback_fingerprint=_fingerprint(data, "feedback_dataset"),
         eval_fingerprint=_fingerprint(data, "eval_dataset") or _fingerprint(data, "evaluation_data_uri"),
         counts={parameter: dataset.rows for parameter, dataset in data.items()},
         warnings=[finding.message for finding in findings],
@@ -243,6 +247,8 @@ def _check_split(
         needed.append("prompt_dataset")
     if "preference_dataset" in data and (eval_data is None or eval_data.kind == "prompt"):
         needed.append("preference_dataset")
+    if "feedback_dataset" in data:
+        needed.append("feedback_dataset")
     if "dataset_uri" in data and "evaluation_data_uri" not in data:
         needed.append("dataset_uri")
     if "supervised_dataset" in data:

@@ -35,7 +35,7 @@ class FeedbackFormat:
     def __init__(self, shown: Any) -> None:
         self._shown = shown
         self.__name__ = f"feedback.{shown.__name__.rpartition('.')[2]}"
-        self.FIELDS = f"{shown.FIELDS} and label"
+        self.FIELDS = f"{shown.FIELDS} and {' or '.join(_JUDGED)}"
         self.SHAPES: dict[Kind, Shape | None] = {"feedback": None}
 
     def recognises(self, record: Mapping[str, object]) -> bool:
@@ -47,12 +47,23 @@ class FeedbackFormat:
     ) -> Row | None:
         """Return the canonical row; it counts only when nothing was added to `faults`."""
         rest = {field: record[field] for field in record if field not in (*_JUDGED, *RATERS)}
-        row: Row | None = self._shown.parse(rest, accepts=("demonstration",), instruction=instruction, faults=faults)
+        own: list[Fault] = []
+        row: Row | None = self._shown.parse(rest, accepts=("demonstration",), instruction=instruction, faults=own)
+        faults += map(_with_judgement, own)
         judgement = _read_judgement(record, faults)
         raters = tuple(_read_rater(record[field], field, faults) for field in RATERS if field in record)
         if row is None or judgement is None:
             return None
         return row._replace(dialogue=False, judgement=judgement._replace(raters=raters))
+
+
+def _with_judgement(fault: Fault) -> Fault:
+    """Name what feedback has besides, where a fault names the fields of a row."""
+    if "[" in fault.field or not fault.accepted.removeprefix("only ").startswith("the fields "):
+        return fault
+    fields, *more = fault.accepted.split("; ")
+    fields = ", ".join([fields, " or ".join(_JUDGED), *(f"optional {field}" for field in RATERS)])
+    return fault._replace(accepted="; ".join([fields, *more]))
 
 
 def _read_judgement(record: Mapping[str, object], faults: list[Fault]) -> Judgement | None:

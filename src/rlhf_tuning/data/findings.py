@@ -112,7 +112,7 @@ class Training:
         watch_prompts: Most prompts that the watch takes, a quarter of the others.
         held_out_reward_model_share: Share of the preferences' prompts that another reward model learns from.
         reward_model_max_epochs: Most times that a reward model sees each preference; 0 for no limit.
-        preference_epochs: Most times that a model tuned on the preferences themselves sees each; 0 where none is.
+        preference_epochs: Most times that a model tuned on preferences or feedback sees each row; 0 where none is.
     """
 
     load_text_format: Callable[[], TextFormat | None]
@@ -145,7 +145,7 @@ class Training:
         elif parameter in ("dataset_uri", "supervised_dataset"):
             steps = self.train_steps if parameter == "dataset_uri" else self.supervised_train_steps
             found = steps * self.batch_size / max(1, rows)
-        elif parameter == "preference_dataset" and self.preference_epochs:
+        elif parameter in ("preference_dataset", "feedback_dataset") and self.preference_epochs:
             found = self.preference_epochs
         elif parameter == "preference_dataset":
             found = self.reward_model_train_steps * self.batch_size / max(1, self.preferences_learnt_from(rows))
@@ -266,16 +266,16 @@ def eval_prompts_in_preferences(
     Args:
         eval_data: The evaluation dataset.
         distinct: How many different prompts that has.
-        preferences: The preference dataset, in which its prompts were looked for.
+        preferences: The preferences, or feedback, in which its prompts were looked for.
     """
     seen: dict[int, str] = {}
     for file in preferences.files:
         for prompt, line in file.eval_prompts_seen.items():
             seen.setdefault(prompt, f"{file.source.name}:{line}")
-    if eval_data.kind == "preference" or not seen:
+    if (eval_data.kind == "preference" and preferences.kind == "preference") or not seen:
         return None
     message = (
-        f"{len(seen):,} of {distinct:,} prompts of eval_dataset also stand in preference_dataset. The preferences to these "
+        f"{len(seen):,} of {distinct:,} prompts of eval_dataset also stand in {preferences.parameter}. The rows of these "
         "prompts are left out, so that nothing is learnt about what answers will be compared on. Other evaluation prompts "
         "would spare them."
     )
@@ -561,6 +561,12 @@ def _few_rows(summary: DatasetSummary) -> Finding | None:
             "a task that is not plain; with so few, look at the answers before the model is trusted."
         )
         return Finding(code="few_demonstrations", parameter=summary.parameter, message=message)
+    if summary.parameter == "feedback_dataset" and summary.rows < FEW_PREFERENCES:
+        message = (
+            f"feedback_dataset has {summary.rows:,} rows. Thousands are usual, since each says less than a choice between "
+            "two answers; with so few, look at the answers before the tuned model is trusted."
+        )
+        return Finding(code="few_feedback", parameter=summary.parameter, message=message)
     if summary.parameter != "preference_dataset" or summary.rows >= FEW_PREFERENCES:
         return None
     message = (
@@ -589,11 +595,12 @@ def _few_prompts(summary: DatasetSummary, training: Training | None) -> Finding 
 def _epochs(summary: DatasetSummary, training: Training | None, learnable: int) -> Finding | None:
     if training is None or summary.epochs is None:
         return None
-    if summary.parameter == "preference_dataset" and training.preference_epochs:
+    if training.preference_epochs and summary.kind in ("preference", "feedback"):
         if summary.epochs <= MOST_PREFERENCE_EPOCHS:
             return None
+        word = "preference" if summary.kind == "preference" else "answer"
         message = (
-            f"epoch_count shows each preference {summary.epochs:,.0f} times; past {MOST_PREFERENCE_EPOCHS} times a model "
+            f"epoch_count shows each {word} {summary.epochs:,.0f} times; past {MOST_PREFERENCE_EPOCHS} times a model "
             f"mostly learns them by heart. Set it to {MOST_PREFERENCE_EPOCHS} at most, or add rows."
         )
     elif summary.parameter == "preference_dataset" and summary.epochs > MOST_REWARD_MODEL_EPOCHS:

@@ -1,7 +1,7 @@
 """The row formats. To add one: a file like `vertex_text.py`, a line in `FORMATS`, and its test."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -147,10 +147,11 @@ def _row_fault(record: Mapping[str, object], row_format: Format | None, accepts:
             accepted = "prompt, chosen and rejected as messages, and nothing else"
         else:
             shapes = tuple(
-                _fields_of(each, kind)
+                fields
                 for each in _formats(accepts)
                 for kind in accepts
                 if kind == "demonstration" or kind in each.shapes
+                for fields in _fields_of(each, kind)
             )
             accepted = nearest_format(tuple(islice(record, 100)), shapes)
             known = " or ".join(dict.fromkeys(each.fields for each in _formats(accepts)))
@@ -186,9 +187,13 @@ def _without_answer(record: Mapping[str, object]) -> Fault | None:
     return None
 
 
-def _fields_of(row_format: Format, kind: Kind) -> tuple[str, ...]:
-    names = [name for name in re.findall(r"\w+", row_format.fields) if name != "and"]
-    return (names[0],) if kind == "prompt" else tuple(names)
+def _fields_of(row_format: Format, kind: Kind) -> Iterator[tuple[str, ...]]:
+    """Yield which fields a row of a format has; feedback has one field or another."""
+    names = [name for name in re.findall(r"\w+", row_format.fields) if name not in ("and", "or")]
+    if kind == "feedback":
+        yield from ((*names[:-2], judged) for judged in names[-2:])
+    else:
+        yield (names[0],) if kind == "prompt" else tuple(names)
 
 
 def _is_conversation(value: object) -> bool:

@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -30,7 +31,15 @@ from rlhf_tuning.data.batch import PROMPT, Batch, Hashes
 from rlhf_tuning.data.held_out import ENOUGH_TO_CHOOSE, judged_prompts
 from rlhf_tuning.data.output import scratch_folder, written_together
 from rlhf_tuning.data.problems import Problem, Problems
-from rlhf_tuning.data.reader import DEMONSTRATIONS, EITHER, PREFERENCES, PROMPTS, TO_LABEL, check_instruction
+from rlhf_tuning.data.reader import (
+    DEMONSTRATIONS,
+    EITHER,
+    FEEDBACK,
+    PREFERENCES,
+    PROMPTS,
+    TO_LABEL,
+    check_instruction,
+)
 from rlhf_tuning.data.rows import Kind, encode_prompt, encode_text
 from rlhf_tuning.data.scan import (
     Scan,
@@ -66,6 +75,7 @@ class ImportSummary:
         eval_rows: Rows for evaluation.
         left_out: Rows for neither, since their prompt, or how it begins, is that of an evaluation prompt.
         fingerprint: Of the dataset before rows were held out, with the instruction; `check_datasets` finds the same.
+        feedback_fingerprint: Likewise of feedback, alone or beside preferences; empty where there is none.
         eval_fingerprint: Likewise of the evaluation dataset; empty where there is none.
         files: How many files the dataset had, without those of the evaluation dataset.
         set_aside: How many bad rows `max_bad_rows` let pass.
@@ -80,6 +90,7 @@ class ImportSummary:
     files: int
     set_aside: int = 0
     eval_prompts: int = 0
+    feedback_fingerprint: str = ""
 
 
 def import_prompts(
@@ -229,6 +240,135 @@ def import_preferences(
     return replace(summary, eval_prompts=_write_prompts(eval_prompts_path, prompts))
 
 
+def import_judgements(
+    *,
+    preference_dataset: str,
+    feedback_dataset: str,
+    eval_dataset: str,
+    instruction: str,
+    preferences_path: str,
+    eval_preferences_path: str,
+    eval_prompts_path: str = "",
+    preference_rows_path: str = "",
+    prompt_dataset: str = "",
+    eval_prompts: int = 200,
+    seed: int = 0,
+    max_bad_rows: int = 0,
+    preference_fingerprint: str = "",
+    feedback_fingerprint: str = "",
+    prompt_fingerprint: str = "",
+    eval_fingerprint: str = "",
+) -> ImportSummary:
+    """Write preferences and feedback to learn from, in one file, and those to measure on in another.
+
+    Either may be absent. Of each a part is held out as `import_preferences` does; of feedback also where the evaluation
+    dataset brings preferences, since that brings none. No prompt of what is measured on is learnt from.
+
+    Args:
+        preference_dataset: The preferences; a path, folder, glob, or one on `gs://`; empty for none.
+        feedback_dataset: Answers with a label or a rating each, likewise.
+        eval_dataset: As for `import_preferences`, as are the others.
+        instruction: Likewise.
+        preferences_path: Where to write the rows to learn from.
+        eval_preferences_path: Where to write those to measure on.
+        eval_prompts_path: Likewise.
+        preference_rows_path: Where to write which rows the preference dataset has; without one, those of feedback.
+        prompt_dataset: Likewise.
+        eval_prompts: Likewise.
+        seed: Likewise.
+        max_bad_rows: Likewise.
+        preference_fingerprint: Likewise.
+        feedback_fingerprint: What the content of the feedback was when it was checked; empty where that is not known.
+        prompt_fingerprint: Likewise.
+        eval_fingerprint: Likewise.
+
+    Returns:
+        The rows of both together, and of the preferences what else there is.
+
+    Raises:
+        DataError: If a dataset cannot be used, or is not the one that was checked; the message lists every kind of
+            problem.
+    """
+    settings: dict[str, Any] = {
+        "eval_dataset": eval_dataset,
+        "instruction": instruction,
+        "seed": seed,
+        "max_bad_rows": max_bad_rows,
+    }
+    held_out_prompts = _Prompts(prompt_dataset, eval_prompts, prompt_fingerprint) if prompt_dataset else None
+    feedback = partial(
+        _import,
+        parameter="feedback_dataset",
+        reference=feedback_dataset,
+        accepts=FEEDBACK,
+        held_out=MAX_EVAL_PREFERENCES,
+        fingerprints=(feedback_fingerprint, eval_fingerprint),
+        prompts=held_out_prompts,
+        **settings,
+    )
+    if not preference_dataset:
+        asked: list[bytes] = []
+
+        def write_preferences(batch: Batch, evaluation: BinaryIO) -> int:
+            if batch.kind == "prompt":
+                asked.append(bytes(batch.encoded))
+            else:
+                evaluation.write(batch.encoded)
+            return 0  # there is no feedback in it
+
+        check_limits(seed=seed, max_bad_rows=max_bad_rows)
+        paths = (preferences_path, eval_preferences_path)
+        found = feedback(paths=paths, write_eval=write_preferences, rows_path=preference_rows_path)
+        found = replace(found, fingerprint="", feedback_fingerprint=found.fingerprint)
+        if not eval_prompts_path:
+            return found
+        most = None if eval_dataset else eval_prompts
+        prompts = asked or _prompts_in(eval_preferences_path, most=most, seed=seed)
+        return replace(found, eval_prompts=_write_prompts(eval_prompts_path, prompts))
+    of_preferences = partial(
+        import_preferences,
+        preference_dataset=preference_dataset,
+        preference_fingerprint=preference_fingerprint,
+        eval_fingerprint=eval_fingerprint,
+        preference_rows_path=preference_rows_path,
+        eval_prompts_path=eval_prompts_path,
+        prompt_dataset=prompt_dataset,
+        eval_prompts=eval_prompts,
+        prompt_fingerprint=prompt_fingerprint,
+        **settings,
+    )
+    if not feedback_dataset:
+        return of_preferences(preferences_path=preferences_path, eval_preferences_path=eval_preferences_path)
+    with scratch_folder(preferences_path) as folder:
+        learnt, measured, more, of_more = (folder / name for name in ("learnt", "measured", "more", "of_more"))
+        summary = of_preferences(preferences_path=str(learnt), eval_preferences_path=str(measured))
+        with measured.open("rb") as lines:
+            apart = alike_to(lines)
+        found = feedback(
+            paths=(str(more), str(of_more)),
+            write_eval=lambda batch, evaluation: 0,  # its preferences stand among the others
+            apart=apart,
+        )
+        with learnt.open("rb") as lines:
+            known = set(alike_to(lines).whole.tolist())
+        with written_together(preferences_path, eval_preferences_path) as (stream, eval_stream):
+            for path in (learnt, more):
+                with path.open("rb") as source:
+                    _copy(source, stream)
+            with measured.open("rb") as source:
+                _copy(source, eval_stream)
+            with of_more.open("rb") as lines:
+                apart_lines = [line for line in lines if whole_hash(line) not in known]
+            eval_stream.writelines(apart_lines)
+    return replace(
+        summary,
+        rows=summary.rows + found.rows,
+        eval_rows=summary.eval_rows + len(apart_lines),
+        left_out=summary.left_out + found.left_out,
+        feedback_fingerprint=found.fingerprint,
+    )
+
+
 def _prompts_in(path: str, *, most: int | None, seed: int) -> list[bytes]:
     """Return the distinct prompts of imported rows, as rows of their own, or at most so many of them, drawn by the seed.
 
@@ -364,12 +504,14 @@ def import_supervised(
     instruction: str,
     demonstrations_path: str,
     eval_demonstrations_path: str,
+    feedback_dataset: str = "",
     held_out_reward_model_share: float = 0.0,
     eval_prompts: int = 200,
     seed: int = 0,
     max_bad_rows: int = 0,
     demonstration_fingerprint: str = "",
     preference_fingerprint: str = "",
+    feedback_fingerprint: str = "",
     prompt_fingerprint: str = "",
     eval_fingerprint: str = "",
 ) -> ImportSummary:
@@ -387,12 +529,14 @@ def import_supervised(
         instruction: Prepended to every prompt.
         demonstrations_path: Where to write the demonstrations to learn from.
         eval_demonstrations_path: Where to write those to measure on.
+        feedback_dataset: Answers with a label or a rating each, which stand beside preferences or in their place.
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
         eval_prompts: How many prompts are held out at most, as `import_prompts` is told.
         seed: Of the choice of what is held out.
         max_bad_rows: So many bad rows of each dataset are set aside.
         demonstration_fingerprint: What the content was when it was checked; empty where that is not known.
         preference_fingerprint: Likewise of the preferences.
+        feedback_fingerprint: Likewise of the feedback.
         prompt_fingerprint: Likewise of the prompts.
         eval_fingerprint: Likewise of the evaluation dataset.
 
@@ -402,8 +546,9 @@ def import_supervised(
     """
     with scratch_folder(demonstrations_path) as folder:
         learnt, measured = folder / "learnt", folder / "measured"
-        summary = import_preferences(
+        summary = import_judgements(
             preference_dataset=preference_dataset,
+            feedback_dataset=feedback_dataset,
             eval_dataset=eval_dataset,
             instruction=instruction,
             preferences_path=str(learnt),
@@ -411,6 +556,7 @@ def import_supervised(
             seed=seed,
             max_bad_rows=max_bad_rows,
             preference_fingerprint=preference_fingerprint,
+            feedback_fingerprint=feedback_fingerprint,
             eval_fingerprint=eval_fingerprint,
             prompt_dataset=prompt_dataset,
             eval_prompts=eval_prompts,
@@ -447,6 +593,8 @@ def _write_preferred(preferences: Iterable[dict[str, Any]], demonstrations: Bina
     """Write the preferred answer of each preference as a demonstration, each once, and return how many there are."""
     seen: set[int] = set()
     for row in preferences:
+        if "chosen" not in row:
+            continue
         line = b'{"prompt": %b, "answer": %b}\n' % (encode_prompt(row["prompt"]), encode_text(row["chosen"]))
         key = xxh64_intdigest(line)
         if key not in seen:
@@ -704,15 +852,15 @@ def prompts_of(files: Sequence[ScannedFile]) -> Alike:
 def report_overlap(evaluation: ScannedDataset, training: ScannedDataset, problems: Problems) -> None:
     """Add a problem for each evaluation prompt that is also trained on, at its first row.
 
-    An evaluation prompt may be one of the preferences': those are left out. But not where it brings preferences of its own,
-    which are to say how good the reward model is.
+    An evaluation prompt may be one of the preferences', or of feedback: those rows are left out. But not one of the
+    preferences' where it brings preferences of its own, which are to say how good the reward model is.
 
     Args:
         evaluation: The evaluation dataset.
         training: The dataset that is trained on, in which its prompts were looked for.
         problems: Gets them.
     """
-    if training.parameter == "preference_dataset" and evaluation.kind == "prompt":
+    if training.kind == "feedback" or (training.kind == "preference" and evaluation.kind == "prompt"):
         return
     seen: dict[int, str] = {}
     for file in training.files:
@@ -790,7 +938,7 @@ def read_canonical(path: str | Path, *, part: Part | None = None) -> Iterator[di
 
 
 def sample_canonical(
-    path: str | Path, *, most: int, seed: int, part: Part | _Unlike | None = None
+    path: str | Path, *, most: int, seed: int, part: Part | _Unlike | None = None, having: str = ""
 ) -> list[dict[str, Any]]:
     """Return the rows of a file that an import wrote, or, where it has more, so many of them, drawn by the seed.
 
@@ -801,18 +949,24 @@ def sample_canonical(
         most: How many rows to return at most.
         seed: Of the draw.
         part: Which part of the rows to look at; all when absent.
+        having: The field that rows have which are looked at, such as `chosen`; all when empty.
 
     Raises:
         DataError: If the file is missing or not what an import writes.
     """
+    field = b', "%b": ' % having.encode() if having else b""
+
+    def fits(line: bytes) -> bool:
+        return field in line and (part is None or part.has(line))  # no text holds quotes as they are
+
     try:
         with open(path, "rb") as stream:
-            rows = sum(1 for line in stream if part is None or part.has(line))
+            rows = sum(map(fits, stream))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Import the dataset first.") from None
     drawn = set(random.Random(seed).sample(range(rows), most)) if rows > most else range(rows)
     with open(path, "rb") as stream:
-        numbered = ((number, line) for number, line in enumerate(stream, 1) if part is None or part.has(line))
+        numbered = ((number, line) for number, line in enumerate(stream, 1) if fits(line))
         return [
             _canonical_row(path, number, line.decode())
             for place, (number, line) in enumerate(numbered)
@@ -833,7 +987,7 @@ def _canonical_row(path: str | Path, number: int, line: str) -> dict[str, Any]:
 def too_few_to_split(parameter: str, reference: str) -> Problem:
     """Return the problem of a dataset with a single prompt from which nothing can be held out."""
     accepted = "at least two different prompts, or an eval_dataset"
-    if parameter == "supervised_dataset":
+    if parameter in ("supervised_dataset", "feedback_dataset"):
         accepted = "at least two different prompts"
     if parameter == "dataset_uri":
         accepted = "at least two different prompts, or an evaluation_data_uri"

@@ -82,7 +82,7 @@ def how_to_mend(
         trial = tried(layout, records, unfit=len(records))
         to = "preference" if kind == "feedback" and kind not in accepts else kind
         command = convert_command(files, to, max_bad_rows=trial.unfit)
-        return f"To mend {parameter}: {_told(layout, trial, len(records))}\n{command}"
+        return f"To mend {parameter}: {_told(layout, trial, len(records), to)}\n{command}"
     return ""
 
 
@@ -91,8 +91,9 @@ def _only(accepts: Collection[Kind]) -> str:
     return next(iter(accepts)) if len(accepts) == 1 else ""
 
 
-def _told(layout: Layout, trial: Trial, rows: int) -> str:
-    said = layout.taken if layout.kind != "feedback" else f"{layout.taken}; {FeedbackPairs.RULE}"
+def _told(layout: Layout, trial: Trial, rows: int, to: Kind) -> str:
+    pairs = layout.kind == "feedback" and to == "preference"
+    said = f"{layout.taken}; {FeedbackPairs.RULE}" if pairs else layout.taken
     left_out = ", ".join(f"{count:,} are left out: {reason}" for reason, count in trial.left_out.most_common())
     return f"{said}. Of {rows:,} rows {left_out}" if left_out else said
 

@@ -22,6 +22,10 @@ SYNONYMS = {
     ),
 }
 
+SYNONYMS |= {
+    "label": ("liked", "thumbs", "thumbs_up", "thumb", "feedback", "vote", "is_positive", "positive", "desirable"),
+    "rating": ("score", "stars", "quality"),
+}
 SYNONYMS |= dict.fromkeys(("output_text", "completion"), ("output", "response", "answer", "target", "reply"))
 
 _OPTIONAL = ("context",)
@@ -50,7 +54,8 @@ def nearest_format(fields: tuple[str, ...], shapes: tuple[tuple[str, ...], ...])
         renamed[lost.pop()] = left.pop()
     advice = [f"did you mean {field} by {shorten(ascii(name)[1:-1])}?" for field, name in renamed.items()]
     if lost:
-        advice.append(f"{', '.join(lost)} {'is' if len(lost) == 1 else 'are'} missing")
+        named = ["label or rating" if field == "label" else field for field in lost]
+        advice.append(f"{', '.join(named)} {'is' if len(lost) == 1 else 'are'} missing")
     elif left:
         others = ", ".join(ascii(name)[1:-1] for name in left)
         advice.append(f"{others} {'has' if len(left) == 1 else 'have'} no place in it")

@@ -255,7 +255,7 @@ def human_choices(path: str, most: int) -> list[Comparison]:
     if not path or not most:
         return []
     # Always the same ones, so that a repeated run finds its judge's replies again.
-    rows = sample_canonical(path, most=most, seed=0)
+    rows = sample_canonical(path, most=most, seed=0, having="chosen")
     return [Comparison(row["prompt"], row["rejected"], row["chosen"]) for row in rows]
 
 

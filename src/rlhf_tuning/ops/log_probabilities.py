@@ -152,6 +152,31 @@ def pack_apart(
     )
 
 
+def pack_in_parts(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, several: bool
+) -> tuple[list[Answers], torch.Tensor]:
+    """Do as `pack_apart`, in as many parts of about equal size as are computed side by side while a model learns.
+
+    Returns:
+        The parts, and where among the answers of all of them, one part after the other, each answer is.
+    """
+    device = next(model.parameters()).device
+    together = lanes.count(model) if lanes.learns_side_by_side(model) else 1
+    sizes = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    shares = lanes.even_shares(sizes, together)
+    parts = [
+        pack_apart(
+            [prompts[example] for example in share],
+            [answers[example] for example in share],
+            device=device,
+            width=max(map(len, answers)),
+            several=several,
+        )
+        for share in shares
+    ]
+    return parts, torch.tensor([example for share in shares for example in share], device=device).argsort()
+
+
 def _first_fit(sizes: Sequence[int]) -> list[list[int]]:
     """Divide examples into rows no longer than the longest of them: the long ones first, each where it fits first."""
     rows: list[list[int]] = []

@@ -30,3 +30,16 @@ def unpadded(
     starts = of_answers.int().argmax(dim=1).tolist()
     rows = list(zip(input_ids.tolist(), starts, lengths, strict=True))
     return [ids[:start] for ids, start, _ in rows], [ids[start:length] for ids, start, length in rows]
+
+
+def placed(values: torch.Tensor, answers: Sequence[Sequence[int]], where: torch.Tensor) -> torch.Tensor:
+    """Put what is known of answers' tokens where a mask has these tokens.
+
+    Args:
+        values: Of each answer's tokens, and of nothing after its end. (answers, longest answer)
+        answers: As tokens.
+        where: (answers, any), bool
+    """
+    lengths = torch.tensor([len(answer) for answer in answers], device=values.device)
+    real = torch.arange(values.shape[1], device=values.device) < lengths[:, None]  # (answers, longest answer)
+    return values.new_zeros(where.shape).masked_scatter(where, values[real])

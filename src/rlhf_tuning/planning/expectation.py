@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from rlhf_tuning.data.problems import Problems
-from rlhf_tuning.data.reader import DEMONSTRATIONS, PREFERENCES, PROMPTS, FileReader
+from rlhf_tuning.data.reader import DEMONSTRATIONS, FEEDBACK, PREFERENCES, PROMPTS, FileReader
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.sources import resolve
 from rlhf_tuning.limits import check_context
@@ -94,7 +94,12 @@ def _mean_lengths(values: Mapping[str, Value], plan: Plan) -> tuple[int, int]:
         prompt_sequence_length=plan.prompt_sequence_length,
         target_sequence_length=plan.target_sequence_length,
     )
-    learnt_from = (("preference_dataset", PREFERENCES), ("prompt_dataset", PROMPTS), ("dataset_uri", DEMONSTRATIONS))
+    learnt_from = (
+        ("preference_dataset", PREFERENCES),
+        ("feedback_dataset", FEEDBACK),
+        ("prompt_dataset", PROMPTS),
+        ("dataset_uri", DEMONSTRATIONS),
+    )
     rows = [row for parameter, accepts in learnt_from for row in _first_rows(values, parameter, accepts)]
     answers = [row[part] for row in rows for part in ("chosen", "rejected", "answer") if part in row]
     prompt = mean(len(text_format.prompt_ids(row["prompt"])) for row in rows)
@@ -105,7 +110,7 @@ def _mean_lengths(values: Mapping[str, Value], plan: Plan) -> tuple[int, int]:
 
 def _plan(values: Mapping[str, Value]) -> Plan:
     """Return a run's plan that knows about how many preferences there are, and so the most steps that are taken on them."""
-    preferences = _count(values, "preference_dataset", PREFERENCES)
+    preferences = _count(values, "preference_dataset", PREFERENCES) + _count(values, "feedback_dataset", FEEDBACK)
     # A comparison of methods has the parameters of all of them.
     if "epoch_count" in values and "reinforcement_learning_train_steps" not in values:
         return Plan.of_preference_tuning(values, preferences)

@@ -123,7 +123,7 @@ class Plan:
     are all that the dataset has, whatever is held out of them and left to the held-out reward model; by them it is known how
     many the reward model is validated on, the largest share that may be where they are 0.
     With `preference_train_steps` the run is preference tuning: `lora_dim` is its `adapter_size`, and of the reward models it
-    has the held-out one alone.
+    has the held-out one alone. With `on_feedback` each of the `preferences` is one answer.
     """
 
     prompt_sequence_length: int = 512
@@ -146,6 +146,7 @@ class Plan:
     answer_tokens: int = 0
     preferences: int = 0
     preference_train_steps: int = 0
+    on_feedback: bool = False
 
     def __post_init__(self) -> None:
         absent = {name for name in _STEPS if vars(self)[name] == 0}
@@ -189,6 +190,7 @@ class Plan:
                 "supervised_train_steps": _steps_before(values),
                 "lora_dim": values["adapter_size"],
                 "preferences": preferences,
+                "on_feedback": values["loss_type"] == "kto",
                 "preference_train_steps": math.ceil(values["epoch_count"] * an_epoch),
                 "reward_model_train_steps": min(reward_steps, math.ceil(epochs * an_epoch)) if epochs else reward_steps,
             }
@@ -354,7 +356,7 @@ def alternatives(
     found = []
     changes = [{"lora_dim": 16, "reward_lora_dim": 16}] if not (plan.lora_dim and plan.reward_lora_dim) else []
     for change in changes:
-        kept = {name: value for name, value in change.items() if not vars(plan)[name]}
+        kept: dict[str, Any] = {name: value for name, value in change.items() if not vars(plan)[name]}
         if forecast(replace(plan, **kept), model, hardware, reward_base=reward_base).fits:
             names = {"lora_dim": "adapter_size" if plan.preference_train_steps else "lora_dim"}
             found.append(
@@ -451,7 +453,12 @@ class _Forecaster:
                 reward_memory,
             ),
             Phase("held-out reward model", plan.held_out_steps, reward, reward_memory),
-            Phase("preference tuning", plan.preference_train_steps, self.answers_seconds(2), self.answers_memory(2)),
+            Phase(
+                "preference tuning",
+                plan.preference_train_steps,
+                self.feedback_seconds() if plan.on_feedback else self.answers_seconds(2),
+                self.answers_memory(1 if plan.on_feedback else 2),
+            ),
             Phase(
                 "reinforcement learning",
                 plan.reinforcement_learning_train_steps,
@@ -716,6 +723,13 @@ class _Forecaster:
         update = self.demonstrated_seconds(self.prompts, answers=answers, learns=True, divided=divided)
         return {"update": update + self.optimizer_seconds(model, plan.lora_dim, divided=divided)}
 
+    def feedback_seconds(self) -> dict[str, float]:
+        """Return the seconds of a step of learning from one answer to each prompt, beside which another is asked about."""
+        beside = 0 if self.plan.lora_dim else LEARNING
+        divided = self.is_divided(self.model, self.c if self.plan.lora_dim else 4, beside)
+        point = self.demonstrated_seconds(self.prompts, learns=False, divided=divided)
+        return {**self.answers_seconds(1), "reference point": point}
+
     def demonstrated_seconds(self, rows: int, *, answers: int = 1, learns: bool, divided: bool) -> float:
         """Return the seconds of a pass over so many prompts, each with its given answers."""
         prompt, answer = self.lengths
@@ -842,7 +856,9 @@ class _Forecaster:
 
         def asked(pairs: float) -> float:
             share = math.ceil(pairs / self.on.devices)
-            return self.demonstrated_seconds(share, answers=2, learns=False, divided=self.policy_divided)
+            # Of feedback the second answer is that of another prompt.
+            times, answers = (2, 1) if plan.on_feedback else (1, 2)
+            return times * self.demonstrated_seconds(share, answers=answers, learns=False, divided=self.policy_divided)
 
         own = self.answering_seconds(watched, ANSWERED_TOGETHER[self.on.cpu], divided=self.policy_divided)
         if plan.lora_dim:

@@ -104,6 +104,7 @@ class RewardModelPart:
         accuracy: How often it agrees with held-out preferences.
         shorter_preferred: The same where the shorter answer was preferred.
         longer_wins: How often "the longer answer wins" agrees with them.
+        feedback: How often it puts an answer that was liked before one that was not, of held-out feedback.
         by_margin: The accuracy by how far apart the two scores are, as `evaluate_reward_model` has it.
         by_length_difference: The accuracy by how much longer the preferred answer is, likewise.
         held_out: The loss on preferences set aside at every look, and what was decided, as `held_out_loss.json` has it.
@@ -113,6 +114,7 @@ class RewardModelPart:
     accuracy: Proportion | None = None
     shorter_preferred: Proportion | None = None
     longer_wins: Proportion | None = None
+    feedback: Proportion | None = None
     by_margin: Sequence[Mapping[str, float]] = ()
     by_length_difference: Sequence[Mapping[str, float]] = ()
     held_out: Mapping[str, Any] | None = None
@@ -137,8 +139,9 @@ class PreferencePart:
 
     Args:
         history: One record a training step: `step`, `loss`, `accuracy`, `margin`, `entropy`, `learning_rate`.
-        held_out: What was measured on held-out preferences, and what was decided, as `held_out_loss.json` has it.
-        warning: What a person should know of the answers that people chose.
+        held_out: What was measured on held-out preferences, or feedback, and what was decided, as `held_out_loss.json` has
+            it.
+        warning: What a person should know of the answers that people chose, or liked.
     """
 
     history: Sequence[Mapping[str, float]]
@@ -475,7 +478,13 @@ def _preference(part: PreferencePart | None) -> str:
     def line(name: str) -> list[tuple[float, float]]:
         return [(float(look["step"]), float(look[name]["mean"])) for look in looks]
 
-    both = [(name, kind, line(f"{name}_change")) for name, kind in (("chosen", "tuned"), ("rejected", "base"))]
+    named = {"tuned": ("chosen", "desirable"), "base": ("rejected", "undesirable")}  # of pairs, and of feedback
+    both = [
+        (name, kind, line(f"{name}_change"))
+        for kind, names in named.items()
+        for name in names
+        if f"{name}_change" in looks[0]
+    ]
     charts.append(two_lines("Held-out answers: nats gained since the start", both, mark=at))
     for name, title in (("kl", "KL of its own answers, nats per answer"), ("answer_tokens", "Its own answers, tokens")):
         if name in looks[0]:
@@ -504,6 +513,8 @@ def _held_out(curve: Mapping[str, Any], history: Sequence[Mapping[str, float]]) 
     alone = [
         ("chosen", "Chosen answer, nats", 1),
         ("rejected", "Rejected answer, nats", 1),
+        ("desirable_change", "Liked answers, nats gained", 1),
+        ("undesirable_change", "Other answers, nats gained", 1),
         ("kl", "KL of own answers, nats", 1),
         ("answer_tokens", "Own answers, tokens", 1),
     ]
@@ -628,6 +639,7 @@ def _reward_model(part: RewardModelPart | None) -> str:
         ("All held-out preferences", part.accuracy),
         ("Shorter answer preferred", part.shorter_preferred),
         ("Rule “the longer answer wins”", part.longer_wins),
+        ("Feedback: liked answers before others", part.feedback),
     ]
     rows = [
         IntervalRow(

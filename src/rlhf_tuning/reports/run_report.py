@@ -55,6 +55,7 @@ def data_sources(
     named = (
         ("demonstrations", start or model, "demonstration"),
         ("preferences", reward_model or model, "preference"),
+        ("feedback", model, "feedback"),
         ("prompts", model, "prompt"),
         ("evaluation prompts", predictions, "prompt"),
     )
@@ -215,14 +216,16 @@ def _reward_settings(reward_model_dir: str) -> dict[str, object]:
 
 def _reward_model(folder: Path) -> RewardModelPart:
     measured = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    pairs = 0 if "feedback_alone" in measured else measured["n"]
     return RewardModelPart(
         held_out=_held_out(folder),
         history=read_metrics(folder / "metrics.jsonl"),
-        accuracy=_proportion(measured, "accuracy", measured["n"]),
+        accuracy=_proportion(measured, "accuracy", pairs),
         shorter_preferred=_proportion(measured, "shorter_preferred_accuracy", measured["shorter_preferred_n"]),
         by_margin=measured["by_margin"],
         by_length_difference=measured["by_length_difference"],
-        longer_wins=_proportion(measured, "longer_wins_accuracy", measured["n"]),
+        longer_wins=_proportion(measured, "longer_wins_accuracy", pairs),
+        feedback=_proportion(measured, "feedback_auc", measured.get("feedback_n", 0)),
     )
 
 

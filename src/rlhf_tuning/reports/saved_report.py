@@ -106,7 +106,7 @@ def _reward_model(part: Mapping[str, Any] | None) -> RewardModelPart | None:
         return None
     shares = {
         name: Proportion(**part[name]) if part[name] else None
-        for name in ("accuracy", "shorter_preferred", "longer_wins")
+        for name in ("accuracy", "shorter_preferred", "longer_wins", "feedback")
     }
     return RewardModelPart(**{**part, **shares})
 

@@ -19,7 +19,7 @@ from trl import SFTTrainer
 
 from rlhf_tuning import step
 from rlhf_tuning.models import base_model
-from rlhf_tuning.ops import lanes, linear, log_probabilities, packing
+from rlhf_tuning.ops import linear, log_probabilities, packing
 from rlhf_tuning.ops.padding import unpadded
 
 
@@ -56,23 +56,9 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         """Return TRL's loss of the examples, packed."""
         labels = inputs["labels"]
         prompts, answers = unpadded(inputs["input_ids"], inputs["attention_mask"], labels != -100)
-        width = max(map(len, answers))
-        together = lanes.count(self.model) if lanes.learns_side_by_side(self.model) else 1
-        sizes = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        shares = lanes.even_shares(sizes, together)
-        order = torch.tensor([example for share in shares for example in share], device=labels.device).argsort()
+        parts, order = log_probabilities.pack_in_parts(self.model, prompts, answers, several=self._packs)
 
         def log_probs(**batch: Any) -> SimpleNamespace:
-            parts = [
-                log_probabilities.pack_apart(
-                    [prompts[example] for example in share],
-                    [answers[example] for example in share],
-                    device=labels.device,
-                    width=width,
-                    several=self._packs,
-                )
-                for share in shares
-            ]
             # Through whatever is wrapped around the model: it is what averages gradients over processes.
             with self.accelerator.autocast():
                 found, entropy = model(packed=parts)  # (examples, longest answer)

@@ -136,8 +136,13 @@ def of_own_answers(
 
 
 def warning(curve: Mapping[str, Any]) -> str:
-    """Return what a person should know of the chosen answers, by what `held_out_loss.json` has; empty where nothing."""
+    """Return what a person should know of the chosen answers, by what `held_out_loss.json` has; empty where nothing.
+
+    Of feedback it is the liked ones.
+    """
     returned = next(look for look in curve["looks"] if look["step"] == curve["best_step"])
+    if "chosen_change" not in returned:
+        return _of_feedback(returned.get("desirable_change"))
     chosen, rejected = returned["chosen_change"], returned["rejected_change"]
     if chosen["high"] >= 0:
         return ""
@@ -146,4 +151,14 @@ def warning(curve: Mapping[str, Any]) -> str:
         f"{-chosen['low']:.1f}] each, and the rejected ones by {-rejected['mean']:.1f}: the loss asks for the difference "
         "alone, so the model may now say something that nobody compared. Read its answers. rpo_alpha 1 holds the chosen "
         "ones up; so do a higher beta and fewer epochs."
+    )
+
+
+def _of_feedback(liked: Mapping[str, float] | None) -> str:
+    if liked is None or liked["high"] >= 0:
+        return ""
+    return (
+        f"The answers that people liked have become less likely, by {-liked['mean']:.1f} nats [{-liked['high']:.1f}, "
+        f"{-liked['low']:.1f}] each. Read the model's own answers. A higher desirable_weight holds the liked ones up; so do "
+        "a higher beta and fewer epochs."
     )

@@ -31,7 +31,7 @@ from rlhf_tuning import environment, step
 from rlhf_tuning.data.importer import ALL_HELD_OUT, Part, sample_canonical, sample_unasked
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
-from rlhf_tuning.limits import check_label_smoothing, check_limits, check_samples
+from rlhf_tuning.limits import check_label_smoothing, check_limits, check_samples, check_weights
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.ops import lanes, packing
@@ -59,13 +59,12 @@ BASE_LEARNING_RATE = 5e-5
 FULL_BASE_LEARNING_RATE = 1e-6
 
 #: So many looks at held-out preferences in an epoch; an epoch without a lower loss ends the training.
-_LOOKS_AN_EPOCH = 4
+LOOKS_AN_EPOCH = 4
 #: Pairs that one forward and backward pass holds at most: packed, and with a prompt for each answer.
 _TOGETHER, _TOGETHER_APART = 8, 4
 #: Rows of every length, among which those are chosen that tell whether prompts can be shared.
 _LOOKED_AT = 1000
-#: Between so many held-out preferences are measured on, drawn by the seed: half as many as are learnt from in the meantime,
-#: which takes a sixth of the time, since a backward pass takes twice that of a forward pass.
+#: Between so many held-out rows are measured on.
 _MEASURED = (100, 500)
 _ANSWERS = ("chosen_ids", "rejected_ids")
 
@@ -73,6 +72,8 @@ _ANSWERS = ("chosen_ids", "rejected_ids")
 @dataclass(frozen=True, kw_only=True)
 class PreferenceConfig:
     """Settings of preference tuning, named as the pipeline's parameters are, which are Google's where it has them.
+
+    With `loss_type` kto it learns from feedback, and what is said of preferences holds for that, see `kto`.
 
     `batch_size` counts a step's preferences, in all processes together. `adapter_size` is the LoRA rank, 0 for full
     fine-tuning, and `warm_start_adapter` the folder of the adapter that the training starts from; the reference stays the
@@ -89,6 +90,8 @@ class PreferenceConfig:
     loss_type: str = "sigmoid"
     label_smoothing: float = 0.0
     rpo_alpha: float = 0.0
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
     enable_early_stopping: bool = True
     enable_checkpoint_selection: str = "default"
     batch_size: int = 64
@@ -105,6 +108,13 @@ class PreferenceConfig:
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
         check_label_smoothing(label_smoothing=self.label_smoothing, loss_type=self.loss_type)
+        check_weights(
+            loss_type=self.loss_type,
+            rpo_alpha=self.rpo_alpha,
+            desirable_weight=self.desirable_weight,
+            undesirable_weight=self.undesirable_weight,
+            batch_size=self.batch_size,
+        )
         check_samples(self.temperature)
 
     @property
@@ -178,8 +188,8 @@ def train_on_preferences(
         raise DataError(ALL_HELD_OUT)
     rows = _encoded(preferences, text_format)
     steps = config.steps(len(rows))
-    every = max(1, round(len(rows) / config.batch_size / _LOOKS_AN_EPOCH))
-    most = min(max(every * config.batch_size // 2, _MEASURED[0]), _MEASURED[1])
+    every = max(1, round(len(rows) / config.batch_size / LOOKS_AN_EPOCH))
+    most = most_measured(every * config.batch_size)
     held_out, judged = sample_unasked(eval_preferences_path, evaluation_prompts_path, most=most, seed=config.seed)
     if not held_out:
         raise DataError(f"{eval_preferences_path} holds no preference.")
@@ -255,13 +265,13 @@ def train_on_preferences(
         sharding.train_together(trainer)
 
         # 4. Train.
-        asked = _distinct_prompts(held_out, most=config.watch_prompts)
+        asked = distinct_prompts(held_out, most=config.watch_prompts)
         watcher = HeldOutWatcher(
             trainer.model,
             partial(_measured, trainer.model, config, measured, asked, text_format, share=share, compute=compute),
             HeldOutLoss(
                 steps,
-                patience=_LOOKS_AN_EPOCH,
+                patience=LOOKS_AN_EPOCH,
                 unit=config.loss_type,
                 stops_early=config.enable_early_stopping,
                 selects=config.enable_checkpoint_selection != "false",
@@ -285,7 +295,7 @@ def train_on_preferences(
         step.say(f"Warning: {said}")
 
     # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
-    found = _outcome(curve)
+    found = outcome(curve)
     if lora and environment.is_main_process():
         trainer.model.save_pretrained(adapter_dir)
     tuned = None if lora else trainer.model
@@ -299,6 +309,14 @@ def train_on_preferences(
         save_tuned_model(tuned, weights, text_format.tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
     checkpoints.remove()
     return found
+
+
+def most_measured(learnt: int) -> int:
+    """Return on how many held-out rows a look is taken, if so many are learnt from between two looks.
+
+    Half as many, within limits, which takes a sixth of the time: a backward pass takes twice that of a forward pass.
+    """
+    return min(max(learnt // 2, _MEASURED[0]), _MEASURED[1])
 
 
 def _encoded(preferences: Sequence[Mapping[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
@@ -331,8 +349,9 @@ def _shares_prompts(model: Any, rows: Sequence[Mapping[str, Any]], compute: torc
     return found
 
 
-def _distinct_prompts(preferences: Sequence[Mapping[str, Any]], *, most: int) -> list[Conversation]:
-    distinct = {str(row["prompt"]): row["prompt"] for row in preferences}
+def distinct_prompts(rows: Sequence[Mapping[str, Any]], *, most: int) -> list[Conversation]:
+    """Return so many distinct prompts of canonical rows at most."""
+    distinct = {str(row["prompt"]): row["prompt"] for row in rows}
     return list(distinct.values())[:most]
 
 
@@ -375,7 +394,8 @@ def _metrics(beta: float) -> Any:
     return select
 
 
-def _outcome(curve: Mapping[str, Any]) -> dict[str, float]:
+def outcome(curve: Mapping[str, Any]) -> dict[str, float]:
+    """Return what was measured of the model that is returned, by what `held_out_loss.json` has."""
     returned = next(look for look in curve["looks"] if look["step"] == curve["best_step"])
     found = {"steps": curve["last_step"], "returned_step": curve["best_step"]}
     found["held_out_loss_before"] = curve["looks"][0]["loss"]["mean"]

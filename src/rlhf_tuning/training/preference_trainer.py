@@ -18,7 +18,7 @@ from trl import DPOTrainer
 
 from rlhf_tuning.models import base_model
 from rlhf_tuning.ops import lanes, linear, log_probabilities, packing
-from rlhf_tuning.ops.padding import unpadded
+from rlhf_tuning.ops.padding import placed, unpadded
 from rlhf_tuning.training.preference_loss import nats_for
 
 
@@ -37,7 +37,7 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         # What keeps a mixture's experts equally busy in pretraining would here be learnt beside the preferences.
         args.router_aux_loss_coef = 0.0
         args.remove_unused_columns = False
-        super().__init__(model=model, ref_model=_InTheRows(model.config), args=args, **settings)
+        super().__init__(model=model, ref_model=InTheRows(model.config), args=args, **settings)
         self.ref_model, self.precompute_ref_logps = None, True
         self._order, self._share = order, share
         self.data_collator: Any = partial(_with_margins, self.data_collator)
@@ -67,14 +67,8 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             [row for pair in share for row in (pair, pairs + pair)] for share in lanes.even_shares(sizes, together)
         ]
         order = torch.tensor([row for share in shares for row in share], device=of_answers.device).argsort()
-        lengths = torch.tensor([len(answer) for answer in answers], device=of_answers.device)
         width = max(map(len, answers))
-        real = torch.arange(width, device=of_answers.device) < lengths[:, None]  # (answers, longest answer)
         references = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])  # (answers,)
-
-        def placed(values: torch.Tensor) -> torch.Tensor:
-            """Put what is known of the answers' tokens where TRL has these tokens."""
-            return values.new_zeros(of_answers.shape).masked_scatter(of_answers, values[order][real])
 
         def log_probs(**batch: Any) -> SimpleNamespace:
             parts = [
@@ -90,10 +84,10 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             # Through whatever is wrapped around the model: it is what averages gradients over processes.
             with self.accelerator.autocast():
                 found, entropy = model(packed=parts)  # (answers, longest answer)
-            rewards.append(self.beta * (placed(found.detach()).sum(dim=1) - references))
+            rewards.append(self.beta * (placed(found.detach()[order], answers, of_answers).sum(dim=1) - references))
             return SimpleNamespace(
-                log_probs=placed(found),
-                entropy=placed(entropy),
+                log_probs=placed(found[order], answers, of_answers),
+                entropy=placed(entropy[order], answers, of_answers),
                 # Which would take the logits once more, and nobody asks for.
                 mean_logits=torch.zeros_like(of_answers, dtype=torch.float32),
                 is_top1=torch.zeros_like(of_answers),
@@ -102,7 +96,10 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         rewards: list[torch.Tensor] = []
         given = {name: value for name, value in inputs.items() if name != "margin"}
         given["ref_rejected_logps"] = inputs["ref_rejected_logps"] - nats_for(
-            inputs["margin"], rejected_tokens=lengths[pairs:], loss_type=self.loss_types[0], beta=self.beta
+            inputs["margin"],
+            rejected_tokens=inputs["completion_mask"][pairs:].sum(dim=1),
+            loss_type=self.loss_types[0],
+            beta=self.beta,
         )
         loss = super().compute_loss(log_probs, given, *rest, **settings)
         self._count(*rewards[0].chunk(2))
@@ -124,7 +121,7 @@ def _with_margins(collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
     return collate(rows) | {"margin": torch.tensor([row["margin"] for row in rows])}
 
 
-class _InTheRows(nn.Module):
+class InTheRows(nn.Module):
     """What TRL takes for a reference, so that it loads none: the rows hold what it would be asked for."""
 
     def __init__(self, config: Any) -> None:

@@ -4,6 +4,7 @@ The model is the base with a score head: the hidden state at the last token of p
 a weight vector. It is trained with the Bradley-Terry loss, -log sigmoid(score(chosen) - score(rejected) - margin), by TRL's
 RewardTrainer (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155). The margin is 0 unless a row says by how much its
 chosen answer is better (Touvron et al. 2023, https://arxiv.org/abs/2307.09288); validation and accuracy leave it out.
+Feedback on single answers, labels or ratings, has a loss of its own, see `cumulative_link`; beside pairs or without them.
 
 What differs from the paper and from stock TRL:
 
@@ -27,10 +28,11 @@ import json
 import math
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import variance
 from typing import Any
@@ -42,16 +44,18 @@ from rlhf_tuning.data.held_out import set_aside
 from rlhf_tuning.data.importer import ALL_HELD_OUT, Part, read_canonical, sample_canonical
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError, ModelError
-from rlhf_tuning.evaluation.reward_model_accuracy import evaluate_reward_model
+from rlhf_tuning.evaluation.reward_model_accuracy import evaluate_reward_model, told
 from rlhf_tuning.generation import generate
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.reward_model import EVALUATION, SCORES, RewardModel, reward_model_of, write_metadata
 from rlhf_tuning.models.text_format import Conversation, TextFormat, conversation_key
 from rlhf_tuning.ops import lanes, linear, packing
-from rlhf_tuning.statistics import MeanEstimate
+from rlhf_tuning.statistics import MeanEstimate, clustered_mean, clustered_share
+from rlhf_tuning.training import cumulative_link
 from rlhf_tuning.training.checkpoints import Checkpoints
-from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, of_margins
+from rlhf_tuning.training.cumulative_link import Levels
+from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, check_finite, of_margins, pair_loss
 from rlhf_tuning.training.loading import load_base, load_text_format
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
@@ -150,8 +154,8 @@ def train_reward_model(
 
     Args:
         config: The settings.
-        preferences_path: Canonical preference rows to learn from.
-        eval_preferences_path: Canonical preference rows to measure on, none of them learnt from.
+        preferences_path: Canonical rows to learn from: preferences, feedback, or both.
+        eval_preferences_path: Canonical rows of these kinds to measure on, none of them learnt from.
         output_dir: Gets the adapter with its score head (or the whole model), `reward_model.json`, `metrics.jsonl`,
             `evaluation.json`, and `held_out_loss.json` where there were enough preferences to validate on.
         tensorboard_dir: Gets event files.
@@ -170,7 +174,7 @@ def train_reward_model(
     from peft import LoraConfig
     from trl import RewardConfig
 
-    from rlhf_tuning.training.pair_trainer import PairTrainer, collate_pairs
+    from rlhf_tuning.training.pair_trainer import JudgementTrainer, PairTrainer, collate_judgements, collate_pairs
 
     share = processes.share(config.batch_size, environment.process_count())
     processes.join()
@@ -189,11 +193,14 @@ def train_reward_model(
         raise DataError(ALL_HELD_OUT)
     preferences = _differing(preferences, text_format)
     preferences, validated = set_aside(preferences, seed=config.seed)
-    rows = _encoded(preferences, text_format)
+    levels = Levels(preferences)
+    rows = _encoded(preferences, text_format, levels)
     steps = config.steps(len(rows))
     seen = steps * config.batch_size / len(rows)
+    kinds = dict.fromkeys("preferences" if row["rejected_ids"] else "answers" for row in rows)
+    what = " and ".join(sorted(kinds, reverse=True))
     step.say(
-        f"Reward model: {steps:,} steps of {config.batch_size:,} on {len(rows):,} preferences, each seen {seen:.1f} times; "
+        f"Reward model: {steps:,} steps of {config.batch_size:,} on {len(rows):,} {what}, each seen {seen:.1f} times; "
         + (f"validated on {len(validated):,} others" if validated else "too few to validate on others")
     )
 
@@ -209,16 +216,17 @@ def train_reward_model(
     model.config.pad_token_id = tokenizer.pad_token_id
 
     # 3. Train.
-    pairs = [(row["chosen_ids"], row["rejected_ids"]) for row in rows]
-    longest = max(len(answer) for pair in pairs for answer in pair)
+    answers = [[row[name] for name in ("chosen_ids", "rejected_ids") if row[name]] for row in rows]
+    pairs = [pair for pair in answers if len(pair) == 2]
+    longest = max(len(answer) for group in answers for answer in group)
     with torch.autocast(base_model.device().type, dtype=compute, enabled=compute != torch.float32):
-        packed = packing.is_exact(model.base_model, packing.telling(pairs), longest=longest)
+        packed = not pairs or packing.is_exact(model.base_model, packing.telling(pairs), longest=longest)
     if not packed:
         step.say(
             "Reward model: this architecture cannot share a prompt between two answers, so each answer has its own"
         )
-    for row, pair in zip(rows, pairs, strict=True):
-        row["length"] = packing.packed_length(pair) if packed else max(map(len, pair))
+    for row, group in zip(rows, answers, strict=True):
+        row["length"] = packing.packed_length(group) if packed else max(map(len, group))
     # More rows at a time are faster, and packed rows leave the memory for them.
     most = 8 if packed else 4
     together = passes(
@@ -258,9 +266,12 @@ def train_reward_model(
             select=_reward_metrics,
             vertex_tags={"loss": "rank_loss"},
         )
-        trainer = PairTrainer(
+        of_pairs = PairTrainer, collate_pairs
+        of_all = partial(JudgementTrainer, cuts=levels.cuts()), collate_judgements
+        trainer_of, collate = of_pairs if len(pairs) == len(rows) else of_all
+        trainer = trainer_of(
             model=model,
-            data_collator=partial(collate_pairs, share=packed),
+            data_collator=partial(collate, share=packed),
             args=one_device(arguments),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
@@ -284,7 +295,7 @@ def train_reward_model(
         reward_model = reward_model_of(trainer.model, text_format=text_format)
         watcher = HeldOutWatcher(
             trainer.model,
-            partial(_measured, reward_model, validated, _encoded(validated, text_format)),
+            partial(_measured, reward_model, trainer.model, validated, _encoded(validated, text_format, levels)),
             HeldOutLoss(steps, patience=_LOOKS_AN_EPOCH, unit="nats a preference"),
             interval=max(1, round(len(rows) / config.batch_size / _LOOKS_AN_EPOCH)),
             from_start=False,
@@ -301,6 +312,8 @@ def train_reward_model(
             check_steps(returned, asked=steps, label="Reward model training")
         if validated:
             returned = watcher.finish(folder).step
+    if len(pairs) < len(rows):
+        del trainer.model.cuts  # which only training needs
     trained = trainer.model.eval()
 
     # 4. Centre and scale the scores by the base model's own answers.
@@ -331,55 +344,76 @@ def train_reward_model(
     if environment.is_main_process():
         (folder / EVALUATION).write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     checkpoints.remove()
-    step.say(
-        f"Reward model: agrees with {evaluation['accuracy']:.1%} of {evaluation['n']} held-out preferences "
-        f"[{evaluation['accuracy_low']:.1%}, {evaluation['accuracy_high']:.1%}]; "
-        f"'the longer answer wins' agrees with {evaluation['longer_wins_accuracy']:.1%}"
-    )
+    step.say(f"Reward model: {told(evaluation)}")
     return evaluation
 
 
-def _encoded(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
-    def encode(some: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [
-            {f"{name}_ids": text_format.scored_ids(row["prompt"], row[name]) for name in ("chosen", "rejected")}
-            | {"margin": row.get("margin", 0.0)}
-            for row in some
-        ]
+def _encoded(rows: Sequence[dict[str, Any]], text_format: TextFormat, levels: Levels) -> list[dict[str, Any]]:
+    """Return rows as tokens; the answer of feedback stands where the chosen one of a pair does, and nothing in the other."""
 
-    return processes.spread(encode, preferences)
+    def encoded(row: dict[str, Any]) -> dict[str, Any]:
+        answers = [row["chosen"], row["rejected"]] if "chosen" in row else [row["answer"]]
+        ids = [*(text_format.scored_ids(row["prompt"], answer) for answer in answers), []]
+        below, above = levels.cuts_of(row)
+        found = {"chosen_ids": ids[0], "rejected_ids": ids[1], "margin": row.get("margin", 0.0)}
+        return found | {"below": below, "above": above}
+
+    return processes.spread(lambda some: list(map(encoded, some)), rows)
 
 
-def _differing(preferences: Sequence[dict[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
-    """Return the preferences whose answers differ where a reward model reads them, and say how many do not.
+def _differing(rows: Sequence[dict[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
+    """Return feedback, and the preferences whose answers differ where a reward model reads them; say how many do not.
 
     Raises:
-        DataError: If none does.
+        DataError: If none is left.
     """
 
     def differ(some: Sequence[dict[str, Any]]) -> list[bool]:
-        return [text_format.differ(row["chosen"], row["rejected"]) for row in some]
+        return ["answer" in row or text_format.differ(row["chosen"], row["rejected"]) for row in some]
 
-    kept = [row for row, told in zip(preferences, processes.spread(differ, preferences), strict=True) if told]
+    kept = [row for row, told in zip(rows, processes.spread(differ, rows), strict=True) if told]
+    pairs = sum("chosen" in row for row in rows)
     limit = f"target_sequence_length {text_format.target_sequence_length:,} leaves the same of both answers"
     if not kept:
-        raise DataError(f"No preference is left to learn from: {limit} of all {len(preferences):,}. Raise it.")
-    if len(kept) < len(preferences):
-        step.say(f"{len(preferences) - len(kept):,} of {len(preferences):,} preferences are left out: {limit}")
+        raise DataError(f"No preference is left to learn from: {limit} of all {pairs:,}. Raise it.")
+    if len(kept) < len(rows):
+        step.say(f"{len(rows) - len(kept):,} of {pairs:,} preferences are left out: {limit}")
     return kept
 
 
 def _measured(
-    reward_model: RewardModel, preferences: Sequence[dict[str, Any]], encoded: Sequence[dict[str, Any]]
+    reward_model: RewardModel, model: Any, rows: Sequence[dict[str, Any]], encoded: Sequence[dict[str, Any]]
 ) -> dict[str, MeanEstimate]:
-    """Return the loss on preferences, and how often the reward model agrees with them."""
+    """Return the loss on preferences and feedback, and how often the reward model agrees with them."""
 
-    def margins(rows: Sequence[dict[str, Any]]) -> list[float]:
-        ids = [row[name] for row in rows for name in ("chosen_ids", "rejected_ids")]
-        scores = reward_model.score_ids(ids, [(2 * pair, 2 * pair + 1) for pair in range(len(rows))])
-        return [chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+    def scores(some: Sequence[dict[str, Any]]) -> list[list[float]]:
+        answers = [[row[name] for name in ("chosen_ids", "rejected_ids") if row[name]] for row in some]
+        ends = list(accumulate(map(len, answers), initial=0))
+        groups = [range(*pair) for pair in pairwise(ends)]
+        found = reward_model.score_ids([ids for group in answers for ids in group], groups)
+        return [found[start:end] for start, end in pairwise(ends)]
 
-    return of_margins(processes.spread(margins, encoded), [conversation_key(row["prompt"]) for row in preferences])
+    found = processes.spread(scores, encoded)
+    prompts = [conversation_key(row["prompt"]) for row in rows]
+    if all(len(pair) == 2 for pair in found):
+        return of_margins([chosen - rejected for chosen, rejected in found], prompts)
+    cuts = model.cuts().tolist()
+    losses, points = zip(*(_judged(*both, cuts) for both in zip(found, encoded, strict=True)), strict=True)
+    check_finite(losses)
+    return {
+        "loss": clustered_mean(losses, prompts)._replace(n=len(rows)),
+        "accuracy": clustered_share(points, prompts),
+    }
+
+
+def _judged(scores: Sequence[float], row: Mapping[str, Any], cuts: Sequence[float]) -> tuple[float, float]:
+    """Return the loss of a pair or of a single answer, and whether it is right: 1, 0, or one half for a tie."""
+    if len(scores) == 2:
+        margin = scores[0] - scores[1]
+        return pair_loss(margin), (margin > 0) + 0.5 * (margin == 0)
+    below, above = cuts[row["below"]], cuts[row["above"]]
+    loss = cumulative_link.losses(*map(torch.tensor, (scores[0], below, above))).item()
+    return loss, float(below < scores[0] < above)
 
 
 def _keep_trained_weights_in_float32(model: Any) -> None:
@@ -432,7 +466,7 @@ def _reward_metrics(logs: Any, seconds: float) -> dict[str, float]:
     return {
         "loss": logs["loss"],
         "accuracy": logs["accuracy"],
-        "margin": logs["margin"],
+        **({"margin": logs["margin"]} if "margin" in logs else {}),  # of pairs alone
         "mean_reward": logs["mean_reward"],
         "grad_norm": logs["grad_norm"],
         "learning_rate": logs["learning_rate"],

@@ -21,13 +21,13 @@ from rlhf_tuning import environment
 from rlhf_tuning.data.importer import sample_canonical, sample_unasked
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError
-from rlhf_tuning.evaluation.evaluate import answer_log_probabilities
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.statistics import MeanEstimate
 from rlhf_tuning.training.checkpoints import Checkpoints
+from rlhf_tuning.training.given_answers import log_probabilities_of
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, of_answers
 from rlhf_tuning.training.loading import load_base, load_text_format
 from rlhf_tuning.training.trainer_settings import (
@@ -258,18 +258,10 @@ def _measured(
 ) -> dict[str, MeanEstimate]:
     """Return loss and perplexity of demonstrations, each a prompt and an answer."""
 
-    def nats(some: Sequence[tuple[list[int], list[int]]]) -> list[float]:
-        training = model.training
-        model.eval()
-        # As in training: the adapter's products have the precision of the others.
-        with torch.autocast(base_model.device().type, dtype=compute, enabled=compute != torch.float32):
-            found = answer_log_probabilities(model, [prompt for prompt, _ in some], [answer for _, answer in some])
-        model.train(training)
-        return [-value for value in found]
-
     # The longest first, and beside others as long.
     examples = sorted(examples, key=lambda example: -len(example[0]) - len(example[1]))
-    return of_answers(processes.spread(nats, examples), [len(answer) for _, answer in examples])
+    nats = [-value for value in log_probabilities_of(model, examples, compute=compute)]
+    return of_answers(nats, [len(answer) for _, answer in examples])
 
 
 def _metrics() -> Any:

@@ -180,6 +180,14 @@ def test_preference_tuning_is_forecast_by_the_flags_of_its_run(capsys):
         assert "reinforcement" not in printed
 
 
+def test_tuning_on_feedback_asks_about_another_answer_too(capsys):
+    command = ["plan", *LLAMA[1:], "--machine", "a100-80gb", "--preferences", "3200", "--loss-type", "kto"]
+    assert main(command) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "A step of preference tuning, in seconds: update" in printed
+    assert ", reference point " in printed
+
+
 def test_supervised_tuning_is_forecast_by_the_flags_of_its_run(capsys):
     assert main([*LLAMA, "--machine", "a100-80gb", "--dataset-uri", "d.jsonl", "--train-steps", "50"]) == 0
     printed = " ".join(capsys.readouterr().out.split())

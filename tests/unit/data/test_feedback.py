@@ -116,6 +116,11 @@ def test_who_labels_all_alike_is_told_where_chance_does_not_explain_it(write_row
     assert [(each.location, each.text) for each in finding.examples] == [("user eager", "30 labels, all positive")]
 
 
+def test_little_feedback_is_found(write_rows: WriteRows) -> None:
+    assert found(checked(write_rows, thumbs(True, False)))["few_feedback"].startswith("feedback_dataset has 2 rows.")
+    assert "few_feedback" not in found(checked(write_rows, thumbs(*[True, False] * 500)))
+
+
 def test_ratings_that_are_all_the_same_are_told(write_rows: WriteRows) -> None:
     rows = [{"prompt": "a", "completion": text, "rating": 4} for text in ("x", "y")]
     assert found(checked(write_rows, rows))["same_rating"] == (
@@ -141,3 +146,31 @@ def test_a_tally_of_parts_is_that_of_the_whole() -> None:
     one.merge(other)
     assert (one.labels, one.liked, one.ratings) == (whole.labels, whole.liked, whole.ratings) == (69, 29, {4.0: 2})
     assert one.one_sided() == whole.one_sided() == [OneSided("user all", 9, liked=True)]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "a", "response": "b", "label": True}, "prompt, completion, label or rating, optional user"),
+        (
+            {"prompt": "a", "completion": "b", "label": True, "id": 7},
+            "only the fields prompt, completion, label or rating",
+        ),
+        ({"prompt": "a", "completion": "b"}, "label or rating is missing"),
+        ({"prompt": "a", "completion": "b", "score": 3}, "did you mean rating by score?"),
+        ({"prompt": "a", "completion": "b", "thumbs_up": True}, "did you mean label by thumbs_up?"),
+    ],
+    ids=str,
+)
+def test_what_is_accepted_names_what_was_thought_of_the_answer(row: dict[str, Any], words: str) -> None:
+    reading = read(as_lines([row]), accepts=FEEDBACK)
+    [kept] = reading.problems.kept.values()
+    assert words in kept[0].accepted
+
+
+def test_a_command_that_mends_feedback_speaks_of_no_pairs(write_rows: WriteRows) -> None:
+    check = checked(write_rows, [{"prompt": f"{n}?", "completion": "Yes.", "thumbs_up": n % 2 > 0} for n in range(9)])
+    [told] = check.summary.advice
+    assert "thumbs_up is taken for label" in told
+    assert "chosen" not in told
+    assert "--to feedback" in told

@@ -11,6 +11,7 @@ from rlhf_tuning.data import importer
 from rlhf_tuning.data.importer import (
     ImportSummary,
     Part,
+    import_judgements,
     import_preferences,
     import_prompts,
     import_supervised,
@@ -474,3 +475,77 @@ def test_the_preferred_answers_of_the_held_out_reward_model_are_not_learnt(
     assert asked(measured_too) == measured
     with pytest.raises(DataError, match="Every preference fell to the held-out reward model"):
         run_supervised(tmp_path, **datasets, held_out_reward_model_share=1.0)
+
+
+def thumbs(count: int, prefix: str = "Describe place") -> list[dict[str, object]]:
+    return [
+        {"prompt": f"{prefix} {number // 2}.", "completion": f"Answer {number}.", "label": number % 3 > 0}
+        for number in range(count)
+    ]
+
+
+def run_judgements(tmp_path: Path, **more: Any) -> Any:
+    paths = {name: tmp_path / "out" / name for name in ("preferences", "eval_preferences", "eval_prompts")}
+    summary = import_judgements(
+        preference_rows_path=str(tmp_path / "rows.bin"),
+        **{"preference_dataset": "", "feedback_dataset": "", "eval_dataset": "", "instruction": "", **more},
+        **{f"{name}_path": str(path) for name, path in paths.items()},
+    )
+    return summary, *(list(read_canonical(path)) for path in paths.values())
+
+
+def prompts_of(rows: list[dict[str, Any]]) -> set[str]:
+    return {str(row["prompt"]) for row in rows}
+
+
+def test_feedback_is_held_out_by_prompt_and_its_prompts_are_answered(tmp_path: Path, write_rows: WriteRows) -> None:
+    summary, learnt, held_out, asked = run_judgements(tmp_path, feedback_dataset=write_rows("f.jsonl", thumbs(200)))
+    assert (summary.rows, summary.eval_rows, summary.eval_prompts) == (180, 20, 10)
+    assert (summary.fingerprint, bool(summary.feedback_fingerprint)) == ("", True)
+    assert {*learnt[0]} == {"prompt", "answer", "label"}
+    assert not prompts_of(learnt) & prompts_of(held_out)
+    assert prompts_of(held_out) == prompts_of(asked)
+
+
+def test_of_an_evaluation_dataset_preferences_stand_beside_the_held_out_feedback(
+    tmp_path: Path, write_rows: WriteRows
+) -> None:
+    data = {"feedback_dataset": write_rows("f.jsonl", thumbs(100)), "eval_dataset": write_rows("e", preferences(6))}
+    _, learnt, held_out, asked = run_judgements(tmp_path, **data)
+    assert [("chosen" in row, "label" in row) for row in held_out] == [(True, False)] * 6 + [(False, True)] * 10
+    assert not prompts_of(learnt) & prompts_of(held_out)
+    assert len(asked) == len(prompts_of(held_out))
+    path = tmp_path / "out" / "eval_preferences"
+    assert sample_canonical(path, most=99, seed=0, having="chosen") == held_out[:6]
+    assert len(sample_canonical(path, most=3, seed=0, having="label")) == 3
+
+
+def test_no_feedback_to_a_prompt_on_which_answers_are_compared_is_learnt_from(
+    tmp_path: Path, write_rows: WriteRows
+) -> None:
+    feedback = {"feedback_dataset": write_rows("f.jsonl", thumbs(100))}
+    evaluation = write_rows("e.jsonl", [{"input_text": f" describe PLACE {number}."} for number in range(5)])
+    summary, learnt, _, asked = run_judgements(tmp_path, **feedback, eval_dataset=evaluation)
+    assert len(asked) == summary.eval_prompts == 5
+    assert not {f"Describe place {number}." for number in range(5)} & {row["prompt"][0]["content"] for row in learnt}
+    # Nor of those that are held out of the prompts of reinforcement learning.
+    prompt_dataset = write_rows("p.jsonl", prompts(50))
+    _, _, held_out_prompts = run_prompts(tmp_path, prompt_dataset)
+    _, learnt, *_ = run_judgements(tmp_path, **feedback, prompt_dataset=prompt_dataset)
+    assert held_out_prompts
+    assert not set(held_out_prompts) & {row["prompt"][0]["content"] for row in learnt}
+
+
+def test_preferences_and_feedback_come_together_and_share_no_prompt_across_the_sides(
+    tmp_path: Path, write_rows: WriteRows
+) -> None:
+    data = {
+        "preference_dataset": write_rows("r.jsonl", preferences(120)),
+        "feedback_dataset": write_rows("f.jsonl", thumbs(300)),
+    }
+    summary, learnt, held_out, asked = run_judgements(tmp_path, **data)
+    assert {"chosen" in row for row in learnt} == {"chosen" in row for row in held_out} == {True, False}
+    assert (summary.rows, summary.eval_rows) == (len(learnt), len(held_out))
+    assert not prompts_of(learnt) & prompts_of(held_out)
+    assert prompts_of(asked) == prompts_of([row for row in held_out if "chosen" in row])
+    assert summary.fingerprint != summary.feedback_fingerprint

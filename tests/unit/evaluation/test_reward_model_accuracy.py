@@ -66,15 +66,19 @@ def test_bins_go_on_after_many_equal_values():
     assert len(bins) == 2
 
 
+def roc_of_margins(margins):
+    return reward_model_accuracy.roc_curve(margins, [-margin for margin in margins])
+
+
 def test_the_roc_curve_goes_from_nothing_to_everything_and_its_area_tells_a_good_model_from_chance():
     def area(curve):
         points = [(0.0, 0.0), *zip(curve["fpr"], curve["tpr"], strict=True)]
         return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
 
-    good = reward_model_accuracy.roc_curve([0.1 * number for number in range(-10, 90)])
+    good = roc_of_margins([0.1 * number for number in range(-10, 90)])
     assert (good["fpr"][-1], good["tpr"][-1]) == (1, 1)
     assert good["threshold"] == sorted(good["threshold"], reverse=True)
     assert len(good["fpr"]) <= 51
     assert area(good) > 0.9
-    assert area(reward_model_accuracy.roc_curve([-1.0, 1.0] * 20)) == pytest.approx(0.5)
-    assert reward_model_accuracy.roc_curve([]) == {"fpr": [], "tpr": [], "threshold": []}
+    assert area(roc_of_margins([-1.0, 1.0] * 20)) == pytest.approx(0.5)
+    assert roc_of_margins([]) == {"fpr": [], "tpr": [], "threshold": []}

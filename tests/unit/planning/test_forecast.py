@@ -248,6 +248,7 @@ def test_supervised_tuning_alone_is_forecast_by_its_own_names():
 
 def test_preference_tuning_takes_its_own_steps_and_no_reward_model_but_the_one_that_judges():
     values = {
+        "loss_type": "sigmoid",
         "epoch_count": 2.0,
         "adapter_size": 0,
         "batch_size": 16,

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors import safe_open
 from tiny_reward_model import BAD, GOOD, train
 
 from rlhf_tuning.data import held_out
@@ -180,3 +181,46 @@ def test_a_preference_whose_difference_is_cut_off_is_not_learnt_from(tiny_model,
     assert "1 of 4 preferences are left out: target_sequence_length 4 leaves the same" in capsys.readouterr().out
     with pytest.raises(DataError, match="target_sequence_length 4 leaves the same of both answers of all 1"):
         reward_model._differing(rows[2:3], text_format)
+
+
+def judged(count: int, kind: str, first: int = 0) -> list[dict[str, object]]:
+    """Feedback on one answer to each prompt: thumbs, or stars of which the middle is a mixture."""
+    rows = []
+    for number in range(first, first + count):
+        good = number % 2 > 0
+        row = {"prompt": [{"role": "user", "content": f"Create {number}."}], "answer": GOOD if good else BAD}
+        stars = (4, 5, 3)[number % 3] if good else (1, 2, 3)[number % 3]
+        rows.append(row | ({"label": good} if kind == "thumbs" else {"rating": float(stars)}))
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["thumbs", "stars", "thumbs beside pairs"])
+def test_learns_from_single_answers(preferences, tiny_model, tmp_path, kind, monkeypatch, capsys):
+    monkeypatch.setattr(held_out, "validation_rows", lambda rows: 12)
+    for name, count, first in (("train", 60, 0), ("eval", 40, 100)):
+        rows = judged(count, kind.split()[0], first)
+        if "pairs" in kind:
+            rows += [json.loads(line) for line in (preferences / f"{name}.jsonl").read_text().splitlines()]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = train(tmp_path, tiny_model, tmp_path)
+    assert evaluation["feedback_auc"] > 0.9
+    assert evaluation["feedback_auc_low"] > 0.5
+    assert evaluation["feedback_n"] == (40 if "thumbs" in kind else 27)  # without three stars
+    assert evaluation["accuracy"] == (evaluation["feedback_auc"] if "pairs" not in kind else pytest.approx(1, abs=0.1))
+    looks = json.loads((tmp_path / "reward_model" / "held_out_loss.json").read_text())["looks"]
+    assert looks[-1]["loss"]["mean"] < looks[0]["loss"]["mean"]
+    said = capsys.readouterr().out
+    assert ("puts a liked answer before another in" in said, "held-out preferences" in said) == (True, "pairs" in kind)
+    again = load_reward_model(str(tmp_path / "reward_model"), dtype="float32")
+    measured = evaluate_reward_model(again, list(read_canonical(tmp_path / "eval.jsonl")))
+    assert measured["mean_margin"] == pytest.approx(evaluation["mean_margin"], abs=1e-5)
+
+
+def test_all_weights_learn_from_single_answers_and_nothing_more_is_saved(tiny_model, tmp_path):
+    for name, first in (("train", 0), ("eval", 100)):
+        rows = judged(60, "stars", first)
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"reward_lora_dim": 0, "reward_model_learning_rate_multiplier": 300.0}
+    assert train(tmp_path, tiny_model, tmp_path, **settings)["feedback_auc"] > 0.9
+    with safe_open(tmp_path / "reward_model" / "model.safetensors", "pt") as stored:
+        assert not [name for name in stored.keys() if "cuts" in name]  # noqa: SIM118

@@ -39,7 +39,10 @@ def add(commands: Commands) -> None:
         "--mean-answer-tokens", metavar="N", type=int, default=0, help="mean length; default: the most allowed"
     )
     parser.add_argument(
-        "--preferences", metavar="N", type=int, help="preference tuning on so many preferences, not RLHF"
+        "--preferences",
+        metavar="N",
+        type=int,
+        help="preference tuning on so many preferences, not RLHF; with --loss-type kto on so many answers of feedback",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_parameters(parser, PLANNED)

@@ -1,0 +1,177 @@
+import json
+import random
+from pathlib import Path
+
+import pytest
+from tests.unit.training.test_preference import gain, records, write
+
+from rlhf_tuning.errors import DataError, ParameterError
+from rlhf_tuning.training import kto
+from rlhf_tuning.training.preference import PreferenceConfig
+
+GOOD, BAD = "Enjoy the sun at Gulf Shores.", "0 1 2 3 4 5"
+
+
+def thumbs(count: int, first: int = 0) -> list[dict[str, object]]:
+    """Return an answer to each prompt, with what somebody thought of it."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"Create {number}{' a description' * (number % 5)}."}],
+            "answer": f"{GOOD}{' Salt and gulls.' * (number % 4)}" if number % 2 else f"{BAD}{' 6 7' * (number % 4)}",
+            "label": bool(number % 2),
+        }
+        for number in range(first, first + count)
+    ]
+
+
+def train(
+    model: Path, folder: Path, rows: list[dict[str, object]] | None = None, **settings: object
+) -> dict[str, float]:
+    """Tune a tiny model on some feedback."""
+    config = PreferenceConfig(
+        large_model_reference=str(model),
+        loss_type="kto",
+        **{  # type: ignore[arg-type]
+            "epoch_count": 3,
+            "learning_rate_multiplier": 100.0,
+            "adapter_size": 4,
+            "batch_size": 8,
+            "prompt_sequence_length": 32,
+            "target_sequence_length": 24,
+            "dtype": "float32",
+            "watch_prompts": 4,
+            **settings,
+        },
+    )
+    return kto.train_on_feedback(
+        config,
+        preferences_path=write(folder / "learnt.jsonl", thumbs(32) if rows is None else rows),
+        eval_preferences_path=write(folder / "held_out.jsonl", thumbs(12, first=50)),
+        adapter_dir=str(folder / "adapter"),
+        model_dir=str(folder / "model"),
+        tensorboard_dir=str(folder / "events"),
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    folder = tmp_path_factory.mktemp("tuned")
+    return folder, train(tiny_model, folder)
+
+
+def test_learns_what_people_like(tuned):
+    folder, found = tuned
+    history = records(folder / "adapter" / "metrics.jsonl")
+    assert [record["step"] for record in history] == list(range(1, 13))  # three epochs of 32 by 8
+    assert history[0]["loss"] == pytest.approx(0.5, abs=1e-3)
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert history[-1]["margin"] > history[0]["margin"] == pytest.approx(0.0, abs=1e-3)
+    assert found["held_out_loss_high"] < found["held_out_loss_before"] == pytest.approx(0.5, abs=1e-3)
+    assert found["held_out_accuracy"] > 0.95
+    assert found["held_out_desirable_change_low"] > found["held_out_undesirable_change_high"]
+    assert found["held_out_kl"] > 0
+    curve = json.loads((folder / "adapter" / "held_out_loss.json").read_text())
+    assert [look["step"] for look in curve["looks"]] == list(range(13))
+    assert curve["looks"][0]["accuracy"]["mean"] == 0.5  # nothing has gained yet, but for rounding
+    settings = json.loads((folder / "adapter" / "tuning.json").read_text())
+    assert (settings["method"], settings["loss_type"]) == ("preference", "kto")
+
+
+def test_the_saved_model_is_the_one_that_was_measured(tiny_model, tuned):
+    folder, found = tuned
+    liked = [{**row, "chosen": row["answer"]} for row in records(folder / "held_out.jsonl") if row["label"]]
+    (folder / "liked").mkdir()
+    write(folder / "liked" / "held_out.jsonl", liked)
+    risen = gain(str(folder / "model"), tiny_model, folder / "liked") * 9 / len(liked)  # it takes the mean of nine
+    assert risen == pytest.approx(found["held_out_desirable_change"], abs=1e-2)
+
+
+def test_all_weights_learn_and_the_best_checkpoint_is_returned(tiny_model, tmp_path):
+    # Held-out feedback says the opposite of what is learnt.
+    rows = [row | {"label": not row["label"]} for row in thumbs(32)]
+    found = train(tiny_model, tmp_path, rows, adapter_size=0, learning_rate_multiplier=300.0, watch_prompts=0)
+    assert (found["steps"], found["returned_step"]) == (4, 0)  # an epoch without a lower loss
+    assert not (tmp_path / "adapter" / "adapter_config.json").exists()
+
+
+def test_ratings_are_held_against_the_middle_of_the_scale(tiny_model, tmp_path, capsys):
+    rated = [
+        {key: row[key] for key in ("prompt", "answer")} | {"rating": 1 + n % 5} for n, row in enumerate(thumbs(32))
+    ]
+    train(tiny_model, tmp_path, rated, epoch_count=0.25, watch_prompts=0)
+    said = capsys.readouterr().out
+    assert "on 26 answers, of which 12 were liked" in said  # 1 and 2 seven times each, 4 and 5 six times
+    assert "Ratings above 3, the middle of the scale" in said
+    assert "6 of 32 answers stand right there and are left out" in said
+    with pytest.raises(DataError, match="holds no answer that was liked or disliked"):
+        train(tiny_model, tmp_path, [{**row, "rating": 4} for row in rated])
+
+
+def test_a_person_is_told_where_one_kind_weighs_more():
+    config = PreferenceConfig(large_model_reference="x", loss_type="kto")
+    labels = [{"label": number % 5 > 0} for number in range(100)]
+    said = kto.unbalanced(labels, config)
+    assert said.startswith(
+        "80 answers to learn from were liked and 20 were not, so that the ones weigh 4 times as much"
+    )
+    assert said.endswith("undesirable_weight 4 would have both weigh alike.")
+    even = PreferenceConfig(large_model_reference="x", loss_type="kto", undesirable_weight=4.0)
+    assert not kto.unbalanced(labels, even)
+    assert "was liked" in kto.unbalanced(labels[1:5], config)
+    assert "desirable_weight 4 " in kto.unbalanced([{"label": not row["label"]} for row in labels], config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rpo_alpha": 1.0}, "there are no chosen answers"),
+        ({"batch_size": 1}, "holds each answer against another"),
+        ({"loss_type": "ipo", "desirable_weight": 2.0}, "only loss_type kto learns"),
+        ({"label_smoothing": 0.1}, "only loss_type robust knows"),
+    ],
+)
+def test_settings_that_mean_nothing_to_the_loss_are_refused(settings, words):
+    with pytest.raises(ParameterError, match=words):
+        PreferenceConfig(large_model_reference="x", **{"loss_type": "kto", **settings})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_it_learns_preferences_of_which_one_answer_each_was_seen(tiny_model, tmp_path, seed):
+    """Thumbs made of pairs: of each prompt one answer, drawn, a tenth of them with the wrong thumb."""
+    draw = random.Random(seed)
+
+    def told(first: int, count: int) -> list[dict[str, object]]:
+        rows = []
+        for number in range(first, first + count):
+            good = draw.random() < 0.5
+            answer = f"{GOOD if good else BAD}{draw.choice(('', ' Salt and gulls.', ' 6 7', ' Come and see.'))}"
+            prompt = [{"role": "user", "content": f"Create {number}."}]
+            rows.append({"prompt": prompt, "answer": answer, "label": good is not (draw.random() < 0.1)})
+        return rows
+
+    write(tmp_path / "held_out.jsonl", told(1000, 100))
+    config = PreferenceConfig(
+        large_model_reference=str(tiny_model),
+        loss_type="kto",
+        epoch_count=2,
+        learning_rate_multiplier=60.0,
+        adapter_size=4,
+        batch_size=16,
+        prompt_sequence_length=32,
+        target_sequence_length=24,
+        dtype="float32",
+        watch_prompts=0,
+        seed=seed,
+    )
+    found = kto.train_on_feedback(
+        config,
+        preferences_path=write(tmp_path / "learnt.jsonl", told(0, 200)),
+        eval_preferences_path=str(tmp_path / "held_out.jsonl"),
+        adapter_dir=str(tmp_path / "adapter"),
+        model_dir=str(tmp_path / "model"),
+        tensorboard_dir=str(tmp_path / "events"),
+    )
+    assert found["held_out_loss_high"] < found["held_out_loss_before"]
+    assert found["held_out_accuracy_low"] > 0.7  # of wrong thumbs a tenth can be right
+    assert found["held_out_desirable_change_low"] > found["held_out_undesirable_change_high"]
