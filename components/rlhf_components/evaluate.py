@@ -122,7 +122,8 @@ def evaluate(
     from rlhf_tuning.evaluation.phase_answers import SUPERVISED, answer_before
     from rlhf_tuning.evaluation.phase_gains import gains_text
     from rlhf_tuning.models.reward_model import saved_in
-    from rlhf_tuning.models.start_model import made_from
+    from rlhf_tuning.models.start_model import made_from, record_of
+    from rlhf_tuning.planning.run_budget import stopped_in
     from rlhf_tuning.reports.run_report import data_sources, lineage, write_run_report
     from rlhf_tuning.reports.saved_report import add_report
     from rlhf_tuning.step import running_step, write_log
@@ -197,8 +198,10 @@ def evaluate(
             earlier_tries=earlier_tries,
             start_answers=phases.rows[SUPERVISED] if phases else (),
         )
-        comparison.write_summary(config, pairs, summary.path, decision=decided, judges=judges, gains=gains_text(gains))
         start_dir = large_model_reference if phases else ""
+        ended = stopped_in(record_of(start_dir), reward_dir, held_out_dir, adapter.path)
+        said = gains_text(gains)
+        comparison.write_summary(config, pairs, summary.path, decision=decided, judges=judges, gains=said, budget=ended)
         start = made_from(start_dir) if phases else None
         run_report = write_run_report(
             pairs,
@@ -215,6 +218,7 @@ def evaluate(
             gains=gains,
             data_warnings=data_warnings.splitlines(),
             times=clock.times(),
+            budget=ended,
         )
         add_report(run_report, evaluation.path)
         for name, value in numbers.items():

@@ -42,6 +42,7 @@ def train_policy(
     missing_eos_penalty: float = 0.0,
     normalize_advantages: bool = False,
     checkpoint_interval: float = 10.0,
+    budget: str = "",
     held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
     start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
@@ -81,6 +82,7 @@ def train_policy(
         missing_eos_penalty: Taken off the reward of an answer that was cut off.
         normalize_advantages: Give the advantages of each batch mean 0 and standard deviation 1.
         checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
+        budget: From Validate Inputs: what the run may take, and its plan; empty for no limit.
         held_out_reward_model: A reward model trained on other preferences, by which the watch stops the run and chooses the
             checkpoint; without one it draws curves only.
         start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
@@ -88,11 +90,14 @@ def train_policy(
     """
     from rlhf_tuning.distributed import processes
     from rlhf_tuning.models.reward_model import saved_better_than_chance
+    from rlhf_tuning.models.start_model import times_of
+    from rlhf_tuning.planning.run_budget import step_budget
     from rlhf_tuning.step import running_step
     from rlhf_tuning.training import reinforcement as phase
     from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
-    with running_step("Reinforcer", inputs=[prompts, reward_model, held_out_reward_model], outputs=[adapter, model]):
+    inputs = [prompts, reward_model, held_out_reward_model, *times_of(large_model_reference)]
+    with running_step("Reinforcer", inputs=inputs, outputs=[adapter, model]) as clock:
         config = phase.ReinforcementConfig(
             large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,
@@ -129,10 +134,12 @@ def train_policy(
             model_dir=model.path,
             tensorboard_dir=tensorboard.path,
             checkpoint_dir=beside_the_runs(adapter.path, adapter.uri),
+            budget=step_budget(budget, clock),
             held_out_reward_model_dir=saved_better_than_chance(held_out_reward_model.path)
             if held_out_reward_model
             else "",
         )
+        clock.earlier = final.pop("seconds_before", 0.0)
         for name, value in final.items():
             metrics.log_metric(name, value)
         made_from = {

@@ -41,6 +41,7 @@ def train_preference(
     held_out_reward_model_share: float = 0.0,
     watch_prompts: int = 64,
     checkpoint_interval: float = 10.0,
+    budget: str = "",
     start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
     """Have chosen answers gain more than rejected ones, or liked ones more than others, as long as held-out ones do so too.
@@ -81,19 +82,22 @@ def train_preference(
         checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
         start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
             what is an input is fetched.
+        budget: From Validate Inputs: what the run may take, and its plan; empty for no limit.
     """
     import math
     import shutil
     from pathlib import Path
 
     from rlhf_tuning.distributed import processes
+    from rlhf_tuning.models.start_model import times_of
+    from rlhf_tuning.planning.run_budget import step_budget
     from rlhf_tuning.registry import PREFERENCE_ROWS
     from rlhf_tuning.step import running_step
     from rlhf_tuning.training import kto, preference
     from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
-    inputs = [preferences, eval_preferences]
-    with running_step("Preference Trainer", inputs=inputs, outputs=[adapter, model]):
+    inputs = [preferences, eval_preferences, *times_of(large_model_reference)]
+    with running_step("Preference Trainer", inputs=inputs, outputs=[adapter, model]) as clock:
         config = preference.PreferenceConfig(
             large_model_reference=large_model_reference,
             beta=beta,
@@ -128,7 +132,9 @@ def train_preference(
             tensorboard_dir=tensorboard.path,
             checkpoint_dir=beside_the_runs(adapter.path, adapter.uri),
             evaluation_prompts_path=evaluation_prompts.path if evaluation_prompts else "",
+            budget=step_budget(budget, clock),
         )
+        clock.earlier = found.pop("seconds_before", 0.0)
         if preference_rows:
             shutil.copyfile(preference_rows.path, Path(adapter.path) / PREFERENCE_ROWS)
         for name, value in found.items():

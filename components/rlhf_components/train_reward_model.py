@@ -30,6 +30,7 @@ def train_reward_model(
     held_out: bool = False,
     reward_model_max_epochs: float = 2.0,
     checkpoint_interval: float = 10.0,
+    budget: str = "",
     start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
     """Learn from preferences, or feedback, a model that scores answers as the people did.
@@ -55,6 +56,7 @@ def train_reward_model(
         held_out_reward_model_share: Share of the prompts whose preferences only the held-out reward model learns from.
         reward_model_max_epochs: Most times that each preference is seen; 0 for no limit but the steps.
         checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
+        budget: From Validate Inputs: what the run may take, and its plan; empty for no limit.
         held_out: Train that one. With a share of 0 nothing is trained, and the output is empty.
         start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
             what is an input is fetched.
@@ -63,13 +65,16 @@ def train_reward_model(
     from pathlib import Path
 
     from rlhf_tuning.distributed import processes
+    from rlhf_tuning.models.start_model import times_of
+    from rlhf_tuning.planning.run_budget import step_budget
     from rlhf_tuning.registry import PREFERENCE_ROWS
     from rlhf_tuning.step import running_step, say
     from rlhf_tuning.training import reward_model as phase
     from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
     step = "Held-out Reward Model Trainer" if held_out else "Reward Model Trainer"
-    with running_step(step, inputs=[preferences], outputs=[reward_model]):
+    inputs = [preferences, *times_of(large_model_reference)]
+    with running_step(step, inputs=inputs, outputs=[reward_model]) as clock:
         config = phase.RewardModelConfig(
             large_model_reference=large_model_reference,
             prompt_sequence_length=prompt_sequence_length,
@@ -99,7 +104,9 @@ def train_reward_model(
             output_dir=reward_model.path,
             tensorboard_dir=tensorboard.path,
             checkpoint_dir=beside_the_runs(reward_model.path, reward_model.uri),
+            budget=step_budget(budget, clock),
         )
+        clock.earlier = evaluation.pop("seconds_before", 0.0)
         if preference_rows:
             shutil.copyfile(preference_rows.path, Path(reward_model.path) / PREFERENCE_ROWS)
         for name, value in evaluation.items():

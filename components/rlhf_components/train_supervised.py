@@ -32,6 +32,7 @@ def train_supervised(
     warm_start_adapter: str = "",
     warm_start_fingerprint: str = "",
     checkpoint_interval: float = 10.0,
+    budget: str = "",
     is_start: bool = False,
 ) -> None:
     """Raise the probability of demonstrated answers, for as long as held-out ones become more probable too.
@@ -62,6 +63,7 @@ def train_supervised(
         warm_start_adapter: Folder of the adapter that the training starts from; empty for a new one.
         warm_start_fingerprint: From Preprocess Inputs.
         checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
+        budget: From Validate Inputs: what the run may take, and its plan; empty for no limit.
         is_start: Whether another method starts from the model: then it holds the settings and metrics too, since later
             steps get nothing else.
     """
@@ -69,12 +71,13 @@ def train_supervised(
 
     from rlhf_tuning.distributed import processes
     from rlhf_tuning.models.start_model import keep_record
+    from rlhf_tuning.planning.run_budget import step_budget
     from rlhf_tuning.step import running_step
     from rlhf_tuning.training import supervised
     from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
     inputs = [demonstrations, eval_demonstrations]
-    with running_step("Supervised Trainer", inputs=inputs, outputs=[adapter, model]):
+    with running_step("Supervised Trainer", inputs=inputs, outputs=[adapter, model]) as clock:
         config = supervised.SupervisedConfig(
             large_model_reference=large_model_reference,
             train_steps=train_steps,
@@ -101,7 +104,9 @@ def train_supervised(
             tensorboard_dir=tensorboard.path,
             checkpoint_dir=beside_the_runs(adapter.path, adapter.uri),
             evaluation_prompts_path=evaluation_prompts.path if evaluation_prompts else "",
+            budget=step_budget(budget, clock),
         )
+        clock.earlier = found.pop("seconds_before", 0.0)
         for name, value in found.items():
             if math.isfinite(value):
                 metrics.log_metric(name, value)
@@ -114,6 +119,6 @@ def train_supervised(
             "warm_start_fingerprint": warm_start_fingerprint,
         }
         if is_start:
-            keep_record(model.path, adapter_dir=adapter.path, made_from=made_from)
+            keep_record(model.path, adapter_dir=adapter.path, made_from=made_from, times=clock.times())
         adapter.metadata.update(made_from)
         model.metadata.update(made_from)

@@ -103,6 +103,11 @@ def validate_inputs(
     large_model_b_reference: str = "",
     labelled_preferences: Optional[dsl.Input[dsl.Dataset]] = None,
     tunes_on_preferences: bool = False,
+    reward_model_reference: str = "",
+    max_hours: float = 0.0,
+    max_cost: float = 0.0,
+    price_per_hour: float = 0.0,
+    train_until_budget: bool = False,
     target: str = "",
     registry_dir: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
@@ -117,6 +122,7 @@ def validate_inputs(
         ("held_out_fingerprint", str),
         ("preference_prompt_fingerprint", str),
         ("feedback_fingerprint", str),
+        ("budget", str),
     ],
 ):
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
@@ -220,6 +226,11 @@ def validate_inputs(
         large_model_b_reference: The second one.
         labelled_preferences: From Label Preferences, in the place of preference_dataset.
         tunes_on_preferences: Whether a model is tuned on preferences or feedback, and not on a reward learnt from them.
+        reward_model_reference: Base model of the reward model; empty for the policy's own.
+        max_hours: Hours that the steps of the run may take together; 0 for no limit.
+        max_cost: What they may cost; 0 for no limit.
+        price_per_hour: What the machine that trains costs, in the currency of max_cost.
+        train_until_budget: Whether the run begins though its forecast exceeds that.
         target: Where the run registers its model; into the local registry, which is checked, where it is local.
         registry_dir: Folder of that registry; its default place when empty.
 
@@ -234,9 +245,12 @@ def validate_inputs(
             so that other prompts do not have phase 1 done again.
         preference_prompt_fingerprint: Fingerprint of the content of the prompts that a judge's preferences are for.
         feedback_fingerprint: Fingerprint of the feedback's content.
+        budget: What the run may take and its plan, by which every training ends in time; empty where there is no limit.
     """
+    from dataclasses import asdict
     from pathlib import Path
 
+    from rlhf_tuning import environment
     from rlhf_tuning.evaluation.judges import check_judge, check_server
     from rlhf_tuning.evaluation.judges.role import TEACHER
     from rlhf_tuning.labelling.tasks import check_labelling, task_rubric
@@ -250,63 +264,71 @@ def validate_inputs(
         check_target_kl,
         check_weights,
     )
+    from rlhf_tuning.parameters import Value
+    from rlhf_tuning.planning.run_budget import check_run
     from rlhf_tuning.registry import check_writable
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
 
     preference_dataset = labelled_preferences.path if labelled_preferences else preference_dataset
     with running_step("Validate Inputs"):
-        check_limits(
-            accelerator_type=accelerator_type,
-            reward_model_learning_rate_multiplier=reward_model_learning_rate_multiplier,
-            reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
-            learning_rate_multiplier=learning_rate_multiplier,
-            supervised_learning_rate_multiplier=supervised_learning_rate_multiplier,
-            evaluation_interval=evaluation_interval,
-            enable_checkpoint_selection=enable_checkpoint_selection,
-            max_context_length=max_context_length,
-            tuning_method=tuning_method,
-            beta=beta,
-            epoch_count=epoch_count,
-            adapter_size=adapter_size,
-            loss_type=loss_type,
-            label_smoothing=label_smoothing,
-            rpo_alpha=rpo_alpha,
-            desirable_weight=desirable_weight,
-            undesirable_weight=undesirable_weight,
-            kl_coeff=kl_coeff,
-            rl_algorithm=rl_algorithm,
-            lora_dim=lora_dim,
-            reward_lora_dim=reward_lora_dim,
-            num_generations=num_generations,
-            temperature=temperature,
-            seed=seed,
-            scorer=scorer,
-            dtype=dtype,
-            serving_machine=serving_machine,
-            serving_endpoint=serving_endpoint,
-            rollout_engine=rollout_engine,
-            inference_engine=inference_engine,
-            watch_interval=watch_interval,
-            min_reward_model_accuracy=min_reward_model_accuracy,
-            max_kl=max_kl,
-            num_iterations=num_iterations,
-            target_kl=target_kl,
-            reward_clip_range=reward_clip_range,
-            missing_eos_penalty=missing_eos_penalty,
-            gate_win_rate_margin=gate_win_rate_margin,
-            gate_reward_model_margin=gate_reward_model_margin,
-            gate_min_prompts=gate_min_prompts,
-            gate_min_judged_share=gate_min_judged_share,
-            gate_max_kl=gate_max_kl,
-            gate_max_length_ratio=gate_max_length_ratio,
-            gate_max_equal_length_loss=gate_max_equal_length_loss,
-            gate_max_judge_loss=gate_max_judge_loss,
-            gate_max_unfinished_rise=gate_max_unfinished_rise,
-            gate_max_empty_rise=gate_max_empty_rise,
-            gate_max_repetitive_rise=gate_max_repetitive_rise,
-            gate_max_refusal_rise=gate_max_refusal_rise,
-        )
+        settings: dict[str, Value] = {
+            "accelerator_type": accelerator_type,
+            "reward_model_learning_rate_multiplier": reward_model_learning_rate_multiplier,
+            "reinforcement_learning_rate_multiplier": reinforcement_learning_rate_multiplier,
+            "learning_rate_multiplier": learning_rate_multiplier,
+            "supervised_learning_rate_multiplier": supervised_learning_rate_multiplier,
+            "evaluation_interval": evaluation_interval,
+            "enable_checkpoint_selection": enable_checkpoint_selection,
+            "max_context_length": max_context_length,
+            "tuning_method": tuning_method,
+            "beta": beta,
+            "epoch_count": epoch_count,
+            "adapter_size": adapter_size,
+            "loss_type": loss_type,
+            "label_smoothing": label_smoothing,
+            "rpo_alpha": rpo_alpha,
+            "desirable_weight": desirable_weight,
+            "undesirable_weight": undesirable_weight,
+            "kl_coeff": kl_coeff,
+            "rl_algorithm": rl_algorithm,
+            "lora_dim": lora_dim,
+            "reward_lora_dim": reward_lora_dim,
+            "num_generations": num_generations,
+            "temperature": temperature,
+            "seed": seed,
+            "scorer": scorer,
+            "dtype": dtype,
+            "serving_machine": serving_machine,
+            "serving_endpoint": serving_endpoint,
+            "rollout_engine": rollout_engine,
+            "inference_engine": inference_engine,
+            "watch_interval": watch_interval,
+            "min_reward_model_accuracy": min_reward_model_accuracy,
+            "max_kl": max_kl,
+            "num_iterations": num_iterations,
+            "target_kl": target_kl,
+            "reward_clip_range": reward_clip_range,
+            "missing_eos_penalty": missing_eos_penalty,
+            "gate_win_rate_margin": gate_win_rate_margin,
+            "gate_reward_model_margin": gate_reward_model_margin,
+            "gate_min_prompts": gate_min_prompts,
+            "gate_min_judged_share": gate_min_judged_share,
+            "gate_max_kl": gate_max_kl,
+            "gate_max_length_ratio": gate_max_length_ratio,
+            "gate_max_equal_length_loss": gate_max_equal_length_loss,
+            "gate_max_judge_loss": gate_max_judge_loss,
+            "gate_max_unfinished_rise": gate_max_unfinished_rise,
+            "gate_max_empty_rise": gate_max_empty_rise,
+            "gate_max_repetitive_rise": gate_max_repetitive_rise,
+            "gate_max_refusal_rise": gate_max_refusal_rise,
+            "max_hours": max_hours,
+            "max_cost": max_cost,
+            "price_per_hour": price_per_hour,
+            "train_until_budget": train_until_budget,
+            "reward_model_reference": reward_model_reference,
+        }
+        check_limits(**settings)
         check_label_smoothing(label_smoothing=label_smoothing, loss_type=loss_type)
         if tunes_on_preferences:
             check_preferences(
@@ -395,6 +417,9 @@ def validate_inputs(
             eval_fingerprint=check.eval_fingerprint,
             warnings=len(check.warnings),
         )
+        budget = check_run(
+            settings | asdict(config), machine=environment.MACHINE, tunes_on_preferences=tunes_on_preferences
+        )
     told = [*check.warnings, *([labelled_preferences.metadata["warning"]] if labelled_preferences else [])]
     warnings = "\n".join(told)
     held_out = "" if eval_dataset else check.prompt_fingerprint
@@ -408,4 +433,5 @@ def validate_inputs(
         held_out,
         check.preference_prompt_fingerprint,
         check.feedback_fingerprint,
+        budget,
     )

@@ -13,6 +13,9 @@ from rlhf_pipelines.image_choice import as_environment
 from rlhf_pipelines.parameters import PIPELINES
 from rlhf_pipelines.targets import TARGETS, choose_machine, containers, fit_to_kubeflow, fit_to_vertex, writes_report
 
+#: The step that forecasts a run that has a budget, on a machine that it does not run on.
+_FORECASTS = "exec-validate-inputs"
+
 
 def load_pipeline(name: str, target: str = "local") -> Any:
     """Return the pipeline function for a target: where the model goes in the end differs between them."""
@@ -46,6 +49,8 @@ def compile_for_submission(name: str, target: str, machine: str, images: Mapping
     elif machine:
         choose_machine(target, machine)  # says that there is none to choose
     for label, container in containers(spec):
+        if target != "local" and label == _FORECASTS:
+            container["env"] = [{"name": "RLHF_MACHINE", "value": choose_machine(target, machine).name}]
         if target != "local" and writes_report(spec, label):
             # The report names the images. Other steps do not, and their cache need not depend on them.
             container["env"] = _images_in_the_report(images)

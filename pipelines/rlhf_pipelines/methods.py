@@ -79,4 +79,9 @@ SET_BY_COMPARISON = (
     "serving_machine",
     "serving_image",
     "serving_endpoint",
+    # It has a budget of its own.
+    "max_hours",
+    "max_cost",
+    "price_per_hour",
+    "train_until_budget",
 )

@@ -102,8 +102,11 @@ _OF_OTHERS = (
     + _OF_THE_SMOKE_TEST
 )
 _OF_EVERY_TUNE = tuple(name for name in PARAMETERS if name not in _OF_OTHERS)
+#: Of every pipeline that trains.
+OF_A_BUDGET = ("max_hours", "max_cost", "price_per_hour", "train_until_budget")
 #: Of every method, whatever it learns from.
 _OF_EVERY_METHOD = (
+    *OF_A_BUDGET,
     "model_display_name",
     "project",
     "location",
@@ -174,6 +177,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
             "reward_model_max_epochs",
             "dtype",
             "checkpoint_interval",
+            *OF_A_BUDGET,
             "max_bad_rows",
             preference_dataset="JSONL of human preferences: a path, a gs:// path, or a glob; empty with feedback alone.",
             feedback_dataset="JSONL of answers with a label or a rating each, beside preferences or in place of them.",

@@ -92,6 +92,7 @@ class ReinforcementOutputs(NamedTuple):
     eval_fingerprint=str,
     large_model_fingerprint=str,
     warm_start_fingerprint=str,
+    budget=str,
 )
 def supervised_phase(values: Values) -> SupervisedOutputs:
     """Import demonstrations and tune the model on them."""
@@ -169,6 +170,7 @@ def distillation_phase(values: Values) -> DistillationOutputs:
     eval_fingerprint=str,
     large_model_fingerprint=str,
     reward_model_fingerprint=str,
+    budget=str,
 )
 def supervised_start(values: Values) -> StartOutputs:
     """Tune the model on demonstrations where that is asked for, and say which model the others start from."""
@@ -271,6 +273,7 @@ def reward_model_phase_with(**fetched: Any) -> Any:
         held_out_fingerprint=str,
         eval_fingerprint=str,
         large_model_fingerprint=str,
+        budget=str,
     )
     def reward_model_phase(values: Values) -> RewardModelOutputs:
         """Import preferences and train the reward model on them."""
@@ -309,6 +312,7 @@ def preference_phase_with(**fetched: Any) -> Any:
         eval_fingerprint=str,
         large_model_fingerprint=str,
         warm_start_fingerprint=str,
+        budget=str,
     )
     def preference_phase(values: Values) -> PreferenceOutputs:
         """Import preferences and tune the model on them."""
@@ -349,6 +353,7 @@ def reinforcement_phase_with(**fetched: Any) -> Any:
         eval_fingerprint=str,
         large_model_fingerprint=str,
         warm_start_fingerprint=str,
+        budget=str,
     )
     def reinforcement_phase(values: Values) -> ReinforcementOutputs:
         """Import prompts and tune the policy on them."""

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_tuning import environment
 from rlhf_tuning.accelerators import GPUS, Gpu, machine_name
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.images import TRAINER_IMAGE
+from rlhf_tuning.planning.prices import ListPrice, list_price
 
 #: A compiled pipeline as kfp's YAML holds it.
 Spec = dict[str, Any]
@@ -112,6 +114,23 @@ def choose_machine(target: str, name: str = "") -> Machine:
     near = longer[:2] or difflib.get_close_matches(wanted, by_name, n=2, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise ParameterError(f"--machine is {name!r}, which {target} does not have.{hint} Machines: {', '.join(by_name)}.")
+
+
+def machine_price(name: str, location: str, *, spot: bool = False) -> ListPrice | None:
+    """Return the list price of a machine in a region; None where there is none.
+
+    Args:
+        name: Of the machine, ours or Compute Engine's.
+        location: The region; where it is empty, that which Google's own tools read from the environment.
+        spot: Whether it is a Spot machine.
+
+    Raises:
+        ParameterError: If a list of one's own cannot be read.
+    """
+    wanted = name.lower().removesuffix("-x1")
+    known = next((found for found in machines("vertex").values() if wanted in (found.name, found.machine_type)), None)
+    names = (known.name, known.machine_type) if known else (wanted,)
+    return list_price(names, location or environment.GOOGLE_CLOUD_REGION, spot=spot)
 
 
 def cautions(target: str, machine: Machine) -> list[str]:

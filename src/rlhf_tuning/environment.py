@@ -69,6 +69,12 @@ IMAGES = os.environ.get("RLHF_IMAGES", "")
 #: The Python that runs vLLM, where it is neither installed here nor in the place that the command names by itself.
 VLLM_PYTHON = os.environ.get("RLHF_VLLM_PYTHON", "")
 
+#: A list of prices of machines in the place of the one that is built in, a CSV file.
+PRICES = os.environ.get("RLHF_PRICES", "")
+
+#: The machine of the training steps, such as `a100-80gb-x8`; empty where they run on the machine at hand.
+MACHINE = os.environ.get("RLHF_MACHINE", "")
+
 #: Key of the server whose language model judges answers; sent to it and shown nowhere.
 JUDGE_API_KEY = os.environ.get("RLHF_JUDGE_API_KEY", "")
 

@@ -318,6 +318,33 @@ PARAMETERS: dict[str, Parameter] = {
             Limit(0),
         ),
         Parameter(
+            "max_hours",
+            float,
+            0.0,
+            "Hours that the steps of a run may take together: training ends in time for evaluation and gate; 0: no limit.",
+            Limit(0),
+        ),
+        Parameter(
+            "max_cost",
+            float,
+            0.0,
+            "What those hours may cost at price_per_hour, in its currency; 0 for no limit.",
+            Limit(0),
+        ),
+        Parameter(
+            "price_per_hour",
+            float,
+            0.0,
+            "What the machine that trains costs an hour, in any currency; with 0 rlhf submit takes its list price.",
+            Limit(0),
+        ),
+        Parameter(
+            "train_until_budget",
+            bool,
+            False,
+            "Begin though the forecast exceeds max_hours or max_cost, and train for as long as they last.",
+        ),
+        Parameter(
             "gate_win_rate_margin",
             float,
             0.0,

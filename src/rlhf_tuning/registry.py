@@ -48,6 +48,8 @@ METHODS = {"reinforcement": "RLHF", "supervised": "Supervised tuning", "preferen
 WATCH = "watch.json"
 #: Beside the weights that an early stop chose: the loss on held-out examples at every look.
 HELD_OUT_LOSS = "held_out_loss.json"
+#: Beside them, where the run had a budget: what that did.
+BUDGET = "budget.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # Below this size a copy costs nothing, and is safe from whatever happens to the original.

@@ -24,6 +24,14 @@ class Artifact(Protocol):
     metadata: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Carrier:
+    """What carries times where there is no artifact that does."""
+
+    uri: str
+    metadata: dict[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Took:
     """How long a step took.
@@ -33,12 +41,14 @@ class Took:
         started: When, in seconds since 1970.
         seconds: From then until its outputs were saved.
         run: Folder of the run that it was a step of.
+        earlier: Seconds of an attempt before, from whose checkpoint it went on.
     """
 
     name: str
     started: float
     seconds: float
     run: str
+    earlier: float = 0.0
 
 
 class StepClock:
@@ -56,16 +66,21 @@ class StepClock:
         self._began = time.time()
         self._outputs = list(outputs)
         self._before = _carried(inputs)
+        #: Seconds of an attempt before, from whose checkpoint the step went on.
+        self.earlier = 0.0
 
     def times(self) -> list[Took]:
         """Return the times of the steps before this one in the order of their starts, and its own until now as the last."""
         run = run_folder(self._outputs[0].uri) if self._outputs else ""
         seconds = round(time.monotonic() - self.started, 1)
-        return [*self._before, Took(name=self._name, started=self._began, seconds=seconds, run=run)]
+        return [*self._before, self._own(seconds, run)]
+
+    def _own(self, seconds: float, run: str) -> Took:
+        return Took(name=self._name, started=self._began, seconds=seconds, run=run, earlier=self.earlier)
 
     def hand_on(self) -> None:
         """Write the times into the metadata of the outputs."""
-        carried = json.dumps([asdict(took) for took in self.times()])
+        carried = as_metadata(self.times())
         for artifact in self._outputs:
             artifact.metadata[STEP_TIMES] = carried
 
@@ -73,6 +88,11 @@ class StepClock:
 def seconds_to(metadata: Mapping[str, Any]) -> float:
     """Return what the steps took in all that led to an artifact with this metadata, in whichever run they ran."""
     return float(sum(took["seconds"] for took in json.loads(metadata[STEP_TIMES])))
+
+
+def as_metadata(times: Iterable[Took]) -> str:
+    """Return times as an artifact carries them."""
+    return json.dumps([asdict(took) for took in times])
 
 
 def run_folder(uri: str) -> str:

@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_pipelines.cli.text_table import room, text_table
-from rlhf_pipelines.targets import machines
+from rlhf_pipelines.targets import machine_price, machines
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.limits import PRICE_PER_HOUR
 from rlhf_tuning.models.architecture import Architecture
 from rlhf_tuning.models.base_model_check import check_models_at_hand
 from rlhf_tuning.parameters import Value
@@ -27,6 +26,7 @@ from rlhf_tuning.planning.forecast import (
     forecast,
     gpu_hardware,
 )
+from rlhf_tuning.planning.run_budget import check_budget, of_plan
 from rlhf_tuning.step import duration
 
 _HERE = "here"
@@ -37,7 +37,7 @@ def plan_run(
     values: Mapping[str, Value],
     *,
     machine: str,
-    price_per_hour: float | None,
+    spot: bool = False,
     mean_prompt_tokens: int = 0,
     mean_answer_tokens: int = 0,
     preferences: int | None = None,
@@ -48,31 +48,45 @@ def plan_run(
     Args:
         values: Checked parameters, as `parameters.TABLES` lists them.
         machine: `here`, or the name of a machine with GPUs.
-        price_per_hour: Of the whole machine; None for no cost.
+        spot: Whether the price of a machine, where `price_per_hour` is 0, is that of a Spot machine.
         mean_prompt_tokens: 0 for the most that are allowed.
         mean_answer_tokens: Likewise.
         preferences: Of preference tuning, how many there are; None where the run is another.
         as_json: Whether a program reads it.
 
     Raises:
-        ParameterError: If there is no such machine, or a number makes no sense.
+        ParameterError: If there is no such machine, a number makes no sense, or the run exceeds its budget.
         ModelError: If the base model cannot be tuned, or its shape cannot be known.
     """
-    if price_per_hour is not None and not PRICE_PER_HOUR.allows(price_per_hour):
-        raise ParameterError(f"--price-per-hour is {price_per_hour}; it must be a number, {PRICE_PER_HOUR}.")
     check_models_at_hand(values, whole=False)
     plan = Plan.of_preference_tuning(values, preferences) if preferences is not None else Plan.of(values)
     plan = replace(plan, prompt_tokens=mean_prompt_tokens, answer_tokens=mean_answer_tokens)
     model, reward_base = read_bases(values)
     hardware = _hardware(machine, plan, model, str(values["dtype"]))
+    price, source = _price(values, machine, spot=spot)
+    budget = None
+    if values["max_hours"] or values["max_cost"]:
+        budget = of_plan({**values, "price_per_hour": price or 0.0}, plan, model, reward_base)
     found = forecast(plan, model, hardware, reward_base=reward_base)
     instead = [] if found.fits else alternatives(plan, model, hardware, reward_base=reward_base)
     if as_json:
-        print(json.dumps(_as_json(found, model, price_per_hour, instead), indent=2))
+        print(json.dumps(_as_json(found, model, price, instead) | {"price": source}, indent=2))
     else:
         labels = bool(values.get("teacher_model_reference") or values.get("preference_prompt_dataset"))
-        print("\n".join(_as_text(found, plan, model, price_per_hour, instead, labels=labels)))
+        print("\n".join(_as_text(found, plan, model, price, instead, labels=labels)))
+        if source:
+            print("\n".join(textwrap.wrap(f"Price: {source}.", min(110, room()), subsequent_indent="  ")))
+    if budget:
+        check_budget(budget, hardware)
     return 0 if found.fits else 1
+
+
+def _price(values: Mapping[str, Value], machine: str, *, spot: bool) -> tuple[float | None, str]:
+    """Return what the machine costs an hour, None where nobody knows it, and where a price of the list is from."""
+    if values["price_per_hour"]:
+        return float(values["price_per_hour"]), ""
+    found = machine_price(machine, str(values["location"]), spot=spot)
+    return (found.of(spot=spot), found.told(spot=spot)) if found else (None, "")
 
 
 def _hardware(name: str, plan: Plan, model: Architecture, dtype: str) -> Hardware:

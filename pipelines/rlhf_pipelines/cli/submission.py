@@ -9,9 +9,9 @@ from typing import Any
 from rlhf_pipelines.backends.backend import BACKENDS, Backend, Connection, Submission, connect
 from rlhf_pipelines.cli.command_line import add_image, add_parameters, add_pipeline, add_values_file, given_values
 from rlhf_pipelines.parameters import PIPELINES, check_parameters
-from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.errors import ParameterError, RlhfError
 from rlhf_tuning.models.base_model_check import check_models_at_hand
-from rlhf_tuning.parameters import PARAMETERS
+from rlhf_tuning.parameters import PARAMETERS, Value
 
 #: Parameters of the Vertex job that say where and how a job runs: they are the job's, and the pipeline's if it has them.
 _JOB_PARAMETERS = ("project", "location", "encryption_spec_key_name", "tensorboard_resource_id")
@@ -115,6 +115,8 @@ def submission_of(options: argparse.Namespace) -> tuple[str, Backend, Submission
         # A file of the Vertex job may name both; there they mean nothing. As flags they are a mistake.
         place = {name: vars(options).get(f"parameter:{name}", "") for name in ("project", "location")}
     target, backend = backend_of(options, project=place["project"], location=place["location"])
+    if template is None and (values.get("max_hours") or values.get("max_cost")):
+        values = _with_budget(values, pipeline, target, options.machine)
     if template is None:
         from rlhf_pipelines.compile import compile_for_submission
         from rlhf_pipelines.image_choice import read_choices
@@ -157,6 +159,34 @@ def refuse_problems(backend: Backend, submission: Submission) -> None:
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise ParameterError(f"Nothing was submitted, since this would fail:\n{listed}")
+
+
+def _with_budget(values: dict[str, Value], pipeline: str, target: str, asked: str) -> dict[str, Value]:
+    """Return the parameters of a run that has a budget, with the list price of its machine where none is given.
+
+    Its forecast is checked where its data and its model's tokenizer are here; else Validate Inputs does it.
+
+    Raises:
+        ParameterError: If the run exceeds its budget, or a cost has no price.
+    """
+    from rlhf_pipelines.targets import choose_machine, machine_price
+    from rlhf_tuning.planning.run_budget import NO_PRICE, check_run
+
+    machine = choose_machine(target, asked).name
+    if values["max_cost"] and not values["price_per_hour"]:
+        price = machine_price(machine, str(values.get("location", "")))
+        if price is None or price.on_demand is None:
+            raise ParameterError(f"{NO_PRICE} The list has no price of {machine} in that region.")
+        print(f"rlhf: price: {price.told(spot=False)}. Vertex AI and disks come on top.", file=sys.stderr)
+        values = {**values, "price_per_hour": price.on_demand}
+    defaults = {name: parameter.default for name, parameter in PARAMETERS.items() if parameter.default is not None}
+    try:
+        check_run(defaults | values, machine=machine, tunes_on_preferences=pipeline == "preference_tuning_pipeline")
+    except ParameterError:
+        raise
+    except RlhfError as error:
+        print(f"rlhf: the budget is checked by the job's first step, not here: {error}", file=sys.stderr)
+    return values
 
 
 def _of_pipeline(pipeline: str, given: Mapping[str, object]) -> dict[str, object]:

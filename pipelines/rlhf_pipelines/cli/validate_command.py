@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
+from rlhf_pipelines.parameters import OF_PREFERENCE_TUNING, PLANNED, check_parameters
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.parameters import Value
 
@@ -54,3 +55,26 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
         f"The data can be used{f', with {warnings} warning' + 's' * (warnings > 1) if warnings else ''}. Report: {report}"
     )
     return 0
+
+
+def check_budget_here(given: Mapping[str, object], *, pipeline: str | None = None) -> None:
+    """Refuse a run that is forecast to take more on this machine than its budget, where it has one.
+
+    Args:
+        given: Its parameters, as a person gave them; any of a tune.
+        pipeline: Whose run it is; None where that was not said.
+
+    Raises:
+        ParameterError: Saying what would fit.
+    """
+    if not (given.get("max_hours") or given.get("max_cost")):
+        return
+    from rlhf_tuning.planning.run_budget import check_run
+
+    names = {parameter.name for parameter in PLANNED}
+    values = check_parameters("plan", {name: value for name, value in given.items() if name in names})
+    prefers = pipeline == "preference_tuning_pipeline" or any(
+        given.get(name) is not None for name in OF_PREFERENCE_TUNING
+    )
+    check_run(values, tunes_on_preferences=prefers)
+    print("The budget can do, by the forecast for this machine.")

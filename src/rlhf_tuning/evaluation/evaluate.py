@@ -363,6 +363,7 @@ def write_summary(
     decision: Decision,
     judges: Sequence[JudgeRecord] = (),
     gains: str = "",
+    budget: Sequence[str] = (),
 ) -> None:
     """Write what a person reads at the end of a run: the verdict, a table, three pairs of answers, the gate's decision.
 
@@ -373,6 +374,7 @@ def write_summary(
         decision: The gate's.
         judges: What is known of the judges.
         gains: What each phase brought, in words.
+        budget: What the run's budget ended, a sentence each.
     """
     text = summary_text(
         pairs,
@@ -382,7 +384,7 @@ def write_summary(
         opponent=config.opponent,
         reference=config.reference,
     )
-    parts = (text, gains, decision_text(decision))
+    parts = (text, gains, *budget, decision_text(decision))
     Path(path).write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
 

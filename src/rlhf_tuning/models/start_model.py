@@ -6,12 +6,13 @@ reference, and KL is measured to it, so there is one copy of the weights as ther
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_tuning import registry
 from rlhf_tuning.models.model_reference import content_fingerprint
+from rlhf_tuning.step_times import STEP_TIMES, Carrier, Took, as_metadata
 
 #: Folder inside a supervised model that others start from: what its training left, for the report and the manifest.
 RECORD = "supervised_tuning"
@@ -40,25 +41,45 @@ def start_from(base: Start, model_dir: str) -> Start:
     return Start(*supervised, *(supervised if shared else base[2:]))
 
 
-def keep_record(model_dir: str, *, adapter_dir: str, made_from: Mapping[str, Any]) -> None:
+def keep_record(model_dir: str, *, adapter_dir: str, made_from: Mapping[str, Any], times: Sequence[Took] = ()) -> None:
     """Keep with a supervised model what its training left.
 
     Args:
         model_dir: The model, merged.
         adapter_dir: What the training left.
         made_from: The metadata of the model's artifact.
+        times: Of the steps so far, its training as the last.
     """
     record = Path(model_dir) / RECORD
     record.mkdir(exist_ok=True)
-    for name in (registry.TUNING_SETTINGS, registry.HELD_OUT_LOSS, "metrics.jsonl"):
-        shutil.copyfile(Path(adapter_dir) / name, record / name)
-    (record / MADE_FROM).write_text(json.dumps(made_from), encoding="utf-8")
+    for name in (registry.TUNING_SETTINGS, registry.HELD_OUT_LOSS, "metrics.jsonl", registry.BUDGET):
+        if (Path(adapter_dir) / name).exists():
+            shutil.copyfile(Path(adapter_dir) / name, record / name)
+    (record / MADE_FROM).write_text(
+        json.dumps({**made_from, **({STEP_TIMES: as_metadata(times)} if times else {})}), encoding="utf-8"
+    )
 
 
 def made_from(model_dir: str) -> dict[str, Any]:
     """Return what a supervised model was made from, as its artifact's metadata says it."""
     found: dict[str, Any] = json.loads((Path(model_dir) / RECORD / MADE_FROM).read_text(encoding="utf-8"))
     return found
+
+
+def record_of(model_dir: str) -> str:
+    """Return the folder with what the training of a supervised model left; empty where there is none."""
+    return str(Path(model_dir) / RECORD) if model_dir else ""
+
+
+def times_of(reference: str) -> list[Carrier]:
+    """Return what carries the times of the steps that made a supervised model; nothing for a model that none made.
+
+    Args:
+        reference: A base model's reference, or the supervised model's folder.
+    """
+    if not (Path(reference) / RECORD / MADE_FROM).is_file():
+        return []
+    return [Carrier(uri="", metadata=made_from(reference))]
 
 
 def supervised_settings(model_dir: str) -> dict[str, Any]:

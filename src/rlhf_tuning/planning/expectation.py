@@ -46,11 +46,26 @@ def plan_here(values: Mapping[str, Value]) -> tuple[Plan, Architecture, Architec
     Raises:
         RlhfError: If there is no forecast for the model, or data or tokenizer cannot be read.
     """
+    plan, model, reward_base = plan_of_data(values)
+    return plan, model, reward_base, measure_here(plan, model, str(values["dtype"]))
+
+
+def plan_of_data(
+    values: Mapping[str, Value], *, tunes_on_preferences: bool = False
+) -> tuple[Plan, Architecture, Architecture]:
+    """Return the plan of a run with the data's own lengths, and both bases.
+
+    Args:
+        values: The run's parameters; its data and its model's tokenizer are there.
+        tunes_on_preferences: Whether it is preference tuning, where its parameters leave that open.
+
+    Raises:
+        RlhfError: If there is no forecast for the model, or data or tokenizer cannot be read.
+    """
     model, reward_base = read_bases(values)
-    plan = _plan(values)
+    plan = _plan(values, tunes_on_preferences=tunes_on_preferences)
     prompt, answer = _mean_lengths(values, plan)
-    hardware = measure_here(plan, model, str(values["dtype"]))
-    return replace(plan, prompt_tokens=prompt, answer_tokens=answer), model, reward_base, hardware
+    return replace(plan, prompt_tokens=prompt, answer_tokens=answer), model, reward_base
 
 
 def read_bases(values: Mapping[str, Value]) -> tuple[Architecture, Architecture]:
@@ -108,11 +123,11 @@ def _mean_lengths(values: Mapping[str, Value], plan: Plan) -> tuple[int, int]:
     return max(1, round(prompt)), max(1, round(answer))
 
 
-def _plan(values: Mapping[str, Value]) -> Plan:
+def _plan(values: Mapping[str, Value], *, tunes_on_preferences: bool = False) -> Plan:
     """Return a run's plan that knows about how many preferences there are, and so the most steps that are taken on them."""
     preferences = _count(values, "preference_dataset", PREFERENCES) + _count(values, "feedback_dataset", FEEDBACK)
     # A comparison of methods has the parameters of all of them.
-    if "epoch_count" in values and "reinforcement_learning_train_steps" not in values:
+    if tunes_on_preferences or ("epoch_count" in values and "reinforcement_learning_train_steps" not in values):
         return Plan.of_preference_tuning(values, preferences)
     plan = Plan.of(values)
     if not preferences or not plan.reward_model_train_steps:

@@ -72,6 +72,8 @@ GB = 10**9
 TRAINING_SHARE, BANDWIDTH_SHARE = 0.4, 0.6
 #: Measured by `benchmarks/scale.py`: the forecast's error in the median case, and in nine cases of ten at most.
 MEMORY_ERROR, TIME_ERROR = (0.05, 0.09), (0.10, 0.30)
+#: By what factor hours may be off where nothing was measured on the machine.
+UNMEASURED = 2.0
 #: Bytes of a process with its libraries loaded; on a GPU its context, libraries and what allocation wastes, assumed.
 _PROCESS = {True: 0.6 * GB, False: 1.5 * GB}
 #: Seconds for each layer in a pass: of a sampled token, of a forward, of a forward and backward pass.
@@ -308,6 +310,11 @@ class Forecast:
     def all_hours(self) -> float:
         """Hours in all."""
         return sum(phase.hours for phase in self.phases) + sum(self.hours.values())
+
+    @property
+    def least_hours(self) -> float:
+        """The lower end of what it may take in all."""
+        return self.all_hours * (1 - TIME_ERROR[1] if self.hardware.measured else 1 / UNMEASURED)
 
     @property
     def peak(self) -> float:

@@ -202,6 +202,7 @@ class RunReport:
         price_per_hour: What the machine of the steps costs an hour, in any currency; None where nobody said.
         reproduce: The command that runs the same again.
         data_warnings: What is wrong with the data though it is valid.
+        budget: What the run's budget ended before its last step, a sentence each.
     """
 
     title: str
@@ -232,6 +233,7 @@ class RunReport:
     price_per_hour: float | None = None
     reproduce: str = ""
     data_warnings: Sequence[str] = ()
+    budget: Sequence[str] = ()
 
 
 def write_report(report: RunReport, path: str) -> None:
@@ -277,7 +279,7 @@ def render_report(report: RunReport) -> str:
             ("Held-out prompts", f"{summary.n:,}" if summary.n else ""),
             ("Made", report.created),
         ],
-        verdict=_verdict(summary, report.decision),
+        verdict=_verdict(summary, report.decision, report.budget),
         sections=sections,
         footer="Intervals are 95%: Tango's for win rates and differences of shares, Wilson's for shares, "
         "Student's t for means and their differences; wider where preferences share a prompt. A tie counts half.",
@@ -288,11 +290,12 @@ def _capital(name: str) -> str:
     return "Base" if name == "base" else name
 
 
-def _verdict(summary: Summary, decision: Decision | None) -> str:
+def _verdict(summary: Summary, decision: Decision | None, budget: Sequence[str]) -> str:
     headline, sentences = verdict(summary)
     if decision:
         sentences = [headline, *sentences]
         headline = decision.headline
+    sentences = [*sentences, *budget]
     paragraphs = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
     picture = ""
     if summary.measured:

@@ -133,6 +133,7 @@ def write_run_report(
     gains: Sequence[Gain] = (),
     data_warnings: Sequence[str] = (),
     times: Sequence[Took] = (),
+    budget: Sequence[str] = (),
 ) -> RunReport:
     """Write the report of a whole run, and return what is in it.
 
@@ -151,6 +152,7 @@ def write_run_report(
         gains: What each phase brought.
         data_warnings: What is wrong with the data though it is valid.
         times: Of the steps so far; the last is that of the step which writes the report.
+        budget: What the run's budget ended, a sentence each.
     """
     settings = json.loads((Path(adapter_dir) / registry.TUNING_SETTINGS).read_text(encoding="utf-8"))
     history = read_metrics(Path(adapter_dir) / "metrics.jsonl")
@@ -186,6 +188,7 @@ def write_run_report(
         watch=json.loads(watch.read_text(encoding="utf-8")) if watch.is_file() else None,
         steps=steps_so_far(times),
         steps_note=TIMES_SO_FAR,
+        budget=budget,
     )
     write_report(report, path)
     return report

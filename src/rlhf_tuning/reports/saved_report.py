@@ -40,6 +40,7 @@ def add_report(report: RunReport, evaluation_path: str) -> None:
         "decision": report.decision.as_json() if report.decision else None,
         "steps": [asdict(step) for step in report.steps],
         "data_warnings": list(report.data_warnings),
+        "budget": list(report.budget),
     }
     content["report"] = kept
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -236,7 +236,7 @@ class HeldOutWatcher(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, where it is time to, and stop what learns no more."""
         at = state.global_step
-        if at % self._interval == 0 or at == self.curve.total_steps:
+        if at % self._interval == 0 or at == self.curve.total_steps or control.should_training_stop:
             self._look(at)
             control.should_training_stop = control.should_training_stop or self.curve.stopped
 

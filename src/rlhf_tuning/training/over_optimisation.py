@@ -308,7 +308,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look, where it is time to, and stop what has gone wrong."""
-        if state.global_step in self._steps:
+        if state.global_step in self._steps or control.should_training_stop:
             self._look(state.global_step)
             control.should_training_stop = control.should_training_stop or self.watch.over_optimised
 

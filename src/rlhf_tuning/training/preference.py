@@ -36,6 +36,7 @@ from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.ops import lanes, packing
 from rlhf_tuning.statistics import MeanEstimate
+from rlhf_tuning.training.budget_watch import BudgetWatch
 from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher
 from rlhf_tuning.training.held_out_preferences import log_probabilities_of, of_own_answers, of_pairs, warning
@@ -151,6 +152,7 @@ def train_on_preferences(
     tensorboard_dir: str,
     checkpoint_dir: str = "",
     evaluation_prompts_path: str = "",
+    budget: str = "",
 ) -> dict[str, float]:
     """Tune a model on preferences until it has seen them `epoch_count` times or learns nothing more, and save it.
 
@@ -164,6 +166,7 @@ def train_on_preferences(
         checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
         evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
             which checkpoint it is. Empty for none.
+        budget: From `run_budget.step_budget`; empty for none.
 
     Returns:
         What held-out preferences said of the model that is returned, with intervals, and the steps that were taken.
@@ -182,6 +185,7 @@ def train_on_preferences(
     # 1. Encode the preferences.
     share_of_batch = processes.share(config.batch_size, environment.process_count())
     processes.join()
+    budget_watch = BudgetWatch(budget, dtype=config.dtype, label="preference tuning")
     text_format = load_text_format(config)
     preferences = sample_canonical(preferences_path, most=sys.maxsize, seed=config.seed, part=config.part)
     if not preferences:
@@ -257,7 +261,7 @@ def train_on_preferences(
             args=one_device(arguments),
             train_dataset=Dataset.from_list(rows),
             processing_class=text_format.tokenizer,
-            callbacks=[log],
+            callbacks=[log, budget_watch],
             peft_config=new_adapter(model, config.adapter_size, warm_start=config.warm_start_adapter),
         )
         drop_printing(trainer)
@@ -286,8 +290,8 @@ def train_on_preferences(
         inputs = preferences_path, eval_preferences_path, evaluation_prompts_path, started_from
         checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="preference tuning")
         with closing(log):
-            checkpoints.train(trainer, log, watcher)
-        if not watcher.curve.stopped:
+            checkpoints.train(trainer, log, budget_watch, watcher)
+        if not (watcher.curve.stopped or budget_watch.stopped):
             check_steps(trainer.state.global_step, asked=steps, label="Preference tuning")
         watcher.finish(adapter_dir)
     curve = watcher.curve.as_json()
@@ -295,7 +299,7 @@ def train_on_preferences(
         step.say(f"Warning: {said}")
 
     # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
-    found = outcome(curve)
+    found = outcome(curve) | budget_watch.finish(adapter_dir)
     if lora and environment.is_main_process():
         trainer.model.save_pretrained(adapter_dir)
     tuned = None if lora else trainer.model

@@ -35,6 +35,7 @@ from rlhf_tuning.models import base_model, reward_model
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
+from rlhf_tuning.training.budget_watch import BudgetWatch
 from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.loading import load_base, load_text_format
 from rlhf_tuning.training.on_policy import Shaping, on_policy
@@ -130,6 +131,7 @@ def train_policy(
     tensorboard_dir: str,
     held_out_reward_model_dir: str = "",
     checkpoint_dir: str = "",
+    budget: str = "",
 ) -> dict[str, float]:
     """Tune the policy for `reinforcement_learning_train_steps` steps and save it, or the better checkpoint before it.
 
@@ -146,6 +148,7 @@ def train_policy(
         held_out_reward_model_dir: Another reward model, trained on other preferences, that nothing is optimised against;
             empty for none.
         checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
+        budget: From `run_budget.step_budget`; empty for none.
 
     Returns:
         The mean of the last tenth of the steps up to the checkpoint that is returned, by metric.
@@ -163,6 +166,7 @@ def train_policy(
     # 1. Encode the prompts.
     share = processes.share(config.batch_size, environment.process_count())
     processes.join()
+    budget_watch = BudgetWatch(budget, dtype=config.dtype, label="reinforcement learning")
     text_format = load_text_format(config)
     most = max(config.reinforcement_learning_train_steps * config.batch_size, MOST_SPARE_ROWS)
     conversations = [row["prompt"] for row in sample_canonical(prompts_path, most=most, seed=config.seed)]
@@ -256,7 +260,7 @@ def train_policy(
             reward_funcs=scorer,
             train_dataset=Dataset.from_list(rows),
             processing_class=text_format.tokenizer,
-            callbacks=[log],
+            callbacks=[log, budget_watch],
             peft_config=new_adapter(policy, config.lora_dim, warm_start=config.warm_start_adapter),
         )
         drop_printing(trainer)
@@ -297,9 +301,9 @@ def train_policy(
         inputs = prompts_path, reward_model_dir, held_out_reward_model_dir, started_from
         checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="reinforcement learning")
         with closing(log):
-            checkpoints.train(trainer, log, *([watcher] if watcher else []), own=trainer)
+            checkpoints.train(trainer, log, budget_watch, *([watcher] if watcher else []), own=trainer)
         returned = trainer.state.global_step
-        if watcher is None or not watcher.watch.over_optimised:
+        if not budget_watch.stopped and (watcher is None or not watcher.watch.over_optimised):
             check_steps(returned, asked=config.reinforcement_learning_train_steps, label="Reinforcement learning")
         if watcher is not None:
             returned = watcher.finish(adapter_dir).best_step
@@ -309,6 +313,7 @@ def train_policy(
         final = watcher.watch.looks[0].means()
     else:
         final = _last_tenth([record for record in log.history if record["step"] <= returned])
+    final |= budget_watch.finish(adapter_dir)
     if lora and environment.is_main_process():
         trainer.model.save_pretrained(adapter_dir, selected_adapters=["default"])
     model = None if lora else trainer.model

@@ -53,6 +53,7 @@ from rlhf_tuning.models.text_format import Conversation, TextFormat, conversatio
 from rlhf_tuning.ops import lanes, linear, packing
 from rlhf_tuning.statistics import MeanEstimate, clustered_mean, clustered_share
 from rlhf_tuning.training import cumulative_link
+from rlhf_tuning.training.budget_watch import BudgetWatch
 from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.cumulative_link import Levels
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, check_finite, of_margins, pair_loss
@@ -149,6 +150,7 @@ def train_reward_model(
     output_dir: str,
     tensorboard_dir: str,
     checkpoint_dir: str = "",
+    budget: str = "",
 ) -> dict[str, Any]:
     """Train a reward model until it learns no more, centre and scale it, measure it and save it.
 
@@ -160,6 +162,7 @@ def train_reward_model(
             `evaluation.json`, and `held_out_loss.json` where there were enough preferences to validate on.
         tensorboard_dir: Gets event files.
         checkpoint_dir: Keeps checkpoints until the reward model is saved, see `checkpoints`; empty for none.
+        budget: From `run_budget.step_budget`; empty for none.
 
     Returns:
         The evaluation, as in `evaluation.json`; see `evaluate_reward_model`. Empty, with nothing saved, for a held-out
@@ -180,6 +183,8 @@ def train_reward_model(
     processes.join()
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    label = "held-out reward model" if config.held_out else "reward model"
+    budget_watch = BudgetWatch(budget, dtype=config.dtype, label=f"the {label}")
 
     # 1. Encode the preferences.
     text_format = load_text_format(config)
@@ -257,7 +262,6 @@ def train_reward_model(
             length_column_name="length",
             remove_unused_columns=False,
         )
-        label = "held-out reward model" if config.held_out else "reward model"
         log = TrainingLog(
             label=label,
             total_steps=steps,
@@ -275,7 +279,7 @@ def train_reward_model(
             args=one_device(arguments),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            callbacks=[log],
+            callbacks=[log, budget_watch],
             peft_config=LoraConfig(
                 task_type="SEQ_CLS",
                 r=config.reward_lora_dim,
@@ -306,9 +310,9 @@ def train_reward_model(
             trainer.add_callback(watcher)
         checkpoints = Checkpoints(checkpoint_dir, config, preferences_path, eval_preferences_path, label=label)
         with closing(log):
-            checkpoints.train(trainer, log, *([watcher] if validated else []))
+            checkpoints.train(trainer, log, budget_watch, *([watcher] if validated else []))
         returned = trainer.state.global_step
-        if not (validated and watcher.curve.stopped):
+        if not (budget_watch.stopped or (validated and watcher.curve.stopped)):
             check_steps(returned, asked=steps, label="Reward model training")
         if validated:
             returned = watcher.finish(folder).step
@@ -340,7 +344,7 @@ def train_reward_model(
     )
     history = [record for record in log.history if record["step"] <= returned]
     evaluation |= {"steps": returned, "epochs": returned * config.batch_size / len(rows)}
-    evaluation |= {"scale": reward_model.scale, "final_loss": _mean_tail(history, "loss")}
+    evaluation |= {"scale": reward_model.scale, "final_loss": _mean_tail(history, "loss")} | budget_watch.finish(folder)
     if environment.is_main_process():
         (folder / EVALUATION).write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     checkpoints.remove()

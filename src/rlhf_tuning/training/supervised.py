@@ -26,6 +26,7 @@ from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.statistics import MeanEstimate
+from rlhf_tuning.training.budget_watch import BudgetWatch
 from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.given_answers import log_probabilities_of
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, of_answers
@@ -102,6 +103,7 @@ def train_supervised(
     tensorboard_dir: str,
     checkpoint_dir: str = "",
     evaluation_prompts_path: str = "",
+    budget: str = "",
 ) -> dict[str, float]:
     """Tune a model on demonstrations for exactly `train_steps` steps, unless it learns nothing more, and save it.
 
@@ -115,6 +117,7 @@ def train_supervised(
         checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
         evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
             which checkpoint it is. Empty for none.
+        budget: From `run_budget.step_budget`; empty for none.
 
     Returns:
         The held-out loss and perplexity before and after, the training loss, and the steps that were taken.
@@ -133,6 +136,7 @@ def train_supervised(
     # 1. Encode the demonstrations.
     share = processes.share(config.batch_size, environment.process_count())
     processes.join()
+    budget_watch = BudgetWatch(budget, dtype=config.dtype, label="supervised tuning")
     text_format = load_text_format(config)
     most = max(config.train_steps * config.batch_size, MOST_SPARE_ROWS)
     learnt = _encoded(sample_canonical(demonstrations_path, most=most, seed=config.seed), text_format)
@@ -196,7 +200,7 @@ def train_supervised(
             args=one_device(arguments),
             train_dataset=Dataset.from_list(rows),
             processing_class=text_format.tokenizer,
-            callbacks=[log],
+            callbacks=[log, budget_watch],
             peft_config=new_adapter(model, config.lora_dim, warm_start=config.warm_start_adapter),
         )
         drop_printing(trainer)
@@ -224,13 +228,13 @@ def train_supervised(
         inputs = demonstrations_path, eval_demonstrations_path, evaluation_prompts_path, started_from
         checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="supervised tuning")
         with closing(log):
-            checkpoints.train(trainer, log, watcher)
-        if not watcher.curve.stopped:
+            checkpoints.train(trainer, log, budget_watch, watcher)
+        if not (watcher.curve.stopped or budget_watch.stopped):
             check_steps(trainer.state.global_step, asked=config.train_steps, label="Supervised tuning")
         watcher.finish(adapter_dir)
 
     # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
-    found = _outcome(watcher.curve.as_json(), log.history)
+    found = _outcome(watcher.curve.as_json(), log.history) | budget_watch.finish(adapter_dir)
     if lora and environment.is_main_process():
         trainer.model.save_pretrained(adapter_dir)
     tuned = None if lora else trainer.model

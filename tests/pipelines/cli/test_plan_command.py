@@ -105,13 +105,38 @@ def test_a_machine_named_as_on_vertex_is_known(capsys):
     assert json.loads(capsys.readouterr().out)["machine"]["name"] == "a100-80gb"
 
 
+def test_without_a_price_that_of_the_list_is_taken_and_a_spot_machine_has_its_own(capsys):
+    flags = [*LLAMA, "--machine", "a100-80gb"]
+    for more, price in ((["--location", "us-central1"], "5.0688"), (["--location", "us-central1", "--spot"], "2.9279")):
+        assert main([*flags, *more]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert f"at {price} an hour" in printed
+        assert f"Price: {price} USD an hour: a2-ultragpu-1g" in printed
+        assert "list price of 2026-08-20 (Google's Cloud Billing API" in printed
+    assert main(flags) == 0
+    assert "Cost:" not in capsys.readouterr().out
+
+
+def test_a_run_beyond_its_budget_is_forecast_all_the_same_and_refused_with_what_would_fit(capsys):
+    flags = [*LLAMA, "--machine", "a100-80gb", "--location", "us-central1"]
+    assert main([*flags, "--max-hours", "100000", "--max-cost", "1000000"]) == 0
+    assert not capsys.readouterr().err
+    assert main([*flags, "--max-cost", "20"]) == 2
+    printed = capsys.readouterr()
+    assert "Memory: fits" in printed.out
+    assert "The budget is 20.00 at 5.0688 an hour, 3 h 56 min, and this run is forecast to take " in printed.err
+    assert "It would fit with any of: --reward-model-train-steps " in printed.err
+    assert main([*flags[:-2], "--max-cost", "20"]) == 2
+    assert "max_cost is given, and no price_per_hour" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--machine", "v100"], "--machine is 'v100'. A forecast needs one that is known: here (this machine), l4, "),
         (["--machine", "gpu"], "--machine is 'gpu'."),
-        (["--machine", "l4", "--price-per-hour", "-1"], "--price-per-hour is -1.0; it must be a number, at least 0."),
-        (["--machine", "l4", "--price-per-hour", "nan"], "--price-per-hour is nan"),
+        (["--machine", "l4", "--price-per-hour", "-1"], "price_per_hour is -1.0; it must be at least 0."),
+        (["--machine", "l4", "--price-per-hour", "nan"], "price_per_hour is nan; it must be a finite number."),
         (
             ["--machine", "l4", "--mean-answer-tokens", "65"],
             "answer_tokens is 65; it must be between 1 and the limit, 64",

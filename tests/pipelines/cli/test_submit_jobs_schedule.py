@@ -12,7 +12,10 @@ from rlhf_pipelines.backends import backend as backends
 from rlhf_pipelines.backends.backend import State
 from rlhf_pipelines.cli import rlhf
 from rlhf_pipelines.cli.job_display import follow
-from rlhf_tuning.errors import RunError
+from rlhf_tuning.errors import ModelNotAtHandError, RunError
+from rlhf_tuning.models.architecture import LLAMA_8B
+from rlhf_tuning.planning import run_budget
+from rlhf_tuning.planning.forecast import Plan
 
 TEMPLATE = str(Path(__file__).parents[3] / "pipelines" / "compiled" / "vertex" / "rlhf_pipeline.yaml")
 VALUES = {
@@ -68,6 +71,34 @@ def test_the_job_has_a_project_also_where_the_pipeline_has_no_such_parameter(tmp
 def test_caching_is_left_to_the_steps_unless_it_is_switched_off(values):
     rlhf.main(["submit", *values, *VERTEX])
     assert Recording.last.submissions[0].caching is None
+
+
+def test_a_cost_has_the_list_price_of_the_machine_and_what_it_is_not_enough_for_is_not_submitted(
+    values, monkeypatch, capsys
+):
+    plan = Plan(reward_model_train_steps=100, reinforcement_learning_train_steps=100)
+    monkeypatch.setattr(run_budget, "plan_of_data", lambda *_, **__: (plan, LLAMA_8B, LLAMA_8B))
+    flags = ["submit", *values[:2], *VERTEX, "--machine", "a100-80gb"]
+    assert rlhf.main([*flags, "--max-cost", "500"]) == 0
+    (submission,) = Recording.last.submissions
+    assert submission.values["price_per_hour"] == 5.0688
+    assert "rlhf: price: 5.0688 USD an hour: a2-ultragpu-1g on demand in us-central1" in capsys.readouterr().err
+    env = submission.spec["deploymentSpec"]["executors"]["exec-validate-inputs"]["container"]["env"]
+    assert env == [{"name": "RLHF_MACHINE", "value": "a100-80gb"}]
+    assert rlhf.main([*flags, "--max-cost", "5", "--price-per-hour", "4"]) == 2
+    assert "The budget is 5.00 at 4 an hour, 1 h 15 min, and this run is forecast" in capsys.readouterr().err
+    assert rlhf.main([*flags[:-2], "--machine", "h200-x8", "--max-cost", "5"]) == 2
+    assert "The list has no price of h200-x8 in that region." in capsys.readouterr().err
+    assert not Recording.last.submissions
+
+
+def test_a_budget_whose_data_is_not_here_is_left_to_the_first_step(values, monkeypatch, capsys):
+    def away(*_, **__):
+        raise ModelNotAtHandError("The hub cannot be reached.")
+
+    monkeypatch.setattr(run_budget, "plan_of_data", away)
+    assert rlhf.main(["submit", *values[:2], *VERTEX, "--max-hours", "1"]) == 0
+    assert "the budget is checked by the job's first step, not here: The hub" in capsys.readouterr().err
 
 
 def test_a_dry_run_shows_the_job_and_submits_nothing(values, capsys):

@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_pipelines.cli import rlhf
+from rlhf_tuning.accelerators import GPUS
+from rlhf_tuning.planning import run_budget
+from rlhf_tuning.planning.forecast import gpu_hardware
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> str:
@@ -143,3 +146,23 @@ def test_the_run_of_a_pipeline_is_told_what_that_pipeline_would_do(
     said = capsys.readouterr().err
     assert "epoch_count is no parameter of rlhf_pipeline" in said
     assert "prompt_dataset is missing" in said
+
+
+def test_a_budget_that_cannot_do_is_refused_and_one_that_can_is_said_to(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = gpu_hardware("l4", GPUS["l4"], 1)
+    monkeypatch.setattr(run_budget, "measure_here", lambda *_: machine)
+    preferences = [{"prompt": f"{n}?", "chosen": "salt", "rejected": "0 1"} for n in range(30)]
+    values = {
+        "prompt_dataset": prompts(tmp_path / "p.jsonl"),
+        "preference_dataset": write(tmp_path / "q.jsonl", preferences),
+        "large_model_reference": str(tiny_model),
+        "reinforcement_learning_train_steps": 100_000,
+    }
+    (tmp_path / "values.json").write_text(json.dumps(values))
+    flags = ["--parameter-values", str(tmp_path / "values.json"), "--output-dir", str(tmp_path / "out")]
+    assert rlhf.main(["validate", *flags, "--max-hours", "1000"]) == 0
+    assert "The budget can do, by the forecast for this machine." in capsys.readouterr().out
+    assert rlhf.main(["validate", *flags, "--max-hours", "2"]) == 2
+    assert "The budget is 2 h 00 min, and this run is forecast to take " in capsys.readouterr().err

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
         "  rlhf plan --large-model-reference meta-llama/Llama-3.1-8B-Instruct --machine a100-80gb-x8 --price-per-hour 40\n"
         "  rlhf plan --sample --preferences 1400 --epoch-count 2\n"
         "  rlhf plan --parameter-values values.json --machine l4 --mean-prompt-tokens 120 --mean-answer-tokens 40\n\n"
-        "Exit status: 0 it fits, 1 it does not fit into memory, 2 wrong inputs.",
+        "Exit status: 0 it fits, 1 it does not fit into memory, 2 wrong inputs, or more than max_hours or max_cost.",
     )
     parser.usage = "rlhf plan [--sample] [--parameter-values FILE] [--PARAMETER VALUE ...] [option ...]"
     add_value_sources(parser)
@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
         default="here",
         help="what the run has: here (the default; measured for a second or two), or GPUs such as l4 or a100-80gb-x8",
     )
-    parser.add_argument("--price-per-hour", metavar="X", type=float, help="of the whole machine, in any currency")
+    parser.add_argument("--spot", action="store_true", help="take the list price of a Spot machine")
     parser.add_argument(
         "--mean-prompt-tokens", metavar="N", type=int, default=0, help="mean length; default: the most allowed"
     )
@@ -62,7 +62,7 @@ def _plan(options: argparse.Namespace) -> int:
     return plan_run(
         check_parameters(asked, given),
         machine=options.machine,
-        price_per_hour=options.price_per_hour,
+        spot=options.spot,
         mean_prompt_tokens=options.mean_prompt_tokens,
         mean_answer_tokens=options.mean_answer_tokens,
         preferences=options.preferences,

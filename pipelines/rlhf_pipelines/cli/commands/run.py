@@ -11,7 +11,6 @@ from rlhf_pipelines.cli.command_line import (
     add_image,
     add_parameters,
     add_pipeline,
-    add_price,
     add_value_sources,
     checked_values,
     fail,
@@ -51,7 +50,6 @@ def add(commands: Commands) -> None:
         default="subprocess",
         help="how steps run: as processes here, or in the project's containers; default: subprocess",
     )
-    add_price(parser)
     add_image(parser, "of the containers")
     add_parameters(parser, PARAMETERS.values())
 
@@ -64,13 +62,14 @@ def _run_pipeline(options: argparse.Namespace) -> int:
     images = read_choices(options.image)
     if images and options.runner != "docker":
         return fail("--image needs --runner docker: without containers there is no image to choose.", 2)
+    arguments = checked_values(options.pipeline, options)
     run = LocalRun(
         name=options.pipeline,
         target=f"rlhf_pipelines.{options.pipeline}:{options.pipeline}",
-        arguments=checked_values(options.pipeline, options),
+        arguments=arguments,
         pipeline_root=options.pipeline_root,
         caching=not options.no_cache,
         containers=new_containers(images) if options.runner == "docker" else None,
-        price_per_hour=options.price_per_hour,
+        price_per_hour=float(arguments.get("price_per_hour", 0.0)) or None,
     )
     return run_locally(run, choose_display(sys.stdout, os.environ))

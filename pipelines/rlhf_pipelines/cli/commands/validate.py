@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, checked_values
-from rlhf_pipelines.parameters import PIPELINES, VALIDATED
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, given_values
+from rlhf_pipelines.parameters import OF_A_BUDGET, PIPELINES, VALIDATED, check_parameters
+from rlhf_tuning.parameters import PARAMETERS
 
 
 def add(commands: Commands) -> None:
@@ -35,11 +36,14 @@ def add(commands: Commands) -> None:
         default=Path("data-report"),
         help="folder for report.html, problems.jsonl and bad_rows.jsonl; default: ./data-report",
     )
-    add_parameters(parser, VALIDATED)
+    add_parameters(parser, [*VALIDATED, *(PARAMETERS[name] for name in OF_A_BUDGET)])
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from rlhf_pipelines.cli.validate_command import validate_here
+    from rlhf_pipelines.cli.validate_command import check_budget_here, validate_here
 
-    values = checked_values(options.pipeline or "validate", options)
-    return validate_here(values, options.output_dir, pipeline=options.pipeline)
+    asked = options.pipeline or "validate"
+    given = given_values(asked, options)
+    status = validate_here(check_parameters(asked, given), options.output_dir, pipeline=options.pipeline)
+    check_budget_here(given, pipeline=options.pipeline)
+    return status

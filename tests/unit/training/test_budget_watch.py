@@ -1,0 +1,165 @@
+"""A training that its budget ends, on tiny real models."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from stopped_trainings import prepare, train
+
+from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.models.architecture import SMOLLM2_135M
+from rlhf_tuning.parameters import PARAMETERS
+from rlhf_tuning.planning.forecast import GB, Hardware, Plan
+from rlhf_tuning.planning.run_budget import StepBudget, kept_back, of_plan
+from rlhf_tuning.training import budget_watch, preference, reinforcement, reward_model, supervised
+from rlhf_tuning.training.budget_watch import BudgetWatch
+
+CPU = Hardware(
+    name="a CPU", memory=16 * GB, flops=2e11, bandwidth=3e10, elementwise=1e10, number_bytes=4, cpu=True, measured=True
+)
+PLAN = Plan(batch_size=8, prompt_tokens=20, answer_tokens=40, reward_model_train_steps=60, preferences=1000)
+REWARD_MODELS = ("Reward Model Trainer", "Held-out Reward Model Trainer")
+DEFAULTS = {name: parameter.default for name, parameter in PARAMETERS.items()}
+#: What beside the weights each leaves, with what looked at it last.
+LEFT = {
+    "supervised": ("supervised/adapter", "held_out_loss.json"),
+    "reward model": ("reward", "held_out_loss.json"),
+    "held-out reward model": ("reward", ""),  # of too few preferences to set any aside
+    "preferences": ("dpo/adapter", "held_out_loss.json"),
+    "rloo": ("rl/adapter", "watch.json"),
+}
+
+
+def told(hours, *, name="Reinforcer", spent=0.0, known=REWARD_MODELS, checked=False):
+    run = of_plan(DEFAULTS | {"max_hours": hours}, PLAN, SMOLLM2_135M, SMOLLM2_135M)
+    run = replace(run, checked=checked)
+    return StepBudget(run=run, step=name, began=1000.0, spent=spent, known=known)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What time it is, on a machine of known speed."""
+    found = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(budget_watch.time, "time", lambda: found.now)
+    monkeypatch.setattr(budget_watch, "measure_here", lambda *_: CPU)
+    return found
+
+
+@pytest.fixture
+def watch(clock, monkeypatch):
+    """A watch over a training, with so many seconds for it."""
+
+    def make(seconds, *, before=0.0):
+        made = BudgetWatch("", dtype="float32", label="the training")
+        made._budget, made._ends = told(2.0), 1000.0 + seconds
+        clock.now = 1000.0
+        made.load_state_dict({"seconds": before, "reason": ""})
+        made.on_train_begin(None, None, None)
+        return made
+
+    return make
+
+
+def steps(watch, clock, lengths, *, between=0.0):
+    """Return how many of these steps are taken."""
+    control = SimpleNamespace(should_training_stop=False)
+    for number, seconds in enumerate(lengths, start=1):
+        clock.now += between
+        watch.on_step_begin(None, None, control)
+        clock.now += seconds
+        watch.on_step_end(None, SimpleNamespace(global_step=number, max_steps=len(lengths)), control)
+        if control.should_training_stop:
+            return number
+    return len(lengths)
+
+
+def test_no_step_is_begun_that_would_not_be_done_in_time(watch, clock):
+    training = watch(35)
+    assert steps(training, clock, [10] * 9) == 3
+    assert training.reason.startswith("The budget, 2 h 00 min, ended the training at step 3 of 9: ")
+
+
+def test_what_is_done_between_two_steps_counts_and_the_longest_of_some_steps(watch, clock):
+    assert steps(watch(35), clock, [10] * 9, between=5) == 2
+    # The first, which warms up, is soon forgotten.
+    assert steps(watch(59), clock, [20, *[1] * 50]) == 40
+    assert steps(watch(59), clock, [20, *[1] * 5, 20, 20]) == 7
+
+
+def test_one_step_is_taken_in_any_case_and_all_where_there_is_time(watch, clock):
+    assert steps(watch(-100), clock, [10] * 9) == 1
+    enough = watch(1000)
+    assert steps(enough, clock, [10] * 9) == 9
+    assert not enough.stopped
+
+
+def test_what_a_training_took_before_it_was_stopped_counts(watch, clock):
+    assert steps(watch(75, before=40), clock, [10] * 9) == 3
+    again = watch(75)
+    again.load_state_dict({"seconds": 40.0, "reason": "It was ended."})
+    assert again.stopped
+    clock.now = 1030.0
+    assert again.state_dict() == {"seconds": 70.0, "reason": "It was ended."}
+
+
+def test_without_a_budget_nothing_is_measured_stopped_or_left(clock, tmp_path):
+    training = BudgetWatch("", dtype="float32", label="the training")
+    assert steps(training, clock, [1e9] * 9) == 9
+    assert training.finish(tmp_path) == {}
+    assert not list(tmp_path.iterdir())
+
+
+def text_of(budget):
+    run = json.loads(budget.run.as_text())
+    return json.dumps(vars(budget) | {"run": run, "known": list(budget.known)})
+
+
+def test_the_end_is_that_of_the_steps_share_before_what_comes_after_it(clock, capsys):
+    budget = told(2.0, spent=600.0)
+    found = budget.run.forecast(CPU)
+    training = BudgetWatch(text_of(budget), dtype="float32", label="reinforcement learning")
+    left = 2 * 3600 - 600 - kept_back(found)
+    assert training._ends == pytest.approx(1000 + left)
+    clock.now += 30
+    training.on_train_begin(None, None, None)
+    assert training._ends == pytest.approx(1000 + left - 30)  # to save takes as long as to load did
+    clock.now += 3000
+    rewarded = told(2.0, name="Reward Model Trainer", known=[], checked=True)
+    training = BudgetWatch(text_of(rewarded), dtype="float32", label="the reward model")
+    assert 1000 + rewarded.seconds(found) - training._ends > 3600 * found.hours["centring of scores"]
+    assert "Budget: 2 h 00 min; steps before this one took 10 min 00 s" in capsys.readouterr().out
+
+
+def test_the_first_training_refuses_what_nobody_could_forecast_before(clock):
+    with pytest.raises(ParameterError, match="this run is forecast to take"):
+        BudgetWatch(text_of(told(0.01, known=[])), dtype="float32", label="the reward model")
+    BudgetWatch(text_of(told(0.01)), dtype="float32", label="reinforcement learning")
+    BudgetWatch(text_of(told(0.01, known=[], checked=True)), dtype="float32", label="the reward model")
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(tiny_model, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_every_training_that_is_ended_looks_once_more_and_leaves_its_model(
+    kind, tiny_model, prepared, tmp_path, monkeypatch
+):
+    def out_of_time(budget, **given):
+        made = BudgetWatch(budget, **given)
+        made._budget, made._ends = told(2.0), 0.0
+        return made
+
+    for module in (preference, reinforcement, reward_model, supervised):
+        monkeypatch.setattr(module, "BudgetWatch", out_of_time)
+    train(kind, tiny_model, prepared, tmp_path / "run", None)
+    folder, looked = LEFT[kind]
+    left = tmp_path / "run" / folder
+    assert "at step 1 of " in json.loads((left / "budget.json").read_text())["reason"]
+    assert len((left / "metrics.jsonl").read_text().splitlines()) == 1
+    assert not looked or json.loads((left / looked).read_text())["last_step"] == 1
+    assert list(left.glob("*adapter_model.safetensors"))
