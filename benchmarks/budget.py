@@ -36,7 +36,7 @@ def main() -> int:
         needed, _ = _run(folder, "whole", values)
         limit = arguments.share * needed
         print(f"Needed: {needed:.0f} s; the budget: {limit:.0f} s", flush=True)
-        print("| try | seconds | of the budget | steps: reward model, held-out, policy | gate | as it should |")
+        print("| try | seconds | of the budget | steps: reward models, policy | gate | as it should |")
         print("|---|---|---|---|---|---|")
         good = 0
         for number in range(arguments.tries):
@@ -111,8 +111,11 @@ def _run(folder: Path, name: str, values: dict[str, Any]) -> tuple[float, dict[s
     if ended.returncode or not decisions or not list((home / "registry").glob("tiny/versions/*")):
         print(ended.stdout[-2000:], ended.stderr[-2000:], file=sys.stderr)
         return seconds, None
-    files = ("train-reward-model/reward_model", "train-reward-model-2/reward_model", "train-policy/adapter")
-    logs = [next((home / "runs").glob(f"*/{file}/metrics.jsonl")) for file in files]
+    logs = [
+        log
+        for kind in ("reward-model", "policy")
+        for log in sorted((home / "runs").glob(f"*/train-{kind}*/*/m*.jsonl"))
+    ]
     steps = [len(log.read_text(encoding="utf-8").splitlines()) for log in logs]
     promoted = json.loads(decisions[0].read_text(encoding="utf-8"))["promote"]
     return seconds, {"steps": steps, "gate": "promoted" if promoted else "not promoted"}

@@ -106,7 +106,6 @@ _OF_EVERY_TUNE = tuple(name for name in PARAMETERS if name not in _OF_OTHERS)
 OF_A_BUDGET = ("max_hours", "max_cost", "price_per_hour", "train_until_budget")
 #: Of every method, whatever it learns from.
 _OF_EVERY_METHOD = (
-    *OF_A_BUDGET,
     "model_display_name",
     "project",
     "location",
@@ -130,6 +129,7 @@ _OF_EVERY_METHOD = (
     "judge_max_calls",
     "dtype",
     "checkpoint_interval",
+    *OF_A_BUDGET,
     "max_bad_rows",
     "registry_dir",
     "warm_start_adapter",

@@ -167,7 +167,7 @@ def train_policy(model, folder, name, checkpoint_dir="", **settings):
     )
 
 
-def train_supervised(model, folder, checkpoint_dir="", **settings):
+def train_supervised(model, folder, checkpoint_dir="", budget="", **settings):
     """Tune on demonstrations in as many processes as there are."""
     from rlhf_tuning.training import supervised
 
@@ -194,6 +194,7 @@ def train_supervised(model, folder, checkpoint_dir="", **settings):
         model_dir=str(folder / "supervised/model"),
         tensorboard_dir=str(folder / "supervised/events"),
         checkpoint_dir=str(checkpoint_dir),
+        budget=budget,
     )
 
 

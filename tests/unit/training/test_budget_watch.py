@@ -5,8 +5,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from process_phases import train_supervised, write_data
 from stopped_trainings import prepare, train
 
+from rlhf_tuning import environment
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.models.architecture import SMOLLM2_135M
 from rlhf_tuning.parameters import PARAMETERS
@@ -129,6 +131,17 @@ def test_the_end_is_that_of_the_steps_share_before_what_comes_after_it(clock, ca
     training = BudgetWatch(text_of(rewarded), dtype="float32", label="the reward model")
     assert 1000 + rewarded.seconds(found) - training._ends > 3600 * found.hours["centring of scores"]
     assert "Budget: 2 h 00 min; steps before this one took 10 min 00 s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_end_at_the_same_step(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "PROCESSES", "2")
+    write_data(tmp_path)
+    plan = Plan(supervised_train_steps=100, reward_model_train_steps=0, reinforcement_learning_train_steps=0)
+    run = of_plan(DEFAULTS | {"max_hours": 1e-6}, plan, SMOLLM2_135M, SMOLLM2_135M)
+    budget = StepBudget(run=replace(run, checked=True), step="Supervised Trainer", began=0.0, spent=0.0, known=[])
+    found = train_supervised(tiny_model, tmp_path, budget=text_of(budget), train_steps=100)
+    assert found["stopped_by_budget"] == found["steps"] == 1
 
 
 def test_the_first_training_refuses_what_nobody_could_forecast_before(clock):
