@@ -1,11 +1,22 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from rlhf_tuning.models.start_model import RECORD, Start, keep_record, made_from, start_from, supervised_settings
+from rlhf_tuning.models.start_model import (
+    RECORD,
+    Start,
+    keep_record,
+    made_from,
+    record_of,
+    start_from,
+    supervised_settings,
+    times_of,
+)
 from rlhf_tuning.registry import HELD_OUT_LOSS, TUNING_SETTINGS
+from rlhf_tuning.step_times import StepClock, Took
 
 BASE = Start("hub/base@1", "commit:1", "hub/base@1", "commit:1")
 
@@ -29,6 +40,16 @@ def test_the_supervised_model_takes_the_base_models_place_for_both(supervised: P
     assert start.large_model_reference == str(supervised)
     assert supervised_settings(str(supervised)) == {"train_steps": 3}
     assert made_from(str(supervised)) == {"base_model": "hub/base@1"}
+
+
+def test_it_carries_the_times_of_the_steps_that_made_it(supervised: Path, tmp_path: Path) -> None:
+    assert [carrier.metadata for carrier in times_of(str(supervised))] == [{"base_model": "hub/base@1"}]
+    took = Took(name="Supervised Trainer", started=1.0, seconds=60.0, run="/runs/1")
+    keep_record(str(supervised), adapter_dir=str(tmp_path / "adapter"), made_from={}, times=[took])
+    later = SimpleNamespace(uri="/runs/1/train/model", metadata={})
+    assert StepClock("Reinforcer", times_of(str(supervised)), [later]).times()[0] == took
+    assert times_of("hub/base@1") == times_of(str(tmp_path)) == []
+    assert record_of("") == ""
 
 
 def test_a_reward_model_with_a_base_of_its_own_keeps_it(supervised: Path) -> None:

@@ -523,6 +523,12 @@ def titles(**parts: Any) -> list[str]:
     return re.findall("<title>(.*?)</title>", render_report(RunReport(title="t", **parts)).split("<body>")[1])
 
 
+def test_what_its_budget_ended_stands_beside_the_verdict() -> None:
+    said = "The budget, 3 h 00 min, ended reinforcement learning at step 40 of 100."
+    page = page_of(budget=[said])
+    assert page.text.index("No answers were compared.") < page.text.index(said)
+
+
 def test_a_refused_promotion_says_which_condition_failed_and_what_would_change_it() -> None:
     page = page_of(decision=Decision(champion="palms@2", conditions=CONDITIONS))
     assert page.text.index("Not promoted: palms@2 stays champion.") < page.text.index("No answers were compared.")

@@ -37,7 +37,15 @@ def test_a_report_that_was_read_back_looks_the_same(tmp_path: Path) -> None:
         wins={"judge": win_rate(9, 1, 2)},
         kl=MeanEstimate(3.0, 2.0, 4.0, 12),
     )
-    report = replace(report, pairs=pairs, judges=[judge], price_per_hour=3.67, gains=[gain], reference="supervised")
+    report = replace(
+        report,
+        pairs=pairs,
+        judges=[judge],
+        price_per_hour=3.67,
+        gains=[gain],
+        budget=["It ended."],
+        reference="supervised",
+    )
     html = render_report(report)
     assert "What each phase brought" in html
     assert "At 3.67 an hour" in html
