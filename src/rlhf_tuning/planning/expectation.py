@@ -117,10 +117,10 @@ def _mean_lengths(values: Mapping[str, Value], plan: Plan) -> tuple[int, int]:
     )
     rows = [row for parameter, accepts in learnt_from for row in _first_rows(values, parameter, accepts)]
     answers = [row[part] for row in rows for part in ("chosen", "rejected", "answer") if part in row]
-    prompt = mean(len(text_format.prompt_ids(row["prompt"])) for row in rows)
-    # Without the token that ends it.
-    answer = mean(len(text_format.answer_ids(answer)) - 1 for answer in answers)
-    return max(1, round(prompt)), max(1, round(answer))
+    # All that is allowed, where they are still to be written, as by a teacher; without the token that ends an answer.
+    prompts = [len(text_format.prompt_ids(row["prompt"])) for row in rows] or [plan.prompt_sequence_length]
+    lengths = [len(text_format.answer_ids(answer)) - 1 for answer in answers] or [plan.target_sequence_length]
+    return max(1, round(mean(prompts))), max(1, round(mean(lengths)))
 
 
 def _plan(values: Mapping[str, Value], *, tunes_on_preferences: bool = False) -> Plan:

@@ -57,6 +57,13 @@ def test_longer_texts_take_longer_up_to_the_limits(values, tmp_path):
     assert minutes(expected(values, tmp_path, answer=600)) == longest
 
 
+def test_answers_that_are_still_to_be_written_are_as_long_as_is_allowed(values, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "salt"}) + "\n")
+    plan, *_ = expectation.plan_of_data(DEFAULTS | values | {"preference_dataset": ""})
+    assert plan.prompt_tokens < 50
+    assert plan.answer_tokens == 256
+
+
 def test_no_more_reward_model_steps_are_expected_than_the_preferences_are_worth(values, tmp_path):
     row = json.dumps({"prompt": "salt " * 99, "chosen": "gulls " * 99, "rejected": "bread " * 99}) + "\n"
     (tmp_path / "preferences.jsonl").write_text(row * 1600)
