@@ -39,15 +39,6 @@ class MethodOutputs(NamedTuple):
     predictions: dsl.Dataset
 
 
-class ReinforcementOutputs(NamedTuple):
-    """What reinforcement learning hands on, which has a reward model as well."""
-
-    model: dsl.Model
-    adapter: dsl.Model
-    predictions: dsl.Dataset
-    reward_model: dsl.Model
-
-
 def _answers(values: Values, label: str, **model: Any) -> Any:
     """Have the base model, or a tuned one, answer the prompts, as many at once as the step itself likes."""
     inputs = values.without("batch_size").of(infer, prompts=values["evaluation_prompts"], label=label, **model)
@@ -92,37 +83,19 @@ def dpo(values: Values) -> MethodOutputs:
     return MethodOutputs(**_answered(values, trainer, METHODS["dpo"].label))
 
 
-@dsl.pipeline(name="tune-by-reinforcement", description="Both phases of RLHF, and its model's answers.")
+@dsl.pipeline(name="tune-by-reinforcement", description="Reinforcement learning, and its model's answers.")
 @takes_inputs(
-    train_reward_model,
     train_policy,
     infer,
-    preferences=dsl.Input[dsl.Dataset],
-    eval_preferences=dsl.Input[dsl.Dataset],
     prompts=dsl.Input[dsl.Dataset],
-    reward_model_reference=str,
-    reward_model_fingerprint=str,
+    reward_model=dsl.Input[dsl.Model],
+    held_out_reward_model=dsl.Input[dsl.Model],
     **_ANSWERS,
 )
-def rlhf(values: Values) -> ReinforcementOutputs:
-    """Train reward models on preferences and a policy on prompts, and answer."""
-    reward_base = {
-        "large_model_reference": values["reward_model_reference"],
-        "large_model_fingerprint": values["reward_model_fingerprint"],
-    }
-    reward = train_reward_model(**values.of(train_reward_model, **reward_base)).set_display_name("Reward Model Trainer")
-    held_out = train_reward_model(**values.of(train_reward_model, **reward_base, held_out=True)).set_display_name(
-        "Held-out Reward Model Trainer"
-    )
-    trainer = train_policy(
-        **values.of(
-            train_policy,
-            reward_model=reward.outputs["reward_model"],
-            held_out_reward_model=held_out.outputs["reward_model"],
-        )
-    ).set_display_name("Reinforcer")
-    answered = _answered(values, trainer, METHODS["rlhf"].label)
-    return ReinforcementOutputs(**answered, reward_model=reward.outputs["reward_model"])
+def rlhf(values: Values) -> MethodOutputs:
+    """Tune on prompts, and answer."""
+    trainer = train_policy(**values.of(train_policy)).set_display_name("Reinforcer")
+    return MethodOutputs(**_answered(values, trainer, METHODS["rlhf"].label))
 
 
 #: In the order of `METHODS`. To add one: a nested pipeline above, a line here, and its inputs of `compare_methods`.
@@ -161,16 +134,32 @@ def for_target(target: str) -> Any:
         values = values.adding(inputs.outputs).adding(models.outputs)
         data = divide_method_data(**values.of(divide_method_data)).set_display_name("Divide Method Data")
         values = values.adding(data.outputs)
+        # All at this level: of nested pipelines with several of one component kfp makes names by chance.
+        reward_base = {
+            "large_model_reference": values["reward_model_reference"],
+            "large_model_fingerprint": values["reward_model_fingerprint"],
+        }
+        reward = train_reward_model(**values.of(train_reward_model, **reward_base)).set_display_name(
+            "Reward Model Trainer"
+        )
+        held_out = train_reward_model(**values.of(train_reward_model, **reward_base, held_out=True)).set_display_name(
+            "Held-out Reward Model Trainer"
+        )
         judge = train_reward_model(
             **values.of(
                 train_reward_model,
+                **reward_base,
                 preferences=data.outputs["judge_preferences"],
                 eval_preferences=data.outputs["eval_judge_preferences"],
-                large_model_reference=values["reward_model_reference"],
-                large_model_fingerprint=values["reward_model_fingerprint"],
                 held_out_reward_model_share=0.0,  # these are all its own
             )
         ).set_display_name("Judging Reward Model Trainer")
+        values = values.adding(
+            {
+                "reward_model": reward.outputs["reward_model"],
+                "held_out_reward_model": held_out.outputs["reward_model"],
+            }
+        )
         own = {
             "supervised": {
                 "train_steps": values["supervised_train_steps"],
@@ -193,7 +182,6 @@ def for_target(target: str) -> Any:
                 compare_methods,
                 **handed_on,
                 base_predictions=_answers(values, "base model"),
-                reward_model=made["rlhf"].outputs["reward_model"],
                 judging_reward_model=judge.outputs["reward_model"],
                 labels={name: METHODS[name].label for name in _NESTED},
             )
