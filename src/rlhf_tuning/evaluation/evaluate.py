@@ -44,6 +44,7 @@ from rlhf_tuning.models.start_model import made_from, supervised_settings
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes
+from rlhf_tuning.ops.beginning import beginning_of
 from rlhf_tuning.ops.log_probabilities import log_probabilities, pack
 
 
@@ -491,17 +492,25 @@ def answer_log_probabilities(
     """
     model = base_model.causal_lm(model)
     device = next(model.parameters()).device
-    totals: list[float] = []
     batch_size = memory.at_a_time(batch_size)
+    order = list(range(len(prompts)))
+    if not share:  # else those of a prompt would no longer be beside each other
+        order.sort(key=lambda row: -len(prompts[row]) - len(answers[row]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    totals: dict[int, float] = {}
 
-    def sum_up(start: int) -> list[float]:
-        part = slice(start, start + batch_size)
-        packed = pack(prompts[part], answers[part], device=device, share=share)
-        sums: list[float] = log_probabilities(model, packed, temperature=temperature)[0].sum(dim=1).tolist()
+    def sum_up(batch: Sequence[int]) -> list[float]:
+        packed = pack(
+            [prompts[row][begins:] for row in batch], [answers[row] for row in batch], device=device, share=share
+        )
+        found = log_probabilities(model, packed, temperature=temperature, begun=begun)[0]
+        sums: list[float] = found.sum(dim=1).tolist()
         return sums
 
     with sharding.in_step(model):
-        for sums in lanes.each(model, sum_up, range(0, len(prompts), batch_size)):
-            totals += sums
+        begun = beginning_of(model.base_model, prompts)
+        begins = begun.length if begun else 0
+        for batch, sums in zip(batches, lanes.each(model, sum_up, batches), strict=True):
+            totals.update(zip(batch, sums, strict=True))
             on_progress(len(totals))
-    return totals
+    return [totals[row] for row in range(len(prompts))]

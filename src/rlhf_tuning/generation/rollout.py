@@ -6,8 +6,9 @@ What `generate` of transformers spends its time on, and what is done instead whi
   that the products have (unless the weights are sharded, see `sharding`). On a CPU that copy is kept in oneDNN's layout for
   small batches (torch would lay it out anew for every product), several times as fast.
 - Attention: keys and values stand in a buffer as long as the answers may get, and each group of heads that shares them is
-  one product; nothing is concatenated or repeated at each token. A prompt is computed once for all its answers, and so many
-  prompts at a time as their activations have room for; as many answers are decoded together as the buffer has.
+  one product; nothing is concatenated or repeated at each token. A prompt is computed once for all its answers, what all
+  prompts begin with once for all of them, and so many prompts at a time as their activations have room for; as many answers
+  are decoded together as the buffer has.
 - Sampling: one random number an answer and the cumulative distribution, not one random number for every entry of the
   vocabulary.
 - Answers that have ended leave the batch.
@@ -39,6 +40,9 @@ ROWS_TOGETHER = {"cpu": 64, "cuda": 1024}
 
 #: Tokens of prompts that are computed together: what is between the layers takes some 100 KB for each, in a large model.
 _PREFILL_TOKENS = 16_384
+
+#: From so many prompts on, and so many tokens, what all begin with is computed once.
+_FEWEST_PROMPTS, _FEWEST_SHARED = 4, 8
 
 #: The share of a GPU's free memory that answers decoded together may take.
 _COUNTED_ON = 0.8
@@ -214,9 +218,10 @@ def works(model: Any, compute: torch.dtype, prompts: Sequence[Sequence[int]]) ->
         return False
     device = next(model.parameters()).device
     training = model.training
-    # Of unequal length, one of them twice.
+    # Of unequal length, one of them twice, with a beginning that all have.
+    begins = [*prompts[0]][:_FEWEST_SHARED]
     some = [list(prompt[-_TRIED_TOKENS:]) for prompt in prompts[:_TRIED_PROMPTS]]
-    some = [some[0], *some, some[0][-5:]]
+    some = [begins + prompt for prompt in (some[0], *some, some[0][-5:], some[0][-7:])]
     answers: list[torch.Tensor] = []
     try:
         with prepared(model, compute):
@@ -296,10 +301,11 @@ class _Decoder:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], most_tokens: int) -> None:
         self.device = next(model.parameters()).device
         groups = [(list(prompt), len(list(members))) for prompt, members in groupby(map(tuple, prompts))]
-        longest = max(len(prompt) for prompt, _ in groups)
-        lengths = torch.tensor([len(prompt) for prompt, _ in groups], device=self.device)
+        shared, rest = _apart([prompt for prompt, _ in groups])
+        begins, longest = len(shared), max(map(len, rest))
+        lengths = torch.tensor(list(map(len, rest)), device=self.device)
         input_ids = torch.zeros((len(groups), longest), dtype=torch.long)
-        for row, (prompt, _) in enumerate(groups):
+        for row, prompt in enumerate(rest):
             input_ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         input_ids = input_ids.to(self.device)
         real = torch.arange(longest, device=self.device) >= (longest - lengths)[:, None]
@@ -308,12 +314,18 @@ class _Decoder:
             torch.tensor(counts, device=self.device)
         )
         self._model = model
-        self._layers = [
-            _Buffer(len(which), longest + most_tokens) for _ in range(model.config.get_text_config().num_hidden_layers)
-        ]
+        room = begins + longest + most_tokens
+        self._layers = [_Buffer(len(which), room) for _ in range(model.config.get_text_config().num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
-        positions = (real.cumsum(dim=1) - 1).clamp(min=0)
-        padded = any(len(prompt) < longest for prompt, _ in groups)
+        if shared:
+            for layer in self._layers:
+                layer.fill(slice(None), torch.zeros_like(which))
+            first = torch.tensor([list(shared)], device=self.device)
+            self._forward(first, torch.arange(begins, device=self.device)[None], None)
+            for layer in self._layers:
+                layer.filled(begins)
+        positions = (begins + real.cumsum(dim=1) - 1).clamp(min=begins)
+        padded = bool((lengths < longest).any())
         logits = []
         size = max(1, _PREFILL_TOKENS // longest)
         for start in range(0, len(groups), size):
@@ -321,17 +333,18 @@ class _Decoder:
             answers = slice(sum(counts[:start]), sum(counts[: start + size]))
             for layer in self._layers:
                 layer.fill(answers, which[answers] - start)
-            logits.append(self._forward(input_ids[part], positions[part], _visible(real[part]) if padded else None))
+            mask = nn.functional.pad(_visible(real[part]), (begins, 0), value=True) if padded or shared else None
+            logits.append(self._forward(input_ids[part], positions[part], mask))
         for layer in self._layers:
-            layer.filled(longest)
+            layer.filled(begins + longest)
         self.logits = torch.cat(logits)[which]  # (answers, vocabulary)
-        self._next = lengths[which]
+        self._next = begins + lengths[which]
         self._seen = None
         if padded:
             # Nothing sees the padding before a prompt.
-            self._seen = torch.ones((len(which), 1, 1, longest + most_tokens), dtype=torch.bool, device=self.device)
-            self._seen[:, 0, 0, :longest] = real[which]
-        self._length = longest
+            self._seen = torch.ones((len(which), 1, 1, room), dtype=torch.bool, device=self.device)
+            self._seen[:, 0, 0, begins : begins + longest] = real[which]
+        self._length = begins + longest
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Add one token to each answer and return the logits of the next, (answers, vocabulary)."""
@@ -363,7 +376,9 @@ class _Decoder:
 
 
 class _Buffer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values, with room for whole answers. The first to arrive are those of the prompts, in pieces.
+    """One layer's keys and values, with room for whole answers.
+
+    The first to arrive are those of the beginning that all prompts have, then those of the prompts, in pieces.
 
     Args:
         answers: How many.
@@ -389,7 +404,7 @@ class _Buffer(CacheLayerMixin):  # type: ignore[misc]
         self._filling = (answers, which)
 
     def filled(self, length: int) -> None:
-        """Expect the answers' own positions from now on, after so many of the prompts."""
+        """Expect what comes after so many positions from now on."""
         self._filling, self._length = None, length
 
     def update(
@@ -401,13 +416,17 @@ class _Buffer(CacheLayerMixin):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
         if self._filling is not None:
             answers, which = self._filling
-            self.keys[answers, :, :end] = key_states[which]
-            self.values[answers, :, :end] = value_states[which]
-            return key_states, value_states
+            self.keys[answers, :, self._length : end] = key_states[which]
+            self.values[answers, :, self._length : end] = value_states[which]
+            return self._after_beginning(self.keys, key_states), self._after_beginning(self.values, value_states)
         self.keys[:, :, self._length : end] = key_states
         self.values[:, :, self._length : end] = value_states
         self._length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _after_beginning(self, kept: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        before = kept[:1, :, : self._length].expand(len(new), -1, -1, -1)
+        return torch.cat([before, new], dim=2) if self._length else new
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the length of the keys and where they begin."""
@@ -420,6 +439,12 @@ class _Buffer(CacheLayerMixin):  # type: ignore[misc]
     def get_max_length(self) -> int:
         """Return how many there is room for."""
         return self._room
+
+
+def _apart(prompts: Sequence[Sequence[int]]) -> packing.Group:
+    """Divide prompts into the beginning that all have and the rest of each, where they are enough for it to pay."""
+    shared, rest = packing.share_beginning(prompts)
+    return (shared, rest) if len(prompts) >= _FEWEST_PROMPTS and len(shared) >= _FEWEST_SHARED else ([], prompts)
 
 
 def _visible(real: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from rlhf_tuning.models.scoring_model import load_head
 from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import lanes, linear, packing
+from rlhf_tuning.ops.beginning import beginning_of
 
 #: Beside the weights a saved reward model has its measurement, and the score of every answer that it was measured on.
 EVALUATION = "evaluation.json"
@@ -105,10 +106,13 @@ class RewardModel:
         groups = self._packable(rows, groups, most=batch_size)
         scores = [0.0] * len(rows)
         done = 0
+        with self._active(), _adapter_precision(self._trunk):
+            begun = beginning_of(self._trunk, rows)
+        begins = begun.length if begun else 0
         longest_first = sorted(groups, key=lambda group: -packing.packed_length([rows[row] for row in group]))
 
         def score(batch: Sequence[Sequence[int]]) -> list[float]:
-            hidden = self._last_hidden([[rows[row] for row in group] for group in batch])
+            hidden = self._last_hidden([[rows[row][begins:] for row in group] for group in batch], begun)
             # In bfloat16 different answers would often have the very same score.
             with torch.autocast(hidden.device.type, enabled=False):
                 values = (nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset) / self.scale  # (batch,)
@@ -140,17 +144,20 @@ class RewardModel:
         size = most if fits and self._packs else 1
         return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
-    def _last_hidden(self, groups: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
+    def _last_hidden(self, groups: Sequence[Sequence[Sequence[int]]], begun: packing.Begun | None) -> torch.Tensor:
         """Return the hidden state at the last token of every sequence, (sequences, d)."""
         if all(len(group) == 1 for group in groups):
             packed = packing.pack([([], group) for group in groups])
         else:
             packed = packing.pack([packing.share_beginning(group) for group in groups])
-        tensors = (packed.input_ids, packed.position_ids, packed.owners, packed.answers)
         device = self._head.device
         return packing.last_hidden(
             self._trunk,
-            *(None if tensor is None else tensor.to(device) for tensor in tensors),  # type: ignore[arg-type]
+            packed.input_ids.to(device),
+            packed.position_ids.to(device),
+            None if packed.owners is None else packed.owners.to(device),
+            packed.answers.to(device),
+            begun,
         )
 
 

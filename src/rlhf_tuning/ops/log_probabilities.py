@@ -191,21 +191,27 @@ def _first_fit(sizes: Sequence[int]) -> list[list[int]]:
     return rows
 
 
-def log_probabilities(model: Any, answers: Answers, *, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def log_probabilities(
+    model: Any, answers: Answers, *, temperature: float, begun: packing.Begun | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log p of every token of every answer and the entropy there, both (answers, longest), 0 after an answer's end.
 
     Args:
         model: A causal language model of transformers, not wrapped in anything.
         answers: What `pack` returned.
         temperature: Divides the logits.
+        begun: What all prompts go on from; None where they begin by themselves.
     """
     scale = _head_scale(model)
     tensors = (answers.input_ids, answers.position_ids, answers.owners)
     if scale is None:
-        logits = model(**packing.inputs(model, *tensors)).logits.flatten(0, 1)[answers.predictors]
+        given = begun.inputs if begun else packing.inputs
+        logits = model(**given(model, *tensors)).logits.flatten(0, 1)[answers.predictors]
         found = _of_logits(logits / temperature, answers.targets)
     else:
-        hidden = packing.hidden_states(model.base_model, *tensors).flatten(0, 1)[answers.predictors]  # (tokens, d)
+        hidden = packing.hidden_states(model.base_model, *tensors, begun).flatten(0, 1)[
+            answers.predictors
+        ]  # (tokens, d)
         found = _head(model, hidden, answers.targets, temperature=temperature, scale=scale)
     size = answers.shape[0] * answers.shape[1]
     spread = [values.new_zeros(size).index_put((answers.places,), values).view(answers.shape) for values in found]

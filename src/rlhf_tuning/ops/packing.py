@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -119,8 +119,21 @@ def packed_length(sequences: Sequence[Sequence[int]]) -> int:
     return len(shared) + sum(map(len, rest))
 
 
+class Begun(Protocol):
+    """What rows may go on from, see `beginning`."""
+
+    def inputs(
+        self, model: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, owners: torch.Tensor | None
+    ) -> dict[str, Any]:
+        """Return what `inputs` does, for rows that go on from here."""
+
+
 def hidden_states(
-    trunk: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, owners: torch.Tensor | None
+    trunk: Any,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    owners: torch.Tensor | None,
+    begun: Begun | None = None,
 ) -> torch.Tensor:
     """Return the trunk's hidden state at every position of packed rows, (rows, length, d).
 
@@ -128,8 +141,10 @@ def hidden_states(
         trunk: Of a transformers model, without its head.
         input_ids: Like `position_ids`, of a `Packed`, on the trunk's device.
         owners: Likewise; None where no row has a second answer.
+        begun: What all rows go on from; None where they begin by themselves.
     """
-    hidden: torch.Tensor = trunk(**inputs(trunk, input_ids, position_ids, owners)).last_hidden_state
+    given = begun.inputs if begun else inputs
+    hidden: torch.Tensor = trunk(**given(trunk, input_ids, position_ids, owners)).last_hidden_state
     return hidden
 
 
@@ -153,14 +168,16 @@ def last_hidden(
     position_ids: torch.Tensor,
     owners: torch.Tensor | None,
     answers: torch.Tensor,
+    begun: Begun | None = None,
 ) -> torch.Tensor:
     """Return the trunk's hidden state at the last token of each packed answer, (answers, d).
 
     Args:
         trunk: Of a transformers model, without its head.
         input_ids: Like the rest, of a `Packed`, on the trunk's device. None of the answers may be empty.
+        begun: As for `hidden_states`.
     """
-    return hidden_states(trunk, input_ids, position_ids, owners).flatten(0, 1)[answers[:, 1] - 1]
+    return hidden_states(trunk, input_ids, position_ids, owners, begun).flatten(0, 1)[answers[:, 1] - 1]
 
 
 def attention_mask(model: Any, seen: torch.Tensor) -> torch.Tensor:
@@ -224,14 +241,30 @@ def _of_every_length(groups: Sequence[Sequence[Sequence[int]]]) -> list[list[Seq
     return [sorted(group, key=len, reverse=True)[:_OF_EACH] for group in chosen]
 
 
+def _together(trunk: Any, groups: Sequence[Group]) -> list[torch.Tensor]:
+    """Return the hidden states of what sequences do not share with others of their group, these packed."""
+    found = []
+    for shared, answers in groups:
+        (some,) = states(trunk, [(shared, answers)])
+        found += some[len(shared) :].split([len(answer) for answer in answers])
+    return found
+
+
 @torch.no_grad()
-def is_exact(trunk: Any, groups: Sequence[Group], *, longest: int) -> bool:
+def is_exact(
+    trunk: Any,
+    groups: Sequence[Group],
+    *,
+    longest: int,
+    together: Callable[[Any, Sequence[Group]], list[torch.Tensor]] = _together,
+) -> bool:
     """Say whether packed sequences have the hidden states that they have one to a row, on the model at hand.
 
     Args:
         trunk: Of a transformers model, without its head, in the precision that it works in.
         groups: Of real text, as `telling` or `telling_apart` chooses them.
         longest: Tokens of the longest sequence that will come.
+        together: What computes the sequences of a group in another way than one to a row; by default packed.
     """
     if longest > window(trunk) or not attends_alone(trunk):
         return False
@@ -243,7 +276,7 @@ def is_exact(trunk: Any, groups: Sequence[Group], *, longest: int) -> bool:
                 truth = _alone(trunk, groups)
                 least, times, most = _ROUNDING
                 rounding = times * _apart(_padded(trunk, groups), truth).max()
-                moved = _apart(_together(trunk, groups), truth).max()
+                moved = _apart(together(trunk, groups), truth).max()
             if not moved <= rounding.clamp(min=least, max=most):
                 return False
             if _works_in_float32(trunk):
@@ -251,7 +284,7 @@ def is_exact(trunk: Any, groups: Sequence[Group], *, longest: int) -> bool:
         plain = _alone(trunk, groups)
         truth = truth or plain
         rounding = torch.stack([_apart(states, truth).mean() for states in (plain, _padded(trunk, groups))]).max()
-        return bool(_apart(_together(trunk, groups), truth).mean() <= _AS_ROUNDED * rounding)
+        return bool(_apart(together(trunk, groups), truth).mean() <= _AS_ROUNDED * rounding)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError):
         # What a model's code raises when it does not know a 4-D mask.
         return False
@@ -264,7 +297,7 @@ def _works_in_float32(trunk: Any) -> bool:
 def _alone(trunk: Any, groups: Sequence[Group]) -> list[torch.Tensor]:
     """Return the hidden states of what sequences do not share with others of their group, each computed by itself."""
     return [
-        _states(trunk, [([*shared, *answer], [[]])])[0, len(shared) :]
+        states(trunk, [([*shared, *answer], [[]])])[0, len(shared) :]
         for shared, answers in groups
         for answer in answers
     ]
@@ -273,28 +306,17 @@ def _alone(trunk: Any, groups: Sequence[Group]) -> list[torch.Tensor]:
 def _padded(trunk: Any, groups: Sequence[Group]) -> list[torch.Tensor]:
     """Do as `_alone` with the sequences of a group in one batch."""
     return [
-        states[len(shared) : len(shared) + len(answer)]
+        some[len(shared) : len(shared) + len(answer)]
         for shared, answers in groups
-        for states, answer in zip(
-            _states(trunk, [([*shared, *answer], [[]]) for answer in answers]), answers, strict=True
-        )
+        for some, answer in zip(states(trunk, [([*shared, *answer], [[]]) for answer in answers]), answers, strict=True)
     ]
 
 
-def _together(trunk: Any, groups: Sequence[Group]) -> list[torch.Tensor]:
-    """Do as `_alone` with the sequences of a group packed."""
-    found = []
-    for shared, answers in groups:
-        (states,) = _states(trunk, [(shared, answers)])
-        found += states[len(shared) :].split([len(answer) for answer in answers])
-    return found
-
-
-def _states(trunk: Any, groups: Sequence[Group]) -> torch.Tensor:
-    packed = pack(groups)
-    tensors = (packed.input_ids, packed.position_ids, packed.owners)
-    on_device = (None if tensor is None else tensor.to(trunk.device) for tensor in tensors)
-    return hidden_states(trunk, *on_device).float()  # type: ignore[arg-type]
+def states(trunk: Any, groups: Sequence[Group], *, begun: Begun | None = None) -> torch.Tensor:
+    """Return the hidden states of packed groups, float32, (rows, length, d)."""
+    packed, device = pack(groups), trunk.device
+    owners = None if packed.owners is None else packed.owners.to(device)
+    return hidden_states(trunk, packed.input_ids.to(device), packed.position_ids.to(device), owners, begun).float()
 
 
 def _apart(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -53,6 +53,21 @@ def test_the_likeliest_answers_are_those_of_generate(policy):
         assert sample(policy.get_base_model(), temperature=0.0) != expected
 
 
+@pytest.mark.parametrize("most", [5, 2], ids=["padded", "of one length"])
+def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_answer(policy, monkeypatch, most):
+    prompts = [[*range(30, 40), *prompt[:most]] for prompt in (*PROMPTS, [15, 16, 17, 18], [19, 20])]
+    model = policy.get_base_model()
+    shapes = []
+    hook = model.base_model.register_forward_pre_hook(
+        lambda module, given, named: shapes.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    found = sample(model, prompts)
+    hook.remove()
+    assert shapes[:2] == [(1, 10), (5, most)]
+    monkeypatch.setattr(rollout, "_FEWEST_SHARED", 100)
+    assert sample(model, prompts) == found
+
+
 def test_two_lanes_sample_the_same_answers(policy, two_lanes):
     model = policy.get_base_model()
     found = sample(model)

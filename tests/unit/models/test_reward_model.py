@@ -35,6 +35,24 @@ def test_answers_to_one_prompt_score_as_each_does_alone(packs, trained, monkeypa
     assert any(packed) == packs
 
 
+def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_score(trained, monkeypatch):
+    model = reward_model.load_reward_model(str(trained[0] / "reward_model"), dtype="float32")
+    prompts = [
+        [{"role": "user", "content": f"Create a description of a place by the sea: {number}"}] for number in range(9)
+    ] * 2
+    answers = [GOOD, BAD] * 9
+    lengths = []
+    model._trunk.register_forward_pre_hook(
+        lambda module, given, named: lengths.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    found = model.score(prompts, answers)
+    shortest = min(lengths)
+    lengths.clear()
+    monkeypatch.setattr(reward_model, "beginning_of", lambda *_: None)
+    assert model.score(prompts, answers) == pytest.approx(found, abs=1e-4)
+    assert shortest < min(lengths)
+
+
 def test_a_shared_trunk_scores_like_the_reward_model_alone(trained, tiny_model, monkeypatch):
     from peft import LoraConfig, get_peft_model
 
