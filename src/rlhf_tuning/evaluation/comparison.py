@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rich.cells import set_cell_size
 from rich.console import Console
@@ -179,7 +179,8 @@ class Row:
     difference: MeanEstimate | None = None
 
 
-class Lengths(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
     """How long the tuned model's answers are, and another model's to the same prompts, in tokens on average.
 
     An answer that was cut at the limit does not show how long the model meant it to be. So these means are also there for
@@ -400,13 +401,13 @@ def lengths_beside(model: str, other: Sequence[tuple[int, bool]], tuned: Sequenc
     both = list(zip(other, tuned, strict=True))
     ended = [(tokens, ours) for (tokens, by_itself), ours in both if by_itself]
     return Lengths(
-        model,
-        len(both),
-        fmean(tokens for tokens, _ in other),
-        fmean(tuned),
-        len(ended),
-        fmean([tokens for tokens, _ in ended] or [0]),
-        fmean([ours for _, ours in ended] or [0]),
+        model=model,
+        n=len(both),
+        other=fmean(tokens for tokens, _ in other),
+        tuned=fmean(tuned),
+        n_ended=len(ended),
+        other_ended=fmean([tokens for tokens, _ in ended] or [0]),
+        tuned_ended=fmean([ours for _, ours in ended] or [0]),
     )
 
 
