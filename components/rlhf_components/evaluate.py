@@ -54,6 +54,9 @@ def evaluate(
     gate_max_empty_rise: float = 0.1,
     gate_max_repetitive_rise: float = 0.1,
     gate_max_refusal_rise: float = 0.1,
+    gate_max_regression: float = 0.1,
+    regression_suite: str = "",
+    regression_fingerprint: str = "",
     require_approval: bool = False,
 ) -> NamedTuple("Outputs", [("promote", bool)]):  # type: ignore[valid-type]
     """Compare the tuned model's answers with the champion's, prompt by prompt, and decide which is champion from now on.
@@ -111,6 +114,10 @@ def evaluate(
         gate_max_empty_rise: Rise of the share of empty answers to rule out; 0 for no limit.
         gate_max_repetitive_rise: Rise of the share of repetitive answers to rule out; 0 for no limit.
         gate_max_refusal_rise: Rise of the share of refusals to rule out, unless people prefer them; 0 for no limit.
+        gate_max_regression: Fall of the share of the regression suite that passes to rule out; 0 for no limit.
+        regression_suite: General prompts on which the tuned model may not be worse than the base model: general for ours, or
+            a file of one's own; empty for none.
+        regression_fingerprint: From Validate Inputs: changes with the content of that suite, for the cache.
         require_approval: Whether a person approves what the gate promotes, which the report then says.
 
     Returns:
@@ -121,6 +128,7 @@ def evaluate(
     from rlhf_tuning.evaluation.gate import decision_text
     from rlhf_tuning.evaluation.phase_answers import SUPERVISED, answer_before
     from rlhf_tuning.evaluation.phase_gains import gains_text
+    from rlhf_tuning.evaluation.regression_answers import answer_suite
     from rlhf_tuning.models.reward_model import saved_in
     from rlhf_tuning.models.start_model import made_from, record_of
     from rlhf_tuning.planning.run_budget import stopped_in
@@ -160,6 +168,8 @@ def evaluate(
             gate_max_empty_rise=gate_max_empty_rise,
             gate_max_repetitive_rise=gate_max_repetitive_rise,
             gate_max_refusal_rise=gate_max_refusal_rise,
+            gate_max_regression=gate_max_regression,
+            regression_suite=regression_suite,
             require_approval=require_approval,
         )
         export = check_export(
@@ -175,6 +185,9 @@ def evaluate(
         asked = comparison.judges_of(config, reward_model_dir=reward_dir, held_out_reward_model_dir=held_out_dir)
         answered = (champion_predictions.path, tuned_predictions.path)
         phases = answer_before(config, *answered) if config.is_supervised else None
+        suite = answer_suite(config, tuned_model_dir=model.path)
+        if suite:
+            asked = suite.asked_of(asked, judge)
         pairs, judges = comparison.evaluate_policy(
             config,
             judges=phases.asked_of(asked) if phases else asked,
@@ -186,7 +199,8 @@ def evaluate(
             champion_reference=champion_reference or large_model_reference,
         )
         gains = phases.gains(pairs) if phases else []
-        numbers = comparison.write_evaluation(config, pairs, evaluation.path, judges=judges)
+        regression = suite.found() if suite else None
+        numbers = comparison.write_evaluation(config, pairs, evaluation.path, judges=judges, regression=regression)
         decided = comparison.decide_promotion(
             config,
             pairs,
@@ -197,6 +211,7 @@ def evaluate(
             adapter_dir=adapter.path,
             earlier_tries=earlier_tries,
             start_answers=phases.rows[SUPERVISED] if phases else (),
+            regression=regression,
         )
         start_dir = large_model_reference if phases else ""
         ended = stopped_in(record_of(start_dir), reward_dir, held_out_dir, adapter.path)
@@ -216,6 +231,7 @@ def evaluate(
             opponent=config.opponent,
             start_dir=start_dir,
             gains=gains,
+            regression=regression,
             data_warnings=data_warnings.splitlines(),
             times=clock.times(),
             budget=ended,

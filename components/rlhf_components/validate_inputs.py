@@ -102,6 +102,8 @@ def validate_inputs(
     large_model_a_reference: str = "",
     large_model_b_reference: str = "",
     labelled_preferences: Optional[dsl.Input[dsl.Dataset]] = None,
+    gate_max_regression: float = 0.1,
+    regression_suite: str = "",
     tunes_on_preferences: bool = False,
     reward_model_reference: str = "",
     max_hours: float = 0.0,
@@ -123,6 +125,7 @@ def validate_inputs(
         ("preference_prompt_fingerprint", str),
         ("feedback_fingerprint", str),
         ("budget", str),
+        ("regression_fingerprint", str),
     ],
 ):
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
@@ -212,6 +215,8 @@ def validate_inputs(
         gate_max_empty_rise: Rise of empty answers to rule out.
         gate_max_repetitive_rise: Rise of repetitive answers to rule out.
         gate_max_refusal_rise: Rise of refusals to rule out.
+        gate_max_regression: Fall of the share of the regression suite that passes to rule out.
+        regression_suite: General prompts on which the tuned model may not be worse than the base model.
         teacher_model_reference: The teacher of a distillation, that answers the prompts of dataset_uri; empty where there is
             none.
         teacher: Where it is: local_model, language_model or gemini.
@@ -246,6 +251,7 @@ def validate_inputs(
         preference_prompt_fingerprint: Fingerprint of the content of the prompts that a judge's preferences are for.
         feedback_fingerprint: Fingerprint of the feedback's content.
         budget: What the run may take and its plan, by which every training ends in time; empty where there is no limit.
+        regression_fingerprint: Fingerprint of the regression suite's content; empty without one.
     """
     from dataclasses import asdict
     from pathlib import Path
@@ -253,6 +259,7 @@ def validate_inputs(
     from rlhf_tuning import environment
     from rlhf_tuning.evaluation.judges import check_judge, check_server
     from rlhf_tuning.evaluation.judges.role import TEACHER
+    from rlhf_tuning.evaluation.regression_suite import check_suite
     from rlhf_tuning.labelling.tasks import check_labelling, task_rubric
     from rlhf_tuning.labelling.teacher import check_teacher
     from rlhf_tuning.limits import (
@@ -322,6 +329,8 @@ def validate_inputs(
             "gate_max_empty_rise": gate_max_empty_rise,
             "gate_max_repetitive_rise": gate_max_repetitive_rise,
             "gate_max_refusal_rise": gate_max_refusal_rise,
+            "gate_max_regression": gate_max_regression,
+            "regression_suite": regression_suite,
             "max_hours": max_hours,
             "max_cost": max_cost,
             "price_per_hour": price_per_hour,
@@ -370,6 +379,12 @@ def validate_inputs(
                 sampling_strategy=sampling_strategy,
                 same=(large_model_a_reference or base) == (large_model_b_reference or base),
             )
+        regression_fingerprint = check_suite(
+            regression_suite,
+            judge=judge,
+            gate_max_regression=gate_max_regression,
+            gate_max_judge_loss=gate_max_judge_loss,
+        )
         if target == "local":
             check_writable(Path(registry_dir).expanduser() if registry_dir else None)
         config = ValidationConfig(
@@ -434,4 +449,5 @@ def validate_inputs(
         check.preference_prompt_fingerprint,
         check.feedback_fingerprint,
         budget,
+        regression_fingerprint,
     )

@@ -46,6 +46,7 @@ def for_target(target: str, **artifacts: Any) -> Any:
         base_model_reference=str,
         base_model_fingerprint=str,
         data_warnings=str,
+        regression_fingerprint=str,
         seed=int,
         inference_engine=str,
     )

@@ -65,6 +65,7 @@ SET_BY_COMPARISON = (
     "model_display_name",
     "registry_dir",
     "deploy_model",
+    "regression_suite",
     "require_approval",
     "evaluation_data_uri",
     "default_context",

@@ -145,6 +145,8 @@ _OF_EVERY_METHOD = (
     "gate_max_empty_rise",
     "gate_max_repetitive_rise",
     "gate_max_refusal_rise",
+    "gate_max_regression",
+    "regression_suite",
     "require_approval",
 )
 
@@ -344,6 +346,7 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "held_out_reward_model_share",
         "reward_model_max_epochs",
         "max_bad_rows",
+        "regression_suite",
     )
 )
 

@@ -430,6 +430,19 @@ PARAMETERS: dict[str, Parameter] = {
             Limit(0, 1),
         ),
         Parameter(
+            "gate_max_regression",
+            float,
+            0.1,
+            "Fall of the share of the regression suite that passes that must be ruled out; 0 for no limit.",
+            Limit(0, 1),
+        ),
+        Parameter(
+            "regression_suite",
+            str,
+            "",
+            "Prompts on which the tuned model may not be worse than the base: general for ours, or a file; empty for none.",
+        ),
+        Parameter(
             "require_approval",
             bool,
             False,

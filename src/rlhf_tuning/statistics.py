@@ -309,6 +309,24 @@ def clustered_win_rate(scores: Sequence[float], clusters: Sequence[Hashable]) ->
     return ClusteredWinRate(rate, distinct, won, lost)
 
 
+def share_difference(before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Hashable]) -> MeanEstimate:
+    """Return how much larger the share is of what holds after than before, paired, with its 95% interval.
+
+    It is that of a win rate, which moves by half as much: see `clustered_win_rate`.
+
+    Args:
+        before: Whether it holds of each.
+        after: Whether it holds of each afterwards.
+        clusters: What each belongs to, such as its prompt.
+
+    Raises:
+        ValueError: If the lengths differ, or there is nothing.
+    """
+    changes = [(1 + later - earlier) / 2 for earlier, later in zip(before, after, strict=True)]
+    change = clustered_win_rate(changes, clusters).rate
+    return MeanEstimate(2 * change.rate - 1, 2 * change.low - 1, 2 * change.high - 1, change.n)
+
+
 def repeated_win_rate(scores: Sequence[float], clusters: Sequence[Hashable]) -> ClusteredWinRate:
     """Return the win rate of comparisons that are repeated for every cluster, as with several seeds for every prompt.
 

@@ -108,6 +108,22 @@ def test_the_rubric_goes_on_in_words(validate, tmp_path):
     assert validate()["judge_rubric"] == ""
 
 
+def test_a_suite_is_read_before_anything_is_spent_and_its_content_goes_into_what_later_steps_are_told(
+    validate, tmp_path, capsys
+):
+    assert validate()["regression_fingerprint"] == ""
+    ours = validate(regression_suite="general")["regression_fingerprint"]
+    rows = [{"prompt": f"{n}?", "assert": [{"type": "contains", "value": str(n)}]} for n in range(40)]
+    (tmp_path / "suite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mine = validate(regression_suite=str(tmp_path / "suite.jsonl"))["regression_fingerprint"]
+    assert "" != ours != mine != ""
+    (tmp_path / "suite.jsonl").write_text('{"prompt": "p"}')
+    with pytest.raises(SystemExit) as ended:
+        validate(regression_suite=str(tmp_path / "suite.jsonl"))
+    assert ended.value.code == 2
+    assert "1 prompt without assert, which a judge compares, but judge is empty" in capsys.readouterr().out
+
+
 def test_only_prompts_of_which_some_are_held_out_have_phase_1_done_again(validate, tmp_path):
     for name in ("prompts", "eval"):
         (tmp_path / name).write_text("".join(json.dumps({"input_text": f"Ask {name} {n}."}) + "\n" for n in range(20)))

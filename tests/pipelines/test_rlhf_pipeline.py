@@ -49,6 +49,10 @@ def job(tiny_model, tmp_path_factory):
     ]
     files = {
         "preferences.jsonl": rows,
+        "suite.jsonl": [
+            {"prompt": f"Say {n}.", "assert": [{"type": "not-equals", "value": "What no model of a test says."}]}
+            for n in range(40)
+        ],
         "prompts.jsonl": [{"input_text": f"Create {number}, please."} for number in range(40)],
         "eval.jsonl": [{"input_text": f"Create {number} now."} for number in range(100)],
     }
@@ -73,6 +77,7 @@ def job(tiny_model, tmp_path_factory):
         "lora_dim": 8,
         # So short a job wins by little.
         "gate_reward_model_margin": 0.0,
+        "regression_suite": str(folder / "suite.jsonl"),
         "registry_dir": str(folder / "registry"),
         "dtype": "float32",
     }
@@ -135,10 +140,12 @@ def test_the_run_ends_with_the_comparison_the_report_and_the_command_that_calls_
     decision = "Promoted: the tuned model takes the place of the base model."
     assert output.count(decision) == 1
     assert decision in artifact(job, "logs/*.log").read_text()  # where a step's container would have printed it
+    assert "40 of 40, where the base model passes 40: +0 points" in output
     report = artifact(job, "*/evaluate/report")
     assert re.search(r"^Report: \./runs/r\S+/report\.html$", output, re.MULTILINE)
     assert "Time and cost by step" in (job / "runs" / "report.html").read_text()
     assert report.read_text().lstrip().lower().startswith("<!doctype html>")
+    assert 'id="regression"' in report.read_text()
 
 
 def test_the_evaluation_s_own_report_has_the_times_of_the_steps_before_it(finished):

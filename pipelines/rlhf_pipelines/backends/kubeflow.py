@@ -32,6 +32,7 @@ from rlhf_pipelines.backends.kubeflow_client import KubeflowClient, NotFoundErro
 from rlhf_pipelines.backends.spec_parameters import problems_with_values
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
 from rlhf_tuning.evaluation.judges.rubric import rubric_file
+from rlhf_tuning.evaluation.regression_suite import suite_file
 
 logger = logging.getLogger(__name__)
 
@@ -608,11 +609,12 @@ def _problems_with_images(spec: Mapping[str, Any]) -> list[str]:
 def _problems_with_paths(spec: Mapping[str, Any], values: Mapping[str, object]) -> list[str]:
     mounted = _mount_paths(spec)
     problems = []
-    for name in (*_DATASETS, *_MODELS):
-        value = values.get(name)
+    files = {name: values.get(name) for name in (*_DATASETS, *_MODELS)}
+    files["regression_suite"] = suite_file(str(values.get("regression_suite") or ""))
+    for name, value in files.items():
         if not isinstance(value, str) or not value or value.startswith(("gs://", *mounted)):
             continue
-        if name in _DATASETS or value.startswith(("/", "./", "../", "~")) or Path(value).exists():
+        if name not in _MODELS or value.startswith(("/", "./", "../", "~")) or Path(value).exists():
             problems.append(
                 f"{name} is {value!r}, which the steps in the cluster cannot read: copy it to Cloud Storage and give gs://..."
             )

@@ -13,6 +13,7 @@ from rlhf_pipelines.backends.backend import Submission
 from rlhf_pipelines.backends.spec_parameters import problems_with_values
 from rlhf_tuning.errors import RunError
 from rlhf_tuning.evaluation.judges.rubric import rubric_file
+from rlhf_tuning.evaluation.regression_suite import suite_file
 from rlhf_tuning.images import IMAGES
 from rlhf_tuning.machine import gigabytes
 from rlhf_tuning.models.model_reference import weight_bytes
@@ -177,7 +178,7 @@ def _folder_problems(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         if not isinstance(value, str) or not value or value.startswith(("gs://", "/gcs/")):
             continue
-        if name.endswith(("_dataset", "_uri")):
+        if name.endswith(("_dataset", "_uri")) or (name == "regression_suite" and suite_file(value)):
             yield (
                 f"{name} is {value!r}, a path of this machine, which a job on Vertex cannot see. Copy it with `gcloud "
                 "storage cp` and give its gs:// path."

@@ -18,10 +18,11 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
         pipeline: Whose run it is; None where that was not said.
 
     Raises:
-        ParameterError: If the folder cannot be made.
+        ParameterError: If the folder cannot be made, or the regression suite be used.
         ModelError: If the base model cannot be tuned.
         DataError: If a dataset cannot be used; the files are written all the same.
     """
+    from rlhf_tuning.evaluation.regression_suite import read_suite
     from rlhf_tuning.validation import ValidationConfig, validate_data
 
     if output_dir.exists() and not output_dir.is_dir():
@@ -30,6 +31,7 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ParameterError(f"--output-dir {output_dir} cannot be made: {error.strerror}.") from None
+    suite = read_suite(str(values.get("regression_suite", "")))
     known = {field.name: values[field.name] for field in fields(ValidationConfig) if field.name in values}
     if student := values.get("student_model_reference"):
         known["large_model_reference"] = known.get("large_model_reference") or student
@@ -50,6 +52,8 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
             "Feedback: preference_tuning_pipeline with loss_type kto learns from it, and reward_model_pipeline; "
             "rlhf_pipeline beside preferences"
         )
+    if suite:
+        print(f"Regression suite: {len(suite):,} prompt{'s' * (len(suite) != 1)}")
     warnings = len(check.warnings)
     print(
         f"The data can be used{f', with {warnings} warning' + 's' * (warnings > 1) if warnings else ''}. Report: {report}"

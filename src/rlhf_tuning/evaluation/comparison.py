@@ -26,6 +26,7 @@ from rlhf_tuning.statistics import (
     length_controlled_win_rate,
     mean_interval,
     paired_difference,
+    share_difference,
     sign_test,
     wilson_interval,
 )
@@ -609,19 +610,15 @@ def _mean_row(name: str, label: str, pairs: Sequence[AnswerPair], value: Callabl
 
 def _share_row(name: str, label: str, pairs: Sequence[AnswerPair], holds: Callable[[ScoredAnswer], bool]) -> Row:
     """Measure a property that an answer has or has not; the difference has the interval of paired proportions."""
-    both = [(pair, holds(pair.base), holds(pair.tuned)) for pair in pairs if pair.base]
-    difference = None
-    if both:
-        changes = [(1 + tuned - base) / 2 for _, base, tuned in both]
-        change = clustered_win_rate(changes, [conversation_key(pair.prompt) for pair, _, _ in both]).rate
-        difference = MeanEstimate(2 * change.rate - 1, 2 * change.low - 1, 2 * change.high - 1, len(both))
+    both = [pair for pair in pairs if pair.base]
+    base, tuned = [holds(pair.base) for pair in both if pair.base], [holds(pair.tuned) for pair in both]
     return Row(
         name=name,
         label=label,
         share=True,
-        base=_share([base for _, base, _ in both]),
+        base=_share(base),
         tuned=_share([holds(pair.tuned) for pair in pairs]),
-        difference=difference,
+        difference=share_difference(base, tuned, [conversation_key(pair.prompt) for pair in both]) if both else None,
     )
 
 

@@ -33,9 +33,17 @@ from rlhf_tuning.evaluation.comparison import (
     summary_text,
 )
 from rlhf_tuning.evaluation.degeneration import tastes
-from rlhf_tuning.evaluation.gate import Condition, Decision, GateConfig, decide, decision_text
+from rlhf_tuning.evaluation.gate import (
+    Condition,
+    Decision,
+    GateConfig,
+    decide,
+    decision_text,
+    regression_conditions,
+)
 from rlhf_tuning.evaluation.judges import Judge, JudgeSettings, check_judge, load_judge
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict, agreement
+from rlhf_tuning.evaluation.regression_suite import Regression
 from rlhf_tuning.evaluation.reward_model_accuracy import MOST_EVAL_ROWS
 from rlhf_tuning.generation.inference import read_predictions
 from rlhf_tuning.limits import check_limits
@@ -84,6 +92,8 @@ class EvaluationConfig:
     gate_max_empty_rise: float = GateConfig.gate_max_empty_rise
     gate_max_repetitive_rise: float = GateConfig.gate_max_repetitive_rise
     gate_max_refusal_rise: float = GateConfig.gate_max_refusal_rise
+    gate_max_regression: float = GateConfig.gate_max_regression
+    regression_suite: str = ""
     require_approval: bool = False
 
     def __post_init__(self) -> None:
@@ -285,6 +295,7 @@ def decide_promotion(
     adapter_dir: str = "",
     earlier_tries: int = 0,
     start_answers: Sequence[Mapping[str, Any]] = (),
+    regression: Regression | None = None,
 ) -> Decision:
     """Ask the gate whether the tuned model takes the champion's place; write the decision as JSON, and return it.
 
@@ -299,6 +310,7 @@ def decide_promotion(
         earlier_tries: How many challengers this champion has already been held against, and stayed.
         start_answers: Predictions of the supervised model for the same prompts, where the training started from one: it is
             its lengths that are to be kept.
+        regression: What a regression suite says; None without one.
     """
     summary = config.summary(pairs, judges)
     if start_answers:
@@ -310,7 +322,7 @@ def decide_promotion(
         summary,
         limits,
         champion=config.opponent,
-        also=also,
+        also=[*(regression_conditions(regression, limits) if regression else []), *also],
         tastes=tastes(human_choices(eval_preferences_path, MOST_EVAL_ROWS)),
         earlier_tries=earlier_tries,
         chose_checkpoint=_was_chosen(adapter_dir),
@@ -341,10 +353,15 @@ def _chosen_among(adapter_dir: str) -> int:
 
 
 def write_evaluation(
-    config: EvaluationConfig, pairs: Sequence[AnswerPair], path: str, *, judges: Sequence[JudgeRecord] = ()
+    config: EvaluationConfig,
+    pairs: Sequence[AnswerPair],
+    path: str,
+    *,
+    judges: Sequence[JudgeRecord] = (),
+    regression: Regression | None = None,
 ) -> dict[str, float]:
     """Write the headline numbers, the judges, and every answer with its scores as JSON, and return the numbers."""
-    metrics = config.summary(pairs, judges).metrics()
+    metrics = config.summary(pairs, judges).metrics() | (regression.metrics() if regression else {})
     known = [asdict(judge) | {"agreement": judge.agreement._asdict() if judge.agreement else None} for judge in judges]
     content: dict[str, Any] = {"metrics": metrics, "judges": known, "answers": [asdict(pair) for pair in pairs]}
     if config.is_supervised:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from rlhf_tuning.evaluation.comparison import DEMONSTRATED, OPTIMISED, Lengths, Row, Summary, Wins, number, percent
 from rlhf_tuning.evaluation.degeneration import Taste
+from rlhf_tuning.evaluation.regression_suite import Regression
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.statistics import ALPHA, LEAST_CLUSTERS, ClusteredWinRate, MeanEstimate, sign_test, win_rate
 
@@ -84,6 +85,7 @@ class GateConfig:
         gate_max_empty_rise: Likewise of empty answers.
         gate_max_repetitive_rise: Likewise of answers that repeat themselves.
         gate_max_refusal_rise: Likewise of refusals.
+        gate_max_regression: Fall of the share of a regression suite that passes that must be ruled out.
     """
 
     gate_win_rate_margin: float = 0.0
@@ -98,6 +100,7 @@ class GateConfig:
     gate_max_empty_rise: float = 0.1
     gate_max_repetitive_rise: float = 0.1
     gate_max_refusal_rise: float = 0.1
+    gate_max_regression: float = 0.1
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
@@ -224,6 +227,30 @@ def decide(
         judge=judge.measure if judge else "",
         needs_approval=needs_approval,
     )
+
+
+def regression_conditions(found: Regression, config: GateConfig) -> list[Condition]:
+    """Return what a regression suite says: that the tuned model has not forgotten what the base model can do."""
+    conditions = []
+    look = "Look at what it lost (the report lists it): train fewer steps, or hold the model closer to the base model."
+    if found.difference:
+        base, tuned = found.passed
+        difference, most = found.difference, config.gate_max_regression
+        conditions.append(
+            Condition(
+                name="Passes as much of the regression suite as the base model",
+                value=f"{tuned} of {difference.n:,}, where the base model passes {base}: {points(difference)}",
+                limit=f"lower end above {-100 * most:+.0f} points" if most else "no limit",
+                holds=difference.low > -most if most else None,
+                change=_UNSURE if difference.high >= 0 else look,
+            )
+        )
+    if found.win_rate:
+        rate = found.win_rate
+        estimate = MeanEstimate(rate.rate, rate.low, rate.high, rate.n)
+        name = "Not worse than the base model on the regression suite"
+        conditions.append(_within(name, found.judge, estimate, config.gate_max_judge_loss, look))
+    return conditions
 
 
 def decision_text(decision: Decision) -> str:
@@ -485,7 +512,12 @@ def _difference(row: Row | None) -> str:
     change = row.difference if row else None
     if change is None:
         return "not measured"
-    return f"{100 * change.mean:+.0f} points [{100 * change.low:+.0f}, {100 * change.high:+.0f}], n = {change.n:,}"
+    return f"{points(change)}, n = {change.n:,}"
+
+
+def points(change: MeanEstimate) -> str:
+    """Return a difference of shares with its interval, in points."""
+    return f"{100 * change.mean:+.0f} points [{100 * change.low:+.0f}, {100 * change.high:+.0f}]"
 
 
 def _share(share: float) -> str:

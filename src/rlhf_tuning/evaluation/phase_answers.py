@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlhf_tuning.distributed import processes
 from rlhf_tuning.evaluation.comparison import WORTH, AnswerPair
@@ -51,7 +51,7 @@ class PhaseAnswers:
 
     def asked_of(self, judges: Sequence[Judge]) -> list[Judge]:
         """Return the judges, who are asked about these answers too whenever they compare others."""
-        return [_Listened(judge, self) for judge in judges]
+        return [Listened(judge, self) for judge in judges]
 
     def gains(self, pairs: Sequence[AnswerPair]) -> list[Gain]:
         """Return what each phase brought.
@@ -86,16 +86,26 @@ class PhaseAnswers:
         return clustered_win_rate(scores, prompts).rate if scores else None
 
 
-class _Listened:
-    """A judge who, after what it is asked, is asked about the phases as well."""
+class _Also(Protocol):
+    """What a judge is asked besides, and where its verdicts go, by how people read it."""
 
-    def __init__(self, judge: Judge, answers: PhaseAnswers) -> None:
+    @property
+    def said(self) -> dict[str, Sequence[Verdict | None]]: ...
+
+    @property
+    def comparisons(self) -> list[Comparison]: ...
+
+
+class Listened:
+    """A judge who, after what it is asked, is asked about other answers as well."""
+
+    def __init__(self, judge: Judge, answers: _Also) -> None:
         self.name, self.label, self.most_human_choices = judge.name, judge.label, judge.most_human_choices
         self.notes: list[str] = []
         self._judge, self._answers = judge, answers
 
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict | None]:
-        """Return the verdict on each comparison, and keep those on the phases."""
+        """Return the verdict on each comparison, and keep those on the others."""
         verdicts = self._judge.compare([*comparisons, *self._answers.comparisons])
         self.notes = self._judge.notes
         self._answers.said[self.label] = verdicts[len(comparisons) :]
@@ -122,18 +132,10 @@ def answer_before(
     with tempfile.TemporaryDirectory(prefix="rlhf-phases-") as scratch:
         for place, (name, reference) in enumerate(missing.items()):
             paths[name] = str(Path(scratch) / f"answers-{place}")
-            processes.run(
-                write_predictions,
-                InferenceConfig(
-                    large_model_reference=reference,
-                    prompt_sequence_length=config.prompt_sequence_length,
-                    target_sequence_length=config.target_sequence_length,
-                    temperature=config.temperature,
-                    seed=config.seed,
-                    dtype=config.dtype,
-                    inference_engine=config.inference_engine,
-                ),
-                trains=False,
+            write_answers(
+                config,
+                reference,
+                temperature=config.temperature,
                 prompts_path=tuned_predictions_path,
                 predictions_path=paths[name],
                 label=f"answers of {name}",
@@ -146,3 +148,44 @@ def answer_before(
             predictions_path=paths[SUPERVISED],
         )
         return PhaseAnswers(rows={name: list(read_predictions(path)) for name, path in paths.items()}, kl=kl)
+
+
+def write_answers(
+    config: EvaluationConfig,
+    reference: str,
+    *,
+    temperature: float,
+    prompts_path: str,
+    predictions_path: str,
+    label: str,
+) -> None:
+    """Let a model answer prompts as the evaluation's other answers were sampled, but for the temperature.
+
+    Args:
+        config: The settings.
+        reference: The model.
+        temperature: 0 for the likeliest answers.
+        prompts_path: Canonical prompts.
+        predictions_path: The file to write.
+        label: What to call the work.
+
+    Raises:
+        ModelError: If the model cannot be loaded.
+    """
+    sampling = InferenceConfig(
+        large_model_reference=reference,
+        prompt_sequence_length=config.prompt_sequence_length,
+        target_sequence_length=config.target_sequence_length,
+        temperature=temperature,
+        seed=config.seed,
+        dtype=config.dtype,
+        inference_engine=config.inference_engine,
+    )
+    processes.run(
+        write_predictions,
+        sampling,
+        trains=False,
+        prompts_path=prompts_path,
+        predictions_path=predictions_path,
+        label=label,
+    )

@@ -101,6 +101,8 @@ FEWEST, MOST = 100, 500
 #: Of a CPU, as `lanes` has it; and how fast its products are without them, where all weights learn.
 LANES, _ALONE = 2, 0.8
 _CENTRING_ANSWERS = 128
+#: Prompts of a regression suite: of ours, since no data is read.
+_SUITE = 100
 _LOOKS = 10
 #: How often an epoch the reward model is validated, and of how many preferences a tenth is, which is the largest share.
 VALIDATIONS, _TENTH_VALIDATED = 4, 2_000
@@ -149,6 +151,7 @@ class Plan:
     preferences: int = 0
     preference_train_steps: int = 0
     on_feedback: bool = False
+    regression_prompts: int = 0
 
     def __post_init__(self) -> None:
         absent = {name for name in _STEPS if vars(self)[name] == 0}
@@ -166,7 +169,7 @@ class Plan:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Plan":
         """Return the settings among a run's parameters."""
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        known = _known(values)
         if values.get("dataset_uri"):  # supervised tuning alone
             steps = dict.fromkeys(_STEPS, 0) | {"supervised_train_steps": values["train_steps"]}
             return cls(**known | steps | {"held_out_reward_model_share": 0.0, "watch_prompts": 0})
@@ -181,7 +184,7 @@ class Plan:
         """
         if preferences < 1:
             raise ParameterError(f"--preferences is {preferences}; it must be at least 1.")
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        known = _known(values)
         share, epochs = values["held_out_reward_model_share"], values["reward_model_max_epochs"]
         an_epoch = preferences * (1 - 1 / ONE_IN) * (1 - share) / values["batch_size"]
         reward_steps = values["reward_model_train_steps"]
@@ -234,6 +237,12 @@ def _steps_before(values: Mapping[str, Any]) -> int:
     """Return the steps of a supervised phase before others; 0 where a run's parameters ask for none."""
     asked = values.get("supervised_dataset") or values.get("supervise_on_preferred")
     return int(values["supervised_train_steps"]) if asked else 0
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a plan that are parameters of a run."""
+    known = {field.name: values[field.name] for field in fields(Plan) if field.name in values}
+    return known | {"regression_prompts": _SUITE if values.get("regression_suite") else 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -807,9 +816,9 @@ class _Forecaster:
     def other_hours(self) -> dict[str, float]:
         """Return the hours outside the steps, for each device's share."""
         plan = self.plan
-        watched, evaluated, centred = (
+        watched, evaluated, centred, general = (
             math.ceil(answers / self.on.devices)
-            for answers in (plan.watch_prompts, plan.eval_prompts, _CENTRING_ANSWERS)
+            for answers in (plan.watch_prompts, plan.eval_prompts, _CENTRING_ANSWERS, plan.regression_prompts)
         )
         learns_preferences = plan.preference_train_steps > 0
         judges = (2 if plan.held_out_steps else 1) if plan.reward_model_train_steps else 0
@@ -836,6 +845,7 @@ class _Forecaster:
             # Both models' answers, and both answers of as many held-out preferences.
             + (2 + between) * judges * self.scoring_seconds(evaluated, 2)
             + (1 + between) * self.kl_seconds(evaluated, divided=frozen)
+            + 2 * self.answering_seconds(general, ROWS_TOGETHER[True], divided=frozen)
         )
         heavy, light, heavy_start, light_start = _STARTS[self.on.cpu]
         heavy += between - (0 if plan.tunes_policy else 1 if learns_preferences else 2)

@@ -25,8 +25,9 @@ from rlhf_tuning.evaluation.comparison import (
     summarize,
     verdict,
 )
-from rlhf_tuning.evaluation.gate import Decision
+from rlhf_tuning.evaluation.gate import Decision, points
 from rlhf_tuning.evaluation.phase_gains import Gain
+from rlhf_tuning.evaluation.regression_suite import Regression
 from rlhf_tuning.reports.charts import (
     IntervalRow,
     calibration,
@@ -196,6 +197,7 @@ class RunReport:
         opponent: How people read the model that the tuned one is compared with.
         reference: To which model KL was measured: base, or supervised.
         gains: What each phase brought, where a supervised one came first.
+        regression: What a regression suite says.
         watch: What the watch over the policy saw, as `watch.json` has it.
         steps: How long each step took.
         steps_note: What is to be said of them where they are not the whole run's.
@@ -227,6 +229,7 @@ class RunReport:
     opponent: str = BASE_MODEL
     reference: str = "base"
     gains: Sequence[Gain] = ()
+    regression: Regression | None = None
     watch: Mapping[str, Any] | None = None
     steps: Sequence[StepTime] = ()
     steps_note: str = ""
@@ -258,6 +261,7 @@ def render_report(report: RunReport) -> str:
             _numbers(summary, opponent),
         ),
         Section("phases", "What each phase brought", _gains(report.gains)),
+        Section("regression", "Regression suite", _regression(report.regression)),
         Section("judges", "Who judged, and how far to trust it", _judges(summary)),
         Section("spread", "", _histograms(report, summary)),
         Section("supervised", "Supervised tuning", _supervised(report.supervised)),
@@ -408,6 +412,36 @@ def _gains(gains: Sequence[Gain]) -> str:
         f'<thead><tr><th scope="col">Models</th>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _regression(found: Regression | None) -> str:
+    if found is None:
+        return ""
+    told = []
+    if found.difference:
+        base, tuned = found.passed
+        told.append(
+            f"Of {len(found.checked):,} general prompts whose answers can be checked the base model passes {base:,} and the "
+            f"tuned model {tuned:,}: {points(found.difference)}."
+        )
+    if rate := found.win_rate:
+        told.append(
+            f"Where nothing can be checked (n = {rate.n:,}) the tuned model's answer wins {percent(rate.rate)} "
+            f"[{percent(rate.low)}, {percent(rate.high)}] by {found.judge}."
+        )
+    lost = found.lost[:LEAST_PAIRS]
+    if lost:
+        told.append(f"What the tuned model lost{f', the first {len(lost)}' if len(lost) < len(found.lost) else ''}:")
+    note = f'<p class="soft">{text(_minus(" ".join(told)))}</p>'
+    if not lost:
+        return note
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Prompt", "Must hold", "Base model", "Tuned model"))
+    lines = "".join(
+        f"<tr><td>{conversation(each.case.prompt)}</td><td>{text('; '.join(map(str, each.case.assertions)))}</td>"
+        f"<td>{said(each.base)}</td><td>{said(each.tuned)}</td></tr>"
+        for each in lost
+    )
+    return f'{note}<div class="card scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def _numbers(summary: Summary, opponent: str) -> str:

@@ -10,6 +10,7 @@ from rlhf_tuning import environment, registry
 from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord
 from rlhf_tuning.evaluation.gate import Decision
 from rlhf_tuning.evaluation.phase_gains import Gain
+from rlhf_tuning.evaluation.regression_suite import Regression
 from rlhf_tuning.models.model_reference import split_revision
 from rlhf_tuning.models.start_model import RECORD, supervised_settings
 from rlhf_tuning.reports.report import (
@@ -131,6 +132,7 @@ def write_run_report(
     opponent: str = BASE_MODEL,
     start_dir: str = "",
     gains: Sequence[Gain] = (),
+    regression: Regression | None = None,
     data_warnings: Sequence[str] = (),
     times: Sequence[Took] = (),
     budget: Sequence[str] = (),
@@ -150,6 +152,7 @@ def write_run_report(
         opponent: How people read the model that the tuned one is compared with.
         start_dir: The model that a supervised phase made, from which the training started; empty where there was none.
         gains: What each phase brought.
+        regression: What a regression suite says.
         data_warnings: What is wrong with the data though it is valid.
         times: Of the steps so far; the last is that of the step which writes the report.
         budget: What the run's budget ended, a sentence each.
@@ -184,6 +187,7 @@ def write_run_report(
         opponent=opponent,
         reference="supervised" if start_dir else "base",
         gains=gains,
+        regression=regression,
         data_warnings=data_warnings,
         watch=json.loads(watch.read_text(encoding="utf-8")) if watch.is_file() else None,
         steps=steps_so_far(times),

@@ -11,6 +11,7 @@ from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAns
 from rlhf_tuning.evaluation.gate import Condition, Decision
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
 from rlhf_tuning.evaluation.phase_gains import Gain
+from rlhf_tuning.evaluation.regression_suite import Regression
 from rlhf_tuning.reports.report import (
     DataSource,
     PreferencePart,
@@ -36,6 +37,7 @@ def add_report(report: RunReport, evaluation_path: str) -> None:
         "preference": asdict(report.preference) if report.preference else None,
         "reward_model": asdict(report.reward_model) if report.reward_model else None,
         "gains": [asdict(gain) for gain in report.gains],
+        "regression": report.regression.as_json() if report.regression else None,
         "data": [asdict(source) for source in report.data],
         "decision": report.decision.as_json() if report.decision else None,
         "steps": [asdict(step) for step in report.steps],
@@ -62,6 +64,7 @@ def read_report(evaluation_path: Path) -> RunReport:
             "preference": PreferencePart(**kept["preference"]) if kept["preference"] else None,
             "reward_model": _reward_model(kept["reward_model"]),
             "gains": [_gain(gain) for gain in kept["gains"]],
+            "regression": Regression.from_json(kept["regression"]) if kept["regression"] else None,
             "data": [DataSource(**source) for source in kept["data"]],
             "decision": _decision(kept["decision"]),
             "steps": [StepTime(**step) for step in kept["steps"]],

@@ -53,6 +53,7 @@ SPEC: dict[str, Any] = {
                 "large_model_reference": {"parameterType": "STRING", "isOptional": True},
                 "registry_dir": {"parameterType": "STRING", "isOptional": True},
                 "judge_rubric": {"parameterType": "STRING", "isOptional": True},
+                "regression_suite": {"parameterType": "STRING", "isOptional": True},
                 "steps": {"parameterType": "NUMBER_INTEGER", "isOptional": True},
             }
         },
@@ -636,8 +637,9 @@ def problems(server: KubeflowServer, **changed: Any) -> list[str]:
 
 def test_has_nothing_against_a_good_submission(server: KubeflowServer) -> None:
     good = {"steps": 7, "prompt_dataset": "gs://data/*.jsonl", "large_model_reference": "org/model"}
-    for rubric in ("", "Be kind.", "gs://data/rubric.md"):
-        assert problems(server, values=good | {"judge_rubric": rubric}, pipeline_root="minio://mlpipeline/v2") == []
+    for rubric, suite in (("", ""), ("Be kind.", "general"), ("gs://data/rubric.md", "gs://data/suite.jsonl")):
+        values = good | {"judge_rubric": rubric, "regression_suite": suite}
+        assert problems(server, values=values, pipeline_root="minio://mlpipeline/v2") == []
 
 
 @pytest.mark.parametrize(
@@ -654,6 +656,7 @@ def test_has_nothing_against_a_good_submission(server: KubeflowServer) -> None:
         ({"values": {"prompt_dataset": "data/prompts.jsonl"}}, "the steps in the cluster cannot read"),
         ({"values": {"large_model_reference": "/models/base"}}, "the steps in the cluster cannot read"),
         ({"values": {"registry_dir": "/registry"}}, "gone with the container"),
+        ({"values": {"regression_suite": "suite.jsonl"}}, "regression_suite is 'suite.jsonl', which the steps"),
         ({"values": {"judge_rubric": "data/rubric.md"}}, "judge_rubric is 'data/rubric.md', a file that the steps"),
     ],
 )

@@ -38,6 +38,7 @@ SPEC = {
                 "large_model_reference": {"parameterType": "STRING", "isOptional": True, "defaultValue": ""},
                 "registry_dir": {"parameterType": "STRING", "isOptional": True, "defaultValue": ""},
                 "judge_rubric": {"parameterType": "STRING", "isOptional": True, "defaultValue": ""},
+                "regression_suite": {"parameterType": "STRING", "isOptional": True, "defaultValue": ""},
             }
         },
         "outputDefinitions": {"parameters": {"model_resource_name": {"parameterType": "STRING"}}},
@@ -511,6 +512,7 @@ def test_a_manifest_is_asked_for_where_registries_keep_them():
         ({"prompt_dataset": "data/prompts.jsonl"}, "prompt_dataset is 'data/prompts.jsonl', a path of this machine"),
         ({"large_model_reference": "./model"}, "large_model_reference is './model', a folder of this machine"),
         ({"registry_dir": "/models"}, "registry_dir is '/models'"),
+        ({"regression_suite": "suite.jsonl"}, "regression_suite is 'suite.jsonl', a path of this machine"),
         ({"judge_rubric": "rubric.md"}, "judge_rubric is 'rubric.md', a file of this machine"),
     ],
 )
@@ -531,6 +533,7 @@ def test_a_missing_parameter_is_named(checked):
         {"kl_coeff": 1},
         {"prompt_dataset": "/gcs/bucket/*.jsonl"},
         {"registry_dir": ""},
+        {"regression_suite": "general"},
         {"judge_rubric": "gs://bucket/rubric.md"},
         {"judge_rubric": "Be kind.\nRead style.md"},
     ],

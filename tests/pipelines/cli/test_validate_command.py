@@ -39,6 +39,15 @@ def test_data_that_cannot_be_used_ends_with_status_2_and_names_each_row(
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_a_regression_suite_is_read_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["validate", "--prompt-dataset", prompts(tmp_path / "p.jsonl"), "--output-dir", str(tmp_path / "out")]
+    assert rlhf.main([*command, "--regression-suite", "general"]) == 0
+    assert "Regression suite: 102 prompts" in capsys.readouterr().out
+    suite = write(tmp_path / "suite.jsonl", [{"prompt": "p", "assert": [{"type": "is"}]}])
+    assert rlhf.main([*command, "--regression-suite", suite]) == 2
+    assert "line 1: type 'is' is none of equals" in capsys.readouterr().err
+
+
 def test_the_values_of_a_whole_run_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = tmp_path / "values.json"
     values.write_text(json.dumps({"prompt_dataset": prompts(tmp_path / "p.jsonl"), "kl_coeff": 0.2, "lora_dim": 4}))

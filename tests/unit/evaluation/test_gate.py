@@ -8,8 +8,16 @@ import pytest
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer, summarize
 from rlhf_tuning.evaluation.degeneration import tastes
-from rlhf_tuning.evaluation.gate import GateConfig, decide, decision_text, once_each, shown_better
-from rlhf_tuning.evaluation.judges.verdict import Agreement, Comparison
+from rlhf_tuning.evaluation.gate import (
+    GateConfig,
+    decide,
+    decision_text,
+    once_each,
+    regression_conditions,
+    shown_better,
+)
+from rlhf_tuning.evaluation.judges.verdict import Agreement, Comparison, Verdict
+from rlhf_tuning.evaluation.regression_suite import Answered, Assertion, Case, Regression
 from rlhf_tuning.statistics import clustered_win_rate, sign_test, wilson_interval
 
 ENOUGH = "Enough was judged, by everyone asked"
@@ -425,3 +433,56 @@ def test_the_advice_is_the_method_s_own(method, told):
     said = decision_text(decided(made, method=method))
     assert "kl_coeff" not in said
     assert told in said
+
+
+def suite(*, both=50, lost=0, won=0, neither=50):
+    """Return what a suite says whose checks both models pass, only one of them, or neither."""
+    words = [("yes", "yes")] * both + [("yes", "no")] * lost + [("no", "yes")] * won + [("no", "no")] * neither
+    return Regression(
+        answered=[
+            Answered(
+                case=Case([{"role": "user", "content": str(number)}], (Assertion("contains", "yes"),)),
+                base=base,
+                tuned=tuned,
+            )
+            for number, (base, tuned) in enumerate(words)
+        ]
+    )
+
+
+def test_a_model_that_forgot_what_the_base_model_could_do_is_refused():
+    (same,) = regression_conditions(suite(lost=3, won=3), GateConfig())
+    assert same.holds
+    assert same.value == "53 of 106, where the base model passes 53: +0 points [-6, +6]"
+    assert same.limit == "lower end above -10 points"
+    (forgot,) = regression_conditions(suite(lost=25, won=2), GateConfig())
+    assert forgot.holds is False
+    assert "Look at what it lost" in forgot.change
+    (unsure,) = regression_conditions(suite(both=10, lost=3, won=1, neither=25), GateConfig())
+    assert unsure.holds is False
+    assert "none is ruled out" in unsure.change
+    (off,) = regression_conditions(suite(lost=25), GateConfig(gate_max_regression=0.0))
+    assert off.holds is None
+
+
+def test_what_a_suite_leaves_to_a_judge_is_held_to_the_margin_of_judges():
+    def judged(won, lost):
+        verdicts = [1.0] * won + [-1.0] * lost + [0.0] * (30 - won - lost)
+        return Regression(
+            answered=[
+                Answered(
+                    case=Case([{"role": "user", "content": str(number)}]),
+                    base="a",
+                    tuned="b",
+                    verdict=Verdict(orders=(sign, sign)),
+                )
+                for number, sign in enumerate(verdicts)
+            ],
+            judge="judge gpt-4",
+        )
+
+    (good,) = regression_conditions(judged(3, 2), GateConfig())
+    assert (good.holds, good.limit) == (True, "lower end above 40%")
+    assert "by judge gpt-4, n = 30" in good.value
+    (bad,) = regression_conditions(judged(1, 20), GateConfig())
+    assert bad.holds is False

@@ -12,6 +12,7 @@ from rlhf_tuning.evaluation.comparison import JudgeRecord
 from rlhf_tuning.evaluation.gate import Decision
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
 from rlhf_tuning.evaluation.phase_gains import Gain
+from rlhf_tuning.evaluation.regression_suite import Answered, Assertion, Case, Regression
 from rlhf_tuning.reports.report import PreferencePart, RunReport, SupervisedPart, render_report
 from rlhf_tuning.reports.saved_report import add_report, read_report
 from rlhf_tuning.statistics import MeanEstimate, win_rate
@@ -101,6 +102,22 @@ def test_preference_tuning_is_shown_by_what_became_of_held_out_pairs_and_read_ba
     for heading in ("Accuracy", "Margin times beta", "Chosen answer, nats", "KL of own answers, nats"):
         assert f">{heading}</th>" in html
     assert "Held-out answers: nats gained since the start" in html
+    assert render_report(read_back(report, tmp_path)) == html
+
+
+def test_what_a_regression_suite_says_is_shown_with_what_was_lost_and_read_back(tmp_path: Path) -> None:
+    prompt, asserted = [{"role": "user", "content": "Capital of <France>?"}], (Assertion("icontains", "paris"),)
+    answered = [
+        Answered(case=Case(prompt, asserted), base="Paris", tuned="A sunny place."),  # type: ignore[arg-type]
+        Answered(case=Case(prompt), base="a", tuned="b", verdict=Verdict(orders=(1.0, 1.0))),  # type: ignore[arg-type]
+    ]
+    report = RunReport(title="Suite", regression=Regression(answered=answered, judge="judge gpt-4"))
+    html = render_report(report)
+    assert "the base model passes 1 and the tuned model 0: −100 points" in html
+    assert "the tuned model&#x27;s answer wins 100%" in html
+    assert "Capital of &lt;France&gt;?" in html
+    assert "icontains &quot;paris&quot;" in html
+    assert "A sunny place." in html
     assert render_report(read_back(report, tmp_path)) == html
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_tuning.evaluation.judges.rubric import rubric_file
+from rlhf_tuning.evaluation.regression_suite import suite_file
 from rlhf_tuning.parameters import Value
 
 #: Parameters with these endings hold paths, among other things.
@@ -58,8 +59,12 @@ def _is_path(name: str, value: Value) -> bool:
 
 
 def _is_data(name: str, value: Value) -> bool:
-    """Say whether a parameter names what is read; of a rubric, which may be words, its value tells."""
-    return name.endswith(_DATA_ENDINGS) or (name == "judge_rubric" and bool(rubric_file(str(value))))
+    """Say whether a parameter names what is read; of a rubric, which may be words, and of a suite its value tells."""
+    return (
+        name.endswith(_DATA_ENDINGS)
+        or (name == "judge_rubric" and bool(rubric_file(str(value))))
+        or (name == "regression_suite" and bool(suite_file(str(value))))
+    )
 
 
 def _local_paths(reference: str) -> Iterator[str]:

@@ -52,6 +52,13 @@ def test_a_rubric_is_seen_where_it_is_a_file_and_not_where_it_is_words(folder, m
     assert expand_home({"judge_rubric": "~ is no path"}) == {"judge_rubric": "~ is no path"}
 
 
+def test_a_suite_is_seen_where_it_is_a_file_and_not_where_it_is_ours(folder):
+    (folder / "suite.jsonl").write_text("{}")
+    (folder / "general").mkdir()
+    assert read_only({"regression_suite": "suite.jsonl"}) == {str(folder / "suite.jsonl")}
+    assert read_only({"regression_suite": "general"}) == set()
+
+
 def test_what_links_lead_to_is_seen_too(folder):
     blobs, snapshot = folder / "blobs", folder / "snapshots" / "1"
     blobs.mkdir()
