@@ -102,6 +102,14 @@ def test_only_a_promoted_model_is_champion_and_what_predict_calls(run):
     ]
 
 
+def test_a_promoted_model_waits_where_a_person_approves_and_any_other_does_not(run):
+    waits = upload(run, require_approval=True)
+    assert waits.aliases == ("challenger",)
+    assert (waits.manifest["approval"]["status"], waits.manifest["approval"]["champion"]) == ("pending", "")
+    (run / "model/config.json").write_text('{"a": 1}')
+    assert "approval" not in upload(run, require_approval=True, promote=False).manifest
+
+
 def test_who_beat_a_champion_that_is_none_any_more_is_not_promoted(run, capsys):
     upload(run)
     (run / "model/config.json").write_text('{"a": 1}')
