@@ -10,13 +10,13 @@ from rlhf_tuning.images import TRAINER_IMAGE
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def train_policy(
     prompts: dsl.Input[dsl.Dataset],
-    reward_model: dsl.Input[dsl.Model],
     adapter: dsl.Output[dsl.Model],
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     tensorboard: dsl.Output[dsl.Artifact],
     large_model_reference: str,
     large_model_fingerprint: str = "",
+    rewards: str = "",
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
     reinforcement_learning_rate_multiplier: float = 1.0,
@@ -43,20 +43,21 @@ def train_policy(
     normalize_advantages: bool = False,
     checkpoint_interval: float = 10.0,
     budget: str = "",
+    reward_model: Optional[dsl.Input[dsl.Model]] = None,
     held_out_reward_model: Optional[dsl.Input[dsl.Model]] = None,
     start_model: Optional[dsl.Input[dsl.Artifact]] = None,
 ) -> None:
-    """Raise the probability of answers that the reward model scores highly, near the base model.
+    """Raise the probability of answers that are rewarded highly, near the base model.
 
     Args:
         prompts: Canonical prompt rows.
-        reward_model: What the reward model trainer left.
         adapter: The policy's LoRA adapter and its metrics.
         model: The tuned model, merged, as plain transformers loads it.
         metrics: The mean of the last tenth of the steps up to the checkpoint that is returned.
         tensorboard: Event files; tags reward and kl_loss as the Vertex job had them.
         large_model_reference: Base model.
         large_model_fingerprint: From Preprocess Inputs. When empty, kfp's cache goes by the model's name.
+        rewards: Rewards of one's own, as a JSON list.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
         reinforcement_learning_rate_multiplier: Times the base learning rate.
@@ -78,11 +79,12 @@ def train_policy(
         max_kl: Nats of KL to the base model over an answer, on average, past which the step fails; 0 for no limit.
         num_iterations: Steps that learn from each batch of samples.
         target_kl: Nats of KL over an answer to which kl_coeff adapts; 0 keeps it as it is.
-        reward_clip_range: Scores are held between minus this and this; 0 for no limit.
+        reward_clip_range: The sum of the rewards is held between minus this and this; 0 for no limit.
         missing_eos_penalty: Taken off the reward of an answer that was cut off.
         normalize_advantages: Give the advantages of each batch mean 0 and standard deviation 1.
         checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
         budget: From Validate Inputs: what the run may take, and its plan; empty for no limit.
+        reward_model: What the reward model trainer left; without one the rewards of one's own are all.
         held_out_reward_model: A reward model trained on other preferences, by which the watch stops the run and chooses the
             checkpoint; without one it draws curves only.
         start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
@@ -100,6 +102,7 @@ def train_policy(
     with running_step("Reinforcer", inputs=inputs, outputs=[adapter, model]) as clock:
         config = phase.ReinforcementConfig(
             large_model_reference=large_model_reference,
+            rewards=rewards,
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
             reinforcement_learning_rate_multiplier=reinforcement_learning_rate_multiplier,
@@ -129,7 +132,7 @@ def train_policy(
             phase.train_policy,
             config,
             prompts_path=prompts.path,
-            reward_model_dir=reward_model.path,
+            reward_model_dir=reward_model.path if reward_model else "",
             adapter_dir=adapter.path,
             model_dir=model.path,
             tensorboard_dir=tensorboard.path,

@@ -76,6 +76,7 @@ def validate_inputs(
     max_kl: float = 200.0,
     num_iterations: int = 1,
     target_kl: float = 0.0,
+    rewards: str = "",
     reward_clip_range: float = 0.0,
     missing_eos_penalty: float = 0.0,
     gate_win_rate_margin: float = 0.0,
@@ -121,6 +122,7 @@ def validate_inputs(
         ("eval_fingerprint", str),
         ("data_warnings", str),
         ("judge_rubric", str),
+        ("rewards", str),
         ("held_out_fingerprint", str),
         ("preference_prompt_fingerprint", str),
         ("feedback_fingerprint", str),
@@ -201,7 +203,8 @@ def validate_inputs(
         max_kl: Nats of KL past which reinforcement learning fails.
         num_iterations: Steps that learn from each batch of samples.
         target_kl: Nats of KL to which kl_coeff adapts.
-        reward_clip_range: What scores are held within.
+        rewards: Rewards of one's own beside the reward model.
+        reward_clip_range: What the sum of the rewards is held within.
         missing_eos_penalty: Taken off the reward of an answer that was cut off.
         gate_win_rate_margin: Win rate beyond one half that a promotion takes.
         gate_reward_model_margin: The same where a reward model judges.
@@ -246,6 +249,7 @@ def validate_inputs(
         eval_fingerprint: Fingerprint of the evaluation rows' content.
         data_warnings: What is wrong with valid data, a line each.
         judge_rubric: What a better answer is, in words, as the content behind a name may change; empty without a judge.
+        rewards: Rewards of one's own with the content of the files that they name, likewise.
         held_out_fingerprint: Fingerprint of the prompts where some are held out; empty where an evaluation dataset is given,
             so that other prompts do not have phase 1 done again.
         preference_prompt_fingerprint: Fingerprint of the content of the prompts that a judge's preferences are for.
@@ -274,6 +278,7 @@ def validate_inputs(
     from rlhf_tuning.parameters import Value
     from rlhf_tuning.planning.run_budget import check_run
     from rlhf_tuning.registry import check_writable
+    from rlhf_tuning.rewards import read_rewards
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
 
@@ -385,6 +390,7 @@ def validate_inputs(
             gate_max_regression=gate_max_regression,
             gate_max_judge_loss=gate_max_judge_loss,
         )
+        rewards = read_rewards(rewards)
         if target == "local":
             check_writable(Path(registry_dir).expanduser() if registry_dir else None)
         config = ValidationConfig(
@@ -445,6 +451,7 @@ def validate_inputs(
         check.eval_fingerprint,
         warnings,
         rubric,
+        rewards,
         held_out,
         check.preference_prompt_fingerprint,
         check.feedback_fingerprint,

@@ -489,6 +489,16 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
         problems.append(NO_DATA_FOR_REWARDS)
     if pipeline == "preference_tuning_pipeline":
         problems += _problems_of_preference_tuning(checked)
+    if checked.get("rewards"):
+        # Here, where the files are that it names: a step may run elsewhere.
+        from rlhf_tuning.rewards import read_rewards
+
+        try:
+            checked["rewards"] = read_rewards(str(checked["rewards"]), remote=False)
+        except ParameterError as error:
+            problems.append(str(error))
+        else:
+            _checked(table["rewards"], checked["rewards"], problems)
     if checked.get("label_smoothing") and checked.get("loss_type") != "robust":
         problems.append(NO_SMOOTHING)
     if "best_of" in table and checked.get("held_out_reward_model_share") == 0:
@@ -541,6 +551,8 @@ def _converted(parameter: Parameter, value: object) -> Value | None:
         return float(value) if abs(value) <= _MOST_INTEGER else None
     if parameter.type is int and isinstance(value, float) and value.is_integer():
         return int(value)  # JSON writers of some languages write 1000 as 1000.0
+    if parameter.name == "rewards" and isinstance(value, list):
+        return json.dumps(value)  # as a file of parameter values may have it
     return value if isinstance(value, str | int | float) and isinstance(value, parameter.type) else None
 
 

@@ -339,16 +339,14 @@ def preference_phase_with(**fetched: Any) -> Any:
     return preference_phase
 
 
-def reinforcement_phase_with(**fetched: Any) -> Any:
-    """Return phase 2, for steps that get these artifacts besides."""
+def reinforcement_phase_with(**artifacts: Any) -> Any:
+    """Return phase 2, for steps that get these artifacts besides: reward models, what is fetched; their types."""
 
     @dsl.pipeline(name="reinforcement-learning", description="Phase 2: raise the probability of good answers.")
     @takes_inputs(
         import_prompt_dataset,
         train_policy,
-        **fetched,
-        reward_model=dsl.Input[dsl.Model],
-        held_out_reward_model=dsl.Input[dsl.Model],
+        **artifacts,
         prompt_fingerprint=str,
         eval_fingerprint=str,
         large_model_fingerprint=str,

@@ -31,14 +31,12 @@ def for_target(target: str, **labelled: Any) -> Any:
         labelled: `labelled_preferences` and its type, where a pipeline that nests this one has made the preferences.
     """
     fetched = fetched_by(target)
-    reward_model_phase, reinforcement_phase = (
-        reward_model_phase_with(**fetched, **labelled),
-        reinforcement_phase_with(**fetched),
-    )
+    reward_models = {"reward_model": dsl.Input[dsl.Model], "held_out_reward_model": dsl.Input[dsl.Model]}
+    reward_model_phase = reward_model_phase_with(**fetched, **labelled)
+    reinforcement_phase = reinforcement_phase_with(**fetched, **reward_models)
     promote_if_better = evaluate_and_promote.for_target(
         target,
-        reward_model=dsl.Input[dsl.Model],
-        held_out_reward_model=dsl.Input[dsl.Model],
+        **reward_models,
         eval_preferences=dsl.Input[dsl.Dataset],
         **fetched,
     )

@@ -127,6 +127,12 @@ def without_launchers() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not _LAUNCHERS.fullmatch(name)}
 
 
+def bare(folder: str) -> dict[str, str]:
+    """Return the environment for a program that is to know nothing of this one's: a folder is its home."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+    return kept | {"HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+
+
 def process_count() -> int:
     """Return how many processes do this one's work together, as `accelerate launch` and torchrun say it."""
     return int(os.environ.get("WORLD_SIZE", "1"))

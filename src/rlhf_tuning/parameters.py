@@ -291,10 +291,16 @@ PARAMETERS: dict[str, Parameter] = {
             Limit(0),
         ),
         Parameter(
+            "rewards",
+            str,
+            "",
+            "Rewards of your own beside the reward model: a JSON list of them, or the name of a .json file with one.",
+        ),
+        Parameter(
             "reward_clip_range",
             float,
             0.0,
-            "Scores are held between minus this and this in reinforcement learning; 0 for no limit.",
+            "The sum of the rewards is held between minus this and this in reinforcement learning; 0 for no limit.",
             Limit(0),
         ),
         Parameter(

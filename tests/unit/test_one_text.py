@@ -2,10 +2,12 @@
 
 import ast
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerState
 
 import rlhf_tuning
 from rlhf_tuning import registry
@@ -14,6 +16,8 @@ from rlhf_tuning.generation import generate, rollout
 from rlhf_tuning.models import reward_model, text_format
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
+from rlhf_tuning.rewards import Options, Reward
+from rlhf_tuning.rewards.reward_model import ModelScorer
 from rlhf_tuning.training import reinforcement
 from rlhf_tuning.training.reward_model import RewardModelConfig, train_reward_model
 
@@ -83,12 +87,16 @@ def test_scoring_during_reinforcement(reward_dir, model_folder, expected, monkey
         "score_ids",
         lambda self, rows, groups, **options: scored.extend(rows) or [0.0] * len(rows),
     )
-    scorer = reinforcement._AnswerScorer([PROMPT], compute=torch.float32)
-    scorer.reward_model = reward_model.load_reward_model(reward_dir[0], dtype="float32")
+    scorer = ModelScorer(nullcontext)
+    reward = Reward("reward_model", Options(kind="reward_model"), scorer)
+    function = reinforcement._RewardFunction(reward, [{"prompt": PROMPT}])
+    function.ends = frozenset()
+    scorer.model = reward_model.load_reward_model(reward_dir[0], dtype="float32")
     # TRL hands over the text that it decoded from the policy's tokens, special tokens left out.
     tokenizer = load_tokenizer(str(model_folder))
     sampled = expected[1][len(expected[0]) :]
-    scorer(completions=tokenizer.batch_decode([sampled], skip_special_tokens=True), row=[0])
+    texts = tokenizer.batch_decode([sampled], skip_special_tokens=True)
+    function(completions=texts, completion_ids=[sampled], row=[0], trainer_state=TrainerState())
     assert scored == [expected[1]]
 
 

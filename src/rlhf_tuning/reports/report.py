@@ -48,6 +48,7 @@ from rlhf_tuning.reports.page import (
     values_table,
     write_page,
 )
+from rlhf_tuning.rewards import REWARD_OF, SPREAD_OF
 from rlhf_tuning.step import duration
 
 #: At least this many pairs of answers are shown, if there are so many, and as many more as fit.
@@ -588,6 +589,7 @@ def _spread(estimate: Mapping[str, float], digits: int) -> str:
 
 def _reinforcement(report: RunReport) -> str:
     titled = [(name, title.format(reference=report.reference), share) for name, title, share in _REINFORCEMENT_CHARTS]
+    titled += [(name, title, False) for name, title in _of_parts(report.reinforcement)]
     drawn = _curves(report.reinforcement, titled)
     steps = [record for record in report.reinforcement if "kl" in record]
     if steps:
@@ -598,6 +600,17 @@ def _reinforcement(report: RunReport) -> str:
     if curves and not any("kl" in record for record in report.reinforcement):
         curves = '<p class="soft">No KL curve: the reference model was not used in training.</p>' + curves
     return curves
+
+
+def _of_parts(history: Sequence[Mapping[str, float]]) -> list[tuple[str, str]]:
+    """Return the metrics of single rewards, where there are several, with what they are."""
+    kinds = ((REWARD_OF, "Reward {}, mean before its weight"), (SPREAD_OF, "Reward {}, spread before its weight"))
+    return [
+        (metric, title.format(metric.removeprefix(prefix)))
+        for metric in (history[0] if history else ())
+        for prefix, title in kinds
+        if metric.startswith(prefix)
+    ]
 
 
 def _watched(watch: Mapping[str, Any] | None) -> tuple[str, list[str]]:

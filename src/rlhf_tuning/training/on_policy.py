@@ -58,7 +58,7 @@ class Shaping:
         """Return the rewards of answers, without KL.
 
         Args:
-            scores: The reward model's, (answers,).
+            scores: The weighted sum of all rewards, (answers,).
             ended: Which answers ended by themselves, (answers,).
         """
         if self.reward_clip_range:
@@ -181,9 +181,8 @@ def on_policy(
             scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             first = self.accelerator.process_index * len(prompts)
             ended = torch.tensor([ids[-1] in self.eos_token_ids for ids in completion_ids_list], device=scores.device)
-            self._rewards = shaping.rewards(
-                scores[first : first + len(prompts), 0], ended
-            )  # (answers of this process,)
+            own = scores[first : first + len(prompts)]  # (answers of this process, reward functions)
+            self._rewards = shaping.rewards((own * self.reward_weights.to(own.device)).sum(dim=1), ended)
             return scores
 
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from rlhf_tuning import environment, registry, step
 from rlhf_tuning.distributed import processes
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
+from rlhf_tuning.rewards import Answer, Example, Rewards
 from rlhf_tuning.statistics import MeanEstimate, mean_interval, paired_difference, student_t_quantile
 from rlhf_tuning.training.best_weights import BestWeights
 from rlhf_tuning.training.own_answers import kl_to_reference, own_answers
@@ -218,14 +219,12 @@ def look_steps(total_steps: int, interval: int) -> list[int]:
     return sorted({*range(0, total_steps, interval), total_steps})
 
 
-def set_aside(
-    conversations: Sequence[Conversation], *, watch_prompts: int, seed: int
-) -> tuple[list[Conversation], list[Conversation]]:
+def set_aside(examples: Sequence[Example], *, watch_prompts: int, seed: int) -> tuple[list[Example], list[Example]]:
     """Divide prompts into those to learn from and those to watch; a prompt that is watched is nowhere among the others.
 
     At most a quarter is set aside. Where that is less than was asked for it is said, and below 8 there is no watch.
     """
-    distinct = list({json.dumps(conversation, sort_keys=True): conversation for conversation in conversations}.items())
+    distinct = list({_key(example): example for example in examples}.items())
     n = min(watch_prompts, len(distinct) // 4)
     if watch_prompts and n < min(watch_prompts, _FEWEST_PROMPTS):
         step.say(
@@ -238,10 +237,14 @@ def set_aside(
             f"The watch over over-optimisation takes {n} of {len(distinct)} prompts, not {watch_prompts}: a quarter"
         )
     if not n:
-        return list(conversations), []
+        return list(examples), []
     watched = dict(random.Random(seed).sample(distinct, n))
-    learnt = [row for row in conversations if json.dumps(row, sort_keys=True) not in watched]
+    learnt = [example for example in examples if _key(example) not in watched]
     return learnt, list(watched.values())
+
+
+def _key(example: Example) -> str:
+    return json.dumps(example["prompt"], sort_keys=True)
 
 
 class _Scorer(Protocol):
@@ -260,9 +263,9 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     Args:
         policy: The model that learns: a PeftModel with its adapter named `default`, or a plain one.
         reference: A copy of the base model, where it is not the policy without its adapter; None for no KL then.
-        reward_model: The one that is optimised.
-        held_out_reward_model: The one that is not; None for curves only.
-        conversations: The prompts that were set aside.
+        rewards: What is optimised.
+        held_out_reward_model: One that is not; None for curves only.
+        examples: The prompts that were set aside.
         text_format: Of prompts and answers.
         temperature: At which the policy samples while it learns.
         seed: Of the answers, the same at every look.
@@ -278,9 +281,9 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         *,
         policy: Any,
         reference: Any | None,
-        reward_model: _Scorer,
+        rewards: Rewards,
         held_out_reward_model: _Scorer | None,
-        conversations: Sequence[Conversation],
+        examples: Sequence[Example],
         text_format: TextFormat,
         temperature: float,
         seed: int,
@@ -292,8 +295,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._policy, self._reference = policy, reference
         self._best = BestWeights(policy, scratch)
-        self._reward_model, self._held_out = reward_model, held_out_reward_model
-        self._conversations, self._text_format = conversations, text_format
+        self._rewards, self._held_out = rewards, held_out_reward_model
+        self._examples, self._text_format = examples, text_format
         self._temperature, self._seed, self._compute = temperature, seed, compute
         self._total_steps, self._steps = total_steps, look_steps(total_steps, interval)
         self._log = log
@@ -361,7 +364,9 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         step.say(f"Watch at step {at} of {self._total_steps}: {words}, n = {len(look.reward)}")
 
     def _measure(self, at: int) -> Look:
-        reward, held_out_reward, kl = zip(*processes.spread(self._measure_prompts, self._conversations), strict=True)
+        reward, held_out_reward, kl = zip(
+            *processes.spread(lambda some: self._measure_prompts(some, at), self._examples), strict=True
+        )
         return Look(
             step=at,
             reward=reward,
@@ -369,16 +374,18 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             kl=None if None in kl else kl,
         )
 
-    def _measure_prompts(self, conversations: Sequence[Conversation]) -> list[tuple[float, float | None, float | None]]:
+    def _measure_prompts(self, examples: Sequence[Example], at: int) -> list[tuple[float, float | None, float | None]]:
         """Return reward, held-out reward and KL of an answer to each prompt."""
-        nothing = [None] * len(conversations)
+        nothing = [None] * len(examples)
+        conversations = [example["prompt"] for example in examples]
         answers = own_answers(
             self._policy, self._text_format, conversations, temperature=self._temperature, seed=self._seed
         )
-        texts = [answer.text for answer in answers]
+        scored = [Answer(answer.text, answer.tokens, answer.ended) for answer in answers]
+        reward = self._rewards.score(examples, scored, step=at)
         # As the trainer scores: the adapters' products have the precision of the others.
         with torch.autocast(base_model.device().type, dtype=self._compute, enabled=self._compute != torch.float32):
-            reward = self._reward_model.score(conversations, texts)
+            texts = [answer.text for answer in answers]
             held_out_reward = self._held_out.score(conversations, texts) if self._held_out else nothing
         kl = kl_to_reference(
             self._policy,

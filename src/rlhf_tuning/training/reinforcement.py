@@ -1,7 +1,8 @@
-"""Phase 2: sample answers from the policy, score them with the reward model, raise the probability of good ones.
+"""Phase 2: sample answers from the policy, score them, raise the probability of good ones.
 
 The policy's LoRA, the reference (the same weights with the adapter off) and the reward model (its own adapter and head)
-share one copy of the base weights; full fine-tuning and a reward model of another base load their own.
+share one copy of the base weights; full fine-tuning and a reward model of another base load their own. Beside the reward
+model, or in its place, there may be rewards of one's own, see `rewards`: the score of an answer is their weighted sum.
 
 `kl_coeff` has one meaning for every algorithm: the reward given up for each nat of KL(policy || reference) over a whole
 answer. The objective is E[score - kl_coeff * KL]. With 0 KL is measured all the same, for `max_kl`; with both 0 no reference
@@ -20,6 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +35,8 @@ from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_exploration, check_limits, check_target_kl
 from rlhf_tuning.models import base_model, reward_model
 from rlhf_tuning.ops import lanes
+from rlhf_tuning.rewards import REWARD_OF, SPREAD_OF, Answer, Example, Reward, load_rewards, read_rewards
+from rlhf_tuning.rewards.reward_model import ModelScorer
 from rlhf_tuning.training import over_optimisation
 from rlhf_tuning.training.algorithms import load_algorithm
 from rlhf_tuning.training.budget_watch import BudgetWatch
@@ -58,12 +62,15 @@ BASE_LEARNING_RATE = 1e-4
 FULL_BASE_LEARNING_RATE = 1e-6
 #: A single batch may have no two different scores by chance, where it has few answers.
 _STEPS_WITHOUT_SPREAD = 3
+#: What the standard deviation of equal sums of rewards may come to.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReinforcementConfig:
     """Settings of phase 2, named as the pipeline's parameters are.
 
+    `rewards` are those beside the reward model, as `rewards.read_rewards` takes them.
     `batch_size` counts a step's prompts, in all processes together; each gets `num_generations` answers. `lora_dim` 0
     means full fine-tuning. `warm_start_adapter` is the folder of the adapter that the policy starts from; the reference
     stays the base. `rollout_engine` says what samples the answers: `lean` is this project's (see `rollout`), `transformers`
@@ -79,6 +86,7 @@ class ReinforcementConfig:
     """
 
     large_model_reference: str
+    rewards: str = ""
     reinforcement_learning_train_steps: int = 1000
     reinforcement_learning_rate_multiplier: float = 1.0
     rl_algorithm: str = "rloo"
@@ -125,10 +133,10 @@ def train_policy(
     config: ReinforcementConfig,
     *,
     prompts_path: str,
-    reward_model_dir: str,
     adapter_dir: str,
     model_dir: str,
     tensorboard_dir: str,
+    reward_model_dir: str = "",
     held_out_reward_model_dir: str = "",
     checkpoint_dir: str = "",
     budget: str = "",
@@ -140,11 +148,11 @@ def train_policy(
     Args:
         config: The settings.
         prompts_path: Canonical prompt rows.
-        reward_model_dir: What phase 1 saved.
         adapter_dir: Gets the policy's LoRA adapter (with full fine-tuning none), `metrics.jsonl`, and `watch.json`
             if there was a watch.
         model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
         tensorboard_dir: Gets event files.
+        reward_model_dir: What phase 1 saved; empty where rewards of one's own are all.
         held_out_reward_model_dir: Another reward model, trained on other preferences, that nothing is optimised against;
             empty for none.
         checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
@@ -154,14 +162,16 @@ def train_policy(
         The mean of the last tenth of the steps up to the checkpoint that is returned, by metric.
 
     Raises:
-        ParameterError: If the processes cannot share a batch evenly.
-        DataError: If there is no prompt.
+        ParameterError: If the processes cannot share a batch evenly, or a reward cannot be used or does not score.
+        DataError: If there is no prompt, or one lacks the references that a reward needs.
+        RunError: If a reward's service is down for too long.
         ModelError: If the base or the reward model, or the adapter to start from, cannot be loaded; if the reward model is
             not shown to be good enough, or its scores are of no use; if the policy gets too far from the base.
     """
     from datasets import Dataset
 
-    reward_model.check_accuracy(reward_model_dir, least=config.min_reward_model_accuracy)
+    if reward_model_dir:
+        reward_model.check_accuracy(reward_model_dir, least=config.min_reward_model_accuracy)
 
     # 1. Encode the prompts.
     share = processes.share(config.batch_size, environment.process_count())
@@ -169,13 +179,19 @@ def train_policy(
     budget_watch = BudgetWatch(budget, dtype=config.dtype, label="reinforcement learning")
     text_format = load_text_format(config)
     most = max(config.reinforcement_learning_train_steps * config.batch_size, MOST_SPARE_ROWS)
-    conversations = [row["prompt"] for row in sample_canonical(prompts_path, most=most, seed=config.seed)]
-    if not conversations:
+    examples: Sequence[Example] = sample_canonical(prompts_path, most=most, seed=config.seed)
+    if not examples:
         raise DataError(f"{prompts_path} holds no prompt to learn from.")
-    conversations, watched = over_optimisation.set_aside(
-        conversations, watch_prompts=config.watch_prompts, seed=config.seed
+    compute = base_model.choose_dtype(config.dtype)
+    # As in training: the adapter's products have the precision of the others.
+    precision = partial(torch.autocast, base_model.device().type, dtype=compute, enabled=compute != torch.float32)
+    by_model = ModelScorer(precision) if reward_model_dir else None
+    rewards = load_rewards(
+        read_rewards(config.rewards), most_tokens=config.target_sequence_length, reward_model=by_model
     )
-    encoded = processes.spread(lambda some: [text_format.prompt_ids(prompt) for prompt in some], conversations)
+    rewards.check_references(examples)
+    examples, watched = over_optimisation.set_aside(examples, watch_prompts=config.watch_prompts, seed=config.seed)
+    encoded = processes.spread(lambda some: [text_format.prompt_ids(example["prompt"]) for example in some], examples)
     rows = [{"prompt": prompt, "row": row} for row, prompt in enumerate(encoded)]
     # TRL leaves out what does not fill a step, which would be all where there are fewer.
     rows *= math.ceil(config.batch_size / len(rows))
@@ -196,7 +212,8 @@ def train_policy(
     # 3. Build the trainer. The reward model joins it afterwards, since TRL wraps the policy first.
     # The answers to a prompt stay together, so that they can share it. A lane of a CPU is as busy with those to one prompt.
     most = max(1, 16 // config.num_generations) if torch.cuda.is_available() else lanes.count(policy) if lora else 1
-    apart = 0 if _shares_base(config, reward_model_dir) else 2 if watched and held_out_reward_model_dir else 1
+    shared = not reward_model_dir or _shares_base(config, reward_model_dir)
+    apart = 0 if shared else 2 if watched and held_out_reward_model_dir else 1
     together = passes(
         policy,
         share=share,
@@ -208,7 +225,6 @@ def train_policy(
     )
     steps_of_a_batch = share // together.rows
     algorithm = load_algorithm(config.rl_algorithm)
-    scorer = _AnswerScorer(conversations, compute=compute)
     with TemporaryDirectory(prefix="policy-trainer-") as scratch:
         settings = shared_settings(
             output_dir=scratch,
@@ -229,15 +245,20 @@ def train_policy(
             max_completion_length=config.target_sequence_length,
             temperature=config.temperature,
             lr_scheduler_type="constant_with_warmup",
+            reward_weights=[reward.weight for reward in rewards.parts],
         )
         log = TrainingLog(
             label="reinforcement learning",
             total_steps=config.reinforcement_learning_train_steps,
             metrics_path=Path(adapter_dir) / "metrics.jsonl",
             tensorboard_dir=Path(tensorboard_dir),
-            select=_policy_metrics(config),
+            select=_policy_metrics(config, [reward.name for reward in rewards.parts]),
             vertex_tags={"reward": "reward", "kl": "kl_loss"},
-            check=_Check(config.max_kl, patience=_STEPS_WITHOUT_SPREAD * config.num_iterations),
+            check=_Check(
+                config.max_kl,
+                patience=_STEPS_WITHOUT_SPREAD * config.num_iterations,
+                may_be_solved=bool(config.rewards),
+            ),
         )
         shaping = Shaping(
             kl_coeff=config.kl_coeff,
@@ -257,7 +278,7 @@ def train_policy(
             model=policy,
             reference=reference,
             args=one_device(arguments),
-            reward_funcs=scorer,
+            reward_funcs=[_RewardFunction(reward, examples) for reward in rewards.parts],
             train_dataset=Dataset.from_list(rows),
             processing_class=text_format.tokenizer,
             callbacks=[log, budget_watch],
@@ -266,9 +287,12 @@ def train_policy(
         drop_printing(trainer)
         started_from = continue_adapter(trainer.model, config.warm_start_adapter)
         sharding.train_together(trainer)
+        for function in trainer.reward_funcs:
+            function.ends = frozenset(trainer.eos_token_ids)
 
         # 4. Train, with the reward model on the policy's own base weights where it has the same base.
-        scorer.reward_model = _reward_model_for(trainer.model, config, reward_model_dir, beside=beside)
+        if by_model:
+            by_model.model = _reward_model_for(trainer.model, config, reward_model_dir, beside=beside)
         watcher = None
         if watched:
             held_out = None
@@ -285,9 +309,9 @@ def train_policy(
             watcher = over_optimisation.Watcher(
                 policy=trainer.model,
                 reference=trainer.ref_model,
-                reward_model=scorer.reward_model,
+                rewards=rewards,
                 held_out_reward_model=held_out,
-                conversations=watched,
+                examples=watched,
                 text_format=text_format,
                 temperature=config.temperature,
                 seed=config.seed,
@@ -300,7 +324,7 @@ def train_policy(
             trainer.add_callback(watcher)
         inputs = prompts_path, reward_model_dir, held_out_reward_model_dir, started_from
         checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="reinforcement learning")
-        with closing(log):
+        with closing(log), closing(rewards):
             checkpoints.train(trainer, log, budget_watch, *([watcher] if watcher else []), own=trainer)
         returned = trainer.state.global_step
         if not budget_watch.stopped and (watcher is None or not watcher.watch.over_optimised):
@@ -319,7 +343,7 @@ def train_policy(
     model = None if lora else trainer.model
     weights = None if lora else sharding.whole_weights(trainer.model)
     trainer.accelerator.free_memory()
-    del trainer, watcher, scorer, policy, reference, log
+    del trainer, watcher, rewards, by_model, policy, reference, log
     base_model.release_memory()
     lanes.let_go()
     if environment.is_main_process():
@@ -329,35 +353,43 @@ def train_policy(
     return final
 
 
-class _AnswerScorer:
-    """TRL's reward function: scores each answer's text as evaluation and serving would."""
+class _RewardFunction:
+    """One reward as TRL calls it: on each answer's text, as evaluation and serving would score it."""
 
-    __name__ = "reward_model"  # TRL reads the name of the metric here
+    def __init__(self, reward: Reward, examples: Sequence[Example]) -> None:
+        self.__name__ = reward.name  # TRL reads the name of the metric here
+        self._reward, self._examples = reward, examples
+        self.ends: frozenset[int]
 
-    def __init__(self, conversations: Sequence[Any], *, compute: torch.dtype) -> None:
-        self._conversations, self._compute = conversations, compute
-        self._device = base_model.device().type
-        self.reward_model: reward_model.RewardModel
-
-    def __call__(self, completions: Sequence[str], row: Sequence[int], **columns: Any) -> list[float]:
-        prompts = [self._conversations[index] for index in row]
-        # As in training: the adapter's products have the precision of the others.
-        with torch.autocast(self._device, dtype=self._compute, enabled=self._compute != torch.float32):
-            scores = self.reward_model.score(prompts, completions)
-        if bad := sum(not math.isfinite(score) for score in scores):
-            raise ModelError(
-                f"The reward model gives {bad:,} of {len(scores):,} answers a score that is not finite, so nothing can be "
-                "learnt from it. Train it anew with a lower reward_model_learning_rate_multiplier."
-            )
-        return scores
+    def __call__(
+        self,
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        row: Sequence[int],
+        trainer_state: Any,
+        **columns: Any,
+    ) -> list[float]:
+        answers = [
+            Answer(text, len(ids), bool(ids) and ids[-1] in self.ends)
+            for text, ids in zip(completions, completion_ids, strict=True)
+        ]
+        examples = [self._examples[index] for index in row]
+        return self._reward.score(examples, answers, step=trainer_state.global_step + 1)
 
 
 class _Check:
-    """Ends a training that is not worth going on with, told each step's metrics."""
+    """Ends a training that is not worth going on with, told each step's metrics.
 
-    def __init__(self, max_kl: float, *, patience: int = _STEPS_WITHOUT_SPREAD) -> None:
-        self._max_kl, self._patience = max_kl, patience
+    Args:
+        max_kl: Nats of KL past which it is not; 0 for no limit.
+        patience: Steps in which the answers to a prompt need not differ in reward.
+        may_be_solved: Whether rewards can be had in full: then it is no failure if answers no longer differ.
+    """
+
+    def __init__(self, max_kl: float, *, patience: int = _STEPS_WITHOUT_SPREAD, may_be_solved: bool = False) -> None:
+        self._max_kl, self._patience, self._may_be_solved = max_kl, patience, may_be_solved
         self._without_spread = 0
+        self._has_differed = False
 
     def __call__(self, record: Mapping[str, float]) -> None:
         """Look at one step.
@@ -367,11 +399,17 @@ class _Check:
             base.
         """
         self._without_spread = self._without_spread + 1 if record["frac_reward_zero_std"] == 1 else 0
-        if self._without_spread == self._patience:
+        self._has_differed = self._has_differed or self._without_spread == 0
+        if self._without_spread == self._patience and self._may_be_solved and self._has_differed:
+            step.say(
+                f"Up to step {record['step']} all answers to a prompt had the same reward for {self._patience} steps: such "
+                "prompts have nothing more to teach"
+            )
+        elif self._without_spread == self._patience:
             why = (
                 "the policy has come to give each prompt one answer; raise kl_coeff or the temperature"
-                if record["reward_std"]
-                else "the reward model scores everything alike; look at its accuracy, and train it anew"
+                if record["reward_std"] > _ROUNDING
+                else "everything is scored alike; look at the reward model's accuracy, and at rewards of your own"
             )
             raise ModelError(
                 f"In {self._patience} steps on end, up to step {record['step']}, all answers to a prompt had the same "
@@ -401,7 +439,7 @@ def _shares_base(config: ReinforcementConfig, directory: str) -> bool:
     return bool(same_base and config.lora_dim > 0 and int(metadata["reward_lora_dim"]) > 0)
 
 
-def _policy_metrics(config: ReinforcementConfig) -> Any:
+def _policy_metrics(config: ReinforcementConfig, rewards: Sequence[str]) -> Any:
     samples = config.batch_size * config.num_generations
 
     def select(logs: Mapping[str, float], seconds: float) -> dict[str, float]:
@@ -409,6 +447,10 @@ def _policy_metrics(config: ReinforcementConfig) -> Any:
         metrics = {"reward": logs["reward"], "loss": logs["loss"]}
         if "kl" in logs:
             metrics |= {"kl": logs["kl_per_answer"], "kl_per_token": logs["kl"]}
+        if config.rewards:
+            for name in rewards:
+                metrics[f"{REWARD_OF}{name}"] = logs[f"rewards/{name}/mean"]
+                metrics[f"{SPREAD_OF}{name}"] = logs[f"rewards/{name}/std"]
         if config.target_kl:
             metrics["kl_coeff"] = logs["kl_coeff"]
         if config.num_iterations > 1:

@@ -1,3 +1,4 @@
+import json
 from functools import cache, partial
 
 import pytest
@@ -8,7 +9,8 @@ from transformers import TrainerCallback
 
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.tokenizer import load_tokenizer
-from rlhf_tuning.training import on_policy
+from rlhf_tuning.rewards import load_rewards
+from rlhf_tuning.training import on_policy, reinforcement
 from rlhf_tuning.training.algorithms import ALGORITHMS, load_algorithm
 from rlhf_tuning.training.trainer_settings import one_device, shared_settings
 
@@ -229,3 +231,50 @@ def test_a_model_whose_answers_cannot_share_a_prompt_is_trained_as_trl_does(
     assert "each is computed with a prompt of its own" in capsys.readouterr().out
     for parameter, gradient in stock.items():
         assert torch.allclose(ours[parameter], gradient, rtol=1e-4, atol=1e-6)
+
+
+class OfThis:
+    """A reward of this project, as TRL calls it in these tests, whose prompts are tokens."""
+
+    def __init__(self, part):
+        self.__name__ = part.name
+        self._function = reinforcement._RewardFunction(part, [{"prompt": PROMPT} for PROMPT in WORDS])
+        self._function.ends = frozenset()
+
+    def __call__(self, prompts, **columns):
+        return self._function(row=[PROMPTS.index(prompt) for prompt in prompts], **columns)
+
+
+WORDS = [[{"role": "user", "content": f"{prompt}"}] for prompt in PROMPTS]
+
+
+def evenness(completions, **columns):
+    return [len(text) % 5 / 5 for text in completions]
+
+
+def in_band(completion_ids, **columns):
+    return [max(0.0, 1 - max(2 - len(ids), len(ids) - 3, 0) / 2) for ids in completion_ids]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_rewards_of_ones_own_give_the_gradient_and_the_metrics_of_trls_reward_funcs(name, tiny_model, tmp_path):
+    code = "def evaluate(example, response):\n    return len(response['parts'][0]['text']) % 5 / 5"
+    listed = [
+        {"kind": "python", "name": "evenness", "code": code, "weight": 0.5},
+        {"kind": "length", "name": "in_band", "low": 2, "high": 3, "falloff": 1, "weight": 2},
+    ]
+    rewards = load_rewards(json.dumps(listed), most_tokens=8)
+    settings = {"kl_coeff": 0.0, "reward_weights": [0.5, 2.0]}
+    ours, theirs = (
+        steps_of(wrap, name, tiny_model, tmp_path / wrap.__name__, rewarded=rewarded, **settings)
+        for wrap, rewarded in ((ours_of, [OfThis(part) for part in rewards.parts]), (stock_of, [evenness, in_band]))
+    )
+    rewards.close()
+    assert_alike(ours[0][0], theirs[0][0])
+    for metric in (
+        "reward",
+        "reward_std",
+        *(f"rewards/{one}/{of}" for one in ("evenness", "in_band") for of in ("mean", "std")),
+    ):
+        assert ours[1][0][metric] == pytest.approx(theirs[1][0][metric], abs=1e-6)
+    assert ours[1][0]["rewards/evenness/std"] > 0.1

@@ -100,7 +100,7 @@ def test_looks_are_at_the_first_and_the_last_step_and_about_ten_between():
 
 
 def prompts(count):
-    return [[{"role": "user", "content": f"Create {number}."}] for number in range(count)]
+    return [{"prompt": [{"role": "user", "content": f"Create {number}."}]} for number in range(count)]
 
 
 def test_prompts_that_are_watched_are_not_learnt_from_even_where_they_stand_twice():

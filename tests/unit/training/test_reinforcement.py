@@ -1,5 +1,6 @@
 import json
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,15 +8,18 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from reward_server import reward_server
 
 from rlhf_tuning.distributed import processes
-from rlhf_tuning.errors import MachineError, ModelError, ParameterError, RunError
+from rlhf_tuning.errors import DataError, MachineError, ModelError, ParameterError, RunError
 from rlhf_tuning.generation import rollout
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.reward_model import RewardModel, check_accuracy
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.parameters import PARAMETERS
+from rlhf_tuning.rewards import Answer
+from rlhf_tuning.rewards.reward_model import ModelScorer
 from rlhf_tuning.training import reinforcement, reward_model, tuned_model
 from rlhf_tuning.training.algorithms import ALGORITHMS, load_algorithm
 from rlhf_tuning.training.trainer_settings import check_steps, shared_settings
@@ -143,10 +147,10 @@ def test_steps_that_were_not_taken_are_an_error():
 
 
 def test_a_score_that_is_not_finite_ends_the_run():
-    scorer = reinforcement._AnswerScorer(PROMPTS, compute=torch.float32)
-    scorer.reward_model = SimpleNamespace(score=lambda prompts, answers: [0.5, float("nan"), 1.0])
+    scorer = ModelScorer(nullcontext)
+    scorer.model = SimpleNamespace(score=lambda prompts, answers: [0.5, float("nan"), 1.0])
     with pytest.raises(ModelError, match="gives 1 of 3 answers a score that is not finite"):
-        scorer(["a", "b", "c"], row=[0, 1, 2])
+        scorer.score([{"prompt": prompt} for prompt in PROMPTS[:3]], [Answer("a", 1, True)] * 3, step=1)
 
 
 def records(count, **values):
@@ -159,7 +163,7 @@ def records(count, **values):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"frac_reward_zero_std": 1.0, "reward_std": 0.0}, "up to step 3, .* the reward model scores everything alike"),
+        ({"frac_reward_zero_std": 1.0, "reward_std": 0.0}, "up to step 3, .* everything is scored alike"),
         ({"frac_reward_zero_std": 1.0}, "up to step 3, .* the policy has come to give each prompt one answer"),
         ({"kl": 51.0}, "At step 1 the policy is 51 nats an answer from the base model, more than max_kl 50"),
     ],
@@ -373,13 +377,13 @@ def test_a_warm_start_begins_at_the_adapter_and_measures_kl_to_the_base(
 
     adapter = str(short_run.folder / "adapter")
     sampled = []
-    score = reinforcement._AnswerScorer.__call__
+    score = reinforcement._RewardFunction.__call__
 
-    def recording(self, completions, row, **columns):
+    def recording(self, row, **columns):
         sampled.extend(zip(columns["prompts"], columns["completion_ids"], strict=True))
-        return score(self, completions, row, **columns)
+        return score(self, row=row, **columns)
 
-    monkeypatch.setattr(reinforcement._AnswerScorer, "__call__", recording)
+    monkeypatch.setattr(reinforcement._RewardFunction, "__call__", recording)
     settings = {"reinforcement_learning_train_steps": 1, "kl_coeff": 0.01}
     _, cold = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path / "cold", **settings)
     assert cold[0]["kl"] == pytest.approx(0.0, abs=1e-6)
@@ -474,14 +478,14 @@ class WatchedRun(NamedTuple):
 def watched_run(tiny_model, many_prompts_path, reward_dirs, tmp_path_factory):
     """A run with a look at every step, by a held-out reward model too."""
     run = WatchedRun(tmp_path_factory.mktemp("watched"), [], set())
-    score = reinforcement._AnswerScorer.__call__
+    score = reinforcement._RewardFunction.__call__
 
-    def recording(self, completions, row, **columns):
-        run.learnt.update(str(self._conversations[index]) for index in row)
-        return score(self, completions, row, **columns)
+    def recording(self, row, **columns):
+        run.learnt.update(str(self._examples[index]) for index in row)
+        return score(self, row=row, **columns)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reinforcement._AnswerScorer, "__call__", recording)
+        patch.setattr(reinforcement._RewardFunction, "__call__", recording)
         settings = {"held_out_reward_model_dir": reward_dirs["shared"]}
         _, metrics = tune(tiny_model, many_prompts_path, reward_dirs["shared"], run.folder, **settings)
     run.rewards.extend(record["reward"] for record in metrics)
@@ -541,3 +545,95 @@ def test_an_adapter_on_embeddings_that_are_the_output_head_too_is_merged_into_th
     tuned_model.merged(base, str(tmp_path / "adapter")).save_pretrained(tmp_path / "model")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert torch.allclose(merged(ids).logits, expected, atol=1e-4)
+
+
+LISTED = {
+    "python": {"code": "def evaluate(example, response):\n    return response['parts'][0]['text'].count('a') / 5"},
+    "service": {},
+    "string_match": {"expression": "(?i)e", "operation": "regex_contains"},
+    "json_schema": {"schema": {"type": "integer"}, "extract": "[0-9]"},
+}
+
+
+def learnt(metrics, *names):
+    """Return of some rewards how far they rose, in spreads of the first step."""
+    means = [
+        [sum(record[f"reward_of_{name}"] for record in part) / 10 for name in names]
+        for part in (metrics[:10], metrics[-10:])
+    ]
+    return [
+        (last - first) / metrics[0][f"reward_spread_of_{name}"] for name, first, last in zip(names, *means, strict=True)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LISTED)
+def test_a_policy_learns_each_reward_of_ones_own_without_a_reward_model(kind, tiny_model, prompts_path, tmp_path):
+    def vowels(body):
+        return {"reward": body["response"]["parts"][0]["text"].count("o") / 5}
+
+    with reward_server(vowels) as server:
+        listed = [
+            {"kind": kind, "name": "wanted", **LISTED[kind], **({"url": server.url} if kind == "service" else {})}
+        ]
+        settings = LONG | {"reinforcement_learning_train_steps": 40, "rewards": json.dumps(listed), "kl_coeff": 0.0}
+        _, metrics = tune(tiny_model, prompts_path, "", tmp_path, **settings)
+    assert learnt(metrics, "wanted") > [0.5]
+
+
+@pytest.mark.slow
+def test_a_policy_learns_length_and_form(tiny_model, prompts_path, tmp_path):
+    listed = [
+        {"kind": "length", "low": 1, "high": 4, "falloff": 20},
+        {"kind": "near_limit", "margin": 20},
+        {"kind": "unfinished"},
+    ]
+    # A tiny model hardly ever ends an answer: all its weights learn, those that make the end likely among them.
+    settings = {
+        "rewards": json.dumps(listed),
+        "lora_dim": 0,
+        "reinforcement_learning_rate_multiplier": 10000.0,
+        "kl_coeff": 0.0,
+        "max_kl": 0.0,
+        "batch_size": 2,
+        "num_generations": 32,
+        "target_sequence_length": 24,
+        "reinforcement_learning_train_steps": 40,
+    }
+    _, metrics = tune(tiny_model, prompts_path, "", tmp_path, **settings)
+    assert min(learnt(metrics, "length", "near_limit", "unfinished")) > 0.5
+
+
+def test_answers_that_no_longer_differ_are_no_failure_where_a_reward_can_be_had_in_full(capsys):
+    check = reinforcement._Check(max_kl=0.0, may_be_solved=True)
+    for record in records(2) + records(9, frac_reward_zero_std=1.0, reward_std=0.0):
+        check(record)
+    assert capsys.readouterr().out.count("have nothing more to teach") == 1
+    with pytest.raises(ModelError, match="everything is scored alike"):
+        list(
+            map(
+                reinforcement._Check(max_kl=0.0, may_be_solved=True),
+                records(3, frac_reward_zero_std=1.0, reward_std=1e-8),
+            )
+        )
+
+
+def test_a_reward_model_with_another_reward_beside_it_is_one_of_the_parts(
+    tiny_model, prompts_path, reward_dirs, tmp_path
+):
+    listed = [{"kind": "reward_model", "weight": 0.5}, {"kind": "unfinished", "weight": 2}]
+    final, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, rewards=json.dumps(listed))
+    for record in metrics:
+        parts = 0.5 * record["reward_of_reward_model"] + 2 * record["reward_of_unfinished"]
+        assert record["reward"] == pytest.approx(parts, abs=1e-5)
+        assert record["reward_of_unfinished"] == pytest.approx(record["ended"] - 1, abs=1e-5)
+    assert "reward_spread_of_reward_model" in final
+
+
+def test_a_row_that_lacks_references_ends_the_run_before_a_model_is_loaded(
+    tiny_model, prompts_path, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(base_model, "load_causal_lm", pytest.fail)
+    listed = [{"kind": "string_match", "expression": "{{references.answer}}"}]
+    with pytest.raises(DataError, match=r"references\.answer, which prompt 1 of 12 does not have"):
+        tune(tiny_model, prompts_path, "", tmp_path, rewards=json.dumps(listed))

@@ -1,0 +1,95 @@
+"""An answer is held against a text or a regular expression, as Google's string match scorer does.
+
+    {"kind": "string_match", "expression": "{{references.answer}}", "operation": "exact_match"}
+
+`expression` may hold `{{references.NAME}}`, in whose place the row's own text stands, as it is. With `key` an answer is
+JSON, and what is held against the expression is the text that its object has there. White space at the ends does not count.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import regex
+
+from rlhf_tuning import rewards
+from rlhf_tuning.errors import DataError
+from rlhf_tuning.rewards import REGEX_SECONDS, Answer, Example, in_time, problem_with_pattern
+
+_PLACE = re.compile(r"\{\{\s*references\.([^{}\s]+)\s*\}\}")
+
+
+class Options(rewards.Options, frozen=True, kw_only=True):
+    """What answers are held against, and what a match is worth."""
+
+    expression: str
+    operation: Literal["exact_match", "partial_match", "regex_contains"] = "exact_match"
+    key: str = ""
+    correct: float = 1.0
+    wrong: float = 0.0
+    clip: tuple[float, float] | None = rewards.UNIT
+
+    def problem(self) -> str:
+        """Return what is wrong with the expression, or an empty string."""
+        if not self.expression.strip():
+            return "expression is empty."
+        if self.operation == "regex_contains" and not _PLACE.search(self.expression):
+            return problem_with_pattern(self.expression, "expression")
+        return ""
+
+
+class StringMatchScorer:
+    """Scores by whether the text matches."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.references = _PLACE.findall(options.expression)
+
+    def score(self, examples: Sequence[Example], answers: Sequence[Answer], *, step: int) -> list[float]:
+        """Return what each answer is worth.
+
+        Raises:
+            UserError: If an expression cannot be used.
+        """
+        options = self._options
+        return [
+            options.correct if self._matches(example, answer.text) else options.wrong
+            for example, answer in zip(examples, answers, strict=True)
+        ]
+
+    def _matches(self, example: Example, text: str) -> bool:
+        expression = _PLACE.sub(lambda place: str(example["references"][place[1]]), self._options.expression)
+        target = _value(text, self._options.key) if self._options.key else text
+        if target is None:
+            return False
+        if self._options.operation == "exact_match":
+            return target.strip() == expression.strip()
+        if self._options.operation == "partial_match":
+            return expression.strip() in target
+        try:
+            with in_time(self._options.name or self._options.kind, "expression"):
+                return regex.search(expression, target, timeout=REGEX_SECONDS) is not None
+        except regex.error as error:
+            raise DataError(
+                f"rewards, string_match: with the references of the prompt {example['prompt'][-1]['content'][:80]!r} its "
+                f"expression becomes {expression[:80]!r}, which is no regular expression: {error}."
+            ) from None
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _value(text: str, key: str) -> str | None:
+    """Return the text that a JSON object has under a key; None where there is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    value = found.get(key) if isinstance(found, dict) else None
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def make_scorer(options: Options, *, most_tokens: int) -> StringMatchScorer:
+    """Return the scorer."""
+    return StringMatchScorer(options)

@@ -1,0 +1,104 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+from tests.unit.rewards.scoring import EXAMPLE, answer, loaded, scores
+
+from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.rewards import python_worker
+
+#: As Google's documentation of its code scorer has it.
+GOOGLES = """
+def evaluate(example, response) -> float:
+    response_str = response.get("parts", [])[0]["text"]
+    references = example.get("references", {})
+    if response_str == references.get("answer"):
+        return 1.0
+    return -1.0
+"""
+
+
+def body(text):
+    return {"kind": "python", "code": f"def evaluate(example, response):\n    {text}", "timeout_s": 20}
+
+
+def test_googles_function_scores_as_it_stands():
+    assert scores({"kind": "python", "code": GOOGLES}, answer("42"), answer("41")) == [1.0, -1.0]
+
+
+def test_it_is_given_googles_rows_and_several_processes_keep_the_order():
+    text = (
+        "assert example == {'systemInstruction': {'parts': [{'text': 'Be brief.'}]}, 'contents': [{'role': 'user', "
+        "'parts': [{'text': '6 x 7?'}]}], 'references': {'answer': '42'}}\n"
+        "    return int(response['parts'][0]['text']) / 10"
+    )
+    assert scores({**body(text), "workers": 2}, *map(answer, "12345")) == [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_a_function_of_a_module_is_called(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text("def shortness(example, response):\n    return 0.25\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert scores({"kind": "python", "function": "my_rewards:shortness"}, answer("a")) == [0.25]
+
+
+HOSTILE = {
+    "while True: pass": "took more than 0.5 s on the answer 'a' to '6 x 7?'",
+    "return len(bytearray(10 * 10**9))": "failed with MemoryError",
+    "import os; os._exit(0)": "ended its process with status 0 on the answer",
+    "import sys; sys.exit(3)": "failed with SystemExit: 3",
+    "import os; os.kill(os.getpid(), 9)": "ended its process by SIGKILL",
+    "import socket; socket.create_connection(('127.0.0.1', 9))": "failed with PermissionError: [Errno 13]",
+    "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import socket; socket.socket()'], check=True)": (
+        "failed with CalledProcessError"
+    ),
+    "return 1 / 0": "failed with ZeroDivisionError: division by zero (line 2 of its code)",
+    "return None": "failed with TypeError: it returned None, not a number",
+    "return float('nan')": "gives 1 of 1 answers a score that is not finite",
+    "open('big', 'wb').truncate(2**29)": "failed with OSError: [Errno 27] File too large",
+    "import gc, socket; [it.sendall(b'x' * 70000) for it in gc.get_objects() if type(it) is socket.socket]": (
+        "wrote into the connection"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_function_fails_the_run_with_clear_words_and_nothing_else(text):
+    before = set(os.listdir("/tmp"))
+    rewards = loaded({**body(text), "timeout_s": 0.5 if "while" in text else 20})
+    [worker] = rewards.parts[0].scorer._workers
+    began = time.monotonic()
+    with pytest.raises(ParameterError) as caught:
+        rewards.score([EXAMPLE], [answer("a")], step=1)
+    assert HOSTILE[text] in str(caught.value)
+    assert time.monotonic() - began < 15
+    rewards.close()
+    assert worker._process.poll() is not None
+    assert not [name for name in set(os.listdir("/tmp")) - before if name.startswith("reward-")]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def evaluate(:", "failed with SyntaxError"),
+        ("def other(example, response): return 1", "failed with LookupError: the code has no function evaluate"),
+        ("import no_such_package", "failed with ModuleNotFoundError"),
+    ],
+)
+def test_a_function_that_cannot_be_loaded_is_told_before_any_answer(code, words):
+    with pytest.raises(ParameterError, match=f"{words}.* while it was loaded"):
+        loaded({"kind": "python", "code": code})
+
+
+def test_it_sees_nothing_of_the_steps_environment_and_what_it_prints_is_no_reply(monkeypatch):
+    monkeypatch.setenv("RLHF_JUDGE_API_KEY", "sk-secret")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/secret.json")
+    text = (
+        "import os; print('hello')\n"
+        "    return -1.0 if {*os.environ} & {'RLHF_JUDGE_API_KEY', 'GOOGLE_APPLICATION_CREDENTIALS'} else 1.0"
+    )
+    assert scores(body(text), answer("a")) == [1.0]
+
+
+def test_the_program_of_its_process_imports_nothing_of_this_package():
+    assert "rlhf_tuning" not in Path(python_worker.__file__).read_text()

@@ -1,0 +1,185 @@
+import json
+import math
+
+import pytest
+from tests.unit.rewards.scoring import EXAMPLE, answer, loaded, scores
+
+from rlhf_tuning.errors import DataError, ParameterError
+from rlhf_tuning.rewards import REWARDS, NothingToClose, load_rewards, read_rewards
+
+
+class Model(NothingToClose):
+    """A reward model that likes length."""
+
+    def score(self, examples, answers, *, step):
+        return [float(len(answer.text)) for answer in answers]
+
+
+LENGTH = {"kind": "length", "low": 4, "high": 4}
+
+
+def test_the_sum_is_weighted_and_each_part_is_normalised_then_clipped():
+    rewards = loaded(
+        {"kind": "unfinished", "weight": 0.5},
+        {"kind": "reward_model", "weight": 2, "mean": 1, "std": 2, "clip": [-1, 3]},
+        reward_model=Model(),
+    )
+    assert [part.name for part in rewards.parts] == ["reward_model", "unfinished"]
+    answers = [answer("abc"), answer("a" * 40), answer("", ended=False)]
+    assert rewards.score([EXAMPLE] * 3, answers, step=1) == [2.0, 6.0, 2 * -0.5 - 0.5]
+
+
+def test_the_reward_model_is_the_only_one_where_nothing_else_is_named_and_its_scores_stay_as_they_are():
+    rewards = load_rewards("", most_tokens=8, reward_model=Model())
+    assert [(part.name, part.weight) for part in rewards.parts] == [("reward_model", 1.0)]
+    assert rewards.score([EXAMPLE], [answer("abc")], step=1) == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[", "rewards is no JSON"),
+        ("{}", "rewards must be a list of objects"),
+        ("[]", "rewards must be a list of objects"),
+        (json.dumps([LENGTH] * 17), "lists 17 rewards; at most 16"),
+        (json.dumps([LENGTH] * 2), "two rewards called length"),
+        ('[{"kind": "lenght"}]', "number 1: its kind is 'lenght'; it must be one of reward_model, python"),
+        ('[{"kind": "length", "low": 1}]', r"number 1 \(length\): .*missing required field `high`"),
+        (json.dumps([{**LENGTH, "wieght": 1}]), "unknown field `wieght`"),
+        (json.dumps([{**LENGTH, "weight": "1"}]), "Expected `float`, got `str` at `weight`"),
+        (json.dumps([{**LENGTH, "low": 5}]), "low must be at least 0 and at most high"),
+        (json.dumps([{**LENGTH, "std": 0}]), "std is 0; it must be greater than 0"),
+        (json.dumps([{**LENGTH, "clip": [1, 1]}]), "its first number must be the lower one"),
+        (json.dumps([{**LENGTH, "name": "A b"}]), "name is 'A b'; it must be a small letter"),
+        (json.dumps([{**LENGTH, "extract": "("}]), "extract is no regular expression"),
+        (json.dumps([{**LENGTH, "weight": 0}]), "no reward with a weight other than 0"),
+        ('[{"kind": "reward_model"}]', "this run trains none"),
+        ('[{"kind": "near_limit", "margin": 8}]', "an answer has at most 8 tokens"),
+        ('[{"kind": "service", "url": "http://me:key@host"}]', "user name or a password"),
+        ('[{"kind": "service", "url": "ftp://host"}]', "must begin with http"),
+        ('[{"kind": "python"}]', "give FILE.py, FILE.py:FUNCTION or MODULE:FUNCTION"),
+        ('[{"kind": "python", "function": "a.py", "code": "x"}]', "Give one of them"),
+        ('[{"kind": "json_schema", "schema": {"type": "objekt"}}]', "schema is no JSON schema: 'objekt' is not valid"),
+        ('[{"kind": "string_match", "expression": " "}]', "expression is empty"),
+        ("no such file.json", "file 'no such file.json', which cannot be read: No such file"),
+    ],
+)
+def test_what_cannot_be_used_is_told_by_its_place_and_reason(text, words):
+    with pytest.raises(ParameterError, match=words):
+        load_rewards(read_rewards(text), most_tokens=8)
+
+
+def test_a_file_with_the_files_that_it_names_becomes_one_text(tmp_path):
+    (tmp_path / "fit.py").write_text("def fit(example, response):\n    return 1\n")
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    listed = [
+        {"kind": "python", "function": "fit.py:fit", "weight": 2},
+        {"kind": "json_schema", "schema": "schema.json"},
+        {"kind": "python", "name": "elsewhere", "function": "gs://bucket/fit.py"},
+    ]
+    (tmp_path / "rewards.json").write_text(json.dumps(listed))
+    text = read_rewards(str(tmp_path / "rewards.json"), remote=False)
+    assert json.loads(text) == [
+        {"kind": "python", "function": "fit", "code": "def fit(example, response):\n    return 1\n", "weight": 2.0},
+        {"kind": "json_schema", "schema": {"type": "object"}},
+        listed[2],
+    ]
+    assert read_rewards(text, remote=False) == text
+    assert read_rewards("gs://bucket/rewards.json", remote=False) == "gs://bucket/rewards.json"
+    assert read_rewards("") == ""
+
+
+def test_of_an_answer_only_the_last_match_of_extract_is_scored():
+    reward = {"kind": "string_match", "expression": "{{references.answer}}", "extract": "<a>(.*?)</a>"}
+    texts = ["<a>41</a> no, <a> 42 </a> it is", "42", "<a>42"]
+    assert scores(reward, *map(answer, texts)) == [1.0, 0.0, 0.0]
+
+
+def test_a_prompt_without_the_references_that_a_reward_needs_is_found_before_anything_is_spent():
+    rewards = loaded({"kind": "string_match", "expression": "{{ references.year }}"})
+    with pytest.raises(DataError, match=r"references.year, which prompt 1 of 1 does not have: '6 x 7\?'"):
+        rewards.check_references([EXAMPLE])
+    loaded({"kind": "string_match", "expression": "{{references.answer}}"}).check_references([EXAMPLE])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_score_that_is_no_finite_number_is_never_a_reward(bad):
+    rewards = loaded({"kind": "unfinished"})
+    rewards.parts[0].scorer.score = lambda examples, answers, step: [0.0, bad]
+    with pytest.raises(ParameterError, match="gives 1 of 2 answers a score that is not finite"):
+        rewards.score([EXAMPLE] * 2, [answer("a")] * 2, step=1)
+
+
+def test_every_kind_is_named_as_its_file_is():
+    assert all(module == f"rlhf_tuning.rewards.{kind}" for kind, module in REWARDS.items())
+
+
+@pytest.mark.parametrize(
+    ("operation", "expression", "text", "matches"),
+    [
+        ("exact_match", "{{references.answer}}", " 42\n", True),
+        ("exact_match", "{{references.answer}}", "It is 42", False),
+        ("partial_match", "is {{references.answer}}", "It is 42.", True),
+        ("partial_match", "is {{references.answer}}", "It is 4.", False),
+        ("regex_contains", r"\b{{references.answer}}\b", "It is 42.", True),
+        ("regex_contains", r"\b{{references.answer}}\b", "It is 421.", False),
+        ("regex_contains", "(?i)yes", "YES", True),
+    ],
+)
+def test_a_string_matches_as_google_has_it(operation, expression, text, matches):
+    reward = {"kind": "string_match", "expression": expression, "operation": operation, "correct": 5, "wrong": -0.5}
+    assert scores(reward, answer(text)) == [1.0 if matches else -0.5]  # clipped
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"n": "42"}', 1.0),
+        ('{"n": 42}', 1.0),
+        ('{"n": "41"}', 0.0),
+        ('{"m": "42"}', 0.0),
+        ("42", 0.0),
+        ("[" * 10**5, 0.0),
+    ],
+)
+def test_a_string_may_be_matched_in_the_field_of_a_json_answer(text, found):
+    assert scores({"kind": "string_match", "expression": "{{references.answer}}", "key": "n"}, answer(text)) == [found]
+
+
+def test_a_regular_expression_that_never_ends_fails_the_run(monkeypatch):
+    from rlhf_tuning.rewards import string_match
+
+    monkeypatch.setattr(string_match, "REGEX_SECONDS", 0.05)
+    reward = {"kind": "string_match", "expression": "(a|aa)+$", "operation": "regex_contains"}
+    with pytest.raises(ParameterError, match="The expression of the reward string_match took more than"):
+        scores(reward, answer("a" * 60 + "b"))
+
+
+def test_references_that_make_no_regular_expression_are_told_with_their_prompt():
+    rewards = loaded({"kind": "string_match", "expression": "{{references.answer}}", "operation": "regex_contains"})
+    with pytest.raises(DataError, match=r"the prompt '6 x 7\?' its expression becomes '\(', which is no regular"):
+        rewards.score([{**EXAMPLE, "references": {"answer": "("}}], [answer("a")], step=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [('{"city": "Bath"}', True), ('{"city": 3}', False), ("{}", False), ("city", False), ("[" * 10**5, False)],
+)
+def test_json_fits_a_schema_or_not(text, fits):
+    schema = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
+    assert scores({"kind": "json_schema", "schema": schema, "wrong": -1}, answer(text)) == [1.0 if fits else -1.0]
+
+
+def test_a_schema_is_not_fetched_from_elsewhere():
+    with pytest.raises(ParameterError, match=r"refers to 'http://127\.0\.0\.1:1/schema', which it lacks"):
+        scores({"kind": "json_schema", "schema": {"$ref": "http://127.0.0.1:1/schema"}}, answer("{}"))
+
+
+def test_length_and_form():
+    def of(reward, *tokens):
+        return scores(reward, *(answer("a", count, count < 32) for count in tokens))
+
+    band = {"kind": "length", "low": 10, "high": 20, "falloff": 3}
+    assert of(band, 6, 8, 10, 20, 21, 24, 32) == [0.0, 0.5, 1.0, 1.0, 0.75, 0.0, 0.0]
+    assert of({"kind": "near_limit", "margin": 8}, 1, 24, 26, 32) == [0.0, 0.0, -0.25, -1.0]
+    assert of({"kind": "unfinished"}, 31, 32) == [0.0, -1.0]
