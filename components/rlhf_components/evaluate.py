@@ -31,6 +31,7 @@ def evaluate(
     seed: int = 0,
     inference_engine: str = "auto",
     scorer: str = "",
+    true_rewards: str = "",
     judge: str = "",
     judge_model: str = "",
     judge_endpoint: str = "",
@@ -88,6 +89,7 @@ def evaluate(
         seed: Of those answers.
         inference_engine: What samples them: own, vllm or auto.
         scorer: A program that knows the true quality, such as house_style for the sample; empty for none.
+        true_rewards: Rewards that say what a good answer is, and judge where no scorer does, as a JSON list; empty for none.
         judge: Language model that compares the answers: language_model (any OpenAI-compatible server), gemini, or
             local_model; empty for none.
         judge_model: The language model that judges.
@@ -134,6 +136,7 @@ def evaluate(
     from rlhf_tuning.planning.run_budget import stopped_in
     from rlhf_tuning.reports.run_report import data_sources, lineage, write_run_report
     from rlhf_tuning.reports.saved_report import add_report
+    from rlhf_tuning.rewards.as_judge import rewards_as_judges
     from rlhf_tuning.step import running_step, write_log
 
     learnt = [reward_model, held_out_reward_model, eval_preferences, eval_demonstrations]
@@ -148,6 +151,7 @@ def evaluate(
             seed=seed,
             inference_engine=inference_engine,
             scorer=scorer,
+            true_rewards=true_rewards,
             judge=judge,
             judge_model=judge_model,
             judge_endpoint=judge_endpoint,
@@ -182,8 +186,11 @@ def evaluate(
         )
         reward_dir, learnt_from = (reward_model.path, reward_model.metadata) if reward_model else ("", {})
         held_out_dir = saved_in(held_out_reward_model.path) if held_out_reward_model else ""
-        asked = comparison.judges_of(config, reward_model_dir=reward_dir, held_out_reward_model_dir=held_out_dir)
         answered = (champion_predictions.path, tuned_predictions.path)
+        asked = [
+            *rewards_as_judges(config, answered),
+            *comparison.judges_of(config, reward_model_dir=reward_dir, held_out_reward_model_dir=held_out_dir),
+        ]
         phases = answer_before(config, *answered) if config.is_supervised else None
         suite = answer_suite(config, tuned_model_dir=model.path)
         if suite:
@@ -220,7 +227,7 @@ def evaluate(
         start = made_from(start_dir) if phases else None
         run_report = write_run_report(
             pairs,
-            scorer_name=comparison.scorer_name(scorer),
+            scorer_name=config.scorer_name,
             reward_model_dir=reward_dir,
             adapter_dir=adapter.path,
             data=data_sources(learnt_from, model.metadata, champion_predictions.metadata, start),

@@ -358,7 +358,7 @@ def validate_inputs(
                 undesirable_weight=undesirable_weight,
                 batch_size=batch_size,
             )
-        if preference_dataset and prompt_dataset:
+        if prompt_dataset and (preference_dataset or rewards):
             check_exploration(temperature)
             check_target_kl(target_kl=target_kl, kl_coeff=kl_coeff)
         elif (tunes_on_preferences or dataset_uri) and not teacher_model_reference:
@@ -424,6 +424,7 @@ def validate_inputs(
             keep_answers=keep_answers,
             preference_prompt_dataset=preference_prompt_dataset,
             tunes_on_preferences=tunes_on_preferences,
+            rewards=rewards,
             epoch_count=epoch_count,
             independent_judge=bool(scorer or judge or held_out_reward_model_share or dataset_uri),
         )

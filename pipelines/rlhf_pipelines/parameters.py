@@ -40,6 +40,11 @@ def _optional(parameters: Iterable[Parameter], *names: str) -> tuple[Parameter, 
     return tuple(replace(found, default="") if found.name in names else found for found in parameters)
 
 
+def _needing(name: str, parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
+    """Return parameters of which one has no default here."""
+    return tuple(replace(parameter, default=None) if parameter.name == name else parameter for parameter in parameters)
+
+
 _OF_A_RECURRING_TUNE = ("min_new_preferences", "warm_start")
 _OF_THE_SMOKE_TEST = ("probe_object",)
 #: By the names of the old job.
@@ -81,6 +86,23 @@ _OF_RLAIF = (
     "human_preference_dataset",
 )
 _OF_A_COMPARISON = ("best_of",)
+#: Of phase 2, whatever rewards it.
+OF_REINFORCEMENT = (
+    "reinforcement_learning_rate_multiplier",
+    "reinforcement_learning_train_steps",
+    "kl_coeff",
+    "rl_algorithm",
+    "num_generations",
+    "rollout_engine",
+    "warm_start_adapter",
+    "watch_interval",
+    "max_kl",
+    "num_iterations",
+    "target_kl",
+    "reward_clip_range",
+    "missing_eos_penalty",
+    "normalize_advantages",
+)
 #: By the names of Google's, where it has them, and of TRL.
 OF_PREFERENCE_TUNING = (
     "beta",
@@ -292,6 +314,26 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         lora_dim="LoRA rank of supervised tuning and of the policy; 0 trains all weights.",
         eval_prompts="Most prompts to hold out for all methods to answer, when there is no evaluation dataset.",
         held_out_reward_model_share="Share of the prompts from which a reward model learns that only judges, above 0.",
+    ),
+    "reward_tuning_pipeline": _needing(
+        "rewards",
+        _named(
+            "prompt_dataset",
+            "large_model_reference",
+            "rewards",
+            *OF_REINFORCEMENT,
+            "lora_dim",
+            "watch_prompts",
+            "instruction",
+            "eval_dataset",
+            *_OF_EVERY_METHOD,
+            "gate_max_kl",
+            "gate_max_length_ratio",
+            rewards="What answers are rewarded for: a JSON list of rewards, or the name of a .json file with one.",
+            eval_dataset="JSONL of prompts for evaluation; a part of the prompts is held out when empty.",
+            lora_dim="LoRA rank; 0 trains all weights.",
+            batch_size="Prompts in one optimizer step, on all GPUs together.",
+        ),
     ),
     "infer_pipeline": _named(
         "prompt_dataset",

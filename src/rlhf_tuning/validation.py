@@ -56,6 +56,7 @@ class ValidationConfig:
         keep_answers: Whether answers that rows bring are kept.
         tunes_on_preferences: Whether a model is tuned on preferences or feedback themselves.
         epoch_count: Times that it sees each of them then.
+        rewards: Rewards of one's own beside a reward model, or in its place; empty when there are none.
         independent_judge: Whether anybody judges but the reward that is optimised.
     """
 
@@ -90,6 +91,7 @@ class ValidationConfig:
     keep_answers: bool = True
     tunes_on_preferences: bool = False
     epoch_count: float = 1.0
+    rewards: str = ""
     independent_judge: bool = True
 
     def __post_init__(self) -> None:
@@ -140,7 +142,8 @@ def validate_data(
         ParameterError: If the base model takes no texts that long.
     """
     unchecked = _check_model(config.large_model_reference, torch=torch)
-    tunes = bool(config.prompt_dataset and config.preference_dataset) or config.tunes_on_preferences
+    rewarded = bool(config.prompt_dataset and (config.preference_dataset or config.rewards))
+    tunes = rewarded or config.tunes_on_preferences
     training = Training(
         load_text_format=lambda: _text_format(config, unchecked),
         batch_size=config.batch_size,

@@ -25,9 +25,16 @@ _SAMPLE_FILES_OF = {
         "eval_dataset": "eval_prompts.jsonl",
     },
     "distillation_pipeline": {"dataset_uri": "prompts.jsonl", "evaluation_data_uri": "eval_prompts.jsonl"},
+    "reward_tuning_pipeline": {"prompt_dataset": "prompts.jsonl", "eval_dataset": "eval_prompts.jsonl"},
     "supervised_tuning_pipeline": {
         "dataset_uri": "demonstrations.jsonl",
         "evaluation_data_uri": "eval_demonstrations.jsonl",
+    },
+}
+#: Of a pipeline that needs more than data.
+_SAMPLE_VALUES_OF = {
+    "reward_tuning_pipeline": {
+        "rewards": '[{"kind": "python", "function": "rlhf_tuning.sample.house_style:evaluate", "clip": null}]',
     },
 }
 _SAMPLE_MODEL = "smollm2-135m-instruct"
@@ -69,6 +76,7 @@ def sample_values(pipeline: str, sample_dir: Path) -> dict[str, object]:
         **dict.fromkeys(_SAMPLE_MODELS, _SAMPLE_MODEL),
         "task_type": "question_answering",
         **settings,
+        **_SAMPLE_VALUES_OF.get(pipeline, {}),
         **{name: str(sample_dir / file) for name, file in files.items()},
     }
     return {name: value for name, value in values.items() if name in known}

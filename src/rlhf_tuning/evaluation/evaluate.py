@@ -55,12 +55,16 @@ from rlhf_tuning.ops import lanes
 from rlhf_tuning.ops.beginning import beginning_of
 from rlhf_tuning.ops.log_probabilities import log_probabilities, pack
 
+#: How people read rewards of one's own where they judge.
+REWARDS_LABEL = "the rewards"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Settings of the evaluation, named as the pipeline's parameters are.
 
-    `champion` is the resource name of the model that the tuned one is compared with; empty for the base model. Where
+    `true_rewards` are rewards that judge as a `scorer` does, where none is named. `champion` is the resource name of the
+    model that the tuned one is compared with; empty for the base model. Where
     `base_model_reference` is another than `large_model_reference`, the latter is what a supervised phase made of it.
     """
 
@@ -72,6 +76,7 @@ class EvaluationConfig:
     seed: int = 0
     inference_engine: str = "auto"
     scorer: str = ""
+    true_rewards: str = ""
     judge: str = ""
     judge_model: str = ""
     judge_endpoint: str = ""
@@ -113,6 +118,13 @@ class EvaluationConfig:
         return self.champion.removeprefix("models/") or BASE_MODEL
 
     @property
+    def scorer_name(self) -> str:
+        """Return how people read what gives the true score."""
+        if self.true_rewards and not self.scorer:
+            return REWARDS_LABEL
+        return self.scorer.replace("_", " ") or "true score"
+
+    @property
     def is_supervised(self) -> bool:
         """Say whether a supervised phase came before."""
         return self.base_model_reference not in ("", self.large_model_reference)
@@ -126,7 +138,7 @@ class EvaluationConfig:
         """Return the measurements of answers."""
         return summarize(
             pairs,
-            scorer_name=scorer_name(self.scorer),
+            scorer_name=self.scorer_name,
             judges=judges,
             opponent=self.opponent,
             reference=self.reference,
@@ -279,11 +291,6 @@ def _answer(row: dict[str, Any], scores: dict[str, float | None], kl: float | No
     return ScoredAnswer(text=row["prediction"], tokens=row["tokens"], ended=row["ended"], kl=kl, **scores)
 
 
-def scorer_name(scorer: str) -> str:
-    """Return how people read a scorer's name."""
-    return scorer.replace("_", " ") or "true score"
-
-
 def decide_promotion(
     config: EvaluationConfig,
     pairs: Sequence[AnswerPair],
@@ -396,7 +403,7 @@ def write_summary(
     """
     text = summary_text(
         pairs,
-        scorer_name=scorer_name(config.scorer),
+        scorer_name=config.scorer_name,
         width=110,
         judges=judges,
         opponent=config.opponent,

@@ -60,7 +60,7 @@ def write_predictions(
     """Answer every prompt and write one JSON line each, in the order of the prompts.
 
     A line holds what a line of the Vertex job held, `inputs.inputs_pretokenized` (the prompt's text) and `prediction` (the
-    answer's text); and `prompt` (the conversation), `tokens`, `ended` and `token_ids`.
+    answer's text); and `prompt` (the conversation), its `references` if it has some, `tokens`, `ended` and `token_ids`.
 
     Args:
         config: The model and how to sample.
@@ -79,7 +79,8 @@ def write_predictions(
         RunError: If it is asked for and fails.
     """
     processes.join()
-    conversations = [row["prompt"] for row in read_canonical(prompts_path)]
+    examples = list(read_canonical(prompts_path))
+    conversations = [row["prompt"] for row in examples]
     most_tokens = len(conversations) * config.target_sequence_length
     vllm = processes.from_main(lambda: chosen_vllm(config.inference_engine, tokens=most_tokens))
     text_format = TextFormat(
@@ -111,8 +112,8 @@ def write_predictions(
     path = Path(predictions_path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as stream:
-        for row, conversation in enumerate(conversations):
-            stream.write(json.dumps(_line(conversation, answers[row]), ensure_ascii=False) + "\n")
+        for row, example in enumerate(examples):
+            stream.write(json.dumps(_line(example, answers[row]), ensure_ascii=False) + "\n")
     kept.forget()
     return len(answers)
 
@@ -289,11 +290,11 @@ def _fingerprint(config: InferenceConfig, prompts_path: str, vllm: Vllm | None) 
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _line(conversation: Sequence[dict[str, str]], answer: Answer) -> dict[str, Any]:
+def _line(example: dict[str, Any], answer: Answer) -> dict[str, Any]:
     return {
-        "inputs": {"inputs_pretokenized": "\n\n".join(turn["content"] for turn in conversation)},
+        "inputs": {"inputs_pretokenized": "\n\n".join(turn["content"] for turn in example["prompt"])},
         "prediction": answer.text,
-        "prompt": conversation,
+        **example,
         "tokens": answer.tokens,
         "ended": answer.ended,
         "token_ids": answer.ids,

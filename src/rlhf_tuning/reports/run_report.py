@@ -165,7 +165,7 @@ def write_run_report(
     base = str(before.get("large_model_reference", settings["large_model_reference"]))
     watch = Path(adapter_dir) / registry.WATCH
     report = RunReport(
-        title=f"{registry.METHODS[method]} of {Path(split_revision(base)[0]).name}",
+        title=f"{_title(method, reward_model_dir)} of {Path(split_revision(base)[0]).name}",
         base_model=base,
         lineage=made_from,
         pairs=pairs,
@@ -196,6 +196,11 @@ def write_run_report(
     )
     write_report(report, path)
     return report
+
+
+def _title(method: str, reward_model_dir: str) -> str:
+    """Return how people call what made the model: without a reward model RLHF has no human feedback."""
+    return "Reward tuning" if method == "reinforcement" and not reward_model_dir else registry.METHODS[method]
 
 
 def _supervised(folder: Path) -> SupervisedPart:

@@ -14,8 +14,9 @@ it measures the true quality of a tuned model beside the learnt reward.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlhf_tuning.sample.places import setting_of
 
@@ -124,6 +125,12 @@ _SMALL_WORDS = frozenset(_SMALL.split())
 def score(prompt: str, answer: str) -> float:
     """Return how well an answer follows the house style; higher is better."""
     return max(EMPTY_SCORE, sum(breakdown(prompt, answer).values()))
+
+
+def evaluate(example: Mapping[str, Any], response: Mapping[str, Any]) -> float:
+    """Return the same as a reward of one's own has it: a function of a row and an answer as Google's tuning hands them."""
+    prompt = "".join(part["text"] for part in example["contents"][-1]["parts"])
+    return score(prompt, "".join(part["text"] for part in response["parts"]))
 
 
 def breakdown(prompt: str, answer: str) -> dict[str, float]:

@@ -246,6 +246,13 @@ def test_supervised_tuning_alone_is_forecast_by_its_own_names():
     assert found.peak == pytest.approx(max(found.phases[0].memory.values()))
 
 
+def test_rewards_without_preferences_are_all_that_is_learnt_from():
+    with_both = forecast(Plan.of(VALUES | {"rewards": "[]", "preference_dataset": "p.jsonl"}), LLAMA_1B, A100)
+    alone = forecast(Plan.of(VALUES | {"rewards": "[]"}), LLAMA_1B, A100)
+    assert [phase.name for phase in alone.phases] == ["reinforcement learning"]
+    assert alone.all_hours < with_both.all_hours == forecast(Plan.of(VALUES), LLAMA_1B, A100).all_hours
+
+
 def test_preference_tuning_takes_its_own_steps_and_no_reward_model_but_the_one_that_judges():
     values = {
         "loss_type": "sigmoid",

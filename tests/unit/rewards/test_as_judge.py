@@ -1,0 +1,32 @@
+import json
+
+from tests.unit.rewards.scoring import EXAMPLE, PROMPT
+
+from rlhf_tuning.evaluation.evaluate import EvaluationConfig
+from rlhf_tuning.evaluation.judges.verdict import Comparison
+from rlhf_tuning.rewards.as_judge import rewards_as_judges
+
+LISTED = json.dumps(
+    [{"kind": "string_match", "expression": "{{references.answer}}"}, {"kind": "unfinished", "weight": 0.25}]
+)
+
+
+def config(**settings):
+    return EvaluationConfig(large_model_reference="x", target_sequence_length=8, **settings)
+
+
+def test_rewards_judge_answers_with_all_that_is_known_of_them(tmp_path):
+    for name, text, ended in (("base", "42", False), ("tuned", "42 ", True)):
+        row = {**EXAMPLE, "prediction": text, "tokens": 2, "ended": ended}
+        (tmp_path / name).write_text(json.dumps(row) + "\n")
+    paths = [str(tmp_path / "base"), str(tmp_path / "tuned")]
+    [judge] = rewards_as_judges(config(true_rewards=LISTED), paths)
+    [verdict] = judge.compare([Comparison(PROMPT, "42", "42 ")])
+    assert verdict.scores == (0.75, 1.0)
+    assert config(true_rewards=LISTED).scorer_name == judge.label == "the rewards"
+
+
+def test_they_do_not_judge_where_a_scorer_does_or_where_they_are_not_said_to_be_the_truth():
+    assert rewards_as_judges(config(), []) == []
+    assert rewards_as_judges(config(true_rewards=LISTED, scorer="house_style"), []) == []
+    assert config(true_rewards=LISTED, scorer="house_style").scorer_name == "house style"
