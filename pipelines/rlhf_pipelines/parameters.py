@@ -393,6 +393,28 @@ VALIDATED: tuple[Parameter, ...] = tuple(
 )
 
 
+#: What `rlhf try-rewards` looks at, of the parameters of a run.
+TRIED: tuple[Parameter, ...] = tuple(
+    replace(parameter, default=None if parameter.name == "rewards" else "" if parameter.required else parameter.default)
+    for parameter in _named(
+        "rewards",
+        "prompt_dataset",
+        "preference_dataset",
+        "instruction",
+        "large_model_reference",
+        "target_sequence_length",
+        "reinforcement_learning_train_steps",
+        "batch_size",
+        "num_generations",
+        "num_iterations",
+        "watch_interval",
+        "watch_prompts",
+        "max_bad_rows",
+        "seed",
+    )
+)
+
+
 def _asked_before(parameters: Iterable[Parameter]) -> tuple[Parameter, ...]:
     """Return the parameters of a run that is only asked about: of those that it needs, the base model alone."""
     return tuple(
@@ -463,13 +485,14 @@ COMPARED: tuple[Parameter, ...] = tuple(
 TABLES = {
     **PIPELINES,
     "validate": VALIDATED,
+    "try-rewards": TRIED,
     "plan": PLANNED,
     "plan --preferences": _asked_before(PIPELINES["preference_tuning_pipeline"]),
     "compare-methods": COMPARED,
     "label": LABELLED,
 }
 #: Of these, commands that leave out other parameters of a run.
-_LENIENT = ("validate", "compare-methods", "label")
+_LENIENT = ("validate", "try-rewards", "compare-methods", "label")
 
 _MODELS = tuple(
     f"{which}_reference"
@@ -485,9 +508,9 @@ _MOST_INTEGER = 2**53
 def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, Value]:
     """Return the value of every parameter of `pipeline`, with defaults filled in where `values` has none or null.
 
-    `validate` stands for what `rlhf validate` looks at, `compare-methods` and `label` for what those commands take; other
-    parameters of a run may be there: they are checked too, as far as they are given, and left out. `plan` stands for what
-    `rlhf plan` takes, `plan --preferences` for what it takes of preference tuning.
+    `validate` stands for what `rlhf validate` looks at, `try-rewards`, `compare-methods` and `label` for what those commands
+    take; other parameters of a run may be there: they are checked too, as far as they are given, and left out. `plan` stands
+    for what `rlhf plan` takes, `plan --preferences` for what it takes of preference tuning.
 
     Raises:
         ParameterError: Listing every problem that was found: unknown, missing, wrong type, beyond its limits.

@@ -16,6 +16,8 @@ from rlhf_tuning.models.architecture import load_config, positions
 from rlhf_tuning.models.base_model_check import check_base_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.reports.data_report import write_data_report
+from rlhf_tuning.rewards import Answer, Example, check_reward_model, read_options, read_rewards
+from rlhf_tuning.rewards.trial import known_answers, try_rewards
 from rlhf_tuning.step import say
 
 
@@ -198,6 +200,8 @@ def validate_data(
         tell(f"Prompts that the teacher is to answer: {to_label:,}")
         if config.teacher != LOCAL:
             check_calls(to_label, config.teacher_max_calls)
+    if rewarded and config.rewards:
+        _try_rewards(config, check, tell)
     tell("Rows: " + ", ".join(f"{name} {count:,}" for name, count in check.counts.items()))
     for warning in check.warnings:
         tell(f"Warning: {warning}")
@@ -276,6 +280,36 @@ def _nothing_promotes(config: ValidationConfig, check: DatasetCheck) -> Finding 
     else:
         return None
     return Finding(code="nothing_promotes", parameter=parameter, message=message)
+
+
+def _try_rewards(config: ValidationConfig, check: DatasetCheck, tell: Callable[[str], None]) -> None:
+    """Score a few answers, so that a reward that cannot be used ends the run here.
+
+    Raises:
+        RlhfError: If a reward does not score.
+    """
+    rewards = read_rewards(config.rewards)
+    check_reward_model(read_options(rewards), trained=bool(config.preference_dataset or config.feedback_dataset))
+    examples = {dataset.parameter: dataset.examples for dataset in check.summary.datasets}
+    prompts: list[Example] = [
+        {"prompt": row.prompt, **({"references": row.references} if row.references else {})}
+        for row in examples["prompt_dataset"]
+    ]
+    preferences = [
+        {"prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected}
+        for row in examples.get("preference_dataset", ())
+    ]
+
+    def answer_of(text: str) -> Answer:
+        # Tokens do not matter here: no length is wrong, and none is told.
+        return Answer(text, min(len(text.split()) + 1, config.target_sequence_length), True)
+
+    asked, choices = known_answers(rewards, preferences, prompts, answer_of)
+    asked = asked or [(row, answer_of(row["prompt"][-1]["content"])) for row in prompts]
+    trial = try_rewards(rewards, asked, choices=choices, most_tokens=config.target_sequence_length)
+    if trial is not None:
+        said = ", ".join(f"{part.name} {part.mean:.3g} (spread {part.spread:.2g})" for part in trial.parts)
+        tell(f"Rewards, tried on {len(asked)} answers of the data: {said}")
 
 
 def _with_finding(check: DatasetCheck, finding: Finding) -> DatasetCheck:

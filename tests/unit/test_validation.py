@@ -293,3 +293,30 @@ def test_the_data_of_a_supervised_phase_is_checked_like_the_other_and_against_th
 def test_a_supervised_phase_learns_from_one_source() -> None:
     with pytest.raises(ParameterError, match="learns from one of the two"):
         ValidationConfig(supervised_dataset="d.jsonl", supervise_on_preferred=True)
+
+
+def prompts_with_references(tmp_path: Path) -> str:
+    return write(
+        tmp_path / "q.jsonl", [{"prompt": f"{n} x 7?", "references": {"answer": f"{7 * n}"}} for n in range(30)]
+    )
+
+
+def test_rewards_are_tried_on_a_few_rows_with_what_these_bring(tmp_path: Path) -> None:
+    listed = [{"kind": "string_match", "expression": "{{references.answer}}"}, {"kind": "unfinished"}]
+    _, told = validate(tmp_path, prompt_dataset=prompts_with_references(tmp_path), rewards=json.dumps(listed))
+    [said] = [line for line in told if line.startswith("Rewards")]
+    assert re.fullmatch(
+        r"Rewards, tried on \d answers of the data: string_match 1 \(spread 0\), unfinished 0 \(spread 0\)", said
+    )
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ({"kind": "python", "code": "def evaluate(example, response): return 1 / 0"}, "failed with ZeroDivisionError"),
+        ({"kind": "reward_model"}, "this run trains none"),
+    ],
+)
+def test_a_reward_that_cannot_be_used_is_found_with_the_data(tmp_path: Path, listed: object, words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        validate(tmp_path, prompt_dataset=prompts_with_references(tmp_path), rewards=json.dumps([listed]))

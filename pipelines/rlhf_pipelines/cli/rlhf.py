@@ -26,6 +26,7 @@ from rlhf_pipelines.cli.commands import (
     schedule,
     serve,
     submit,
+    try_rewards,
     validate,
 )
 from rlhf_pipelines.parameters import closest
@@ -37,6 +38,7 @@ COMMANDS = (
     run,
     validate,
     convert,
+    try_rewards,
     plan,
     report,
     compare,

@@ -164,6 +164,7 @@ class _Row:
     chosen: str | None
     rejected: str | None
     answer: str | None
+    references: dict[str, str] | None
     sizes: tuple[int, ...]
     same_when_cut: bool
     refused: Problem | None
@@ -176,6 +177,7 @@ class _Row:
             chosen=self.chosen,
             rejected=self.rejected,
             answer=self.answer,
+            references=self.references,
         )
         return as_read.ReadRow(row, self.sizes)
 
@@ -308,6 +310,7 @@ def _decoded(row: SampleRow, parameter: str, text_format: TextFormat | None) -> 
         rejected=content.get("rejected"),
         answer=content.get("answer") or None,
         sizes=tuple(sizes),
+        references=content.get("references"),
         same_when_cut=same_when_cut,
         refused=refused,
     )

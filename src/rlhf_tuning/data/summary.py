@@ -1,5 +1,6 @@
 """What is in datasets that were read to their end: the figures behind the warnings and the data report."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -62,6 +63,7 @@ class SampledRow:
     chosen: str | None = None
     rejected: str | None = None
     answer: str | None = None
+    references: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

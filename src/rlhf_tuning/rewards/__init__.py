@@ -82,6 +82,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     std: float = 1.0
     clip: tuple[float, float] | None = None
 
+    @property
+    def references(self) -> Collection[str]:
+        """What every row must bring, by the names in `references`."""
+        return ()
+
     def problem(self) -> str:
         """Return what is wrong with values that have the right types, or an empty string."""
         return ""
@@ -92,13 +97,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Scorer(Protocol):
-    """Scores answers.
-
-    Attributes:
-        references: What every row must bring, by the names in `references`.
-    """
-
-    references: Collection[str]
+    """Scores answers."""
 
     def score(self, examples: Sequence[Example], answers: Sequence[Answer], *, step: int) -> list[float]:
         """Return the score of each answer to its example.
@@ -113,9 +112,7 @@ class Scorer(Protocol):
 
 
 class NothingToClose:
-    """Of scorers that hold nothing and need no references."""
-
-    references: Collection[str] = ()
+    """Of scorers that hold nothing."""
 
     def close(self) -> None:
         """Do nothing."""
@@ -139,6 +136,7 @@ class Reward:
 
     def __init__(self, name: str, options: Options, scorer: Scorer) -> None:
         self.name, self.weight, self.scorer = name, options.weight, scorer
+        self.references = options.references
         self._mean, self._std = options.mean, options.std
         self._low, self._high = options.clip or (-math.inf, math.inf)
         self._extract = regex.compile(options.extract, regex.DOTALL) if options.extract else None
@@ -200,7 +198,7 @@ class Rewards:
         """
         for part in self.parts:
             for number, example in enumerate(examples, 1):
-                if missing := [name for name in part.scorer.references if name not in example.get("references", {})]:
+                if missing := [name for name in part.references if name not in example.get("references", {})]:
                     raise DataError(
                         f"The reward {part.name} holds answers against references.{missing[0]}, which prompt {number:,} of "
                         f"{len(examples):,} does not have: {example['prompt'][-1]['content'][:80]!r}. Give every row of "
@@ -228,11 +226,7 @@ def load_rewards(rewards: str, *, most_tokens: int, reward_model: Scorer | None 
         MachineError: If this machine cannot run one of them.
     """
     options = list(read_options(rewards))
-    named = [each for each in options if each.kind == "reward_model"]
-    if len(named) > 1:
-        raise ParameterError("rewards names the reward_model twice; there is one.")
-    if named and reward_model is None:
-        raise ParameterError("rewards names the reward_model, but this run trains none. Leave that reward out.")
+    named = check_reward_model(options, trained=reward_model is not None)
     if reward_model is not None:
         options = [*(named or [Options(kind="reward_model")]), *(each for each in options if each not in named)]
     if not any(each.weight for each in options):
@@ -246,6 +240,20 @@ def load_rewards(rewards: str, *, most_tokens: int, reward_model: Scorer | None 
         Rewards(parts).close()
         raise
     return Rewards(parts)
+
+
+def check_reward_model(options: Sequence[Options], *, trained: bool) -> list[Options]:
+    """Return the options of the reward model, where they are named.
+
+    Raises:
+        ParameterError: If they are named twice, or the run trains none.
+    """
+    named = [each for each in options if each.kind == "reward_model"]
+    if len(named) > 1:
+        raise ParameterError("rewards names the reward_model twice; there is one.")
+    if named and not trained:
+        raise ParameterError("rewards names the reward_model, but this run trains none. Leave that reward out.")
+    return named
 
 
 def read_rewards(rewards: str, *, remote: bool = True) -> str:

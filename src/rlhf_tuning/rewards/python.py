@@ -85,8 +85,6 @@ class PythonScorer:
         options: The function and its limits.
     """
 
-    references: Sequence[str] = ()
-
     def __init__(self, options: Options) -> None:
         self._workers: list[_Worker] = []
         self._pool = ThreadPoolExecutor(options.workers)

@@ -17,7 +17,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 _MOST_FILE_BYTES = 2**28
 #: Of a processor: how the kernel names it to filters, and the number of its call `socket`.
@@ -73,7 +73,7 @@ def load(function: str, code: str) -> Callable[[dict[str, Any], dict[str, Any]],
         found, where = getattr(importlib.import_module(module), function, None), module
     if not callable(found):
         raise LookupError(f"{where} has no function {function}")
-    return found
+    return cast("Callable[[dict[str, Any], dict[str, Any]], object]", found)
 
 
 def told(error: BaseException) -> str:

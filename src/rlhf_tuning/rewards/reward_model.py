@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from rlhf_tuning.errors import ModelError
+from rlhf_tuning.models.text_format import Conversation
 from rlhf_tuning.rewards import Answer, Example, NothingToClose
 from rlhf_tuning.rewards import Options as Options
 
 
 class _Model(Protocol):
-    def score(self, conversations: Sequence[list[dict[str, str]]], answers: Sequence[str]) -> list[float]:
+    def score(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> list[float]:
         """Return the score of each answer to its prompt."""
 
 

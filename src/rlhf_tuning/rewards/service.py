@@ -76,8 +76,6 @@ class _UnansweredError(Exception):
 class ServiceScorer:
     """Scores by asking the service, several answers at once."""
 
-    references: Sequence[str] = ()
-
     def __init__(self, options: Options) -> None:
         self._options, self._name = options, options.name or options.kind
         self._pool = ThreadPoolExecutor(options.concurrency)

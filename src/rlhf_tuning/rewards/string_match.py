@@ -15,7 +15,7 @@ import regex
 
 from rlhf_tuning import rewards
 from rlhf_tuning.errors import DataError
-from rlhf_tuning.rewards import REGEX_SECONDS, Answer, Example, in_time, problem_with_pattern
+from rlhf_tuning.rewards import REGEX_SECONDS, Answer, Example, NothingToClose, in_time, problem_with_pattern
 
 _PLACE = re.compile(r"\{\{\s*references\.([^{}\s]+)\s*\}\}")
 
@@ -30,6 +30,11 @@ class Options(rewards.Options, frozen=True, kw_only=True):
     wrong: float = 0.0
     clip: tuple[float, float] | None = rewards.UNIT
 
+    @property
+    def references(self) -> list[str]:
+        """The names in the expression."""
+        return _PLACE.findall(self.expression)
+
     def problem(self) -> str:
         """Return what is wrong with the expression, or an empty string."""
         if not self.expression.strip():
@@ -39,12 +44,11 @@ class Options(rewards.Options, frozen=True, kw_only=True):
         return ""
 
 
-class StringMatchScorer:
+class StringMatchScorer(NothingToClose):
     """Scores by whether the text matches."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self.references = _PLACE.findall(options.expression)
 
     def score(self, examples: Sequence[Example], answers: Sequence[Answer], *, step: int) -> list[float]:
         """Return what each answer is worth.
@@ -75,9 +79,6 @@ class StringMatchScorer:
                 f"rewards, string_match: with the references of the prompt {example['prompt'][-1]['content'][:80]!r} its "
                 f"expression becomes {expression[:80]!r}, which is no regular expression: {error}."
             ) from None
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def _value(text: str, key: str) -> str | None:
