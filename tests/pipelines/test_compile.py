@@ -184,8 +184,8 @@ def test_on_kubeflow_an_importer_s_address_is_an_input_of_the_pipeline_around_it
                 label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
                 if "importer" in executors.get(label, {}):
                     addresses.append(task["inputs"]["parameters"]["uri"])
-    # rlhf_pipeline's, the same in recurring_rlhf_pipeline, and preference_tuning_pipeline's.
-    assert addresses == [{"componentInputParameter": "start_uri"}] * 3
+    # rlhf_pipeline's, the same in recurring_rlhf_pipeline and rlaif_pipeline, and preference_tuning_pipeline's.
+    assert addresses == [{"componentInputParameter": "start_uri"}] * 4
 
 
 @pytest.mark.parametrize(

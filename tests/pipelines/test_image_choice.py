@@ -28,7 +28,8 @@ def test_on_clusters_the_step_that_writes_the_report_knows_the_images():
         compiled = compile_for_submission("rlhf_pipeline", target, "", {TRAINER_IMAGE: f"r/trainer@{DIGEST}"})
         executors = compiled.get("pipeline_spec", compiled)["deploymentSpec"]["executors"]
         containers = {name: step["container"] for name, step in executors.items() if "container" in step}
-        steps[target] = {name: container["env"] for name, container in containers.items() if "env" in container}
+        asked = {name: container.get("env", []) for name, container in containers.items()}
+        steps[target] = {name: env for name, env in asked.items() if any(one["name"] == "RLHF_IMAGES" for one in env)}
     known = [{"name": "RLHF_IMAGES", "value": f"light={LIGHT_IMAGE},trainer=r/trainer@{DIGEST}"}]
     assert steps == {"local": {}, "vertex": {"exec-evaluate": known}, "kubeflow": {"exec-evaluate": known}}
 

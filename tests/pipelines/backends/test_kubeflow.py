@@ -19,6 +19,7 @@ from rlhf_pipelines.compile import compile_for_submission
 from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning.errors import ParameterError, RunError, UserError
 from rlhf_tuning.images import IMAGES, LIGHT_IMAGE
+from rlhf_tuning.parameters import Value
 
 SPEC: dict[str, Any] = {
     "pipelineInfo": {"name": "toy-pipeline"},
@@ -689,12 +690,23 @@ def test_images_that_only_this_machine_has_are_named(server: KubeflowServer) -> 
     assert "--image light=REGISTRY/light@sha256:" in found
 
 
+#: What is no file, of the parameters that a pipeline needs.
+OF_NO_FILE: dict[str, Value] = {
+    "large_model_reference": "org/m",
+    "teacher_model_reference": "org/teacher",
+    "student_model_reference": "org/m",
+    "task_type": "question_answering",
+    "rewards": '[{"kind": "length", "low": 20, "high": 60}]',
+}
+
+
 @pytest.mark.parametrize("pipeline", list(PIPELINES))
 def test_our_own_pipelines_are_taken_with_their_kubernetes_settings(server: KubeflowServer, pipeline: str) -> None:
     required = {
-        parameter.name: "org/m" if parameter.name == "large_model_reference" else "gs://data/rows.jsonl"
+        parameter.name: OF_NO_FILE.get(parameter.name, "gs://data/rows.jsonl")
         for parameter in PIPELINES[pipeline]
-        if parameter.required
+        # Some need preferences or feedback, and so require neither.
+        if parameter.required or parameter.name == "preference_dataset"
     }
     images = {image: f"registry.example.com/{kind}@sha256:{'0' * 64}" for kind, image in IMAGES.items()}
     submission = replace(
