@@ -39,7 +39,7 @@ def test_a_model_is_approved_by_who_runs_the_command_and_the_list_says_so(regist
     [
         (["palms", "--reason", "x"], "palms names no version"),
         (["palms@1", "--reason", " "], "--reason is empty"),
-        (["palms@2", "--reason", "x"], "has no version '2'"),
+        (["palms@2", "--reason", "x", "--by", "anna"], "has no version '2'"),
         (["palms@1", "--reason", "x"], "Say it: --by WHO"),
     ],
 )
