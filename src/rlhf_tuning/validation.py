@@ -271,11 +271,16 @@ def _nothing_promotes(config: ValidationConfig, check: DatasetCheck) -> Finding 
             "promotes. Name a judge (judge, judge_model) or a scorer, or set held_out_reward_model_share above 0."
         )
     elif prompts < config.gate_min_prompts:
-        parameter = "gate_min_prompts"
+        parameter, least = "gate_min_prompts", config.gate_min_prompts
+        if given:
+            more = f"Give {measured} more prompts"
+        elif config.eval_prompts < least:
+            more = f"Raise eval_prompts to {least:,} or more, or give an {measured}"
+        else:  # a tenth is held out
+            more = f"Give an {measured} with {least:,} prompts, or {learnt} {ONE_IN * least:,} or more"
         message = (
-            f"Answers to {prompts:,} evaluation prompts will be compared, and a promotion takes "
-            f"{config.gate_min_prompts:,}, so the tuned model will not be promoted. Give an {measured} with more prompts, "
-            f"or ten times as many in {learnt}, or lower gate_min_prompts."
+            f"Answers to {prompts:,} evaluation {'prompt' if prompts == 1 else 'prompts'} will be compared, and a promotion "
+            f"takes {least:,}, so the tuned model will not be promoted. {more}, or lower gate_min_prompts."
         )
     else:
         return None

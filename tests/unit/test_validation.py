@@ -203,8 +203,8 @@ def test_a_model_of_the_retired_job_is_refused_before_any_row_is_read(tmp_path: 
     [
         (499, 0, {}, "49 evaluation prompts will be compared, and a promotion takes 50"),
         (500, 0, {}, ""),
-        (500, 0, {"eval_prompts": 40}, "40 evaluation prompts"),
-        (500, 40, {}, "40 evaluation prompts"),
+        (500, 0, {"eval_prompts": 40}, "Raise eval_prompts to 50 or more, or give an eval_dataset"),
+        (500, 40, {}, "Give eval_dataset more prompts, or lower gate_min_prompts"),
         (9, 0, {"gate_min_prompts": 1}, ""),
         (500, 0, {"independent_judge": False}, "Nobody independent will judge the tuned model"),
     ],
@@ -230,7 +230,9 @@ def test_a_run_that_tunes_on_preferences_compares_on_their_prompts(tmp_path: Pat
     check, _ = validate(tmp_path, preference_dataset=path, tunes_on_preferences=True, epoch_count=2.0)
     (found,) = [finding.message for finding in check.summary.findings if finding.code == "nothing_promotes"]
     assert found.startswith("Answers to 20 evaluation prompts will be compared")
-    assert "Give an eval_dataset with more prompts, or ten times as many in preference_dataset" in found
+    assert (
+        "Give an eval_dataset with 50 prompts, or preference_dataset 500 or more, or lower gate_min_prompts." in found
+    )
     assert check.summary.datasets[0].epochs == 2.0
 
 
@@ -239,7 +241,7 @@ def test_a_run_that_tunes_on_feedback_compares_on_its_prompts(tmp_path: Path) ->
     path = write(tmp_path / "f.jsonl", rows)
     check, _ = validate(tmp_path, feedback_dataset=path, tunes_on_preferences=True, epoch_count=4.0)
     found = {finding.code: finding.message for finding in check.summary.findings}
-    assert "or ten times as many in feedback_dataset" in found["nothing_promotes"]
+    assert "or feedback_dataset 500 or more" in found["nothing_promotes"]
     assert "epoch_count shows each answer 4 times" in found["many_epochs"]
     assert check.feedback_fingerprint
 
@@ -263,7 +265,7 @@ def test_a_supervised_run_with_too_few_prompts_to_compare_is_told_so(tmp_path: P
     check, _ = validate(tmp_path, dataset_uri=write(tmp_path / "d.jsonl", rows))
     (found,) = [finding.message for finding in check.summary.findings if finding.code == "nothing_promotes"]
     assert found.startswith("Answers to 12 evaluation prompts will be compared, and a promotion takes 50")
-    assert "Give an evaluation_data_uri with more prompts, or ten times as many in dataset_uri" in found
+    assert "Give an evaluation_data_uri with 50 prompts, or dataset_uri 500 or more" in found
 
 
 def demonstrations(*numbers: int) -> list[dict[str, object]]:
