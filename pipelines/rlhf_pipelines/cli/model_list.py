@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_pipelines.cli.display import printable
 from rlhf_pipelines.cli.text_table import text_table
 
 if TYPE_CHECKING:
@@ -43,6 +44,29 @@ def as_table(models: Sequence["ModelVersion"]) -> str:
     ]
     asked = any(row[-1] for row in rows)
     return text_table([row if asked else row[:-1] for row in (_HEADINGS, *rows)])
+
+
+def as_details(model: "ModelVersion") -> str:
+    """Return what is known of one version, a line each; its manifest has more."""
+    from rlhf_tuning.promotion.approval import described
+    from rlhf_tuning.registry import METHODS
+
+    manifest = model.manifest
+    parameters = manifest.get("parameters")
+    known = {
+        "aliases": ", ".join(model.aliases) or "-",
+        "created": model.created[:16].replace("T", " "),
+        "method": METHODS.get(str(manifest.get("method")), "-"),
+        "base model": str(manifest.get("base_model", "-")),
+        "win rate": _win_rate(manifest),
+        "approval": described(model.resource_name, manifest) if "approval" in manifest else "",
+        "folder": str(model.path),
+        "parameters": ", ".join(f"{name} {value}" for name, value in parameters.items() if value != "")
+        if isinstance(parameters, dict)
+        else "",
+    }
+    lines = [f"{name:<12}{printable(value)}" for name, value in known.items() if value]
+    return "\n".join([f"{_name(model)}@{model.version}", *lines])
 
 
 def as_json(models: Sequence["ModelVersion"]) -> str:

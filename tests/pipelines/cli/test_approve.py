@@ -34,6 +34,18 @@ def test_a_model_is_approved_by_who_runs_the_command_and_the_list_says_so(regist
     assert "approved by anna" in capsys.readouterr().out
 
 
+def test_the_list_tells_of_one_model_and_of_one_version(registry_dir, capsys):
+    assert main(["models", "palms", "--registry-dir", registry_dir]) == 0
+    assert "waits" in capsys.readouterr().out
+    assert main(["models", "palms@challenger", "--registry-dir", registry_dir]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "palms@1"
+    assert "aliases     challenger" in told
+    assert any(line.startswith("approval    palms@1 waits for approval: rlhf approve palms@1") for line in told)
+    assert main(["models", "plams", "--registry-dir", registry_dir]) == 2
+    assert "No model 'plams' in the registry. Models there: palms." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
