@@ -16,6 +16,7 @@ from rlhf_tuning.limits import (
     NO_COEFFICIENT,
     NO_DATA_FOR_REWARDS,
     NO_EXPLORATION,
+    NO_FEEDBACK,
     NO_JUDGE,
     NO_SAMPLES,
     NO_SMOOTHING,
@@ -301,7 +302,7 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
         ),
         "seed",
         "supervised_dataset",
-        *OF_PREFERENCE_TUNING,
+        *(name for name in OF_PREFERENCE_TUNING if not name.endswith("desirable_weight")),
         "learning_rate_multiplier",
         "enable_early_stopping",
         "enable_checkpoint_selection",
@@ -566,8 +567,9 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
             _checked(table["rewards"], checked["rewards"], problems)
     if checked.get("label_smoothing") and checked.get("loss_type") != "robust":
         problems.append(NO_SMOOTHING)
-    if "best_of" in table and checked.get("held_out_reward_model_share") == 0:
-        problems.append(NO_JUDGE)
+    if pipeline == "method_comparison_pipeline":
+        problems += [NO_JUDGE] if checked.get("held_out_reward_model_share") == 0 else []
+        problems += [NO_FEEDBACK] if checked.get("loss_type") == "kto" else []
     problems += [f"{name} is missing: {table[name].description}" for name in missing]
     if problems:
         raise ParameterError(_joined(problems, len(missing)))
