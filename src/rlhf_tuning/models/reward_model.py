@@ -34,6 +34,10 @@ _METADATA = "reward_model.json"
 FEWEST_TO_TELL = 20
 
 
+#: Whether kinds of models can share a prompt: reward models on one base need be tried once.
+_packing: dict[tuple[Any, ...], bool] = {}
+
+
 class RewardModel:
     """Scores answers. Holds the trunk of a language model and a score head; the trunk may be shared with a policy.
 
@@ -140,7 +144,10 @@ class RewardModel:
         fits = longest <= packing.window(self._trunk)
         if several and fits and self._packs is None:
             with self._active(), _adapter_precision(self._trunk):
-                self._packs = packing.is_exact(self._trunk, packing.telling(several), longest=longest)
+                kind = packing.kind_of(self._trunk)
+                if kind not in _packing:
+                    _packing[kind] = packing.is_exact(self._trunk, packing.telling(several), longest=longest)
+                self._packs = _packing[kind]
         size = most if fits and self._packs else 1
         return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 

@@ -64,18 +64,10 @@ def beginning_of(trunk: Any, sequences: Sequence[Sequence[int]]) -> Beginning | 
     tokens, _ = packing.share_beginning(sequences)
     if len(tokens) < _FEWEST_TOKENS:
         return None
-    kind = trunk.device.type
-    key = (
-        type(trunk),
-        trunk.config.to_json_string(),
-        trunk.config._attn_implementation,
-        trunk.dtype,
-        torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
-    )
+    key = packing.kind_of(trunk)
     longest = max(map(len, sequences))
     if key not in _tried:
-        by_length = sorted(sequences, key=len)
-        some = [by_length[place] for place in (-1, len(by_length) // 2, 0)]
+        some = max(sequences, key=len), min(sequences, key=len)
         group = tokens, [sequence[len(tokens) :] for sequence in some]
         _tried[key] = packing.is_exact(trunk, [group], longest=longest, together=_after)
     return Beginning(trunk, tokens) if _tried[key] and longest <= packing.window(trunk) else None

@@ -221,6 +221,18 @@ def take_packed(model: Any, work: Callable[[Any], Any]) -> None:
     model.forward = forward
 
 
+def kind_of(trunk: Any) -> tuple[Any, ...]:
+    """Return what decides how a model takes packed rows, but for its weights: code, config and precision."""
+    device = trunk.device.type
+    return (
+        type(trunk),
+        trunk.config.to_json_string(),
+        trunk.config._attn_implementation,
+        trunk.dtype,
+        torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+    )
+
+
 def telling(groups: Sequence[Sequence[Sequence[int]]]) -> list[Group]:
     """Return some groups of some sequences for `is_exact`: the ones with the longest text, and others of every length."""
     several = [group for group in groups if len(group) > 1 and share_beginning(group)[0]]
