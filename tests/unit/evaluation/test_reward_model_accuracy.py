@@ -41,6 +41,35 @@ def test_the_accuracy_is_clustered_by_prompt():
         assert one["share_low"] < other["share_low"]
 
 
+def test_of_feedback_alone_liked_answers_are_held_against_the_others():
+    class Short(SimpleNamespace):
+        """Likes what is short."""
+
+        def score(self, prompts, answers, on_progress):
+            return [-float(len(answer)) for answer in answers]
+
+    model = Short(scale=1.0, text_format=SimpleNamespace(answer_ids=list))
+    ratings = [(1, "bad answer"), (2, "no"), (3, "so so"), (4, "good"), (5, "ok")]
+    rows = [
+        {"prompt": [{"role": "user", "content": str(number)}], "answer": answer, "rating": rating}
+        for number in range(8)
+        for rating, answer in ratings
+    ]
+    found = reward_model_accuracy.evaluate_reward_model(model, rows)
+    # Of each of 4 and 5 against each of 1 and 2: "no" is as short as "ok", and shorter than "good".
+    assert found["feedback_auc"] == found["accuracy"] == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    assert (found["feedback_n"], found["n"], found["shorter_preferred_n"]) == (32, 32, 0)
+    assert found["longer_wins_accuracy"] == pytest.approx(1 - 2.5 / 4)
+    assert found["accuracy_low"] < 0.6 < found["accuracy_high"]
+    said = reward_model_accuracy.told(found)
+    assert said.startswith("puts a liked answer before another in 62.5% [")
+    assert "preferences" not in said
+    alike = [row | {"rating": 3} for row in rows]
+    assert "too little is held out" in reward_model_accuracy.told(
+        reward_model_accuracy.evaluate_reward_model(model, alike)
+    )
+
+
 @pytest.mark.parametrize("name", ["by_margin", "by_length_difference"])
 def test_sorts_the_agreement_into_bins_that_hold_every_preference_once(trained, name):
     _, evaluation = trained

@@ -121,6 +121,19 @@ def test_what_a_regression_suite_says_is_shown_with_what_was_lost_and_read_back(
     assert render_report(read_back(report, tmp_path)) == html
 
 
+def test_tuning_on_feedback_is_shown_by_what_liked_and_other_answers_gained() -> None:
+    names = ("margin", "desirable_change", "undesirable_change", "reference_point")
+    looks = [
+        {"step": at, "n": 9, **{name: {"mean": at, "low": at - 1, "high": at + 1} for name in ("loss", *names)}}
+        for at in (0, 20)
+    ]
+    held_out = {"unit": "kto", "looks": looks, "best_step": 20, "reason": "Step 20 is returned."}
+    html = render_report(RunReport(title="Thumbs", preference=PreferencePart(history=[], held_out=held_out)))
+    for heading in ("Margin times beta", "Liked answers, nats gained", "Other answers, nats gained"):
+        assert f">{heading}</th>" in html
+    assert "undesirable" in html
+
+
 def test_supervised_tuning_is_shown_by_its_held_out_loss_and_read_back(tmp_path: Path) -> None:
     looks = [
         {
