@@ -16,7 +16,7 @@ from rlhf_tuning.models.architecture import load_config, positions
 from rlhf_tuning.models.base_model_check import check_base_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.reports.data_report import write_data_report
-from rlhf_tuning.rewards import Answer, Example, check_reward_model, read_options, read_rewards
+from rlhf_tuning.rewards import Answer, Example, check_reward_model, read_options, read_rewards, written
 from rlhf_tuning.rewards.trial import known_answers, try_rewards
 from rlhf_tuning.step import say
 
@@ -293,8 +293,9 @@ def _try_rewards(config: ValidationConfig, check: DatasetCheck, tell: Callable[[
     Raises:
         RlhfError: If a reward does not score.
     """
-    rewards = read_rewards(config.rewards)
-    check_reward_model(read_options(rewards), trained=bool(config.preference_dataset or config.feedback_dataset))
+    options = read_options(read_rewards(config.rewards))
+    check_reward_model(options, trained=bool(config.preference_dataset or config.feedback_dataset))
+    rewards = written([each for each in options if each.scores_anywhere and each.weight])
     examples = {dataset.parameter: dataset.examples for dataset in check.summary.datasets}
     prompts: list[Example] = [
         {"prompt": row.prompt, **({"references": row.references} if row.references else {})}

@@ -304,7 +304,13 @@ def prompts_with_references(tmp_path: Path) -> str:
 
 
 def test_rewards_are_tried_on_a_few_rows_with_what_these_bring(tmp_path: Path) -> None:
-    listed = [{"kind": "string_match", "expression": "{{references.answer}}"}, {"kind": "unfinished"}]
+    listed = [
+        {"kind": "string_match", "expression": "{{references.answer}}"},
+        {"kind": "unfinished"},
+        # These are not: they cost, or take what the step may not have.
+        {"kind": "judge", "judge": "gemini", "model": "m"},
+        {"kind": "python", "function": "no_such_package:evaluate"},
+    ]
     _, told = validate(tmp_path, prompt_dataset=prompts_with_references(tmp_path), rewards=json.dumps(listed))
     [said] = [line for line in told if line.startswith("Rewards")]
     assert re.fullmatch(

@@ -33,6 +33,7 @@ REWARDS: dict[str, str] = {
     "length": "rlhf_tuning.rewards.length",
     "near_limit": "rlhf_tuning.rewards.near_limit",
     "unfinished": "rlhf_tuning.rewards.unfinished",
+    "judge": "rlhf_tuning.rewards.judge",
 }
 
 #: The metrics of a part, before its weight: mean and standard deviation over a batch, with its name behind.
@@ -86,6 +87,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def references(self) -> Collection[str]:
         """What every row must bring, by the names in `references`."""
         return ()
+
+    @property
+    def scores_anywhere(self) -> bool:
+        """Whether any step can score by it: one without the trainer's packages, and at no cost."""
+        return True
 
     def problem(self) -> str:
         """Return what is wrong with values that have the right types, or an empty string."""
@@ -278,7 +284,11 @@ def read_rewards(rewards: str, *, remote: bool = True) -> str:
         path = name if "://" in name or name.startswith(("/", "~")) or not folder else f"{folder}/{name}"
         return None if path.startswith("gs://") and not remote else _read(path)
 
-    options = [each.with_files(read) for each in read_options(text)]
+    return written([each.with_files(read) for each in read_options(text)])
+
+
+def written(options: Sequence[Options]) -> str:
+    """Return options as the parameter `rewards` has them."""
     return msgspec.json.encode(options).decode() if options else ""
 
 

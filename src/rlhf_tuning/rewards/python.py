@@ -48,6 +48,11 @@ class Options(rewards.Options, frozen=True, kw_only=True):
     workers: int = 1
     clip: tuple[float, float] | None = rewards.UNIT
 
+    @property
+    def scores_anywhere(self) -> bool:
+        """A module may be in the trainer's image alone."""
+        return bool(self.code)
+
     def problem(self) -> str:
         """Return what is wrong with the options, or an empty string."""
         if not self.code and not self._file and ":" not in self.function:

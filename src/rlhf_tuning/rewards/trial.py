@@ -6,10 +6,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
-import msgspec
-
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Comparison, Verdict, agreement
-from rlhf_tuning.rewards import Answer, Example, load_rewards, read_options
+from rlhf_tuning.rewards import Answer, Example, load_rewards, read_options, written
 
 #: What counts the tokens of an answer, or must know whether it ended.
 OF_TOKENS = ("length", "near_limit", "unfinished")
@@ -94,7 +92,7 @@ def try_rewards(
         found = agreement(comparisons, verdicts)
         return Tried(name=name, weight=weight, scores=scores, seconds=seconds, agreement=found)
 
-    with closing(load_rewards(msgspec.json.encode(options).decode(), most_tokens=most_tokens)) as loaded:
+    with closing(load_rewards(written(options), most_tokens=most_tokens)) as loaded:
         loaded.check_references(examples)
         parts = []
         for part in loaded.parts:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rlhf_tuning import environment, step
 from rlhf_tuning.errors import ParameterError, RunError
@@ -58,7 +58,7 @@ class RefusedError(Exception):
 
 
 class NoReplyError(Exception):
-    """There is no reply to a question; the message says why: `refused`, `unanswered` or `capped`."""
+    """There is no reply to a question, or none that can be read; the message is the reason's name in `REASONS`."""
 
 
 class Asker:
@@ -155,11 +155,8 @@ class Asker:
             self._stop.wait(left)
 
 
-class _UnreadableError(NoReplyError):
-    """There is a reply, without a verdict."""
-
-
-_REASONS = {
+#: Why there is no verdict.
+REASONS = {
     "unreadable": "the reply held no verdict that can be read, also when asked again",
     "refused": "the judge refused the question",
     "unanswered": "the judge did not answer",
@@ -189,7 +186,7 @@ class AskingJudge:
         self._source, self._rubric, self._ask = source, rubric, ask
         self._asker = Asker(JUDGE, source=source, max_calls=max_calls)
         identity = json.dumps([name, source, model, rubric])
-        self._cache = _Cache(environment.CACHE_DIR / "judges" / f"{_digest(identity)[:16]}.jsonl", identity)
+        self._cache: Cache[Choice] = Cache(identity, lambda value: value in ("A", "B", "tie"))
         self._finished = 0
         self._missing: Counter[str] = Counter()
 
@@ -215,7 +212,7 @@ class AskingJudge:
                 "judge_endpoint."
             )
         self.notes += [
-            f"{missing:,} of {count:,} pairs, human choices included, have no verdict: {_REASONS[reason]}"
+            f"{missing:,} of {count:,} pairs, human choices included, have no verdict: {REASONS[reason]}"
             for reason, missing in sorted(self._missing.items())
         ]
         return verdicts
@@ -238,37 +235,26 @@ class AskingJudge:
         return verdict
 
     def _choice(self, asked: str) -> Choice:
-        known, choice = self._cache.get(asked)
-        if not known:
-            reply = self._asker.reply(lambda: self._ask(asked))
-            choice = read_choice(reply)
-            if choice is None:
-                reply = self._asker.reply(lambda: self._ask(asked + REMINDER))
-                choice = read_choice(reply)
-            self._cache.put(asked, choice, reply)
-        if choice is None:
-            raise _UnreadableError("unreadable")
-        return choice
+        return self._cache.read_once(asked, read_choice, lambda text: self._asker.reply(lambda: self._ask(text)))
 
 
-#: What the file holds as a verdict; null for a reply that could not be read.
-_KEPT = ("A", "B", "tie", None)
+class Cache(Generic[Found]):
+    """What replies were read as, on the disk: JSON lines, by a hash of the judge and the question.
 
-
-class _Cache:
-    """Verdicts on the disk: JSON lines, by a hash of the judge and the question.
+    Other processes may append to the file too.
 
     Args:
-        path: The file; other processes may append to it too.
         identity: Of the judge: a different model, server or rubric is a different judge.
+        is_one: Says whether a value is what replies are read as.
     """
 
-    def __init__(self, path: Path, identity: str) -> None:
-        self._path, self._identity = path, identity
+    def __init__(self, identity: str, is_one: Callable[[object], bool]) -> None:
+        self._path = environment.CACHE_DIR / "judges" / f"{_digest(identity)[:16]}.jsonl"
+        self._identity, self._is_one = identity, is_one
         self._lock = threading.Lock()
-        self._known: dict[str, Choice | None] = {}
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        self._known: dict[str, Found | None] = {}
+        if self._path.is_file():
+            for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
                 self._read(line)
 
     def _read(self, line: str) -> None:
@@ -277,23 +263,37 @@ class _Cache:
             record: Any = json.loads(line)
         except ValueError:
             return
-        if isinstance(record, dict) and {"key", "verdict"} <= set(record) and record["verdict"] in _KEPT:
-            self._known[str(record["key"])] = record["verdict"]
+        if isinstance(record, dict) and {"key", "verdict"} <= set(record):
+            verdict = record["verdict"]
+            if verdict is None or self._is_one(verdict):  # null for a reply that could not be read
+                self._known[str(record["key"])] = verdict
 
-    def get(self, asked: str) -> tuple[bool, Choice | None]:
-        """Return whether this question was asked before, and its verdict, None for a reply that could not be read."""
-        key = self._key(asked)
-        return key in self._known, self._known.get(key)
+    def read_once(self, asked: str, read: Callable[[str], Found | None], ask: Callable[[str], str]) -> Found:
+        """Return what the reply to a question is read as; it is sent where it was not before, and then twice at most.
 
-    def put(self, asked: str, choice: Choice | None, reply: str) -> None:
-        """Keep a verdict, with the end of the reply that it was read from."""
-        key = self._key(asked)
-        with self._lock:
-            self._known[key] = choice
-            append_record(self._path, {"key": key, "verdict": choice, "reply": reply[-2000:]})
+        Args:
+            asked: The question.
+            read: Reads a reply; None where it cannot be read.
+            ask: Sends a question and returns the reply.
 
-    def _key(self, asked: str) -> str:
-        return _digest(self._identity + "\n" + asked)
+        Raises:
+            NoReplyError: If neither reply can be read.
+        """
+        key = _digest(self._identity + "\n" + asked)
+        if key not in self._known:
+            reply = ask(asked)
+            found = read(reply)
+            if found is None:
+                reply = ask(asked + REMINDER)
+                found = read(reply)
+            # With the end of the reply that it was read from.
+            with self._lock:
+                self._known[key] = found
+                append_record(self._path, {"key": key, "verdict": found, "reply": reply[-2000:]})
+        known = self._known[key]
+        if known is None:
+            raise NoReplyError("unreadable")
+        return known
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ can neither end its own block nor open another. The judge is told so, before and
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -107,10 +108,22 @@ def question(rubric: str, comparison: Comparison, *, second_first: bool) -> str:
     answers = (second, first) if second_first else (first, second)
     parts = [(turn["role"], turn["content"]) for turn in prompt]
     parts += [("answer A", answers[0]), ("answer B", answers[1])]
+    return framed(_FRAME, rubric, parts, _CLOSING)
+
+
+def framed(frame: str, rubric: str, parts: Sequence[tuple[str, str]], closing: str) -> str:
+    """Return a question about material that may hold anything.
+
+    Args:
+        frame: What comes first, with places for `rubric` and `mark`.
+        rubric: By what is judged.
+        parts: The material, each with its name.
+        closing: What comes last.
+    """
     mark = hashlib.sha256(repr((rubric, parts)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     blocks = "".join(f"\n==={mark} {name}\n{text}\n" for name, text in parts)
     # A lone surrogate is no text, and no server would take it.
-    asked = f"{_FRAME.format(rubric=rubric, mark=mark)}{blocks}\n==={mark} end\n\n{_CLOSING}"
+    asked = f"{frame.format(rubric=rubric, mark=mark)}{blocks}\n==={mark} end\n\n{closing}"
     return asked.encode("utf-8", "replace").decode("utf-8")
 
 
