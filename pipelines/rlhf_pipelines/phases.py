@@ -125,6 +125,7 @@ def supervised_phase(values: Values) -> SupervisedOutputs:
     large_model_fingerprint=str,
     teacher_fingerprint=str,
     warm_start_fingerprint=str,
+    budget=str,
 )
 def distillation_phase(values: Values) -> DistillationOutputs:
     """Import prompts, let the teacher answer those that have no answer, and tune the student on all."""

@@ -45,7 +45,8 @@ def for_target(target: str) -> Any:
             data_report: What is in the data, labels included, as one HTML page.
         """
         inputs = (
-            validate_inputs(**values.of(validate_inputs, target=target))
+            # The whole job holds the budget against its forecast, when it has the labels.
+            validate_inputs(**values.of(validate_inputs, target=target, max_hours=0.0, max_cost=0.0))
             .set_display_name("Validate Inputs")
             .set_caching_options(False)
         )

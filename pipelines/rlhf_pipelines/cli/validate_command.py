@@ -76,7 +76,10 @@ def check_budget_here(given: Mapping[str, object], *, pipeline: str | None = Non
     from rlhf_tuning.planning.run_budget import check_run
 
     names = {parameter.name for parameter in PLANNED}
-    values = check_parameters("plan", {name: value for name, value in given.items() if name in names})
+    known = {name: value for name, value in given.items() if name in names}
+    # What is asked about a run is asked about the model that it tunes.
+    known.setdefault("large_model_reference", given.get("student_model_reference"))
+    values = check_parameters("plan", known)
     prefers = pipeline == "preference_tuning_pipeline" or any(
         given.get(name) is not None for name in OF_PREFERENCE_TUNING
     )

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from rlhf_tuning.data.problems import Problems
-from rlhf_tuning.data.reader import DEMONSTRATIONS, FEEDBACK, PREFERENCES, PROMPTS, FileReader
+from rlhf_tuning.data.reader import DEMONSTRATIONS, FEEDBACK, PREFERENCES, PROMPTS, TO_LABEL, FileReader
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.sources import resolve
 from rlhf_tuning.limits import check_context
@@ -62,6 +62,8 @@ def plan_of_data(
     Raises:
         RlhfError: If there is no forecast for the model, or data or tokenizer cannot be read.
     """
+    if student := values.get("student_model_reference"):
+        values = {**values, "large_model_reference": student}
     model, reward_base = read_bases(values)
     plan = _plan(values, tunes_on_preferences=tunes_on_preferences)
     prompt, answer = _mean_lengths(values, plan)
@@ -109,14 +111,15 @@ def _mean_lengths(values: Mapping[str, Value], plan: Plan) -> tuple[int, int]:
         prompt_sequence_length=plan.prompt_sequence_length,
         target_sequence_length=plan.target_sequence_length,
     )
+    demonstrations = TO_LABEL if values.get("teacher_model_reference") else DEMONSTRATIONS
     learnt_from = (
         ("preference_dataset", PREFERENCES),
         ("feedback_dataset", FEEDBACK),
         ("prompt_dataset", PROMPTS),
-        ("dataset_uri", DEMONSTRATIONS),
+        ("dataset_uri", demonstrations),
     )
     rows = [row for parameter, accepts in learnt_from for row in _first_rows(values, parameter, accepts)]
-    answers = [row[part] for row in rows for part in ("chosen", "rejected", "answer") if part in row]
+    answers = [row[part] for row in rows for part in ("chosen", "rejected", "answer") if row.get(part)]
     # All that is allowed, where they are still to be written, as by a teacher; without the token that ends an answer.
     prompts = [len(text_format.prompt_ids(row["prompt"])) for row in rows] or [plan.prompt_sequence_length]
     lengths = [len(text_format.answer_ids(answer)) - 1 for answer in answers] or [plan.target_sequence_length]

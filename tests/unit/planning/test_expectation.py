@@ -86,6 +86,16 @@ def test_supervised_tuning_alone_is_expected_to_take_less(values, tmp_path):
     assert minutes(found) < minutes(expected(values, tmp_path, prompt=99, answer=99))
 
 
+def test_of_rows_that_a_teacher_is_to_answer_some_have_an_answer(values, tmp_path):
+    rows = [{"input_text": "salt " * 99}, {"input_text": "salt " * 99, "output_text": "gulls"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    distilled = {"preference_dataset": "", "prompt_dataset": "", "teacher_model_reference": "big"}
+    distilled |= {"student_model_reference": values.pop("large_model_reference")}
+    plan, _, _ = expectation.plan_of_data(DEFAULTS | values | distilled | {"dataset_uri": str(tmp_path / "rows.jsonl")})
+    assert plan.prompt_tokens > 90
+    assert plan.answer_tokens < 10
+
+
 def test_what_cannot_be_forecast_is_an_error(values, tmp_path):
     with pytest.raises(ParameterError, match="prompt_sequence_length"):
         expected(values, tmp_path, prompt_sequence_length=2000)
