@@ -66,23 +66,23 @@ _REINFORCEMENT_CHARTS = (
     ("frac_reward_zero_std", "Prompts whose answers all had one reward", True),
     ("clip_ratio", "Ratios to the policy that sampled that were clipped", True),
     ("kl_coeff", "kl_coeff, as it adapts to target_kl", False),
-    ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
+    ("grad_norm", "Norm of the gradient before clipping to 1", False),
     ("learning_rate", "Learning rate", False),
 )
 _REWARD_MODEL_CHARTS = (
     ("loss", "Loss", False),
     ("accuracy", "Accuracy on the training batch", True),
-    ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
+    ("grad_norm", "Norm of the gradient before clipping to 1", False),
 )
 _SUPERVISED_CHARTS = (
     ("loss", "Training loss, nats per token", False),
     ("entropy", "Entropy, nats per token", False),
-    ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
+    ("grad_norm", "Norm of the gradient before clipping to 1", False),
     ("learning_rate", "Learning rate", False),
 )
 _PREFERENCE_CHARTS = (
     ("entropy", "Entropy, nats per token", False),
-    ("grad_norm", "Norm of the gradient, before it is clipped to 1", False),
+    ("grad_norm", "Norm of the gradient before clipping to 1", False),
     ("learning_rate", "Learning rate", False),
 )
 
@@ -275,7 +275,7 @@ def render_report(report: RunReport) -> str:
         Section("inputs", "What went in, what came out", _inputs(report)),
     ]
     return render_page(
-        kicker="RLHF run report",
+        kicker="Run report",
         title=report.title,
         facts=[
             ("Base model", report.base_model),
