@@ -682,7 +682,7 @@ def _prompt_in_answers(summary: DatasetSummary, rows: Sequence[_Row]) -> Finding
     found = [row for row in rows if _answers(row) and _begin_with(row.prompt[-1]["content"], *_answers(row))]
     if not found:
         return None
-    which = "the answer begins" if summary.kind == "demonstration" else "both answers begin"
+    which = "both answers begin" if summary.kind == "preference" else "the answer begins"
     message = (
         f"In {len(found):,} of {summary.sampled:,} rows{_of_sample(summary)} of {summary.parameter} {which} with the "
         "prompt, which stands before it already: the model would learn to repeat it. Leave it out of the answers."

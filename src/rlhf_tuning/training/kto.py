@@ -337,8 +337,8 @@ def of_feedback(
 
     `loss`; `desirable_change` and `undesirable_change`, by how much likelier they became, nats; `margin`, by how much the
     former exceeds the latter, times beta; `accuracy`, how often of a liked answer and another the former gained more, a tie
-    half; `reference_point`, before it is held at 0 or above. Without answers of either kind what compares them is not there. Intervals take the answers to a
-    prompt as one: prompts are what is independent.
+    half; `reference_point`, which the loss holds at 0 or above. Without answers of either kind what compares them is not
+    there. Intervals take the answers to a prompt as one: prompts are what is independent.
 
     Args:
         model: The model that learns.
