@@ -21,6 +21,7 @@ def upload_model_to_kubeflow(
     prompt_fingerprint: str = "",
     preference_fingerprint: str = "",
     demonstration_fingerprint: str = "",
+    feedback_fingerprint: str = "",
     eval_fingerprint: str = "",
     model_display_name: str = "",
     instruction: str = "",
@@ -40,6 +41,7 @@ def upload_model_to_kubeflow(
         prompt_fingerprint: From Validate Inputs, for the manifest.
         preference_fingerprint: From Validate Inputs, for the manifest.
         demonstration_fingerprint: From Validate Inputs, for the manifest.
+        feedback_fingerprint: From Validate Inputs, for the manifest.
         eval_fingerprint: From Validate Inputs, for the manifest.
         reward_model: The reward model and the settings of phase 1, where the method learnt from one.
         model_display_name: Name of the service; made from the base model's name when empty.
@@ -70,6 +72,7 @@ def upload_model_to_kubeflow(
                     "prompts": prompt_fingerprint,
                     "preferences": preference_fingerprint,
                     "demonstrations": demonstration_fingerprint,
+                    "feedback": feedback_fingerprint,
                     "evaluation": eval_fingerprint,
                 },
                 model_display_name=model_display_name,

@@ -19,6 +19,7 @@ def upload_model_to_vertex(
     prompt_fingerprint: str = "",
     preference_fingerprint: str = "",
     demonstration_fingerprint: str = "",
+    feedback_fingerprint: str = "",
     eval_fingerprint: str = "",
     champion: str = "",
     model_display_name: str = "",
@@ -46,6 +47,7 @@ def upload_model_to_vertex(
         prompt_fingerprint: From Validate Inputs, for the manifest.
         preference_fingerprint: From Validate Inputs, for the manifest.
         demonstration_fingerprint: From Validate Inputs, for the manifest.
+        feedback_fingerprint: From Validate Inputs, for the manifest.
         eval_fingerprint: From Validate Inputs, for the manifest.
         champion: From Find Champion: what the model was held against; empty for the base model.
         reward_model: The reward model and the settings of phase 1, where the method learnt from one.
@@ -93,6 +95,7 @@ def upload_model_to_vertex(
                     "prompts": prompt_fingerprint,
                     "preferences": preference_fingerprint,
                     "demonstrations": demonstration_fingerprint,
+                    "feedback": feedback_fingerprint,
                     "evaluation": eval_fingerprint,
                 },
                 model_display_name=model_display_name,

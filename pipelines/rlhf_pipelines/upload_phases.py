@@ -30,6 +30,7 @@ TUNED: dict[str, Any] = {
     "prompt_fingerprint": str,
     "preference_fingerprint": str,
     "demonstration_fingerprint": str,
+    "feedback_fingerprint": str,
     "eval_fingerprint": str,
 }
 

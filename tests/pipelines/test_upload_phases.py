@@ -123,6 +123,7 @@ VALUES = {
     "prompt_fingerprint": "b",
     "preference_fingerprint": "c",
     "demonstration_fingerprint": "",
+    "feedback_fingerprint": "",
     "eval_fingerprint": "d",
     "promote": True,
     "champion": "",
