@@ -37,6 +37,7 @@ from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
 from rlhf_tuning.ops import lanes
 from rlhf_tuning.statistics import MeanEstimate, clustered_auc, clustered_difference, clustered_mean
+from rlhf_tuning.training.budget_watch import BudgetWatch
 from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.given_answers import log_probabilities_of
 from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, check_finite
@@ -80,6 +81,7 @@ def train_on_feedback(
     tensorboard_dir: str,
     checkpoint_dir: str = "",
     evaluation_prompts_path: str = "",
+    budget: str = "",
 ) -> dict[str, float]:
     """Tune a model on feedback until it has seen it `epoch_count` times or learns nothing more, and save it.
 
@@ -93,6 +95,7 @@ def train_on_feedback(
         checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
         evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
             which checkpoint it is. Empty for none.
+        budget: From `run_budget.step_budget`; empty for none.
 
     Returns:
         What held-out feedback said of the model that is returned, with intervals, and the steps that were taken.
@@ -111,6 +114,7 @@ def train_on_feedback(
     # 1. Encode the feedback.
     share_of_batch = processes.share(config.batch_size, environment.process_count())
     processes.join()
+    budget_watch = BudgetWatch(budget, dtype=config.dtype, label="preference tuning")
     text_format = load_text_format(config)
     paths = preferences_path, eval_preferences_path
     middle = middle_of_scale(chain.from_iterable(map(read_canonical, paths)))
@@ -193,7 +197,7 @@ def train_on_feedback(
             args=one_device(arguments),
             train_dataset=Dataset.from_list(taken),
             processing_class=text_format.tokenizer,
-            callbacks=[log],
+            callbacks=[log, budget_watch],
             peft_config=new_adapter(model, config.adapter_size, warm_start=config.warm_start_adapter),
         )
         drop_printing(trainer)
@@ -222,8 +226,8 @@ def train_on_feedback(
         inputs = *paths, evaluation_prompts_path, started_from
         checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="preference tuning")
         with closing(log):
-            checkpoints.train(trainer, log, watcher)
-        if not watcher.curve.stopped:
+            checkpoints.train(trainer, log, budget_watch, watcher)
+        if not (watcher.curve.stopped or budget_watch.stopped):
             check_steps(trainer.state.global_step, asked=steps, label="Preference tuning")
         watcher.finish(adapter_dir)
 
@@ -232,7 +236,7 @@ def train_on_feedback(
         step.say(f"Warning: {said}")
 
     # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
-    found = outcome(curve)
+    found = outcome(curve) | budget_watch.finish(adapter_dir)
     if lora and environment.is_main_process():
         trainer.model.save_pretrained(adapter_dir)
     tuned = None if lora else trainer.model
