@@ -14,6 +14,7 @@ from rlhf_tuning.labelling.preferences import PreferenceLabelConfig
 from rlhf_tuning.labelling.teacher import TeacherConfig
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.promotion.recurring import RecurringConfig
+from rlhf_tuning.training import kto, preference
 from rlhf_tuning.training.preference import PreferenceConfig
 from rlhf_tuning.training.reinforcement import ReinforcementConfig
 from rlhf_tuning.training.reward_model import RewardModelConfig
@@ -68,6 +69,12 @@ def test_names_types_and_defaults_are_those_of_the_configuration(name):
         assert parameter.annotation is field.type
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         assert default == (... if field.default is dataclasses.MISSING else field.default)
+
+
+def test_pairs_and_feedback_are_learnt_from_by_functions_that_are_called_alike():
+    functions = preference.train_on_preferences, kto.train_on_feedback
+    of_pairs, of_feedback = ([*inspect.signature(function).parameters.values()] for function in functions)
+    assert of_pairs == of_feedback
 
 
 def test_every_component_is_in_the_list_under_the_name_of_its_file():
