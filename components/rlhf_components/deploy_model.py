@@ -33,12 +33,14 @@ def deploy_model(
         encryption_spec_key_name: Customer-managed encryption key of a new endpoint.
 
     Returns:
-        projects/PROJECT/locations/LOCATION/endpoints/ID, or nothing when nothing was to be deployed.
+        projects/PROJECT/locations/LOCATION/endpoints/ID, or nothing when nothing was to be deployed, or the model is not
+        champion: another may have become that since the gate decided.
     """
     import json
 
     from rlhf_tuning.google_cloud.vertex_api import VertexApi
     from rlhf_tuning.google_cloud.vertex_endpoint import deploy_to_vertex, read_prompts
+    from rlhf_tuning.google_cloud.vertex_registry import is_champion
     from rlhf_tuning.step import running_step, say
 
     with running_step("Deploy Tuned Model"):
@@ -48,10 +50,17 @@ def deploy_model(
         if require_approval:
             say("Not deployed before it is approved, and no endpoint was touched")
             return ""
+        api = VertexApi(project=project or run_project, location=location or run_location)
+        if not is_champion(api, model_resource_name):
+            say(
+                f"Not deployed: {model_resource_name} is not champion, since another model became that during the run. No "
+                "endpoint was touched"
+            )
+            return ""
         with open(evaluation.path, encoding="utf-8") as stream:
             prompts = read_prompts(json.load(stream))
         return deploy_to_vertex(
-            VertexApi(project=project or run_project, location=location or run_location),
+            api,
             model_resource_name,
             prompts=prompts,
             dedicated=serving_endpoint == "dedicated",

@@ -222,6 +222,22 @@ def test_a_model_that_is_not_promoted_is_a_version_and_touches_no_endpoint(verte
     assert "champion" not in version.version_aliases
 
 
+def test_what_beat_a_champion_that_is_none_any_more_is_not_deployed(vertex, tmp_path):
+    place = on_vertex(vertex, tmp_path)
+    answer = {"predictions": [{"choices": [{"message": {"content": "A quiet park."}}]}]}
+    vertex.serve = lambda model, body: Reply(body=json.dumps(answer).encode())
+    # It was held against the first version, and meanwhile the second became champion.
+    parent = f"projects/{PROJECT}/locations/{LOCATION}"
+    model = v1.Model(display_name="palms", labels={"managed_by": "rlhf-pipelines"}, version_aliases=["champion"])
+    vertex.call("UploadModel", v1.UploadModelRequest(parent=parent, model=model), {})
+    outputs, output = run_phase("vertex", tmp_path, place, champion=f"{parent}/models/7@1")
+    assert outputs, output
+    assert f"Not promoted: it beat {parent}/models/7@1, but " in output
+    assert outputs["endpoint_resource_name"] == ""
+    assert "is not champion, since another model became that during the run" in output
+    assert not vertex.received("CreateEndpoint")
+
+
 def test_what_waits_for_approval_is_deployed_once_it_is_approved(vertex, tmp_path, capsys, monkeypatch):
     answer = {"predictions": [{"choices": [{"message": {"content": "A quiet park."}}]}]}
     vertex.serve = lambda model, body: Reply(body=json.dumps(answer).encode())

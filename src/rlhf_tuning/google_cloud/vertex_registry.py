@@ -259,6 +259,17 @@ def present_champion(api: VertexApi, display_name: str) -> str:
     return str(version["name"]) if version and CHAMPION_ALIAS in version.get("versionAliases", []) else ""
 
 
+def is_champion(api: VertexApi, resource_name: str) -> bool:
+    """Say whether a version is `champion` now.
+
+    Args:
+        api: Project and region.
+        resource_name: `projects/.../models/ID@VERSION`.
+    """
+    with api.explaining(f"model {resource_name}"):
+        return CHAMPION_ALIAS in api.get(resource_name).get("versionAliases", [])
+
+
 def content_of(version: Json) -> str:
     """Return what changes with a version's content; empty when it was not uploaded by us."""
     return str(version.get("labels", {}).get(_CONTENT, ""))
