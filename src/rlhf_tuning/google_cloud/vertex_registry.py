@@ -73,7 +73,8 @@ def upload_to_vertex(
     """Register a tuned model as a version, and point `aliases` to it.
 
     Versions of one display name have one parent. The same content, served the same way, is one version, also when an answer
-    of Vertex's is lost: what was asked for is looked for before it is asked for again.
+    of Vertex's is lost: what was asked for is looked for before it is asked for again. Its first manifest stays, with what
+    a person decided of it: a step that kfp's cache answers leaves the same folder again.
 
     Args:
         api: Project and region.
@@ -96,9 +97,6 @@ def upload_to_vertex(
     plan = vllm.plan_serving(folder, manifest["parameters"], serving_machine)
     serving_image = serving_image or SERVING_IMAGE
     content = _content_label(folder, plan, serving_image)
-    (folder / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
-    if preference_rows:
-        shutil.copyfile(preference_rows, folder / PREFERENCE_ROWS)
     model: Json = {
         "displayName": name[:128],
         "versionDescription": _description(manifest, uri),
@@ -116,6 +114,9 @@ def upload_to_vertex(
             say(f"The same content is already registered as {resource_name}")
             name_version(api, resource_name, aliases=aliases)
             return UploadedModel(resource_name=resource_name, created=False)
+        (folder / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
+        if preference_rows:
+            shutil.copyfile(preference_rows, folder / PREFERENCE_ROWS)
         return UploadedModel(resource_name=_upload(api, model, content), created=True)
 
 

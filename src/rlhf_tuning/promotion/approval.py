@@ -162,7 +162,8 @@ def _ruled(
         raise ModelError(f"{name} does not wait for approval: {why}.")
     if approval["status"] != PENDING:
         raise ModelError(f"{described(resource_name, manifest)}. What is decided stays so.")
-    if ruling.approve and approval["champion"] != champion:
+    # Who was stopped between the alias and the manifest finds the version champion already.
+    if ruling.approve and champion not in (approval["champion"], resource_name):
         beaten = approval["champion"].removeprefix("models/") or "the base model"
         raise ModelError(
             f"{name} beat {beaten}, but {champion.removeprefix('models/') or 'nobody'} is champion now, to which it was "

@@ -124,6 +124,14 @@ def test_the_same_content_twice_is_one_version_that_gets_the_aliases(vertex, fol
     assert set(version.version_aliases) == {"default", "champion"}
 
 
+def test_what_a_person_decided_of_a_version_stays_when_its_folder_is_uploaded_again(folder, upload):
+    upload()
+    decided = {**MANIFEST, "approval": {"status": "rejected"}}
+    (folder / "manifest.json").write_text(json.dumps(decided))
+    upload()
+    assert json.loads((folder / "manifest.json").read_text()) == decided
+
+
 def test_the_same_content_to_be_served_otherwise_is_another_version(vertex, upload):
     upload()
     upload(serving_machine="a100-80gb")

@@ -79,6 +79,26 @@ def test_who_beat_a_champion_that_is_none_any_more_can_be_rejected_and_not_appro
     assert rule_locally(waiting, NO).manifest["approval"]["status"] == "rejected"
 
 
+def test_an_approval_that_was_stopped_before_its_manifest_was_written_can_be_given_again(register, monkeypatch):
+    register(1, "champion", "default")
+    waiting = ask_locally(register(2, "challenger"), champion="models/palms@1")
+    replace = registry._replace
+
+    def stopped(path, text):
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+        replace(path, text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "_replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            rule_locally(waiting, YES)
+    assert registry.resolve_model("palms@champion", waiting.path.parents[2]).version == 2
+    approved = rule_locally(waiting, YES)
+    assert approved.aliases == ("champion", "default")
+    assert approved.manifest["approval"]["status"] == "approved"
+
+
 @pytest.fixture
 def vertex(monkeypatch, tmp_path):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
