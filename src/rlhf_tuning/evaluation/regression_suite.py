@@ -36,7 +36,7 @@ _ROLES = ("system", "user", "assistant")
 def _is_json(answer: str) -> bool:
     try:
         json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

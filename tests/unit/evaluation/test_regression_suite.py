@@ -29,6 +29,11 @@ EXAMPLES = {
 }
 
 
+def test_what_opens_more_brackets_than_can_be_read_is_no_json():
+    assert not Assertion("is-json").holds("[" * 100_000)
+    assert Assertion("not-is-json").holds('{"a":' * 100_000)
+
+
 def prompt(text):
     return [{"role": "user", "content": text}]
 
