@@ -532,7 +532,8 @@ def answer_log_probabilities(
         return sums
 
     with sharding.in_step(model):
-        begun = beginning_of(model.base_model, prompts)
+        longest = max((len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)), default=0)
+        begun = beginning_of(model.base_model, prompts, longest=longest)
         begins = begun.length if begun else 0
         for batch, sums in zip(batches, lanes.each(model, sum_up, batches), strict=True):
             totals.update(zip(batch, sums, strict=True))

@@ -52,25 +52,28 @@ class Beginning:
         }
 
 
-def beginning_of(trunk: Any, sequences: Sequence[Sequence[int]]) -> Beginning | None:
+def beginning_of(trunk: Any, sequences: Sequence[Sequence[int]], *, longest: int = 0) -> Beginning | None:
     """Return the beginning that all sequences have; None where that is too little, or the model cannot go on from one.
 
     Args:
         trunk: Of a transformers model, without its head, in the precision that it works in.
         sequences: Of tokens.
+        longest: Tokens of the longest of them with what is to follow it; 0 where nothing is.
     """
     if len(sequences) < _FEWEST_SEQUENCES or torch.is_grad_enabled() or trunk.training or sharding.has_shards(trunk):
         return None
     tokens, _ = packing.share_beginning(sequences)
     if len(tokens) < _FEWEST_TOKENS:
         return None
+    longest = max(longest, *map(len, sequences))
+    if longest > packing.window(trunk):
+        return None
     key = packing.kind_of(trunk)
-    longest = max(map(len, sequences))
     if key not in _tried:
         some = max(sequences, key=len), min(sequences, key=len)
         group = tokens, [sequence[len(tokens) :] for sequence in some]
         _tried[key] = packing.is_exact(trunk, [group], longest=longest, together=_after)
-    return Beginning(trunk, tokens) if _tried[key] and longest <= packing.window(trunk) else None
+    return Beginning(trunk, tokens) if _tried[key] else None
 
 
 def _after(trunk: Any, groups: Sequence[packing.Group]) -> list[torch.Tensor]:

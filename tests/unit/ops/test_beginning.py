@@ -38,9 +38,25 @@ def test_answers_are_as_probable_as_without(name, dtype, monkeypatch):
     answers = [[7, 8 + number % 5, 9][: 1 + number % 3] for number in range(len(prompts))]
     found = answer_log_probabilities(model, prompts, answers)
     assert next(iter(beginning._tried.values())) is True
-    monkeypatch.setattr("rlhf_tuning.evaluation.evaluate.beginning_of", lambda *_: None)
+    monkeypatch.setattr("rlhf_tuning.evaluation.evaluate.beginning_of", lambda *_, **more: None)
     expected = answer_log_probabilities(model, prompts, answers)
     assert found == pytest.approx(expected, abs=1e-4 if dtype == torch.float32 else 0.1)
+
+
+@pytest.mark.parametrize(("tokens", "goes_on"), [(10, True), (250, False)])
+def test_prompts_are_held_against_the_window_with_the_answers_that_follow(tokens, goes_on, monkeypatch):
+    model = network("Mistral", torch.float32).eval()
+    prompts = texts()
+    answers = [[5 + place % 80 for place in range(number, number + tokens)] for number in range(len(prompts))]
+    asked = []
+    monkeypatch.setattr(
+        "rlhf_tuning.evaluation.evaluate.beginning_of",
+        lambda *given, **more: asked.append(beginning_of(*given, **more)) or asked[-1],
+    )
+    found = answer_log_probabilities(model, prompts, answers)
+    assert (asked[0] is not None) == goes_on
+    monkeypatch.setattr("rlhf_tuning.evaluation.evaluate.beginning_of", lambda *_, **more: None)
+    assert found == pytest.approx(answer_log_probabilities(model, prompts, answers), abs=1e-3)
 
 
 def test_answers_that_share_a_prompt_as_well_have_the_states_of_rows_of_their_own():
