@@ -427,6 +427,7 @@ def validate_inputs(
             rewards=rewards,
             epoch_count=epoch_count,
             independent_judge=bool(scorer or judge or held_out_reward_model_share or dataset_uri),
+            rewards_judge=bool(rewards) and not (preference_dataset or feedback_dataset or scorer),
         )
         check = validate_data(
             config, report_path=data_report.path, problems_path=problems.path, bad_rows_path=bad_rows.path

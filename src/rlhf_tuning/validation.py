@@ -16,7 +16,15 @@ from rlhf_tuning.models.architecture import load_config, positions
 from rlhf_tuning.models.base_model_check import check_base_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.reports.data_report import write_data_report
-from rlhf_tuning.rewards import Answer, Example, check_reward_model, read_options, read_rewards, written
+from rlhf_tuning.rewards import (
+    Answer,
+    Example,
+    check_references,
+    check_reward_model,
+    read_options,
+    read_rewards,
+    written,
+)
 from rlhf_tuning.rewards.trial import known_answers, try_rewards
 from rlhf_tuning.step import say
 
@@ -60,6 +68,7 @@ class ValidationConfig:
         epoch_count: Times that it sees each of them then.
         rewards: Rewards of one's own beside a reward model, or in its place; empty when there are none.
         independent_judge: Whether anybody judges but the reward that is optimised.
+        rewards_judge: Whether these rewards judge the tuned model's answers, see `rewards.as_judge`.
     """
 
     prompt_dataset: str = ""
@@ -95,6 +104,7 @@ class ValidationConfig:
     epoch_count: float = 1.0
     rewards: str = ""
     independent_judge: bool = True
+    rewards_judge: bool = False
 
     def __post_init__(self) -> None:
         check_limits(
@@ -297,10 +307,17 @@ def _try_rewards(config: ValidationConfig, check: DatasetCheck, tell: Callable[[
     check_reward_model(options, trained=bool(config.preference_dataset or config.feedback_dataset))
     rewards = written([each for each in options if each.scores_anywhere and each.weight])
     examples = {dataset.parameter: dataset.examples for dataset in check.summary.datasets}
-    prompts: list[Example] = [
-        {"prompt": row.prompt, **({"references": row.references} if row.references else {})}
-        for row in examples["prompt_dataset"]
-    ]
+
+    def rows_of(parameter: str) -> list[Example]:
+        return [
+            {"prompt": row.prompt, **({"references": row.references} if row.references else {})}
+            for row in examples.get(parameter, ())
+        ]
+
+    prompts = rows_of("prompt_dataset")
+    if config.rewards_judge:
+        needed = {each.name or each.kind: each.references for each in options}
+        check_references(needed, rows_of("eval_dataset"), parameter="eval_dataset")
     preferences = [
         {"prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected}
         for row in examples.get("preference_dataset", ())

@@ -318,6 +318,17 @@ def test_rewards_are_tried_on_a_few_rows_with_what_these_bring(tmp_path: Path) -
     )
 
 
+def test_evaluation_prompts_without_references_are_refused_where_rewards_with_such_judge(tmp_path: Path) -> None:
+    settings = {
+        "prompt_dataset": prompts_with_references(tmp_path),
+        "eval_dataset": write(tmp_path / "e.jsonl", [{"prompt": f"{n} x 8?"} for n in range(60)]),
+        "rewards": json.dumps([{"kind": "string_match", "expression": "{{references.answer}}"}]),
+    }
+    validate(tmp_path, **settings)
+    with pytest.raises(DataError, match=r"references\.answer, which .* Give every row of eval_dataset"):
+        validate(tmp_path, **settings, rewards_judge=True)
+
+
 @pytest.mark.parametrize(
     ("listed", "words"),
     [

@@ -36,7 +36,8 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
     if student := values.get("student_model_reference"):
         known["large_model_reference"] = known.get("large_model_reference") or student
     tunes = pipeline == "preference_tuning_pipeline"
-    config = ValidationConfig(**known, tunes_on_preferences=tunes)  # type: ignore[arg-type]
+    rewards_judge = pipeline == "reward_tuning_pipeline" and not values.get("scorer")
+    config = ValidationConfig(**known, tunes_on_preferences=tunes, rewards_judge=rewards_judge)  # type: ignore[arg-type]
     report = output_dir / "report.html"
     report.unlink(missing_ok=True)  # whatever stops this check, no older verdict is left to be taken for its own
     check = validate_data(

@@ -196,25 +196,37 @@ class Rewards:
         columns = [[part.weight * score for score in part.score(examples, answers, step=step)] for part in self.parts]
         return [sum(row) for row in zip(*columns, strict=True)]
 
-    def check_references(self, examples: Sequence[Example]) -> None:
-        """Check that every row brings what some reward holds answers against.
-
-        Raises:
-            DataError: Naming the first row that does not.
-        """
-        for part in self.parts:
-            for number, example in enumerate(examples, 1):
-                if missing := [name for name in part.references if name not in example.get("references", {})]:
-                    raise DataError(
-                        f"The reward {part.name} holds answers against references.{missing[0]}, which prompt {number:,} of "
-                        f"{len(examples):,} does not have: {example['prompt'][-1]['content'][:80]!r}. Give every row of "
-                        f'prompt_dataset "references": {{"{missing[0]}": "..."}}.'
-                    )
+    def check_references(self, examples: Sequence[Example], *, parameter: str = "prompt_dataset") -> None:
+        """Check that every row brings what some reward holds answers against, see `check_references`."""
+        check_references({part.name: part.references for part in self.parts}, examples, parameter=parameter)
 
     def close(self) -> None:
         """Let go of what they hold."""
         for part in self.parts:
             part.scorer.close()
+
+
+def check_references(
+    needed: Mapping[str, Collection[str]], examples: Sequence[Example], *, parameter: str = "prompt_dataset"
+) -> None:
+    """Check that every row brings what some reward holds answers against.
+
+    Args:
+        needed: What each reward needs, by its name.
+        examples: The rows.
+        parameter: Whose they are.
+
+    Raises:
+        DataError: Naming the first row that does not.
+    """
+    for reward, names in needed.items():
+        for number, example in enumerate(examples, 1):
+            if missing := [name for name in names if name not in example.get("references", {})]:
+                raise DataError(
+                    f"The reward {reward} holds answers against references.{missing[0]}, which prompt {number:,} of "
+                    f"{len(examples):,} does not have: {example['prompt'][-1]['content'][:80]!r}. Give every row of "
+                    f'{parameter} "references": {{"{missing[0]}": "..."}}.'
+                )
 
 
 def load_rewards(rewards: str, *, most_tokens: int, reward_model: Scorer | None = None) -> Rewards:

@@ -40,7 +40,7 @@ class RewardsJudge:
         """Return the verdict on each comparison.
 
         Raises:
-            RlhfError: If an answer cannot be scored.
+            RlhfError: If an answer cannot be scored, as where a prompt lacks the references that a reward needs.
         """
         asked = [
             self._known[conversation_key(comparison.prompt), answer]
@@ -49,6 +49,7 @@ class RewardsJudge:
         ]
         examples: list[Example] = [row for row, _ in asked]
         with closing(load_rewards(self._rewards, most_tokens=self._most_tokens)) as rewards:
+            rewards.check_references(examples, parameter="eval_dataset")
             scores = rewards.score(examples, [answer for _, answer in asked], step=0)
         return [Verdict(scores=both) for both in zip(scores[::2], scores[1::2], strict=True)]
 

@@ -1,7 +1,9 @@
 import json
 
+import pytest
 from tests.unit.rewards.scoring import EXAMPLE, PROMPT
 
+from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.evaluate import EvaluationConfig
 from rlhf_tuning.evaluation.judges.verdict import Comparison
 from rlhf_tuning.rewards.as_judge import rewards_as_judges
@@ -24,6 +26,14 @@ def test_rewards_judge_answers_with_all_that_is_known_of_them(tmp_path):
     [verdict] = judge.compare([Comparison(PROMPT, "42", "42 ")])
     assert verdict.scores == (0.75, 1.0)
     assert config(true_rewards=LISTED).scorer_name == judge.label == "the rewards"
+
+
+def test_a_prompt_without_what_answers_are_held_against_is_told(tmp_path):
+    row = {"prompt": PROMPT, "prediction": "42", "tokens": 2, "ended": True}
+    (tmp_path / "both").write_text(json.dumps(row) + "\n")
+    [judge] = rewards_as_judges(config(true_rewards=LISTED), [str(tmp_path / "both")])
+    with pytest.raises(DataError, match=r"references\.answer, which prompt 1 of .* every row of eval_dataset"):
+        judge.compare([Comparison(PROMPT, "42", "42")])
 
 
 def test_they_do_not_judge_where_a_scorer_does_or_where_they_are_not_said_to_be_the_truth():
