@@ -13,7 +13,7 @@ from rlhf_pipelines.image_choice import as_environment
 from rlhf_pipelines.parameters import PIPELINES
 from rlhf_pipelines.targets import TARGETS, choose_machine, containers, fit_to_kubeflow, fit_to_vertex, writes_report
 
-#: The step that forecasts a run that has a budget, on a machine that it does not run on.
+#: The steps that forecast a run that has a budget, on a machine that they do not run on: a nested job's has a number behind.
 _FORECASTS = "exec-validate-inputs"
 
 
@@ -49,7 +49,7 @@ def compile_for_submission(name: str, target: str, machine: str, images: Mapping
     elif machine:
         choose_machine(target, machine)  # says that there is none to choose
     for label, container in containers(spec):
-        if target != "local" and label == _FORECASTS:
+        if target != "local" and label.startswith(_FORECASTS):
             container["env"] = [{"name": "RLHF_MACHINE", "value": choose_machine(target, machine).name}]
         if target != "local" and writes_report(spec, label):
             # The report names the images. Other steps do not, and their cache need not depend on them.

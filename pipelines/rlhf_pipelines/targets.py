@@ -31,7 +31,7 @@ DEFAULT_MACHINES = {"vertex": "a100-80gb", "kubeflow": "gpu"}
 
 #: Secret of a cluster's namespace from which steps that load a base model take the token of the Hugging Face hub.
 HUB_SECRET, HUB_SECRET_KEY = "huggingface", "token"
-#: Secret from which the step that judges takes the key of a language-model judge.
+#: Secret from which steps that judge, or reward by a judge, take the key of a language-model judge.
 JUDGE_SECRET, JUDGE_SECRET_KEY = "rlhf-judge", "api-key"
 #: Secret from which the step that labels prompts takes the key of a teacher behind a server.
 TEACHER_SECRET, TEACHER_SECRET_KEY = "rlhf-teacher", "api-key"
@@ -55,6 +55,8 @@ _OF_A_CONDITION = re.compile(r"(comp-condition(?:-branches)?-\d+)(?:-\d+)*")
 _LABELS_DEMONSTRATIONS = "exec-label-demonstrations"
 #: The step that asks two models and a judge.
 _LABELS_PREFERENCES = "exec-label-preferences"
+#: The step that rewards answers, for which a judge may be asked.
+_REWARDS_ANSWERS = "exec-train-policy"
 #: The step that pays for a machine of its own.
 _DEPLOYS = "exec-deploy-model"
 
@@ -241,7 +243,7 @@ def fit_to_kubeflow(spec: Spec, machine: Machine) -> Spec:
         else:
             container["resources"] = _resources(cpu_request=1, memory_request=4, cpu_limit=4, memory_limit=16)
         secrets = [_secret(HUB_SECRET, HUB_SECRET_KEY, "HF_TOKEN")] if _loads_a_model(spec, label) else []
-        if _judges(spec, label) or label.startswith(_LABELS_PREFERENCES):
+        if _judges(spec, label) or label.startswith((_LABELS_PREFERENCES, _REWARDS_ANSWERS)):
             secrets.append(_secret(JUDGE_SECRET, JUDGE_SECRET_KEY, "RLHF_JUDGE_API_KEY"))
         if label.startswith(_LABELS_DEMONSTRATIONS):
             secrets.append(_secret(TEACHER_SECRET, TEACHER_SECRET_KEY, "RLHF_TEACHER_API_KEY"))

@@ -114,6 +114,14 @@ def test_the_machine_that_is_asked_for_stands_in_every_gpu_step(tmp_path):
         assert text.count("count: '4'\n") == text.count("resourceCpuLimit: '48'\n") == text.count("type: NVIDIA_L4\n")
 
 
+def test_every_step_that_may_forecast_knows_the_machine_also_in_a_job_that_is_nested():
+    executors = compile_for_submission("rlaif_pipeline", "vertex", "l4", {})["deploymentSpec"]["executors"]
+    forecasting = [label for label in executors if label.startswith("exec-validate-inputs")]
+    assert len(forecasting) == 2
+    for label in forecasting:
+        assert executors[label]["container"]["env"] == [{"name": "RLHF_MACHINE", "value": "l4"}]
+
+
 def test_only_for_kubeflow_is_there_a_second_document(folder, compiled):
     for path in compiled:
         documents = list(yaml.load_all(path.read_text(), yaml.CSafeLoader))

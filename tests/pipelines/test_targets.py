@@ -6,6 +6,7 @@ import pytest
 import yaml
 from kfp import compiler, dsl, kubernetes
 
+from rlhf_pipelines.compile import compile_for_submission
 from rlhf_pipelines.targets import (
     DEFAULT_MACHINES,
     GPUS,
@@ -135,11 +136,11 @@ def test_for_kubeflow_both_specs_are_what_kfp_compiles_from_its_own_setters(tmp_
         ("rlhf_pipeline", "exec-evaluate", "RLHF_JUDGE_API_KEY"),
         ("distillation_pipeline", "exec-label-demonstrations", "RLHF_TEACHER_API_KEY"),
         ("rlaif_pipeline", "exec-label-preferences", "RLHF_JUDGE_API_KEY"),
+        ("reward_tuning_pipeline", "exec-train-policy", "RLHF_JUDGE_API_KEY"),
     ],
 )
-def test_a_key_reaches_the_step_that_asks_and_no_other(pipeline: str, step: str, key: str) -> None:
-    path = Path(__file__).parents[2] / "pipelines" / "compiled" / "kubeflow" / f"{pipeline}.yaml"
-    _, platform = yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+def test_a_key_reaches_the_steps_that_ask_and_no_others(pipeline: str, step: str, key: str) -> None:
+    platform = compile_for_submission(pipeline, "kubeflow", "", {})["platform_spec"]
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     variables = {
         label: [pair["envVar"] for secret in config.get("secretAsEnv", []) for pair in secret["keyToEnv"]]
@@ -147,7 +148,7 @@ def test_a_key_reaches_the_step_that_asks_and_no_other(pipeline: str, step: str,
     }
     assert variables[step] == ["HF_TOKEN", key]
     others = {label for label, names in variables.items() if key in names} - {step}
-    assert others <= {"exec-evaluate"}, "which judges too"
+    assert others <= {"exec-evaluate", "exec-train-policy"}, "which judge and reward"
 
 
 def seconds(duration: str) -> float:
