@@ -534,10 +534,11 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
     for name, value in values.items():
         if name in others and name not in table and value is not None:
             _checked(others[name], value, problems)
-    if "rl_algorithm" in table and checked.get("temperature") == 0:
-        problems.append(NO_EXPLORATION)
-    elif "gate_min_prompts" in table and "teacher" not in table and checked.get("temperature") == 0:
-        problems.append(NO_SAMPLES)
+    if checked.get("temperature") == 0 and not checked.get("teacher_model_reference"):
+        if "rl_algorithm" in table:
+            problems.append(NO_EXPLORATION)
+        elif "gate_min_prompts" in table and "teacher" not in table:
+            problems.append(NO_SAMPLES)
     if checked.get("target_kl") and checked.get("kl_coeff") == 0:
         problems.append(NO_COEFFICIENT)
     if problem := problem_with_supervised_phase(

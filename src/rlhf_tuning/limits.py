@@ -12,11 +12,11 @@ _SECRET = re.compile(r"projects/[a-z0-9.:-]+/secrets/[A-Za-z0-9_-]{1,255}(?:/ver
 
 NO_EXPLORATION = (
     "temperature is 0; it must be greater than 0: reinforcement learning compares different answers to a prompt, and at 0 "
-    "all are the same. Only infer_pipeline takes 0."
+    "all are the same. Only infer_pipeline takes 0, and distillation_pipeline for its teacher."
 )
 NO_SAMPLES = (
     "temperature is 0; it must be greater than 0: how far a tuned model has moved is read off answers that it samples, and "
-    "at 0 it always says the same. Only infer_pipeline takes 0."
+    "at 0 it always says the same. Only infer_pipeline takes 0, and distillation_pipeline for its teacher."
 )
 NO_COEFFICIENT = "kl_coeff is 0; with a target_kl it must be greater than 0: the coefficient that adapts begins there."
 

@@ -226,6 +226,13 @@ def test_text_of_a_flag_is_read_as_the_parameters_type(name: str, text: str, val
     assert parse_text(PARAMETERS[name], text) == value
 
 
+def test_a_question_about_a_distillation_has_its_teacher_s_temperature() -> None:
+    asked = {"large_model_reference": "some/student", "temperature": 0}
+    assert check_parameters("plan", asked | {"teacher_model_reference": "some/teacher"})["temperature"] == 0
+    with pytest.raises(ParameterError, match="temperature is 0"):
+        check_parameters("plan", asked)
+
+
 def test_table_can_be_written_as_json() -> None:
     assert json.loads(json.dumps(check_parameters("rlhf_pipeline", REQUIRED)))["deploy_model"] is True
 
