@@ -358,7 +358,7 @@ def validate_inputs(
                 undesirable_weight=undesirable_weight,
                 batch_size=batch_size,
             )
-        if prompt_dataset and (preference_dataset or rewards):
+        if prompt_dataset and (preference_dataset or preference_prompt_dataset or rewards):
             check_exploration(temperature)
             check_target_kl(target_kl=target_kl, kl_coeff=kl_coeff)
         elif (tunes_on_preferences or dataset_uri) and not teacher_model_reference:

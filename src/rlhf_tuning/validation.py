@@ -154,7 +154,8 @@ def validate_data(
         ParameterError: If the base model takes no texts that long.
     """
     unchecked = _check_model(config.large_model_reference, torch=torch)
-    rewarded = bool(config.prompt_dataset and (config.preference_dataset or config.rewards))
+    preferences = config.preference_dataset or config.preference_prompt_dataset
+    rewarded = bool(config.prompt_dataset and (preferences or config.rewards))
     tunes = rewarded or config.tunes_on_preferences
     training = Training(
         load_text_format=lambda: _text_format(config, unchecked),
@@ -304,7 +305,8 @@ def _try_rewards(config: ValidationConfig, check: DatasetCheck, tell: Callable[[
         RlhfError: If a reward does not score.
     """
     options = read_options(read_rewards(config.rewards))
-    check_reward_model(options, trained=bool(config.preference_dataset or config.feedback_dataset))
+    learnt_from = config.preference_dataset or config.feedback_dataset or config.preference_prompt_dataset
+    check_reward_model(options, trained=bool(learnt_from))
     rewards = written([each for each in options if each.scores_anywhere and each.weight])
     examples = {dataset.parameter: dataset.examples for dataset in check.summary.datasets}
 

@@ -124,6 +124,16 @@ def test_a_suite_is_read_before_anything_is_spent_and_its_content_goes_into_what
     assert "1 prompt without assert, which a judge compares, but judge is empty" in capsys.readouterr().out
 
 
+def test_what_learning_from_a_judge_s_preferences_cannot_use_is_refused_before_they_are_made(
+    validate, tmp_path, capsys
+):
+    (tmp_path / "prompts").write_text("".join(json.dumps({"input_text": f"Ask {n}."}) + "\n" for n in range(20)))
+    prompts = dict.fromkeys(("prompt_dataset", "preference_prompt_dataset"), str(tmp_path / "prompts"))
+    with pytest.raises(SystemExit):
+        validate(**prompts, **JUDGE, preference_dataset="", temperature=0.0)
+    assert "temperature is 0; it must be greater than 0" in capsys.readouterr().out
+
+
 def test_only_prompts_of_which_some_are_held_out_have_phase_1_done_again(validate, tmp_path):
     for name in ("prompts", "eval"):
         (tmp_path / name).write_text("".join(json.dumps({"input_text": f"Ask {name} {n}."}) + "\n" for n in range(20)))

@@ -339,3 +339,13 @@ def test_evaluation_prompts_without_references_are_refused_where_rewards_with_su
 def test_a_reward_that_cannot_be_used_is_found_with_the_data(tmp_path: Path, listed: object, words: str) -> None:
     with pytest.raises(ParameterError, match=words):
         validate(tmp_path, prompt_dataset=prompts_with_references(tmp_path), rewards=json.dumps([listed]))
+
+
+def test_where_a_judge_is_to_prefer_a_reward_model_will_be_trained_and_the_gate_s_need_is_told_before(
+    tmp_path: Path,
+) -> None:
+    asked = {"preference_prompt_dataset": write(tmp_path / "asked.jsonl", [{"input_text": f"{n}?"} for n in range(30)])}
+    listed = json.dumps([{"kind": "reward_model", "weight": 0.5}, {"kind": "unfinished"}])
+    for rewards in ("", listed):
+        check, _ = validate(tmp_path, prompt_dataset=prompts_with_references(tmp_path), rewards=rewards, **asked)
+        assert "nothing_promotes" in [finding.code for finding in check.summary.findings]
