@@ -17,6 +17,7 @@ def label_preferences(
     large_model_b_fingerprint: str = "",
     sampling_strategy: str = "temperature_sampling",
     human_preference_dataset: str = "",
+    human_preference_fingerprint: str = "",
     instruction: str = "",
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
@@ -32,6 +33,7 @@ def label_preferences(
     judge_key_secret: str = "",
     judge_rubric: str = "",
     judge_max_calls: int = 1000,
+    max_bad_rows: int = 0,
 ) -> None:
     """Let both models answer and the judge prefer, and leave out what it does not prefer in both orders.
 
@@ -46,6 +48,7 @@ def label_preferences(
         large_model_b_fingerprint: From Preprocess Inputs, likewise.
         sampling_strategy: temperature_sampling, or greedy for the likeliest token each time.
         human_preference_dataset: Human preferences, of which some say what the judge is worth; empty for none.
+        human_preference_fingerprint: From Validate Inputs; other content is refused. When empty, kfp goes by the path.
         instruction: Put before every text prompt of those; the default context of chat rows.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens of an answer.
@@ -62,6 +65,7 @@ def label_preferences(
             when empty.
         judge_rubric: What a better answer is: text, or the name of a text file; a general rubric when empty.
         judge_max_calls: Most requests to the server, repeated ones included: two for each pair.
+        max_bad_rows: So many bad rows of the human preferences are set aside.
     """
     from pathlib import Path
 
@@ -96,7 +100,9 @@ def label_preferences(
             # Beside the runs: a retry, and a run that is started again, finds there what was answered.
             work_dir=str(Path(judgements.path).parents[2] / ".answers"),
             human_preference_dataset=human_preference_dataset,
+            human_preference_fingerprint=human_preference_fingerprint,
             instruction=instruction,
+            max_bad_rows=max_bad_rows,
         )
         for line in found.lines():
             say(line)

@@ -98,6 +98,7 @@ def validate_inputs(
     teacher_max_calls: int = 10000,
     keep_answers: bool = True,
     preference_prompt_dataset: str = "",
+    human_preference_dataset: str = "",
     task_type: str = "",
     sampling_strategy: str = "temperature_sampling",
     large_model_a_reference: str = "",
@@ -128,6 +129,7 @@ def validate_inputs(
         ("feedback_fingerprint", str),
         ("budget", str),
         ("regression_fingerprint", str),
+        ("human_preference_fingerprint", str),
     ],
 ):
     """Read every row of every dataset, refuse bad ones, and fingerprint the content.
@@ -228,6 +230,7 @@ def validate_inputs(
         teacher_max_calls: Most requests to that server.
         keep_answers: Whether answers that rows bring are kept.
         preference_prompt_dataset: Prompts whose answers a judge is to compare; empty when the pipeline uses none.
+        human_preference_dataset: Human preferences that say what the judge is worth; empty for none.
         task_type: What these prompts ask for: the rubric where none is given.
         sampling_strategy: How they are answered.
         large_model_a_reference: The first model that answers them.
@@ -256,6 +259,7 @@ def validate_inputs(
         feedback_fingerprint: Fingerprint of the feedback's content.
         budget: What the run may take and its plan, by which every training ends in time; empty where there is no limit.
         regression_fingerprint: Fingerprint of the regression suite's content; empty without one.
+        human_preference_fingerprint: Fingerprint of the content of the preferences that say what the judge is worth.
     """
     from dataclasses import asdict
     from pathlib import Path
@@ -423,6 +427,7 @@ def validate_inputs(
             teacher_max_calls=teacher_max_calls,
             keep_answers=keep_answers,
             preference_prompt_dataset=preference_prompt_dataset,
+            human_preference_dataset=human_preference_dataset,
             tunes_on_preferences=tunes_on_preferences,
             rewards=rewards,
             epoch_count=epoch_count,
@@ -459,4 +464,5 @@ def validate_inputs(
         check.feedback_fingerprint,
         budget,
         regression_fingerprint,
+        check.human_preference_fingerprint,
     )

@@ -369,6 +369,7 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "supervise_on_preferred",
         "feedback_dataset",
         "preference_prompt_dataset",
+        "human_preference_dataset",
         "teacher_model_reference",
         "teacher",
         "teacher_max_calls",

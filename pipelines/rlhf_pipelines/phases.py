@@ -244,6 +244,7 @@ def supervised_first(values: Values, target: str, **given: Any) -> Values:
     import_prompt_dataset,
     label_preferences,
     prompt_fingerprint=str,
+    human_preference_fingerprint=str,
     large_model_a_fingerprint=str,
     large_model_b_fingerprint=str,
 )

@@ -62,6 +62,7 @@ def for_target(target: str) -> Any:
                 preference_labels,
                 prompt_dataset=values["preference_prompt_dataset"],
                 prompt_fingerprint=inputs.outputs["preference_prompt_fingerprint"],
+                human_preference_fingerprint=inputs.outputs["human_preference_fingerprint"],
                 **rubric,
             )
         ).set_display_name("AI Feedback")

@@ -43,6 +43,7 @@ class ValidationConfig:
         supervise_on_preferred: Whether that phase learns the preferred answers instead.
         feedback_dataset: Answers with labels or ratings; empty when there are none.
         preference_prompt_dataset: Prompts whose answers a judge is to compare; empty when there are none.
+        human_preference_dataset: Preferences that say what that judge is worth; empty when there are none.
         instruction: Put before every text prompt; the default context of chat rows.
         default_context: The same, of `dataset_uri` and `evaluation_data_uri`.
         large_model_reference: Base model, whose tokens are counted; empty to count characters.
@@ -80,6 +81,7 @@ class ValidationConfig:
     supervise_on_preferred: bool = False
     feedback_dataset: str = ""
     preference_prompt_dataset: str = ""
+    human_preference_dataset: str = ""
     instruction: str = ""
     default_context: str = ""
     large_model_reference: str = ""
@@ -180,6 +182,7 @@ def validate_data(
         supervised_dataset=config.supervised_dataset,
         feedback_dataset=config.feedback_dataset,
         preference_prompt_dataset=config.preference_prompt_dataset,
+        human_preference_dataset=config.human_preference_dataset,
         instruction=config.instruction,
         default_context=config.default_context,
         max_bad_rows=config.max_bad_rows,

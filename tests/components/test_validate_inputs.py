@@ -124,6 +124,25 @@ def test_a_suite_is_read_before_anything_is_spent_and_its_content_goes_into_what
     assert "1 prompt without assert, which a judge compares, but judge is empty" in capsys.readouterr().out
 
 
+def test_the_preferences_that_say_what_a_judge_is_worth_are_checked_and_fingerprinted(validate, tmp_path, capsys):
+    """So that the labels are held against them anew when their content has changed."""
+    row = {"candidate_0": "Sun and rain all day.", "candidate_1": "Sun.", "choice": 0}
+    rows = [{"input_text": f"How is it in place {n}?", **row} for n in range(60)]
+    people = tmp_path / "people.jsonl"
+    found = []
+    for kept in (60, 50):
+        people.write_text("".join(json.dumps(row) + "\n" for row in rows[:kept]))
+        outputs = validate(human_preference_dataset=str(people))
+        found.append(outputs["human_preference_fingerprint"])
+        assert "longer answer is preferred" not in outputs["data_warnings"], "nothing learns from them"
+    assert "" != found[0] != found[1] != ""
+    assert validate()["human_preference_fingerprint"] == ""
+    people.write_text('{"input_text": "Alone?"}\n')
+    with pytest.raises(SystemExit):
+        validate(human_preference_dataset=str(people))
+    assert "human_preference_dataset" in capsys.readouterr().out
+
+
 def test_what_learning_from_a_judge_s_preferences_cannot_use_is_refused_before_they_are_made(
     validate, tmp_path, capsys
 ):

@@ -122,6 +122,12 @@ def test_every_step_that_may_forecast_knows_the_machine_also_in_a_job_that_is_ne
         assert executors[label]["container"]["env"] == [{"name": "RLHF_MACHINE", "value": "l4"}]
 
 
+def test_a_judge_is_held_anew_against_preferences_of_people_whose_content_has_changed():
+    tasks = load_pipeline("rlaif_pipeline").pipeline_spec.root.dag.tasks
+    given = tasks["ai-feedback"].inputs.parameters["human_preference_fingerprint"].task_output_parameter
+    assert (given.producer_task, given.output_parameter_key) == ("validate-inputs", "human_preference_fingerprint")
+
+
 def test_only_for_kubeflow_is_there_a_second_document(folder, compiled):
     for path in compiled:
         documents = list(yaml.load_all(path.read_text(), yaml.CSafeLoader))

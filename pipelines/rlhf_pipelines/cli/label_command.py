@@ -70,6 +70,7 @@ def label_here(values: Mapping[str, Value], output: Path) -> int:
             work_dir=str(output.absolute().parent / ".answers"),
             human_preference_dataset=given["human_preference_dataset"],
             instruction=given["instruction"],
+            max_bad_rows=given["max_bad_rows"],
         )
     print("\n".join(found.lines()))
     print(f"Preferences: {output}\nJudgements: {judgements}")

@@ -25,6 +25,7 @@ _ACCEPTS: dict[str, tuple[Kind, ...]] = {
     "preference_dataset": PREFERENCES,
     "prompt_dataset": PROMPTS,
     "preference_prompt_dataset": PROMPTS,
+    "human_preference_dataset": PREFERENCES,
     "supervised_dataset": DEMONSTRATIONS,
     "dataset_uri": DEMONSTRATIONS,
     "feedback_dataset": FEEDBACK,
@@ -56,6 +57,7 @@ class DatasetCheck:
         summary: All figures, for the report.
         preference_prompt_fingerprint: Of the prompts whose answers a judge is to compare.
         to_label: Prompts without an answer among the demonstrations.
+        human_preference_fingerprint: Of the preferences that say what a judge is worth.
     """
 
     prompt_fingerprint: str
@@ -69,6 +71,7 @@ class DatasetCheck:
     summary: DataSummary
     preference_prompt_fingerprint: str = ""
     to_label: int = 0
+    human_preference_fingerprint: str = ""
 
     def raise_if_unusable(self) -> None:
         """Stop when a dataset cannot be used.
@@ -90,6 +93,7 @@ def check_datasets(
     supervised_dataset: str = "",
     feedback_dataset: str = "",
     preference_prompt_dataset: str = "",
+    human_preference_dataset: str = "",
     instruction: str,
     default_context: str = "",
     max_bad_rows: int = 0,
@@ -109,6 +113,7 @@ def check_datasets(
         supervised_dataset: The demonstrations of a supervised phase before others, likewise.
         feedback_dataset: The feedback, likewise.
         preference_prompt_dataset: The prompts whose answers a judge is to compare, likewise.
+        human_preference_dataset: The preferences that say what that judge is worth, likewise.
         instruction: Prepended to every prompt.
         default_context: The same, of `dataset_uri` and `evaluation_data_uri`.
         max_bad_rows: So many bad rows of each dataset are set aside.
@@ -130,6 +135,7 @@ def check_datasets(
         "dataset_uri": dataset_uri,
         "feedback_dataset": feedback_dataset,
         "preference_prompt_dataset": preference_prompt_dataset,
+        "human_preference_dataset": human_preference_dataset,
     }
     if not any(references.values()):
         raise DataError(
@@ -201,7 +207,8 @@ def check_datasets(
                     references[parameter],
                     repeats[parameter],
                     training=training,
-                    text_format=text_format,
+                    # Those show what a judge is worth: no model reads them.
+                    text_format=None if parameter == "human_preference_dataset" else text_format,
                     problems=problems,
                 )
                 datasets.append(summary)
@@ -232,6 +239,7 @@ def check_datasets(
         ),
         preference_prompt_fingerprint=_fingerprint(data, "preference_prompt_dataset"),
         to_label=sum(dataset.total("without_answer") for dataset in data.values()),
+        human_preference_fingerprint=_fingerprint(data, "human_preference_dataset"),
     )
 
 
@@ -253,6 +261,8 @@ def _check_split(
         needed.append("dataset_uri")
     if "supervised_dataset" in data:
         needed.append("supervised_dataset")
+    if "human_preference_dataset" in data:
+        needed.append("human_preference_dataset")  # as it is imported
     for parameter in needed:
         if repeats[parameter].distinct_prompts == 1:
             problems.add(too_few_to_split(parameter, references[parameter]))

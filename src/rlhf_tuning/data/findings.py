@@ -519,7 +519,7 @@ def _position_bias(summary: DatasetSummary) -> Finding | None:
 
 def _length_bias(summary: DatasetSummary) -> Finding | None:
     n = summary.rows - summary.equally_long
-    if summary.longer_chosen is None or not n:
+    if summary.longer_chosen is None or not n or summary.parameter == "human_preference_dataset":  # nothing learns it
         return None
     share = summary.longer_chosen / n
     interval = wilson_interval(summary.longer_chosen, n)

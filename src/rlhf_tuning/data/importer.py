@@ -178,6 +178,7 @@ def import_preferences(
     prompt_dataset: str = "",
     eval_prompts: int = 200,
     prompt_fingerprint: str = "",
+    parameter: str = "preference_dataset",
 ) -> ImportSummary:
     """Write the canonical preferences to learn from, and those to measure on.
 
@@ -203,6 +204,7 @@ def import_preferences(
         prompt_dataset: The prompts, of which some are held out; empty where no policy is tuned on such.
         eval_prompts: How many prompts are held out at most, as `import_prompts` is told.
         prompt_fingerprint: What the content was when it was checked; empty where that is not known.
+        parameter: What names the dataset, for messages.
 
     Raises:
         DataError: If a dataset cannot be used, or is not the one that was checked; the message lists every kind of
@@ -219,7 +221,7 @@ def import_preferences(
         return len(batch)
 
     summary = _import(
-        parameter="preference_dataset",
+        parameter=parameter,
         reference=preference_dataset,
         eval_dataset=eval_dataset,
         accepts=PREFERENCES,
@@ -987,7 +989,7 @@ def _canonical_row(path: str | Path, number: int, line: str) -> dict[str, Any]:
 def too_few_to_split(parameter: str, reference: str) -> Problem:
     """Return the problem of a dataset with a single prompt from which nothing can be held out."""
     accepted = "at least two different prompts, or an eval_dataset"
-    if parameter in ("supervised_dataset", "feedback_dataset"):
+    if parameter in ("supervised_dataset", "feedback_dataset", "human_preference_dataset"):
         accepted = "at least two different prompts"
     if parameter == "dataset_uri":
         accepted = "at least two different prompts, or an evaluation_data_uri"

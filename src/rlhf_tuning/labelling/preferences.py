@@ -169,7 +169,9 @@ def label_preferences(
     judgements_path: str,
     work_dir: str,
     human_preference_dataset: str = "",
+    human_preference_fingerprint: str = "",
     instruction: str = "",
+    max_bad_rows: int = 0,
 ) -> PreferenceLabels:
     """Let both models answer, ask the judge, and write its preferences.
 
@@ -181,7 +183,9 @@ def label_preferences(
         judgements_path: Where to write what was said to each prompt and what the judge said, ties too, as JSON lines.
         work_dir: Folder that keeps the answers.
         human_preference_dataset: Human preferences, of which some say what the judge is worth; empty for none.
+        human_preference_fingerprint: What their content was when it was checked; empty where that is not known.
         instruction: Put before every prompt of those.
+        max_bad_rows: So many bad rows of those are set aside.
 
     Raises:
         UserError: If a model or the judge cannot be used as it is set.
@@ -189,7 +193,15 @@ def label_preferences(
         RunError: If the judge's server is down.
     """
     judge = load_judge(config.judge or "scorer", config.judge_settings())
-    choices = _human_choices(human_preference_dataset, instruction, judge.most_human_choices)
+    choices: list[Comparison] = []
+    if human_preference_dataset:
+        choices = _human_choices(
+            judge.most_human_choices,
+            preference_dataset=human_preference_dataset,
+            preference_fingerprint=human_preference_fingerprint,
+            instruction=instruction,
+            max_bad_rows=max_bad_rows,
+        )
     answers = [
         _answers(config.inference(model, seed), prompts_path, Path(work_dir), label=f"answers of model {name}")
         for name, model, seed in (
@@ -232,17 +244,16 @@ def label_preferences(
     return labels
 
 
-def _human_choices(dataset: str, instruction: str, most: int) -> list[Comparison]:
-    if not dataset:
-        return []
+def _human_choices(most: int, **dataset: Any) -> list[Comparison]:
+    """Return some of the choices of people; the dataset is told as to `import_preferences`."""
     with scratch_folder() as folder:
         parts = [folder / "first", folder / "second"]
         import_preferences(
-            preference_dataset=dataset,
+            **dataset,
             eval_dataset="",
-            instruction=instruction,
             preferences_path=str(parts[0]),
             eval_preferences_path=str(parts[1]),
+            parameter="human_preference_dataset",
         )
         whole = folder / "all"
         whole.write_bytes(b"".join(part.read_bytes() for part in parts))

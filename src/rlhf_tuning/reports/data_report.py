@@ -36,6 +36,7 @@ _NAMES = {
     "dataset_uri": "Demonstrations",
     "feedback_dataset": "Feedback",
     "preference_prompt_dataset": "Prompts for a judge",
+    "human_preference_dataset": "Preferences of people",
     "eval_dataset": "Evaluation",
     "evaluation_data_uri": "Evaluation",
     "large_model_reference": "Base model",

@@ -44,7 +44,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
 def label(folder: Path, url: str, **settings: Any) -> PreferenceLabels:
     (folder / "prompts").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
     given = {"large_model_a_reference": "a", "large_model_b_reference": "b", "judge": "language_model"}
-    more = {name: settings.pop(name) for name in ("human_preference_dataset", "instruction") if name in settings}
+    of_the_step = ("human_preference_dataset", "human_preference_fingerprint", "instruction", "max_bad_rows")
+    more = {name: settings.pop(name) for name in of_the_step if name in settings}
     return label_preferences(
         PreferenceLabelConfig(judge_model="judge-1", judge_endpoint=f"{url}/v1", **given | settings),
         prompts_path=str(folder / "prompts"),
@@ -107,6 +108,19 @@ def test_the_judge_is_held_against_people_where_some_have_said_what_they_prefer(
     assert "agrees with 90%" in found.warning()
     assert found.metrics()["agreement"] == 0.9
     assert "nobody held it against people" in PreferenceLabels(judge="judge j").warning()
+
+
+def test_other_preferences_of_people_than_were_checked_are_refused_and_bad_rows_set_aside(tmp_path: Path) -> None:
+    row = {"candidate_0": "no", "candidate_1": "certainly", "choice": 1}
+    people = tmp_path / "human.jsonl"
+    people.write_text("".join(json.dumps({"input_text": f"Is {n} a lot?", **row}) + "\n" for n in range(9)) + "{}\n")
+    asked = {"human_preference_dataset": str(people)}
+    with judge_server() as server:
+        with pytest.raises(DataError, match="human_preference_dataset"):
+            label(tmp_path, server.url, **asked)
+        with pytest.raises(DataError, match="human_preference_dataset has changed since Validate Inputs"):
+            label(tmp_path, server.url, **asked, max_bad_rows=1, human_preference_fingerprint="another")
+    assert not server.questions
 
 
 def test_models_that_are_loaded_answer_once_even_if_the_judge_is_away(tmp_path: Path, tiny_model: Path) -> None:
