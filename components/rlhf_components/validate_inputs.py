@@ -282,7 +282,7 @@ def validate_inputs(
     from rlhf_tuning.parameters import Value
     from rlhf_tuning.planning.run_budget import check_run
     from rlhf_tuning.registry import check_writable
-    from rlhf_tuning.rewards import read_rewards
+    from rlhf_tuning.rewards import check_access, read_rewards
     from rlhf_tuning.step import running_step
     from rlhf_tuning.validation import ValidationConfig, validate_data
 
@@ -395,6 +395,7 @@ def validate_inputs(
             gate_max_judge_loss=gate_max_judge_loss,
         )
         rewards = read_rewards(rewards)
+        check_access(rewards)
         if target == "local":
             check_writable(Path(registry_dir).expanduser() if registry_dir else None)
         config = ValidationConfig(

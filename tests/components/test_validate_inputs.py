@@ -50,6 +50,16 @@ def test_a_secret_that_cannot_be_read_ends_the_run_before_the_data_is_read(secre
     assert not (tmp_path / "data_report").exists()
 
 
+def test_so_does_one_of_a_judge_that_is_to_reward(secrets, validate, tmp_path, capsys):
+    secrets.permitted = False
+    rewards = json.dumps([{"kind": "judge", "judge": "gemini", "model": "m", "key_secret": SECRET}])
+    with pytest.raises(SystemExit) as ended:
+        validate(rewards=rewards)
+    assert ended.value.code == 2
+    assert f"'{SECRET}', but the account" in capsys.readouterr().out
+    assert not (tmp_path / "data_report").exists()
+
+
 def test_feedback_is_refused_without_the_loss_that_learns_from_it(validate, tmp_path, capsys):
     rows = [{"prompt": f"Ask {n}.", "completion": "Sun.", "label": n % 2 > 0} for n in range(20)]
     (tmp_path / "feedback.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

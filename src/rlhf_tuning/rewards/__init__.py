@@ -101,6 +101,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Return the options with the content of files in the place of their names, where `read` gives it."""
         return self
 
+    def check_access(self) -> None:
+        """Check what is needed to score besides the options, such as a key, as far as that costs nothing.
+
+        Raises:
+            RlhfError: If it is not there.
+        """
+
 
 class Scorer(Protocol):
     """Scores answers."""
@@ -297,6 +304,19 @@ def read_rewards(rewards: str, *, remote: bool = True) -> str:
         return None if path.startswith("gs://") and not remote else _read(path)
 
     return written([each.with_files(read) for each in read_options(text)])
+
+
+def check_access(rewards: str) -> None:
+    """Check what rewards need to score besides their options, such as a key.
+
+    Args:
+        rewards: The parameter, as `read_rewards` returns it.
+
+    Raises:
+        RlhfError: If it is not there.
+    """
+    for each in read_options(rewards):
+        each.check_access()
 
 
 def written(options: Sequence[Options]) -> str:

@@ -20,7 +20,7 @@ import msgspec
 from rlhf_tuning import environment, rewards
 from rlhf_tuning import step as progress
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.evaluation.judges import check_judge
+from rlhf_tuning.evaluation.judges import check_judge, check_server
 from rlhf_tuning.evaluation.judges.asking import REASONS, Asker, Cache, NoReplyError
 from rlhf_tuning.evaluation.judges.role import JUDGE
 from rlhf_tuning.evaluation.judges.rubric import framed, rubric_file
@@ -91,6 +91,10 @@ class Options(rewards.Options, frozen=True, kw_only=True):
         """Return the options with the rubric in the place of its file's name."""
         text = read(rubric_file(self.rubric)) if rubric_file(self.rubric) else None
         return self if text is None else msgspec.structs.replace(self, rubric=text)
+
+    def check_access(self) -> None:
+        """Check that the key can be read, and scores be kept; nothing is asked."""
+        check_server(self.judge, self.key_secret)
 
 
 class JudgeScorer:
