@@ -44,7 +44,9 @@ def for_target(target: str) -> Any:
         """
         values = values.adding({"large_model_reference": values["student_model_reference"]})
         inputs = (
-            validate_inputs(**values.of(validate_inputs)).set_display_name("Validate Inputs").set_caching_options(False)
+            validate_inputs(**values.of(validate_inputs, target=target))
+            .set_display_name("Validate Inputs")
+            .set_caching_options(False)
         )
         models = (
             preprocess_inputs(**values.of(preprocess_inputs, method="distilled"))

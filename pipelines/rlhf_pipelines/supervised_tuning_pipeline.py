@@ -41,7 +41,9 @@ def for_target(target: str) -> Any:
             data_report: What is in the data, as one HTML page.
         """
         inputs = (
-            validate_inputs(**values.of(validate_inputs)).set_display_name("Validate Inputs").set_caching_options(False)
+            validate_inputs(**values.of(validate_inputs, target=target))
+            .set_display_name("Validate Inputs")
+            .set_caching_options(False)
         )
         models = (
             preprocess_inputs(**values.of(preprocess_inputs, method="supervised"))

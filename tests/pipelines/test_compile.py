@@ -122,6 +122,18 @@ def test_every_step_that_may_forecast_knows_the_machine_also_in_a_job_that_is_ne
         assert executors[label]["container"]["env"] == [{"name": "RLHF_MACHINE", "value": "l4"}]
 
 
+@pytest.mark.parametrize("target", ["local", "vertex"])
+def test_every_job_that_registers_a_model_looks_first_whether_it_can(target):
+    registering = [name for name, parameters in PIPELINES.items() if "registry_dir" in {p.name for p in parameters}]
+    assert len(registering) > 5
+    for name in registering:
+        spec = compile_for_submission(name, target, "", {})
+        graphs = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+        tasks = [task for graph in graphs for key, task in graph["tasks"].items() if key == "validate-inputs"]
+        for task in tasks:
+            assert task["inputs"]["parameters"]["target"] == {"runtimeValue": {"constant": target}}, name
+
+
 def test_a_judge_is_held_anew_against_preferences_of_people_whose_content_has_changed():
     tasks = load_pipeline("rlaif_pipeline").pipeline_spec.root.dag.tasks
     given = tasks["ai-feedback"].inputs.parameters["human_preference_fingerprint"].task_output_parameter
