@@ -75,7 +75,8 @@ def import_preference_dataset(
             eval_prompts=eval_prompts,
             prompt_fingerprint=held_out_fingerprint,
         )
-        what = " and ".join(["preferences"] * bool(preference_dataset) + ["answers"] * bool(feedback_dataset))
+        prefers = bool(preference_dataset or labelled_preferences)
+        what = " and ".join(["preferences"] * prefers + ["answers"] * bool(feedback_dataset))
         say(
             f"{summary.rows:,} {what} to learn from, {summary.eval_rows:,} held out, {summary.left_out:,} left out since "
             "their prompts are like those of the evaluation"

@@ -314,6 +314,7 @@ def validate_inputs(
             "temperature": temperature,
             "seed": seed,
             "scorer": scorer,
+            "sampling_strategy": sampling_strategy,
             "dtype": dtype,
             "serving_machine": serving_machine,
             "serving_endpoint": serving_endpoint,
@@ -386,6 +387,7 @@ def validate_inputs(
                 judge=judge,
                 scorer=scorer,
                 sampling_strategy=sampling_strategy,
+                temperature=temperature,
                 same=(large_model_a_reference or base) == (large_model_b_reference or base),
             )
         regression_fingerprint = check_suite(

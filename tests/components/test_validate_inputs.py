@@ -161,6 +161,9 @@ def test_what_learning_from_a_judge_s_preferences_cannot_use_is_refused_before_t
     with pytest.raises(SystemExit):
         validate(**prompts, **JUDGE, preference_dataset="", temperature=0.0)
     assert "temperature is 0; it must be greater than 0" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        validate(**prompts, **JUDGE, preference_dataset="", sampling_strategy="beam")
+    assert "sampling_strategy is 'beam'; it must be one of" in capsys.readouterr().out
 
 
 def test_only_prompts_of_which_some_are_held_out_have_phase_1_done_again(validate, tmp_path):

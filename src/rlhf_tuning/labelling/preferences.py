@@ -77,6 +77,7 @@ class PreferenceLabelConfig:
             judge=self.judge,
             scorer=self.scorer,
             sampling_strategy=self.sampling_strategy,
+            temperature=self.temperature,
             same=self.large_model_a_reference == self.large_model_b_reference,
         )
 

@@ -42,7 +42,7 @@ def task_rubric(task_type: str) -> str:
     return RUBRICS[task]
 
 
-def check_labelling(*, judge: str, scorer: str, sampling_strategy: str, same: bool) -> None:
+def check_labelling(*, judge: str, scorer: str, sampling_strategy: str, temperature: float, same: bool) -> None:
     """Check that answers differ and that somebody prefers one.
 
     Raises:
@@ -53,8 +53,10 @@ def check_labelling(*, judge: str, scorer: str, sampling_strategy: str, same: bo
             "Neither judge nor scorer says who prefers. Set judge to 'language_model', 'gemini' or 'local_model', and "
             "judge_model."
         )
-    if same and sampling_strategy == "greedy":
+    if same and (sampling_strategy == "greedy" or temperature == 0):
+        which = "sampling_strategy is 'greedy'" if sampling_strategy == "greedy" else "temperature is 0"
         raise ParameterError(
-            "large_model_a_reference and large_model_b_reference are the same model, and sampling_strategy is 'greedy', so "
-            "that both give the same answer to each prompt. Set it to 'temperature_sampling', or give two models."
+            f"large_model_a_reference and large_model_b_reference are the same model, and {which}, so that both give the "
+            "same answer to each prompt. Sample at a temperature above 0, with sampling_strategy 'temperature_sampling', or "
+            "give two models."
         )

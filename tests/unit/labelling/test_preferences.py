@@ -144,6 +144,8 @@ def test_nothing_is_asked_where_nobody_prefers_or_all_answers_are_the_same() -> 
         PreferenceLabelConfig(**same)
     with pytest.raises(ParameterError, match="the same model, and sampling_strategy is 'greedy'"):
         PreferenceLabelConfig(**same, scorer="house_style", sampling_strategy="greedy")
+    with pytest.raises(ParameterError, match="the same model, and temperature is 0"):
+        PreferenceLabelConfig(**same, scorer="house_style", temperature=0.0)
 
 
 def test_a_task_has_a_rubric_whatever_its_version() -> None:
