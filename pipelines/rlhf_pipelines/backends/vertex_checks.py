@@ -188,7 +188,7 @@ def _folder_problems(values: Mapping[str, Any]) -> Iterator[str]:
                 f"{name} is {value!r}, a file of this machine, which a job on Vertex cannot see. Copy it with `gcloud "
                 "storage cp` and give its gs:// path, or give its words."
             )
-        elif name.endswith("_model_reference") and _is_here(value):
+        elif name.endswith("_reference") and _is_here(value):
             yield (
                 f"{name} is {value!r}, a folder of this machine, which a job on Vertex cannot see. Copy it with `gcloud "
                 "storage cp --recursive` and give its gs:// path, or give a Hugging Face hub id."

@@ -673,9 +673,13 @@ def test_the_manifest_of_a_digest_is_asked_for_by_it(server, checked):
 
 
 def test_every_path_among_the_parameters_is_known_to_the_checks():
-    local = {parameter.name for parameter in PIPELINES["rlhf_pipeline"] if "folder" in parameter.description}
-    local |= {parameter.name for parameter in PIPELINES["rlhf_pipeline"] if "JSONL" in parameter.description}
-    assert all(name.endswith(("_dataset", "_model_reference", "_adapter")) or name == "registry_dir" for name in local)
+    described = {parameter.name: parameter.description for table in PIPELINES.values() for parameter in table}
+    local = {name for name, words in described.items() if "JSONL" in words or "folder" in words}
+    local |= {name for name in described if name.endswith("_reference")}
+    assert "large_model_b_reference" in local
+    for name in local:
+        (problem,) = vertex_checks._folder_problems({name: "./here"})
+        assert problem.startswith(f"{name} is './here'")
 
 
 # Experiments.
