@@ -173,7 +173,8 @@ class Plan:
         if values.get("dataset_uri"):  # supervised tuning alone
             steps = dict.fromkeys(_STEPS, 0) | {"supervised_train_steps": values["train_steps"]}
             return cls(**known | steps | {"held_out_reward_model_share": 0.0, "watch_prompts": 0})
-        if values.get("rewards") and not (values.get("preference_dataset") or values.get("feedback_dataset")):
+        preferences = ("preference_dataset", "feedback_dataset", "preference_prompt_dataset")
+        if values.get("rewards") and not any(values.get(name) for name in preferences):
             # They are all that is learnt from.
             known |= {"reward_model_train_steps": 0, "held_out_reward_model_share": 0.0}
         return cls(**known | {"supervised_train_steps": _steps_before(values)})

@@ -251,6 +251,8 @@ def test_rewards_without_preferences_are_all_that_is_learnt_from():
     alone = forecast(Plan.of(VALUES | {"rewards": "[]"}), LLAMA_1B, A100)
     assert [phase.name for phase in alone.phases] == ["reinforcement learning"]
     assert alone.all_hours < with_both.all_hours == forecast(Plan.of(VALUES), LLAMA_1B, A100).all_hours
+    judged = forecast(Plan.of(VALUES | {"rewards": "[]", "preference_prompt_dataset": "p.jsonl"}), LLAMA_1B, A100)
+    assert judged.all_hours == with_both.all_hours, "a reward model learns what the judge prefers"
 
 
 def test_preference_tuning_takes_its_own_steps_and_no_reward_model_but_the_one_that_judges():
