@@ -55,6 +55,15 @@ def test_every_target_compiles_to_one_document_with_the_same_inputs_and_outputs(
     assert (PLACEHOLDER in (tmp_path / "pipeline.yaml").read_text()) == (target == "vertex")
 
 
+@pytest.mark.parametrize("target", UPLOAD_PHASES)
+def test_what_a_model_learnt_from_reaches_its_manifest_whatever_it_is(target):
+    tasks, steps = graph(target)
+    (phase,) = (task for task in tasks if task.task_info.name == STEP)
+    upload = steps.get("upload-model-to-vertex", phase)
+    for kind in ("prompt", "preference", "demonstration", "feedback", "eval"):
+        assert f"{kind}_fingerprint" in upload.inputs.parameters
+
+
 def test_only_on_vertex_is_the_upload_more_than_one_step():
     assert not graph("local")[1]
     assert not graph("kubeflow")[1]
@@ -123,7 +132,7 @@ VALUES = {
     "prompt_fingerprint": "b",
     "preference_fingerprint": "c",
     "demonstration_fingerprint": "",
-    "feedback_fingerprint": "",
+    "feedback_fingerprint": "e",
     "eval_fingerprint": "d",
     "promote": True,
     "champion": "",
@@ -284,7 +293,8 @@ def test_the_kubeflow_phase_tells_where_the_model_is_and_how_it_is_served(tmp_pa
     assert outputs == ("s3://mlpipeline/model", "")
     service = yaml.safe_load((run / "service.yaml").read_text())
     assert service["spec"]["predictor"]["model"]["storageUri"] == "s3://mlpipeline/model"
-    assert json.loads((run / "manifest.json").read_text())["fingerprints"]["prompts"] == "b"
+    fingerprints = json.loads((run / "manifest.json").read_text())["fingerprints"]
+    assert (fingerprints["prompts"], fingerprints["feedback"]) == ("b", "e")
     assert "kubectl apply" in capsys.readouterr().out
 
 
