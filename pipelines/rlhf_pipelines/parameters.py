@@ -389,6 +389,7 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "watch_prompts",
         "held_out_reward_model_share",
         "reward_model_max_epochs",
+        "rewards",
         "max_bad_rows",
         "regression_suite",
     )

@@ -48,6 +48,19 @@ def test_a_regression_suite_is_read_too(tmp_path: Path, capsys: pytest.CaptureFi
     assert "line 1: type 'is' is none of equals" in capsys.readouterr().err
 
 
+def test_rewards_are_tried_too_whether_a_pipeline_is_named_or_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["validate", "--prompt-dataset", prompts(tmp_path / "p.jsonl"), "--output-dir", str(tmp_path / "out")]
+    rewards = tmp_path / "rewards.json"
+    rewards.write_text('[{"kind": "unfinished"}]')
+    assert rlhf.main([*command, "--rewards", str(rewards)]) == 0
+    assert "Rewards, tried on" in capsys.readouterr().out
+    rewards.write_text('[{"kind": "python", "code": "def evaluate(example, response): return 1 / 0"}]')
+    assert rlhf.main([*command, "--rewards", str(rewards)]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_the_values_of_a_whole_run_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = tmp_path / "values.json"
     values.write_text(json.dumps({"prompt_dataset": prompts(tmp_path / "p.jsonl"), "kl_coeff": 0.2, "lora_dim": 4}))
