@@ -12,6 +12,7 @@ from typing import Any
 
 from rlhf_pipelines.methods import METHODS, SET_BY_COMPARISON
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.labelling.tasks import task_rubric
 from rlhf_tuning.limits import (
     NO_COEFFICIENT,
     NO_DATA_FOR_REWARDS,
@@ -568,6 +569,11 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
             problems.append(str(error))
         else:
             _checked(table["rewards"], checked["rewards"], problems)
+    if checked.get("task_type"):
+        try:
+            task_rubric(str(checked["task_type"]))
+        except ParameterError as error:
+            problems.append(str(error))
     if checked.get("label_smoothing") and checked.get("loss_type") != "robust":
         problems.append(NO_SMOOTHING)
     if pipeline == "method_comparison_pipeline":
