@@ -400,6 +400,8 @@ def validate_inputs(
         check_access(rewards)
         if target == "local":
             check_writable(Path(registry_dir).expanduser() if registry_dir else None)
+        # It counts by the choices of people that it is held against, of which feedback has none.
+        held_out_judges = held_out_reward_model_share and (preference_dataset or eval_dataset or not feedback_dataset)
         config = ValidationConfig(
             prompt_dataset=prompt_dataset,
             preference_dataset=preference_dataset,
@@ -434,7 +436,7 @@ def validate_inputs(
             tunes_on_preferences=tunes_on_preferences,
             rewards=rewards,
             epoch_count=epoch_count,
-            independent_judge=bool(scorer or judge or held_out_reward_model_share or dataset_uri),
+            independent_judge=bool(scorer or judge or held_out_judges or dataset_uri),
             rewards_judge=bool(rewards) and not (preference_dataset or feedback_dataset or scorer),
         )
         check = validate_data(

@@ -284,6 +284,12 @@ def _nothing_promotes(config: ValidationConfig, check: DatasetCheck) -> Finding 
             "Nobody independent will judge the tuned model, so it will not be promoted: the reward that is optimised never "
             "promotes. Name a judge (judge, judge_model) or a scorer, or set held_out_reward_model_share above 0."
         )
+        if config.feedback_dataset and config.held_out_reward_model_share:
+            message = (
+                "Nobody independent will judge the tuned model, so it will not be promoted: a held-out reward model must "
+                "agree with what people chose of two answers, and feedback has single ones. Name a judge (judge, "
+                "judge_model) or a scorer."
+            )
     elif prompts < config.gate_min_prompts:
         parameter, least = "gate_min_prompts", config.gate_min_prompts
         if given:

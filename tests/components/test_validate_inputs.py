@@ -69,6 +69,9 @@ def test_feedback_is_refused_without_the_loss_that_learns_from_it(validate, tmp_
     assert "Set loss_type to kto" in capsys.readouterr().out
     found = validate(**feedback, tunes_on_preferences=True, loss_type="kto")
     assert found["feedback_fingerprint"]
+    assert "must agree with what people chose of two answers, and feedback has single ones" in found["data_warnings"]
+    found = validate(**feedback, tunes_on_preferences=True, loss_type="kto", scorer="house_style")
+    assert "what people chose of two answers" not in found["data_warnings"]
 
 
 def test_a_registry_that_cannot_be_written_to_ends_a_run_that_uses_it(validate, tmp_path, capsys):
