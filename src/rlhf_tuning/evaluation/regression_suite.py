@@ -320,6 +320,8 @@ def _assertion(asserted: object) -> Assertion:
     if plain not in ASSERTIONS:
         raise ValueError(f"type {kind!r} is none of {', '.join(ASSERTIONS)}, nor one of these after not-")
     if plain in _ALONE:
+        if "value" in asserted:  # where promptfoo has a schema
+            raise ValueError(f"{kind} takes no value: an answer is not held against a schema")
         return Assertion(kind)
     if plain in _OF_TEXTS:
         if not isinstance(value, list) or not value or not all(isinstance(each, str) and each for each in value):

@@ -75,17 +75,19 @@ def test_every_line_that_cannot_be_used_is_told(tmp_path):
         {"prompt": "p", "assert": [{"type": "contains-any", "value": "x"}]},
         {"prompt": "p", "assert": [{"type": "contains"}]},
         {"prompt": "p", "assert": {"type": "contains"}},
+        {"prompt": "p", "assert": [{"type": "is-json", "value": {"type": "object"}}]},
         {"prompt": "p", "asserts": []},
         '{"prompt": "p"',
     ]
     with pytest.raises(ParameterError) as told:
         read_suite(write(tmp_path / "suite.jsonl", *rows))
     lines = str(told.value).splitlines()[1:]
-    assert [int(line.split(":")[0].removeprefix("  line ")) for line in lines] == [1, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert [int(line.split(":")[0].removeprefix("  line ")) for line in lines] == [1, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert "type 'contain' is none of equals, contains" in lines[0]
     assert "no regular expression" in lines[3]
     assert "must be a list of texts" in lines[4]
-    assert "asserts is no field" in lines[7]
+    assert "is-json takes no value" in lines[7]
+    assert "asserts is no field" in lines[8]
 
 
 def test_what_is_not_there_or_empty_is_told(tmp_path):
