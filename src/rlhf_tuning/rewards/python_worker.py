@@ -78,10 +78,14 @@ def load(function: str, code: str) -> Callable[[dict[str, Any], dict[str, Any]],
 
 def told(error: BaseException) -> str:
     """Return an error as a person reads it, with the line of theirs where it happened."""
-    lines = [
-        f"line {frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
     ]
-    place = f" ({lines[-1]} of its code)" if lines else ""
+    # The first is of their file; what this calls may be of any other.
+    lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
+    place = f" (line {lines[-1]} of its code)" if lines else ""
     return f"{type(error).__name__}: {str(error)[:500]}{place}"
 
 

@@ -1,4 +1,4 @@
-import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -53,6 +53,7 @@ HOSTILE = {
         "failed with CalledProcessError"
     ),
     "return 1 / 0": "failed with ZeroDivisionError: division by zero (line 2 of its code)",
+    "import json; json.loads('{')": "double quotes: line 1 column 2 (char 1) (line 2 of its code)",
     "return None": "failed with TypeError: it returned None, not a number",
     "return float('nan')": "gives 1 of 1 answers a score that is not finite",
     "open('big', 'wb').truncate(2**29)": "failed with OSError: [Errno 27] File too large",
@@ -63,7 +64,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_function_fails_the_run_with_clear_words_and_nothing_else(text):
+def test_a_hostile_function_fails_the_run_with_clear_words_and_nothing_else(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rewards = loaded({**body(text), "timeout_s": 0.5 if "while" in text else 20})
     [worker] = rewards.parts[0].scorer._workers
     began = time.monotonic()
@@ -73,7 +75,7 @@ def test_a_hostile_function_fails_the_run_with_clear_words_and_nothing_else(text
     assert time.monotonic() - began < 15
     rewards.close()
     assert worker._process.poll() is not None
-    assert not os.path.exists(worker._folder.name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
