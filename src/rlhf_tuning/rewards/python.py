@@ -9,7 +9,8 @@ It runs in processes of its own, `python_worker.py`, with a limit of time and me
 environment of the step, where its credentials are. One that breaks, hangs, ends its process or returns no number fails the
 run.
 
-It is no wall against an enemy: the function reads what files this user may read. But it can send nothing anywhere.
+It is no wall against an enemy: the function reads what files this user may read, `/proc` with the environment of other
+processes among them, and writes where this user may write. But it opens no connection.
 """
 
 import json
