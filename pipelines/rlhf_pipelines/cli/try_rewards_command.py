@@ -8,6 +8,7 @@ from typing import Any
 from rlhf_pipelines.cli.text_table import text_table
 from rlhf_tuning.data.importer import import_preferences, import_prompts, sample_canonical
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.models.model_reference import files_of, local_folder
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.parameters import Value
@@ -41,6 +42,11 @@ def try_here(values: Mapping[str, Value], *, predictions: Path | None, most: int
         asked, choices = [(row, Answer(row["prediction"], row["tokens"], row["ended"])) for row in rows], 0
     else:
         asked, choices = known_answers(rewards, *_rows(values, most), _answer_of(values, rewards))
+    if not asked and values["preference_dataset"]:
+        raise ParameterError(
+            "A reward needs references, which preferences do not have. Give a prompt_dataset whose rows bring them, or "
+            "answers of a model with --predictions, as infer_pipeline writes them."
+        )
     if not asked:
         raise ParameterError(
             "There is no answer to try the rewards on. Give a preference_dataset, prompts with references, or answers of a "
@@ -94,6 +100,10 @@ def _answer_of(values: Mapping[str, Value], rewards: str) -> Callable[[str], Ans
         return lambda text: Answer(text, 0, True)
     if not reference:
         raise ParameterError("A reward counts tokens: give large_model_reference, whose tokenizer does.")
+    if (
+        local_folder(reference, weights=False) is not None
+    ):  # transformers would ask the hub for a folder that is not there
+        files_of(reference, parameter="large_model_reference")
     text_format = TextFormat(load_tokenizer(reference), prompt_sequence_length=1, target_sequence_length=most_tokens)
     end = text_format.tokenizer.eos_token_id
 

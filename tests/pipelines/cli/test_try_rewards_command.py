@@ -41,7 +41,7 @@ def test_rewards_are_tried_on_what_a_model_answered(files: Path, capsys: pytest.
         ([{"kind": "reward_model"}], "the reward_model alone"),
         ([{"kind": "length", "low": 1, "high": 2}], "give large_model_reference"),
         ([{"kind": "python", "code": "def evaluate(example, response): return 1 / 0"}], "ZeroDivisionError"),
-        ([{"kind": "string_match", "expression": "{{references.answer}}"}], "There is no answer to try"),
+        ([{"kind": "string_match", "expression": "{{references.answer}}"}], "A reward needs references"),
     ],
 )
 def test_what_cannot_be_tried_is_a_mistake_of_the_user(
@@ -50,3 +50,9 @@ def test_what_cannot_be_tried_is_a_mistake_of_the_user(
     Path("rewards.json").write_text(json.dumps(listed))
     assert main(["try-rewards", "--rewards", "rewards.json", "--preference-dataset", "preferences.jsonl"]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model_is_not_looked_for_on_the_hub(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["try-rewards", "--rewards", '[{"kind": "length", "low": 1, "high": 2}]', "--large-model-reference"]
+    assert main([*command, "./no-model", "--preference-dataset", "preferences.jsonl"]) == 2
+    assert "large_model_reference is './no-model', but there is no such folder" in capsys.readouterr().err
