@@ -393,6 +393,7 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "rewards",
         "max_bad_rows",
         "regression_suite",
+        "rewards",
     )
 )
 

@@ -214,7 +214,7 @@ def validate_data(
         tell(f"Prompts that the teacher is to answer: {to_label:,}")
         if config.teacher != LOCAL:
             check_calls(to_label, config.teacher_max_calls)
-    if rewarded and config.rewards:
+    if config.rewards and (config.prompt_dataset or config.preference_dataset):
         _try_rewards(config, check, tell)
     tell("Rows: " + ", ".join(f"{name} {count:,}" for name, count in check.counts.items()))
     for warning in check.warnings:
@@ -340,6 +340,9 @@ def _try_rewards(config: ValidationConfig, check: DatasetCheck, tell: Callable[[
 
     asked, choices = known_answers(rewards, preferences, prompts, answer_of)
     asked = asked or [(row, answer_of(row["prompt"][-1]["content"])) for row in prompts]
+    if not asked:
+        tell("Rewards were not tried: they need references, which prompts bring. Give prompt_dataset.")
+        return
     trial = try_rewards(rewards, asked, choices=choices, most_tokens=config.target_sequence_length)
     if trial is not None:
         said = ", ".join(f"{part.name} {part.mean:.3g} (spread {part.spread:.2g})" for part in trial.parts)

@@ -329,6 +329,16 @@ def test_evaluation_prompts_without_references_are_refused_where_rewards_with_su
         validate(tmp_path, **settings, rewards_judge=True)
 
 
+def test_a_reward_is_tried_on_preferences_alone(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Ask {n}.", "chosen": "Sit, please.", "rejected": "Sit."} for n in range(30)]
+    preferences = write(tmp_path / "p.jsonl", rows)
+    for expression, words in (("please", "string_match 0.5"), ("{{references.answer}}", "were not tried")):
+        listed = [{"kind": "string_match", "expression": expression, "operation": "partial_match"}]
+        _, told = validate(tmp_path, preference_dataset=preferences, rewards=json.dumps(listed))
+        [said] = [line for line in told if line.startswith("Rewards")]
+        assert words in said
+
+
 @pytest.mark.parametrize(
     ("listed", "words"),
     [

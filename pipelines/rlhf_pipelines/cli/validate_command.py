@@ -22,6 +22,7 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
         ModelError: If the base model cannot be tuned.
         DataError: If a dataset cannot be used; the files are written all the same.
     """
+    from rlhf_tuning.data.check import DATASETS
     from rlhf_tuning.evaluation.regression_suite import read_suite
     from rlhf_tuning.validation import ValidationConfig, validate_data
 
@@ -32,6 +33,9 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
     except OSError as error:
         raise ParameterError(f"--output-dir {output_dir} cannot be made: {error.strerror}.") from None
     suite = read_suite(str(values.get("regression_suite", "")))
+    if suite and not any(values.get(name) for name in DATASETS):
+        print(f"{_prompts(len(suite))}. No dataset is given, so nothing else was checked.")
+        return 0
     known = {field.name: values[field.name] for field in fields(ValidationConfig) if field.name in values}
     if student := values.get("student_model_reference"):
         known["large_model_reference"] = known.get("large_model_reference") or student
@@ -54,12 +58,16 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
             "rlhf_pipeline beside preferences"
         )
     if suite:
-        print(f"Regression suite: {len(suite):,} prompt{'s' * (len(suite) != 1)}")
+        print(_prompts(len(suite)))
     warnings = len(check.warnings)
     print(
         f"The data can be used{f', with {warnings} warning' + 's' * (warnings > 1) if warnings else ''}. Report: {report}"
     )
     return 0
+
+
+def _prompts(count: int) -> str:
+    return f"Regression suite: {count:,} prompt{'s' * (count != 1)}"
 
 
 def check_budget_here(given: Mapping[str, object], *, pipeline: str | None = None) -> None:

@@ -32,6 +32,8 @@ _ACCEPTS: dict[str, tuple[Kind, ...]] = {
     "eval_dataset": EITHER,
     "evaluation_data_uri": DEMONSTRATIONS,
 }
+#: The parameters that name what can be checked.
+DATASETS = tuple(_ACCEPTS)
 #: Of what is measured on, that in which its prompts are looked for.
 _TRAINED_ON = {
     "eval_dataset": ("preference_dataset", "prompt_dataset", "supervised_dataset", "feedback_dataset"),

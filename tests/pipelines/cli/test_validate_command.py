@@ -48,16 +48,25 @@ def test_a_regression_suite_is_read_too(tmp_path: Path, capsys: pytest.CaptureFi
     assert "line 1: type 'is' is none of equals" in capsys.readouterr().err
 
 
-def test_rewards_are_tried_too_whether_a_pipeline_is_named_or_not(
+def test_a_regression_suite_is_read_without_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = write(tmp_path / "suite.jsonl", [{"prompt": "p", "assert": [{"type": "equals", "value": "a"}]}])
+    assert rlhf.main(["validate", "--regression-suite", suite, "--output-dir", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "Regression suite: 1 prompt. No dataset is given" in shown
+    assert "The data can be used" not in shown
+
+
+def test_rewards_are_tried_whether_or_not_the_pipeline_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["validate", "--prompt-dataset", prompts(tmp_path / "p.jsonl"), "--output-dir", str(tmp_path / "out")]
     rewards = tmp_path / "rewards.json"
-    rewards.write_text('[{"kind": "unfinished"}]')
-    assert rlhf.main([*command, "--rewards", str(rewards)]) == 0
+    command = ["validate", "--rewards", str(rewards), "--output-dir", str(tmp_path / "out")]
+    data = prompts(tmp_path / "p.jsonl")
+    rewards.write_text(json.dumps([{"kind": "string_match", "expression": "Describe", "operation": "partial_match"}]))
+    assert rlhf.main([*command, "--prompt-dataset", data]) == 0
     assert "Rewards, tried on" in capsys.readouterr().out
-    rewards.write_text('[{"kind": "python", "code": "def evaluate(example, response): return 1 / 0"}]')
-    assert rlhf.main([*command, "--rewards", str(rewards)]) == 2
+    rewards.write_text(json.dumps([{"kind": "python", "code": "def evaluate(example, response): return 1 / 0"}]))
+    assert rlhf.main([*command, "--prompt-dataset", data]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
