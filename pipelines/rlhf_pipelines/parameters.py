@@ -393,7 +393,6 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "rewards",
         "max_bad_rows",
         "regression_suite",
-        "rewards",
     )
 )
 
