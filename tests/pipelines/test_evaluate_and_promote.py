@@ -29,10 +29,8 @@ def test_it_is_compared_judged_reported_and_registered(tiny_model: Path, tmp_pat
     for name, count in (("prompts", 20), ("eval", 8)):
         rows = [{"input_text": f"Describe {name} {number}."} for number in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = {name: parameter.default for name, parameter in PARAMETERS.items()} | {
+    arguments = {name: "" if parameter.required else parameter.default for name, parameter in PARAMETERS.items()} | {
         "prompt_dataset": str(tmp_path / "prompts.jsonl"),
-        "preference_dataset": "",
-        "dataset_uri": "",
         "eval_dataset": str(tmp_path / "eval.jsonl"),
         "large_model_reference": str(tiny_model),
         "model_display_name": "kept",

@@ -395,7 +395,7 @@ def sample_unasked(
 ) -> tuple[list[dict[str, Any]], bool]:
     """Return held-out rows to choose a checkpoint by, drawn by the seed.
 
-    They begin otherwise than all prompts on which answers are compared, where there are enough such rows. Else they are any,
+    They begin otherwise than all prompts on which answers are compared, where all do or enough of them. Else they are any,
     and then what is found on those prompts is too good by chance.
 
     Args:
@@ -414,9 +414,10 @@ def sample_unasked(
         return sample_canonical(path, most=most, seed=seed), False
     with open(evaluation_prompts_path, "rb") as lines:
         unasked = sample_canonical(path, most=most, seed=seed, part=_Unlike(alike_to(lines)))
-    if len({encode_prompt(row["prompt"]) for row in unasked}) >= ENOUGH_TO_CHOOSE:
+    rows = sample_canonical(path, most=most, seed=seed)
+    if len(unasked) == len(rows) or len({encode_prompt(row["prompt"]) for row in unasked}) >= ENOUGH_TO_CHOOSE:
         return unasked, False
-    return sample_canonical(path, most=most, seed=seed), True
+    return rows, True
 
 
 def _write_prompts(path: str, rows: Sequence[bytes]) -> int:

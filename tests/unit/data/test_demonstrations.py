@@ -193,7 +193,15 @@ def test_where_there_are_enough_no_dialogue_both_chooses_the_checkpoint_and_is_a
     assert len(rows) == (50 if apart else 2 * dialogues)
     assert list(map(len, openings)) == ([25, 50] if apart else [74, 74])
     assert not (apart and openings[0] & openings[1])
-    assert len(sample_unasked(measured, "", most=1000, seed=0)[0]) == 2 * dialogues
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text(json.dumps({"prompt": [said("user", "of an evaluation dataset")]}) + "\n")
+    for asked in ("", str(elsewhere)):
+        rows, judged = sample_unasked(measured, asked, most=1000, seed=0)
+        assert len(rows) == 2 * dialogues
+        assert not judged
+    few = tmp_path / "few"
+    few.write_text("".join(json.dumps(row) + "\n" for row in rows[:8]))
+    assert sample_unasked(few, str(elsewhere), most=1000, seed=0) == (rows[:8], False)
 
 
 def test_what_is_measured_on_is_not_learnt(tmp_path: Path) -> None:
