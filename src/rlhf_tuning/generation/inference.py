@@ -294,7 +294,8 @@ def _line(example: dict[str, Any], answer: Answer) -> dict[str, Any]:
     return {
         "inputs": {"inputs_pretokenized": "\n\n".join(turn["content"] for turn in example["prompt"])},
         "prediction": answer.text,
-        **example,
+        # No more of it: the prompts may be another model's answers.
+        **{name: example[name] for name in ("prompt", "references") if name in example},
         "tokens": answer.tokens,
         "ended": answer.ended,
         "token_ids": answer.ids,

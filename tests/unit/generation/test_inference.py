@@ -164,3 +164,10 @@ def test_answers_of_other_settings_or_prompts_are_not_taken(tiny_model, prompts,
     assert begun[4] == begun[5]
     assert begun[6] != begun[0]
     assert len(list(work.iterdir())) == 1
+
+
+def test_another_model_s_answers_may_be_the_prompts(tiny_model, prompts, whole, tmp_path):
+    said = [{**json.loads(line), "prediction": "another's", "tokens": 0} for line in whole.splitlines()]
+    (tmp_path / "answers").write_text("".join(json.dumps(row) + "\n" for row in said))
+    infer(tiny_model, tmp_path / "answers", tmp_path / "out")
+    assert (tmp_path / "out").read_text(encoding="utf-8") == whole
