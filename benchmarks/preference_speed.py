@@ -69,7 +69,7 @@ def config(arguments: argparse.Namespace) -> Any:
 def ours(arguments: argparse.Namespace) -> dict[str, float]:
     """Take the steps as preference tuning does."""
     from rlhf_tuning.statistics import MeanEstimate
-    from rlhf_tuning.training import preference
+    from rlhf_tuning.training import preference, tuning
 
     asked: list[float] = []
     ask = preference.log_probabilities_of
@@ -83,10 +83,10 @@ def ours(arguments: argparse.Namespace) -> dict[str, float]:
     # Training is what is compared, and the reference's part in it: the first that is asked of are the pairs to learn from.
     preference.log_probabilities_of = timed
     nothing = MeanEstimate(0.0, 0.0, 0.0, 1)
-    preference._measured = lambda *_, **__: dict.fromkeys(  # type: ignore[assignment]
+    preference.of_pairs = lambda *_, **__: dict.fromkeys(  # type: ignore[assignment]
         ("loss", "accuracy", "chosen_change", "rejected_change"), nothing
     )
-    preference.save_tuned_model = lambda *_, **__: None  # type: ignore[assignment]
+    tuning.save_tuned_model = lambda *_, **__: None  # type: ignore[assignment]
     preferences = str(arguments.folder / "preferences.jsonl")
     with tempfile.TemporaryDirectory() as scratch:
         preference.train_on_preferences(

@@ -65,11 +65,11 @@ def config(arguments: argparse.Namespace) -> Any:
 
 def ours(arguments: argparse.Namespace) -> dict[str, float]:
     """Take the steps as supervised tuning does."""
-    from rlhf_tuning.training import held_out_loss, supervised
+    from rlhf_tuning.training import held_out_loss, supervised, tuning
 
     # Training is what is compared.
-    supervised._measured = lambda *_: held_out_loss.of_answers([1.0, 1.0], [1, 1])
-    supervised.save_tuned_model = lambda *_, **__: None  # type: ignore[assignment]
+    supervised._measured = lambda *_, **__: held_out_loss.of_answers([1.0, 1.0], [1, 1])
+    tuning.save_tuned_model = lambda *_, **__: None  # type: ignore[assignment]
     demonstrations = str(arguments.folder / "demonstrations.jsonl")
     with tempfile.TemporaryDirectory() as scratch:
         supervised.train_supervised(
@@ -122,7 +122,6 @@ def stock(arguments: argparse.Namespace) -> dict[str, float]:
             seed=settings.seed,
             compute=dtype,
         )
-        del shared["disable_dropout"]
         trainer = SameSteps(
             model=model,
             processing_class=tokenizer,

@@ -100,6 +100,14 @@ class Look:
         }
         return {"step": self.step, "n": self.loss.n, **means}
 
+    def as_metrics(self, when: str = "") -> dict[str, float]:
+        """Return the same as a step's metrics, with `when` in their names."""
+        found = {}
+        for name, value in self.values.items():
+            prefix = f"held_out_{name}{when}"
+            found |= {prefix: value.mean, f"{prefix}_low": value.low, f"{prefix}_high": value.high}
+        return found
+
     def __str__(self) -> str:
         words = f"{self.loss.mean:.3f} [{self.loss.low:.3f}, {self.loss.high:.3f}]"
         return f"{words} with {self.values['accuracy'].mean:.1%} right" if "accuracy" in self.values else words
@@ -184,6 +192,11 @@ class HeldOutLoss:
                 "for more because of it."
             )
         return words
+
+    def as_metrics(self) -> dict[str, float]:
+        """Return, as a step's metrics, what was measured of the model that is returned, and how many steps it took."""
+        found = {"steps": self.looks[-1].step, "returned_step": self.returned.step}
+        return found | {"held_out_loss_before": self.looks[0].loss.mean} | self.returned.as_metrics()
 
     def as_json(self) -> dict[str, Any]:
         """Return all looks and what was decided."""

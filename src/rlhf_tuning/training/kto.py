@@ -18,50 +18,25 @@ first step, and held-out feedback says when to stop and what to return.
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict
 from functools import partial
 from itertools import chain
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from rlhf_tuning import environment, step
+from rlhf_tuning import step
 from rlhf_tuning.data.feedback_labels import labelled, middle_of_scale
 from rlhf_tuning.data.importer import read_canonical, sample_canonical, sample_unasked
-from rlhf_tuning.distributed import processes, sharding
+from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import DataError
-from rlhf_tuning.models import base_model
-from rlhf_tuning.models.text_format import Conversation, TextFormat
-from rlhf_tuning.ops import lanes
+from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.statistics import MeanEstimate, clustered_auc, clustered_difference, clustered_mean
-from rlhf_tuning.training.budget_watch import BudgetWatch
-from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.given_answers import log_probabilities_of
-from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, check_finite
+from rlhf_tuning.training.held_out_loss import check_finite
 from rlhf_tuning.training.held_out_preferences import of_own_answers, warning
-from rlhf_tuning.training.loading import load_base, load_text_format
-from rlhf_tuning.training.preference import (
-    LOOKS_AN_EPOCH,
-    PreferenceConfig,
-    distinct_prompts,
-    most_measured,
-    outcome,
-)
-from rlhf_tuning.training.trainer_settings import (
-    check_steps,
-    continue_adapter,
-    drop_printing,
-    new_adapter,
-    one_device,
-    passes,
-    shared_settings,
-    step_order,
-)
-from rlhf_tuning.training.training_log import TrainingLog
-from rlhf_tuning.training.tuned_model import save_tuned_model
+from rlhf_tuning.training.preference import LOOKS_AN_EPOCH, PreferenceConfig, distinct_prompts
+from rlhf_tuning.training.trainer_settings import step_order
+from rlhf_tuning.training.tuning import Tuning, most_measured
 
 #: Examples that one forward and backward pass holds at most on a CPU.
 _TOGETHER = 8
@@ -89,13 +64,13 @@ def train_on_feedback(
         config: The settings.
         preferences_path: Canonical feedback to learn from.
         eval_preferences_path: Canonical feedback to measure on, none of it learnt from.
-        adapter_dir: Gets the LoRA adapter (with full fine-tuning none), `metrics.jsonl` and `held_out_loss.json`.
-        model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
-        tensorboard_dir: Gets event files.
-        checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
+        adapter_dir: As of `Tuning`.
+        model_dir: Likewise.
+        tensorboard_dir: Likewise.
+        checkpoint_dir: Likewise.
         evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
             which checkpoint it is. Empty for none.
-        budget: From `run_budget.step_budget`; empty for none.
+        budget: As of `Tuning`.
 
     Returns:
         What held-out feedback said of the model that is returned, with intervals, and the steps that were taken.
@@ -106,32 +81,37 @@ def train_on_feedback(
         ModelError: If the base model cannot be loaded.
         RunError: If the training ends early and nothing of ours ended it.
     """
-    from datasets import Dataset
     from trl import KTOConfig
 
     from rlhf_tuning.training.kto_trainer import FeedbackTrainer
 
+    tuning = Tuning(
+        config,
+        method="preference",
+        rank="adapter_size",
+        inputs=(preferences_path, eval_preferences_path, evaluation_prompts_path),
+        adapter_dir=adapter_dir,
+        model_dir=model_dir,
+        tensorboard_dir=tensorboard_dir,
+        checkpoint_dir=checkpoint_dir,
+        budget=budget,
+    )
+
     # 1. Encode the feedback.
-    share_of_batch = processes.share(config.batch_size, environment.process_count())
-    processes.join()
-    budget_watch = BudgetWatch(budget, dtype=config.dtype, label="preference tuning")
-    text_format = load_text_format(config)
-    paths = preferences_path, eval_preferences_path
-    middle = middle_of_scale(chain.from_iterable(map(read_canonical, paths)))
+    middle = middle_of_scale(chain.from_iterable(map(read_canonical, (preferences_path, eval_preferences_path))))
     given = sample_canonical(preferences_path, most=sys.maxsize, seed=config.seed, part=config.part)
     feedback = labelled(given, middle)
     if not feedback:
         raise DataError(f"{preferences_path} holds no answer that was liked or disliked.")
-    rows = _encoded(feedback, text_format)
-    steps = config.steps(len(rows))
-    every = max(1, round(len(rows) / config.batch_size / LOOKS_AN_EPOCH))
+    rows = _encoded(feedback, tuning.text_format)
+    steps, interval = config.steps(len(rows)), config.interval(len(rows))
     unasked, judged = sample_unasked(eval_preferences_path, evaluation_prompts_path, most=sys.maxsize, seed=config.seed)
     held_out = labelled(unasked, middle)
     if not held_out:
         raise DataError(f"{eval_preferences_path} holds no answer that was liked or disliked.")
-    most = min(len(held_out), most_measured(every * config.batch_size))
+    most = min(len(held_out), most_measured(interval * config.batch_size))
     held_out = random.Random(config.seed).sample(held_out, most)
-    measured = _encoded(held_out, text_format)
+    measured = _encoded(held_out, tuning.text_format)
     step.say(
         f"Preference tuning: {steps:,} steps of {config.batch_size:,} on {len(rows):,} answers, of which "
         f"{sum(row['label'] for row in rows):,} were liked; measured on {len(measured):,} others"
@@ -150,106 +130,45 @@ def train_on_feedback(
     measured = _with_others(measured, range(len(measured)))
 
     # 2. Load the model, and ask it what it says before it learns: it is the reference.
-    lora = config.adapter_size > 0
-    model, compute = load_base(config, rank="adapter_size", output=Path(model_dir), seed=config.seed)
-    _ask_reference(model, taken, compute, "to learn from")
-    _ask_reference(model, measured, compute, "set aside")
+    tuning.load()
+    _ask_reference(tuning.model, taken, tuning.compute, "to learn from")
+    _ask_reference(tuning.model, measured, tuning.compute, "set aside")
 
-    # 3. Build the trainer.
-    together = passes(
-        model,
-        share=share_of_batch,
-        most=_TOGETHER,
-        tokens=max(map(_length, rows)),
-        full=not lora,
-        compute=compute,
-    )
-    with TemporaryDirectory(prefix="preference-trainer-") as scratch:
-        settings = shared_settings(
-            output_dir=scratch,
-            steps=steps,
-            learning_rate=config.learning_rate,
-            seed=config.seed,
-            compute=compute,
-            checkpointing=together.checkpointing,
+    # 3. Train.
+    asked = distinct_prompts(held_out, most=config.watch_prompts)
+
+    def measure(model: Any) -> dict[str, MeanEstimate]:
+        found = of_feedback(model, measured, config=config, compute=tuning.compute)
+        return found | of_own_answers(
+            model, tuning.text_format, asked, temperature=config.temperature, seed=config.seed
         )
-        arguments = KTOConfig(
-            **settings,
-            per_device_train_batch_size=together.rows,
-            gradient_accumulation_steps=share_of_batch // together.rows,
-            lr_scheduler_type="linear",
-            max_length=None,
+
+    curve, _ = tuning.train(
+        taken,
+        steps=steps,
+        learning_rate=config.learning_rate,
+        make_trainer=FeedbackTrainer,
+        make_arguments=partial(
+            KTOConfig,
             beta=config.beta,
             loss_type="kto",
             desirable_weight=config.desirable_weight,
             undesirable_weight=config.undesirable_weight,
-        )
-        log = TrainingLog(
-            label="preference tuning",
-            total_steps=steps,
-            metrics_path=Path(adapter_dir) / "metrics.jsonl",
-            tensorboard_dir=Path(tensorboard_dir),
-            select=_metrics(config.beta),
-            vertex_tags={},
-        )
-        trainer = FeedbackTrainer(
-            model=model,
-            args=one_device(arguments),
-            train_dataset=Dataset.from_list(taken),
-            processing_class=text_format.tokenizer,
-            callbacks=[log, budget_watch],
-            peft_config=new_adapter(model, config.adapter_size, warm_start=config.warm_start_adapter),
-        )
-        drop_printing(trainer)
-        started_from = continue_adapter(trainer.model, config.warm_start_adapter)
-        sharding.train_together(trainer)
-
-        # 4. Train.
-        asked = distinct_prompts(held_out, most=config.watch_prompts)
-        watcher = HeldOutWatcher(
-            trainer.model,
-            partial(_measured, trainer.model, config, measured, asked, text_format, compute=compute),
-            HeldOutLoss(
-                steps,
-                patience=LOOKS_AN_EPOCH,
-                unit=config.loss_type,
-                stops_early=config.enable_early_stopping,
-                selects=config.enable_checkpoint_selection != "false",
-                judged=judged,
-            ),
-            interval=every,
-            from_start=True,
-            log=log,
-            scratch=scratch,
-        )
-        trainer.add_callback(watcher)
-        inputs = *paths, evaluation_prompts_path, started_from
-        checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="preference tuning")
-        with closing(log):
-            checkpoints.train(trainer, log, budget_watch, watcher)
-        if not (watcher.curve.stopped or budget_watch.stopped):
-            check_steps(trainer.state.global_step, asked=steps, label="Preference tuning")
-        watcher.finish(adapter_dir)
-
-    curve = watcher.curve.as_json()
-    if said := warning(curve):
+        ),
+        most_together=_TOGETHER,
+        most_tokens=max(map(_length, rows)),
+        metrics=partial(_metrics, beta=config.beta),
+        measure=measure,
+        interval=interval,
+        patience=LOOKS_AN_EPOCH,
+        unit=config.loss_type,
+        judged=judged,
+    )
+    if said := warning(curve.as_json()):
         step.say(f"Warning: {said}")
 
-    # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
-    found = outcome(curve) | budget_watch.finish(adapter_dir)
-    if lora and environment.is_main_process():
-        trainer.model.save_pretrained(adapter_dir)
-    tuned = None if lora else trainer.model
-    weights = None if lora else sharding.whole_weights(trainer.model)
-    trainer.accelerator.free_memory()
-    del trainer, watcher, model, log
-    base_model.release_memory()
-    lanes.let_go()
-    if environment.is_main_process():
-        settings = {"method": "preference", **asdict(config)}
-        save_tuned_model(tuned, weights, text_format.tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
-    checkpoints.remove()
-    return found
+    # 4. Save.
+    return curve.as_metrics() | tuning.save()
 
 
 def losses(risen: torch.Tensor, label: torch.Tensor, point: torch.Tensor, *, config: PreferenceConfig) -> torch.Tensor:
@@ -376,43 +295,12 @@ def of_feedback(
     return {name: value._replace(n=len(rows)) for name, value in values.items()}
 
 
-def _measured(
-    model: Any,
-    config: PreferenceConfig,
-    rows: Sequence[Mapping[str, Any]],
-    asked: Sequence[Conversation],
-    text_format: TextFormat,
-    *,
-    compute: torch.dtype,
-) -> dict[str, MeanEstimate]:
-    """Return what the model makes of held-out feedback, and what its own answers show."""
-    found = of_feedback(model, rows, config=config, compute=compute)
-    return found | of_own_answers(model, text_format, asked, temperature=config.temperature, seed=config.seed)
-
-
-def _metrics(beta: float) -> Any:
-    tokens_before = 0
-
-    def select(logs: Mapping[str, float], seconds: float) -> dict[str, float]:
-        nonlocal tokens_before
-        tokens, tokens_before = logs["num_tokens"] - tokens_before, int(logs["num_tokens"])
-        # A step may have no answer that was liked, or none that was not.
-        changes = {
-            name: logs[f"rewards/{theirs}"] / beta
-            for name, theirs in (("desirable_change", "chosen"), ("undesirable_change", "rejected"))
-            if f"rewards/{theirs}" in logs
-        }
-        margin = {"margin": logs["rewards/margins"]} if "rewards/margins" in logs else {}
-        return {
-            "loss": logs["loss"],
-            **margin,
-            **changes,
-            "reference_point": logs["kl"],
-            "entropy": logs["entropy"],
-            "grad_norm": logs["grad_norm"],
-            "learning_rate": logs["learning_rate"],
-            "tokens_per_second": tokens / seconds,
-            "seconds_per_step": seconds,
-        }
-
-    return select
+def _metrics(logs: Mapping[str, float], *, beta: float) -> dict[str, float]:
+    # A step may have no answer that was liked, or none that was not.
+    changes = {
+        name: logs[f"rewards/{theirs}"] / beta
+        for name, theirs in (("desirable_change", "chosen"), ("undesirable_change", "rejected"))
+        if f"rewards/{theirs}" in logs
+    }
+    margin = {"margin": logs["rewards/margins"]} if "rewards/margins" in logs else {}
+    return {**margin, **changes, "reference_point": logs["kl"]}

@@ -18,41 +18,24 @@ In several processes (see `processes`) each learns from its share of a step's pr
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from rlhf_tuning import environment, step
+from rlhf_tuning import step
 from rlhf_tuning.data.importer import ALL_HELD_OUT, Part, sample_canonical, sample_unasked
-from rlhf_tuning.distributed import processes, sharding
+from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import DataError
-from rlhf_tuning.limits import check_label_smoothing, check_limits, check_samples, check_weights
+from rlhf_tuning.limits import check_label_smoothing, check_samples, check_weights
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import Conversation, TextFormat
-from rlhf_tuning.ops import lanes, packing
+from rlhf_tuning.ops import packing
 from rlhf_tuning.statistics import MeanEstimate
-from rlhf_tuning.training.budget_watch import BudgetWatch
-from rlhf_tuning.training.checkpoints import Checkpoints
-from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher
 from rlhf_tuning.training.held_out_preferences import log_probabilities_of, of_own_answers, of_pairs, warning
-from rlhf_tuning.training.loading import load_base, load_text_format
-from rlhf_tuning.training.trainer_settings import (
-    check_steps,
-    continue_adapter,
-    drop_printing,
-    new_adapter,
-    one_device,
-    passes,
-    shared_settings,
-    step_order,
-)
-from rlhf_tuning.training.training_log import TrainingLog
-from rlhf_tuning.training.tuned_model import save_tuned_model
+from rlhf_tuning.training.trainer_settings import step_order
+from rlhf_tuning.training.tuning import Tuning, TuningConfig, most_measured
 
 #: Multiplied by `learning_rate_multiplier`.
 BASE_LEARNING_RATE = 5e-5
@@ -65,49 +48,35 @@ LOOKS_AN_EPOCH = 4
 _TOGETHER, _TOGETHER_APART = 8, 4
 #: Rows of every length, among which those are chosen that tell whether prompts can be shared.
 _LOOKED_AT = 1000
-#: Between so many held-out rows are measured on.
-_MEASURED = (100, 500)
 _ANSWERS = ("chosen_ids", "rejected_ids")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceConfig:
-    """Settings of preference tuning, named as the pipeline's parameters are, which are Google's where it has them.
+class PreferenceConfig(TuningConfig):
+    """Settings of preference tuning beside those that every method has, named as Google's where it has them.
 
     With `loss_type` kto it learns from feedback, and what is said of preferences holds for that, see `kto`.
 
-    `batch_size` counts a step's preferences, in all processes together. `adapter_size` is the LoRA rank, 0 for full
-    fine-tuning, and `warm_start_adapter` the folder of the adapter that the training starts from; the reference stays the
-    base. `epoch_count` is how often each preference is learnt from, unless nothing more is learnt. Preferences to
+    `adapter_size` is the LoRA rank, 0 for full fine-tuning; the reference is the base also with a `warm_start_adapter`.
+    `epoch_count` is how often each preference is learnt from, unless nothing more is learnt. Preferences to
     `held_out_reward_model_share` of the prompts are left to a held-out reward model. `watch_prompts` held-out prompts are
-    answered at each look, at `temperature`. `checkpoint_interval` are the minutes between two checkpoints.
+    answered at each look, at `temperature`.
     """
 
-    large_model_reference: str
     beta: float = 0.1
     epoch_count: float = 1.0
-    learning_rate_multiplier: float = 1.0
     adapter_size: int = 16
     loss_type: str = "sigmoid"
     label_smoothing: float = 0.0
     rpo_alpha: float = 0.0
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
-    enable_early_stopping: bool = True
-    enable_checkpoint_selection: str = "default"
-    batch_size: int = 64
-    prompt_sequence_length: int = 512
-    target_sequence_length: int = 64
     temperature: float = 1.0
-    seed: int = 0
-    dtype: str = "auto"
-    warm_start_adapter: str = ""
     held_out_reward_model_share: float = 0.0
     watch_prompts: int = 64
-    checkpoint_interval: float = 10.0
 
     def __post_init__(self) -> None:
-        check_limits(**asdict(self))
+        super().__post_init__()
         check_label_smoothing(label_smoothing=self.label_smoothing, loss_type=self.loss_type)
         check_weights(
             loss_type=self.loss_type,
@@ -133,6 +102,10 @@ class PreferenceConfig:
     def steps(self, preferences: int) -> int:
         """Return the most optimizer steps on so many preferences."""
         return math.ceil(self.epoch_count * preferences / self.batch_size)
+
+    def interval(self, preferences: int) -> int:
+        """Return the steps between two looks at held-out preferences, where there are so many to learn from."""
+        return max(1, round(preferences / self.batch_size / LOOKS_AN_EPOCH))
 
     @property
     def part(self) -> Part | None:
@@ -160,13 +133,13 @@ def train_on_preferences(
         config: The settings.
         preferences_path: Canonical preferences to learn from.
         eval_preferences_path: Canonical preferences to measure on, none of them learnt from.
-        adapter_dir: Gets the LoRA adapter (with full fine-tuning none), `metrics.jsonl` and `held_out_loss.json`.
-        model_dir: Gets the merged model with its tokenizer, which plain transformers loads.
-        tensorboard_dir: Gets event files.
-        checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
+        adapter_dir: As of `Tuning`.
+        model_dir: Likewise.
+        tensorboard_dir: Likewise.
+        checkpoint_dir: Likewise.
         evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
             which checkpoint it is. Empty for none.
-        budget: From `run_budget.step_budget`; empty for none.
+        budget: As of `Tuning`.
 
     Returns:
         What held-out preferences said of the model that is returned, with intervals, and the steps that were taken.
@@ -177,150 +150,87 @@ def train_on_preferences(
         ModelError: If the base model cannot be loaded.
         RunError: If the training ends early and nothing of ours ended it.
     """
-    from datasets import Dataset
     from trl import DPOConfig
 
     from rlhf_tuning.training.preference_trainer import PreferenceTrainer
 
+    tuning = Tuning(
+        config,
+        method="preference",
+        rank="adapter_size",
+        inputs=(preferences_path, eval_preferences_path, evaluation_prompts_path),
+        adapter_dir=adapter_dir,
+        model_dir=model_dir,
+        tensorboard_dir=tensorboard_dir,
+        checkpoint_dir=checkpoint_dir,
+        budget=budget,
+    )
+
     # 1. Encode the preferences.
-    share_of_batch = processes.share(config.batch_size, environment.process_count())
-    processes.join()
-    budget_watch = BudgetWatch(budget, dtype=config.dtype, label="preference tuning")
-    text_format = load_text_format(config)
     preferences = sample_canonical(preferences_path, most=sys.maxsize, seed=config.seed, part=config.part)
     if not preferences:
         raise DataError(ALL_HELD_OUT)
-    rows = _encoded(preferences, text_format)
-    steps = config.steps(len(rows))
-    every = max(1, round(len(rows) / config.batch_size / LOOKS_AN_EPOCH))
-    most = most_measured(every * config.batch_size)
+    rows = _encoded(preferences, tuning.text_format)
+    steps, interval = config.steps(len(rows)), config.interval(len(rows))
+    most = most_measured(interval * config.batch_size)
     held_out, judged = sample_unasked(eval_preferences_path, evaluation_prompts_path, most=most, seed=config.seed)
     if not held_out:
         raise DataError(f"{eval_preferences_path} holds no preference.")
-    measured = _encoded(held_out, text_format)
+    measured = _encoded(held_out, tuning.text_format)
     step.say(
         f"Preference tuning: {steps:,} steps of {config.batch_size:,} on {len(rows):,} preferences; measured on "
         f"{len(measured):,} others"
     )
-
     if config.loss_type == "robust" and any(row["margin"] for row in rows):
         step.say("The margins that preferences have are left out, as loss_type robust has no use for them")
 
     # 2. Load the model, and ask it what it says before it learns: it is the reference.
-    lora = config.adapter_size > 0
-    model, compute = load_base(config, rank="adapter_size", output=Path(model_dir), seed=config.seed)
-    share = _shares_prompts(model, rows, compute)
+    tuning.load()
+    compute, share = tuning.compute, _shares_prompts(tuning.model, rows, tuning.compute)
     for some, which in ((rows, "to learn from"), (measured, "set aside")):
-        known = log_probabilities_of(model, some, share=share, compute=compute, label=f"reference, preferences {which}")
+        label = f"reference, preferences {which}"
+        known = log_probabilities_of(tuning.model, some, share=share, compute=compute, label=label)
         for row, (chosen, rejected) in zip(some, known, strict=True):
             row |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
 
-    # 3. Build the trainer.
-    together = passes(
-        model,
-        share=share_of_batch,
-        most=_TOGETHER if share else _TOGETHER_APART,
-        # Both answers, each with a prompt of its own where it is not shared.
-        tokens=max(_length(row) + (not share) * len(row["prompt_ids"]) for row in rows),
-        full=not lora,
-        compute=compute,
-    )
-    with TemporaryDirectory(prefix="preference-trainer-") as scratch:
-        settings = shared_settings(
-            output_dir=scratch,
-            steps=steps,
-            learning_rate=config.learning_rate,
-            seed=config.seed,
-            compute=compute,
-            checkpointing=together.checkpointing,
+    # 3. Train.
+    order = step_order(list(map(_length, rows)), steps=steps, batch_size=config.batch_size, seed=config.seed)
+    terms = {config.loss_type: 1.0} | ({"sft": config.rpo_alpha} if config.rpo_alpha else {})
+    asked = distinct_prompts(held_out, most=config.watch_prompts)
+
+    def measure(model: Any) -> dict[str, MeanEstimate]:
+        found = of_pairs(model, measured, share=share, compute=compute, loss=config.loss)
+        return found | of_own_answers(
+            model, tuning.text_format, asked, temperature=config.temperature, seed=config.seed
         )
-        terms = {config.loss_type: 1.0} | ({"sft": config.rpo_alpha} if config.rpo_alpha else {})
-        arguments = DPOConfig(
-            **settings,
-            per_device_train_batch_size=together.rows,
-            gradient_accumulation_steps=share_of_batch // together.rows,
-            lr_scheduler_type="linear",
-            max_length=None,
+
+    curve, _ = tuning.train(
+        rows,
+        steps=steps,
+        learning_rate=config.learning_rate,
+        make_trainer=partial(PreferenceTrainer, order=order, share=share),
+        make_arguments=partial(
+            DPOConfig,
             beta=config.beta,
             loss_type=list(terms),
             loss_weights=list(terms.values()),
             label_smoothing=config.label_smoothing,
-        )
-        log = TrainingLog(
-            label="preference tuning",
-            total_steps=steps,
-            metrics_path=Path(adapter_dir) / "metrics.jsonl",
-            tensorboard_dir=Path(tensorboard_dir),
-            select=_metrics(config.beta),
-            vertex_tags={},
-        )
-        trainer = PreferenceTrainer(
-            order=step_order(list(map(_length, rows)), steps=steps, batch_size=config.batch_size, seed=config.seed),
-            share=share,
-            model=model,
-            args=one_device(arguments),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=text_format.tokenizer,
-            callbacks=[log, budget_watch],
-            peft_config=new_adapter(model, config.adapter_size, warm_start=config.warm_start_adapter),
-        )
-        drop_printing(trainer)
-        started_from = continue_adapter(trainer.model, config.warm_start_adapter)
-        sharding.train_together(trainer)
-
-        # 4. Train.
-        asked = distinct_prompts(held_out, most=config.watch_prompts)
-        watcher = HeldOutWatcher(
-            trainer.model,
-            partial(_measured, trainer.model, config, measured, asked, text_format, share=share, compute=compute),
-            HeldOutLoss(
-                steps,
-                patience=LOOKS_AN_EPOCH,
-                unit=config.loss_type,
-                stops_early=config.enable_early_stopping,
-                selects=config.enable_checkpoint_selection != "false",
-                judged=judged,
-            ),
-            interval=every,
-            from_start=True,
-            log=log,
-            scratch=scratch,
-        )
-        trainer.add_callback(watcher)
-        inputs = preferences_path, eval_preferences_path, evaluation_prompts_path, started_from
-        checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="preference tuning")
-        with closing(log):
-            checkpoints.train(trainer, log, budget_watch, watcher)
-        if not (watcher.curve.stopped or budget_watch.stopped):
-            check_steps(trainer.state.global_step, asked=steps, label="Preference tuning")
-        watcher.finish(adapter_dir)
-    curve = watcher.curve.as_json()
-    if said := warning(curve):
+        ),
+        most_together=_TOGETHER if share else _TOGETHER_APART,
+        # Both answers, each with a prompt of its own where it is not shared.
+        most_tokens=max(_length(row) + (not share) * len(row["prompt_ids"]) for row in rows),
+        metrics=partial(_metrics, beta=config.beta),
+        measure=measure,
+        interval=interval,
+        patience=LOOKS_AN_EPOCH,
+        unit=config.loss_type,
+        judged=judged,
+    )
+    if said := warning(curve.as_json()):
         step.say(f"Warning: {said}")
 
-    # 5. Save. With LoRA the base is loaded anew for it, so what trained goes first.
-    found = outcome(curve) | budget_watch.finish(adapter_dir)
-    if lora and environment.is_main_process():
-        trainer.model.save_pretrained(adapter_dir)
-    tuned = None if lora else trainer.model
-    weights = None if lora else sharding.whole_weights(trainer.model)
-    trainer.accelerator.free_memory()
-    del trainer, watcher, model, log
-    base_model.release_memory()
-    lanes.let_go()
-    if environment.is_main_process():
-        settings = {"method": "preference", **asdict(config)}
-        save_tuned_model(tuned, weights, text_format.tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
-    checkpoints.remove()
-    return found
-
-
-def most_measured(learnt: int) -> int:
-    """Return on how many held-out rows a look is taken, if so many are learnt from between two looks.
-
-    Half as many, within limits, which takes a sixth of the time: a backward pass takes twice that of a forward pass.
-    """
-    return min(max(learnt // 2, _MEASURED[0]), _MEASURED[1])
+    # 4. Save.
+    return curve.as_metrics() | tuning.save()
 
 
 def _encoded(preferences: Sequence[Mapping[str, Any]], text_format: TextFormat) -> list[dict[str, Any]]:
@@ -359,54 +269,12 @@ def distinct_prompts(rows: Sequence[Mapping[str, Any]], *, most: int) -> list[Co
     return list(distinct.values())[:most]
 
 
-def _measured(
-    model: Any,
-    config: PreferenceConfig,
-    rows: Sequence[Mapping[str, Any]],
-    asked: Sequence[Conversation],
-    text_format: TextFormat,
-    *,
-    share: bool,
-    compute: torch.dtype,
-) -> dict[str, MeanEstimate]:
-    """Return what the model makes of held-out pairs, and what its own answers show."""
-    found = of_pairs(model, rows, share=share, compute=compute, loss=config.loss)
-    return found | of_own_answers(model, text_format, asked, temperature=config.temperature, seed=config.seed)
-
-
-def _metrics(beta: float) -> Any:
-    tokens_before = 0
-
-    def select(logs: Mapping[str, float], seconds: float) -> dict[str, float]:
-        nonlocal tokens_before
-        tokens, tokens_before = logs["num_tokens"] - tokens_before, int(logs["num_tokens"])
-        return {
-            "loss": logs["loss"],
-            "accuracy": logs["rewards/accuracies"],
-            "margin": logs["rewards/margins"],
-            "chosen": logs["logps/chosen"],
-            "rejected": logs["logps/rejected"],
-            "chosen_change": logs["rewards/chosen"] / beta,
-            "rejected_change": logs["rewards/rejected"] / beta,
-            "entropy": logs["entropy"],
-            "grad_norm": logs["grad_norm"],
-            "learning_rate": logs["learning_rate"],
-            "tokens_per_second": tokens / seconds,
-            "seconds_per_step": seconds,
-        }
-
-    return select
-
-
-def outcome(curve: Mapping[str, Any]) -> dict[str, float]:
-    """Return what was measured of the model that is returned, by what `held_out_loss.json` has."""
-    returned = next(look for look in curve["looks"] if look["step"] == curve["best_step"])
-    found = {"steps": curve["last_step"], "returned_step": curve["best_step"]}
-    found["held_out_loss_before"] = curve["looks"][0]["loss"]["mean"]
-    for name, estimate in returned.items():
-        if isinstance(estimate, Mapping):
-            found |= {f"held_out_{name}{end}": estimate[key] for end, key in _ENDS}
-    return found
-
-
-_ENDS = (("", "mean"), ("_low", "low"), ("_high", "high"))
+def _metrics(logs: Mapping[str, float], *, beta: float) -> dict[str, float]:
+    return {
+        "accuracy": logs["rewards/accuracies"],
+        "margin": logs["rewards/margins"],
+        "chosen": logs["logps/chosen"],
+        "rejected": logs["logps/rejected"],
+        "chosen_change": logs["rewards/chosen"] / beta,
+        "rejected_change": logs["rewards/rejected"] / beta,
+    }

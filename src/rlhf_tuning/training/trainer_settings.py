@@ -103,8 +103,6 @@ def shared_settings(
         "warmup_steps": steps // 20,
         "bf16": compute == torch.bfloat16,
         "activation_checkpointing": checkpointing,
-        # So that policy and reference, or two passes, give an answer one log-probability.
-        "disable_dropout": True,
         "seed": seed,
         "logging_steps": 1,
         # A loss that is not finite is to be seen, not shown as 0.

@@ -14,7 +14,7 @@ from rlhf_tuning.models.architecture import SMOLLM2_135M
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.planning.forecast import GB, Hardware, Plan
 from rlhf_tuning.planning.run_budget import StepBudget, kept_back, of_plan
-from rlhf_tuning.training import budget_watch, kto, preference, reinforcement, reward_model, supervised
+from rlhf_tuning.training import budget_watch, reinforcement, reward_model, tuning
 from rlhf_tuning.training.budget_watch import BudgetWatch
 
 CPU = Hardware(
@@ -168,7 +168,7 @@ def test_every_training_that_is_ended_looks_once_more_and_leaves_its_model(
         made._budget, made._ends = told(2.0), 0.0
         return made
 
-    for module in (kto, preference, reinforcement, reward_model, supervised):
+    for module in (reinforcement, reward_model, tuning):
         monkeypatch.setattr(module, "BudgetWatch", out_of_time)
     train(kind, tiny_model, prepared, tmp_path / "run", None)
     folder, looked = LEFT[kind]
