@@ -3,20 +3,18 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.unit.training.test_preference import gain, records, write
+from tiny_tuning import BAD, GOOD, gain, prompt, records, tune
 
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.training import kto
 from rlhf_tuning.training.preference import PreferenceConfig
-
-GOOD, BAD = "Enjoy the sun at Gulf Shores.", "0 1 2 3 4 5"
 
 
 def thumbs(count: int, first: int = 0) -> list[dict[str, object]]:
     """Return an answer to each prompt, with what somebody thought of it."""
     return [
         {
-            "prompt": [{"role": "user", "content": f"Create {number}{' a description' * (number % 5)}."}],
+            "prompt": prompt(number),
             "answer": f"{GOOD}{' Salt and gulls.' * (number % 4)}" if number % 2 else f"{BAD}{' 6 7' * (number % 4)}",
             "label": bool(number % 2),
         }
@@ -24,32 +22,28 @@ def thumbs(count: int, first: int = 0) -> list[dict[str, object]]:
     ]
 
 
+HELD_OUT = thumbs(12, first=50)
+
+
 def train(
-    model: Path, folder: Path, rows: list[dict[str, object]] | None = None, **settings: object
+    model: Path,
+    folder: Path,
+    rows: list[dict[str, object]] | None = None,
+    held_out: list[dict[str, object]] = HELD_OUT,
+    **settings: object,
 ) -> dict[str, float]:
     """Tune a tiny model on some feedback."""
-    config = PreferenceConfig(
+    ours = {"epoch_count": 3, "learning_rate_multiplier": 100.0, "adapter_size": 4, "batch_size": 8, "watch_prompts": 4}
+    return tune(
+        kto.train_on_feedback,
+        PreferenceConfig,
+        folder,
+        data="preferences",
+        learnt=thumbs(32) if rows is None else rows,
+        held_out=held_out,
         large_model_reference=str(model),
         loss_type="kto",
-        **{  # type: ignore[arg-type]
-            "epoch_count": 3,
-            "learning_rate_multiplier": 100.0,
-            "adapter_size": 4,
-            "batch_size": 8,
-            "prompt_sequence_length": 32,
-            "target_sequence_length": 24,
-            "dtype": "float32",
-            "watch_prompts": 4,
-            **settings,
-        },
-    )
-    return kto.train_on_feedback(
-        config,
-        preferences_path=write(folder / "learnt.jsonl", thumbs(32) if rows is None else rows),
-        eval_preferences_path=write(folder / "held_out.jsonl", thumbs(12, first=50)),
-        adapter_dir=str(folder / "adapter"),
-        model_dir=str(folder / "model"),
-        tensorboard_dir=str(folder / "events"),
+        **ours | settings,
     )
 
 
@@ -79,11 +73,8 @@ def test_learns_what_people_like(tuned):
 
 def test_the_saved_model_is_the_one_that_was_measured(tiny_model, tuned):
     folder, found = tuned
-    liked = [{**row, "chosen": row["answer"]} for row in records(folder / "held_out.jsonl") if row["label"]]
-    (folder / "liked").mkdir()
-    write(folder / "liked" / "held_out.jsonl", liked)
-    risen = gain(str(folder / "model"), tiny_model, folder / "liked") * 9 / len(liked)  # it takes the mean of nine
-    assert risen == pytest.approx(found["held_out_desirable_change"], abs=1e-2)
+    liked = [row for row in HELD_OUT if row["label"]]
+    assert gain(folder, tiny_model, liked, "answer") == pytest.approx(found["held_out_desirable_change"], abs=1e-2)
 
 
 def test_all_weights_learn_and_the_best_checkpoint_is_returned(tiny_model, tmp_path):
@@ -150,27 +141,16 @@ def test_it_learns_preferences_of_which_one_answer_each_was_seen(tiny_model, tmp
             rows.append({"prompt": prompt, "answer": answer, "label": good is not (draw.random() < 0.1)})
         return rows
 
-    write(tmp_path / "held_out.jsonl", told(1000, 100))
-    config = PreferenceConfig(
-        large_model_reference=str(tiny_model),
-        loss_type="kto",
+    found = train(
+        tiny_model,
+        tmp_path,
+        told(0, 200),
+        told(1000, 100),
         epoch_count=2,
         learning_rate_multiplier=60.0,
-        adapter_size=4,
         batch_size=16,
-        prompt_sequence_length=32,
-        target_sequence_length=24,
-        dtype="float32",
         watch_prompts=0,
         seed=seed,
-    )
-    found = kto.train_on_feedback(
-        config,
-        preferences_path=write(tmp_path / "learnt.jsonl", told(0, 200)),
-        eval_preferences_path=str(tmp_path / "held_out.jsonl"),
-        adapter_dir=str(tmp_path / "adapter"),
-        model_dir=str(tmp_path / "model"),
-        tensorboard_dir=str(tmp_path / "events"),
     )
     assert found["held_out_loss_high"] < found["held_out_loss_before"]
     assert found["held_out_accuracy_low"] > 0.7  # of wrong thumbs a tenth can be right

@@ -2,23 +2,19 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from tiny_tuning import BAD, GOOD, gain, prompt, records, tune
 
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.models import base_model
-from rlhf_tuning.models.text_format import TextFormat
-from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import packing
 from rlhf_tuning.training import preference
 from rlhf_tuning.training.held_out_preferences import warning
-
-GOOD, BAD = "Enjoy the sun at Gulf Shores.", "0 1 2 3 4 5"
 
 
 def preferences(count: int, first: int = 0) -> list[dict[str, object]]:
     return [
         {
-            "prompt": [{"role": "user", "content": f"Create {number}{' a description' * (number % 5)}."}],
+            "prompt": prompt(number),
             "chosen": f"{GOOD}{' Salt and gulls.' * (number % 3)}",
             "rejected": f"{BAD}{' 6 7' * (number % 2)}",
         }
@@ -26,36 +22,23 @@ def preferences(count: int, first: int = 0) -> list[dict[str, object]]:
     ]
 
 
-def write(path: Path, rows: list[dict[str, object]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+HELD_OUT = preferences(9, first=50)
 
 
 def train(
     model: Path, folder: Path, rows: list[dict[str, object]] | None = None, **settings: object
 ) -> dict[str, float]:
     """Tune a tiny model on a few preferences."""
-    config = preference.PreferenceConfig(
+    ours = {"epoch_count": 3, "learning_rate_multiplier": 100.0, "adapter_size": 4, "batch_size": 6, "watch_prompts": 4}
+    return tune(
+        preference.train_on_preferences,
+        preference.PreferenceConfig,
+        folder,
+        data="preferences",
+        learnt=preferences(24) if rows is None else rows,
+        held_out=HELD_OUT,
         large_model_reference=str(model),
-        **{  # type: ignore[arg-type]
-            "epoch_count": 3,
-            "learning_rate_multiplier": 100.0,
-            "adapter_size": 4,
-            "batch_size": 6,
-            "prompt_sequence_length": 32,
-            "target_sequence_length": 24,
-            "dtype": "float32",
-            "watch_prompts": 4,
-            **settings,
-        },
-    )
-    return preference.train_on_preferences(
-        config,
-        preferences_path=write(folder / "learnt.jsonl", preferences(24) if rows is None else rows),
-        eval_preferences_path=write(folder / "held_out.jsonl", preferences(9, first=50)),
-        adapter_dir=str(folder / "adapter"),
-        model_dir=str(folder / "model"),
-        tensorboard_dir=str(folder / "events"),
+        **ours | settings,
     )
 
 
@@ -63,10 +46,6 @@ def train(
 def tuned(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     folder = tmp_path_factory.mktemp("tuned")
     return folder, train(tiny_model, folder)
-
-
-def records(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_learns_what_people_prefer(tuned):
@@ -100,24 +79,9 @@ def test_a_warm_start_begins_where_an_adapter_of_any_method_left_off_and_counts_
         assert first[name]["mean"] == pytest.approx(found[f"held_out_{name}"], rel=1e-3)
 
 
-def gain(model: str, reference: Path, folder: Path) -> float:
-    """Return by how much likelier a saved model finds the chosen answers, by transformers' own, one at a time."""
-    text_format = TextFormat(load_tokenizer(model), prompt_sequence_length=32, target_sequence_length=24)
-    found = []
-    for network in (base_model.load_causal_lm(name, dtype=torch.float32) for name in (model, str(reference))):
-        total = 0.0
-        for row in records(folder / "held_out.jsonl"):
-            prompt, answer = text_format.prompt_ids(row["prompt"]), text_format.learnt_ids(row["chosen"])
-            labels = torch.tensor([[-100] * len(prompt) + answer])
-            with torch.no_grad():
-                total -= network(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.item() * len(answer)
-        found.append(total / 9)
-    return found[0] - found[1]
-
-
 def test_the_saved_model_is_the_one_that_was_measured(tiny_model, tuned):
     folder, found = tuned
-    assert gain(str(folder / "model"), tiny_model, folder) == pytest.approx(found["held_out_chosen_change"], abs=1e-2)
+    assert gain(folder, tiny_model, HELD_OUT, "chosen") == pytest.approx(found["held_out_chosen_change"], abs=1e-2)
 
 
 def test_all_weights_learn_with_no_copy_of_the_model_as_the_reference(tiny_model, tmp_path, monkeypatch):
@@ -128,9 +92,7 @@ def test_all_weights_learn_with_no_copy_of_the_model_as_the_reference(tiny_model
     assert len(loaded) == 1
     assert found["held_out_accuracy"] == 1.0
     assert "held_out_kl" not in found
-    assert gain(str(tmp_path / "model"), tiny_model, tmp_path) == pytest.approx(
-        found["held_out_chosen_change"], abs=1e-2
-    )
+    assert gain(tmp_path, tiny_model, HELD_OUT, "chosen") == pytest.approx(found["held_out_chosen_change"], abs=1e-2)
     assert not (tmp_path / "adapter" / "adapter_config.json").exists()
 
 
@@ -146,7 +108,7 @@ def test_it_stops_and_returns_the_best_checkpoint(tiny_model, tmp_path):
     rows = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in preferences(24)]
     found = train(tiny_model, tmp_path, rows, watch_prompts=0)
     assert (found["steps"], found["returned_step"]) == (4, 0)  # an epoch without a lower loss
-    assert gain(str(tmp_path / "model"), tiny_model, tmp_path) == pytest.approx(0.0, abs=1e-4)
+    assert gain(tmp_path, tiny_model, HELD_OUT, "chosen") == pytest.approx(0.0, abs=1e-4)
 
 
 def test_preferences_of_the_held_out_reward_model_are_not_learnt_from(tiny_model, tmp_path, capsys):

@@ -4,58 +4,42 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
+from tiny_tuning import GOOD, nats_and_tokens, prompt, records, tune
 
 from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import DataError
-from rlhf_tuning.models import base_model
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.training import supervised
 
-GOOD = "Enjoy the sun at Gulf Shores."
-
 
 def demonstrations(count: int, first: int = 0) -> list[dict[str, object]]:
     return [
-        {
-            "prompt": [{"role": "user", "content": f"Create {number}{' a description' * (number % 5)}."}],
-            "answer": f"{GOOD}{' Salt and gulls.' * (number % 3)}",
-        }
+        {"prompt": prompt(number), "answer": f"{GOOD}{' Salt and gulls.' * (number % 3)}"}
         for number in range(first, first + count)
     ]
-
-
-def write(path: Path, rows: list[dict[str, object]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 def train(
     model: Path, folder: Path, rows: list[dict[str, object]] | None = None, **settings: object
 ) -> dict[str, float]:
     """Tune a tiny model on a few demonstrations."""
-    config = supervised.SupervisedConfig(
+    ours = {
+        "train_steps": 12,
+        "learning_rate_multiplier": 20.0,
+        "evaluation_interval": 4,
+        "lora_dim": 4,
+        "batch_size": 6,
+    }
+    return tune(
+        supervised.train_supervised,
+        supervised.SupervisedConfig,
+        folder,
+        data="demonstrations",
+        learnt=demonstrations(20) if rows is None else rows,
+        held_out=demonstrations(9, first=50),
         large_model_reference=str(model),
-        **{  # type: ignore[arg-type]
-            "train_steps": 12,
-            "learning_rate_multiplier": 20.0,
-            "evaluation_interval": 4,
-            "lora_dim": 4,
-            "batch_size": 6,
-            "prompt_sequence_length": 32,
-            "target_sequence_length": 24,
-            "dtype": "float32",
-            **settings,
-        },
-    )
-    return supervised.train_supervised(
-        config,
-        demonstrations_path=write(folder / "learnt.jsonl", demonstrations(20) if rows is None else rows),
-        eval_demonstrations_path=write(folder / "held_out.jsonl", demonstrations(9, first=50)),
-        adapter_dir=str(folder / "adapter"),
-        model_dir=str(folder / "model"),
-        tensorboard_dir=str(folder / "events"),
+        **ours | settings,
     )
 
 
@@ -63,10 +47,6 @@ def train(
 def tuned(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     folder = tmp_path_factory.mktemp("tuned")
     return folder, train(tiny_model, folder)
-
-
-def records(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_learns_to_answer_as_was_demonstrated(tuned):
@@ -92,7 +72,7 @@ def test_where_memory_runs_out_it_learns_the_same_by_half_as_many_rows_at_a_time
 
 def test_the_saved_model_is_the_one_that_was_measured(tuned):
     folder, found = tuned
-    assert held_out_loss_of(str(folder / "model"), folder) == pytest.approx(found["held_out_loss"], abs=1e-4)
+    assert held_out_loss_of(folder) == pytest.approx(found["held_out_loss"], abs=1e-4)
     settings = json.loads((folder / "adapter" / "tuning.json").read_text())
     assert (settings["train_steps"], settings["seed"]) == (12, 0)
 
@@ -103,18 +83,10 @@ def test_a_warm_start_begins_where_an_adapter_left_off(tuned, tiny_model, tmp_pa
     assert again["held_out_loss_before"] == pytest.approx(found["held_out_loss"], rel=1e-4)
 
 
-def held_out_loss_of(model: str, folder: Path) -> float:
-    """Return the loss of a saved model by transformers' own, one example at a time."""
-    network = base_model.load_causal_lm(model, dtype=torch.float32)
-    text_format = TextFormat(load_tokenizer(model), prompt_sequence_length=32, target_sequence_length=24)
-    nats = tokens = 0.0
-    for row in records(folder / "held_out.jsonl"):
-        prompt, answer = text_format.prompt_ids(row["prompt"]), text_format.learnt_ids(row["answer"])
-        labels = torch.tensor([[-100] * len(prompt) + answer])
-        with torch.no_grad():
-            loss = network(input_ids=torch.tensor([prompt + answer]), labels=labels).loss
-        nats, tokens = nats + loss.item() * len(answer), tokens + len(answer)
-    return nats / tokens
+def held_out_loss_of(folder: Path) -> float:
+    """Return the loss of a saved model a token."""
+    nats, tokens = nats_and_tokens(folder / "model", records(folder / "held_out.jsonl"), "answer")
+    return -nats / tokens
 
 
 def test_all_weights_learn_and_the_best_checkpoint_is_saved(tiny_model, tmp_path):
@@ -124,7 +96,7 @@ def test_all_weights_learn_and_the_best_checkpoint_is_saved(tiny_model, tmp_path
         tiny_model, tmp_path, rows, lora_dim=0, learning_rate_multiplier=1000.0, evaluation_interval=4, train_steps=40
     )
     assert 0 < found["returned_step"] < found["steps"] < 40
-    assert held_out_loss_of(str(tmp_path / "model"), tmp_path) == pytest.approx(found["held_out_loss"], abs=1e-4)
+    assert held_out_loss_of(tmp_path) == pytest.approx(found["held_out_loss"], abs=1e-4)
     assert not (tmp_path / "adapter" / "adapter_config.json").exists()
 
 
