@@ -5,12 +5,12 @@
     {"kind": "python", "function": "my_package.rewards:politeness"}         of a module that the steps' image has
     {"kind": "python", "code": "def evaluate(example, response): ..."}      as text, which a file becomes too
 
-It runs in processes of its own, `python_worker.py`, with a limit of time and memory, without network, and without the
-environment of the step, where its credentials are. One that breaks, hangs, ends its process or returns no number fails the
-run.
+It runs in processes of its own, `python_worker.py`, with a limit of time and memory, without network and without the
+environment of the step, where its credentials are. Of other processes it sees neither environment nor memory, and it ends
+none. One that breaks, hangs, ends its process or returns no number fails the run.
 
-It is no wall against an enemy: the function reads what files this user may read, `/proc` with the environment of other
-processes among them, and writes where this user may write. But it opens no connection.
+It is no wall against an enemy: the function reads what files this user may read, and writes where this user may write. But
+it opens no connection.
 """
 
 import json
@@ -29,6 +29,7 @@ from typing import Any
 import msgspec
 
 from rlhf_tuning import environment, rewards
+from rlhf_tuning import step as progress
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.rewards import Answer, Example
 from rlhf_tuning.rewards.contract import google_example, google_response
@@ -37,6 +38,8 @@ _WORKER = Path(__file__).with_name("python_worker.py")
 _MOST_REPLY_BYTES = 2**16
 #: Until the function's module is imported.
 _START_SECONDS = 120.0
+#: The first version of Landlock that also keeps signals in; Linux 6.12 has it, and 5.13 the first of all.
+_LANDLOCK_OF_SIGNALS = 6
 
 
 class Options(rewards.Options, frozen=True, kw_only=True):
@@ -97,11 +100,20 @@ class PythonScorer:
         try:
             for _ in range(options.workers):
                 self._workers.append(_Worker(options))
-            for worker in self._workers:
-                worker.begin()
+            landlock = min([worker.begin() for worker in self._workers])
         except BaseException:
             self.close()
             raise
+        if landlock < _LANDLOCK_OF_SIGNALS:
+            may = (
+                "end other processes"
+                if landlock
+                else "read the environment and memory of other processes, and end them"
+            )
+            progress.say(
+                f"The Python function of the reward {options.name or options.kind} could {may}: this machine's Linux has no "
+                f"Landlock that would forbid it (version {landlock}; it takes {_LANDLOCK_OF_SIGNALS})"
+            )
 
     def score(self, examples: Sequence[Example], answers: Sequence[Answer], *, step: int) -> list[float]:
         """Return what the function returns for each answer.
@@ -151,18 +163,19 @@ class _Worker:
                 start_new_session=True,
             )
 
-    def begin(self) -> None:
-        """Have the function loaded.
+    def begin(self) -> int:
+        """Have the function loaded, and return the version of Landlock that keeps the process from others; 0 for none.
 
         Raises:
             ParameterError: If it cannot be.
         """
         options = self._options
-        self._ask(
+        reply = self._ask(
             {"function": options.function, "code": options.code, "memory": options.memory_mb * 2**20},
             seconds=_START_SECONDS,
             when="while it was loaded",
         )
+        return int(reply["landlock"])
 
     def score(self, example: Example, answer: Answer) -> float:
         """Return what the function returns.
@@ -185,7 +198,7 @@ class _Worker:
             reply = {}
         if "error" in reply:
             raise self._error(f"failed with {reply['error']}", when)
-        if "score" not in reply and "ready" not in reply:
+        if not reply.keys() & {"score", "landlock"}:
             raise self._error(self._how_it_ended(), when)
         return reply
 
@@ -216,7 +229,8 @@ class _Worker:
         self.end()
         return ParameterError(
             f"The reward {self._name}, a Python function, {what} {when}. It has {self._options.timeout_s:g} s for an "
-            f"answer, {self._options.memory_mb:,} MB, no network, and nothing of the step's environment."
+            f"answer, {self._options.memory_mb:,} MB, no network, nothing of the step's environment, and no way to other "
+            "processes."
         )
 
     def end(self) -> None:

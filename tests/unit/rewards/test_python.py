@@ -1,3 +1,5 @@
+import ctypes
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -6,7 +8,7 @@ import pytest
 from tests.unit.rewards.scoring import EXAMPLE, answer, loaded, scores
 
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.rewards import python_worker
+from rlhf_tuning.rewards import python, python_worker
 
 #: As Google's documentation of its code scorer has it.
 GOOGLES = """
@@ -63,6 +65,34 @@ HOSTILE = {
 }
 
 
+#: What looks into the step, or reaches for it, from the function or from a program that it starts.
+_CALL = "import ctypes, os; libc = ctypes.CDLL(None, use_errno=True); it = os.getppid(); "
+_OR_FAIL = "; raise PermissionError(ctypes.get_errno(), 'no') if found < 0 else ValueError(found)"
+_IN_A_PROGRAM = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}], check=True)"
+HOSTILE |= {
+    f"import os; open(f'/proc/{{os.getppid()}}/{name}', 'rb').read(1)": "failed with PermissionError"
+    for name in ("environ", "maps", "mem")
+}
+HOSTILE |= {
+    f"{_CALL}found = libc.{call}{_OR_FAIL}": "failed with PermissionError: [Errno 13]"
+    for call in (
+        "ptrace(0x4206, it, None, None)",  # PTRACE_SEIZE, which stops nobody
+        "process_vm_readv(it, None, 0, None, 0, 0)",
+        "process_vm_writev(it, None, 0, None, 0, 0)",
+        "syscall(438, os.pidfd_open(it), 0, 0)",  # pidfd_getfd
+    )
+}
+HOSTILE |= {
+    "import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_CORE)": "failed with PermissionError",
+    _IN_A_PROGRAM.format("print(len(open('/proc/%d/environ').read()))").replace("%d", str(os.getpid())): (
+        "failed with CalledProcessError"
+    ),
+}
+needs_signals_kept_in = pytest.mark.skipif(
+    ctypes.CDLL(None).syscall(444, None, 0, 1) < 6, reason="this Linux has no Landlock that keeps signals in"
+)
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_function_fails_the_run_with_clear_words_and_nothing_else(text, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -89,6 +119,33 @@ def test_a_hostile_function_fails_the_run_with_clear_words_and_nothing_else(text
 def test_a_function_that_cannot_be_loaded_is_told_before_any_answer(code, words):
     with pytest.raises(ParameterError, match=f"{words}.* while it was loaded"):
         loaded({"kind": "python", "code": code})
+
+
+@needs_signals_kept_in
+@pytest.mark.parametrize(
+    "text", ["import os; os.kill(os.getppid(), 0)", "import os; os.killpg(os.getpgid(os.getppid()), 0)"]
+)
+def test_it_signals_no_process_but_its_own(text):
+    with pytest.raises(ParameterError, match="failed with PermissionError"):
+        scores(body(text), answer("a"))
+
+
+def test_it_may_end_a_program_that_it_started_and_read_of_itself():
+    text = (
+        "import subprocess\n"
+        "    try: subprocess.run(['sleep', '30'], timeout=0.1)\n"
+        "    except subprocess.TimeoutExpired: return 1.0 if open('/proc/self/environ').read() else -1.0"
+    )
+    assert scores(body(text), answer("a")) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("version", "may"), [(0, "read the environment and memory of other processes"), (3, "end other processes")]
+)
+def test_what_it_could_do_where_the_kernel_does_not_forbid_it_is_said(version, may, monkeypatch, capsys):
+    monkeypatch.setattr(python._Worker, "begin", lambda self: version)
+    loaded(body("return 1")).close()
+    assert f"The Python function of the reward python could {may}" in capsys.readouterr().out
 
 
 def test_it_sees_nothing_of_the_steps_environment_and_what_it_prints_is_no_reply(monkeypatch):
