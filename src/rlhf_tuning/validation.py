@@ -327,8 +327,7 @@ def _try_rewards(config: ValidationConfig, check: DatasetCheck, tell: Callable[[
 
     prompts = rows_of("prompt_dataset")
     if config.rewards_judge:
-        needed = {each.name or each.kind: each.references for each in options}
-        check_references(needed, rows_of("eval_dataset"), parameter="eval_dataset")
+        check_references(options, rows_of("eval_dataset"), parameter="eval_dataset")
     preferences = [
         {"prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected}
         for row in examples.get("preference_dataset", ())

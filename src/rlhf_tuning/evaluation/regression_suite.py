@@ -10,7 +10,6 @@ suite of ours, in `general_suite.jsonl`.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -24,6 +23,7 @@ from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.evaluation.comparison import WORTH
 from rlhf_tuning.evaluation.judges.verdict import Verdict
 from rlhf_tuning.models.text_format import Conversation, Turn, conversation_key
+from rlhf_tuning.patterns import is_in, problem_with_pattern
 from rlhf_tuning.statistics import MeanEstimate, WinRate, clustered_win_rate, share_difference, win_rate
 
 GENERAL = "general"
@@ -55,7 +55,9 @@ _OF_A_TEXT: dict[str, Callable[[str, str], bool]] = {
     "contains": _contains,
     "icontains": _caseless(_contains),
     "starts-with": lambda answer, value: answer.startswith(value),
-    "regex": lambda answer, value: re.search(value, answer) is not None,
+    "regex": lambda answer, value: is_in(
+        value, answer, name=f"The regular expression {value[:80]!r} of regression_suite"
+    ),
 }
 #: Likewise of some texts.
 _OF_TEXTS: dict[str, Callable[[str, Sequence[str]], bool]] = {
@@ -329,11 +331,8 @@ def _assertion(asserted: object) -> Assertion:
         return Assertion(kind, tuple(value))
     if not isinstance(value, str) or not value:
         raise ValueError(f"the value of {kind} must be a text")
-    if plain == "regex":
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"the value of {kind} is no regular expression: {error}") from None
+    if plain == "regex" and (problem := problem_with_pattern(value, f"the value of {kind}")):
+        raise ValueError(problem.removesuffix("."))
     return Assertion(kind, value)
 
 

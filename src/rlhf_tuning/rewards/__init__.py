@@ -12,16 +12,15 @@ A reward says what every answer is worth, or fails the run: nothing is scored as
 import importlib
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
-import regex
 
 from rlhf_tuning.data.sources import read_object
 from rlhf_tuning.errors import DataError, ParameterError
+from rlhf_tuning.patterns import last_match, problem_with_pattern
 
 #: A reward's kind to the module that holds it, imported only when it is used.
 REWARDS: dict[str, str] = {
@@ -42,8 +41,6 @@ REWARD_OF, SPREAD_OF = "reward_of_", "reward_spread_of_"
 MOST_REWARDS = 16
 #: Google's contracts clip what a function or a service returns.
 UNIT = (-1.0, 1.0)
-#: For a pattern of a person on a text of a model, which may be an unlucky pair.
-REGEX_SECONDS = 5.0
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -97,6 +94,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Return what is wrong with values that have the right types, or an empty string."""
         return ""
 
+    def problem_with(self, references: Mapping[str, str]) -> str:
+        """Return why a row's references cannot be used, though none is missing; or an empty string."""
+        return ""
+
     def with_files(self, read: Callable[[str], str | None]) -> "Options":
         """Return the options with the content of files in the place of their names, where `read` gives it."""
         return self
@@ -148,11 +149,9 @@ class Reward:
     """
 
     def __init__(self, name: str, options: Options, scorer: Scorer) -> None:
-        self.name, self.weight, self.scorer = name, options.weight, scorer
-        self.references = options.references
+        self.name, self.weight, self.scorer, self.options = name, options.weight, scorer, options
         self._mean, self._std = options.mean, options.std
         self._low, self._high = options.clip or (-math.inf, math.inf)
-        self._extract = regex.compile(options.extract, regex.DOTALL) if options.extract else None
 
     def score(self, examples: Sequence[Example], answers: Sequence[Answer], *, step: int) -> list[float]:
         """Return the part of each answer before it is weighted.
@@ -160,8 +159,9 @@ class Reward:
         Raises:
             RlhfError: If an answer has no score, or none that is a finite number.
         """
-        if self._extract:
-            answers = [answer._replace(text=self._extracted(self._extract, answer.text)) for answer in answers]
+        if pattern := self.options.extract:
+            name = f"The extract of the reward {self.name}"
+            answers = [answer._replace(text=last_match(pattern, answer.text, name=name)) for answer in answers]
         scores = self.scorer.score(examples, answers, step=step)
         if len(scores) != len(answers) or not all(map(math.isfinite, scores)):
             bad = sum(not math.isfinite(score) for score in scores)
@@ -170,26 +170,6 @@ class Reward:
                 "can be learnt from it. Look at what it returns."
             )
         return [min(max((score - self._mean) / self._std, self._low), self._high) for score in scores]
-
-    def _extracted(self, pattern: Any, text: str) -> str:
-        with in_time(self.name, "extract"):
-            found = list(pattern.finditer(text, timeout=REGEX_SECONDS))
-        return str(found[-1][min(1, pattern.groups)] or "") if found else ""
-
-
-@contextmanager
-def in_time(name: str, option: str) -> Iterator[None]:
-    """Turn the timeout of a regular expression into words.
-
-    Raises:
-        ParameterError: If it took too long.
-    """
-    try:
-        yield
-    except TimeoutError:
-        raise ParameterError(
-            f"The {option} of the reward {name} took more than {REGEX_SECONDS:g} s on one answer. Simplify it."
-        ) from None
 
 
 class Rewards:
@@ -205,7 +185,7 @@ class Rewards:
 
     def check_references(self, examples: Sequence[Example], *, parameter: str = "prompt_dataset") -> None:
         """Check that every row brings what some reward holds answers against, see `check_references`."""
-        check_references({part.name: part.references for part in self.parts}, examples, parameter=parameter)
+        check_references([part.options for part in self.parts], examples, parameter=parameter)
 
     def close(self) -> None:
         """Let go of what they hold."""
@@ -214,25 +194,32 @@ class Rewards:
 
 
 def check_references(
-    needed: Mapping[str, Collection[str]], examples: Sequence[Example], *, parameter: str = "prompt_dataset"
+    options: Sequence[Options], examples: Sequence[Example], *, parameter: str = "prompt_dataset"
 ) -> None:
     """Check that every row brings what some reward holds answers against.
 
     Args:
-        needed: What each reward needs, by its name.
+        options: Of the rewards.
         examples: The rows.
         parameter: Whose they are.
 
     Raises:
         DataError: Naming the first row that does not.
     """
-    for reward, names in needed.items():
+    for each in options:
+        reward, names = each.name or each.kind, each.references
         for number, example in enumerate(examples, 1):
-            if missing := [name for name in names if name not in example.get("references", {})]:
+            given = example.get("references", {})
+            row = f"prompt {number:,} of {len(examples):,}"
+            asked = repr(example["prompt"][-1]["content"][:80])
+            if missing := [name for name in names if name not in given]:
                 raise DataError(
-                    f"The reward {reward} holds answers against references.{missing[0]}, which prompt {number:,} of "
-                    f"{len(examples):,} does not have: {example['prompt'][-1]['content'][:80]!r}. Give every row of "
-                    f'{parameter} "references": {{"{missing[0]}": "..."}}.'
+                    f"The reward {reward} holds answers against references.{missing[0]}, which {row} does not have: "
+                    f'{asked}. Give every row of {parameter} "references": {{"{missing[0]}": "..."}}.'
+                )
+            if problem := each.problem_with(given):
+                raise DataError(
+                    f"The reward {reward} cannot use the references of {row} of {parameter}, {asked}: {problem}"
                 )
 
 
@@ -376,15 +363,6 @@ def _problem(options: Options) -> str:
     if options.name and not _NAME.fullmatch(options.name):
         return f"name is {options.name!r}; it must be a small letter, then small letters, digits and underscores."
     return problem_with_pattern(options.extract, "extract")
-
-
-def problem_with_pattern(pattern: str, option: str) -> str:
-    """Return why a text is no regular expression, or an empty string."""
-    try:
-        regex.compile(pattern)
-    except regex.error as error:
-        return f"{option} is no regular expression: {error}."
-    return ""
 
 
 def _names(options: Sequence[Options]) -> list[str]:

@@ -2,20 +2,22 @@
 
     {"kind": "json_schema", "schema": {"type": "object", "required": ["city"]}, "correct": 1, "wrong": 0}
 
-`schema` may be the name of a file. What it refers to on other hosts is not fetched.
+`schema` may be the name of a file. What it refers to on other hosts is not fetched, and its regular expressions have a limit
+of time.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from jsonschema import SchemaError, validators
+from jsonschema import SchemaError, ValidationError, validators
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from rlhf_tuning import rewards
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.patterns import is_in
 from rlhf_tuning.rewards import Answer, Example, NothingToClose
 
 
@@ -58,19 +60,59 @@ class Options(rewards.Options, frozen=True, kw_only=True):
         return found
 
 
+def _matches(pattern: str, text: str) -> bool:
+    return is_in(pattern, text, name=f"The pattern {pattern[:80]!r} in the schema of the reward json_schema")
+
+
+def _pattern(validator: Any, pattern: str, value: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
+    if validator.is_type(value, "string") and not _matches(pattern, value):
+        yield ValidationError("no match")
+
+
+def _pattern_properties(
+    validator: Any, patterns: Mapping[str, Any], value: Any, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    if validator.is_type(value, "object"):
+        for pattern, below in patterns.items():
+            for name, inside in value.items():
+                if _matches(pattern, name):
+                    yield from validator.descend(inside, below)
+
+
+def _additional_properties(
+    validator: Any, below: Any, value: Any, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    if validator.is_type(value, "object"):
+        known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+        for name, inside in value.items():
+            if name not in known and not any(_matches(pattern, name) for pattern in patterns):
+                yield from validator.descend(inside, below)
+
+
+#: jsonschema's own know no limit.
+_IN_TIME = {
+    "pattern": _pattern,
+    "patternProperties": _pattern_properties,
+    "additionalProperties": _additional_properties,
+}
+
+
 class JsonSchemaScorer(NothingToClose):
     """Scores by whether the answer fits."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         assert isinstance(options.schema, dict)
-        self._validator = validators.validator_for(options.schema)(options.schema, registry=Registry())
+        made = validators.extend(validators.validator_for(options.schema), _IN_TIME)
+        # Where a schema refers to itself, its $schema would have jsonschema's own again.
+        schema = {name: value for name, value in options.schema.items() if name != "$schema"}
+        self._validator = made(schema, registry=Registry())
 
     def score(self, examples: Sequence[Example], answers: Sequence[Answer], *, step: int) -> list[float]:
         """Return what each answer is worth.
 
         Raises:
-            ParameterError: If the schema refers to what is not in it.
+            ParameterError: If the schema refers to what is not in it, or a pattern takes too long.
         """
         return [self._options.correct if self._fits(answer.text) else self._options.wrong for answer in answers]
 

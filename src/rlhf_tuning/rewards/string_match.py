@@ -8,14 +8,12 @@ JSON, and what is held against the expression is the text that its object has th
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import regex
-
 from rlhf_tuning import rewards
-from rlhf_tuning.errors import DataError
-from rlhf_tuning.rewards import REGEX_SECONDS, Answer, Example, NothingToClose, in_time, problem_with_pattern
+from rlhf_tuning.patterns import is_in, problem_with_pattern
+from rlhf_tuning.rewards import Answer, Example, NothingToClose
 
 _PLACE = re.compile(r"\{\{\s*references\.([^{}\s]+)\s*\}\}")
 
@@ -43,6 +41,21 @@ class Options(rewards.Options, frozen=True, kw_only=True):
             return problem_with_pattern(self.expression, "expression")
         return ""
 
+    def filled(self, references: Mapping[str, str]) -> str:
+        """Return the expression with a row's own texts."""
+        return _PLACE.sub(lambda place: str(references[place[1]]), self.expression)
+
+    def problem_with(self, references: Mapping[str, str]) -> str:
+        """Return why a row's references cannot be used, or an empty string."""
+        expression = self.filled(references)
+        if self.operation != "exact_match" and not expression.strip():
+            return (
+                "the expression becomes empty, which every answer contains. Give the row a reference, or leave it out."
+            )
+        if self.operation == "regex_contains":
+            return problem_with_pattern(expression, f"the expression becomes {expression[:80]!r}, which")
+        return ""
+
 
 class StringMatchScorer(NothingToClose):
     """Scores by whether the text matches."""
@@ -54,7 +67,7 @@ class StringMatchScorer(NothingToClose):
         """Return what each answer is worth.
 
         Raises:
-            UserError: If an expression cannot be used.
+            ParameterError: If a regular expression takes too long.
         """
         options = self._options
         return [
@@ -63,7 +76,7 @@ class StringMatchScorer(NothingToClose):
         ]
 
     def _matches(self, example: Example, text: str) -> bool:
-        expression = _PLACE.sub(lambda place: str(example["references"][place[1]]), self._options.expression)
+        expression = self._options.filled(example.get("references", {}))
         target = _value(text, self._options.key) if self._options.key else text
         if target is None:
             return False
@@ -71,14 +84,8 @@ class StringMatchScorer(NothingToClose):
             return target.strip() == expression.strip()
         if self._options.operation == "partial_match":
             return expression.strip() in target
-        try:
-            with in_time(self._options.name or self._options.kind, "expression"):
-                return regex.search(expression, target, timeout=REGEX_SECONDS) is not None
-        except regex.error as error:
-            raise DataError(
-                f"rewards, string_match: with the references of the prompt {example['prompt'][-1]['content'][:80]!r} its "
-                f"expression becomes {expression[:80]!r}, which is no regular expression: {error}."
-            ) from None
+        name = f"The expression of the reward {self._options.name or self._options.kind}"
+        return is_in(expression, target, name=name)
 
 
 def _value(text: str, key: str) -> str | None:

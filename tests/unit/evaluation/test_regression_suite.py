@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from rlhf_tuning import patterns
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.evaluation.judges.verdict import Verdict
 from rlhf_tuning.evaluation.regression_suite import (
@@ -32,6 +33,12 @@ EXAMPLES = {
 def test_what_opens_more_brackets_than_can_be_read_is_no_json():
     assert not Assertion("is-json").holds("[" * 100_000)
     assert Assertion("not-is-json").holds('{"a":' * 100_000)
+
+
+def test_a_regular_expression_that_takes_for_ever_is_named(monkeypatch):
+    monkeypatch.setattr(patterns, "SECONDS", 0.05)
+    with pytest.raises(ParameterError, match=r"'\(a\|aa\)\+\$' of regression_suite took more than"):
+        Assertion("regex", "(a|aa)+$").holds("a" * 60 + "b")
 
 
 def prompt(text):

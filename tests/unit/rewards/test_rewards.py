@@ -1,9 +1,11 @@
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 from tests.unit.rewards.scoring import EXAMPLE, answer, loaded, scores
 
+from rlhf_tuning import patterns
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.rewards import REWARDS, NothingToClose, load_rewards, read_rewards
 
@@ -147,26 +149,65 @@ def test_a_string_may_be_matched_in_the_field_of_a_json_answer(text, found):
 
 
 def test_a_regular_expression_that_never_ends_fails_the_run(monkeypatch):
-    from rlhf_tuning.rewards import string_match
-
-    monkeypatch.setattr(string_match, "REGEX_SECONDS", 0.05)
-    reward = {"kind": "string_match", "expression": "(a|aa)+$", "operation": "regex_contains"}
+    monkeypatch.setattr(patterns, "SECONDS", 0.05)
+    endless, text = "(a|aa)+$", answer("a" * 60 + "b")
+    reward = {"kind": "string_match", "expression": endless, "operation": "regex_contains"}
     with pytest.raises(ParameterError, match="The expression of the reward string_match took more than"):
-        scores(reward, answer("a" * 60 + "b"))
+        scores(reward, text)
+    with pytest.raises(ParameterError, match="The extract of the reward unfinished took more than"):
+        scores({"kind": "unfinished", "extract": endless}, text)
+    own = json.dumps({"a" * 60 + "b": "a" * 60 + "b"})
+    for schema in (
+        {"$schema": "https://json-schema.org/draft/2020-12/schema", "additionalProperties": {"pattern": endless}},
+        {"patternProperties": {endless: {}}},
+        {"additionalProperties": False, "patternProperties": {endless: {}}},
+    ):
+        with pytest.raises(ParameterError, match=r"pattern '\(a\|aa\)\+\$' in the schema of .* took more than"):
+            scores({"kind": "json_schema", "schema": schema}, answer(own))
 
 
-def test_references_that_make_no_regular_expression_are_told_with_their_prompt():
-    rewards = loaded({"kind": "string_match", "expression": "{{references.answer}}", "operation": "regex_contains"})
-    with pytest.raises(DataError, match=r"the prompt '6 x 7\?' its expression becomes '\(', which is no regular"):
-        rewards.score([{**EXAMPLE, "references": {"answer": "("}}], [answer("a")], step=1)
+@pytest.mark.parametrize(
+    ("operation", "given", "words"),
+    [
+        (
+            "regex_contains",
+            "(",
+            r"prompt 2 of 2 of prompt_dataset, '6 x 7\?': the expression becomes '\(', which is no regular",
+        ),
+        ("regex_contains", " ", "the expression becomes empty, which every answer contains"),
+        ("partial_match", "", "the expression becomes empty, which every answer contains"),
+        ("exact_match", "", ""),
+    ],
+)
+def test_references_that_a_match_cannot_be_held_against_are_told_with_their_prompt(operation, given, words):
+    rewards = loaded({"kind": "string_match", "expression": "{{references.answer}}", "operation": operation})
+    examples = [EXAMPLE, {**EXAMPLE, "references": {"answer": given}}]
+    with pytest.raises(DataError, match=words) if words else nullcontext():
+        rewards.check_references(examples)
 
 
 @pytest.mark.parametrize(
     ("text", "fits"),
-    [('{"city": "Bath"}', True), ('{"city": 3}', False), ("{}", False), ("city", False), ("[" * 10**5, False)],
+    [
+        ('{"city": "Bath"}', True),
+        ('{"city": "Bath", "x-1": 1}', True),
+        ('{"city": "Bath", "x-1": "1"}', False),
+        ('{"city": "Bath", "y": 1}', False),
+        ('{"city": "bath"}', False),
+        ('{"city": 3}', False),
+        ("{}", False),
+        ("city", False),
+        ("[" * 10**5, False),
+    ],
 )
 def test_json_fits_a_schema_or_not(text, fits):
-    schema = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
+    schema = {
+        "type": "object",
+        "required": ["city"],
+        "properties": {"city": {"type": "string", "pattern": "^[A-Z]"}},
+        "patternProperties": {"^x-": {"type": "integer"}},
+        "additionalProperties": False,
+    }
     assert scores({"kind": "json_schema", "schema": schema, "wrong": -1}, answer(text)) == [1.0 if fits else -1.0]
 
 
