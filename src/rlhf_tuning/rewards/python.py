@@ -13,6 +13,8 @@ It is no wall against an enemy: the function reads what files this user may read
 it opens no connection.
 """
 
+import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -43,10 +45,14 @@ _LANDLOCK_OF_SIGNALS = 6
 
 
 class Options(rewards.Options, frozen=True, kw_only=True):
-    """The function and its limits: seconds for one answer, MB of each process, and how many processes there are."""
+    """The function and its limits: seconds for one answer, MB of each process, and how many processes there are.
+
+    `source` is a digest of the module that `function` names, filled in where that is: another source is another reward.
+    """
 
     function: str = "evaluate"
     code: str = ""
+    source: str = ""
     timeout_s: float = 100.0
     memory_mb: int = 4096
     workers: int = 1
@@ -79,12 +85,32 @@ class Options(rewards.Options, frozen=True, kw_only=True):
         return file if file.endswith(".py") else ""
 
     def with_files(self, read: Callable[[str], str | None]) -> "Options":
-        """Return the options with the code in the place of its file's name."""
+        """Return the options with the code in the place of its file's name, or with the digest of its module."""
+        if not self.code and not self._file and (source := _source_digest(self.function.partition(":")[0])):
+            return msgspec.structs.replace(self, source=source)
         code = read(self._file) if self._file else None
         if code is None:
             return self
         function = self.function.removeprefix(self._file).removeprefix(":") or "evaluate"
         return msgspec.structs.replace(self, function=function, code=code)
+
+
+def _source_digest(module: str) -> str:
+    """Return a digest of all Python files of a module's package; empty where it is not at hand. None of it is run."""
+    try:
+        found = importlib.util.find_spec(module.partition(".")[0])
+    except ValueError:
+        return ""  # a module that was made by no import, such as __main__
+    if found is None:
+        return ""
+    folders = [Path(folder) for folder in found.submodule_search_locations or ()]
+    files = [(path.relative_to(folder), path) for folder in folders for path in folder.rglob("*.py")]
+    if found.has_location and not folders:
+        files = [(Path(), Path(str(found.origin)))]
+    digest = hashlib.sha256()
+    for name, path in sorted(files):
+        digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest() if files else ""
 
 
 class PythonScorer:

@@ -20,7 +20,7 @@ model.
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -170,6 +170,8 @@ def train_policy(
     """
     from datasets import Dataset
 
+    # With the source of functions that this step's image has: checkpoints of another are none of this training's.
+    config = replace(config, rewards=read_rewards(config.rewards))
     if reward_model_dir:
         reward_model.check_accuracy(reward_model_dir, least=config.min_reward_model_accuracy)
 
@@ -186,9 +188,7 @@ def train_policy(
     # As in training: the adapter's products have the precision of the others.
     precision = partial(torch.autocast, base_model.device().type, dtype=compute, enabled=compute != torch.float32)
     by_model = ModelScorer(precision) if reward_model_dir else None
-    rewards = load_rewards(
-        read_rewards(config.rewards), most_tokens=config.target_sequence_length, reward_model=by_model
-    )
+    rewards = load_rewards(config.rewards, most_tokens=config.target_sequence_length, reward_model=by_model)
     rewards.check_references(examples)
     examples, watched = over_optimisation.set_aside(examples, watch_prompts=config.watch_prompts, seed=config.seed)
     encoded = processes.spread(lambda some: [text_format.prompt_ids(example["prompt"]) for example in some], examples)

@@ -91,6 +91,28 @@ def test_a_file_with_the_files_that_it_names_becomes_one_text(tmp_path):
     assert read_rewards("") == ""
 
 
+def test_the_source_of_a_module_is_part_of_a_reward_that_names_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "our_package").mkdir()
+    files = [tmp_path / "our_module.py", tmp_path / "our_package/__init__.py", tmp_path / "our_package/words.py"]
+    for file in files:
+        file.write_text("raise RuntimeError('it is read, not run')")
+    listed = [
+        {"kind": "python", "name": name, "function": function}
+        for name, function in (("a", "our_module:f"), ("b", "our_package:f"), ("c", "our_package.words:f"))
+    ]
+    digests = []
+    for _ in range(2):
+        text = read_rewards(json.dumps(listed))
+        assert read_rewards(text) == text
+        digests.append([item["source"] for item in json.loads(text)])
+        for file in (files[0], files[2]):
+            file.write_text("VALUE = 2")
+    assert all(before != after for before, after in zip(*digests, strict=True))
+    elsewhere = [{"kind": "python", "function": "of_the_image:f"}]
+    assert json.loads(read_rewards(json.dumps(elsewhere))) == elsewhere
+
+
 def test_of_an_answer_only_the_last_match_of_extract_is_scored():
     reward = {"kind": "string_match", "expression": "{{references.answer}}", "extract": "<a>(.*?)</a>"}
     texts = ["<a>41</a> no, <a> 42 </a> it is", "42", "<a>42"]
