@@ -72,15 +72,14 @@ def upload_model_to_vertex(
 
     from rlhf_tuning.google_cloud.vertex_api import VertexApi
     from rlhf_tuning.google_cloud.vertex_endpoint import read_prompts
-    from rlhf_tuning.google_cloud.vertex_registry import cloud_storage_uri, present_champion, upload_to_vertex
+    from rlhf_tuning.google_cloud.vertex_registry import cloud_storage_uri, upload_to_vertex
     from rlhf_tuning.promotion.approval import ask_on_vertex
-    from rlhf_tuning.promotion.upload import aliases, generated_name, model_manifest, preference_rows
+    from rlhf_tuning.promotion.upload import generated_name, model_manifest, name_on_vertex, preference_rows
     from rlhf_tuning.step import running_step, say
 
     with running_step("Upload Tuned Model"):
         api = VertexApi(project=project or run_project, location=location or run_location)
         name = model_display_name or generated_name(large_model_reference)
-        called = aliases(promote, champion, present_champion(api, name), require_approval=require_approval)
         uploaded = upload_to_vertex(
             api,
             model_dir=model.path,
@@ -106,7 +105,10 @@ def upload_model_to_vertex(
             serving_machine=serving_machine,
             serving_image=serving_image,
             encryption_spec_key_name=encryption_spec_key_name,
-            aliases=called.aliases,
+            aliases=(),
+        )
+        called = name_on_vertex(
+            api, uploaded, name=name, promote=promote, champion=champion, require_approval=require_approval
         )
         say(f"Registered {uploaded.resource_name}")
         if called.waits:

@@ -164,9 +164,15 @@ def register_model(
                 version = _same_content(versions, fingerprint) or _publish(staging, versions)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+    return name_version(_load(folder, version, {}), aliases)
+
+
+def name_version(version: ModelVersion, aliases: Collection[str]) -> ModelVersion:
+    """Let aliases mean a version from now on, and return it as it is then."""
+    folder = version.path.parent.parent
     with _locked(folder):
-        _write_aliases(folder, {**_read_aliases(folder), **dict.fromkeys(aliases, version)})
-    return _load(folder, version, _read_aliases(folder))
+        _write_aliases(folder, {**_read_aliases(folder), **dict.fromkeys(aliases, version.version)})
+        return _load(folder, version.version, _read_aliases(folder))
 
 
 def amend_version(

@@ -112,7 +112,8 @@ def upload_to_vertex(
         if found is not None:
             resource_name = _version_name(found)
             say(f"The same content is already registered as {resource_name}")
-            name_version(api, resource_name, aliases=aliases)
+            if aliases:
+                name_version(api, resource_name, aliases=aliases)
             return UploadedModel(resource_name=resource_name, created=False)
         (folder / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
         if preference_rows:

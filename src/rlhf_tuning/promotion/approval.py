@@ -69,10 +69,10 @@ def ask_on_vertex(
 
 
 def rule_locally(version: ModelVersion, ruling: Ruling) -> ModelVersion:
-    """Approve or reject a version of the local registry that waits for it.
+    """Approve or reject a version of the local registry that waits for it, or approve one that was rejected.
 
     Raises:
-        ModelError: If it does not wait, or the champion that it beat is champion no more.
+        ModelError: If there is nothing to decide, or the champion that it beat is champion no more.
     """
 
     def ruled(present: ModelVersion) -> dict[str, object]:
@@ -92,7 +92,7 @@ def rule_locally(version: ModelVersion, ruling: Ruling) -> ModelVersion:
 
 
 def rule_on_vertex(api: VertexApi, name: str, ruling: Ruling) -> tuple[str, str]:
-    """Approve or reject a version of the Vertex AI Model Registry that waits for it; return the ruling and the endpoint.
+    """Approve or reject a version of the Vertex AI Model Registry, as `rule_locally`; return the ruling and the endpoint.
 
     What is approved is deployed first, if its run was to deploy it: should that fail, all is as it was, and it can be
     approved again.
@@ -103,7 +103,7 @@ def rule_on_vertex(api: VertexApi, name: str, ruling: Ruling) -> tuple[str, str]
         ruling: What was decided.
 
     Raises:
-        ModelError: If it does not wait, or the champion that it beat is champion no more.
+        ModelError: If there is nothing to decide, or the champion that it beat is champion no more.
         UserError: If Vertex AI or Cloud Storage refuses.
         RunError: If the deployed model does not answer sensibly.
     """
@@ -137,12 +137,15 @@ def described(resource_name: str, manifest: Mapping[str, Any]) -> str:
     return f"{name} was {approval['status']} by {approval['by']} on {approval['decided'][:10]}: {approval['reason']}"
 
 
+def is_rejected(manifest: Mapping[str, Any]) -> bool:
+    """Say whether a person rejected a version: the same content is the same version, so that it stays rejected."""
+    return bool(manifest.get(APPROVAL, {}).get("status") == REJECTED)
+
+
 def _asked(
     manifest: Mapping[str, Any], *, champion: str, deployment: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
-    """Return a manifest that asks for approval. What a person rejected stays so: the same content is the same version."""
-    if manifest.get(APPROVAL, {}).get("status") == REJECTED:
-        return dict(manifest)
+    """Return a manifest that asks for approval."""
     asked = {"status": PENDING, "asked": _now(), "champion": champion, "deployment": deployment}
     return {**manifest, APPROVAL: asked}
 
@@ -160,8 +163,8 @@ def _ruled(
             else "the gate did not promote it; the report of its run says why"
         )
         raise ModelError(f"{name} does not wait for approval: {why}.")
-    if approval["status"] != PENDING:
-        raise ModelError(f"{described(resource_name, manifest)}. What is decided stays so.")
+    if approval["status"] == APPROVED or (approval["status"] == REJECTED and not ruling.approve):
+        raise ModelError(f"{described(resource_name, manifest)}. That stays so.")
     # Who was stopped between the alias and the manifest finds the version champion already.
     if ruling.approve and champion not in (approval["champion"], resource_name):
         beaten = approval["champion"].removeprefix("models/") or "the base model"

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_tuning import __version__, registry
+from rlhf_tuning.google_cloud import vertex_registry
+from rlhf_tuning.google_cloud.vertex_api import VertexApi
 from rlhf_tuning.models.model_reference import split_revision
-from rlhf_tuning.promotion.approval import PROMOTED, ask_locally
+from rlhf_tuning.promotion.approval import PROMOTED, ask_locally, described, is_rejected
 from rlhf_tuning.step import say
 
 
@@ -47,8 +49,6 @@ def upload_to_local_registry(
     """
     name = registry.registry_name(model_display_name) or generated_name(large_model_reference)
     folder = Path(registry_dir).expanduser() if registry_dir else None
-    present = registry.find_champion(name, folder)
-    beaten = present.resource_name if present and registry.CHAMPION_ALIAS in present.aliases else ""
     manifest = model_manifest(
         adapter_dir=adapter_dir,
         reward_model_dir=reward_model_dir,
@@ -58,16 +58,25 @@ def upload_to_local_registry(
         model_display_name=model_display_name,
         instruction=instruction,
     )
-    called = aliases(promote, champion, beaten, require_approval=require_approval)
     version = registry.register_model(
         model_dir=model_dir,
         adapter_dir=adapter_dir,
         name=name,
         manifest=manifest,
-        aliases=called.aliases,
+        aliases=(),
         preference_rows=preference_rows(reward_model_dir or adapter_dir),
         registry_dir=folder,
     )
+    found = registry.find_champion(name, folder)
+    called = calling(
+        version.resource_name,
+        version.manifest,
+        promote=promote,
+        champion=champion,
+        present=found.resource_name if found and registry.CHAMPION_ALIAS in found.aliases else "",
+        require_approval=require_approval,
+    )
+    version = registry.name_version(version, called.aliases)
     say(f"Registered {version.resource_name} ({', '.join(version.aliases)})")
     return ask_locally(version, champion=champion) if called.waits else version
 
@@ -79,22 +88,70 @@ class Called(NamedTuple):
     waits: bool = False
 
 
-def aliases(promote: bool, champion: str, present: str, *, require_approval: bool = False) -> Called:
-    """Return what a new version is called.
+def name_on_vertex(
+    api: VertexApi,
+    uploaded: vertex_registry.UploadedModel,
+    *,
+    name: str,
+    promote: bool,
+    champion: str,
+    require_approval: bool,
+) -> Called:
+    """Give an uploaded version of the Vertex AI Model Registry its aliases, and return them.
 
     Args:
+        api: Project and region.
+        uploaded: The version.
+        name: Display name of the model.
+        promote: The gate's decision.
+        champion: Resource name of the model that it was held against; empty for the base model.
+        require_approval: Whether a person approves what the gate promotes.
+
+    Raises:
+        UserError: If Vertex AI or Cloud Storage refuses.
+        RunError: If Vertex AI fails.
+    """
+    with api.explaining(f"model {name}"):
+        # Of a version that is new nothing can have been decided.
+        manifest = {} if uploaded.created else vertex_registry.read_manifest(api.get(uploaded.resource_name))
+    called = calling(
+        uploaded.resource_name,
+        manifest,
+        promote=promote,
+        champion=champion,
+        present=vertex_registry.present_champion(api, name),
+        require_approval=require_approval,
+    )
+    vertex_registry.name_version(api, uploaded.resource_name, aliases=called.aliases)
+    return called
+
+
+def calling(
+    version: str, manifest: Mapping[str, Any], *, promote: bool, champion: str, present: str, require_approval: bool
+) -> Called:
+    """Return what a registered version is called.
+
+    Args:
+        version: Its resource name. The same content is the same version, so it may be known from an earlier upload.
+        manifest: What is known of it.
         promote: The gate's decision.
         champion: Resource name of the model that it was held against; empty for the base model.
         present: Resource name of the champion of now; empty when there is none.
         require_approval: Whether a person approves what the gate promotes.
     """
-    if promote and champion == present:
-        return Called((registry.CHALLENGER_ALIAS,), waits=True) if require_approval else Called(PROMOTED)
-    if promote:
+    if promote and present == version:
+        return Called(PROMOTED)  # by this upload, which is tried again
+    if promote and present != champion:
         say(
             f"Not promoted: it beat {champion or 'the base model'}, but {present} became champion in the meantime. Run the "
             "pipeline again to hold it against that one."
         )
+    elif promote and is_rejected(manifest):
+        say(f"Not promoted: {described(version, manifest)}. rlhf approve takes that back.")
+    elif promote and require_approval:
+        return Called((registry.CHALLENGER_ALIAS,), waits=True)
+    elif promote:
+        return Called(PROMOTED)
     return Called((registry.CHALLENGER_ALIAS,))
 
 

@@ -13,6 +13,7 @@ from rlhf_tuning.errors import ModelError, RunError, UserError
 from rlhf_tuning.google_cloud.vertex_api import VertexApi
 from rlhf_tuning.google_cloud.vertex_registry import upload_to_vertex
 from rlhf_tuning.promotion.approval import Ruling, ask_locally, ask_on_vertex, described, rule_locally, rule_on_vertex
+from rlhf_tuning.promotion.upload import name_on_vertex
 
 YES = Ruling(approve=True, by="anna", reason="Read 30 answers")
 NO = Ruling(approve=False, by="anna", reason="It invents prices")
@@ -49,15 +50,14 @@ def test_an_approved_model_is_champion_and_its_manifest_tells_who_said_so_and_wh
     assert registry.resolve_model("palms@champion", waiting.path.parents[2]).version == 2
 
 
-def test_a_rejected_model_stays_challenger_also_when_its_run_is_run_again(register, capsys):
+def test_a_rejected_model_stays_challenger_until_it_is_approved(register, capsys):
     waiting = ask_locally(register(1, "challenger"), champion="")
     assert "palms@1 waits for approval: rlhf approve palms@1" in capsys.readouterr().out
-    assert rule_locally(waiting, NO).aliases == ("challenger",)
-    again = ask_locally(register(1, "challenger"), champion="")
-    assert again.manifest["approval"]["status"] == "rejected"
-    assert "palms@1 was rejected by anna" in capsys.readouterr().out
-    with pytest.raises(ModelError, match=r"palms@1 was rejected by anna on .*It invents prices\. What is decided"):
-        rule_locally(again, YES)
+    rejected = rule_locally(waiting, NO)
+    assert rejected.aliases == ("challenger",)
+    with pytest.raises(ModelError, match=r"palms@1 was rejected by anna on .*It invents prices\. That stays so"):
+        rule_locally(rejected, NO)
+    assert rule_locally(rejected, YES).aliases == ("champion", "default")
 
 
 @pytest.mark.parametrize("ruling", [YES, NO])
@@ -190,3 +190,21 @@ def test_without_a_mount_the_manifest_is_read_and_written_in_the_bucket(
     rule_on_vertex(api, waiting, NO)
     kept = json.loads(cloud.buckets["bucket"]["run/model/manifest.json"].data)
     assert kept["approval"]["reason"] == "It invents prices"
+
+
+def test_on_vertex_a_rejected_content_stays_so_and_a_promoted_one_too_when_its_upload_is_tried_again(
+    vertex, api, waiting, tmp_path, capsys
+):
+    def upload_again():
+        uploaded = upload_to_vertex(
+            api, model_dir=str(tmp_path / "gcs/bucket/run/model"), name="palms", manifest=MANIFEST, aliases=()
+        )
+        return name_on_vertex(api, uploaded, name="palms", promote=True, champion="", require_approval=False).aliases
+
+    rule_on_vertex(api, waiting, NO)
+    assert upload_again() == ("challenger",)
+    assert "It invents prices. rlhf approve takes that back" in capsys.readouterr().out
+    rule_on_vertex(api, waiting, YES)
+    assert upload_again() == ("champion", "default")
+    ((version,),) = vertex.versions.values()
+    assert set(version.version_aliases) == {"champion", "default"}

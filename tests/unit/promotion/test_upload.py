@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from rlhf_tuning.promotion.approval import Ruling, rule_locally
 from rlhf_tuning.promotion.upload import generated_name, upload_to_local_registry
 from rlhf_tuning.registry import list_models
 
@@ -115,3 +116,22 @@ def test_who_beat_a_champion_that_is_none_any_more_is_not_promoted(run, capsys):
     (run / "model/config.json").write_text('{"a": 1}')
     assert upload(run, champion="").aliases == ("challenger",)
     assert "models/palms@1 became champion in the meantime" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("require_approval", [False, True])
+def test_an_upload_that_is_tried_again_leaves_a_model_what_it_was(run, require_approval, capsys):
+    first = upload(run, require_approval=require_approval)
+    if require_approval:
+        rule_locally(first, Ruling(approve=True, by="anna", reason="Read 30 answers"))
+    again = upload(run, require_approval=require_approval)
+    assert again.aliases == ("champion", "default")
+    assert "Not promoted" not in capsys.readouterr().out
+
+
+def test_what_a_person_rejected_is_not_promoted_by_a_run_that_asks_nobody(run, capsys):
+    waits = upload(run, require_approval=True)
+    rule_locally(waits, Ruling(approve=False, by="anna", reason="It invents prices"))
+    assert upload(run).aliases == ("challenger",)
+    assert "Not promoted: palms@1 was rejected by anna on" in capsys.readouterr().out
+    (run / "model/config.json").write_text('{"a": 1}')
+    assert upload(run).aliases == ("champion", "default")
