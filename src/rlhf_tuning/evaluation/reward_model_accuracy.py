@@ -20,7 +20,11 @@ _BINS = 6
 
 
 def evaluate_reward_model(
-    reward_model: RewardModel, preferences: Sequence[dict[str, Any]], *, scores_path: Path | None = None
+    reward_model: RewardModel,
+    preferences: Sequence[dict[str, Any]],
+    *,
+    learnt_from: Sequence[Mapping[str, Any]] = (),
+    scores_path: Path | None = None,
 ) -> dict[str, Any]:
     """Score held-out answers and return how well the scores agree with what people said of them.
 
@@ -36,10 +40,11 @@ def evaluate_reward_model(
     Args:
         reward_model: The model to measure.
         preferences: Canonical rows, of preferences or of feedback; of each the first `MOST_EVAL_ROWS` are used.
+        learnt_from: The other canonical rows of the dataset, whose ratings are of the same scale.
         scores_path: Gets the score of every answer, for `saved_scores`.
     """
     pairs = [row for row in preferences if "chosen" in row][:MOST_EVAL_ROWS]
-    feedback = labelled(preferences, middle_of_scale(preferences))[:MOST_EVAL_ROWS]
+    feedback = labelled(preferences, middle_of_scale([*learnt_from, *preferences]))[:MOST_EVAL_ROWS]
     asked = [(row["prompt"], [row["chosen"], row["rejected"]]) for row in pairs]
     asked += [(row["prompt"], [row["answer"]]) for row in feedback]
 

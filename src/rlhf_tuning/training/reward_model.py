@@ -340,7 +340,10 @@ def train_reward_model(
             text_format=text_format,
         )
     evaluation = evaluate_reward_model(
-        reward_model, list(read_canonical(eval_preferences_path)), scores_path=folder / SCORES
+        reward_model,
+        list(read_canonical(eval_preferences_path)),
+        learnt_from=[*preferences, *validated],
+        scores_path=folder / SCORES,
     )
     history = [record for record in log.history if record["step"] <= returned]
     evaluation |= {"steps": returned, "epochs": returned * config.batch_size / len(rows)}

@@ -64,6 +64,10 @@ def test_of_feedback_alone_liked_answers_are_held_against_the_others():
     said = reward_model_accuracy.told(found)
     assert said.startswith("puts a liked answer before another in 62.5% [")
     assert "preferences" not in said
+    # Above the middle of the scale all were liked, as far as they are held out.
+    upper = [row for row in rows if row["rating"] > 3]
+    evaluated = reward_model_accuracy.evaluate_reward_model(model, upper, learnt_from=rows)
+    assert "feedback_auc" not in evaluated
     alike = [row | {"rating": 3} for row in rows]
     assert "too little is held out" in reward_model_accuracy.told(
         reward_model_accuracy.evaluate_reward_model(model, alike)
