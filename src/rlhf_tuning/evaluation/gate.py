@@ -58,7 +58,8 @@ _ADVICE = {
     ),
     "preference": _Advice(
         "The model learnt the preferences at the expense of quality: raise beta, or lower epoch_count.",
-        "Look at these answers, and for such among the chosen ones; raise beta, set rpo_alpha, or lower epoch_count.",
+        "Look at these answers, and for such among those that people chose or liked; raise beta, lower epoch_count, or of "
+        "preferences set rpo_alpha.",
         "Raise beta, lower learning_rate_multiplier or epoch_count, or raise gate_max_kl.",
     ),
 }

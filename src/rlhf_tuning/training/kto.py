@@ -226,12 +226,22 @@ def _length(row: Mapping[str, Any]) -> int:
 
 
 def _with_others(rows: Sequence[Mapping[str, Any]], places: Sequence[int]) -> list[dict[str, Any]]:
-    """Return the rows of a step, each with the answer of another one of them.
+    """Return the rows of a step, each with the answer of another one of them, to another prompt where there is one.
 
-    That is the one which stands half of them away: neighbours are as long as each other, and may have one prompt.
+    That is the one which stands half of them away, since neighbours are as long as each other; where it has the same prompt,
+    it changes places with the first that mends it.
     """
     half = len(places) // 2
     others = [*places[half:], *places[:half]]
+
+    def alike(at: int, other: int) -> bool:
+        return bool(rows[places[at]]["prompt_ids"] == rows[other]["prompt_ids"])
+
+    for at, other in enumerate(others):
+        if alike(at, other):
+            free = (to for to, there in enumerate(others) if not alike(at, there) and not alike(to, other))
+            if (to := next(free, None)) is not None:
+                others[at], others[to] = others[to], other
     return [
         {**rows[place], "KL_completion_ids": rows[other]["completion_ids"]}
         for place, other in zip(places, others, strict=True)

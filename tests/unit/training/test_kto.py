@@ -155,3 +155,15 @@ def test_it_learns_preferences_of_which_one_answer_each_was_seen(tiny_model, tmp
     assert found["held_out_loss_high"] < found["held_out_loss_before"]
     assert found["held_out_accuracy_low"] > 0.7  # of wrong thumbs a tenth can be right
     assert found["held_out_desirable_change_low"] > found["held_out_undesirable_change_high"]
+
+
+def test_the_other_answer_is_to_another_prompt_wherever_there_is_one():
+    def others(*prompts: int) -> list[int]:
+        rows = [{"prompt_ids": [prompt], "completion_ids": [place]} for place, prompt in enumerate(prompts)]
+        found = [row["KL_completion_ids"][0] for row in kto._with_others(rows, range(len(rows)))]
+        assert sorted(found) == list(range(len(prompts)))  # as many times as it is learnt from
+        return [prompts[place] for place in found]
+
+    assert all(own != other for own, other in zip([1, 2, 3, 1, 2, 3], others(1, 2, 3, 1, 2, 3), strict=True))
+    assert all(own != other for own, other in zip([1, 1, 2, 3], others(1, 1, 2, 3), strict=True))
+    assert others(1, 1) == [1, 1]
