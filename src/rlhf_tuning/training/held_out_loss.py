@@ -102,7 +102,7 @@ class Look:
 
     def as_metrics(self, when: str = "") -> dict[str, float]:
         """Return the same as a step's metrics, with `when` in their names."""
-        found = {}
+        found: dict[str, float] = {}
         for name, value in self.values.items():
             prefix = f"held_out_{name}{when}"
             found |= {prefix: value.mean, f"{prefix}_low": value.low, f"{prefix}_high": value.high}
