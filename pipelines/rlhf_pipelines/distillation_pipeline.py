@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components import preprocess_inputs, validate_inputs
 from rlhf_pipelines import evaluate_and_promote
+from rlhf_pipelines.first_steps import first_steps
 from rlhf_pipelines.phases import distillation_phase
 from rlhf_pipelines.wiring import Values, takes_parameters
 
@@ -43,17 +43,7 @@ def for_target(target: str) -> Any:
             data_report: What is in the data, as one HTML page.
         """
         values = values.adding({"large_model_reference": values["student_model_reference"]})
-        inputs = (
-            validate_inputs(**values.of(validate_inputs, target=target))
-            .set_display_name("Validate Inputs")
-            .set_caching_options(False)
-        )
-        models = (
-            preprocess_inputs(**values.of(preprocess_inputs, method="distilled"))
-            .set_display_name("Preprocess Inputs")
-            .set_caching_options(False)
-            .after(inputs)
-        )
+        inputs, models = first_steps(values, method="distilled", target=target)
         values = values.adding(inputs.outputs).adding(models.outputs)
         tuned = distillation_phase(**values.of(distillation_phase)).set_display_name("Distillation")
         outcome = promote_if_better(

@@ -21,6 +21,22 @@ class PromotionOutputs(NamedTuple):
     report: dsl.HTML
 
 
+class TuningOutputs(NamedTuple):
+    """What most tuning pipelines hand on: the same, and what is in the data."""
+
+    model_resource_name: str
+    endpoint_resource_name: str
+    summary: dsl.Markdown
+    report: dsl.HTML
+    data_report: dsl.HTML
+
+
+def tuning_outputs(outcome: Any, inputs: Any) -> TuningOutputs:
+    """Return the outputs of a pipeline whose data was validated by `inputs`, and whose model was promoted by `outcome`."""
+    promoted = {name: outcome.outputs[name] for name in PromotionOutputs._fields}
+    return TuningOutputs(**promoted, data_report=inputs.outputs["data_report"])
+
+
 def for_target(target: str, **artifacts: Any) -> Any:
     """Return the pipeline for a target and a method.
 

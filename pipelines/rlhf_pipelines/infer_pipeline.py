@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components import import_prompt_dataset, infer, preprocess_inputs, validate_inputs
+from rlhf_components import import_prompt_dataset, infer
+from rlhf_pipelines.first_steps import first_steps
 from rlhf_pipelines.wiring import Values, takes_parameters
 
 
@@ -26,15 +27,7 @@ def infer_pipeline(values: Values) -> InferOutputs:
     Returns:
         predictions: JSON lines, one a prompt: inputs.inputs_pretokenized, prediction, prompt, tokens, ended, token_ids.
     """
-    inputs = (
-        validate_inputs(**values.of(validate_inputs)).set_display_name("Validate Inputs").set_caching_options(False)
-    )
-    models = (
-        preprocess_inputs(**values.of(preprocess_inputs))
-        .set_display_name("Preprocess Inputs")
-        .set_caching_options(False)
-        .after(inputs)
-    )
+    inputs, models = first_steps(values)
     values = values.adding(inputs.outputs).adding(models.outputs)
     data = import_prompt_dataset(**values.of(import_prompt_dataset, eval_prompts=0)).set_display_name(
         "Import Prompt Dataset"

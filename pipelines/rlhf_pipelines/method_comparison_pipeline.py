@@ -12,13 +12,12 @@ from rlhf_components import (
     compare_methods,
     divide_method_data,
     infer,
-    preprocess_inputs,
     train_policy,
     train_preference,
     train_reward_model,
     train_supervised,
-    validate_inputs,
 )
+from rlhf_pipelines.first_steps import first_steps
 from rlhf_pipelines.methods import METHODS
 from rlhf_pipelines.wiring import Values, takes_inputs, takes_parameters
 
@@ -119,18 +118,8 @@ def for_target(target: str) -> Any:
             methods_report: The whole comparison, as one HTML page.
             data_report: What is in the data, as one HTML page.
         """
-        inputs = (
-            # Nothing is promoted here.
-            validate_inputs(**values.of(validate_inputs, gate_min_prompts=1))
-            .set_display_name("Validate Inputs")
-            .set_caching_options(False)
-        )
-        models = (
-            preprocess_inputs(**values.of(preprocess_inputs))
-            .set_display_name("Preprocess Inputs")
-            .set_caching_options(False)
-            .after(inputs)
-        )
+        # Nothing is promoted here.
+        inputs, models = first_steps(values, gate_min_prompts=1)
         values = values.adding(inputs.outputs).adding(models.outputs)
         data = divide_method_data(**values.of(divide_method_data)).set_display_name("Divide Method Data")
         values = values.adding(data.outputs)

@@ -3,24 +3,15 @@
 A supervised phase may come before: its model then takes the base model's place, and is the reference.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from kfp import dsl
 
-from rlhf_components import preprocess_inputs, train_reward_model, validate_inputs
+from rlhf_components import train_reward_model
 from rlhf_pipelines import evaluate_and_promote
+from rlhf_pipelines.first_steps import first_steps
 from rlhf_pipelines.phases import fetched_by, preference_phase_with, supervised_first
 from rlhf_pipelines.wiring import Values, takes_parameters
-
-
-class PreferenceTuningOutputs(NamedTuple):
-    """Where the model is, and what a person wants to look at."""
-
-    model_resource_name: str
-    endpoint_resource_name: str
-    summary: dsl.Markdown
-    report: dsl.HTML
-    data_report: dsl.HTML
 
 
 def for_target(target: str) -> Any:
@@ -41,7 +32,7 @@ def for_target(target: str) -> Any:
         "single answers (KTO), without a reward model; a supervised phase may come before.",
     )
     @takes_parameters("preference_tuning_pipeline")
-    def preference_tuning_pipeline(values: Values) -> PreferenceTuningOutputs:
+    def preference_tuning_pipeline(values: Values) -> evaluate_and_promote.TuningOutputs:
         """Tune a language model on people's choices between two answers, or on what they thought of single ones.
 
         Returns:
@@ -51,17 +42,7 @@ def for_target(target: str) -> Any:
             report: The whole report, as one HTML page.
             data_report: What is in the data, as one HTML page.
         """
-        inputs = (
-            validate_inputs(**values.of(validate_inputs, target=target, tunes_on_preferences=True))
-            .set_display_name("Validate Inputs")
-            .set_caching_options(False)
-        )
-        models = (
-            preprocess_inputs(**values.of(preprocess_inputs, method="preference"))
-            .set_display_name("Preprocess Inputs")
-            .set_caching_options(False)
-            .after(inputs)
-        )
+        inputs, models = first_steps(values, method="preference", target=target, tunes_on_preferences=True)
         # Its prompts are the preferences' own.
         values = values.adding(inputs.outputs).adding(models.outputs).adding({"prompt_dataset": ""})
         values = supervised_first(values, target, lora_dim=values["adapter_size"])
@@ -77,13 +58,7 @@ def for_target(target: str) -> Any:
         ).set_display_name("Held-out Reward Model Trainer")
         values = values.adding({"held_out_reward_model": judge.outputs["reward_model"]})
         outcome = promote_if_better(**values.of(promote_if_better)).set_display_name("Evaluate and Promote")
-        return PreferenceTuningOutputs(
-            model_resource_name=outcome.outputs["model_resource_name"],
-            endpoint_resource_name=outcome.outputs["endpoint_resource_name"],
-            summary=outcome.outputs["summary"],
-            report=outcome.outputs["report"],
-            data_report=inputs.outputs["data_report"],
-        )
+        return evaluate_and_promote.tuning_outputs(outcome, inputs)
 
     return preference_tuning_pipeline
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components import preprocess_inputs, validate_inputs
+from rlhf_pipelines.first_steps import first_steps
 from rlhf_pipelines.phases import reward_model_phase
 from rlhf_pipelines.wiring import Values, takes_parameters
 
@@ -31,15 +31,7 @@ def reward_model_pipeline(values: Values) -> RewardModelPipelineOutputs:
         metrics: Its held-out accuracy.
         data_report: What is in the data, as one HTML page.
     """
-    inputs = (
-        validate_inputs(**values.of(validate_inputs)).set_display_name("Validate Inputs").set_caching_options(False)
-    )
-    models = (
-        preprocess_inputs(**values.of(preprocess_inputs))
-        .set_display_name("Preprocess Inputs")
-        .set_caching_options(False)
-        .after(inputs)
-    )
+    inputs, models = first_steps(values)
     values = values.adding(inputs.outputs)
     phase_1 = reward_model_phase(
         **values.of(

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from rlhf_components import preprocess_inputs, validate_inputs
 from rlhf_pipelines import rlhf_pipeline as whole_job
+from rlhf_pipelines.first_steps import first_steps
 from rlhf_pipelines.phases import preference_labels
 from rlhf_pipelines.wiring import Values, takes_parameters
 
@@ -44,18 +44,8 @@ def for_target(target: str) -> Any:
             report: The whole report, as one HTML page.
             data_report: What is in the data, labels included, as one HTML page.
         """
-        inputs = (
-            # The whole job holds the budget against its forecast, when it has the labels.
-            validate_inputs(**values.of(validate_inputs, target=target, max_hours=0.0, max_cost=0.0))
-            .set_display_name("Validate Inputs")
-            .set_caching_options(False)
-        )
-        models = (
-            preprocess_inputs(**values.of(preprocess_inputs))
-            .set_display_name("Preprocess Inputs")
-            .set_caching_options(False)
-            .after(inputs)
-        )
+        # The whole job holds the budget against its forecast, when it has the labels.
+        inputs, models = first_steps(values, target=target, max_hours=0.0, max_cost=0.0)
         rubric = {"judge_rubric": inputs.outputs["judge_rubric"]}
         labels = preference_labels(
             **values.adding(models.outputs).of(

@@ -3,24 +3,15 @@
 A supervised phase may come before: its model then takes the base model's place.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from kfp import dsl
 
-from rlhf_components import preprocess_inputs, train_reward_model, validate_inputs
+from rlhf_components import train_reward_model
 from rlhf_pipelines import evaluate_and_promote
+from rlhf_pipelines.first_steps import first_steps
 from rlhf_pipelines.phases import fetched_by, reinforcement_phase_with, reward_model_phase_with, supervised_first
 from rlhf_pipelines.wiring import Values, takes_parameters
-
-
-class RlhfOutputs(NamedTuple):
-    """The Vertex job's two outputs, and what a person wants to look at."""
-
-    model_resource_name: str
-    endpoint_resource_name: str
-    summary: dsl.Markdown
-    report: dsl.HTML
-    data_report: dsl.HTML
 
 
 def for_target(target: str, **labelled: Any) -> Any:
@@ -48,7 +39,7 @@ def for_target(target: str, **labelled: Any) -> Any:
         "supervised phase may come before.",
     )
     @takes_parameters("rlhf_pipeline", **labelled)
-    def rlhf_pipeline(values: Values) -> RlhfOutputs:
+    def rlhf_pipeline(values: Values) -> evaluate_and_promote.TuningOutputs:
         """Tune a language model with human preferences.
 
         Returns:
@@ -58,17 +49,7 @@ def for_target(target: str, **labelled: Any) -> Any:
             report: The whole report, as one HTML page.
             data_report: What is in the data, as one HTML page.
         """
-        inputs = (
-            validate_inputs(**values.of(validate_inputs, target=target))
-            .set_display_name("Validate Inputs")
-            .set_caching_options(False)
-        )
-        models = (
-            preprocess_inputs(**values.of(preprocess_inputs))
-            .set_display_name("Preprocess Inputs")
-            .set_caching_options(False)
-            .after(inputs)
-        )
+        inputs, models = first_steps(values, target=target)
         # What a step found goes on under its name, and takes the place of what was given: a commit for a hub id, a rubric's
         # words for its file.
         values = supervised_first(values.adding(inputs.outputs).adding(models.outputs), target)
@@ -88,13 +69,7 @@ def for_target(target: str, **labelled: Any) -> Any:
         outcome = promote_if_better(**values.adding(phase_2.outputs).of(promote_if_better)).set_display_name(
             "Evaluate and Promote"
         )
-        return RlhfOutputs(
-            model_resource_name=outcome.outputs["model_resource_name"],
-            endpoint_resource_name=outcome.outputs["endpoint_resource_name"],
-            summary=outcome.outputs["summary"],
-            report=outcome.outputs["report"],
-            data_report=inputs.outputs["data_report"],
-        )
+        return evaluate_and_promote.tuning_outputs(outcome, inputs)
 
     return rlhf_pipeline
 

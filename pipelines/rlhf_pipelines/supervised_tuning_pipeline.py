@@ -1,23 +1,13 @@
 """Supervised tuning: training, evaluation, upload. Parameters as Vertex's job for its own models had them."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from kfp import dsl
 
-from rlhf_components import preprocess_inputs, validate_inputs
 from rlhf_pipelines import evaluate_and_promote
+from rlhf_pipelines.first_steps import first_steps
 from rlhf_pipelines.phases import supervised_phase
 from rlhf_pipelines.wiring import Values, takes_parameters
-
-
-class SupervisedTuningOutputs(NamedTuple):
-    """Where the model is, and what a person wants to look at."""
-
-    model_resource_name: str
-    endpoint_resource_name: str
-    summary: dsl.Markdown
-    report: dsl.HTML
-    data_report: dsl.HTML
 
 
 def for_target(target: str) -> Any:
@@ -30,7 +20,7 @@ def for_target(target: str) -> Any:
         description="Tunes a language model on demonstrations: prompts with the answers that it is to give.",
     )
     @takes_parameters("supervised_tuning_pipeline")
-    def supervised_tuning_pipeline(values: Values) -> SupervisedTuningOutputs:
+    def supervised_tuning_pipeline(values: Values) -> evaluate_and_promote.TuningOutputs:
         """Tune a language model on demonstrations.
 
         Returns:
@@ -40,17 +30,7 @@ def for_target(target: str) -> Any:
             report: The whole report, as one HTML page.
             data_report: What is in the data, as one HTML page.
         """
-        inputs = (
-            validate_inputs(**values.of(validate_inputs, target=target))
-            .set_display_name("Validate Inputs")
-            .set_caching_options(False)
-        )
-        models = (
-            preprocess_inputs(**values.of(preprocess_inputs, method="supervised"))
-            .set_display_name("Preprocess Inputs")
-            .set_caching_options(False)
-            .after(inputs)
-        )
+        inputs, models = first_steps(values, method="supervised", target=target)
         values = values.adding(inputs.outputs).adding(models.outputs)
         tuned = supervised_phase(**values.of(supervised_phase)).set_display_name("Supervised Tuning")
         outcome = promote_if_better(
@@ -62,13 +42,7 @@ def for_target(target: str) -> Any:
                 gate_max_length_ratio=0.0,
             )
         ).set_display_name("Evaluate and Promote")
-        return SupervisedTuningOutputs(
-            model_resource_name=outcome.outputs["model_resource_name"],
-            endpoint_resource_name=outcome.outputs["endpoint_resource_name"],
-            summary=outcome.outputs["summary"],
-            report=outcome.outputs["report"],
-            data_report=inputs.outputs["data_report"],
-        )
+        return evaluate_and_promote.tuning_outputs(outcome, inputs)
 
     return supervised_tuning_pipeline
 
