@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, get_args
 
 import msgspec
 
@@ -343,13 +343,21 @@ def _one(item: dict[str, Any], number: int) -> Options:
     try:
         options = msgspec.convert(item, _module(kind).Options)
     except msgspec.ValidationError as error:
-        raise ParameterError(
-            f"rewards, number {number} ({kind}): {str(error).replace(' - at `$.', ' at `')}."
-        ) from None
+        said = str(error).replace(" - at `$.", " at `")
+        raise ParameterError(f"rewards, number {number} ({kind}): {said}{_accepted(kind, said)}.") from None
     problem = _problem(options) or options.problem()
     if problem:
         raise ParameterError(f"rewards, number {number} ({kind}): {problem}")
     return options
+
+
+def _accepted(kind: str, said: str) -> str:
+    """Return what msgspec leaves unsaid of a mistake: which options there are, or which values one has."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(_module(kind).Options)}
+    if "unknown field" in said:
+        return f"; its options are {', '.join(fields)}"
+    values = get_args(fields.get(said.rpartition(" at `")[2].rstrip("`")))
+    return f"; it must be one of {', '.join(map(repr, values))}" if said.startswith("Invalid enum value") else ""
 
 
 def _problem(options: Options) -> str:

@@ -22,7 +22,7 @@ from rlhf_tuning import step as progress
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges import check_judge, check_server
 from rlhf_tuning.evaluation.judges.asking import REASONS, Asker, Cache, NoReplyError
-from rlhf_tuning.evaluation.judges.role import JUDGE
+from rlhf_tuning.evaluation.judges.role import JUDGE, Role
 from rlhf_tuning.evaluation.judges.rubric import framed, rubric_file
 from rlhf_tuning.rewards import Answer, Example
 
@@ -84,7 +84,7 @@ class Options(rewards.Options, frozen=True, kw_only=True):
                 judge_max_calls=self.max_calls,
             )
         except ParameterError as error:
-            return str(error)
+            return str(error).replace("judge_", "")  # which the options have not in their names
         return f"concurrency is {self.concurrency}; it must be from 1 to 64." if not 1 <= self.concurrency <= 64 else ""
 
     def with_files(self, read: Callable[[str], str | None]) -> "Options":
@@ -94,7 +94,15 @@ class Options(rewards.Options, frozen=True, kw_only=True):
 
     def check_access(self) -> None:
         """Check that the key can be read, and scores be kept; nothing is asked."""
-        check_server(self.judge, self.key_secret)
+        check_server(self.judge, self.key_secret, self.role)
+
+    @property
+    def role(self) -> Role:
+        """The judge's, with the names that its settings have here."""
+        model, endpoint, key_secret = (
+            f"{option} of the reward {self.name or self.kind}" for option in ("model", "endpoint", "key_secret")
+        )
+        return JUDGE._replace(model=model, endpoint=endpoint, key_secret=key_secret)
 
 
 class JudgeScorer:
@@ -105,7 +113,9 @@ class JudgeScorer:
         self._ask = _client(options)
         source = options.endpoint or "Google"
         # Of several processes each has its share.
-        self._asker = Asker(JUDGE, source=source, max_calls=max(1, options.max_calls // environment.process_count()))
+        self._asker = Asker(
+            options.role, source=source, max_calls=max(1, options.max_calls // environment.process_count())
+        )
         identity = json.dumps(["reward", options.judge, source, options.model])
         self._cache: Cache[float] = Cache(identity, lambda value: isinstance(value, float) and 0 <= value <= _MOST)
         self._pool = ThreadPoolExecutor(options.concurrency)
@@ -171,10 +181,10 @@ def _client(options: Options) -> Callable[[str], str]:
     if options.judge == "gemini":
         from rlhf_tuning.evaluation.judges.gemini import GeminiClient
 
-        return GeminiClient(options.model, options.endpoint, options.key_secret).ask
+        return GeminiClient(options.model, options.endpoint, options.key_secret, role=options.role).ask
     from rlhf_tuning.evaluation.judges.language_model import ChatCompletions
 
-    return ChatCompletions(options.endpoint, options.model, options.key_secret).ask
+    return ChatCompletions(options.endpoint, options.model, options.key_secret, role=options.role).ask
 
 
 def read_score(reply: str) -> float | None:

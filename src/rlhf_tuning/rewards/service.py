@@ -127,7 +127,10 @@ class ServiceScorer:
                 garbage += 1
                 told = f'answers {response.text[:200]!r}, not {{"reward": NUMBER}}'
                 if garbage == _MOST_GARBAGE:
-                    raise ParameterError(f"The reward {self._name}: the service at {self._options.url} {told}.")
+                    raise ParameterError(
+                        f"The reward {self._name}: the service at {self._options.url} {told}. Check its url, or what it "
+                        "answers."
+                    )
                 self._breaker.failed(_UnansweredError(told), tries=tries, since=math.inf)
                 continue
             self._breaker.succeeded()
@@ -163,7 +166,7 @@ class ServiceScorer:
         if status != 200:
             raise ParameterError(
                 f"The reward {self._name}: the service at {self._options.url} refuses an answer with status {status}: "
-                f"{response.text[:200]!r}."
+                f"{response.text[:200]!r}. Check its url, or why the service does not take that answer."
             )
 
     def close(self) -> None:

@@ -86,10 +86,10 @@ def test_a_score_is_read_or_not_at_all(reply, score):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"model": ""}, "judge_model is empty"),
-        ({"model": "m"}, "judge_endpoint is empty"),
+        ({"model": ""}, r"but model is empty"),
+        ({"model": "m"}, r"but endpoint is empty"),
         ({"model": "m", "endpoint": "http://host", "key_secret": "sk-1"}, "is no name of a secret"),
-        ({"model": "m", "endpoint": "http://host", "max_calls": 0}, "judge_max_calls is 0"),
+        ({"model": "m", "endpoint": "http://host", "max_calls": 0}, r"\(judge\): max_calls is 0"),
         ({"model": "m", "endpoint": "http://host", "concurrency": 0}, "concurrency is 0"),
     ],
 )

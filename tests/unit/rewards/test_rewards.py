@@ -47,7 +47,14 @@ def test_the_reward_model_is_the_only_one_where_nothing_else_is_named_and_its_sc
         (json.dumps([LENGTH] * 2), "two rewards called length"),
         ('[{"kind": "lenght"}]', "number 1: its kind is 'lenght'; it must be one of reward_model, python"),
         ('[{"kind": "length", "low": 1}]', r"number 1 \(length\): .*missing required field `high`"),
-        (json.dumps([{**LENGTH, "wieght": 1}]), "unknown field `wieght`"),
+        (
+            json.dumps([{**LENGTH, "wieght": 1}]),
+            "unknown field `wieght`; its options are kind, name, weight, .*, falloff",
+        ),
+        (
+            '[{"kind": "string_match", "expression": "x", "operation": "contains"}]',
+            "'contains' at `operation`; it must be one of 'exact_match', 'partial_match', 'regex_contains'",
+        ),
         (json.dumps([{**LENGTH, "weight": "1"}]), "Expected `float`, got `str` at `weight`"),
         (json.dumps([{**LENGTH, "low": 5}]), "low must be at least 0 and at most high"),
         (json.dumps([{**LENGTH, "std": 0}]), "std is 0; it must be greater than 0"),

@@ -83,15 +83,20 @@ def load_judge(name: str, settings: JudgeSettings) -> Judge:
     return cast(_Module, importlib.import_module(JUDGES[name])).make_judge(settings)
 
 
-def check_server(judge: str, judge_key_secret: str) -> None:
+def check_server(judge: str, judge_key_secret: str, role: Role = JUDGE) -> None:
     """Check what a judge behind a server needs in the end: its key, and a place for what it says.
+
+    Args:
+        judge: Its name in `JUDGES`.
+        judge_key_secret: Name of the secret with the key; empty for none.
+        role: What its parameters are called.
 
     Raises:
         UserError: If the key cannot be read or can be none, or nothing can be written to the cache.
         RunError: If Secret Manager gives no answer.
     """
     if judge in ("language_model", "gemini"):
-        JUDGE.key(judge_key_secret)
+        role.key(judge_key_secret)
         machine.check_writable(
             environment.CACHE_DIR, what="The judge's verdicts would be kept", remedy=environment.NAME_CACHE
         )

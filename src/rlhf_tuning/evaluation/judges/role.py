@@ -11,24 +11,18 @@ class Role(NamedTuple):
     """Whose server it is.
 
     Attributes:
-        name: `judge` or `teacher`; its parameters begin so.
+        name: `judge` or `teacher`.
         model: The parameter that names the language model there.
+        endpoint: The parameter that says where the server is.
+        key_secret: The parameter that names the secret with the key.
         key_variable: The environment variable that holds the key.
     """
 
     name: str
     model: str
+    endpoint: str
+    key_secret: str
     key_variable: str
-
-    @property
-    def endpoint(self) -> str:
-        """The parameter that says where the server is."""
-        return f"{self.name}_endpoint"
-
-    @property
-    def key_secret(self) -> str:
-        """The parameter that names the secret with the key."""
-        return f"{self.name}_key_secret"
 
     def key_place(self, secret: str) -> str:
         """Return where the key comes from, in words; `secret` is the name of a secret, or empty."""
@@ -53,5 +47,5 @@ class Role(NamedTuple):
         return key
 
 
-JUDGE = Role("judge", "judge_model", "RLHF_JUDGE_API_KEY")
-TEACHER = Role("teacher", "teacher_model_reference", "RLHF_TEACHER_API_KEY")
+JUDGE = Role("judge", "judge_model", "judge_endpoint", "judge_key_secret", "RLHF_JUDGE_API_KEY")
+TEACHER = Role("teacher", "teacher_model_reference", "teacher_endpoint", "teacher_key_secret", "RLHF_TEACHER_API_KEY")
