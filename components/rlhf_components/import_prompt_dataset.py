@@ -33,7 +33,7 @@ def import_prompt_dataset(
         max_bad_rows: So many bad rows of each dataset are set aside.
     """
     from rlhf_tuning.data.importer import import_prompts
-    from rlhf_tuning.step import running_step, say
+    from rlhf_tuning.step import counted, running_step, say
 
     with running_step("Import Prompt Dataset", outputs=[prompts, evaluation_prompts]):
         summary = import_prompts(
@@ -49,10 +49,10 @@ def import_prompt_dataset(
             eval_fingerprint=eval_fingerprint,
         )
         say(
-            f"{summary.rows:,} prompts to learn on, {summary.eval_rows:,} to evaluate on, {summary.left_out:,} left out "
-            "since they are like those of the evaluation"
+            f"{counted(summary.rows, 'prompt')} to learn on, {summary.eval_rows:,} to evaluate on, {summary.left_out:,} "
+            "left out since they are like those of the evaluation"
             if summary.eval_rows
-            else f"{summary.rows:,} prompts"
+            else counted(summary.rows, "prompt")
         )
         prompts.metadata.update(rows=summary.rows, fingerprint=summary.fingerprint)
         evaluation_prompts.metadata.update(rows=summary.eval_rows, fingerprint=summary.eval_fingerprint)

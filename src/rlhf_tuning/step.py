@@ -57,6 +57,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things as people read it, such as `1 prompt` or `1,200 prompts`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class Progress:
     """Progress of one long loop: how far, the newest metrics, and an estimate of the time left.
 

@@ -26,7 +26,7 @@ from rlhf_tuning.rewards import (
     written,
 )
 from rlhf_tuning.rewards.trial import known_answers, try_rewards
-from rlhf_tuning.step import say
+from rlhf_tuning.step import counted, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +299,7 @@ def _nothing_promotes(config: ValidationConfig, check: DatasetCheck) -> Finding 
         else:  # a tenth is held out
             more = f"Give an {measured} with {least:,} prompts, or {learnt} {ONE_IN * least:,} or more"
         message = (
-            f"Answers to {prompts:,} evaluation {'prompt' if prompts == 1 else 'prompts'} will be compared, and a promotion "
+            f"Answers to {counted(prompts, 'evaluation prompt')} will be compared, and a promotion "
             f"takes {least:,}, so the tuned model will not be promoted. {more}, or lower gate_min_prompts."
         )
     else:
@@ -345,7 +345,7 @@ def _try_rewards(config: ValidationConfig, check: DatasetCheck, tell: Callable[[
     trial = try_rewards(rewards, asked, choices=choices, most_tokens=config.target_sequence_length)
     if trial is not None:
         said = ", ".join(f"{part.name} {part.mean:.3g} (spread {part.spread:.2g})" for part in trial.parts)
-        tell(f"Rewards, tried on {len(asked)} answers of the data: {said}")
+        tell(f"Rewards, tried on {counted(len(asked), 'answer')} of the data: {said}")
 
 
 def _with_finding(check: DatasetCheck, finding: Finding) -> DatasetCheck:

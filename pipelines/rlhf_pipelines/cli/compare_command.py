@@ -13,6 +13,7 @@ from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAns
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.reports.report import RunReport, write_report
 from rlhf_tuning.reports.saved_report import read_report
+from rlhf_tuning.step import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +145,7 @@ def _answered_now(asked: Comparison, tell: Callable[[str], None]) -> tuple[Seque
         rows = sample_canonical(folder / "all", most=asked.max_prompts, seed=asked.seed)
         (folder / "prompts").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         for place, (name, model) in enumerate(zip((asked.first, asked.second), models, strict=True)):
-            tell(f"{_short(name)} answers {len(rows):,} prompts")
+            tell(f"{_short(name)} answers {counted(len(rows), 'prompt')}")
             processes.run(
                 write_predictions,
                 InferenceConfig(

@@ -15,7 +15,7 @@ from rlhf_tuning.parameters import Value
 from rlhf_tuning.planning.forecast import Plan
 from rlhf_tuning.rewards import Answer, Example, read_rewards
 from rlhf_tuning.rewards.trial import Trial, Tried, known_answers, needs_tokens, try_rewards
-from rlhf_tuning.step import duration
+from rlhf_tuning.step import counted, duration
 
 _SHOWN = 60
 
@@ -122,7 +122,7 @@ def _as_text(
     rows = [(*heads, "agrees with people") if people else heads]
     for part in (*trial.parts, trial.total):
         rows.append(_row(part, people))  # type: ignore[arg-type]
-    lines = [f"{len(asked):,} answers", "", text_table(rows), ""]
+    lines = [counted(len(asked), "answer"), "", text_table(rows), ""]
     ranked = sorted(zip(trial.total.scores, asked, strict=True), key=lambda scored: scored[0])
     for label, (score, (_, answer)) in (("Worth least", ranked[0]), ("Worth most", ranked[-1])):
         text = " ".join(answer.text.split())
@@ -132,7 +132,7 @@ def _as_text(
     count = sampled * plan.batch_size * plan.num_generations + plan.looks * plan.watch_prompts
     seconds = trial.total.seconds / len(asked) * count
     cost = f", and {seconds / 3600 * price:,.2f} at {price:g} an hour" if price is not None else ""
-    lines.append(f"A whole run scores up to {count:,} answers: {duration(seconds)} at this speed{cost}.")
+    lines.append(f"A whole run scores up to {counted(count, 'answer')}: {duration(seconds)} at this speed{cost}.")
     return lines + [f"Warning: {caution}" for caution in trial.cautions]
 
 

@@ -30,6 +30,7 @@ from rlhf_tuning.statistics import (
     sign_test,
     wilson_interval,
 )
+from rlhf_tuning.step import counted
 
 Outcome = Literal["better", "unclear", "worse"]
 #: How people read the opponent before there is a champion.
@@ -417,11 +418,11 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
     if not summary.n:
         return "No answers were compared.", ["This run has no evaluation answers."]
     if not summary.compared:
-        return "Nothing to compare with.", [f"One model answered {_count(summary.n, 'prompt')}."]
+        return "Nothing to compare with.", [f"One model answered {counted(summary.n, 'prompt')}."]
     measured = summary.measured
     if not measured:
         return "No verdict.", [
-            f"Both models answered {_count(summary.compared, 'prompt')}, but no answers were scored."
+            f"Both models answered {counted(summary.compared, 'prompt')}, but no answers were scored."
         ]
     headline = {
         "better": f"The tuned model is better than {summary.opponent}.",
@@ -439,7 +440,7 @@ def verdict(summary: Summary) -> tuple[str, list[str]]:
         )
         text = (
             f"By {source} it wins {percent(wins.rate.rate)} [{percent(wins.rate.low)}, {percent(wins.rate.high)}] of "
-            f"{_count(wins.rate.n, 'held-out prompt')}"
+            f"{counted(wins.rate.n, 'held-out prompt')}"
         )
         if wins.unjudged:
             text += f" ({wins.unjudged:,} more have no verdict)"
@@ -490,7 +491,7 @@ def _agreement_sentence(wins: Wins) -> str:
     if wins.agreement is None:
         return "No human choices were there to check it against."
     share, low, high, n = wins.agreement
-    text = f"It agrees with {percent(share)} [{percent(low)}, {percent(high)}] of {_count(n, 'human choice')}"
+    text = f"It agrees with {percent(share)} [{percent(low)}, {percent(high)}] of {counted(n, 'human choice')}"
     if high < 0.5:
         return f"{text}: it judges against people, so do not trust it."
     return f"{text}." if wins.agreement.beyond_chance else f"{text}: no better than chance, so do not rely on it."
@@ -629,10 +630,6 @@ def _share(held: Sequence[bool]) -> MeanEstimate | None:
     return MeanEstimate(sum(held) / len(held), interval.low, interval.high, len(held))
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
 def show(row: Row, estimate: MeanEstimate | None, *, sign: bool = False) -> str:
     """Return an estimate's mean as `row` is read."""
     if estimate is None:
@@ -659,7 +656,7 @@ def _largest(estimate: MeanEstimate) -> float:
 
 def _table(summary: Summary) -> list[str]:
     compared = summary.compared > 0
-    header = [_count(summary.n, "prompt"), short_name(summary.opponent), "tuned", "difference [95% interval]"]
+    header = [counted(summary.n, "prompt"), short_name(summary.opponent), "tuned", "difference [95% interval]"]
     cells = [header if compared else [header[0], "", "answers", "[95% interval]"]]
     for wins in summary.measured:
         rate = wins.rate
@@ -670,12 +667,12 @@ def _table(summary: Summary) -> list[str]:
             cells.append(["  at equal length", "", *_cells_of(equal.mean, equal.low, equal.high, said)])
         if wins.agreement:
             share, low, high, n = wins.agreement
-            cells.append(["  agrees with people", "", *_cells_of(share, low, high, f"of {_count(n, 'choice')}")])
+            cells.append(["  agrees with people", "", *_cells_of(share, low, high, f"of {counted(n, 'choice')}")])
         elif wins is not summary.demonstrated:
             cells.append(["  agrees with people", "", "–", "no human choices to check it against"])
         if wins.order:
             first, changed = wins.order
-            said = f"of {_count(first.n, 'pair')}; its verdict turned with the order on {percent(changed.share)}"
+            said = f"of {counted(first.n, 'pair')}; its verdict turned with the order on {percent(changed.share)}"
             cells.append(["  favours what is shown first", "", *_cells_of(first.rate, first.low, first.high, said)])
     for row in summary.rows:
         estimate, sign = (row.difference, True) if row.difference else (row.tuned, False)

@@ -25,6 +25,7 @@ from rlhf_tuning.evaluation.judges.verdict import Verdict
 from rlhf_tuning.models.text_format import Conversation, Turn, conversation_key
 from rlhf_tuning.patterns import is_in, problem_with_pattern
 from rlhf_tuning.statistics import MeanEstimate, WinRate, clustered_win_rate, share_difference, win_rate
+from rlhf_tuning.step import counted
 
 GENERAL = "general"
 _GENERAL_FILE = Path(__file__).parent / "general_suite.jsonl"
@@ -239,7 +240,7 @@ def check_suite(regression_suite: str, *, judge: str, gate_max_regression: float
     judged = sum(not case.assertions for case in cases)
     if judged and not judge:
         raise ParameterError(
-            f"regression_suite {regression_suite} has {_prompts(judged)} without assert, which a judge "
+            f"regression_suite {regression_suite} has {counted(judged, 'prompt')} without assert, which a judge "
             "compares, but judge is empty. Name a judge, or say what must hold of the answers."
         )
     for n, what, parameter, limit, difference in (
@@ -249,14 +250,10 @@ def check_suite(regression_suite: str, *, judge: str, gate_max_regression: float
     ):
         if n and limit and (least := _fewest(difference)) > n:
             raise ParameterError(
-                f"regression_suite {regression_suite} has {_prompts(n)} {what}. With {parameter} {limit:g} it takes "
-                f"{least:,} at least, so no model could be promoted. Give more, or raise the limit."
+                f"regression_suite {regression_suite} has {counted(n, 'prompt')} {what}. With {parameter} {limit:g} it "
+                f"takes {least:,} at least, so no model could be promoted. Give more, or raise the limit."
             )
     return sha256(repr(cases).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _prompts(n: int) -> str:
-    return f"{n:,} prompt{'' if n == 1 else 's'}"
 
 
 def _fewest(most: float) -> int:

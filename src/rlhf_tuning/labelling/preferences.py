@@ -33,6 +33,7 @@ from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models import base_model
 from rlhf_tuning.models.model_reference import content_fingerprint, local_folder
 from rlhf_tuning.models.text_format import Turn
+from rlhf_tuning.step import counted
 
 _REASONS = {
     "same": "both answers are the same",
@@ -132,13 +133,13 @@ class PreferenceLabels:
     def lines(self) -> list[str]:
         """Say it to a person."""
         said = [
-            f"{self.rows:,} preferences by {self.judge} of {self.prompts:,} prompts: {self.first:,} for model A, "
-            f"{self.second:,} for model B"
+            f"{counted(self.rows, 'preference')} by {self.judge} of {counted(self.prompts, 'prompt')}: {self.first:,} for "
+            f"model A, {self.second:,} for model B"
         ]
         said += [f"{count:,} left out: {_REASONS[reason]}" for reason, count in sorted(self.left_out.items())]
         if self.human:
             share, low, high, n = self.human
-            said.append(f"It agrees with {share:.0%} [{low:.0%}, {high:.0%}] of {n:,} human choices")
+            said.append(f"It agrees with {share:.0%} [{low:.0%}, {high:.0%}] of {counted(n, 'human choice')}")
         if self.order:
             said.append(
                 f"It favours the answer that is shown first in {self.order.first.rate:.0%} "

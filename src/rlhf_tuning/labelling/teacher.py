@@ -10,6 +10,7 @@ from rlhf_tuning.evaluation.judges.role import TEACHER
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models.model_reference import ResolvedModel, local_folder, resolve_reference
 from rlhf_tuning.models.packaged_models import ALIASES
+from rlhf_tuning.step import counted
 
 #: The teacher that is loaded by the step itself; the others are behind a server.
 LOCAL = "local_model"
@@ -76,8 +77,8 @@ def check_calls(to_label: int, teacher_max_calls: int) -> None:
     """
     if to_label > teacher_max_calls:
         raise ParameterError(
-            f"{to_label:,} prompts have no answer, and teacher_max_calls is {teacher_max_calls:,}, so the teacher could not "
-            "answer all of them. Raise it if you want to pay for so many, or give fewer prompts."
+            f"{counted(to_label, 'prompt')} would be put to the teacher, and teacher_max_calls is {teacher_max_calls:,}, so "
+            "it could not answer all of them. Raise it if you want to pay for so many, or give fewer prompts."
         )
 
 

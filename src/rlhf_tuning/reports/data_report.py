@@ -18,6 +18,7 @@ from rlhf_tuning.reports.page import (
     write_page,
 )
 from rlhf_tuning.statistics import wilson_interval
+from rlhf_tuning.step import counted
 
 # The page stays below 3 MB: this much for problems, for examples of warnings, and for the rows of each dataset.
 _PROBLEM_BYTES = 900_000
@@ -83,14 +84,14 @@ def _verdict(summary: DataSummary) -> str:
     if not summary.usable:
         state = "worse"
         headline = (
-            f"The data cannot be used: {_count(problems, 'problem')}." if problems else "The data cannot be used."
+            f"The data cannot be used: {counted(problems, 'problem')}." if problems else "The data cannot be used."
         )
         sentences.append("Nothing was imported. Mend what is listed under Problems, then check again.")
         if warned:
-            sentences.append(f"The good rows gave {_count(warned, 'warning')} besides.")
+            sentences.append(f"The good rows gave {counted(warned, 'warning')} besides.")
     elif warned:
         state = "warned"
-        headline = f"The data can be used, with {_count(warned, 'warning')}."
+        headline = f"The data can be used, with {counted(warned, 'warning')}."
         words = "Read it" if warned == 1 else "Read them"
         sentences.append(f"{words} before you spend hours of training: what was found, and what to do about it.")
     else:
@@ -98,7 +99,7 @@ def _verdict(summary: DataSummary) -> str:
         headline = "The data can be used."
         sentences.append("Every row was read. Nothing is wrong, and nothing looks suspicious.")
     if aside and summary.usable:
-        rows = f"{_count(aside, 'bad row')} {'was' if aside == 1 else 'were'}"
+        rows = f"{counted(aside, 'bad row')} {'was' if aside == 1 else 'were'}"
         sentences.append(f"{rows} set aside, as max_bad_rows allows; no later step reads them.")
     paragraphs = "".join(f"<p>{sentence}</p>" for sentence in sentences)
     return (
@@ -229,7 +230,7 @@ def _dataset(dataset: DatasetSummary) -> str:
     n = dataset.rows
     tiles = [("Good rows", f"{n:,}", "")]
     if n:
-        share = f"{share_text(dataset.distinct_prompts, n)} of {_count(n, 'row')}"
+        share = f"{share_text(dataset.distinct_prompts, n)} of {counted(n, 'row')}"
         tiles.append(("Distinct prompts", f"{dataset.distinct_prompts:,}", share))
     tiles.append(("Set aside", f"{dataset.set_aside:,}", "bad rows"))
     tiles.append(("Files", f"{dataset.files:,}", ""))
@@ -241,7 +242,7 @@ def _dataset(dataset: DatasetSummary) -> str:
     )
     facts = [(dataset.parameter, text(dataset.reference, VALUE_BYTES))]
     if dataset.formats:
-        formats = ", ".join(f"{text(name, 200)} ({_count(count, 'row')})" for name, count in dataset.formats.items())
+        formats = ", ".join(f"{text(name, 200)} ({counted(count, 'row')})" for name, count in dataset.formats.items())
         facts.append(("format" if len(dataset.formats) == 1 else "formats", formats))
     if dataset.fingerprint:
         full = text(dataset.fingerprint, 200, marks=False)
@@ -260,7 +261,7 @@ def _dataset(dataset: DatasetSummary) -> str:
 
 def _measured(dataset: DatasetSummary) -> list[str]:
     """Say what the figures were measured on, and what to look for in them."""
-    rows = _count(dataset.rows, "row")
+    rows = counted(dataset.rows, "row")
     balance = dataset.first_chosen is not None or dataset.longer_chosen is not None
     sentences = []
     if dataset.sampled < dataset.rows:
@@ -346,10 +347,6 @@ def _fitting(blocks: Iterable[str], most_bytes: int) -> tuple[str, int]:
 
 def _more(count: int, what: str) -> str:
     return f'<p class="soft more">and {count:,} more {what}{"" if count == 1 else "s"}</p>' if count > 0 else ""
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _name(parameter: str) -> str:

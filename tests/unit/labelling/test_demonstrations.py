@@ -106,7 +106,7 @@ def test_a_run_that_was_stopped_asks_about_no_prompt_twice(tmp_path: Path, tiny_
 
 def test_more_prompts_than_calls_are_refused_before_one_is_asked(tmp_path: Path, tiny_model: Path) -> None:
     with judge_server() as server:
-        with pytest.raises(ParameterError, match="2 prompts have no answer, and teacher_max_calls is 1"):
+        with pytest.raises(ParameterError, match="2 prompts would be put to the teacher, and teacher_max_calls is 1"):
             label(tmp_path, tiny_model, [row("one")], [row("two")], **behind(server, teacher_max_calls=1))
         assert not server.questions
 
