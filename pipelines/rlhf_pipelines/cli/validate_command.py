@@ -3,10 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf_pipelines.parameters import OF_PREFERENCE_TUNING, PLANNED, check_parameters
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.parameters import Value
+from rlhf_tuning.parameters import PARAMETERS, Value
+from rlhf_tuning.step import counted
+
+if TYPE_CHECKING:
+    from rlhf_tuning.evaluation.regression_suite import Case
 
 
 def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: str | None = None) -> int:
@@ -23,7 +28,6 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
         DataError: If a dataset cannot be used; the files are written all the same.
     """
     from rlhf_tuning.data.check import DATASETS
-    from rlhf_tuning.evaluation.regression_suite import read_suite
     from rlhf_tuning.validation import ValidationConfig, validate_data
 
     if output_dir.exists() and not output_dir.is_dir():
@@ -32,7 +36,7 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ParameterError(f"--output-dir {output_dir} cannot be made: {error.strerror}.") from None
-    suite = read_suite(str(values.get("regression_suite", "")))
+    suite = _checked_suite(values)
     if suite and not any(values.get(name) for name in DATASETS):
         print(f"{_prompts(len(suite))}. No dataset is given, so nothing else was checked.")
         return 0
@@ -60,14 +64,27 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
     if suite:
         print(_prompts(len(suite)))
     warnings = len(check.warnings)
-    print(
-        f"The data can be used{f', with {warnings} warning' + 's' * (warnings > 1) if warnings else ''}. Report: {report}"
-    )
+    warned = f", with {counted(warnings, 'warning')}" if warnings else ""
+    print(f"The data can be used{warned}. Report: {report}")
     return 0
 
 
+def _checked_suite(values: Mapping[str, Value]) -> "list[Case]":
+    """Return the cases of the regression suite, held against the limits of the gate."""
+    from rlhf_tuning.evaluation.regression_suite import check_suite, read_suite
+
+    suite = str(values.get("regression_suite", ""))
+    most = {
+        name: float(values.get(name, PARAMETERS[name].default or 0.0))
+        for name in ("gate_max_regression", "gate_max_judge_loss")
+    }
+    # Without a pipeline nobody said whether there is a judge.
+    check_suite(suite, judge=str(values.get("judge", "any")), **most)
+    return read_suite(suite)
+
+
 def _prompts(count: int) -> str:
-    return f"Regression suite: {count:,} prompt{'s' * (count != 1)}"
+    return f"Regression suite: {counted(count, 'prompt')}"
 
 
 def check_budget_here(given: Mapping[str, object], *, pipeline: str | None = None) -> None:

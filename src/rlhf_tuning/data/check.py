@@ -192,7 +192,8 @@ def check_datasets(
             for parameter, dataset in data.items()
             if dataset.repeats
         }
-        _check_split(data, repeats, references, problems)
+        samples = training is not None and training.reinforcement_learning_train_steps > 0
+        _check_split(data, repeats, references, problems, samples=samples)
         # 4. What is in them, and what of it is suspicious.
         text_format = training.load_text_format() if training and not problems.counts else None
         datasets: list[DatasetSummary] = []
@@ -246,14 +247,22 @@ def check_datasets(
 
 
 def _check_split(
-    data: dict[str, ScannedDataset], repeats: dict[str, Repeats], references: dict[str, str], problems: Problems
+    data: dict[str, ScannedDataset],
+    repeats: dict[str, Repeats],
+    references: dict[str, str],
+    problems: Problems,
+    *,
+    samples: bool,
 ) -> None:
-    """Add a problem for each dataset from which rows must be held out and cannot be."""
+    """Add a problem for each dataset from which rows must be held out and cannot be.
+
+    Prompts are held out where a policy is tuned on them, as it is beside preferences, and else where `samples` says so.
+    """
     if problems.counts:
         return
     eval_data = data.get("eval_dataset")
     needed = []
-    if "prompt_dataset" in data and "preference_dataset" in data and eval_data is None:
+    if "prompt_dataset" in data and ("preference_dataset" in data or samples) and eval_data is None:
         needed.append("prompt_dataset")
     if "preference_dataset" in data and (eval_data is None or eval_data.kind == "prompt"):
         needed.append("preference_dataset")

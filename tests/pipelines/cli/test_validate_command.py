@@ -49,11 +49,24 @@ def test_a_regression_suite_is_read_too(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_regression_suite_is_read_without_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    suite = write(tmp_path / "suite.jsonl", [{"prompt": "p", "assert": [{"type": "equals", "value": "a"}]}])
+    rows = [{"prompt": f"p{number}", "assert": [{"type": "equals", "value": "a"}]} for number in range(60)]
+    suite = write(tmp_path / "suite.jsonl", rows)
     assert rlhf.main(["validate", "--regression-suite", suite, "--output-dir", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
-    assert "Regression suite: 1 prompt. No dataset is given" in shown
+    assert "Regression suite: 60 prompts. No dataset is given" in shown
     assert "The data can be used" not in shown
+    small = write(tmp_path / "small.jsonl", rows[:3])
+    assert rlhf.main(["validate", "--regression-suite", small, "--output-dir", str(tmp_path / "out")]) == 2
+    assert "has 3 prompts with assert. With gate_max_regression 0.1 it takes" in capsys.readouterr().err
+
+
+def test_one_prompt_for_rewards_is_refused_as_the_run_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = write(tmp_path / "p.jsonl", [{"input_text": "Describe the place."}] * 3)
+    rewards = '[{"kind": "unfinished"}]'
+    command = ["validate", "--prompt-dataset", dataset, "--output-dir", str(tmp_path / "out")]
+    assert rlhf.main([*command, "--rewards", rewards]) == 2
+    assert "prompt_dataset" in capsys.readouterr().err
+    assert rlhf.main(command) == 0  # to be answered, which needs no other
 
 
 def test_rewards_are_tried_whether_or_not_the_pipeline_is_named(
