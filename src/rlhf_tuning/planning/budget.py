@@ -108,7 +108,7 @@ def steps_within(budget: float, seconds: _Seconds, *, label: str) -> int:
     if seconds(1) > budget:
         raise ParameterError(
             f"The budget is too small for {label}: {budget / 60:.1f} minutes, and one step with what comes before it is "
-            f"forecast to take {seconds(1) / 60:.1f}. Give more, or leave the method out with --methods."
+            f"forecast to take {seconds(1) / 60:.1f}. Raise --minutes or --cost, or leave the method out with --methods."
         )
     low, high = 1, _MOST_STEPS
     while low < high:

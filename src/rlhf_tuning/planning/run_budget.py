@@ -237,7 +237,7 @@ def check_budget(budget: RunBudget, hardware: Hardware) -> None:
     if shortest.least_hours <= budget.hours:
         instead.append("--train-until-budget, to train for as long as it lasts")
     else:
-        instead.append(f"a budget of {told_hours(shortest.all_hours)}, for a single step of each training")
+        instead.append(f"{_more(budget, shortest.all_hours)}, for a single step of each training")
     raise ParameterError(
         f"The budget is {budget}, and this run is forecast to take {told_hours(found.all_hours)} on {hardware.name}, "
         f"{told_hours(found.least_hours)} at the least. It would fit with any of: {'; '.join(instead)}."
@@ -258,12 +258,19 @@ def what_fits(budget: RunBudget, hardware: Hardware) -> list[str]:
     found.sort(key=len)
     if not hardware.cpu and (machine := _cheapest_machine(budget, hardware)):
         found.append(machine)
-    longer = budget.forecast(hardware).all_hours
-    if budget.max_hours and longer > budget.max_hours:
-        found.append(f"--max-hours {_rounded_up(longer)}")
-    if budget.max_cost and longer * budget.price_per_hour > budget.max_cost:
-        found.append(f"--max-cost {_rounded_up(longer * budget.price_per_hour)}")
+    if more := _more(budget, budget.forecast(hardware).all_hours):
+        found.append(more)
     return found
+
+
+def _more(budget: RunBudget, hours: float) -> str:
+    """Return the flags of a budget that so many hours keep to; empty where they keep to this one."""
+    flags = []
+    if budget.max_hours and hours > budget.max_hours:
+        flags.append(f"--max-hours {_rounded_up(hours)}")
+    if budget.max_cost and hours * budget.price_per_hour > budget.max_cost:
+        flags.append(f"--max-cost {_rounded_up(hours * budget.price_per_hour)}")
+    return " ".join(flags)
 
 
 def _rounded_up(value: float) -> str:
