@@ -12,6 +12,7 @@ def count_new_preferences(
     target: str,
     preference_dataset: str,
     large_model_reference: str,
+    feedback_dataset: str = "",
     model_display_name: str = "",
     instruction: str = "",
     max_bad_rows: int = 0,
@@ -27,13 +28,14 @@ def count_new_preferences(
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs", [("enough", bool), ("message", str), ("champion", str), ("warm_start_adapter", str)]
 ):
-    """Count the preferences that the champion was not trained on, by their content.
+    """Count the preferences, and the feedback, that the champion was not trained on, by their content.
 
     Never cached: the content behind a path may change, and so may the champion.
 
     Args:
         target: Where models are registered: local, vertex or kubeflow.
         preference_dataset: Human preferences.
+        feedback_dataset: Answers with labels or ratings beside them; empty for none.
         large_model_reference: Base model, whose name is that of the model when it has none of its own.
         model_display_name: Name in the registry.
         instruction: Put before every text prompt; the default context of chat rows.
@@ -44,7 +46,7 @@ def count_new_preferences(
         location: Google Cloud region of the registry; the run's own when empty.
         run_project: Google Cloud project in which the pipeline runs, where it runs there.
         run_location: Google Cloud region in which the pipeline runs, where it runs there.
-        min_new_preferences: So many new preferences are enough.
+        min_new_preferences: So many new preferences, with the rows of feedback, are enough.
         warm_start: Whether the policy starts from the champion's adapter.
         warm_start_adapter: Adapter to start from where the champion's is not used.
 
@@ -60,6 +62,7 @@ def count_new_preferences(
     with running_step("Count New Preferences"):
         config = recurring.RecurringConfig(
             preference_dataset=preference_dataset,
+            feedback_dataset=feedback_dataset,
             large_model_reference=large_model_reference,
             model_display_name=model_display_name,
             instruction=instruction,

@@ -274,7 +274,7 @@ def import_judgements(
         preferences_path: Where to write the rows to learn from.
         eval_preferences_path: Where to write those to measure on.
         eval_prompts_path: Likewise.
-        preference_rows_path: Where to write which rows the preference dataset has; without one, those of feedback.
+        preference_rows_path: Where to write which rows both datasets have.
         prompt_dataset: Likewise.
         eval_prompts: Likewise.
         seed: Likewise.
@@ -332,7 +332,6 @@ def import_judgements(
         preference_dataset=preference_dataset,
         preference_fingerprint=preference_fingerprint,
         eval_fingerprint=eval_fingerprint,
-        preference_rows_path=preference_rows_path,
         eval_prompts_path=eval_prompts_path,
         prompt_dataset=prompt_dataset,
         eval_prompts=eval_prompts,
@@ -340,17 +339,29 @@ def import_judgements(
         **settings,
     )
     if not feedback_dataset:
-        return of_preferences(preferences_path=preferences_path, eval_preferences_path=eval_preferences_path)
+        return of_preferences(
+            preferences_path=preferences_path,
+            eval_preferences_path=eval_preferences_path,
+            preference_rows_path=preference_rows_path,
+        )
     with scratch_folder(preferences_path) as folder:
         learnt, measured, more, of_more = (folder / name for name in ("learnt", "measured", "more", "of_more"))
-        summary = of_preferences(preferences_path=str(learnt), eval_preferences_path=str(measured))
+        rows = [folder / "rows", folder / "more-rows"] if preference_rows_path else []
+        summary = of_preferences(
+            preferences_path=str(learnt),
+            eval_preferences_path=str(measured),
+            preference_rows_path=str(rows[0]) if rows else "",
+        )
         with measured.open("rb") as lines:
             apart = alike_to(lines)
         found = feedback(
             paths=(str(more), str(of_more)),
             write_eval=lambda batch, evaluation: 0,  # its preferences stand among the others
             apart=apart,
+            rows_path=str(rows[1]) if rows else "",
         )
+        if rows:
+            known_rows.write_together(preference_rows_path, rows)
         with learnt.open("rb") as lines:
             known = set(alike_to(lines).whole.tolist())
         with written_together(preferences_path, eval_preferences_path) as (stream, eval_stream):

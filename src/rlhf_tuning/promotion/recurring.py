@@ -1,12 +1,14 @@
 """Is there enough new to tune again? A recurring run asks this first, of the data as it is at that time."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from rlhf_tuning import step
-from rlhf_tuning.data.known_rows import count_new
+from rlhf_tuning.data.known_rows import NewRows, count_new
 from rlhf_tuning.errors import ParameterError, UserError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.promotion.champion import FINDERS, Champion, Place
+from rlhf_tuning.step import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,7 @@ class RecurringConfig:
     model_display_name: str = ""
     instruction: str = ""
     max_bad_rows: int = 0
+    feedback_dataset: str = ""
     lora_dim: int = 16
     registry_dir: str = ""
     project: str = ""
@@ -53,10 +56,10 @@ class Outcome:
 
 
 def count_new_preferences(config: RecurringConfig, *, target: str) -> Outcome:
-    """Count the preferences that the champion was not trained on, and say whether they are enough.
+    """Count the preferences and the feedback that the champion was not trained on, and say whether they are enough.
 
     Raises:
-        DataError: If the preference dataset cannot be used.
+        DataError: If a dataset cannot be used.
         ModelError: If the champion is damaged.
         UserError: If the target's registry does not tell what its models were trained on.
     """
@@ -68,18 +71,18 @@ def count_new_preferences(config: RecurringConfig, *, target: str) -> Outcome:
     place = Place(registry_dir=config.registry_dir, project=config.project, location=config.location)
     champion = FINDERS[target](config.model_display_name, config.large_model_reference, place)
     rows = count_new(
-        preference_dataset=config.preference_dataset,
+        {"preference_dataset": config.preference_dataset, "feedback_dataset": config.feedback_dataset},
         instruction=config.instruction,
         max_bad_rows=config.max_bad_rows,
         known_path=champion.preference_rows if champion else "",
     )
-    new = f"{rows.new:,} new {'preference' if rows.new == 1 else 'preferences'}"
+    added, new = sum(count.new for count in rows.values()), _told(rows, "new")
     if champion is None:
-        enough, message = True, f"No champion yet: the first run tunes, whatever is new ({rows.rows:,} preferences)."
+        enough, message = True, f"No champion yet: the first run tunes, whatever is new ({_told(rows, 'rows')})."
     elif not champion.preference_rows:
         enough = True
         message = f"{champion.resource_name} does not tell which preferences it was trained on, so all count as new."
-    elif rows.new < config.min_new_preferences:
+    elif added < config.min_new_preferences:
         enough, message = False, f"Nothing new: {new}, {config.min_new_preferences:,} needed."
         message += f" {champion.resource_name} stays as it is."
     else:
@@ -90,6 +93,16 @@ def count_new_preferences(config: RecurringConfig, *, target: str) -> Outcome:
         champion=champion.resource_name if champion else "",
         warm_start_adapter=_start(config, champion) if enough else "",
     )
+
+
+def _told(rows: Mapping[str, NewRows], name: str) -> str:
+    adjective = "new " if name == "new" else ""
+    words = {
+        "preference_dataset": (f"{adjective}preference", ""),
+        "feedback_dataset": (f"{adjective}row", " of feedback"),
+    }
+    said = [counted(getattr(count, name), words[dataset][0]) + words[dataset][1] for dataset, count in rows.items()]
+    return " and ".join(said)
 
 
 def _start(config: RecurringConfig, champion: Champion | None) -> str:

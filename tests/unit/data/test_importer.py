@@ -18,6 +18,7 @@ from rlhf_tuning.data.importer import (
     read_canonical,
     sample_canonical,
 )
+from rlhf_tuning.data.known_rows import NewRows, count_new
 from rlhf_tuning.errors import DataError, ParameterError
 
 WriteRows = Callable[[str, Sequence[Mapping[str, object]]], str]
@@ -549,3 +550,5 @@ def test_preferences_and_feedback_come_together_and_share_no_prompt_across_the_s
     assert not prompts_of(learnt) & prompts_of(held_out)
     assert prompts_of(asked) == prompts_of([row for row in held_out if "chosen" in row])
     assert summary.fingerprint != summary.feedback_fingerprint
+    known = count_new(data, instruction="", known_path=tmp_path / "rows.bin")
+    assert known == {"preference_dataset": NewRows(rows=120), "feedback_dataset": NewRows(rows=300)}

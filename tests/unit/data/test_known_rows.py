@@ -35,7 +35,9 @@ def known(tmp_path: Path, write_rows: WriteRows) -> str:
 
 
 def new(dataset: str, known_path: str, instruction: str = "") -> int:
-    return known_rows.count_new(preference_dataset=dataset, instruction=instruction, known_path=known_path).new
+    return known_rows.count_new({"preference_dataset": dataset}, instruction=instruction, known_path=known_path)[
+        "preference_dataset"
+    ].new
 
 
 def test_the_same_rows_in_another_order_and_in_other_files_are_not_new(known: str, write_rows: WriteRows) -> None:
@@ -52,7 +54,9 @@ def test_rows_that_were_held_out_are_known_too(known: str) -> None:
 def test_distinct_new_rows_are_counted_once_and_missing_ones_not_at_all(known: str, write_rows: WriteRows) -> None:
     dataset = write_rows("more.jsonl", preferences([*range(10), 50, 51, 51, 52]))
     assert new(dataset, known) == 3
-    assert known_rows.count_new(preference_dataset=dataset, instruction="", known_path=known).rows == 14
+    assert known_rows.count_new({"preference_dataset": dataset}, instruction="", known_path=known) == {
+        "preference_dataset": known_rows.NewRows(rows=14, new=3)
+    }
 
 
 def test_another_choice_or_another_instruction_makes_a_row_new(known: str, write_rows: WriteRows) -> None:

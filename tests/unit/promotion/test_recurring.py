@@ -82,6 +82,16 @@ def test_fewer_new_rows_than_needed_are_nothing_new(tmp_path, dataset):
     assert found.message.startswith("Nothing new: 4 new preferences, 5 needed.")
 
 
+def test_rows_of_feedback_count_too(tmp_path, dataset):
+    register(tmp_path, dataset)
+    write(dataset, 33)
+    feedback = tmp_path / "feedback.jsonl"
+    feedback.write_text(json.dumps({"prompt": "Place 1.", "completion": "Yes.", "label": True}) + "\n")
+    found = outcome(tmp_path, dataset, feedback_dataset=str(feedback))
+    assert found.message.startswith("Nothing new: 3 new preferences and 1 new row of feedback, 5 needed.")
+    assert outcome(tmp_path, dataset, feedback_dataset=str(feedback), min_new_preferences=4).enough
+
+
 def test_as_many_new_rows_as_needed_tune_and_start_from_the_champion_when_asked(tmp_path, dataset):
     register(tmp_path, dataset)
     write(dataset, 35)
