@@ -115,8 +115,11 @@ def submission_of(options: argparse.Namespace) -> tuple[str, Backend, Submission
         # A file of the Vertex job may name both; there they mean nothing. As flags they are a mistake.
         place = {name: vars(options).get(f"parameter:{name}", "") for name in ("project", "location")}
     target, backend = backend_of(options, project=place["project"], location=place["location"])
-    if template is None and (values.get("max_hours") or values.get("max_cost")):
-        values = _with_budget(values, pipeline, target, options.machine)
+    if values.get("max_hours") or values.get("max_cost"):
+        from rlhf_pipelines.targets import choose_machine
+
+        machine = _machine_in(template) if template else choose_machine(target, options.machine).name
+        values = _with_budget(values, pipeline, machine)
     if template is None:
         from rlhf_pipelines.compile import compile_for_submission
         from rlhf_pipelines.image_choice import read_choices
@@ -161,7 +164,14 @@ def refuse_problems(backend: Backend, submission: Submission) -> None:
         raise ParameterError(f"Nothing was submitted, since this would fail:\n{listed}")
 
 
-def _with_budget(values: dict[str, Value], pipeline: str, target: str, asked: str) -> dict[str, Value]:
+def _machine_in(template: Mapping[str, Any]) -> str:
+    """Return the machine that a pipeline was compiled for, which it tells the step that forecasts; empty for none."""
+    executors = template.get("pipeline_spec", template).get("deploymentSpec", {}).get("executors", {})
+    told = [entry for found in executors.values() for entry in found.get("container", {}).get("env", [])]
+    return next((str(entry["value"]) for entry in told if entry["name"] == "RLHF_MACHINE"), "")
+
+
+def _with_budget(values: dict[str, Value], pipeline: str, machine: str) -> dict[str, Value]:
     """Return the parameters of a run that has a budget, with the list price of its machine where none is given.
 
     Its forecast is checked where its data and its model's tokenizer are here; else Validate Inputs does it.
@@ -169,16 +179,18 @@ def _with_budget(values: dict[str, Value], pipeline: str, target: str, asked: st
     Raises:
         ParameterError: If the run exceeds its budget, or a cost has no price.
     """
-    from rlhf_pipelines.targets import choose_machine, machine_price
+    from rlhf_pipelines.targets import machine_price
     from rlhf_tuning.planning.run_budget import NO_PRICE, check_run
 
-    machine = choose_machine(target, asked).name
     if values["max_cost"] and not values["price_per_hour"]:
         price = machine_price(machine, str(values.get("location", "")))
         if price is None or price.on_demand is None:
-            raise ParameterError(f"{NO_PRICE} The list has no price of {machine} in that region.")
+            raise ParameterError(f"{NO_PRICE} The list has no price of {machine or 'its machine'} in that region.")
         print(f"rlhf: price: {price.told(spot=False)}. Vertex AI and disks come on top.", file=sys.stderr)
         values = {**values, "price_per_hour": price.on_demand}
+    if not machine:
+        print("rlhf: the budget is checked by the job's first step, not here.", file=sys.stderr)
+        return values
     defaults = {name: parameter.default for name, parameter in PARAMETERS.items() if parameter.default is not None}
     try:
         check_run(defaults | values, machine=machine, tunes_on_preferences=pipeline == "preference_tuning_pipeline")
