@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_tuning.data.importer import import_prompts
+from rlhf_tuning.data.sources import resolve
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges import check_judge, check_server
+from rlhf_tuning.evaluation.judges.language_model import check_reachable
 from rlhf_tuning.labelling.tasks import task_rubric
 from rlhf_tuning.labelling.teacher import resolve_registered
 from rlhf_tuning.parameters import Value
@@ -37,9 +39,9 @@ def label_here(values: Mapping[str, Value], output: Path) -> int:
     judge["judge_rubric"] = check_judge(
         **judge | {"judge_rubric": judge["judge_rubric"] or (for_task if judge["judge"] else "")}
     )
-    check_server(judge["judge"], judge["judge_key_secret"])
-    from rlhf_tuning.labelling.preferences import PreferenceLabelConfig, label_preferences
-
+    for dataset in ("preference_prompt_dataset", "human_preference_dataset"):
+        if given[dataset]:
+            resolve(given[dataset], parameter=dataset)
     models = {
         name: resolve_registered(
             given[name] or given["large_model_reference"],
@@ -48,6 +50,11 @@ def label_here(values: Mapping[str, Value], output: Path) -> int:
         ).reference
         for name in _MODELS
     }
+    check_server(judge["judge"], judge["judge_key_secret"])
+    if judge["judge_endpoint"]:
+        check_reachable(judge["judge_endpoint"])
+    from rlhf_tuning.labelling.preferences import PreferenceLabelConfig, label_preferences
+
     names = {field.name for field in fields(PreferenceLabelConfig)}
     settings = {name: value for name, value in given.items() if name in names}
     config = PreferenceLabelConfig(**settings | models | judge)

@@ -15,6 +15,8 @@ from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models.text_format import Turn, plain_text
 
 _SECONDS = 300.0
+#: Within which a server takes a connection that is there.
+_REACHED_SECONDS = 20.0
 #: Part of vLLM's answer where a model has no chat template.
 _NO_TEMPLATE = "must provide a chat template"
 
@@ -160,7 +162,7 @@ def _send(method: str, url: str, body: Mapping[str, object] | None, *, seconds: 
     with requests.Session() as session:
         # What runs here is not asked through a proxy.
         session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "::1", "localhost")
-        return session.request(method, url, json=body, timeout=seconds)
+        return session.request(method, url, json=body, timeout=(min(seconds, _REACHED_SECONDS), seconds))
 
 
 def _first_choice(reply: Any) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import pytest
 import rlhf_tuning
 from rlhf_pipelines.cli import rlhf, run_command
 from rlhf_tuning import registry
-from rlhf_tuning.errors import ModelError
 from rlhf_tuning.images import LIGHT_IMAGE, TRAINER_IMAGE
 from rlhf_tuning.parameters import PARAMETERS
 
@@ -261,6 +260,7 @@ def test_predict_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: 
         asked.update(options, model=model, prompt=prompt)
         return "An answer."
 
+    monkeypatch.setattr(registry, "named_model", lambda model, registry_dir: None)
     monkeypatch.setattr(generate, "predict", predict)
     assert rlhf.main(["predict", "--model", "plantation@2", "--prompt", "Describe it.", "--max-tokens", "9"]) == 0
     assert capsys.readouterr().out == "An answer.\n"
@@ -274,25 +274,37 @@ def test_predict_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, capsys: 
     }
 
 
-def test_unknown_model_ends_with_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from rlhf_tuning.generation import generate
-
-    def predict(model: str, prompt: str, **options: object) -> str:
-        raise ModelError("There is no model nobody.")
-
-    monkeypatch.setattr(generate, "predict", predict)
-    assert rlhf.main(["predict", "--model", "nobody", "--prompt", "x"]) == 2
-    assert capsys.readouterr().err == "rlhf: There is no model nobody.\n"
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "No model 'nobody' in the registry"),
+        (("--temperature", "-1"), "--temperature is -1"),
+        (("--seed", "-1"), "--seed is -1"),
+    ],
+)
+def test_what_cannot_be_asked_ends_with_status_2_before_torch_is_loaded(
+    flags: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "rlhf_tuning.generation.generate", None)
+    asked = ["predict", "--model", "nobody", "--prompt", "x", "--registry-dir", str(tmp_path)]
+    assert rlhf.main([*asked, *flags]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_predict_without_torch_says_how_to_install_it(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')", encoding="utf-8"
     )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
     done = run_rlhf(
         "predict",
         "--model",
-        "m",
+        str(tmp_path / "model"),
         "--prompt",
         "x",
         PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),

@@ -52,8 +52,9 @@ def _predict(options: argparse.Namespace) -> int:
     prompt = _standard_input().strip() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         return fail("--prompt is empty.", 2)
-    if problem := problem_with("target_sequence_length", options.max_tokens):
-        return fail(problem.replace("target_sequence_length", "--max-tokens"), 2)
+    for name, flag in (("target_sequence_length", "max_tokens"), ("temperature", "temperature"), ("seed", "seed")):
+        if problem := problem_with(name, vars(options)[flag]):
+            return fail(problem.replace(name, f"--{flag.replace('_', '-')}"), 2)
     if not options.endpoint:
         print(_ask_model(options, prompt))
     elif options.endpoint.startswith(("http://", "https://")):
@@ -119,6 +120,9 @@ def _ask_endpoint(options: argparse.Namespace, prompt: str) -> str:
 
 
 def _ask_model(options: argparse.Namespace, prompt: str) -> str:
+    from rlhf_tuning.registry import named_model
+
+    named_model(options.model, options.registry_dir)  # before torch is loaded, which takes longer
     try:
         from rlhf_tuning.generation.generate import predict
     except ModuleNotFoundError as error:

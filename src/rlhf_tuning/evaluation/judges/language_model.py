@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import requests
 
-from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.errors import ParameterError, RunError
 from rlhf_tuning.evaluation.judges import JudgeSettings, asking
 from rlhf_tuning.evaluation.judges.asking import AskingJudge, RefusedError, UnansweredError
 from rlhf_tuning.evaluation.judges.role import JUDGE, Role
@@ -20,6 +20,8 @@ RETRIED = {408, 409, 425, 429}
 
 #: A reply, with whatever thoughts of the model go before it, has so many tokens at most.
 MOST_TOKENS = 4096
+#: Within which a server answers that is there.
+REACHED_SECONDS = 20.0
 
 
 class Reply(NamedTuple):
@@ -162,6 +164,21 @@ def _innermost(error: BaseException) -> str:
     while error.__context__ is not None:
         error = error.__context__
     return str(error) or type(error).__name__
+
+
+def check_reachable(endpoint: str, role: Role = JUDGE) -> None:
+    """Check that a server is there; what it answers does not matter.
+
+    Raises:
+        RunError: If there is none.
+    """
+    try:
+        # No key is sent, nor what `requests` would find in .netrc.
+        requests.get(endpoint, timeout=REACHED_SECONDS, allow_redirects=False, auth=lambda request: request)
+    except requests.RequestException as error:
+        raise RunError(
+            f"{role.endpoint} {endpoint} cannot be reached: {_innermost(error)}. Start the server, or name another one."
+        ) from None
 
 
 def make_judge(settings: JudgeSettings) -> AskingJudge:
