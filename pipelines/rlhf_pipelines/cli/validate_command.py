@@ -65,7 +65,9 @@ def validate_here(values: Mapping[str, Value], output_dir: Path, *, pipeline: st
         print(_prompts(len(suite)))
     warnings = len(check.warnings)
     warned = f", with {counted(warnings, 'warning')}" if warnings else ""
-    print(f"The data can be used{warned}. Report: {report}")
+    unseen = config.large_model_reference and any(it.code == "lengths_not_checked" for it in check.summary.findings)
+    model = " The base model was not checked, as the warning says." if unseen else ""
+    print(f"The data can be used{warned}.{model} Report: {report}")
     return 0
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from rlhf_pipelines.cli import rlhf
 from rlhf_tuning.accelerators import GPUS
+from rlhf_tuning.errors import ModelNotAtHandError
 from rlhf_tuning.planning import run_budget
 from rlhf_tuning.planning.forecast import gpu_hardware
 
@@ -58,6 +59,20 @@ def test_a_regression_suite_is_read_without_a_dataset(tmp_path: Path, capsys: py
     small = write(tmp_path / "small.jsonl", rows[:3])
     assert rlhf.main(["validate", "--regression-suite", small, "--output-dir", str(tmp_path / "out")]) == 2
     assert "has 3 prompts with assert. With gate_max_regression 0.1 it takes" in capsys.readouterr().err
+
+
+def test_a_base_model_that_could_not_be_looked_at_is_told_with_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(*arguments: object, **settings: object) -> None:
+        raise ModelNotAtHandError("The hub cannot be reached.")
+
+    monkeypatch.setattr("rlhf_tuning.validation.check_base_model", away)
+    command = ["validate", "--prompt-dataset", prompts(tmp_path / "p.jsonl"), "--output-dir", str(tmp_path / "out")]
+    assert rlhf.main([*command, "--large-model-reference", "palms/mistyped"]) == 0
+    assert "with 1 warning. The base model was not checked, as the warning says." in capsys.readouterr().out
+    assert rlhf.main(command) == 0
+    assert "The base model was not checked" not in capsys.readouterr().out
 
 
 def test_one_prompt_for_rewards_is_refused_as_the_run_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
