@@ -29,7 +29,7 @@ from rlhf_pipelines.cli.run_command import (
 from rlhf_pipelines.methods import METHODS, SHARED
 from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning import __version__, step_times
-from rlhf_tuning.data.held_out import ONE_IN
+from rlhf_tuning.data.held_out import held_out_rows
 from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
 from rlhf_tuning.data.method_data import MethodData, data_path, write_method_data
 from rlhf_tuning.data.output import written_together
@@ -272,7 +272,7 @@ class _Comparison:
 
     def _steps_an_epoch(self, name: str) -> float:
         rows = self.data.rows[METHODS[name].data["preference_dataset"]]
-        learnt = rows - min(MAX_EVAL_PREFERENCES, rows // ONE_IN)
+        learnt = rows - held_out_rows(rows, MAX_EVAL_PREFERENCES)
         return learnt / int(self._value_of(name, "batch_size"))
 
     def _value_of(self, name: str, parameter: str) -> Value:

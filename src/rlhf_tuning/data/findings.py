@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from rlhf_tuning.data import as_read
-from rlhf_tuning.data.held_out import ONE_IN, validation_rows
+from rlhf_tuning.data.held_out import held_out_rows, validation_rows
 from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
 from rlhf_tuning.data.problems import Problem, Problems, shorten
 from rlhf_tuning.data.repeats import Place, Repeats
@@ -129,12 +129,12 @@ class Training:
 
     def prompts_learnt_from(self, distinct: int) -> int:
         """Return how many of the prompts reinforcement learning is left with."""
-        others = distinct - min(self.eval_prompts, max(1, distinct // ONE_IN))
+        others = distinct - (held_out_rows(distinct, self.eval_prompts) if self.eval_prompts else 0)
         return others - min(self.watch_prompts, others // 4)
 
     def preferences_learnt_from(self, rows: int) -> int:
         """Return how many of the preferences the reward model learns from, where a tenth is held out to measure it."""
-        others = rows - min(MAX_EVAL_PREFERENCES, max(1, rows // ONE_IN))
+        others = rows - held_out_rows(rows, MAX_EVAL_PREFERENCES)
         own = round(others * (1 - self.held_out_reward_model_share))
         return own - validation_rows(own)
 

@@ -27,6 +27,11 @@ _MOST_VALIDATION, _FEWEST_VALIDATION = 250, 20
 ENOUGH_TO_JUDGE, ENOUGH_TO_CHOOSE = 100, 50
 
 
+def held_out_rows(rows: int, limit: int) -> int:
+    """Return how many of so many rows, or prompts, are held out: a tenth, at least one and at most the limit."""
+    return max(1, min(limit, rows // ONE_IN))
+
+
 def validation_rows(preferences: int) -> int:
     """Return how many of a reward model's preferences it is validated on while it learns from the others."""
     tenth = preferences // ONE_IN
@@ -115,8 +120,7 @@ class HeldOut:
             The places in line of the chosen prompts, sorted.
         """
         self._trim()
-        count = max(1, min(self._limit, len(self._rows) // ONE_IN))
-        return np.array(sorted(self._rows)[:count], np.uint64)
+        return np.array(sorted(self._rows)[: held_out_rows(len(self._rows), self._limit)], np.uint64)
 
     def groups(self) -> Hashes:
         """Choose a tenth of the rows, at least one and at most the limit, never splitting a prompt's rows.
@@ -128,7 +132,7 @@ class HeldOut:
             The places in line of the chosen prompts, sorted.
         """
         self._trim()
-        target = max(1, min(self._limit, self._total // ONE_IN))
+        target = held_out_rows(self._total, self._limit)
         chosen: list[int] = []
         rows = 0
         for place in sorted(self._rows):

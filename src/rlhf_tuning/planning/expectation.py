@@ -8,6 +8,7 @@ from itertools import islice
 from statistics import mean
 from typing import Any
 
+from rlhf_tuning.data.held_out import validation_rows
 from rlhf_tuning.data.problems import Problems
 from rlhf_tuning.data.reader import DEMONSTRATIONS, FEEDBACK, PREFERENCES, PROMPTS, TO_LABEL, FileReader
 from rlhf_tuning.data.rows import Kind
@@ -17,7 +18,7 @@ from rlhf_tuning.models.architecture import Architecture, read_architecture
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.parameters import Value
-from rlhf_tuning.planning.forecast import Hardware, Plan, forecast, micro_batch
+from rlhf_tuning.planning.forecast import Hardware, Plan, forecast, learnt_from, micro_batch
 
 #: So many rows of a dataset, its first, say how long its texts are.
 _ROWS = 200
@@ -137,19 +138,23 @@ def _plan(values: Mapping[str, Value], *, tunes_on_preferences: bool = False) ->
         return plan
     steps, epochs = plan.reward_model_train_steps, float(values["reward_model_max_epochs"])
     if epochs:
-        steps = min(steps, math.ceil(epochs * preferences * (1 - plan.held_out_reward_model_share) / plan.batch_size))
+        rows = learnt_from(preferences, plan.held_out_reward_model_share)
+        steps = min(steps, math.ceil(epochs * (rows - validation_rows(rows)) / plan.batch_size))
     return replace(plan, reward_model_train_steps=steps, preferences=preferences)
 
 
 def _count(values: Mapping[str, Value], parameter: str, accepts: Collection[Kind]) -> int:
-    """Return about how many rows a dataset has; 0 where there is none, or its size is not known."""
+    """Return how many rows a dataset has, about so many where it is large; 0 where there is none, or nobody knows."""
     if not values.get(parameter):
         return 0
     sizes = [source.size for source in resolve(str(values[parameter]), parameter=parameter)]
+    rows = list(_first_rows(values, parameter, accepts))
+    if len(sizes) == 1 and len(rows) < _ROWS:
+        return len(rows)
     if None in sizes:
         return 0
     # As an import writes them; a file's own rows are about as long.
-    row_bytes = mean(len(json.dumps(row)) for row in _first_rows(values, parameter, accepts))
+    row_bytes = mean(len(json.dumps(row)) for row in rows)
     return max(1, round(sum(size for size in sizes if size) / row_bytes))
 
 

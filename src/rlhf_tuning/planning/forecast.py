@@ -61,7 +61,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rlhf_tuning.accelerators import GPUS, LEARNING, MOST_WEIGHTS, Gpu, machine_name
-from rlhf_tuning.data.held_out import ONE_IN, validation_rows
+from rlhf_tuning.data.held_out import held_out_rows, validation_rows
+from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models.architecture import Architecture
@@ -116,6 +117,12 @@ _STARTS = {True: (6, 6, 4.0, 1.0), False: (6, 6, 300.0, 60.0)}
 _STEPS = ("supervised_train_steps", "reward_model_train_steps", "reinforcement_learning_train_steps")
 #: Looks of preference tuning in an epoch, as `preference` has it.
 _PREFERENCE_LOOKS = 4
+
+
+def learnt_from(preferences: int, held_out_share: float) -> int:
+    """Return of how many preferences one learns: without the held-out ones, and those of the held-out reward model."""
+    others = preferences - held_out_rows(preferences, MAX_EVAL_PREFERENCES)
+    return max(1, round(others * (1 - held_out_share)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +197,7 @@ class Plan:
             raise ParameterError(f"--preferences is {preferences}; it must be at least 1.")
         known = _known(values)
         share, epochs = values["held_out_reward_model_share"], values["reward_model_max_epochs"]
-        an_epoch = preferences * (1 - 1 / ONE_IN) * (1 - share) / values["batch_size"]
+        an_epoch = learnt_from(preferences, share) / values["batch_size"]
         reward_steps = values["reward_model_train_steps"]
         return cls(
             **known
@@ -868,9 +875,7 @@ class _Forecaster:
     def preference_seconds_beside(self, watched: int) -> dict[str, float]:
         """Return the seconds that preference tuning takes beside its steps, on `watched` prompts at each look."""
         plan = self.plan
-        an_epoch = max(
-            1, plan.preferences * (1 - 1 / ONE_IN) * (1 - plan.held_out_reward_model_share) / plan.batch_size
-        )
+        an_epoch = max(1, learnt_from(plan.preferences, plan.held_out_reward_model_share) / plan.batch_size)
         looks = 1 + math.ceil(_PREFERENCE_LOOKS * plan.preference_train_steps / an_epoch)
         measured = min(max(an_epoch / _PREFERENCE_LOOKS * plan.batch_size / 2, FEWEST), MOST)
         rows = min(plan.preference_train_steps, an_epoch) * plan.batch_size

@@ -2,10 +2,13 @@ import json
 
 import pytest
 
+from rlhf_tuning.data.importer import import_preferences
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.planning import calibration, expectation
 from rlhf_tuning.planning.forecast import GB, Hardware
+from rlhf_tuning.training.preference import PreferenceConfig
+from rlhf_tuning.training.reward_model import RewardModelConfig
 
 CPU = Hardware(
     name="a CPU",
@@ -68,14 +71,32 @@ def test_no_more_reward_model_steps_are_expected_than_the_preferences_are_worth(
     row = json.dumps({"prompt": "salt " * 99, "chosen": "gulls " * 99, "rejected": "bread " * 99}) + "\n"
     (tmp_path / "preferences.jsonl").write_text(row * 1600)
     values = DEFAULTS | values | {"reward_model_max_epochs": 2.0}
-    # Three quarters of 1,600, twice, by 64.
+    # Three quarters of the nine tenths that are not held out, and of those nine tenths again, twice, by 64.
     found = expectation._plan(values)
     assert found.preferences == pytest.approx(1600, abs=70)
-    assert found.reward_model_train_steps == pytest.approx(38, abs=2)
+    assert found.reward_model_train_steps == pytest.approx(31, abs=2)
     assert expectation._plan(values | {"reward_model_max_epochs": 0.0}).reward_model_train_steps == 1000
     # Of preference tuning they say how many steps there are, too: nine tenths of them are learnt from.
     alone = {name: value for name, value in values.items() if name != "reinforcement_learning_train_steps"}
     assert expectation._plan(alone).preference_train_steps == pytest.approx(17, abs=1)
+
+
+def test_of_few_preferences_as_many_steps_are_expected_as_are_taken(values, tmp_path):
+    rows = [{"prompt": f"salt {number}", "chosen": "gulls", "rejected": "bread"} for number in range(12)]
+    (tmp_path / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = DEFAULTS | values | {"batch_size": 2, "held_out_reward_model_share": 0.0, "epoch_count": 3.0}
+    learnt = import_preferences(
+        preference_dataset=values["preference_dataset"],
+        eval_dataset="",
+        instruction="",
+        preferences_path=str(tmp_path / "learnt"),
+        eval_preferences_path=str(tmp_path / "held_out"),
+    ).rows
+    assert learnt == 11
+    config = PreferenceConfig(large_model_reference="x", batch_size=2, epoch_count=3.0)
+    assert expectation._plan(given, tunes_on_preferences=True).preference_train_steps == config.steps(learnt)
+    reward = RewardModelConfig(large_model_reference="x", batch_size=2, reward_model_max_epochs=2.0)
+    assert expectation._plan(given | {"reward_model_max_epochs": 2.0}).reward_model_train_steps == reward.steps(learnt)
 
 
 def test_supervised_tuning_alone_is_expected_to_take_less(values, tmp_path):
