@@ -485,6 +485,9 @@ COMPARED: tuple[Parameter, ...] = tuple(
     )
 )
 
+#: Of which pipelines `rlhf plan` forecasts a run: of those that tune on one dataset, or train a reward model.
+FORECAST = tuple(name for name, parameters in PIPELINES.items() if "max_hours" in {found.name for found in parameters})
+
 #: What values are checked for: a pipeline, or a command that asks about some.
 TABLES = {
     **PIPELINES,
@@ -492,6 +495,7 @@ TABLES = {
     "try-rewards": TRIED,
     "plan": PLANNED,
     "plan --preferences": _asked_before(PIPELINES["preference_tuning_pipeline"]),
+    **{f"plan --pipeline {name}": _asked_before(PIPELINES[name]) for name in FORECAST},
     "compare-methods": COMPARED,
     "label": LABELLED,
 }
@@ -514,7 +518,8 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
 
     `validate` stands for what `rlhf validate` looks at, `try-rewards`, `compare-methods` and `label` for what those commands
     take; other parameters of a run may be there: they are checked too, as far as they are given, and left out. `plan` stands
-    for what `rlhf plan` takes, `plan --preferences` for what it takes of preference tuning.
+    for what `rlhf plan` takes, `plan --preferences` for what it takes of preference tuning, and `plan --pipeline NAME` of a
+    run of that pipeline.
 
     Raises:
         ParameterError: Listing every problem that was found: unknown, missing, wrong type, beyond its limits.

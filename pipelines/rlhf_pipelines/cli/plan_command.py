@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_pipelines.cli.text_table import room, text_table
+from rlhf_pipelines.parameters import PLANNED, check_parameters
 from rlhf_pipelines.targets import machine_price, machines
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.models.architecture import Architecture
@@ -26,11 +27,41 @@ from rlhf_tuning.planning.forecast import (
     forecast,
     gpu_hardware,
 )
-from rlhf_tuning.planning.run_budget import check_budget, of_plan
+from rlhf_tuning.planning.run_budget import ALONE, check_budget, of_plan
 from rlhf_tuning.step import duration
 
 _HERE = "here"
 _SOURCE = "benchmarks/scale.py"
+
+
+#: By what a forecast tells the runs of a pipeline from others, where a person has not given it.
+_TOLD_BY = {
+    "supervised_tuning_pipeline": ("dataset_uri",),
+    "distillation_pipeline": ("dataset_uri", "teacher_model_reference"),
+    "reward_tuning_pipeline": ("rewards",),
+    "rlaif_pipeline": ("preference_prompt_dataset",),
+}
+
+
+def values_of_run(pipeline: str, given: Mapping[str, object]) -> dict[str, Value]:
+    """Return the parameters by which a run of a pipeline is forecast.
+
+    Args:
+        pipeline: One of `parameters.FORECAST`.
+        given: Its parameters, as a person gave them.
+
+    Raises:
+        ParameterError: If they cannot be used, or no base model is named.
+    """
+    own = check_parameters(f"plan --pipeline {pipeline}", given)
+    values = {found.name: found.default for found in PLANNED if found.default is not None} | own
+    values |= {name: values[name] or "-" for name in _TOLD_BY.get(pipeline, ())}
+    values |= ALONE if pipeline == "reward_model_pipeline" else {}
+    if student := values.get("student_model_reference"):
+        values["large_model_reference"] = student
+    if not values.get("large_model_reference"):
+        raise ParameterError("student_model_reference is missing: the model whose run is forecast.")
+    return values
 
 
 def plan_run(

@@ -58,7 +58,7 @@ _STEPS = {
     "preference_train_steps": "epoch_count",
 }
 #: What a run has none of that trains a reward model alone.
-_ALONE = {"reinforcement_learning_train_steps": 0, "held_out_reward_model_share": 0.0, "watch_prompts": 0}
+ALONE = {"reinforcement_learning_train_steps": 0, "held_out_reward_model_share": 0.0, "watch_prompts": 0}
 #: What is kept back is multiplied by this: nine forecasts of ten are within it.
 _SURE = 1 + TIME_ERROR[1]
 #: Halvings, after which a number of steps is known to a thousandth.
@@ -151,7 +151,7 @@ def budget_of(values: Mapping[str, Value], *, tunes_on_preferences: bool = False
     if values["max_cost"] and not values["price_per_hour"]:
         raise ParameterError(NO_PRICE)
     if not (tunes_on_preferences or values.get("dataset_uri") or values.get("prompt_dataset")):
-        values = {**values, **_ALONE}
+        values = {**values, **ALONE}
     try:
         plan, model, reward_base = plan_of_data(values, tunes_on_preferences=tunes_on_preferences)
     except ModelNotAtHandError:

@@ -213,6 +213,40 @@ def test_tuning_on_feedback_asks_about_another_answer_too(capsys):
     assert ", reference point " in printed
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "more", "phases"),
+    [
+        ("rlhf_pipeline", [], "supervised tuning, reward model, reinforcement learning"),
+        ("reward_tuning_pipeline", [], "reinforcement learning"),
+        ("rlaif_pipeline", [], "reward model, reinforcement learning"),
+        ("reward_model_pipeline", [], "reward model"),
+        ("supervised_tuning_pipeline", [], "supervised tuning"),
+        ("distillation_pipeline", [], "supervised tuning"),
+        ("preference_tuning_pipeline", ["--preferences", "3200"], "supervised tuning, preference tuning"),
+    ],
+)
+def test_the_run_of_a_pipeline_that_is_named_is_forecast(capsys, pipeline, more, phases):
+    command = ["plan", "--sample", "--machine", "l4", "--pipeline", pipeline, *more, "--json"]
+    assert main(command) == 0
+    assert ", ".join(phase["name"] for phase in json.loads(capsys.readouterr().out)["phases"]) == phases
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--pipeline", "reward_model_pipeline", "--kl-coeff", "1"],
+            "kl_coeff is no parameter of plan --pipeline reward_m",
+        ),
+        (["--pipeline", "preference_tuning_pipeline"], "Say with --preferences N"),
+        (["--pipeline", "rlhf_pipeline", "--preferences", "9"], "--preferences is of preference_tuning_pipeline"),
+    ],
+)
+def test_what_the_named_pipeline_does_not_have_is_refused(capsys, flags, words):
+    assert main(["plan", "--sample", "--machine", "l4", *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_supervised_tuning_is_forecast_by_the_flags_of_its_run(capsys):
     assert main([*LLAMA, "--machine", "a100-80gb", "--dataset-uri", "d.jsonl", "--train-steps", "50"]) == 0
     printed = " ".join(capsys.readouterr().out.split())

@@ -1,10 +1,12 @@
 """`rlhf plan`: does a run fit into memory, and how long will it take?"""
 
 import argparse
+from collections.abc import Mapping
 
 from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, given_values
-from rlhf_pipelines.parameters import OF_PREFERENCE_TUNING, PLANNED, check_parameters
+from rlhf_pipelines.parameters import FORECAST, OF_PREFERENCE_TUNING, PLANNED, check_parameters
 from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.parameters import Value
 
 
 def add(commands: Commands) -> None:
@@ -24,6 +26,11 @@ def add(commands: Commands) -> None:
         "Exit status: 0 it fits, 1 it does not fit into memory, 2 wrong inputs, or more than max_hours or max_cost.",
     )
     parser.usage = "rlhf plan [--sample] [--parameter-values FILE] [--PARAMETER VALUE ...] [option ...]"
+    parser.add_argument(
+        "--pipeline",
+        choices=FORECAST,
+        help="whose run it is, which then has its parameters and no others; default: what the parameters tell",
+    )
     add_value_sources(parser)
     parser.add_argument(
         "--machine",
@@ -49,8 +56,18 @@ def add(commands: Commands) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from rlhf_pipelines.cli.plan_command import plan_run
+    from rlhf_pipelines.cli.plan_command import values_of_run
 
+    if options.pipeline:
+        prefers = options.pipeline == "preference_tuning_pipeline"
+        if prefers != (options.preferences is not None):
+            raise ParameterError(
+                "Say with --preferences N on how many preferences preference_tuning_pipeline tunes."
+                if prefers
+                else f"--preferences is of preference_tuning_pipeline; leave it out, or --pipeline {options.pipeline}."
+            )
+        given = given_values(options.pipeline, options)
+        return _forecast(options, values_of_run(options.pipeline, given))
     asked = "plan" if options.preferences is None else "plan --preferences"
     given = given_values(asked, options)
     of_preferences = [name for name in OF_PREFERENCE_TUNING if given.get(name) is not None]
@@ -59,8 +76,14 @@ def _plan(options: argparse.Namespace) -> int:
             f"Only preference_tuning_pipeline has {', '.join(of_preferences)}. To forecast it, say on how many preferences "
             "with --preferences N; for another run, leave that out."
         )
+    return _forecast(options, check_parameters(asked, given))
+
+
+def _forecast(options: argparse.Namespace, values: Mapping[str, Value]) -> int:
+    from rlhf_pipelines.cli.plan_command import plan_run
+
     return plan_run(
-        check_parameters(asked, given),
+        values,
         machine=options.machine,
         spot=options.spot,
         mean_prompt_tokens=options.mean_prompt_tokens,
