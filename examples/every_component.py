@@ -32,6 +32,7 @@ from rlhf_components import (
     train_policy,
     train_preference,
     train_reward_model,
+    train_student,
     train_supervised,
     upload_model,
     upload_model_to_kubeflow,
@@ -93,11 +94,12 @@ def every_component(
         teacher_max_calls=5000,
         large_model_reference=base.outputs["large_model_reference"],  # the student, whose tokens are counted
     )
-    train_supervised(
+    train_student(
         demonstrations=labels.outputs["labelled_demonstrations"],
         eval_demonstrations=labels.outputs["labelled_eval_demonstrations"],
         large_model_reference=base.outputs["large_model_reference"],
         large_model_fingerprint=base.outputs["large_model_fingerprint"],
+        teacher_model_reference="gpt-oss-120b",  # with on_policy it is loaded, and has the student's tokens
     )
 
     before_rlhf = import_supervised_dataset(

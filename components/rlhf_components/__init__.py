@@ -29,6 +29,7 @@ from rlhf_components.smoke_verdict import smoke_verdict
 from rlhf_components.train_policy import train_policy
 from rlhf_components.train_preference import train_preference
 from rlhf_components.train_reward_model import train_reward_model
+from rlhf_components.train_student import train_student
 from rlhf_components.train_supervised import train_supervised
 from rlhf_components.upload_model import upload_model
 from rlhf_components.upload_model_to_kubeflow import upload_model_to_kubeflow
@@ -47,6 +48,7 @@ __all__ = [  # noqa: RUF022
     "import_supervised_dataset",
     "train_supervised",
     "choose_start",
+    "train_student",
     "label_preferences",
     "import_preference_dataset",
     "train_reward_model",

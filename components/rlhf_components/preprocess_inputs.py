@@ -21,6 +21,7 @@ def preprocess_inputs(
     method: str = "rlhf",
     teacher_model_reference: str = "",
     teacher: str = "local_model",
+    on_policy: bool = False,
     large_model_a_reference: str = "",
     large_model_b_reference: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
@@ -62,6 +63,7 @@ def preprocess_inputs(
         teacher_model_reference: The teacher of a distillation: a base model reference or a registered model; behind a server
             its name there; empty for none.
         teacher: Where the teacher is: local_model, language_model or gemini.
+        on_policy: Whether the teacher must have the student's tokens.
         large_model_a_reference: The first model whose answers a judge compares; the policy's base when empty.
         large_model_b_reference: The second one, likewise.
 
@@ -83,10 +85,11 @@ def preprocess_inputs(
         large_model_b_reference: The second one, likewise.
         large_model_b_fingerprint: Changes when its weights do.
     """
-    from rlhf_tuning.labelling.teacher import resolve_registered, resolve_teacher
-    from rlhf_tuning.limits import check_supervised_phase
+    from rlhf_tuning.labelling.teacher import check_same_tokens, resolve_teacher
+    from rlhf_tuning.limits import check_on_policy, check_supervised_phase
     from rlhf_tuning.models.base_model_check import check_base_model
     from rlhf_tuning.models.model_reference import resolve_reference
+    from rlhf_tuning.models.registered import resolve_registered
     from rlhf_tuning.models.warm_start import resolve_adapter
     from rlhf_tuning.promotion.upload import generated_name
     from rlhf_tuning.step import running_step
@@ -105,6 +108,9 @@ def preprocess_inputs(
             reward = resolve_reference(reward_model_reference, parameter="reward_model_reference")
         named, rank = ("adapter_size", adapter_size) if method == "preference" else ("lora_dim", lora_dim)
         answering = resolve_teacher(teacher_model_reference, teacher=teacher, registry_dir=registry_dir)
+        check_on_policy(on_policy=on_policy, teacher=teacher)
+        if on_policy:
+            check_same_tokens(policy.reference, answering.reference)
         first, second = (
             resolve_registered(reference, parameter=parameter, registry_dir=registry_dir) if reference else policy
             for parameter, reference in (

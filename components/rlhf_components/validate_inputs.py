@@ -97,6 +97,8 @@ def validate_inputs(
     teacher_key_secret: str = "",
     teacher_max_calls: int = 10000,
     keep_answers: bool = True,
+    on_policy: bool = False,
+    on_policy_train_steps: int = 100,
     preference_prompt_dataset: str = "",
     human_preference_dataset: str = "",
     task_type: str = "",
@@ -229,6 +231,8 @@ def validate_inputs(
         teacher_key_secret: Secret that holds the key of that server; read here to end the run early if it cannot be.
         teacher_max_calls: Most requests to that server.
         keep_answers: Whether answers that rows bring are kept.
+        on_policy: Whether the student learns on its own answers afterwards, for which the teacher must have its tokens.
+        on_policy_train_steps: Optimizer steps that it does so for.
         preference_prompt_dataset: Prompts whose answers a judge is to compare; empty when the pipeline uses none.
         human_preference_dataset: Human preferences that say what the judge is worth; empty for none.
         task_type: What these prompts ask for: the rubric where none is given.
@@ -315,6 +319,7 @@ def validate_inputs(
             "seed": seed,
             "scorer": scorer,
             "sampling_strategy": sampling_strategy,
+            "on_policy_train_steps": on_policy_train_steps,
             "dtype": dtype,
             "serving_machine": serving_machine,
             "serving_endpoint": serving_endpoint,
@@ -431,6 +436,8 @@ def validate_inputs(
             teacher=teacher,
             teacher_max_calls=teacher_max_calls,
             keep_answers=keep_answers,
+            on_policy=on_policy,
+            registry_dir=registry_dir,
             preference_prompt_dataset=preference_prompt_dataset,
             human_preference_dataset=human_preference_dataset,
             tunes_on_preferences=tunes_on_preferences,

@@ -1,12 +1,17 @@
-"""Distillation: a teacher labels prompts, a student learns its answers. Parameters as Vertex's old job had them."""
+"""Distillation: a teacher labels prompts, a student learns its answers. Parameters as Vertex's old job had them.
+
+With `on_policy` the student then answers by itself, and learns on its own answers. What it learnt before takes the base
+model's place.
+"""
 
 from typing import Any, NamedTuple
 
 from kfp import dsl
 
+from rlhf_components import train_student
 from rlhf_pipelines import evaluate_and_promote
 from rlhf_pipelines.first_steps import first_steps
-from rlhf_pipelines.phases import distillation_phase
+from rlhf_pipelines.phases import demonstration_labels, fetched_by, started_from, student_start
 from rlhf_pipelines.wiring import Values, takes_parameters
 
 
@@ -23,7 +28,9 @@ class DistillationOutputs(NamedTuple):
 
 def for_target(target: str) -> Any:
     """Return the pipeline for a target: they differ in where the student goes."""
-    promote_if_better = evaluate_and_promote.for_target(target, eval_demonstrations=dsl.Input[dsl.Dataset])
+    promote_if_better = evaluate_and_promote.for_target(
+        target, eval_demonstrations=dsl.Input[dsl.Dataset], **fetched_by(target)
+    )
 
     @dsl.pipeline(
         name="distillation-pipeline",
@@ -45,7 +52,11 @@ def for_target(target: str) -> Any:
         values = values.adding({"large_model_reference": values["student_model_reference"]})
         inputs, models = first_steps(values, method="distilled", target=target)
         values = values.adding(inputs.outputs).adding(models.outputs)
-        tuned = distillation_phase(**values.of(distillation_phase)).set_display_name("Distillation")
+        labels = demonstration_labels(**values.of(demonstration_labels)).set_display_name("Labels by the Teacher")
+        values = values.adding(labels.outputs)
+        start = student_start(**values.of(student_start)).set_display_name("Supervised Tuning")
+        values = started_from(start, values, target)
+        tuned = train_student(**values.of(train_student)).set_display_name("Student Trainer")
         outcome = promote_if_better(
             **values.adding(tuned.outputs).of(
                 promote_if_better,
@@ -59,7 +70,7 @@ def for_target(target: str) -> Any:
         return DistillationOutputs(
             model_resource_name=outcome.outputs["model_resource_name"],
             endpoint_resource_name=outcome.outputs["endpoint_resource_name"],
-            labels=tuned.outputs["labels"],
+            labels=labels.outputs["labels"],
             summary=outcome.outputs["summary"],
             report=outcome.outputs["report"],
             data_report=inputs.outputs["data_report"],

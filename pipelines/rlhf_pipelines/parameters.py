@@ -22,6 +22,7 @@ from rlhf_tuning.limits import (
     NO_SAMPLES,
     NO_SMOOTHING,
     problem_with,
+    problem_with_on_policy,
     problem_with_preferences,
     problem_with_supervised_phase,
     problem_with_weights,
@@ -77,6 +78,8 @@ _OF_DISTILLATION = (
     "teacher_key_secret",
     "teacher_max_calls",
     "keep_answers",
+    "on_policy",
+    "on_policy_train_steps",
 )
 #: Likewise.
 _OF_RLAIF = (
@@ -233,8 +236,8 @@ PIPELINES: dict[str, tuple[Parameter, ...]] = {
             "lora_dim",
             dataset_uri="JSONL of prompts, some of them with answers: a path, a gs:// path, or a glob.",
             evaluation_data_uri="JSONL of the same to measure on; a part of the data is held out when empty.",
-            train_steps="Optimizer steps of the student.",
-            learning_rate_multiplier="Times the base learning rate of supervised tuning.",
+            train_steps="Optimizer steps of the student on the teacher's answers.",
+            learning_rate_multiplier="Times the base learning rate of the student.",
             accelerator_type="Kind of accelerator; only GPU is supported.",
             lora_dim="LoRA rank; 0 trains all weights.",
             batch_size="Demonstrations in one optimizer step, on all GPUs together.",
@@ -375,6 +378,7 @@ VALIDATED: tuple[Parameter, ...] = tuple(
         "teacher",
         "teacher_max_calls",
         "keep_answers",
+        "on_policy",
         "instruction",
         "default_context",
         "large_model_reference",
@@ -579,6 +583,10 @@ def check_parameters(pipeline: str, values: Mapping[str, object]) -> dict[str, V
             task_rubric(str(checked["task_type"]))
         except ParameterError as error:
             problems.append(str(error))
+    if "teacher" in checked and "on_policy" in checked:
+        on_policy, teacher = bool(checked["on_policy"]), str(checked["teacher"])
+        if problem := problem_with_on_policy(on_policy=on_policy, teacher=teacher):
+            problems.append(problem)
     if checked.get("label_smoothing") and checked.get("loss_type") != "robust":
         problems.append(NO_SMOOTHING)
     if pipeline == "method_comparison_pipeline":

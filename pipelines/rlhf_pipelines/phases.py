@@ -29,11 +29,10 @@ class SupervisedOutputs(NamedTuple):
     evaluation_prompts: dsl.Dataset
 
 
-class DistillationOutputs(NamedTuple):
-    """What distillation hands on: the same, and the prompts with the answers that they have now."""
+class DemonstrationLabelOutputs(NamedTuple):
+    """What a teacher's labelling hands on: demonstrations, and all prompts with the answers that they have now."""
 
-    model: dsl.Model
-    adapter: dsl.Model
+    demonstrations: dsl.Dataset
     eval_demonstrations: dsl.Dataset
     evaluation_prompts: dsl.Dataset
     labels: dsl.Dataset
@@ -115,20 +114,16 @@ def supervised_phase(values: Values) -> SupervisedOutputs:
     )
 
 
-@dsl.pipeline(name="distillation", description="Learn to answer as a teacher does.")
+@dsl.pipeline(name="teacher-labels", description="A teacher answers prompts.")
 @takes_inputs(
     import_demonstration_dataset,
     label_demonstrations,
-    train_supervised,
     demonstration_fingerprint=str,
     eval_fingerprint=str,
-    large_model_fingerprint=str,
     teacher_fingerprint=str,
-    warm_start_fingerprint=str,
-    budget=str,
 )
-def distillation_phase(values: Values) -> DistillationOutputs:
-    """Import prompts, let the teacher answer those that have no answer, and tune the student on all."""
+def demonstration_labels(values: Values) -> DemonstrationLabelOutputs:
+    """Import prompts, and let the teacher answer those that have no answer."""
     data = import_demonstration_dataset(**values.of(import_demonstration_dataset, to_label=True)).set_display_name(
         "Import Prompts to Label"
     )
@@ -139,17 +134,8 @@ def distillation_phase(values: Values) -> DistillationOutputs:
             eval_demonstrations=data.outputs["eval_demonstrations"],
         )
     ).set_display_name("Label Demonstrations")
-    trainer = train_supervised(
-        **values.of(
-            train_supervised,
-            demonstrations=labels.outputs["labelled_demonstrations"],
-            eval_demonstrations=labels.outputs["labelled_eval_demonstrations"],
-            evaluation_prompts=data.outputs["evaluation_prompts"],
-        )
-    ).set_display_name("Supervised Trainer")
-    return DistillationOutputs(
-        model=trainer.outputs["model"],
-        adapter=trainer.outputs["adapter"],
+    return DemonstrationLabelOutputs(
+        demonstrations=labels.outputs["labelled_demonstrations"],
         eval_demonstrations=labels.outputs["labelled_eval_demonstrations"],
         evaluation_prompts=data.outputs["evaluation_prompts"],
         labels=labels.outputs["labels"],
@@ -197,6 +183,34 @@ def supervised_start(values: Values) -> StartOutputs:
     )
 
 
+@dsl.pipeline(
+    name="student-start", description="Before a student answers by itself: learn to answer as its teacher does."
+)
+@takes_inputs(
+    train_supervised,
+    choose_start,
+    demonstrations=dsl.Input[dsl.Dataset],
+    eval_demonstrations=dsl.Input[dsl.Dataset],
+    on_policy=bool,
+    large_model_fingerprint=str,
+    reward_model_fingerprint=str,
+    warm_start_fingerprint=str,
+    budget=str,
+)
+def student_start(values: Values) -> StartOutputs:
+    """Tune the student on its teacher's answers, where that is not the last phase, and say from what the last one starts."""
+    with dsl.If(values["on_policy"] == True, name="the student answers by itself afterwards"):  # noqa: E712
+        trainer = train_supervised(**values.of(train_supervised, is_start=True)).set_display_name("Supervised Trainer")
+        supervised = choose_start(**values.of(choose_start, model=trainer.outputs["model"])).set_display_name(
+            "Choose Start"
+        )
+    with dsl.Else(name="the base model is the start"):
+        base = choose_start(**values.of(choose_start)).set_display_name("Choose Start")
+    return StartOutputs(
+        **{name: dsl.OneOf(supervised.outputs[name], base.outputs[name]) for name in StartOutputs._fields}
+    )
+
+
 @dsl.pipeline(name="fetch-start", description="Hand on as an artifact what the other phases start from.")
 def fetch_start(start_uri: str) -> dsl.Artifact:
     """Import the start as an artifact, for steps that share no storage.
@@ -232,6 +246,17 @@ def supervised_first(values: Values, target: str, **given: Any) -> Values:
             **given,
         )
     ).set_display_name("Supervised Tuning")
+    return started_from(start, values, target)
+
+
+def started_from(start: Any, values: Values, target: str) -> Values:
+    """Return the values that name what others start from.
+
+    Args:
+        start: The task of a nested pipeline that hands that on.
+        values: Of the pipeline.
+        target: Where the pipeline runs.
+    """
     values = values.adding(start.outputs)
     if not fetched_by(target):
         return values

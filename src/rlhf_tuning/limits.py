@@ -28,6 +28,10 @@ NO_WARM_START = (
     "warm_start_adapter and warm_start continue an adapter of the base model, and a supervised phase puts another model in "
     "its place. Leave them out, or supervised_dataset and supervise_on_preferred."
 )
+NO_PROBABILITIES = (
+    "on_policy is true, but teacher is {!r}: a server does not tell how probable its model finds each token that might come "
+    "next, from which the student is to learn on its own answers. Set teacher to 'local_model', or leave on_policy out."
+)
 NO_JUDGE = (
     "held_out_reward_model_share is 0; it must be above 0 where methods are compared: from that share learns a reward model "
     "that only judges."
@@ -171,6 +175,21 @@ def check_supervised_phase(
     ):
         raise ParameterError(problem)
     return bool(supervised_dataset or supervise_on_preferred)
+
+
+def problem_with_on_policy(*, on_policy: bool, teacher: str) -> str:
+    """Return why a student cannot learn from its teacher on its own answers, or an empty string."""
+    return NO_PROBABILITIES.format(teacher) if on_policy and teacher != "local_model" else ""
+
+
+def check_on_policy(*, on_policy: bool, teacher: str) -> None:
+    """Check that a student can learn from its teacher on its own answers, where it is to.
+
+    Raises:
+        ParameterError: If it cannot.
+    """
+    if problem := problem_with_on_policy(on_policy=on_policy, teacher=teacher):
+        raise ParameterError(problem)
 
 
 def check_judge_share(held_out_reward_model_share: float) -> None:

@@ -570,6 +570,15 @@ PARAMETERS: dict[str, Parameter] = {
             True,
             "Keep the answers that rows bring; otherwise the teacher answers their prompts too.",
         ),
+        Parameter(
+            "on_policy",
+            bool,
+            False,
+            "Then let the student answer, and learn on its own answers what the teacher, a local_model, would have said.",
+        ),
+        Parameter(
+            "on_policy_train_steps", int, 100, "Most optimizer steps of the student on its own answers.", Limit(1)
+        ),
         # Of RLAIF, by the names of the old job; then ours.
         Parameter(
             "preference_prompt_dataset",

@@ -43,7 +43,12 @@ PREFERENCE_ROWS = "preference_rows.bin"
 #: File beside an adapter, or in its place where all weights learnt, that holds the settings of the method.
 TUNING_SETTINGS = "tuning.json"
 #: Methods, by their names in those settings, and how people call them.
-METHODS = {"reinforcement": "RLHF", "supervised": "Supervised tuning", "preference": "Preference tuning"}
+METHODS = {
+    "reinforcement": "RLHF",
+    "supervised": "Supervised tuning",
+    "preference": "Preference tuning",
+    "distillation": "On-policy distillation",
+}
 #: What a watch over the training saw, beside them.
 WATCH = "watch.json"
 #: Beside the weights that an early stop chose: the loss on held-out examples at every look.

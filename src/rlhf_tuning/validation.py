@@ -10,10 +10,11 @@ from rlhf_tuning.data.held_out import ONE_IN, judged_prompts
 from rlhf_tuning.data.problems import FILE_CODES
 from rlhf_tuning.data.summary import Finding
 from rlhf_tuning.errors import DataError, ModelError, ModelNotAtHandError
-from rlhf_tuning.labelling.teacher import LOCAL, check_calls
-from rlhf_tuning.limits import check_context, check_limits, check_supervised_phase
+from rlhf_tuning.labelling.teacher import LOCAL, check_calls, check_same_tokens
+from rlhf_tuning.limits import check_context, check_limits, check_on_policy, check_supervised_phase
 from rlhf_tuning.models.architecture import load_config, positions
 from rlhf_tuning.models.base_model_check import check_base_model
+from rlhf_tuning.models.registered import folder_if_registered
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.reports.data_report import write_data_report
 from rlhf_tuning.rewards import (
@@ -65,6 +66,8 @@ class ValidationConfig:
         teacher: Where it is.
         teacher_max_calls: Most requests to its server.
         keep_answers: Whether answers that rows bring are kept.
+        on_policy: Whether the student is to learn on its own answers afterwards.
+        registry_dir: Folder of the registry that the teacher may be in; its default place when empty.
         tunes_on_preferences: Whether a model is tuned on preferences or feedback themselves.
         epoch_count: Times that it sees each of them then.
         rewards: Rewards of one's own beside a reward model, or in its place; empty when there are none.
@@ -102,6 +105,8 @@ class ValidationConfig:
     teacher: str = LOCAL
     teacher_max_calls: int = 10_000
     keep_answers: bool = True
+    on_policy: bool = False
+    registry_dir: str = ""
     tunes_on_preferences: bool = False
     epoch_count: float = 1.0
     rewards: str = ""
@@ -129,6 +134,7 @@ class ValidationConfig:
         check_supervised_phase(
             supervised_dataset=self.supervised_dataset, supervise_on_preferred=self.supervise_on_preferred
         )
+        check_on_policy(on_policy=self.on_policy, teacher=self.teacher)
 
 
 def validate_data(
@@ -156,6 +162,7 @@ def validate_data(
         ParameterError: If the base model takes no texts that long.
     """
     unchecked = _check_model(config.large_model_reference, torch=torch)
+    tokens = _check_tokens(config) if config.on_policy and not unchecked else ""
     preferences = config.preference_dataset or config.preference_prompt_dataset
     rewarded = bool(config.prompt_dataset and (preferences or config.rewards))
     tunes = rewarded or config.tunes_on_preferences
@@ -193,6 +200,8 @@ def validate_data(
     )
     if unchecked and not check.problems:
         check = _with_finding(check, _lengths_not_checked(unchecked[0]))
+    if tokens and not check.problems:
+        check = _with_finding(check, _tokens_not_checked(tokens))
     if (tunes or config.dataset_uri) and not check.problems and (finding := _nothing_promotes(config, check)):
         check = _with_finding(check, finding)
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -237,6 +246,25 @@ def _check_model(reference: str, *, torch: bool) -> list[str]:
     except ModelNotAtHandError as error:
         return [str(error)]
     return []
+
+
+def _check_tokens(config: ValidationConfig) -> str:
+    """Check that student and teacher have the same tokens, and return why that cannot be done here; empty where it was.
+
+    Raises:
+        ParameterError: If they have others.
+    """
+    teacher = folder_if_registered(config.teacher_model_reference, config.registry_dir)
+    try:
+        check_same_tokens(config.large_model_reference, teacher)
+    except ModelError as error:  # of a hub's model that is not at hand
+        return str(error)
+    return ""
+
+
+def _tokens_not_checked(reason: str) -> Finding:
+    message = f"Whether the teacher has the student's tokens, as on_policy needs, was not checked. {reason}"
+    return Finding(code="tokens_not_checked", parameter="teacher_model_reference", message=message)
 
 
 def _text_format(config: ValidationConfig, unchecked: list[str]) -> TextFormat | None:

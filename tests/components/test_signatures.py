@@ -14,7 +14,8 @@ from rlhf_tuning.labelling.preferences import PreferenceLabelConfig
 from rlhf_tuning.labelling.teacher import TeacherConfig
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.promotion.recurring import RecurringConfig
-from rlhf_tuning.training import kto, preference
+from rlhf_tuning.training import distillation, kto, preference, supervised
+from rlhf_tuning.training.distillation import DistillationConfig
 from rlhf_tuning.training.preference import PreferenceConfig
 from rlhf_tuning.training.reinforcement import ReinforcementConfig
 from rlhf_tuning.training.reward_model import RewardModelConfig
@@ -25,6 +26,7 @@ PAIRS = {
     "train_policy": ReinforcementConfig,
     "train_preference": PreferenceConfig,
     "train_supervised": SupervisedConfig,
+    "train_student": DistillationConfig,
     "label_demonstrations": TeacherConfig,
     "label_preferences": PreferenceLabelConfig,
     "infer": InferenceConfig,
@@ -71,10 +73,16 @@ def test_names_types_and_defaults_are_those_of_the_configuration(name):
         assert default == (... if field.default is dataclasses.MISSING else field.default)
 
 
-def test_pairs_and_feedback_are_learnt_from_by_functions_that_are_called_alike():
-    functions = preference.train_on_preferences, kto.train_on_feedback
-    of_pairs, of_feedback = ([*inspect.signature(function).parameters.values()] for function in functions)
-    assert of_pairs == of_feedback
+@pytest.mark.parametrize(
+    "functions",
+    [
+        (preference.train_on_preferences, kto.train_on_feedback),
+        (supervised.train_supervised, distillation.train_student),
+    ],
+)
+def test_what_one_component_chooses_between_is_called_alike(functions):
+    one, other = ([*inspect.signature(function).parameters] for function in functions)
+    assert one == other
 
 
 def test_every_component_is_in_the_list_under_the_name_of_its_file():

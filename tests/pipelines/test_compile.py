@@ -210,36 +210,43 @@ def test_on_kubeflow_an_importer_s_address_is_an_input_of_the_pipeline_around_it
                 label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
                 if "importer" in executors.get(label, {}):
                     addresses.append(task["inputs"]["parameters"]["uri"])
-    # rlhf_pipeline's, the same in recurring_rlhf_pipeline and rlaif_pipeline, and preference_tuning_pipeline's.
-    assert addresses == [{"componentInputParameter": "start_uri"}] * 4
+    # rlhf_pipeline's, the same in recurring_rlhf_pipeline and rlaif_pipeline, preference_tuning_pipeline's, and
+    # distillation_pipeline's.
+    assert addresses == [{"componentInputParameter": "start_uri"}] * 5
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "followers"),
+    ("pipeline", "phase", "asked", "followers"),
     [
-        ("rlhf_pipeline", ("train-reward-model", "train-reward-model-2", "reinforcement-learning")),
-        ("preference_tuning_pipeline", ("preference-tuning", "train-reward-model")),
+        (
+            "rlhf_pipeline",
+            "supervised-start",
+            "supervises",
+            ("train-reward-model", "train-reward-model-2", "reinforcement-learning"),
+        ),
+        ("preference_tuning_pipeline", "supervised-start", "supervises", ("preference-tuning", "train-reward-model")),
+        ("distillation_pipeline", "student-start", "on_policy", ("train-student",)),
     ],
 )
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_supervised_phase_runs_only_when_it_is_asked_for_and_all_that_follows_starts_from_its_model(
-    target, pipeline, followers, compiled
+    target, pipeline, phase, asked, followers, compiled
 ):
     (path,) = [path for path in compiled if path.parent.name == target and path.stem == pipeline]
     spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
     tasks = spec["root"]["dag"]["tasks"]
-    start = spec["components"]["comp-supervised-start"]["dag"]["tasks"]["condition-branches-1"]["componentRef"]["name"]
+    start = spec["components"][f"comp-{phase}"]["dag"]["tasks"]["condition-branches-1"]["componentRef"]["name"]
     branches = spec["components"][start]["dag"]["tasks"].values()
-    triggers = {task["taskInfo"]["name"]: task["triggerPolicy"]["condition"] for task in branches}
-    asked = "inputs.parameter_values['pipelinechannel--supervises'] == true"
-    assert triggers == {"there is a supervised phase": asked, "the base model is the start": f"!({asked})"}
+    triggers = [task["triggerPolicy"]["condition"] for task in branches]
+    condition = f"inputs.parameter_values['pipelinechannel--{asked}'] == true"
+    assert triggers == [condition, f"!({condition})"]
     for name in (*followers, "evaluate-and-promote"):
         source = tasks[name]["inputs"]["parameters"]["large_model_reference"]["taskOutputParameter"]
-        assert source["producerTask"] == "supervised-start"
+        assert source["producerTask"] == phase
         assert ("start_model" in tasks[name]["inputs"].get("artifacts", {})) == (target == "kubeflow")
-    # It leaves the held-out reward model's preferences alone.
-    share = {"componentInputParameter": "held_out_reward_model_share"}
-    assert tasks["supervised-start"]["inputs"]["parameters"]["held_out_reward_model_share"] == share
+    if phase == "supervised-start":  # it leaves the held-out reward model's preferences alone
+        share = {"componentInputParameter": "held_out_reward_model_share"}
+        assert tasks[phase]["inputs"]["parameters"]["held_out_reward_model_share"] == share
     # What the model is registered under, and first held against, is the base model.
     base = tasks["evaluate-and-promote"]["inputs"]["parameters"]["base_model_reference"]["taskOutputParameter"]
     assert base["producerTask"] == "preprocess-inputs"
@@ -251,6 +258,8 @@ def test_a_supervised_phase_runs_only_when_it_is_asked_for_and_all_that_follows_
         ("rlhf_pipeline", "reinforcement-learning"),
         ("preference_tuning_pipeline", "preference-tuning"),
         ("supervised_tuning_pipeline", "supervised-tuning"),
+        ("distillation_pipeline", "student-start"),
+        ("distillation_pipeline", "train-student"),
     ],
 )
 def test_every_method_starts_from_the_adapter_that_was_checked(pipeline, phase, compiled):

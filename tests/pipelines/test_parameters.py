@@ -246,6 +246,7 @@ def test_table_can_be_written_as_json() -> None:
         ("preference_tuning_pipeline", {"supervised_dataset": "d", "warm_start_adapter": "mine@1"}, "in its place"),
         ("method_comparison_pipeline", {"held_out_reward_model_share": 0}, "a reward model that only judges"),
         ("method_comparison_pipeline", {"loss_type": "kto"}, "which learns from feedback_dataset"),
+        ("validate", {"on_policy": True, "teacher": "gemini"}, "does not tell how probable its model finds each token"),
         ("label", {"task_type": "chat"}, "task_type is 'chat'; it must be summarization or question_answering"),
     ],
 )

@@ -43,6 +43,49 @@ def train_preferences(model: Path, folder: Path, checkpoint_dir: str | Path = ""
     )
 
 
+def train_student(model: Path, folder: Path, checkpoint_dir: str | Path = "", **settings: Any) -> None:
+    """Let a student learn from its teacher on its own answers."""
+    from rlhf_tuning.training import distillation
+
+    data = str(folder / "preferences.jsonl")
+    distillation.train_student(
+        distillation.DistillationConfig(
+            large_model_reference=str(model),
+            teacher_model_reference=str((folder / "teacher").resolve()),
+            on_policy_train_steps=6,
+            evaluation_interval=2,
+            batch_size=8,
+            learning_rate_multiplier=50.0,
+            lora_dim=8,
+            prompt_sequence_length=32,
+            target_sequence_length=16,
+            dtype="float32",
+            **settings,
+        ),
+        demonstrations_path=data,
+        eval_demonstrations_path=data,
+        adapter_dir=str(folder / "tuned" / "adapter"),
+        model_dir=str(folder / "tuned" / "model"),
+        tensorboard_dir=str(folder / "tuned" / "events"),
+        checkpoint_dir=str(checkpoint_dir),
+    )
+
+
+def save_teacher(model: Path, folder: Path) -> None:
+    """Save a model with the same tokens and other weights."""
+    import torch
+
+    from rlhf_tuning.models import base_model
+    from rlhf_tuning.models.tokenizer import load_tokenizer
+
+    teacher = base_model.load_causal_lm(str(model), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for weight in teacher.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    teacher.save_pretrained(folder)
+    load_tokenizer(str(model)).save_pretrained(folder)
+
+
 #: What is trained, by name: takes the model and the folder, and is six steps long; an epoch is four where there are epochs.
 TRAININGS: dict[str, Callable[..., Any]] = {
     "supervised": partial(train_supervised, train_steps=6, batch_size=16),
@@ -57,6 +100,7 @@ TRAININGS: dict[str, Callable[..., Any]] = {
     ),
     "preferences": partial(train_preferences, epoch_count=1.2),
     "feedback": partial(train_preferences, epoch_count=1.2, loss_type="kto"),
+    "student": train_student,
     "rloo": partial(
         train_policy,
         name="rl",
@@ -99,6 +143,7 @@ def prepare(model: Path, folder: Path) -> None:
     judgements = rows[::2] + feedback[1::2]
     (folder / "judgements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in judgements))
     train_rewards(model, folder)
+    save_teacher(model, folder / "teacher")
 
 
 def train(kind: str, model: Path, prepared: Path, folder: Path, checkpoints: Path | None) -> None:

@@ -359,3 +359,26 @@ def test_where_a_judge_is_to_prefer_a_reward_model_will_be_trained_and_the_gate_
     for rewards in ("", listed):
         check, _ = validate(tmp_path, prompt_dataset=prompts_with_references(tmp_path), rewards=rewards, **asked)
         assert "nothing_promotes" in [finding.code for finding in check.summary.findings]
+
+
+def test_a_student_that_answers_by_itself_has_its_teacher_s_tokens(tmp_path, tiny_model, tiny_plain_model):
+    from rlhf_tuning.models.tokenizer import load_tokenizer
+
+    def distil(teacher: str) -> list[str]:
+        rows = [{"input_text": f"Describe place {number}."} for number in range(20)]
+        return validate(
+            tmp_path,
+            dataset_uri=write(tmp_path / "prompts.jsonl", rows),
+            large_model_reference=str(tiny_model),
+            teacher_model_reference=teacher,
+            on_policy=True,
+        )[1]
+
+    assert not any("tokens" in line for line in distil(str(tiny_plain_model)))
+    assert any("was not checked" in line for line in distil("nobody/nothing"))
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.add_tokens(["harbour"])
+    tokenizer.save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text((tiny_model / "config.json").read_text())
+    with pytest.raises(ParameterError, match="are not the same"):
+        distil(str(tmp_path / "other"))

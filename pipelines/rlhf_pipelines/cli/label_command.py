@@ -12,7 +12,7 @@ from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges import check_judge, check_server
 from rlhf_tuning.evaluation.judges.language_model import check_reachable
 from rlhf_tuning.labelling.tasks import task_rubric
-from rlhf_tuning.labelling.teacher import resolve_registered
+from rlhf_tuning.models.registered import resolve_registered
 from rlhf_tuning.parameters import Value
 
 _MODELS = ("large_model_a_reference", "large_model_b_reference")

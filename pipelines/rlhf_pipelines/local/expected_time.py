@@ -14,7 +14,7 @@ from rlhf_tuning.parameters import Value
 from rlhf_tuning.step import emit
 
 #: The components of which one is the first long step.
-_FIRST = ("train_supervised", "train_reward_model", "train_preference")
+_FIRST = ("train_supervised", "train_student", "train_reward_model", "train_preference")
 #: What says how long a policy is tuned, of which each run that tunes one model has one.
 _TUNES = ("reinforcement_learning_train_steps", "epoch_count", "train_steps")
 #: What a run has whose data an earlier step of its own makes, so that nothing is known of it yet.

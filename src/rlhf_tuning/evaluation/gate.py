@@ -56,6 +56,11 @@ _ADVICE = {
         "Look at these answers, and for such among the demonstrations; or train fewer steps.",
         "Lower the learning rate or the steps, or raise gate_max_kl.",
     ),
+    "distillation": _Advice(
+        "The student learnt its teacher at the expense of quality: look at the teacher's answers, or train fewer steps.",
+        "Look at these answers, and for such among the teacher's; or train fewer steps.",
+        "Lower the learning rate or the steps, or raise gate_max_kl.",
+    ),
     "preference": _Advice(
         "The model learnt the preferences at the expense of quality: raise beta, or lower epoch_count.",
         "Look at these answers, and for such among those that people chose or liked; raise beta, lower epoch_count, or of "

@@ -111,6 +111,35 @@ def generate_answers(
     return [answers[row] for row in range(len(prompts))]
 
 
+def by_engine(
+    engine: str,
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    compute: torch.dtype,
+    pad_id: int,
+    most_tokens: int,
+    temperature: float,
+    ends: Sequence[int],
+) -> list[list[int]]:
+    """Return the tokens of one answer to each prompt, by a model that learns.
+
+    Args:
+        engine: From `rollout.chosen_engine`.
+        model: A causal language model of transformers, not wrapped in anything.
+        prompts: Like the rest, as for `by_transformers`.
+        compute: Of matrix products.
+    """
+    with sharding.in_step(model):
+        if engine == "lean":
+            with rollout.prepared(model, compute):
+                return rollout.sample(model, prompts, most_tokens=most_tokens, temperature=temperature, ends=ends)
+        with torch.autocast(model.device.type, dtype=compute, enabled=compute != torch.float32):
+            return by_transformers(
+                model, prompts, pad_id=pad_id, most_tokens=most_tokens, temperature=temperature, ends=ends
+            )
+
+
 def by_transformers(
     model: Any,
     prompts: Sequence[Sequence[int]],

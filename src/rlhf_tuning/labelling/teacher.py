@@ -1,15 +1,13 @@
 """The teacher of a distillation: which model answers the prompts, and where it is. Needs no torch."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from rlhf_tuning import registry
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges import check_endpoint
 from rlhf_tuning.evaluation.judges.role import TEACHER
 from rlhf_tuning.limits import check_limits
-from rlhf_tuning.models.model_reference import ResolvedModel, local_folder, resolve_reference
-from rlhf_tuning.models.packaged_models import ALIASES
+from rlhf_tuning.models.model_reference import ResolvedModel
+from rlhf_tuning.models.registered import resolve_registered
 from rlhf_tuning.step import counted
 
 #: The teacher that is loaded by the step itself; the others are behind a server.
@@ -98,23 +96,23 @@ def resolve_teacher(teacher_model_reference: str, *, teacher: str, registry_dir:
     return resolve_registered(teacher_model_reference, parameter=TEACHER.model, registry_dir=registry_dir)
 
 
-def resolve_registered(reference: str, *, parameter: str, registry_dir: str) -> ResolvedModel:
-    """Check that a model exists which is only asked, and say which one exactly it is.
+def check_same_tokens(student: str, teacher: str) -> None:
+    """Check that a student and its teacher have the same tokens: probabilities of these are compared.
 
     Args:
-        reference: A base model reference, or a model of the local registry.
-        parameter: What holds it, for messages.
-        registry_dir: Folder of the registry; its default place when empty.
+        student: A base model reference.
+        teacher: Likewise.
 
     Raises:
-        ModelError: If there is no such model.
+        ParameterError: If they have others.
+        ModelError: If a tokenizer cannot be loaded.
     """
-    root = Path(registry_dir).expanduser() if registry_dir else None
-    name = reference.removeprefix("models/").partition("@")[0]
-    if (
-        name not in ALIASES
-        and not local_folder(reference)
-        and name in {found.name for found in registry.list_models(root)}
-    ):
-        reference = str(registry.named_model(reference, root).folder)
-    return resolve_reference(reference, parameter=parameter)
+    from rlhf_tuning.models.tokenizer import load_tokenizer
+
+    ours, theirs = load_tokenizer(student).get_vocab(), load_tokenizer(teacher).get_vocab()
+    if ours != theirs:
+        raise ParameterError(
+            f"on_policy is true, but the tokens of the student {student!r} ({len(ours):,}) and of the teacher {teacher!r} "
+            f"({len(theirs):,}) are not the same, so that their probabilities cannot be compared. Choose two models of one "
+            "family, or leave on_policy out: the teacher's answers alone are learnt then."
+        )

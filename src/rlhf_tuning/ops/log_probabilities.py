@@ -8,7 +8,7 @@ out anew in the backward pass; on a CPU, where that is slow, a few positions at 
 probabilities for the backward pass.
 
 Where a model cannot share a prompt (`packing.is_exact`) each answer has one of its own. Where its logits are not the output
-head's, but for a scale and a cap that its config names (`_head_scale` compares), they are asked of the model itself, which
+head's, but for a scale and a cap that its config names (`head_scale` compares), they are asked of the model itself, which
 takes the memory of the whole vocabulary.
 """
 
@@ -202,7 +202,7 @@ def log_probabilities(
         temperature: Divides the logits.
         begun: What all prompts go on from; None where they begin by themselves.
     """
-    scale = _head_scale(model)
+    scale = head_scale(model)
     tensors = (answers.input_ids, answers.position_ids, answers.owners)
     if scale is None:
         given = begun.inputs if begun else packing.inputs
@@ -228,7 +228,7 @@ def of_parts(model: Any, parts: Sequence[Answers], *, temperature: float) -> tup
 
 
 @torch.no_grad()
-def _head_scale(model: Any) -> float | None:
+def head_scale(model: Any) -> float | None:
     """Return what a model multiplies its head's products by; None where its logits are something else."""
     if model not in _scales:
         settings = model.config.get_text_config().to_dict()

@@ -32,6 +32,18 @@ def unpadded(
     return [ids[:start] for ids, start, _ in rows], [ids[start:length] for ids, start, length in rows]
 
 
+def unpadded_answers(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return prompts and answers from rows of a left-padded prompt and a right-padded answer in the last `columns`."""
+    prompts, answers = [], []
+    for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True):
+        kept = [token if keep else None for token, keep in zip(ids, mask, strict=True)]
+        prompts.append([token for token in kept[:-columns] if token is not None])
+        answers.append([token for token in kept[-columns:] if token is not None])
+    return prompts, answers
+
+
 def placed(values: torch.Tensor, answers: Sequence[Sequence[int]], where: torch.Tensor) -> torch.Tensor:
     """Put what is known of answers' tokens where a mask has these tokens.
 

@@ -15,6 +15,7 @@ from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.sources import resolve
 from rlhf_tuning.limits import check_context
 from rlhf_tuning.models.architecture import Architecture, read_architecture
+from rlhf_tuning.models.registered import folder_if_registered
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.parameters import Value
@@ -72,16 +73,19 @@ def plan_of_data(
 
 
 def read_bases(values: Mapping[str, Value]) -> tuple[Architecture, Architecture]:
-    """Return the shapes of the policy's base model and of the reward model's.
+    """Return the shapes of the policy's base model and of the reward model's, or of a teacher that is loaded beside it.
 
     Raises:
         ModelError: If a shape cannot be known.
         ParameterError: If a model takes no texts that long.
     """
     reference = str(values["large_model_reference"])
-    other = str(values.get("reward_model_reference", "")) or reference
+    parameter = "teacher_model_reference" if values.get("on_policy") else "reward_model_reference"
+    other = str(values.get(parameter, "")) or reference
     model = read_architecture(reference)
-    reward_base = model if other == reference else read_architecture(other, parameter="reward_model_reference")
+    reward_base = model
+    if other != reference:
+        reward_base = read_architecture(folder_if_registered(other), parameter=parameter)
     for base in (model, reward_base):
         check_context(
             base.positions,

@@ -114,9 +114,16 @@ _STARTS = {True: (6, 6, 4.0, 1.0), False: (6, 6, 300.0, 60.0)}
 
 
 #: Of the phases that a run may have.
-_STEPS = ("supervised_train_steps", "reward_model_train_steps", "reinforcement_learning_train_steps")
+_STEPS = (
+    "supervised_train_steps",
+    "reward_model_train_steps",
+    "reinforcement_learning_train_steps",
+    "on_policy_train_steps",
+)
 #: Looks of preference tuning in an epoch, as `preference` has it.
 _PREFERENCE_LOOKS = 4
+#: Held-out prompts that a student answers at each look, as `distillation` has it.
+_ANSWERED_AT_A_LOOK = 100
 
 
 def learnt_from(preferences: int, held_out_share: float) -> int:
@@ -134,7 +141,8 @@ class Plan:
     are all that the dataset has, whatever is held out of them and left to the held-out reward model; by them it is known how
     many the reward model is validated on, the largest share that may be where they are 0.
     With `preference_train_steps` the run is preference tuning: `lora_dim` is its `adapter_size`, and of the reward models it
-    has the held-out one alone. With `on_feedback` each of the `preferences` is one answer.
+    has the held-out one alone. With `on_policy_train_steps` a student learns on its own answers, with its teacher beside it.
+    With `on_feedback` each of the `preferences` is one answer.
     """
 
     prompt_sequence_length: int = 512
@@ -142,6 +150,7 @@ class Plan:
     reward_model_train_steps: int = 1000
     reinforcement_learning_train_steps: int = 1000
     supervised_train_steps: int = 0
+    on_policy_train_steps: int = 0
     evaluation_interval: int = 20
     kl_coeff: float = 0.1
     max_kl: float = 200.0
@@ -177,8 +186,10 @@ class Plan:
     def of(cls, values: Mapping[str, Any]) -> "Plan":
         """Return the settings among a run's parameters."""
         known = _known(values)
-        if values.get("dataset_uri"):  # supervised tuning alone
+        if values.get("dataset_uri"):  # supervised tuning, and what may follow of a student
             steps = dict.fromkeys(_STEPS, 0) | {"supervised_train_steps": values["train_steps"]}
+            if values.get("on_policy"):
+                steps["on_policy_train_steps"] = values["on_policy_train_steps"]
             return cls(**known | steps | {"held_out_reward_model_share": 0.0, "watch_prompts": 0})
         preferences = ("preference_dataset", "feedback_dataset", "preference_prompt_dataset")
         if values.get("rewards") and not any(values.get(name) for name in preferences):
@@ -253,7 +264,7 @@ def _steps_before(values: Mapping[str, Any]) -> int:
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a plan that are parameters of a run."""
     known = {field.name: values[field.name] for field in fields(Plan) if field.name in values}
-    return known | {"regression_prompts": _SUITE if values.get("regression_suite") else 0}
+    return known | {"regression_prompts": _SUITE if values.get("regression_suite") else 0, "on_policy_train_steps": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -492,6 +503,7 @@ class _Forecaster:
                 self.policy_seconds(),
                 self.policy_memory(),
             ),
+            Phase("on-policy distillation", plan.on_policy_train_steps, self.student_seconds(), self.student_memory()),
         )
         return Forecast(
             phases=tuple(phase for phase in phases if phase.steps),
@@ -552,35 +564,59 @@ class _Forecaster:
         }
 
     def policy_memory(self) -> dict[str, float]:
-        plan, model, c, cpu = self.plan, self.model, self.c, self.on.cpu
+        plan, model, cpu = self.plan, self.model, self.on.cpu
         lora = plan.lora_dim > 0
         held = self.process() + (1 + self.copies) * self.weights(model, plan.lora_dim, divided=self.policy_divided)
         held += self.learning(model, plan.lora_dim, divided=self.policy_divided) + self.reward_models()
         lanes = micro_batch(self.prompts, LANES) if cpu and lora else 1
         rows = lanes if cpu else micro_batch(self.prompts, max(1, 16 // self.k))
         tokens = plan.prompt_sequence_length + self.k * plan.target_sequence_length
-        copied = (model.linear if lora or not cpu else 0) + (model.embedding if cpu else 0)
-        if not lora:
-            copied = (model.linear + model.embedding) if cpu or c == 2 else 0
-        if self.policy_divided:
-            copied = 0 if lora or c == 4 else model.embedding
         length = plan.prompt_sequence_length + plan.target_sequence_length + 1
         answers = self.prompts * self.k
         stored = model.parameters * model.stored_bytes
-        rollout = held + copied * c
-        sampled = self.sampling(model, answers, self.prompts)
-        if not cpu:
-            room = SAMPLING_SHARE * (self.on.memory - rollout)
-            sampled = max(self.sampling(model, 1, 1), min(sampled, room))
         # Merged on the GPU, or in the machine's memory where it does not fit there.
         merged = stored if lora and not self.policy_divided else 0
         return {
-            "rollout": rollout + sampled,
+            "rollout": self.rollout_memory(held, answers),
             "scoring": held + self.passing(self.reward_base, min(SCORED_TOGETHER, answers), length),
             "training": held
             + self.activations(model, rows, tokens, lora=lora, divided=self.policy_divided)
             + lanes * self.head(model, rows // lanes * self.k * plan.target_sequence_length, lora=lora),
             "saving": (self.process() if lora else held) + merged + (stored if cpu and lora else 0),
+        }
+
+    def rollout_memory(self, held: float, answers: int) -> float:
+        """Return the memory of sampling so many answers to a step's prompts, beside what is held."""
+        model, c, cpu, lora = self.model, self.c, self.on.cpu, self.plan.lora_dim > 0
+        copied = (model.linear if lora or not cpu else 0) + (model.embedding if cpu else 0)
+        if not lora:
+            copied = (model.linear + model.embedding) if cpu or c == 2 else 0
+        if self.policy_divided:
+            copied = 0 if lora or c == 4 else model.embedding
+        rollout = held + copied * c
+        sampled = self.sampling(model, answers, self.prompts)
+        if not cpu:
+            room = SAMPLING_SHARE * (self.on.memory - rollout)
+            sampled = max(self.sampling(model, 1, 1), min(sampled, room))
+        return rollout + sampled
+
+    def student_memory(self) -> dict[str, float]:
+        """Return the memory of a student that learns on its own answers, with its teacher beside it."""
+        plan, model, teacher = self.plan, self.model, self.reward_base
+        learning = self.answers_memory(1)
+        beside = self.weights(teacher, 1, divided=self.is_divided(teacher, self.c))
+        held = self.process() + self.weights(model, plan.lora_dim, divided=self.policy_divided) + beside
+        held += self.learning(model, plan.lora_dim, divided=self.policy_divided)
+        rows, length = (
+            micro_batch(self.prompts, SUPERVISED_TOGETHER),
+            plan.prompt_sequence_length + plan.target_sequence_length,
+        )
+        # The teacher's logits are worked out beside the student's.
+        theirs = self.passing(teacher, rows, length) + self.head(teacher, rows * plan.target_sequence_length, lora=True)
+        return {
+            "rollout": self.rollout_memory(held, self.prompts),
+            "training": learning["training"] + beside + theirs,
+            "saving": learning["saving"],
         }
 
     def process(self) -> float:
@@ -795,6 +831,32 @@ class _Forecaster:
             "update": update + self.optimizer_seconds(model, plan.lora_dim, divided=divided),
         }
 
+    def student_seconds(self) -> dict[str, float]:
+        """Return the seconds of a step of a student that learns on its own answers."""
+        plan, model, divided = self.plan, self.model, self.policy_divided
+        return {
+            "sampling": self.sampling_seconds(
+                model, self.prompts, self.prompts, self.lengths, merges=plan.lora_dim > 0, divided=divided
+            ),
+            # Its head is passed through in the backward pass as well.
+            "teacher": self.teacher_seconds(self.prompts, heads=2),
+            **self.answers_seconds(1),
+        }
+
+    def teacher_seconds(self, prompts: int, *, heads: int = 1) -> float:
+        """Return the seconds in which a teacher passes over an answer to each of so many prompts."""
+        prompt, answer = self.lengths
+        teacher = self.reward_base
+        return self.pass_seconds(
+            teacher,
+            prompts,
+            prompt + answer,
+            at_a_time=SUPERVISED_TOGETHER,
+            rank=0,
+            learns=False,
+            divided=self.is_divided(teacher, self.c),
+        ) + heads * self.head_seconds(teacher, prompts * answer, learns=False)
+
     def scoring_seconds(self, prompts: int, answers: int = 1) -> float:
         """Return the seconds in which a reward model scores so many answers to each prompt."""
         prompt, answer = self.lengths
@@ -850,7 +912,7 @@ class _Forecaster:
         centring = self.answering_seconds(centred, together, divided=frozen) + self.scoring_seconds(centred)
         measuring = self.demonstrated_seconds(measured, learns=False, divided=self.policy_divided)
         # Base or champion, tuned model, and where others start from a supervised model that one too.
-        between = 1 if supervised and (plan.tunes_policy or learns_preferences) else 0
+        between = 1 if supervised and (plan.tunes_policy or learns_preferences or plan.on_policy_train_steps) else 0
         evaluation = (
             (2 + between) * self.answering_seconds(evaluated, ROWS_TOGETHER[True], divided=frozen)
             # Both models' answers, and both answers of as many held-out preferences.
@@ -864,6 +926,7 @@ class _Forecaster:
         seconds = {
             "held-out loss": measurements * measuring,
             **(self.preference_seconds_beside(watched) if learns_preferences else {}),
+            "held-out answers": self.student_seconds_beside(),
             "validation of reward models": validation,
             "centring of scores": 0.0 if learns_preferences else judges * centring,
             "watch": plan.looks * look,
@@ -871,6 +934,19 @@ class _Forecaster:
             "start-up": heavy * heavy_start + light * light_start + loading,
         }
         return {name: value / 3600 for name, value in seconds.items()}
+
+    def student_seconds_beside(self) -> float:
+        """Return the seconds in which a student that learns on its own answers is measured on held-out prompts."""
+        plan, divided = self.plan, self.policy_divided
+        if not plan.on_policy_train_steps:
+            return 0.0
+        share = math.ceil(_ANSWERED_AT_A_LOOK / self.on.devices)
+        look = (
+            self.answering_seconds(share, ANSWERED_TOGETHER[self.on.cpu], divided=divided)
+            + self.demonstrated_seconds(share, learns=False, divided=divided)
+            + self.teacher_seconds(share)
+        )
+        return (1 + math.ceil(plan.on_policy_train_steps / plan.evaluation_interval)) * look
 
     def preference_seconds_beside(self, watched: int) -> dict[str, float]:
         """Return the seconds that preference tuning takes beside its steps, on `watched` prompts at each look."""

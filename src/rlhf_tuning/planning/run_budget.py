@@ -35,18 +35,20 @@ NO_PRICE = (
     "give max_hours instead."
 )
 
-#: A training step to its phase in a forecast, in the order of a run.
+#: A training step to its phase in a forecast: the first of these that the forecast has.
 _TRAININGS = {
-    "Supervised Trainer": "supervised tuning",
-    "Reward Model Trainer": "reward model",
-    "Held-out Reward Model Trainer": "held-out reward model",
-    "Preference Trainer": "preference tuning",
-    "Reinforcer": "reinforcement learning",
+    "Supervised Trainer": ("supervised tuning",),
+    "Reward Model Trainer": ("reward model",),
+    "Held-out Reward Model Trainer": ("held-out reward model",),
+    "Preference Trainer": ("preference tuning",),
+    "Reinforcer": ("reinforcement learning",),
+    "Student Trainer": ("on-policy distillation", "supervised tuning"),
 }
 #: What a forecast has beside the steps of a phase; both reward models share theirs, by their steps.
 _BESIDE = {
     "supervised tuning": ("held-out loss",),
     "preference tuning": ("reference", "held-out preferences"),
+    "on-policy distillation": ("held-out answers",),
     "reinforcement learning": ("watch",),
 }
 _OF_REWARD_MODELS = ("validation of reward models", "centring of scores")
@@ -56,6 +58,7 @@ _STEPS = {
     "reward_model_train_steps": "reward_model_train_steps",
     "reinforcement_learning_train_steps": "reinforcement_learning_train_steps",
     "preference_train_steps": "epoch_count",
+    "on_policy_train_steps": "on_policy_train_steps",
 }
 #: What a run has none of that trains a reward model alone.
 ALONE = {"reinforcement_learning_train_steps": 0, "held_out_reward_model_share": 0.0, "watch_prompts": 0}
@@ -376,16 +379,19 @@ class StepBudget:
     def seconds(self, found: Forecast) -> float:
         """Return the seconds that the step may take in all, by a forecast for its machine; 0 where nothing is left."""
         phases = _training_seconds(found)
-        ahead = {
-            name: phases[phase] for name, phase in _TRAININGS.items() if phase in phases and name not in self.known
-        }
+        done = {_phase_of(name, phases) for name in self.known if name in _TRAININGS}
+        ahead = {phase: seconds for phase, seconds in phases.items() if phase not in done}
         left = 3600 * self.run.hours - self.spent - kept_back(found)
-        return max(0.0, left) * ahead[self.step] / sum(ahead.values())
+        return max(0.0, left) * ahead[_phase_of(self.step, phases)] / sum(ahead.values())
 
     def seconds_after(self, found: Forecast) -> float:
         """Return the seconds that the step takes once its last optimizer step is done, but for saving: to centre scores."""
         centring = found.hours.get("centring of scores", 0.0) if "Reward Model" in self.step else 0.0
         return _SURE * 3600 * centring
+
+
+def _phase_of(step: str, phases: Collection[str]) -> str:
+    return next((phase for phase in _TRAININGS[step] if phase in phases), "")
 
 
 def kept_back(found: Forecast) -> float:

@@ -124,7 +124,7 @@ class RewardModelPart:
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedPart:
-    """What is known of supervised tuning.
+    """What is known of supervised tuning, or of what a student learnt on its own answers.
 
     Args:
         history: One record a training step: `step`, `loss`, `entropy`, `learning_rate`.
@@ -184,6 +184,7 @@ class RunReport:
         scorer_name: What gave the answers' true scores, such as `house style`.
         judges: What is known of the judges.
         supervised: Supervised tuning.
+        distillation: What a student learnt on its own answers.
         preference: Preference tuning.
         reward_model: Phase 1.
         reinforcement: Phase 2, one record a step: `step`, `reward`, `kl`, `entropy`, `answer_tokens`, `ended`,
@@ -217,6 +218,7 @@ class RunReport:
     scorer_name: str = "true score"
     judges: Sequence[JudgeRecord] = ()
     supervised: SupervisedPart | None = None
+    distillation: SupervisedPart | None = None
     preference: PreferencePart | None = None
     reward_model: RewardModelPart | None = None
     reinforcement: Sequence[Mapping[str, float]] = ()
@@ -266,6 +268,7 @@ def render_report(report: RunReport) -> str:
         Section("judges", "Who judged, and how far to trust it", _judges(summary)),
         Section("spread", "", _histograms(report, summary)),
         Section("supervised", "Supervised tuning", _supervised(report.supervised)),
+        Section("distillation", "On-policy distillation", _supervised(report.distillation)),
         Section("preference", "Preference tuning", _preference(report.preference)),
         Section("learning", "Reinforcement learning", _reinforcement(report)),
         Section("reward-model", "Reward model", _reward_model(report.reward_model)),

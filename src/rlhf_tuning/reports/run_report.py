@@ -173,6 +173,7 @@ def write_run_report(
         judges=judges,
         reward_model=_reward_model(Path(reward_model_dir)) if reward_model_dir else None,
         supervised=_supervised(supervised) if supervised else None,
+        distillation=_supervised(Path(adapter_dir)) if method == "distillation" else None,
         preference=_preference(Path(adapter_dir)) if method == "preference" else None,
         reinforcement=history if method == "reinforcement" else [],
         data=data,

@@ -34,6 +34,7 @@ def add_report(report: RunReport, evaluation_path: str) -> None:
     kept = {field.name: vars(report)[field.name] for field in fields(report) if field.name not in _APART}
     kept |= {
         "supervised": asdict(report.supervised) if report.supervised else None,
+        "distillation": asdict(report.distillation) if report.distillation else None,
         "preference": asdict(report.preference) if report.preference else None,
         "reward_model": asdict(report.reward_model) if report.reward_model else None,
         "gains": [asdict(gain) for gain in report.gains],
@@ -61,6 +62,7 @@ def read_report(evaluation_path: Path) -> RunReport:
             "pairs": [_pair(answer) for answer in content["answers"]],
             "judges": [_judge(judge) for judge in content["judges"]],
             "supervised": SupervisedPart(**kept["supervised"]) if kept["supervised"] else None,
+            "distillation": SupervisedPart(**kept["distillation"]) if kept["distillation"] else None,
             "preference": PreferencePart(**kept["preference"]) if kept["preference"] else None,
             "reward_model": _reward_model(kept["reward_model"]),
             "gains": [_gain(gain) for gain in kept["gains"]],

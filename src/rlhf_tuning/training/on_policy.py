@@ -28,6 +28,7 @@ from rlhf_tuning.distributed import sharding
 from rlhf_tuning.generation import generate, rollout
 from rlhf_tuning.models import base_model
 from rlhf_tuning.ops import lanes, linear, log_probabilities, packing
+from rlhf_tuning.ops.padding import unpadded_answers
 from rlhf_tuning.training.algorithms import Algorithm
 
 #: Of the coefficient that adapts (Ziegler et al. 2019, https://arxiv.org/abs/1909.08593): how far off the KL counts as at
@@ -161,19 +162,16 @@ def on_policy(
 
         def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any) -> Any:
             policy = base_model.causal_lm(self.accelerator.unwrap_model(self.model))
-            settings = {
-                "most_tokens": self.max_completion_length,
-                "temperature": self.temperature,
-                "ends": self.eos_token_ids,
-            }
-            with sharding.in_step(policy):
-                if self.rollout_engine == "lean":
-                    with rollout.prepared(policy, compute):
-                        answers = rollout.sample(policy, prompt_ids, **settings)
-                else:
-                    with self.accelerator.autocast():
-                        pad_id = self.processing_class.pad_token_id
-                        answers = generate.by_transformers(policy, prompt_ids, pad_id=pad_id, **settings)
+            answers = generate.by_engine(
+                self.rollout_engine,
+                policy,
+                prompt_ids,
+                compute=compute,
+                pad_id=self.processing_class.pad_token_id,
+                most_tokens=self.max_completion_length,
+                temperature=self.temperature,
+                ends=self.eos_token_ids,
+            )
             # GRPO's trainer wants the sampler's log-probabilities beside them, or None.
             return answers if is_rloo else (answers, None)
 
@@ -236,7 +234,7 @@ def on_policy(
                 return nothing, nothing, None
             if self._known is not None:
                 return self._known
-            prompts, answers = _unpadded(input_ids, attention_mask, logits_to_keep)
+            prompts, answers = unpadded_answers(input_ids, attention_mask, logits_to_keep)
             size = batch_size or len(prompts)
             together = lanes.count(model)
             found = []
@@ -260,7 +258,7 @@ def on_policy(
             if self.packs is not None:
                 return
             groups: dict[tuple[int, ...], list[list[int]]] = {}
-            for prompt, answer in zip(*_unpadded(input_ids, attention_mask, columns), strict=True):
+            for prompt, answer in zip(*unpadded_answers(input_ids, attention_mask, columns), strict=True):
                 groups.setdefault(tuple(prompt), []).append([*prompt, *answer])
             trunk = base_model.causal_lm(self.accelerator.unwrap_model(self.model)).base_model
             with self.accelerator.autocast(), sharding.in_step(trunk):
@@ -329,15 +327,3 @@ def _sequences(samples: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, int
         torch.cat([samples["prompt_mask"], mask], dim=1),
         mask.shape[1],
     )
-
-
-def _unpadded(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor, columns: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Return prompts and answers from rows of a left-padded prompt and a right-padded answer in the last `columns`."""
-    prompts, answers = [], []
-    for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True):
-        kept = [token if keep else None for token, keep in zip(ids, mask, strict=True)]
-        prompts.append([token for token in kept[:-columns] if token is not None])
-        answers.append([token for token in kept[-columns:] if token is not None])
-    return prompts, answers

@@ -92,6 +92,7 @@ class Tuning:
         tensorboard_dir: Gets event files.
         checkpoint_dir: Keeps checkpoints until the model is saved, see `checkpoints`; empty for none.
         budget: From `run_budget.step_budget`; empty for none.
+        label: What messages call it; `method` tuning when empty.
     """
 
     def __init__(
@@ -106,8 +107,9 @@ class Tuning:
         tensorboard_dir: str,
         checkpoint_dir: str,
         budget: str,
+        label: str = "",
     ) -> None:
-        self._config, self._method, self._label = config, method, f"{method} tuning"
+        self._config, self._method, self._label = config, method, label or f"{method} tuning"
         self._rank_name, self._rank = rank, getattr(config, rank)
         self._inputs, self._checkpoint_dir = inputs, checkpoint_dir
         self._adapter_dir, self._model_dir, self._tensorboard_dir = adapter_dir, model_dir, tensorboard_dir

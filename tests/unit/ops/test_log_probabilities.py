@@ -3,7 +3,7 @@ import torch
 from tiny_architectures import make_network
 
 from rlhf_tuning.models import base_model
-from rlhf_tuning.ops.log_probabilities import _head_scale, log_probabilities, pack, pack_apart
+from rlhf_tuning.ops.log_probabilities import head_scale, log_probabilities, pack, pack_apart
 
 PROMPTS = [[5, 6, 7], [5, 6, 7], [5, 6, 7], [9, 8], [9, 8]]
 ANSWERS = [[20, 21, 22, 23], [24], [], [25, 26], [27, 28, 29]]
@@ -79,7 +79,7 @@ def test_a_prompt_is_held_once_for_its_answers():
 )
 def test_log_probabilities_are_those_of_the_model_s_own_logits(name, scale):
     model = make_network(name)
-    assert _head_scale(model) == (None if scale is None else pytest.approx(scale))
+    assert head_scale(model) == (None if scale is None else pytest.approx(scale))
     found, entropy = log_probabilities(
         model, pack(PROMPTS, ANSWERS, device=torch.device("cpu"), share=False), temperature=0.7
     )

@@ -6,7 +6,7 @@ from rlhf_tuning.data.importer import import_preferences
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.planning import calibration, expectation
-from rlhf_tuning.planning.forecast import GB, Hardware
+from rlhf_tuning.planning.forecast import GB, Hardware, forecast
 from rlhf_tuning.training.preference import PreferenceConfig
 from rlhf_tuning.training.reward_model import RewardModelConfig
 
@@ -115,6 +115,21 @@ def test_of_rows_that_a_teacher_is_to_answer_some_have_an_answer(values, tmp_pat
     plan, _, _ = expectation.plan_of_data(DEFAULTS | values | distilled | {"dataset_uri": str(tmp_path / "rows.jsonl")})
     assert plan.prompt_tokens > 90
     assert plan.answer_tokens < 10
+
+
+def test_a_student_that_answers_by_itself_has_its_teacher_beside_it(values, tmp_path, tiny_plain_model):
+    (tmp_path / "rows.jsonl").write_text('{"input_text": "salt"}\n' * 9)
+    distilled = {"preference_dataset": "", "prompt_dataset": "", "teacher_model_reference": str(tiny_plain_model)}
+    distilled |= {"student_model_reference": values.pop("large_model_reference"), "on_policy_train_steps": 7}
+    given = DEFAULTS | values | distilled | {"dataset_uri": str(tmp_path / "rows.jsonl")}
+    with_teacher = expectation.plan_of_data(given | {"on_policy": True})
+    found = forecast(with_teacher[0], with_teacher[1], CPU, reward_base=with_teacher[2])
+    assert [(phase.name, phase.steps) for phase in found.phases[1:]] == [("on-policy distillation", 7)]
+    assert found.phases[1].peak[1] > found.phases[0].memory["training"]
+    assert {"sampling", "teacher", "update"} == set(found.phases[1].seconds)
+    assert found.hours["held-out answers"] > 0
+    alone, model, _ = expectation.plan_of_data(given)
+    assert [phase.name for phase in forecast(alone, model, CPU).phases] == ["supervised tuning"]
 
 
 def test_what_cannot_be_forecast_is_an_error(values, tmp_path):
