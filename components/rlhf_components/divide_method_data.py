@@ -47,7 +47,7 @@ def divide_method_data(
         supervised_dataset: Demonstrations; empty for the preferred answers.
         eval_dataset: Evaluation rows; empty for a held-out split.
         instruction: Put before every text prompt; the default context of chat rows.
-        preference_fingerprint: From Validate Inputs, so that kfp's cache goes by the content and not by the path.
+        preference_fingerprint: From Validate Inputs; other content is refused. When empty, kfp's cache goes by the path.
         prompt_fingerprint: Likewise.
         demonstration_fingerprint: Likewise.
         eval_fingerprint: Likewise.
@@ -87,9 +87,15 @@ def divide_method_data(
             eval_prompts=eval_prompts,
             judge_share=held_out_reward_model_share,
             max_bad_rows=max_bad_rows,
+            fingerprints={
+                "preference": preference_fingerprint,
+                "prompt": prompt_fingerprint,
+                "demonstration": demonstration_fingerprint,
+                "eval": eval_fingerprint,
+            },
         )
-        import_method_data(data, {name: output.path for name, output in outputs.items()}, seed=seed)
+        rows = import_method_data(data, {name: output.path for name, output in outputs.items()}, seed=seed)
         say("Rows: " + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in data.rows.items()))
         for name, output in outputs.items():
-            output.metadata.update(rows=data.rows.get(name, 0), fingerprint=data.fingerprint)
+            output.metadata.update(rows=rows[name], fingerprint=data.fingerprint)
         choices.metadata["divided"] = json.dumps(dict(data.rows))

@@ -92,8 +92,9 @@ def label_demonstrations(
         for line in found.lines():
             say(line)
         made_by = {"teacher": teacher_model_reference, "teacher_fingerprint": teacher_fingerprint}
-        for artifact, rows in zip(written, (found.rows, found.eval_rows), strict=True):
-            artifact.metadata.update(rows=rows, fingerprint=demonstrations.metadata.get("fingerprint", ""), **made_by)
+        sides = zip((demonstrations, eval_demonstrations), written, (found.rows, found.eval_rows), strict=True)
+        for source, artifact, rows in sides:
+            artifact.metadata.update(rows=rows, fingerprint=source.metadata.get("fingerprint", ""), **made_by)
         labels.metadata.update(rows=found.rows + found.eval_rows, **made_by)
         metrics.log_metric("labelled", found.labelled)
         metrics.log_metric("kept", found.kept)

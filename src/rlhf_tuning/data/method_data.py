@@ -58,6 +58,7 @@ def write_method_data(
     eval_prompts: int,
     judge_share: float,
     max_bad_rows: int = 0,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> MethodData:
     """Write the files. The same data gives the same files, whatever the seeds of the trainings.
 
@@ -71,10 +72,17 @@ def write_method_data(
         eval_prompts: Most prompts to hold out.
         judge_share: Share of the prompts of preferences from which only the judging reward model learns.
         max_bad_rows: So many bad rows of each dataset are set aside.
+        fingerprints: What the content of `prompt`, `preference`, `demonstration` and `eval` was when it was checked; of
+            those that are known.
 
     Raises:
-        DataError: If a dataset cannot be used.
+        DataError: If a dataset cannot be used, or has changed since it was checked.
     """
+    known = {f"{name}_fingerprint": value for name, value in (fingerprints or {}).items()}
+
+    def of(*names: str) -> dict[str, Any]:
+        return {name: known[name] for name in (f"{name}_fingerprint" for name in names) if name in known}
+
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, int] = {}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".import-") as scratch:
@@ -87,6 +95,7 @@ def write_method_data(
                 eval_prompts_path=data_path(folder, "eval_prompts"),
                 eval_prompts=eval_prompts,
                 max_bad_rows=max_bad_rows,
+                **of("prompt", "eval"),
             )
             rows |= {"prompts": imported.rows, "eval_prompts": imported.eval_rows}
         preferences = Path(scratch) / "preferences"
@@ -100,6 +109,7 @@ def write_method_data(
             prompt_dataset=prompt_dataset,
             eval_prompts=eval_prompts,
             max_bad_rows=max_bad_rows,
+            **of("preference", "eval", *(["prompt"] if prompt_dataset else [])),
         )
         rows["choices"] = imported.eval_rows
         if not prompt_dataset:
@@ -110,7 +120,7 @@ def write_method_data(
             rows[name] = _write(folder / f"{name}.jsonl", map(_preference, kept))
         if dataset_uri:
             demonstrations = Path(scratch) / "demonstrations"
-            _import_demonstrations(demonstrations, dataset_uri, instruction, max_bad_rows)
+            _import_demonstrations(demonstrations, dataset_uri, instruction, max_bad_rows, **of("demonstration"))
             shown = _not_alike(demonstrations, folder / "eval_prompts.jsonl")
         else:
             shown = ({**row, "answer": row["chosen"]} for line, row in _rows(preferences) if not part.has(line))
@@ -118,7 +128,7 @@ def write_method_data(
     return MethodData(folder=folder, rows=rows, fingerprint=_digest(folder / f"{name}.jsonl" for name in sorted(rows)))
 
 
-def import_method_data(data: MethodData, paths: Mapping[str, str], *, seed: int) -> None:
+def import_method_data(data: MethodData, paths: Mapping[str, str], *, seed: int) -> dict[str, int]:
     """Write as canonical rows what each training learns from and is measured on, as the methods' own pipelines import it.
 
     Args:
@@ -127,11 +137,14 @@ def import_method_data(data: MethodData, paths: Mapping[str, str], *, seed: int)
             them for the part that is held out of each; `prompts`, `evaluation_prompts` and `choices`.
         seed: Of what is held out.
 
+    Returns:
+        How many rows of each were written.
+
     Raises:
         DataError: If there is too little of something.
     """
     with tempfile.TemporaryDirectory(dir=data.folder, prefix=".import-") as scratch:
-        import_demonstrations(
+        shown = import_demonstrations(
             dataset_uri=data.path("demonstrations"),
             evaluation_data_uri="",
             instruction="",
@@ -140,8 +153,9 @@ def import_method_data(data: MethodData, paths: Mapping[str, str], *, seed: int)
             eval_prompts_path=str(Path(scratch) / "prompts"),
             seed=seed,
         )
+    rows = {"demonstrations": shown.rows, "eval_demonstrations": shown.eval_rows, "choices": data.rows["choices"]}
     for name, eval_dataset in (("preferences", data.path("eval_prompts")), ("judge_preferences", "")):
-        import_preferences(
+        preferred = import_preferences(
             preference_dataset=data.path(name),
             eval_dataset=eval_dataset,
             instruction="",
@@ -149,7 +163,8 @@ def import_method_data(data: MethodData, paths: Mapping[str, str], *, seed: int)
             eval_preferences_path=paths[f"eval_{name}"],
             seed=seed,
         )
-    import_prompts(
+        rows |= {name: preferred.rows, f"eval_{name}": preferred.eval_rows}
+    prompts = import_prompts(
         prompt_dataset=data.path("prompts"),
         eval_dataset=data.path("eval_prompts"),
         instruction="",
@@ -158,6 +173,7 @@ def import_method_data(data: MethodData, paths: Mapping[str, str], *, seed: int)
         seed=seed,
     )
     shutil.copyfile(data.path("choices"), paths["choices"])
+    return rows | {"prompts": prompts.rows, "evaluation_prompts": prompts.eval_rows}
 
 
 def _digest(files: Iterable[Path]) -> str:
@@ -169,7 +185,9 @@ def _digest(files: Iterable[Path]) -> str:
     return whole.hexdigest()
 
 
-def _import_demonstrations(path: Path, dataset_uri: str, instruction: str, max_bad_rows: int) -> None:
+def _import_demonstrations(
+    path: Path, dataset_uri: str, instruction: str, max_bad_rows: int, demonstration_fingerprint: str = ""
+) -> None:
     """Write the canonical demonstrations, all of them."""
     measured = path.with_suffix(".measured")
     import_demonstrations(
@@ -180,6 +198,7 @@ def _import_demonstrations(path: Path, dataset_uri: str, instruction: str, max_b
         eval_demonstrations_path=str(measured),
         eval_prompts_path=str(path.with_suffix(".prompts")),
         max_bad_rows=max_bad_rows,
+        demonstration_fingerprint=demonstration_fingerprint,
     )
     with path.open("ab") as stream:
         stream.write(measured.read_bytes())

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_tuning.data.check import check_datasets
 from rlhf_tuning.data.importer import import_demonstrations, import_preferences, import_prompts, read_canonical
 from rlhf_tuning.data.method_data import import_method_data, write_method_data
+from rlhf_tuning.errors import DataError
 
 
 @pytest.fixture
@@ -128,7 +130,8 @@ def test_what_each_training_gets_in_one_pipeline_is_nothing_that_it_is_measured_
         for name in (*names, *(f"eval_{name}" for name in names), "prompts", "evaluation_prompts", "choices")
     }
     data = divide(given)
-    import_method_data(data, paths, seed=1)
+    rows = import_method_data(data, paths, seed=1)
+    assert rows == {name: sum(1 for _ in read_canonical(path)) for name, path in paths.items()}
     asked = {
         name: {row["prompt"][-1]["content"].lower() for row in read_canonical(path)} for name, path in paths.items()
     }
@@ -137,3 +140,18 @@ def test_what_each_training_gets_in_one_pipeline_is_nothing_that_it_is_measured_
         assert not asked[name] & (asked[f"eval_{name}"] | asked["evaluation_prompts"] | asked["choices"])
     assert not asked["judge_preferences"] & (asked["preferences"] | asked["demonstrations"])
     assert not asked["prompts"] & asked["evaluation_prompts"]
+
+
+@pytest.mark.parametrize("which", ["prompt", "preference", "demonstration", "eval"])
+def test_data_that_has_changed_since_it_was_checked_is_refused(given, which):
+    files = {"prompt_dataset": "prompts", "preference_dataset": "preferences", "eval_dataset": "eval"}
+    check = check_datasets(
+        **{parameter: str(given / f"{name}.jsonl") for parameter, name in files.items()},
+        supervised_dataset=str(given / "shown.jsonl"),
+        instruction="Be brief.",
+    )
+    known = {name: getattr(check, f"{name}_fingerprint") for name in ("prompt", "preference", "demonstration", "eval")}
+    shown = str(given / "shown.jsonl")
+    assert divide(given, dataset_uri=shown, fingerprints=known).rows["demonstrations"]
+    with pytest.raises(DataError, match="has changed since"):
+        divide(given, dataset_uri=shown, fingerprints=known | {which: "another"})
