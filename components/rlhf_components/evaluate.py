@@ -126,13 +126,15 @@ def evaluate(
         promote: Whether the gate lets the tuned model take the champion's place.
     """
     from rlhf_tuning.evaluation import evaluate as comparison
+    from rlhf_tuning.evaluation.beside_teacher import Teacher, size_of
     from rlhf_tuning.evaluation.export_check import check_export, condition_of
     from rlhf_tuning.evaluation.gate import decision_text
-    from rlhf_tuning.evaluation.phase_answers import SUPERVISED, answer_before
-    from rlhf_tuning.evaluation.phase_gains import gains_text
+    from rlhf_tuning.evaluation.phase_answers import answer_before
+    from rlhf_tuning.evaluation.phase_gains import SUPERVISED, gains_text, sizes_text
     from rlhf_tuning.evaluation.regression_answers import answer_suite
     from rlhf_tuning.models.reward_model import saved_in
     from rlhf_tuning.models.start_model import made_from, record_of
+    from rlhf_tuning.models.tokenizer import same_tokens
     from rlhf_tuning.planning.run_budget import stopped_in
     from rlhf_tuning.reports.run_report import data_sources, lineage, write_run_report
     from rlhf_tuning.reports.saved_report import add_report
@@ -191,7 +193,17 @@ def evaluate(
             *rewards_as_judges(config, answered),
             *comparison.judges_of(config, reward_model_dir=reward_dir, held_out_reward_model_dir=held_out_dir),
         ]
-        phases = answer_before(config, *answered) if config.is_supervised else None
+        teacher = Teacher.of(eval_demonstrations.metadata) if eval_demonstrations else None
+        phases = None
+        if config.is_supervised or teacher:
+            at_hand = teacher.reference if teacher and teacher.is_loaded else ""
+            phases = answer_before(
+                config,
+                *answered,
+                tuned_model_dir=model.path,
+                taught_path=eval_demonstrations.path if teacher and eval_demonstrations else "",
+                teacher_reference=at_hand if at_hand and same_tokens(large_model_reference, at_hand) else "",
+            )
         suite = answer_suite(config, tuned_model_dir=model.path)
         if suite:
             asked = suite.asked_of(asked, judge)
@@ -207,7 +219,26 @@ def evaluate(
         )
         gains = phases.gains(pairs) if phases else []
         regression = suite.found() if suite else None
-        numbers = comparison.write_evaluation(config, pairs, evaluation.path, judges=judges, regression=regression)
+        sizes = []
+        if teacher:
+            pace = "tokens_per_second"
+            sizes = [
+                size_of("the student", model.path, tuned_predictions.metadata.get(pace)),
+                size_of("the teacher", teacher.reference if teacher.is_loaded else "", teacher.tokens_per_second),
+                size_of(
+                    config.opponent,
+                    champion_reference or large_model_reference,
+                    champion_predictions.metadata.get(pace),
+                ),
+            ]
+        numbers = comparison.write_evaluation(
+            config,
+            pairs,
+            evaluation.path,
+            judges=judges,
+            regression=regression,
+            teacher=teacher.as_manifest() if teacher else None,
+        )
         decided = comparison.decide_promotion(
             config,
             pairs,
@@ -217,14 +248,23 @@ def evaluate(
             eval_preferences_path=eval_preferences.path if eval_preferences else "",
             adapter_dir=adapter.path,
             earlier_tries=earlier_tries,
-            start_answers=phases.rows[SUPERVISED] if phases else (),
+            start_answers=phases.answers_of(SUPERVISED) if phases else (),
             regression=regression,
         )
-        start_dir = large_model_reference if phases else ""
+        start_dir = large_model_reference if config.is_supervised else ""
         ended = stopped_in(record_of(start_dir), reward_dir, held_out_dir, adapter.path)
         said = gains_text(gains)
-        comparison.write_summary(config, pairs, summary.path, decision=decided, judges=judges, gains=said, budget=ended)
-        start = made_from(start_dir) if phases else None
+        comparison.write_summary(
+            config,
+            pairs,
+            summary.path,
+            decision=decided,
+            judges=judges,
+            gains=said,
+            sizes=sizes_text(sizes),
+            budget=ended,
+        )
+        start = made_from(start_dir) if start_dir else None
         run_report = write_run_report(
             pairs,
             scorer_name=config.scorer_name,
@@ -238,6 +278,7 @@ def evaluate(
             opponent=config.opponent,
             start_dir=start_dir,
             gains=gains,
+            sizes=sizes,
             regression=regression,
             data_warnings=data_warnings.splitlines(),
             times=clock.times(),

@@ -60,7 +60,7 @@ def infer(
             dtype=dtype,
             inference_engine=inference_engine,
         )
-        rows = processes.run(
+        found = processes.run(
             write_predictions,
             config,
             trains=False,
@@ -71,7 +71,8 @@ def infer(
             work_dir=str(Path(predictions.path).parents[2] / ".answers"),
         )
         predictions.metadata.update(
-            prompt_rows=rows,
+            prompt_rows=found["rows"],
+            tokens_per_second=found["tokens_per_second"],
             model=which,
             base_model=large_model_reference,
             base_model_fingerprint=large_model_fingerprint,

@@ -58,7 +58,7 @@ def label_demonstrations(
     from pathlib import Path
 
     from rlhf_tuning.labelling.demonstrations import label_demonstrations
-    from rlhf_tuning.labelling.teacher import TeacherConfig
+    from rlhf_tuning.labelling.teacher import LOCAL, TeacherConfig
     from rlhf_tuning.step import running_step, say
 
     written = [labelled_demonstrations, labelled_eval_demonstrations]
@@ -91,7 +91,12 @@ def label_demonstrations(
         )
         for line in found.lines():
             say(line)
-        made_by = {"teacher": teacher_model_reference, "teacher_fingerprint": teacher_fingerprint}
+        made_by = {
+            "teacher": teacher_model_reference,
+            "teacher_fingerprint": teacher_fingerprint,
+            "teacher_is_loaded": teacher == LOCAL,
+            "teacher_tokens_per_second": found.tokens_per_second,
+        }
         sides = zip((demonstrations, eval_demonstrations), written, (found.rows, found.eval_rows), strict=True)
         for source, artifact, rows in sides:
             artifact.metadata.update(rows=rows, fingerprint=source.metadata.get("fingerprint", ""), **made_by)

@@ -1,6 +1,7 @@
 """Distillation through kfp's local runner, on tiny real models: the student learns what the teacher says."""
 
 import json
+import re
 
 import pytest
 from judge_server import judge_server
@@ -46,6 +47,9 @@ def test_the_student_learns_the_answers_of_a_teacher_behind_a_server(tiny_model,
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     (version,) = list_models(tmp_path / "registry")
     assert version.manifest["method"] == "supervised"
+    assert version.manifest["teacher"] == {"reference": "big-1", "fingerprint": "big-1", "is_loaded": False}
+    assert "tuned model against teacher: wins unknown: nobody judged" in output
+    assert "  the teacher: – weights, –, – tokens a second" in output
     assert {"champion", "default"} <= set(version.aliases), output
     # What was labelled is a dataset: the student learns from it again, and asks nobody.
     _, output = rlhf("validate", "--dataset-uri", artifact(tmp_path, "*/label-demonstrations/labels"), cwd=tmp_path)
@@ -70,6 +74,7 @@ def test_a_student_learns_on_its_own_answers_what_a_teacher_would_have_said(tiny
         "lora_dim": 8,
         "batch_size": 8,
         "registry_dir": "registry",
+        "scorer": "house_style",
         "dtype": "float32",
     }
     (tmp_path / "values.json").write_text(json.dumps(values))
@@ -83,5 +88,9 @@ def test_a_student_learns_on_its_own_answers_what_a_teacher_would_have_said(tiny
     (version,) = list_models(tmp_path / "registry")
     assert version.manifest["method"] == "distillation"
     assert version.manifest["base_model"] == str(tiny_model)
+    assert version.manifest["teacher"]["reference"] == str(tiny_plain_model)
     assert "supervised model against base model" in output
+    told = re.search(r"tuned model against teacher: wins (\d+)% .* by house style; KL ([\d.]+)", output)
+    assert told, output
+    assert re.search(r"  the teacher: 0.0\d+ million weights, 0.\d+ MB, [\d,]+ tokens a second", output)
     assert "On-policy distillation" in artifact(tmp_path, "*/evaluate/report").read_text()

@@ -366,8 +366,18 @@ def write_evaluation(
     *,
     judges: Sequence[JudgeRecord] = (),
     regression: Regression | None = None,
+    teacher: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Write the headline numbers, the judges, and every answer with its scores as JSON, and return the numbers."""
+    """Write the headline numbers, the judges, and every answer with its scores as JSON, and return the numbers.
+
+    Args:
+        config: The settings.
+        pairs: The answers, judged.
+        path: Where to write it.
+        judges: What is known of the judges.
+        regression: What a regression suite says; None without one.
+        teacher: What a manifest is to say of a student's teacher; None where there was none.
+    """
     metrics = config.summary(pairs, judges).metrics() | (regression.metrics() if regression else {})
     known = [asdict(judge) | {"agreement": judge.agreement._asdict() if judge.agreement else None} for judge in judges]
     content: dict[str, Any] = {"metrics": metrics, "judges": known, "answers": [asdict(pair) for pair in pairs]}
@@ -375,6 +385,8 @@ def write_evaluation(
         content["supervised"] = supervised_settings(config.large_model_reference) | made_from(
             config.large_model_reference
         )
+    if teacher:
+        content["teacher"] = dict(teacher)
     text = json.dumps(content, indent=1)
     Path(path).write_text(text + "\n", encoding="utf-8")
     return metrics
@@ -388,6 +400,7 @@ def write_summary(
     decision: Decision,
     judges: Sequence[JudgeRecord] = (),
     gains: str = "",
+    sizes: str = "",
     budget: Sequence[str] = (),
 ) -> None:
     """Write what a person reads at the end of a run: the verdict, a table, three pairs of answers, the gate's decision.
@@ -399,6 +412,7 @@ def write_summary(
         decision: The gate's.
         judges: What is known of the judges.
         gains: What each phase brought, in words.
+        sizes: How large the models are and how fast, in words.
         budget: What the run's budget ended, a sentence each.
     """
     text = summary_text(
@@ -409,17 +423,21 @@ def write_summary(
         opponent=config.opponent,
         reference=config.reference,
     )
-    parts = (text, gains, *budget, decision_text(decision))
+    parts = (text, gains, sizes, *budget, decision_text(decision))
     Path(path).write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
 
-def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions_path: str) -> list[float]:
-    """Return how much likelier a tuned model makes each of its answers than the model that it started from, in nats.
+def kl_per_answer(
+    config: EvaluationConfig, *, tuned_model_dir: str, predictions_path: str, other: str = "", called: str = ""
+) -> list[float]:
+    """Return how much likelier a tuned model makes each of its answers than another model does, in nats.
 
     Args:
-        config: That model and how the answers were sampled.
+        config: How the answers were sampled, and the model that the tuned one started from.
         tuned_model_dir: The tuned model.
         predictions_path: Its answers.
+        other: The other, which has the same tokens; the one that it started from when empty.
+        called: How people call it.
     """
     processes.join()
     text_format = TextFormat(
@@ -429,8 +447,8 @@ def kl_per_answer(config: EvaluationConfig, *, tuned_model_dir: str, predictions
     )
     rows = list(read_predictions(predictions_path))
     sums = []
-    for number, reference in enumerate((tuned_model_dir, config.large_model_reference), start=1):
-        label = f"KL to the {config.reference} model, pass {number} of 2"
+    for number, reference in enumerate((tuned_model_dir, other or config.large_model_reference), start=1):
+        label = f"KL to {called or f'the {config.reference} model'}, pass {number} of 2"
         sums.append(_log_probabilities_by(reference, config, text_format, rows, label))
         base_model.release_memory()
     return [policy - base for policy, base in zip(*sums, strict=True)]

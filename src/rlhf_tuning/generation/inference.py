@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class InferenceConfig:
 
 def write_predictions(
     config: InferenceConfig, *, prompts_path: str, predictions_path: str, label: str, work_dir: str = ""
-) -> int:
+) -> dict[str, float]:
     """Answer every prompt and write one JSON line each, in the order of the prompts.
 
     A line holds what a line of the Vertex job held, `inputs.inputs_pretokenized` (the prompt's text) and `prediction` (the
@@ -71,7 +72,8 @@ def write_predictions(
             settings takes them from there. Nothing is kept when it is empty.
 
     Returns:
-        How many lines were written.
+        `rows`, how many lines were written; `tokens_per_second`, how fast the model answered once it was loaded, 0 where it
+        did not.
 
     Raises:
         ModelError: If the model cannot be loaded.
@@ -103,19 +105,22 @@ def write_predictions(
     ways: list[Callable[[_Work, Sequence[int]], list[list[Answer]]]] = [_answer_by_loop]
     if vllm:
         ways.insert(0, partial(_answer_by_vllm, vllm))
+    there = set(answers)
     for answer in ways:
         missing = [number for number, rows in enumerate(batches) if rows[0] not in answers]
         for number, written in zip(missing, answer(work, missing) if missing else [], strict=True):
             answers.update(zip(batches[number], written, strict=False))
+    new = sum(answer.tokens for row, answer in answers.items() if row not in there)
+    found = {"rows": len(answers), "tokens_per_second": work.pace(new)}
     if not environment.is_main_process():
-        return len(answers)
+        return found
     path = Path(predictions_path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as stream:
         for row, example in enumerate(examples):
             stream.write(json.dumps(_line(example, answers[row]), ensure_ascii=False) + "\n")
     kept.forget()
-    return len(answers)
+    return found
 
 
 def read_predictions(path: str) -> Iterator[dict[str, Any]]:
@@ -135,6 +140,15 @@ class _Work:
     batches: Sequence[Sequence[int]]
     kept: "_KeptBatches"
     progress: step.Progress
+    started: list[float] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Take note that a model is ready to answer."""
+        self.started.append(time.monotonic())
+
+    def pace(self, tokens: int) -> float:
+        """Return the tokens a second of so many since then; 0 where no model was ready here."""
+        return tokens / max(time.monotonic() - self.started[0], 1e-9) if self.started else 0.0
 
     def reporter(self, missing: Sequence[int]) -> Callable[[int], None]:
         """Return what is told how many answers to the batches that are missing there are by now."""
@@ -148,6 +162,7 @@ def _answer_by_loop(work: _Work, missing: Sequence[int]) -> list[list[Answer]]:
     config = work.config
     model = _load(config)
     report = work.reporter(missing)
+    work.start()
 
     def write(numbers: Sequence[int]) -> list[list[Answer]]:
         found = []
@@ -194,6 +209,10 @@ def _answer_by_vllm(vllm: Vllm, work: _Work, missing: Sequence[int]) -> list[lis
     at_work = 1 if alone else environment.process_count()
     report = work.reporter(missing)
 
+    def started() -> None:
+        step.say("vLLM has started")
+        work.start()
+
     def write(numbers: Sequence[int]) -> list[list[Answer]]:
         batch_of = {row: number for number in numbers for row in work.batches[number]}
         left = {number: len(work.batches[number]) for number in numbers}
@@ -210,7 +229,7 @@ def _answer_by_vllm(vllm: Vllm, work: _Work, missing: Sequence[int]) -> list[lis
             most_tokens=config.target_sequence_length,
             temperature=config.temperature,
             gpus=gpus,
-            on_start=lambda: step.say("vLLM has started"),
+            on_start=started,
         )
         try:
             with closing(sampled):

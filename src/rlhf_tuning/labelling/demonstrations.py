@@ -59,6 +59,7 @@ class Labels:
         labelled: Rows that the teacher answered.
         left_out: Rows that have no answer, by the reason's name.
         refusal: What the server said when it refused.
+        tokens_per_second: How fast a teacher that is loaded here answered; 0 where that is not known.
     """
 
     rows: int = 0
@@ -67,6 +68,7 @@ class Labels:
     labelled: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     refusal: str = ""
+    tokens_per_second: float = 0.0
 
     def lines(self) -> list[str]:
         """Say it to a person."""
@@ -112,7 +114,7 @@ def label_demonstrations(
     replies: dict[bytes, Reply | str] = {}
     if asked:
         said = (
-            _by_model(config, list(asked.values()), work_dir)
+            _by_model(config, list(asked.values()), work_dir, labels)
             if config.teacher == LOCAL
             else _by_server(config, list(asked.values()), Path(work_dir), labels)
         )
@@ -163,7 +165,7 @@ def _fault(reply: Reply, text_format: TextFormat) -> str:
     return "cut" if reply.cut and ends else ""
 
 
-def _by_model(config: TeacherConfig, prompts: Sequence[Conversation], work_dir: str) -> list[Reply]:
+def _by_model(config: TeacherConfig, prompts: Sequence[Conversation], work_dir: str, labels: Labels) -> list[Reply]:
     """Return the answers of a teacher that is loaded here, sampled as in bulk inference, which keeps what it has."""
     wanted = math.ceil(_MORE * config.target_sequence_length)
     most = min(wanted, highest("target_sequence_length"))
@@ -182,7 +184,7 @@ def _by_model(config: TeacherConfig, prompts: Sequence[Conversation], work_dir: 
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch) / "prompts", Path(scratch) / "answers"
         asked.write_bytes(b"".join(b'{"prompt": %b}\n' % encode_prompt(prompt) for prompt in prompts))
-        processes.run(
+        written = processes.run(
             write_predictions,
             inference,
             trains=False,
@@ -191,6 +193,7 @@ def _by_model(config: TeacherConfig, prompts: Sequence[Conversation], work_dir: 
             label="answers of the teacher",
             work_dir=work_dir,
         )
+        labels.tokens_per_second = written["tokens_per_second"]
         return [Reply(row["prediction"], cut=not row["ended"]) for row in read_predictions(str(answered))]
 
 

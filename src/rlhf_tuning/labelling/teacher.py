@@ -8,6 +8,7 @@ from rlhf_tuning.evaluation.judges.role import TEACHER
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models.model_reference import ResolvedModel
 from rlhf_tuning.models.registered import resolve_registered
+from rlhf_tuning.models.tokenizer import same_tokens
 from rlhf_tuning.step import counted
 
 #: The teacher that is loaded by the step itself; the others are behind a server.
@@ -107,12 +108,9 @@ def check_same_tokens(student: str, teacher: str) -> None:
         ParameterError: If they have others.
         ModelError: If a tokenizer cannot be loaded.
     """
-    from rlhf_tuning.models.tokenizer import load_tokenizer
-
-    ours, theirs = load_tokenizer(student).get_vocab(), load_tokenizer(teacher).get_vocab()
-    if ours != theirs:
+    if not same_tokens(student, teacher):
         raise ParameterError(
-            f"on_policy is true, but the tokens of the student {student!r} ({len(ours):,}) and of the teacher {teacher!r} "
-            f"({len(theirs):,}) are not the same, so that their probabilities cannot be compared. Choose two models of one "
-            "family, or leave on_policy out: the teacher's answers alone are learnt then."
+            f"on_policy is true, but the tokens of the student {student!r} and of the teacher {teacher!r} are not the same, "
+            "so that their probabilities cannot be compared. Choose two models of one family, or leave on_policy out: the "
+            "teacher's answers alone are learnt then."
         )

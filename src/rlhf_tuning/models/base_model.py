@@ -244,6 +244,11 @@ def is_too_large(reference: str, dtype: torch.dtype, *, beside: int = 0) -> bool
     return (dtype.itemsize + beside) * _weight_counts(reference)[0] > MOST_WEIGHTS * memory
 
 
+def parameter_count(reference: str) -> int:
+    """Return how many weights a model has; 0 where it cannot be read."""
+    return _weight_counts(reference)[0]
+
+
 def gpu_memory() -> int | None:
     """Return the bytes of this process's GPU; None without one."""
     if not torch.cuda.is_available():

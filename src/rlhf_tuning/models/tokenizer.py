@@ -33,6 +33,16 @@ def load_tokenizer(reference: str) -> Any:
     return tokenizer
 
 
+def same_tokens(one: str, other: str) -> bool:
+    """Say whether two models have the same tokens.
+
+    Raises:
+        ModelError: If a tokenizer cannot be loaded.
+    """
+    ours, theirs = load_tokenizer(one).get_vocab(), load_tokenizer(other).get_vocab()
+    return bool(ours == theirs)
+
+
 #: What is in the names of tokens that nothing uses.
 _SET_ASIDE = ("pad", "reserved", "unused")
 

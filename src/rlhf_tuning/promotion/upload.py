@@ -183,7 +183,7 @@ def model_manifest(
             "instruction": instruction,
             "instruction_role": _instruction_role(evaluation, instruction),
         },
-        **({"supervised": evaluation["supervised"]} if "supervised" in evaluation else {}),
+        **{name: evaluation[name] for name in ("supervised", "teacher") if name in evaluation},
         **(_reward_model(Path(reward_model_dir)) if reward_model_dir else {}),
         "evaluation": evaluation["metrics"],
         "versions": {"rlhf-pipelines": __version__},

@@ -26,7 +26,7 @@ from rlhf_tuning.evaluation.comparison import (
     verdict,
 )
 from rlhf_tuning.evaluation.gate import Decision, points
-from rlhf_tuning.evaluation.phase_gains import Gain
+from rlhf_tuning.evaluation.phase_gains import SUPERVISED, TEACHER, Gain, Size, cells, gains_heading
 from rlhf_tuning.evaluation.regression_suite import Regression
 from rlhf_tuning.reports.charts import (
     IntervalRow,
@@ -198,7 +198,8 @@ class RunReport:
         decision: The gate's.
         opponent: How people read the model that the tuned one is compared with.
         reference: To which model KL was measured: base, or supervised.
-        gains: What each phase brought, where a supervised one came first.
+        gains: What each phase brought, where a supervised one came first, and how a student fares beside its teacher.
+        sizes: How large that student and its teacher are, and how fast they answered.
         regression: What a regression suite says.
         watch: What the watch over the policy saw, as `watch.json` has it.
         steps: How long each step took.
@@ -232,6 +233,7 @@ class RunReport:
     opponent: str = BASE_MODEL
     reference: str = "base"
     gains: Sequence[Gain] = ()
+    sizes: Sequence[Size] = ()
     regression: Regression | None = None
     watch: Mapping[str, Any] | None = None
     steps: Sequence[StepTime] = ()
@@ -263,7 +265,7 @@ def render_report(report: RunReport) -> str:
             f"{text(opponent, 200)} against tuned" if summary.compared else "The answers in numbers",
             _numbers(summary, opponent),
         ),
-        Section("phases", "What each phase brought", _gains(report.gains)),
+        Section("phases", gains_heading(report.gains), _gains(report.gains) + _sizes(report.sizes)),
         Section("regression", "Regression suite", _regression(report.regression)),
         Section("judges", "Who judged, and how far to trust it", _judges(summary)),
         Section("spread", "", _histograms(report, summary)),
@@ -407,13 +409,33 @@ def _gains(gains: Sequence[Gain]) -> str:
         lines.append(f'<tr><th scope="row">{row}</th>{"".join(cells)}</tr>')
     names = [*(f"Win rate by {label}" for label in labels), "KL to the other, nats per answer"]
     heads = "".join(f'<th scope="col" class="n">{text(name, 200)}</th>' for name in names)
-    note = (
-        "All three models answered the held-out prompts. The supervised model is what all later training started from: "
-        "in training and in the gate KL is measured to it."
-    )
+    note = "All models answered the held-out prompts."
+    if any(gain.model == SUPERVISED for gain in gains):
+        note += (
+            " All later training started from the supervised model: in training and in the gate KL is measured to it."
+        )
+    if any(gain.against == TEACHER for gain in gains):
+        note += " The teacher's answers are its labels, taken at its own temperature, and those that rows brought."
     return (
         f'<p class="soft">{note}</p><div class="card scroll"><table>'
         f'<thead><tr><th scope="col">Models</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _sizes(sizes: Sequence[Size]) -> str:
+    if not sizes:
+        return ""
+    lines = [
+        f'<tr><th scope="row">{text(size.name.removeprefix("the ").capitalize(), 200)}</th>'
+        + "".join(f'<td class="n">{cell}</td>' for cell in cells(size))
+        + "</tr>"
+        for size in sizes
+    ]
+    heads = "".join(f'<th scope="col" class="n">{name}</th>' for name in ("Weights", "Stored", "Tokens a second"))
+    return (
+        '<p class="soft">Tokens a second as each answered in this run, on its machine, once it was loaded.</p>'
+        f'<div class="card scroll"><table><thead><tr><th scope="col">Model</th>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf_tuning import environment, registry
 from rlhf_tuning.evaluation.comparison import BASE_MODEL, AnswerPair, JudgeRecord
 from rlhf_tuning.evaluation.gate import Decision
-from rlhf_tuning.evaluation.phase_gains import Gain
+from rlhf_tuning.evaluation.phase_gains import Gain, Size
 from rlhf_tuning.evaluation.regression_suite import Regression
 from rlhf_tuning.models.model_reference import split_revision
 from rlhf_tuning.models.start_model import RECORD, supervised_settings
@@ -94,6 +94,8 @@ def lineage(
         made_from |= _base("Base of the reward model", reward_model)
     if champion:
         made_from |= {"Compared with": champion, "Its weights": str(predictions.get("base_model_fingerprint", ""))}
+    if model.get("teacher_model"):
+        made_from |= {"Teacher": str(model["teacher_model"]), "Its fingerprint": str(model["teacher_fingerprint"])}
     if model.get("warm_start_fingerprint"):
         made_from["Adapter it started from"] = str(model["warm_start_fingerprint"])
     images = dict(pair.split("=", 1) for pair in environment.IMAGES.split(",") if pair)
@@ -132,6 +134,7 @@ def write_run_report(
     opponent: str = BASE_MODEL,
     start_dir: str = "",
     gains: Sequence[Gain] = (),
+    sizes: Sequence[Size] = (),
     regression: Regression | None = None,
     data_warnings: Sequence[str] = (),
     times: Sequence[Took] = (),
@@ -152,6 +155,7 @@ def write_run_report(
         opponent: How people read the model that the tuned one is compared with.
         start_dir: The model that a supervised phase made, from which the training started; empty where there was none.
         gains: What each phase brought.
+        sizes: How large a student and its teacher are, and how fast.
         regression: What a regression suite says.
         data_warnings: What is wrong with the data though it is valid.
         times: Of the steps so far; the last is that of the step which writes the report.
@@ -188,6 +192,7 @@ def write_run_report(
         opponent=opponent,
         reference="supervised" if start_dir else "base",
         gains=gains,
+        sizes=sizes,
         regression=regression,
         data_warnings=data_warnings,
         watch=json.loads(watch.read_text(encoding="utf-8")) if watch.is_file() else None,

@@ -10,7 +10,7 @@ from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer
 from rlhf_tuning.evaluation.gate import Condition, Decision
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Verdict
-from rlhf_tuning.evaluation.phase_gains import Gain
+from rlhf_tuning.evaluation.phase_gains import Gain, Size
 from rlhf_tuning.evaluation.regression_suite import Regression
 from rlhf_tuning.reports.report import (
     DataSource,
@@ -38,6 +38,7 @@ def add_report(report: RunReport, evaluation_path: str) -> None:
         "preference": asdict(report.preference) if report.preference else None,
         "reward_model": asdict(report.reward_model) if report.reward_model else None,
         "gains": [asdict(gain) for gain in report.gains],
+        "sizes": [asdict(size) for size in report.sizes],
         "regression": report.regression.as_json() if report.regression else None,
         "data": [asdict(source) for source in report.data],
         "decision": report.decision.as_json() if report.decision else None,
@@ -66,6 +67,7 @@ def read_report(evaluation_path: Path) -> RunReport:
             "preference": PreferencePart(**kept["preference"]) if kept["preference"] else None,
             "reward_model": _reward_model(kept["reward_model"]),
             "gains": [_gain(gain) for gain in kept["gains"]],
+            "sizes": [Size(**size) for size in kept["sizes"]],
             "regression": Regression.from_json(kept["regression"]) if kept["regression"] else None,
             "data": [DataSource(**source) for source in kept["data"]],
             "decision": _decision(kept["decision"]),

@@ -1,11 +1,12 @@
+import json
 from collections.abc import Sequence
 
 import pytest
 
 from rlhf_tuning.evaluation.comparison import AnswerPair, ScoredAnswer
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
-from rlhf_tuning.evaluation.phase_answers import BASE, SUPERVISED, TUNED, PhaseAnswers
-from rlhf_tuning.evaluation.phase_gains import gains_text
+from rlhf_tuning.evaluation.phase_answers import PhaseAnswers, _taught
+from rlhf_tuning.evaluation.phase_gains import BASE, SUPERVISED, TEACHER, TUNED, Size, gains_text, sizes_text
 
 PROMPTS = [[{"role": "user", "content": f"Describe place {number}."}] for number in range(4)]
 
@@ -35,7 +36,7 @@ def answers() -> PhaseAnswers:
         model: [{"prompt": prompt, "prediction": text} for prompt, text in zip(PROMPTS, texts, strict=True)]
         for model, texts in said.items()
     }
-    return PhaseAnswers(rows=rows, kl=[1.0, 2.0, 1.0, 2.0])
+    return PhaseAnswers(rows=rows, kl={(SUPERVISED, BASE): [1.0, 2.0, 1.0, 2.0]})
 
 
 def test_each_model_is_held_against_those_before_it_in_the_question_that_is_asked_anyway(answers: PhaseAnswers) -> None:
@@ -60,3 +61,34 @@ def test_each_model_is_held_against_those_before_it_in_the_question_that_is_aske
 
 def test_nothing_is_said_where_no_supervised_phase_came_before() -> None:
     assert gains_text([]) == ""
+
+
+def test_a_student_is_held_against_what_its_teacher_said_of_those_prompts_that_it_answered(tmp_path) -> None:
+    labels = [{"prompt": PROMPTS[2], "answer": "cc"}, {"prompt": PROMPTS[0], "answer": "aaaa"}]
+    (tmp_path / "labels").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    said = {BASE: ["a", "b", "c", "d"], TUNED: ["aaa", "bb", "ccc", "dddd"]}
+    rows = {
+        model: [{"prompt": prompt, "prediction": text} for prompt, text in zip(PROMPTS, texts, strict=True)]
+        for model, texts in said.items()
+    }
+    student = PhaseAnswers(
+        rows={**rows, TEACHER: _taught(str(tmp_path / "labels"), rows[TUNED])}, kl={(TUNED, TEACHER): [1.0, 3.0]}
+    )
+    judge = LongerWins()
+    [listened] = student.asked_of([judge])
+    listened.compare([])
+    assert judge.asked == [4 + 2]
+    against_base, against_teacher = student.gains([])
+    assert (against_base.against, against_base.wins["length"].wins) == (BASE, 4)
+    rate = against_teacher.wins["length"]
+    assert (against_teacher.against, rate.wins, rate.losses, rate.n) == (TEACHER, 1, 1, 2)
+    assert against_teacher.kl is not None
+    assert against_teacher.kl.mean == 2.0
+    assert "tuned model against teacher: wins 50%" in gains_text([against_base, against_teacher])
+
+
+def test_what_is_not_known_of_a_model_s_size_is_left_open() -> None:
+    sizes = [Size(name="the student", parameters=494_000_000, bytes=988_000_000, tokens_per_second=812.4)]
+    text = sizes_text([*sizes, Size(name="the teacher")])
+    assert "the student: 494 million weights, 988 MB, 812 tokens a second" in text
+    assert "the teacher: – weights, –, – tokens a second" in text

@@ -24,14 +24,15 @@ def test_answers_are_written_one_a_line_in_the_order_of_the_prompts(tiny_model, 
     contents = ["One.", "Two, which is longer.", "Three\u2028with a line separator."]
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": [{{"role": "user", "content": "{text}"}}]}}\n' for text in contents))
-    rows = write_predictions(
+    written = write_predictions(
         InferenceConfig(large_model_reference=str(tiny_model), target_sequence_length=6, dtype="float32"),
         prompts_path=str(prompts),
         predictions_path=str(tmp_path / "out"),
         label="answers",
     )
     found = list(read_predictions(str(tmp_path / "out")))
-    assert rows == 3
+    assert written["rows"] == 3
+    assert written["tokens_per_second"] > 0
     assert [row["prompt"][-1]["content"] for row in found] == contents
     assert all(len(row["token_ids"]) == row["tokens"] <= 6 for row in found)
 
