@@ -41,6 +41,7 @@ def train_policy(
     reward_clip_range: float = 0.0,
     missing_eos_penalty: float = 0.0,
     normalize_advantages: bool = False,
+    dynamic_sampling: int = 0,
     checkpoint_interval: float = 10.0,
     budget: str = "",
     reward_model: Optional[dsl.Input[dsl.Model]] = None,
@@ -82,6 +83,8 @@ def train_policy(
         reward_clip_range: The sum of the rewards is held between minus this and this; 0 for no limit.
         missing_eos_penalty: Taken off the reward of an answer that was cut off.
         normalize_advantages: Give the advantages of each batch mean 0 and standard deviation 1.
+        dynamic_sampling: Most times that a step's prompts whose answers all score the same are replaced by others; 0 for
+            never.
         checkpoint_interval: Minutes between checkpoints, by which a step that was stopped goes on; 0 for none.
         budget: From Validate Inputs: what the run may take, and its plan; empty for no limit.
         reward_model: What the reward model trainer left; without one the rewards of one's own are all.
@@ -126,6 +129,7 @@ def train_policy(
             reward_clip_range=reward_clip_range,
             missing_eos_penalty=missing_eos_penalty,
             normalize_advantages=normalize_advantages,
+            dynamic_sampling=dynamic_sampling,
             checkpoint_interval=checkpoint_interval,
         )
         final = processes.run(

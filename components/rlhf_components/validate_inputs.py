@@ -74,6 +74,7 @@ def validate_inputs(
     reward_model_max_epochs: float = 2.0,
     min_reward_model_accuracy: float = 0.5,
     max_kl: float = 200.0,
+    dynamic_sampling: int = 0,
     num_iterations: int = 1,
     target_kl: float = 0.0,
     rewards: str = "",
@@ -205,6 +206,7 @@ def validate_inputs(
         reward_model_max_epochs: Most times that the reward model sees each preference.
         min_reward_model_accuracy: What the reward model's accuracy must be shown to exceed.
         max_kl: Nats of KL past which reinforcement learning fails.
+        dynamic_sampling: Most times that prompts of a step are replaced by others.
         num_iterations: Steps that learn from each batch of samples.
         target_kl: Nats of KL to which kl_coeff adapts.
         rewards: Rewards of one's own beside the reward model.
@@ -328,6 +330,7 @@ def validate_inputs(
             "watch_interval": watch_interval,
             "min_reward_model_accuracy": min_reward_model_accuracy,
             "max_kl": max_kl,
+            "dynamic_sampling": dynamic_sampling,
             "num_iterations": num_iterations,
             "target_kl": target_kl,
             "reward_clip_range": reward_clip_range,

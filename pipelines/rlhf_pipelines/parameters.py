@@ -107,6 +107,7 @@ OF_REINFORCEMENT = (
     "reward_clip_range",
     "missing_eos_penalty",
     "normalize_advantages",
+    "dynamic_sampling",
 )
 #: By the names of Google's, where it has them, and of TRL.
 OF_PREFERENCE_TUNING = (

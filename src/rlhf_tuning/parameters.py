@@ -268,6 +268,13 @@ PARAMETERS: dict[str, Parameter] = {
             Limit(0, 0.99),
         ),
         Parameter(
+            "dynamic_sampling",
+            int,
+            0,
+            "Most times that a step's prompts whose answers all score the same are replaced by others; 0 for never.",
+            Limit(0, 20),
+        ),
+        Parameter(
             "max_kl",
             float,
             200.0,

@@ -173,12 +173,24 @@ def _as_text(
     elif not found.fits:
         said.append("No single change that is known here makes it fit; take a smaller model.")
     said.append(_lengths(plan))
+    if plan.dynamic_sampling and plan.tunes_policy:
+        said.append(_sampled_anew(found, plan))
     if labels:
         said.append("Not in it: the labelling before training, by a teacher or a judge.")
     said += _sureness(found)
     for paragraph in said:
         lines += textwrap.wrap(paragraph, min(110, room()), subsequent_indent="  ", break_on_hyphens=False)
     return lines
+
+
+def _sampled_anew(found: Forecast, plan: Plan) -> str:
+    """Say what dynamic sampling may cost: nobody knows before how many prompts have answers that all score the same."""
+    phase = next(phase for phase in found.phases if phase.name == "reinforcement learning")
+    once = phase.seconds["sampling"] + phase.seconds["reward"]
+    return (
+        f"Not in it: dynamic_sampling. A step answers up to {plan.dynamic_sampling} times as many prompts more, which "
+        f"takes up to {_figure(plan.dynamic_sampling * once)} s; {_figure(once)} s for each time all are replaced."
+    )
 
 
 def _verdict(found: Forecast) -> str:

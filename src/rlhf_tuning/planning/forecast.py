@@ -158,6 +158,7 @@ class Plan:
     reward_lora_dim: int = 16
     batch_size: int = 64
     num_generations: int = 4
+    dynamic_sampling: int = 0
     eval_prompts: int = 200
     held_out_reward_model_share: float = 0.25
     watch_interval: int = 0

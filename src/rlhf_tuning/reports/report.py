@@ -64,6 +64,7 @@ _REINFORCEMENT_CHARTS = (
     ("answer_tokens", "Answer length, tokens", False),
     ("ended", "Answers that ended by themselves", True),
     ("frac_reward_zero_std", "Prompts whose answers all had one reward", True),
+    ("sampled_anew", "Prompts answered in their place, for each of a step's", False),
     ("clip_ratio", "Ratios to the policy that sampled that were clipped", True),
     ("kl_coeff", "kl_coeff, as it adapts to target_kl", False),
     ("grad_norm", "Norm of the gradient before clipping to 1", False),

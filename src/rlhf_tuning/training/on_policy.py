@@ -9,6 +9,7 @@ The loss and its gradient are TRL's (`tests/unit/training/test_on_policy.py` com
 - No pass for the log-probabilities of the policy that sampled, where it is the policy that learns: their ratio is 1, and the
   KL is read off the update's own pass. It is made where a batch is used more than once, or advantages are normalised over
   it.
+- Prompts whose answers all score the same, which teach nothing, may be replaced by others (`dynamic_sampling`).
 - Answers are sampled by `rollout`, or by `generate` without padding that a model would not leave out.
 - A layer and its adapter are one function, see `linear`.
 - On a CPU a part of the prompts is computed beside the other, see `lanes`.
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 
 from rlhf_tuning import step
-from rlhf_tuning.distributed import sharding
+from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.generation import generate, rollout
 from rlhf_tuning.models import base_model
 from rlhf_tuning.ops import lanes, linear, log_probabilities, packing
@@ -35,6 +36,8 @@ from rlhf_tuning.training.algorithms import Algorithm
 #: most, and how fast the coefficient follows.
 _MOST_ERROR = 0.2
 _GAIN = 0.1
+#: What the standard deviation of equal sums of rewards may come to.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,7 @@ def on_policy(
     compute: torch.dtype,
     rollout_engine: str = "auto",
     measures_kl: bool = False,
+    dynamic_sampling: int = 0,
 ) -> Any:
     """Return the subclass of an algorithm's TRL trainer, for prompts given as tokens.
 
@@ -90,6 +94,8 @@ def on_policy(
         compute: Of matrix products.
         rollout_engine: See `rollout.chosen_engine`.
         measures_kl: Whether the KL to the reference is measured where its coefficient is 0 too.
+        dynamic_sampling: How often at most prompts of a batch whose answers all score the same are replaced by others, drawn
+            at random (DAPO, Yu et al. 2025, https://arxiv.org/abs/2503.14476, which goes on until there are none).
     """
     from accelerate.utils import send_to_device
     from trl import RLOOTrainer
@@ -190,11 +196,45 @@ def on_policy(
             self._sampling = True
             try:
                 samples: dict[str, Any] = super()._generate_and_score_completions(inputs)
+                if dynamic_sampling:
+                    samples = self._with_other_prompts(samples)
             finally:
                 self._sampling = False
             samples["rewards"] = self._rewards
             if shaping.normalize_advantages or self.num_iterations > 1:
                 self._look_ahead(samples)
+            return samples
+
+        def _with_other_prompts(self, samples: dict[str, Any]) -> dict[str, Any]:
+            """Return the samples with other prompts in the place of those whose answers all score the same.
+
+            The step's metrics stay those of the prompts whose turn it was, but for `frac_reward_zero_std`, of what is learnt
+            from, and `sampled_anew`, how many prompts more were answered for each of these.
+            """
+            size, metrics = self.num_generations, self._metrics["train"]
+            known = {name: len(values) for name, values in metrics.items() if name != "num_tokens"}
+            rewards, anew = self._rewards, 0
+            for _ in range(dynamic_sampling):
+                same = _without_spread(rewards, size)
+                # Every process answers as many, since they count answers together.
+                count = max(processes.gather(len(same)))
+                if not count:
+                    break
+                anew += count
+                drawn = torch.randint(len(self.train_dataset), (count,)).tolist()
+                rows = [self.train_dataset[place] for place in drawn for _ in range(size)]
+                fresh = super()._generate_and_score_completions(rows)
+                telling = [place for place in range(count) if place not in _without_spread(self._rewards, size)]
+                for old, new in zip(same, telling, strict=False):
+                    rewards[old * size : (old + 1) * size] = self._rewards[new * size : (new + 1) * size]
+                    samples = _replaced(samples, fresh, slice(old * size, (old + 1) * size), new * size)
+            self._rewards = rewards
+            for name, count in known.items():
+                del metrics[name][count:]
+            groups = len(rewards) // size
+            left = sum(processes.gather(len(_without_spread(rewards, size))))
+            metrics["frac_reward_zero_std"][-1] = left / groups / self.accelerator.num_processes
+            metrics["sampled_anew"].append(anew / groups)
             return samples
 
         @torch.no_grad()
@@ -327,3 +367,32 @@ def _sequences(samples: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, int
         torch.cat([samples["prompt_mask"], mask], dim=1),
         mask.shape[1],
     )
+
+
+def _without_spread(rewards: torch.Tensor, group: int) -> list[int]:
+    """Return which groups of neighbours have one reward."""
+    flat = rewards.view(-1, group).std(dim=1) <= ROUNDING
+    return flat.nonzero().flatten().tolist()
+
+
+def _replaced(samples: dict[str, Any], others: dict[str, Any], rows: slice, first: int) -> dict[str, Any]:
+    """Return samples with some rows replaced by as many of others, from the first on.
+
+    Prompts are padded on the left, what belongs to answers on the right; either may be the wider.
+    """
+    found = dict(samples)
+    for name, value in samples.items():
+        if not isinstance(value, torch.Tensor) or not value.ndim:
+            continue
+        other = others[name][first : first + rows.stop - rows.start]
+        if value.ndim > 1:
+            left = name.startswith("prompt")
+            value, other = (_widened(each, max(value.shape[1], other.shape[1]), left=left) for each in (value, other))
+        found[name] = value.clone()
+        found[name][rows] = other
+    return found
+
+
+def _widened(values: torch.Tensor, width: int, *, left: bool) -> torch.Tensor:
+    missing = width - values.shape[1]
+    return torch.nn.functional.pad(values, (missing, 0) if left else (0, missing))

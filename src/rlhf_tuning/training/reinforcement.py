@@ -42,7 +42,7 @@ from rlhf_tuning.training.algorithms import load_algorithm
 from rlhf_tuning.training.budget_watch import BudgetWatch
 from rlhf_tuning.training.checkpoints import Checkpoints
 from rlhf_tuning.training.loading import load_base, load_text_format
-from rlhf_tuning.training.on_policy import Shaping, on_policy
+from rlhf_tuning.training.on_policy import ROUNDING, Shaping, on_policy
 from rlhf_tuning.training.trainer_settings import (
     MOST_SPARE_ROWS,
     check_steps,
@@ -62,8 +62,6 @@ BASE_LEARNING_RATE = 1e-4
 FULL_BASE_LEARNING_RATE = 1e-6
 #: A single batch may have no two different scores by chance, where it has few answers.
 _STEPS_WITHOUT_SPREAD = 3
-#: What the standard deviation of equal sums of rewards may come to.
-_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,8 @@ class ReinforcementConfig:
     `min_reward_model_accuracy` (0: in any case), and the run fails at the step whose answers are on average more than
     `max_kl` nats from the base model (0: no limit).
     A batch of samples serves `num_iterations` steps, from the second on with the ratio to the policy that sampled, clipped.
-    The five settings after it are those of `on_policy.Shaping`.
+    The five settings after it are those of `on_policy.Shaping`. Up to `dynamic_sampling` times prompts of a step whose
+    answers all score the same are replaced by others.
     `checkpoint_interval` are the minutes between two checkpoints.
     """
 
@@ -110,6 +109,7 @@ class ReinforcementConfig:
     reward_clip_range: float = 0.0
     missing_eos_penalty: float = 0.0
     normalize_advantages: bool = False
+    dynamic_sampling: int = 0
     checkpoint_interval: float = 10.0
 
     def __post_init__(self) -> None:
@@ -273,6 +273,7 @@ def train_policy(
             compute=compute,
             rollout_engine=config.rollout_engine,
             measures_kl=config.measures_kl,
+            dynamic_sampling=config.dynamic_sampling,
         )
         trainer = trainer_class(
             model=policy,
@@ -408,7 +409,7 @@ class _Check:
         elif self._without_spread == self._patience:
             why = (
                 "the policy has come to give each prompt one answer; raise kl_coeff or the temperature"
-                if record["reward_std"] > _ROUNDING
+                if record["reward_std"] > ROUNDING
                 else "everything is scored alike; look at the reward model's accuracy, and at rewards of your own"
             )
             raise ModelError(
@@ -453,6 +454,8 @@ def _policy_metrics(config: ReinforcementConfig, rewards: Sequence[str]) -> Any:
                 metrics[f"{SPREAD_OF}{name}"] = logs[f"rewards/{name}/std"]
         if config.target_kl:
             metrics["kl_coeff"] = logs["kl_coeff"]
+        if config.dynamic_sampling:
+            metrics["sampled_anew"] = logs["sampled_anew"]
         if config.num_iterations > 1:
             metrics["clip_ratio"] = logs["clip_ratio/region_mean"]
         return metrics | {

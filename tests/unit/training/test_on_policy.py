@@ -29,9 +29,12 @@ class Gradients(TrainerCallback):
         self.found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
 
 
-def ours_of(algorithm, kl_coeff=0.3, **shaping):
+def ours_of(algorithm, kl_coeff=0.3, dynamic_sampling=0, **shaping):
     return on_policy.on_policy(
-        algorithm, shaping=on_policy.Shaping(kl_coeff=kl_coeff, **shaping), compute=torch.float32
+        algorithm,
+        shaping=on_policy.Shaping(kl_coeff=kl_coeff, **shaping),
+        compute=torch.float32,
+        dynamic_sampling=dynamic_sampling,
     )
 
 
@@ -43,7 +46,9 @@ def reward(completion_ids, **columns):
     return [float(sum(ids) % 7) for ids in completion_ids]
 
 
-def steps_of(wrap, name, tiny_model, folder, *, lora=True, kl_coeff=0.3, rewarded=reward, steps=1, **settings):
+def steps_of(
+    wrap, name, tiny_model, folder, *, lora=True, kl_coeff=0.3, rewarded=reward, steps=1, asked=PROMPTS, **settings
+):
     """Take steps on the same rollouts, and return the gradients of each and their metrics."""
     torch.manual_seed(0)
     algorithm = load_algorithm(name)
@@ -74,7 +79,7 @@ def steps_of(wrap, name, tiny_model, folder, *, lora=True, kl_coeff=0.3, rewarde
         model=base_model.load_causal_lm(str(tiny_model), dtype=torch.float32),
         args=one_device(arguments),
         reward_funcs=rewarded,
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS]),
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in asked]),
         processing_class=load_tokenizer(str(tiny_model)),
         callbacks=[gradients],
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear") if lora else None,
@@ -206,6 +211,31 @@ def test_the_coefficient_adapts_and_an_answer_without_an_end_is_rewarded_less(na
     [plain], _ = steps_of(ours_of, name, tiny_model, tmp_path / "plain")
     [alike], _ = steps_of(partial(ours_of, missing_eos_penalty=5.0), name, tiny_model, tmp_path / "penalty")
     assert_alike(alike, plain)
+
+
+def last_prompt_s(completion_ids, prompts, **columns):
+    """Score all answers to a prompt alike, but to the last one, which is neither the longest nor the shortest."""
+    scores = reward(completion_ids)
+    return [score if prompt == PROMPTS[-1] else 1.0 for score, prompt in zip(scores, prompts, strict=True)]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_prompts_that_teach_nothing_are_replaced_until_there_are_none(name, tiny_model, tmp_path):
+    [plain], [log, *_] = steps_of(ours_of, name, tiny_model, tmp_path / "plain", rewarded=last_prompt_s)
+    assert log["frac_reward_zero_std"] == 0.75
+    wrap = partial(ours_of, dynamic_sampling=20)
+    [ours], [found, *_] = steps_of(wrap, name, tiny_model, tmp_path / "ours", rewarded=last_prompt_s)
+    assert found["frac_reward_zero_std"] == 0
+    assert found["sampled_anew"] > 0.75
+    # What else is logged is of the prompts whose turn it was.
+    for metric in ("reward", "reward_std", "completions/mean_length"):
+        assert found[metric] == pytest.approx(log[metric])
+    alone = steps_of(
+        ours_of, name, tiny_model, tmp_path / "alone", rewarded=last_prompt_s, asked=[PROMPTS[-1]] * len(PROMPTS)
+    )
+    assert_alike(ours, alone[0][0])
+    with pytest.raises(AssertionError):
+        assert_alike(ours, plain)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

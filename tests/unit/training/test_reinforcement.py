@@ -289,12 +289,13 @@ def test_policy_reference_and_reward_model_hold_one_copy_of_the_base(tiny_model,
 
 
 def test_samples_that_serve_two_steps_are_drawn_for_the_first(tiny_model, prompts_path, reward_dirs, tmp_path):
-    settings = {"num_iterations": 2, "target_kl": 1.0, "normalize_advantages": True}
+    settings = {"num_iterations": 2, "target_kl": 1.0, "normalize_advantages": True, "dynamic_sampling": 1}
     _, metrics = tune(tiny_model, prompts_path, reward_dirs["shared"], tmp_path, **settings)
     assert [record["step"] for record in metrics] == [1, 2, 3]
     assert metrics[0]["reward"] == metrics[1]["reward"] != metrics[2]["reward"]
     assert metrics[0]["kl_coeff"] == metrics[1]["kl_coeff"] != metrics[2]["kl_coeff"]
     assert metrics[0]["clip_ratio"] == 0 < metrics[1]["clip_ratio"]
+    assert metrics[0]["sampled_anew"] == 0.0  # no two answers to a prompt score the same here
 
 
 def test_a_target_for_the_kl_needs_a_coefficient_to_adapt():
