@@ -20,6 +20,8 @@ def label_demonstrations(
     teacher_endpoint: str = "",
     teacher_key_secret: str = "",
     teacher_max_calls: int = 10000,
+    teacher_max_cost: float = 0.0,
+    teacher_price: float = 0.0,
     keep_answers: bool = True,
     prompt_sequence_length: int = 512,
     target_sequence_length: int = 64,
@@ -46,6 +48,8 @@ def label_demonstrations(
         teacher_key_secret: Secret of Google's Secret Manager that holds the key, projects/P/secrets/S/versions/V; the
             environment variable RLHF_TEACHER_API_KEY when empty.
         teacher_max_calls: Most requests to the server, repeated ones included.
+        teacher_max_cost: Most that they may cost, in the currency of teacher_price; 0 for no limit.
+        teacher_price: What a million tokens cost there, of questions and answers.
         keep_answers: Keep the answers that rows bring; otherwise the teacher answers their prompts too.
         prompt_sequence_length: Most tokens of a prompt.
         target_sequence_length: Most tokens that the student learns of an answer.
@@ -70,6 +74,8 @@ def label_demonstrations(
             teacher_endpoint=teacher_endpoint,
             teacher_key_secret=teacher_key_secret,
             teacher_max_calls=teacher_max_calls,
+            teacher_max_cost=teacher_max_cost,
+            teacher_price=teacher_price,
             keep_answers=keep_answers,
             prompt_sequence_length=prompt_sequence_length,
             target_sequence_length=target_sequence_length,
@@ -104,3 +110,5 @@ def label_demonstrations(
         metrics.log_metric("labelled", found.labelled)
         metrics.log_metric("kept", found.kept)
         metrics.log_metric("left_out", found.left_out.total())
+        if teacher_price:
+            metrics.log_metric("cost", found.cost)

@@ -97,6 +97,8 @@ def validate_inputs(
     teacher_endpoint: str = "",
     teacher_key_secret: str = "",
     teacher_max_calls: int = 10000,
+    teacher_max_cost: float = 0.0,
+    teacher_price: float = 0.0,
     keep_answers: bool = True,
     on_policy: bool = False,
     on_policy_train_steps: int = 100,
@@ -232,6 +234,8 @@ def validate_inputs(
         teacher_endpoint: Base URL of its server.
         teacher_key_secret: Secret that holds the key of that server; read here to end the run early if it cannot be.
         teacher_max_calls: Most requests to that server.
+        teacher_max_cost: Most that they may cost.
+        teacher_price: What a million tokens cost there.
         keep_answers: Whether answers that rows bring are kept.
         on_policy: Whether the student learns on its own answers afterwards, for which the teacher must have its tokens.
         on_policy_train_steps: Optimizer steps that it does so for.
@@ -322,6 +326,8 @@ def validate_inputs(
             "scorer": scorer,
             "sampling_strategy": sampling_strategy,
             "on_policy_train_steps": on_policy_train_steps,
+            "teacher_max_cost": teacher_max_cost,
+            "teacher_price": teacher_price,
             "dtype": dtype,
             "serving_machine": serving_machine,
             "serving_endpoint": serving_endpoint,
@@ -387,7 +393,13 @@ def validate_inputs(
         )
         check_server(judge, judge_key_secret)
         if teacher_model_reference:
-            check_teacher(teacher=teacher, teacher_endpoint=teacher_endpoint, teacher_key_secret=teacher_key_secret)
+            check_teacher(
+                teacher=teacher,
+                teacher_endpoint=teacher_endpoint,
+                teacher_key_secret=teacher_key_secret,
+                teacher_max_cost=teacher_max_cost,
+                teacher_price=teacher_price,
+            )
             TEACHER.key(teacher_key_secret)
         if preference_prompt_dataset:
             base = large_model_reference

@@ -77,6 +77,8 @@ _OF_DISTILLATION = (
     "teacher_endpoint",
     "teacher_key_secret",
     "teacher_max_calls",
+    "teacher_max_cost",
+    "teacher_price",
     "keep_answers",
     "on_policy",
     "on_policy_train_steps",

@@ -572,6 +572,20 @@ PARAMETERS: dict[str, Parameter] = {
             Limit(1),
         ),
         Parameter(
+            "teacher_max_cost",
+            float,
+            0.0,
+            "Most that the teacher's server may cost, by teacher_price; further prompts are left out; 0 for no limit.",
+            Limit(0),
+        ),
+        Parameter(
+            "teacher_price",
+            float,
+            0.0,
+            "What a million tokens cost there, of questions and answers; the higher price where these have two.",
+            Limit(0),
+        ),
+        Parameter(
             "keep_answers",
             bool,
             True,

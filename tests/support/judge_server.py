@@ -47,6 +47,8 @@ class JudgeServer:
         self.times: list[float] = []
         self.lock = threading.Lock()
         self.url = ""
+        #: That the server says a reply took; 0 for a server that does not say it.
+        self.tokens = 0
 
 
 @contextmanager
@@ -92,11 +94,15 @@ def judge_server(reply: Callable[[str], Any] = longer_wins, faults: Sequence[Fau
                             "content": {"role": "model", "parts": [{"text": text}]},
                             "finishReason": "MAX_TOKENS" if cut else "STOP",
                         }
-                    ]
+                    ],
+                    **({"usageMetadata": {"totalTokenCount": state.tokens}} if state.tokens else {}),
                 }
             else:
                 message = {"role": "assistant", "content": text}
-                said = {"choices": [{"index": 0, "message": message, "finish_reason": "length" if cut else "stop"}]}
+                said = {
+                    "choices": [{"index": 0, "message": message, "finish_reason": "length" if cut else "stop"}],
+                    **({"usage": {"total_tokens": state.tokens}} if state.tokens else {}),
+                }
             self.send(200, {}, json.dumps(said))
 
         def send(self, status: int, headers: dict[str, str], body: str) -> None:

@@ -45,6 +45,7 @@ _REASONS = {
     "refused": "the teacher refused the prompt",
     "unanswered": "the teacher did not answer",
     "capped": "teacher_max_calls was reached",
+    "spent": "teacher_max_cost was reached",
 }
 
 
@@ -59,6 +60,7 @@ class Labels:
         labelled: Rows that the teacher answered.
         left_out: Rows that have no answer, by the reason's name.
         refusal: What the server said when it refused.
+        cost: What the server's tokens cost; 0 where nobody said what one costs.
         tokens_per_second: How fast a teacher that is loaded here answered; 0 where that is not known.
     """
 
@@ -68,15 +70,17 @@ class Labels:
     labelled: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     refusal: str = ""
+    cost: float = 0.0
     tokens_per_second: float = 0.0
 
     def lines(self) -> list[str]:
         """Say it to a person."""
         said = [f"{self.labelled:,} rows have the teacher's answer, {self.kept:,} the answer that they brought"]
-        return said + [
+        said += [
             f"{count:,} rows are left out: {_REASONS[reason]}{f' ({self.refusal})' if reason == 'refused' else ''}"
             for reason, count in sorted(self.left_out.items())
         ]
+        return said + ([f"The teacher's server cost {self.cost:,.2f}"] if self.cost else [])
 
 
 def label_demonstrations(
@@ -107,7 +111,8 @@ def label_demonstrations(
     """
     sides = [list(read_canonical(path)) for path in (rows_path, eval_rows_path)]
     asked: dict[bytes, Conversation] = {}
-    for row in (row for side in sides for row in side):
+    # First those to measure on, which are few: without them nothing could be learnt, where a limit is reached.
+    for row in (row for side in reversed(sides) for row in side):
         if _is_asked(config, row):
             asked.setdefault(encode_prompt(row["prompt"]), row["prompt"])
     labels = Labels()
@@ -218,7 +223,13 @@ def _by_server(
         step.say(
             f"{len(prompts) - len(missing):,} answers of the teacher are there already, from a run that was stopped"
         )
-    asker = Asker(TEACHER, source=source, max_calls=config.teacher_max_calls)
+    price = config.teacher_price / 1e6
+    asker = Asker(
+        TEACHER,
+        source=source,
+        max_calls=config.teacher_max_calls,
+        max_tokens=config.teacher_max_cost / price if config.teacher_max_cost else math.inf,
+    )
     progress = step.Progress("answers of the teacher", len(prompts), "answer")
     done = len(prompts) - len(missing)
 
@@ -227,6 +238,12 @@ def _by_server(
         found: Reply | str
         try:
             found = asker.reply(lambda: client.reply(prompt))
+            if config.teacher_max_cost and not found.tokens:
+                raise ParameterError(
+                    f"teacher_max_cost is {config.teacher_max_cost:g}, but the server at {source} does not tell how many "
+                    "tokens a reply took. Limit it by teacher_max_calls instead."
+                )
+            asker.count(found.tokens)
             # Some servers leave a model's thoughts in its reply.
             found = found._replace(text=found.text.rpartition("</think>")[2].strip())
             with asker.lock:
@@ -240,7 +257,7 @@ def _by_server(
 
     new = iter(asker.each(missing, answer))
     replies = [known.get(encode_prompt(prompt)) or next(new) for prompt in prompts]
-    labels.refusal = asker.refusal
+    labels.refusal, labels.cost = asker.refusal, asker.tokens * price
     if replies.count("refused") == len(replies):
         raise ParameterError(
             f"The teacher at {source} refuses every prompt: {asker.refusal}. Check teacher_model_reference and "

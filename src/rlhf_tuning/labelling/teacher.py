@@ -20,7 +20,8 @@ class TeacherConfig:
     """Settings of the labelling, named as the pipeline's parameters are.
 
     `large_model_reference` is the student, whose tokens `target_sequence_length` counts. `teacher_max_calls` counts requests
-    to a server, repeated ones included. `temperature` 0 takes the teacher's likeliest token each time. `keep_answers` keeps
+    to a server, repeated ones included, and `teacher_max_cost` what their tokens cost, at `teacher_price` for a million.
+    `temperature` 0 takes the teacher's likeliest token each time. `keep_answers` keeps
     the answers that rows bring.
     """
 
@@ -30,6 +31,8 @@ class TeacherConfig:
     teacher_endpoint: str = ""
     teacher_key_secret: str = ""
     teacher_max_calls: int = 10_000
+    teacher_max_cost: float = 0.0
+    teacher_price: float = 0.0
     keep_answers: bool = True
     prompt_sequence_length: int = 512
     target_sequence_length: int = 64
@@ -42,12 +45,23 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
         check_teacher(
-            teacher=self.teacher, teacher_endpoint=self.teacher_endpoint, teacher_key_secret=self.teacher_key_secret
+            teacher=self.teacher,
+            teacher_endpoint=self.teacher_endpoint,
+            teacher_key_secret=self.teacher_key_secret,
+            teacher_max_cost=self.teacher_max_cost,
+            teacher_price=self.teacher_price,
         )
 
 
-def check_teacher(*, teacher: str, teacher_endpoint: str, teacher_key_secret: str) -> None:
-    """Check where the teacher is to be found. No secret is read.
+def check_teacher(
+    *,
+    teacher: str,
+    teacher_endpoint: str,
+    teacher_key_secret: str,
+    teacher_max_cost: float = 0.0,
+    teacher_price: float = 0.0,
+) -> None:
+    """Check where the teacher is to be found, and that what it may cost can be counted. No secret is read.
 
     Raises:
         ParameterError: Naming the parameter that is missing or cannot be used.
@@ -66,6 +80,16 @@ def check_teacher(*, teacher: str, teacher_endpoint: str, teacher_key_secret: st
         )
     if teacher_endpoint:
         check_endpoint(teacher_endpoint, TEACHER)
+    if teacher_max_cost and teacher == LOCAL:
+        raise ParameterError(
+            f"teacher_max_cost is {teacher_max_cost:g}, but teacher is '{LOCAL}', for which no server is paid. Leave it "
+            "out; max_cost limits the run."
+        )
+    if teacher_max_cost and not teacher_price:
+        raise ParameterError(
+            f"teacher_max_cost is {teacher_max_cost:g}, and there is no teacher_price: what a million of the teacher's "
+            "tokens cost is not known. Say it, in the same currency."
+        )
 
 
 def check_calls(to_label: int, teacher_max_calls: int) -> None:

@@ -114,7 +114,8 @@ def test_more_prompts_than_calls_are_refused_before_one_is_asked(tmp_path: Path,
 def test_what_the_teacher_did_not_answer_to_its_end_is_left_out_and_counted(tmp_path: Path, tiny_model: Path) -> None:
     long = "The harbour smells of salt and warm bread, and gulls call all day. " * 3
     replies = {"empty": " ", "cut": "Enjoy some fun", "long": long, "fine": "Natural Beauty.", "nul": "a\0"}
-    faults: list[Any] = ["", "cut", "cut", (400, {}, '{"error": {"message": "not that"}}'), "", ""]
+    # What is measured on comes first.
+    faults: list[Any] = ["", "", "cut", "cut", (400, {}, '{"error": {"message": "not that"}}'), "", ""]
     with judge_server(lambda question: replies[question], faults) as server:
         rows = [row("empty"), row("cut"), row("long"), row("refused"), row("nul")]
         found = label(tmp_path, tiny_model, rows, [row("fine")], **behind(server))
@@ -139,3 +140,27 @@ def test_a_teacher_that_is_loaded_answers_as_bulk_inference_does(tmp_path: Path,
     # An untrained model does not end, and says more than the student learns.
     assert (found.labelled, found.left_out.total()) == (3, 0)
     assert all(each["answer"] for each in written(tmp_path / "demonstrations"))
+
+
+@pytest.mark.parametrize("teacher", ["language_model", "gemini"])
+def test_no_more_is_asked_once_the_money_is_spent(teacher, tmp_path: Path, tiny_model: Path) -> None:
+    if teacher == "gemini":
+        pytest.importorskip("google.genai")
+    rows = [row(str(number)) for number in range(6)]
+    with judge_server(lambda question: "salt") as server:
+        server.tokens = 1000
+        settings = behind(server, teacher=teacher, teacher_price=2.0, teacher_max_cost=0.007)
+        if teacher == "gemini":
+            settings["teacher_endpoint"] = server.url
+        found = label(tmp_path, tiny_model, rows[2:], rows[:2], **settings)
+        assert len(server.questions) == 4
+    assert found.left_out == {"spent": 2}
+    assert found.cost == pytest.approx(0.008)
+    assert "The teacher's server cost 0.01" in found.lines()
+
+
+def test_a_server_that_counts_no_tokens_cannot_be_limited_by_cost(tmp_path: Path, tiny_model: Path) -> None:
+    with judge_server(lambda question: "salt") as server:
+        settings = behind(server, teacher_price=2.0, teacher_max_cost=1.0)
+        with pytest.raises(ParameterError, match="does not tell how many tokens"):
+            label(tmp_path, tiny_model, [row("one")], [row("two")], **settings)

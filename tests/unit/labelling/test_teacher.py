@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,12 @@ from rlhf_tuning.registry import register_model
         ({"teacher": "language_model"}, "teacher_endpoint is empty"),
         ({"teacher": "language_model", "teacher_endpoint": "a/v1"}, "teacher_endpoint is 'a/v1'; it must be a URL"),
         ({"teacher": "gemini", "teacher_endpoint": "http://u:p@a"}, "RLHF_TEACHER_API_KEY"),
+        ({"teacher": "gemini", "teacher_max_cost": 1.0}, "there is no teacher_price"),
+        ({"teacher_max_cost": 1.0, "teacher_price": 1.0}, "for which no server is paid"),
     ],
 )
-def test_a_teacher_that_cannot_be_asked_is_named(values: dict[str, str], words: str) -> None:
-    given = {"teacher": "local_model", "teacher_endpoint": "", "teacher_key_secret": "", **values}
+def test_a_teacher_that_cannot_be_asked_is_named(values: dict[str, Any], words: str) -> None:
+    given: dict[str, Any] = {"teacher": "local_model", "teacher_endpoint": "", "teacher_key_secret": "", **values}
     with pytest.raises(ParameterError) as caught:
         check_teacher(**given)
     assert words in str(caught.value)

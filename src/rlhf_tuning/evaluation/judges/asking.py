@@ -6,6 +6,7 @@ pays for nothing a second time.
 
 import hashlib
 import json
+import math
 import random
 import threading
 import time
@@ -68,10 +69,12 @@ class Asker:
         role: Whose server it is.
         source: Where it is, such as its URL.
         max_calls: Most requests in one `each`, repeated ones included.
+        max_tokens: Most tokens in one `each`, of those that `count` is told; the requests under way come on top.
     """
 
-    def __init__(self, role: Role, *, source: str, max_calls: int) -> None:
-        self.calls = 0
+    def __init__(self, role: Role, *, source: str, max_calls: int, max_tokens: float = math.inf) -> None:
+        self.calls, self.tokens = 0, 0
+        self._max_tokens = max_tokens
         self.refusal = ""
         self.lock = threading.Lock()
         self._role, self._source, self._max_calls = role, source, max_calls
@@ -86,7 +89,7 @@ class Asker:
             UserError: If the server cannot be used as it is set.
             RunError: If it is down.
         """
-        self.calls = 0
+        self.calls, self.tokens = 0, 0
         self._stop.clear()
         pool = ThreadPoolExecutor(WORKERS)
         try:
@@ -94,6 +97,11 @@ class Asker:
         finally:
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def count(self, tokens: int) -> None:
+        """Take note of the tokens that a reply took."""
+        with self.lock:
+            self.tokens += tokens
 
     def reply(self, send: Callable[[], Found]) -> Found:
         """Send one question, and again while the server is busy or fails.
@@ -149,6 +157,8 @@ class Asker:
                 left = self._not_before - time.monotonic()
                 if self.calls >= self._max_calls:
                     raise NoReplyError("capped")
+                if self.tokens >= self._max_tokens:
+                    raise NoReplyError("spent")
                 if left <= 0:
                     self.calls += 1
                     return

@@ -74,7 +74,9 @@ class GeminiClient:
         except Exception as error:  # the transport beneath differs by version: httpx, httpx2 or requests
             raise UnansweredError(self._safe(f"{type(error).__name__}: {error}")) from None
         reasons = {str(found.finish_reason) for found in response.candidates or []}
-        return Reply(str(response.text or ""), cut=any(reason.endswith("MAX_TOKENS") for reason in reasons))
+        cut = any(reason.endswith("MAX_TOKENS") for reason in reasons)
+        usage = response.usage_metadata
+        return Reply(str(response.text or ""), cut=cut, tokens=(usage.total_token_count or 0) if usage else 0)
 
     def _meaning(self, error: Any) -> Exception:
         said = self._safe(str(error.message or error.status or ""))

@@ -25,10 +25,17 @@ REACHED_SECONDS = 20.0
 
 
 class Reply(NamedTuple):
-    """What a language model said, empty when it chose to say nothing; and whether a limit of tokens cut it off."""
+    """What a language model said, empty when it chose to say nothing.
+
+    Attributes:
+        text: What it said.
+        cut: Whether a limit of tokens cut it off.
+        tokens: Of question and answer, as the server counts them; 0 where it does not tell.
+    """
 
     text: str
     cut: bool = False
+    tokens: int = 0
 
 
 class ChatCompletions:
@@ -130,7 +137,13 @@ def _content(response: requests.Response) -> Reply:
         content, reason = choice["message"]["content"], choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         return Reply("")
-    return Reply(content if isinstance(content, str) else "", cut=reason == "length")
+    return Reply(content if isinstance(content, str) else "", cut=reason == "length", tokens=_tokens(reply))
+
+
+def _tokens(reply: Mapping[str, Any]) -> int:
+    usage = reply.get("usage")
+    total = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return total if isinstance(total, int) else 0
 
 
 def _said(response: requests.Response) -> str:
