@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     from rlhf_tuning.statistics import MeanEstimate
     from rlhf_tuning.training import reward_model
     from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, Look
+    from rlhf_tuning.training.loading import load_text_format
 
     looks: list[dict[str, float]] = []
     decided = HeldOutLoss(10**9, patience=reward_model._LOOKS_AN_EPOCH, unit="nats a preference")
@@ -88,8 +89,7 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
             seed=seed,
             **lengths,
         )
-        text_format = reward_model._text_format(reward_model.load_tokenizer(arguments.model), config)
-        held_out = reward_model._encoded(rows, text_format)
+        held_out = reward_model._encoded(rows, load_text_format(config))
         learnt = arguments.rows - validation_rows(arguments.rows)
         reward_model.train_reward_model(
             config,
