@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     from rlhf_tuning.data.importer import import_preferences, read_canonical
     from rlhf_tuning.statistics import MeanEstimate
     from rlhf_tuning.training import reward_model
+    from rlhf_tuning.training.cumulative_link import Levels
     from rlhf_tuning.training.held_out_loss import HeldOutLoss, HeldOutWatcher, Look
     from rlhf_tuning.training.loading import load_text_format
 
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         def _look(self, at: int) -> None:
             super()._look(at)
             if len(self.curve.looks) % 2 == 0 or at == self.curve.total_steps:
-                found = reward_model._measured(self._measure.args[0], rows, held_out)  # type: ignore[attr-defined]
+                found = reward_model._measured(*self._measure.args[:2], rows, held_out)  # type: ignore[attr-defined]
                 means = {name: value.mean for name, value in found.items()}
                 looks.append({"step": at, "epoch": at * arguments.batch / learnt, **means})
 
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
             seed=seed,
             **lengths,
         )
-        held_out = reward_model._encoded(rows, load_text_format(config))
+        held_out = reward_model._encoded(rows, load_text_format(config), Levels(rows))
         learnt = arguments.rows - validation_rows(arguments.rows)
         reward_model.train_reward_model(
             config,
