@@ -331,10 +331,11 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """The forecast of a run. `hours` are those outside the steps, by what they go to."""
+    """The forecast of a run. `hours` are those outside the steps, by what they go to; `start_hours` a step's start."""
 
     phases: tuple[Phase, ...]
     hours: dict[str, float]
+    start_hours: float
     sharded: bool
     hardware: Hardware
 
@@ -509,6 +510,7 @@ class _Forecaster:
         return Forecast(
             phases=tuple(phase for phase in phases if phase.steps),
             hours={name: hours for name, hours in self.other_hours().items() if hours},
+            start_hours=self.start_seconds() / 3600,
             sharded=self.policy_divided,
             hardware=self.on,
         )
@@ -921,9 +923,8 @@ class _Forecaster:
             + (1 + between) * self.kl_seconds(evaluated, divided=frozen)
             + 2 * self.answering_seconds(general, ROWS_TOGETHER[True], divided=frozen)
         )
-        heavy, light, heavy_start, light_start = _STARTS[self.on.cpu]
+        heavy, light, _, light_start = _STARTS[self.on.cpu]
         heavy += between - (0 if plan.tunes_policy else 1 if learns_preferences else 2)
-        loading = heavy * self.model.parameters * self.model.stored_bytes / _READ_BYTES_PER_SECOND
         seconds = {
             "held-out loss": measurements * measuring,
             **(self.preference_seconds_beside(watched) if learns_preferences else {}),
@@ -932,7 +933,7 @@ class _Forecaster:
             "centring of scores": 0.0 if learns_preferences else judges * centring,
             "watch": plan.looks * look,
             "evaluation": evaluation,
-            "start-up": heavy * heavy_start + light * light_start + loading,
+            "start-up": heavy * self.start_seconds() + light * light_start,
         }
         return {name: value / 3600 for name, value in seconds.items()}
 
@@ -948,6 +949,11 @@ class _Forecaster:
             + self.teacher_seconds(share)
         )
         return (1 + math.ceil(plan.on_policy_train_steps / plan.evaluation_interval)) * look
+
+    def start_seconds(self) -> float:
+        """Return the seconds until a step has loaded the model."""
+        loading = self.model.parameters * self.model.stored_bytes / _READ_BYTES_PER_SECOND
+        return _STARTS[self.on.cpu][2] + loading
 
     def preference_seconds_beside(self, watched: int) -> dict[str, float]:
         """Return the seconds that preference tuning takes beside its steps, on `watched` prompts at each look."""

@@ -44,14 +44,13 @@ _TRAININGS = {
     "Reinforcer": ("reinforcement learning",),
     "Student Trainer": ("on-policy distillation", "supervised tuning"),
 }
-#: What a forecast has beside the steps of a phase; both reward models share theirs, by their steps.
+#: What a forecast has beside the steps of a phase; both reward models have theirs together.
 _BESIDE = {
     "supervised tuning": ("held-out loss",),
     "preference tuning": ("reference", "held-out preferences"),
     "on-policy distillation": ("held-out answers",),
     "reinforcement learning": ("watch",),
 }
-_OF_REWARD_MODELS = ("validation of reward models", "centring of scores")
 #: Of the kinds of steps that a plan may have, the parameter that says how many.
 _STEPS = {
     "supervised_train_steps": "supervised_train_steps",
@@ -376,42 +375,68 @@ class StepBudget:
         """Whether nothing was trained before."""
         return not set(self.known) & _TRAININGS.keys()
 
-    def seconds(self, found: Forecast) -> float:
-        """Return the seconds that the step may take in all, by a forecast for its machine; 0 where nothing is left."""
-        phases = _training_seconds(found)
-        done = {_phase_of(name, phases) for name in self.known if name in _TRAININGS}
-        ahead = {phase: seconds for phase, seconds in phases.items() if phase not in done}
-        left = 3600 * self.run.hours - self.spent - kept_back(found)
-        return max(0.0, left) * ahead[_phase_of(self.step, phases)] / sum(ahead.values())
+    def seconds(self, found: Forecast, slower: float = 1.0) -> float:
+        """Return the seconds that the step may take in all; 0 where nothing is left.
 
-    def seconds_after(self, found: Forecast) -> float:
+        Args:
+            found: A forecast for its machine.
+            slower: How many times as long as forecast things take, as where others use the machine.
+        """
+        phases = _training_seconds(found)
+        started = [name for name in self.known if name in _TRAININGS]
+        done = {_phase_of(name, phases) for name in started}
+        ahead = {phase: seconds for phase, seconds in phases.items() if phase not in done}
+        left = 3600 * self.run.hours - self.spent - kept_back(found, slower, started=len(started))
+        share = ahead[_phase_of(self.step, phases)] / sum(ahead.values()) if left > 0 else 1.0
+        own_start = _SURE * 3600 * found.start_hours  # which was kept back until now
+        return max(0.0, own_start + share * left)
+
+    def seconds_after(self, found: Forecast, slower: float = 1.0) -> float:
         """Return the seconds that the step takes once its last optimizer step is done, but for saving: to centre scores."""
-        centring = found.hours.get("centring of scores", 0.0) if "Reward Model" in self.step else 0.0
-        return _SURE * 3600 * centring
+        return _SURE * slower * _centring_seconds(found) if "Reward Model" in self.step else 0.0
+
+    def step_seconds(self, found: Forecast) -> float:
+        """Return the seconds that an optimizer step is forecast to take."""
+        phases = {phase.name: phase.step_seconds for phase in found.phases}
+        return phases[_phase_of(self.step, phases)]
 
 
 def _phase_of(step: str, phases: Collection[str]) -> str:
     return next((phase for phase in _TRAININGS[step] if phase in phases), "")
 
 
-def kept_back(found: Forecast) -> float:
-    """Return the seconds that are kept for evaluation and gate, and for the start of every step."""
-    return _SURE * 3600 * (found.hours["evaluation"] + found.hours["start-up"])
+def kept_back(found: Forecast, slower: float = 1.0, *, started: int = 0) -> float:
+    """Return the seconds that are kept for evaluation and gate, and for the start of every step not yet started.
+
+    Args:
+        found: The forecast.
+        slower: See `StepBudget.seconds`.
+        started: Trainings that have.
+    """
+    starts = found.hours["start-up"] - started * found.start_hours
+    return _SURE * 3600 * (slower * found.hours["evaluation"] + starts)
 
 
 def _training_seconds(found: Forecast) -> dict[str, float]:
     """Return the seconds of each phase's training, with what is done beside its steps."""
-    shared = sum(found.hours.get(name, 0.0) for name in _OF_REWARD_MODELS)
     rewarded = {phase.name: phase.steps for phase in found.phases if phase.name.endswith("reward model")}
+    validation = found.hours.get("validation of reward models", 0.0)
     return {
         phase.name: 3600
         * (
             phase.hours
             + sum(found.hours.get(name, 0.0) for name in _BESIDE.get(phase.name, ()))
-            + shared * rewarded.get(phase.name, 0) / max(1, sum(rewarded.values()))
+            + validation * rewarded.get(phase.name, 0) / max(1, sum(rewarded.values()))
         )
+        + (_centring_seconds(found) if phase.name in rewarded else 0.0)
         for phase in found.phases
     }
+
+
+def _centring_seconds(found: Forecast) -> float:
+    """Return the seconds in which a reward model's scores are centred; each does it alike."""
+    models = sum(phase.name.endswith("reward model") for phase in found.phases)
+    return 3600 * found.hours.get("centring of scores", 0.0) / max(1, models)
 
 
 def keep_outcome(folder: str | Path, reason: str) -> None:

@@ -70,14 +70,12 @@ class Checkpoint:
 
     Args:
         step: The last that was taken.
-        done: Whether it was the last of all.
         made_from: What made it, as a digest.
         saved: When, in words.
         files: Of each process, in order.
     """
 
     step: int
-    done: bool
     made_from: str
     saved: str
     files: Sequence[StoredFile]

@@ -192,8 +192,13 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             self._store.forget()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take no step where none is left."""
-        if self._newest and self._newest.done:
+        """Say where a training goes on, and take no step where none is left: all are taken, or what watches ended it."""
+        if self._newest is None:
+            return
+        ended = control.should_training_stop or state.global_step >= state.max_steps
+        where = "behind its last step" if ended else f"behind step {state.global_step:,} of {state.max_steps:,}"
+        step.say(f"{self._label.capitalize()} goes on {where}, from the checkpoint of {self._newest.saved}")
+        if ended:
             raise _AlreadyTrained
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
@@ -255,7 +260,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         if environment.is_main_process():
             files = [file for file, _ in everyones if file]
             saved = time.strftime("%Y-%m-%d %H:%M:%S")
-            checkpoint = Checkpoint(at, settled.done, self._made_from, saved, files)
+            checkpoint = Checkpoint(at, self._made_from, saved, files)
             if not problem:
                 _, problem = _tried(store.add, checkpoint)
             if problem:
@@ -323,10 +328,6 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         folder = Path(self._trainer.args.output_dir) / "continued"
         folder.mkdir()
         (folder / "trainer_state.json").write_text(self._loaded["trainer"], encoding="utf-8")
-        where = (
-            "behind its last step" if found.done else f"behind step {found.step:,} of {self._trainer.args.max_steps:,}"
-        )
-        step.say(f"{self._label.capitalize()} goes on {where}, from the checkpoint of {found.saved}")
         return str(folder)
 
     def _read(self, checkpoint: Checkpoint) -> dict[str, Any]:

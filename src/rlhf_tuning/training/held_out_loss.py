@@ -151,6 +151,8 @@ class HeldOutLoss:
     @property
     def stopped(self) -> bool:
         """Whether training is to end before its last step."""
+        if not self.looks:
+            return False
         without = len(self.looks) - 1 - self.looks.index(self.best)
         return self._stops_early and without >= self._patience and self.looks[-1].step < self.total_steps
 
@@ -242,9 +244,10 @@ class HeldOutWatcher(TrainerCallback):  # type: ignore[misc]
         self._weights = BestWeights(model, scratch)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure the model before it has learnt anything."""
+        """Measure the model before it has learnt anything; one that learns no more is not to go on."""
         if self._from_start and not self.curve.looks:
             self._look(0)
+        control.should_training_stop = control.should_training_stop or self.curve.stopped
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, where it is time to, and stop what learns no more."""

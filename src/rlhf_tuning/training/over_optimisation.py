@@ -304,10 +304,11 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self.watch = OverOptimisationWatch(len(self._steps) - 1)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at the policy before it has learnt anything."""
+        """Look at the policy before it has learnt anything; one that has gone wrong is not to go on."""
         self._started = time.monotonic() - self._before
         if not self.watch.looks:
             self._look(0)
+        control.should_training_stop = control.should_training_stop or self.watch.over_optimised
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look, where it is time to, and stop what has gone wrong."""

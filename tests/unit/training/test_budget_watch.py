@@ -1,6 +1,7 @@
 """A training that its budget ends, on tiny real models."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,12 +10,12 @@ from process_phases import train_supervised, write_data
 from stopped_trainings import prepare, train
 
 from rlhf_tuning import environment
-from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.models.architecture import SMOLLM2_135M
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.planning.forecast import GB, Hardware, Plan
 from rlhf_tuning.planning.run_budget import StepBudget, kept_back, of_plan
-from rlhf_tuning.training import budget_watch, reinforcement, reward_model, tuning
+from rlhf_tuning.training import budget_watch, checkpoints, reinforcement, reward_model, tuning
 from rlhf_tuning.training.budget_watch import BudgetWatch
 
 CPU = Hardware(
@@ -55,10 +56,10 @@ def watch(clock, monkeypatch):
 
     def make(seconds, *, before=0.0):
         made = BudgetWatch("", dtype="float32", label="the training")
-        made._budget, made._ends = told(2.0), 1000.0 + seconds
+        made._budget, made._ends = told(2.0), lambda: 1000.0 + seconds
         clock.now = 1000.0
-        made.load_state_dict({"seconds": before, "reason": ""})
-        made.on_train_begin(None, None, None)
+        made.load_state_dict({"seconds": before, "reason": "", "steps": [], "between": 0.0})
+        made.on_train_begin(None, None, SimpleNamespace())
         return made
 
     return make
@@ -99,11 +100,25 @@ def test_one_step_is_taken_in_any_case_and_all_where_there_is_time(watch, clock)
 
 def test_what_a_training_took_before_it_was_stopped_counts(watch, clock):
     assert steps(watch(75, before=40), clock, [10] * 9) == 3
-    again = watch(75)
-    again.load_state_dict({"seconds": 40.0, "reason": "It was ended."})
-    assert again.stopped
-    clock.now = 1030.0
-    assert again.state_dict() == {"seconds": 70.0, "reason": "It was ended."}
+    training = watch(75)
+    steps(training, clock, [10] * 9, between=1)
+    assert training.state_dict() == {"seconds": 66.0, "reason": training.reason, "steps": [10.0] * 6, "between": 1.0}
+
+
+@pytest.mark.parametrize(("seconds", "stays"), [(75, True), (76, True), (77, False)])
+def test_a_training_that_was_ended_stays_so_unless_there_is_time_for_a_step_now(watch, clock, seconds, stays):
+    ended = {"seconds": 66.0, "reason": "It was ended.", "steps": [10.0] * 6, "between": 1.0}
+    again, control = watch(seconds), SimpleNamespace()
+    again.load_state_dict(ended)
+    again.on_train_begin(None, None, control)
+    assert control.should_training_stop == again.stopped == stays
+
+
+def test_a_training_whose_budget_is_gone_goes_on(clock):
+    again, control = BudgetWatch("", dtype="float32", label="the training"), SimpleNamespace()
+    again.load_state_dict({"seconds": 66.0, "reason": "It was ended.", "steps": [10.0], "between": 1.0})
+    again.on_train_begin(None, None, control)
+    assert not control.should_training_stop
 
 
 def test_without_a_budget_nothing_is_measured_stopped_or_left(clock, tmp_path):
@@ -122,16 +137,33 @@ def test_the_end_is_that_of_the_steps_share_before_what_comes_after_it(clock, ca
     budget = told(2.0, spent=600.0)
     found = budget.run.forecast(CPU)
     training = BudgetWatch(text_of(budget), dtype="float32", label="reinforcement learning")
-    left = 2 * 3600 - 600 - kept_back(found)
-    assert training._ends == pytest.approx(1000 + left)
+    left = 2 * 3600 - 600 - kept_back(found, started=3)
+    assert training._ends() == pytest.approx(1000 + left)
     clock.now += 30
-    training.on_train_begin(None, None, None)
-    assert training._ends == pytest.approx(1000 + left - 30)  # to save takes as long as to load did
+    training.on_train_begin(None, None, SimpleNamespace())
+    assert training._ends() == pytest.approx(1000 + left - 30)  # to save takes as long as to load did
     clock.now += 3000
     rewarded = told(2.0, name="Reward Model Trainer", known=[], checked=True)
     training = BudgetWatch(text_of(rewarded), dtype="float32", label="the reward model")
-    assert 1000 + rewarded.seconds(found) - training._ends > 3600 * found.hours["centring of scores"]
+    centring = 3600 * found.hours["centring of scores"] / len(REWARD_MODELS)
+    assert 1000 + rewarded.seconds(found) - training._ends() == pytest.approx(1.3 * centring)
     assert "Budget: 2 h 00 min; steps before this one took 10 min 00 s" in capsys.readouterr().out
+
+
+def test_where_steps_take_longer_than_forecast_more_is_kept_back_for_what_comes_after(clock):
+    budget = told(20.0)
+    found = budget.run.forecast(CPU)
+    training = BudgetWatch(text_of(budget), dtype="float32", label="reinforcement learning")
+    training.on_train_begin(None, None, SimpleNamespace())
+    ends, forecast = training._ends(), budget.step_seconds(found)
+    steps(training, clock, [0.5 * forecast] * 9)
+    assert training._ends() == ends
+    steps(training, clock, [3 * forecast] * 3)  # so few are no measure
+    assert training._ends() == ends
+    steps(training, clock, [3 * forecast] * 3)
+    evaluation = kept_back(found, 3.0) - kept_back(found)
+    assert training._ends() == pytest.approx(ends - evaluation)
+    assert evaluation == pytest.approx(1.3 * 2 * 3600 * found.hours["evaluation"])
 
 
 @pytest.mark.slow
@@ -159,17 +191,23 @@ def prepared(tiny_model, tmp_path_factory):
     return folder
 
 
+def with_time(ends):
+    """Return what makes a watch with time until then."""
+
+    def make(budget, **given):
+        made = BudgetWatch(budget, **given)
+        made._budget, made._ends = told(2.0), lambda: ends
+        return made
+
+    return make
+
+
 @pytest.mark.parametrize("kind", LEFT)
 def test_every_training_that_is_ended_looks_once_more_and_leaves_its_model(
     kind, tiny_model, prepared, tmp_path, monkeypatch
 ):
-    def out_of_time(budget, **given):
-        made = BudgetWatch(budget, **given)
-        made._budget, made._ends = told(2.0), 0.0
-        return made
-
     for module in (reinforcement, reward_model, tuning):
-        monkeypatch.setattr(module, "BudgetWatch", out_of_time)
+        monkeypatch.setattr(module, "BudgetWatch", with_time(0.0))
     train(kind, tiny_model, prepared, tmp_path / "run", None)
     folder, looked = LEFT[kind]
     left = tmp_path / "run" / folder
@@ -177,3 +215,31 @@ def test_every_training_that_is_ended_looks_once_more_and_leaves_its_model(
     assert len((left / "metrics.jsonl").read_text().splitlines()) == 1
     assert not looked or json.loads((left / looked).read_text())["last_step"] == 1
     assert list(left.glob("*adapter_model.safetensors"))
+
+
+def test_a_training_that_was_ended_and_not_saved_goes_on_with_a_larger_budget_alone(
+    tiny_model, prepared, tmp_path, monkeypatch, capsys
+):
+    def fail(*given, **settings):
+        raise ModelError("The step fails.")
+
+    def train_until(ends, name):
+        """Return what was said, how many steps were taken, and what the budget did."""
+        monkeypatch.setattr(reward_model, "BudgetWatch", with_time(ends))
+        train("reward model", tiny_model, prepared, tmp_path / name, tmp_path / f"kept-{name}")
+        left = tmp_path / name / "reward"
+        reason = json.loads((left / "budget.json").read_text())["reason"]
+        return capsys.readouterr().out, len((left / "metrics.jsonl").read_text().splitlines()), reason
+
+    monkeypatch.setattr(checkpoints, "_SAVING_SHARE", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(BudgetWatch, "on_train_end", fail)
+        with pytest.raises(ModelError, match="The step fails"):
+            train_until(0.0, "same")
+    shutil.copytree(tmp_path / "kept-same", tmp_path / "kept-larger")
+    said, steps, reason = train_until(0.0, "same")
+    assert "goes on behind its last step" in said
+    assert (steps, "at step 1 of 6" in reason) == (1, True)
+    said, steps, reason = train_until(1e12, "larger")
+    assert "goes on behind step 1 of 6" in said
+    assert (steps, reason) == (6, "")

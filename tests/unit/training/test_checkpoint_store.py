@@ -30,7 +30,7 @@ def place(request: pytest.FixtureRequest, cloud: CloudStorage, tmp_path: Path) -
 
 def add(store: Store, step: int) -> Checkpoint:
     file = store.put(f"{step:08}.pt", lambda stream: stream.write(b"weights"))  # type: ignore[arg-type, return-value]
-    checkpoint = Checkpoint(step, False, "some", "2027-01-31 06:00:00", [file])
+    checkpoint = Checkpoint(step, "some", "2027-01-31 06:00:00", [file])
     store.add(checkpoint)
     return checkpoint
 
