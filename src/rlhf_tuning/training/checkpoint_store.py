@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ _PLACE = ".checkpoints"
 _MANIFEST = ".json"
 _LOCK = "lock"
 _PARTIAL = ".partial"
+#: After so many days without a write what a training left that was stopped is given up.
+KEPT_DAYS = 30
 
 
 def beside_the_runs(path: str, uri: str) -> str:
@@ -53,6 +56,26 @@ def trained_to(pipeline_root: Path, since: float) -> int:
     manifests = {path: path.stat().st_mtime for path in (pipeline_root / _PLACE).glob(f"*/*{_MANIFEST}")}
     newest = max(manifests, key=manifests.__getitem__, default=None)
     return int(newest.stem) if newest and manifests[newest] >= since else 0
+
+
+def forget_old(place: str) -> int:
+    """Remove the checkpoints that no training has written to for `KEPT_DAYS`, and return of how many trainings they were.
+
+    Those in a bucket that is not mounted stay: a lifecycle rule of the bucket can remove them.
+
+    Args:
+        place: Of all checkpoints.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    forgotten = 0
+    for folder in [] if place.startswith("gs://") else list(Path(place).glob("*/")):
+        newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        if time.time() - newest > KEPT_DAYS * 24 * 3600 and (kept := _Folder(folder)).take():
+            kept.clear()
+            forgotten += 1
+    return forgotten
 
 
 @dataclass(frozen=True)

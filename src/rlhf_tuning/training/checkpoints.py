@@ -41,7 +41,7 @@ from rlhf_tuning import environment, step
 from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import RunError
 from rlhf_tuning.models.model_reference import content_fingerprint, local_folder
-from rlhf_tuning.training.checkpoint_store import Checkpoint, Store, StoredFile
+from rlhf_tuning.training.checkpoint_store import KEPT_DAYS, Checkpoint, Store, StoredFile, forget_old
 
 _Found = TypeVar("_Found")
 
@@ -139,7 +139,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         if place and config.checkpoint_interval:
             self._made_from = fingerprint(config, *inputs)
             store = Store(f"{place}/{self._made_from}")
-            if processes.from_main(lambda: self._takes(store)):
+            if processes.from_main(lambda: self._takes(store, place)):
                 self._store = store
         self._tried_at = 0
         self._newest: Checkpoint | None = None
@@ -374,8 +374,13 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         assert self._loaded
         _draw_from(self._loaded["draws"]["now"])
 
-    def _takes(self, store: Store) -> bool:
+    def _takes(self, store: Store, place: str) -> bool:
         taken, problem = _tried(store.take)
+        forgotten, _ = _tried(forget_old, place)
+        if forgotten:
+            step.say(
+                f"Checkpoints of trainings that were stopped {KEPT_DAYS} days ago and more are removed: {forgotten:,}"
+            )
         if problem:
             step.say(f"Warning: no checkpoints of {self._label} are kept: {problem}")
         elif not taken:

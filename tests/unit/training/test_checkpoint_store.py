@@ -1,6 +1,8 @@
 """Where checkpoints are kept: on this machine and, where a bucket is not mounted, in Cloud Storage."""
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,14 @@ from gcs_server import CloudStorage, Fault, serve_cloud_storage
 
 from rlhf_tuning import cloud_storage, environment
 from rlhf_tuning.errors import RunError
-from rlhf_tuning.training.checkpoint_store import Checkpoint, Store, beside_the_runs, trained_to
+from rlhf_tuning.training.checkpoint_store import (
+    KEPT_DAYS,
+    Checkpoint,
+    Store,
+    beside_the_runs,
+    forget_old,
+    trained_to,
+)
 
 
 @pytest.fixture
@@ -90,3 +99,19 @@ def test_of_two_that_train_the_same_one_writes(tmp_path: Path) -> None:
     first.forget()
     assert second.take()
     second.leave()
+
+
+def test_what_was_stopped_long_ago_is_given_up(tmp_path: Path) -> None:
+    for name, days in (("lately", KEPT_DAYS - 1), ("long-ago", KEPT_DAYS + 1), ("still-trained", KEPT_DAYS + 1)):
+        store = Store(str(tmp_path / name))
+        assert store.take()
+        add(store, 3)
+        for path in (tmp_path / name, *(tmp_path / name).iterdir()):
+            os.utime(path, (time.time() - days * 86_400,) * 2)
+        if name != "still-trained":
+            store.leave()
+    (tmp_path / "note.txt").write_text("of a person")
+    assert forget_old(str(tmp_path)) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lately", "note.txt", "still-trained"]
+    store.leave()
+    assert forget_old("gs://bucket/root/.checkpoints") == 0
