@@ -134,7 +134,7 @@ def train_rewards(model, folder, checkpoint_dir="", data="preferences.jsonl", **
     )
 
 
-def train_policy(model, folder, name, checkpoint_dir="", **settings):
+def train_policy(model, folder, name, checkpoint_dir="", budget="", **settings):
     """Run phase 2 in as many processes as there are."""
     from rlhf_tuning.training import reinforcement
 
@@ -164,6 +164,7 @@ def train_policy(model, folder, name, checkpoint_dir="", **settings):
         model_dir=str(folder / name / "model"),
         tensorboard_dir=str(folder / name / "events"),
         checkpoint_dir=str(checkpoint_dir),
+        budget=budget,
     )
 
 

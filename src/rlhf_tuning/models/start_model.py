@@ -71,15 +71,22 @@ def record_of(model_dir: str) -> str:
     return str(Path(model_dir) / RECORD) if model_dir else ""
 
 
+def is_start(reference: str) -> bool:
+    """Say whether a supervised phase made this model for others to start from.
+
+    Args:
+        reference: A base model's reference, or the supervised model's folder.
+    """
+    return (Path(reference) / RECORD / MADE_FROM).is_file()
+
+
 def times_of(reference: str) -> list[Carrier]:
     """Return what carries the times of the steps that made a supervised model; nothing for a model that none made.
 
     Args:
         reference: A base model's reference, or the supervised model's folder.
     """
-    if not (Path(reference) / RECORD / MADE_FROM).is_file():
-        return []
-    return [Carrier(uri="", metadata=made_from(reference))]
+    return [Carrier(uri="", metadata=made_from(reference))] if is_start(reference) else []
 
 
 def supervised_settings(model_dir: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ own; all answers to a prompt are one process's.
 
 What is not worth going on with stops the run at once: a reward model that is not shown to be better than chance, before the
 first step; a score, a loss or a gradient that is not finite; a reward that never varies; a policy too far from the base
-model.
+model. Where its budget left the run such a reward model and a supervised model, it returns the latter, which was paid for.
 """
 
 import math
@@ -34,7 +34,9 @@ from rlhf_tuning.distributed import processes, sharding
 from rlhf_tuning.errors import DataError, ModelError
 from rlhf_tuning.limits import check_exploration, check_limits, check_target_kl
 from rlhf_tuning.models import base_model, reward_model
+from rlhf_tuning.models.start_model import is_start
 from rlhf_tuning.ops import lanes
+from rlhf_tuning.planning.run_budget import stopped_in
 from rlhf_tuning.rewards import REWARD_OF, SPREAD_OF, Answer, Example, Reward, load_rewards, read_rewards
 from rlhf_tuning.rewards.reward_model import ModelScorer
 from rlhf_tuning.training import over_optimisation
@@ -159,7 +161,7 @@ def train_policy(
         budget: From `run_budget.step_budget`; empty for none.
 
     Returns:
-        The mean of the last tenth of the steps up to the checkpoint that is returned, by metric.
+        The mean of the last tenth of the steps up to the checkpoint that is returned, by metric; of no step nothing.
 
     Raises:
         ParameterError: If the processes cannot share a batch evenly, or a reward cannot be used or does not score.
@@ -172,13 +174,14 @@ def train_policy(
 
     # With the source of functions that this step's image has: checkpoints of another are none of this training's.
     config = replace(config, rewards=read_rewards(config.rewards))
-    if reward_model_dir:
-        reward_model.check_accuracy(reward_model_dir, least=config.min_reward_model_accuracy)
+    unfit = _unfit(config, reward_model_dir, has_budget=bool(budget)) if reward_model_dir else ""
 
     # 1. Encode the prompts.
     share = processes.share(config.batch_size, environment.process_count())
     processes.join()
     budget_watch = BudgetWatch(budget, dtype=config.dtype, label="reinforcement learning")
+    if unfit:
+        budget_watch.end(unfit)
     text_format = load_text_format(config)
     most = max(config.reinforcement_learning_train_steps * config.batch_size, MOST_SPARE_ROWS)
     examples: Sequence[Example] = sample_canonical(prompts_path, most=most, seed=config.seed)
@@ -295,7 +298,7 @@ def train_policy(
         if by_model:
             by_model.model = _reward_model_for(trainer.model, config, reward_model_dir, beside=beside)
         watcher = None
-        if watched:
+        if watched and not unfit:
             held_out = None
             if held_out_reward_model_dir:
                 # A new adapter starts with random numbers; what is learnt must not depend on whether it is watched.
@@ -326,7 +329,8 @@ def train_policy(
         inputs = prompts_path, reward_model_dir, held_out_reward_model_dir, started_from
         checkpoints = Checkpoints(checkpoint_dir, config, *inputs, label="reinforcement learning")
         with closing(log), closing(rewards):
-            checkpoints.train(trainer, log, budget_watch, *([watcher] if watcher else []), own=trainer)
+            if not unfit:
+                checkpoints.train(trainer, log, budget_watch, *([watcher] if watcher else []), own=trainer)
         returned = trainer.state.global_step
         if not budget_watch.stopped and (watcher is None or not watcher.watch.over_optimised):
             check_steps(returned, asked=config.reinforcement_learning_train_steps, label="Reinforcement learning")
@@ -352,6 +356,24 @@ def train_policy(
         save_tuned_model(model, weights, text_format.tokenizer, settings, adapter_dir=adapter_dir, model_dir=model_dir)
     checkpoints.remove()
     return final
+
+
+def _unfit(config: ReinforcementConfig, reward_model_dir: str, *, has_budget: bool) -> str:
+    """Return why no step is taken: the budget left a reward model that would teach noise, and a supervised model to return.
+
+    Raises:
+        ModelError: If the reward model would teach noise, and there is nothing else to return.
+    """
+    try:
+        reward_model.check_accuracy(reward_model_dir, least=config.min_reward_model_accuracy)
+    except ModelError as error:
+        ended = stopped_in(reward_model_dir) if has_budget else []
+        if not (ended and is_start(config.large_model_reference)):
+            raise ModelError(" ".join([*ended, str(error)])) from None
+        return (
+            f"{error} Its budget ended it early, so the supervised model is returned as it is, with no step against it."
+        )
+    return ""
 
 
 class _RewardFunction:
@@ -474,6 +496,8 @@ def _policy_metrics(config: ReinforcementConfig, rewards: Sequence[str]) -> Any:
 
 
 def _last_tenth(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    if not history:
+        return {}
     tail = history[-max(1, len(history) // 10) :]
     names = [name for name in tail[-1] if name not in ("step", "seconds")]
     return {name: sum(record[name] for record in tail) / len(tail) for name in names}

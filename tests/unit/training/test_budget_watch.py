@@ -3,18 +3,22 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from process_phases import train_supervised, write_data
+import torch
+from process_phases import train_policy, train_supervised, write_data
+from safetensors.torch import load_file
 from stopped_trainings import prepare, train
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError, ParameterError
 from rlhf_tuning.models.architecture import SMOLLM2_135M
+from rlhf_tuning.models.start_model import keep_record
 from rlhf_tuning.parameters import PARAMETERS
 from rlhf_tuning.planning.forecast import GB, Hardware, Plan
-from rlhf_tuning.planning.run_budget import StepBudget, kept_back, of_plan
+from rlhf_tuning.planning.run_budget import StepBudget, keep_outcome, kept_back, of_plan
 from rlhf_tuning.training import budget_watch, checkpoints, reinforcement, reward_model, tuning
 from rlhf_tuning.training.budget_watch import BudgetWatch
 
@@ -243,3 +247,26 @@ def test_a_training_that_was_ended_and_not_saved_goes_on_with_a_larger_budget_al
     said, steps, reason = train_until(1e12, "larger")
     assert "goes on behind step 1 of 6" in said
     assert (steps, reason) == (6, "")
+
+
+def test_a_reward_model_that_was_ended_too_early_leaves_the_supervised_model_or_nothing(
+    clock, tiny_model, prepared, tmp_path, capsys
+):
+    write_data(tmp_path)
+    reward = shutil.copytree(prepared / "reward", tmp_path / "reward")
+    measured = {"n": 40, "accuracy": 0.55, "accuracy_low": 0.4, "accuracy_high": 0.69}
+    (reward / "evaluation.json").write_text(json.dumps(measured))
+    keep_outcome(reward, "The budget, 90 s, ended the reward model at step 2 of 1,000.")
+    tune = partial(train_policy, folder=tmp_path, name="rl", budget=text_of(told(2.0)), min_reward_model_accuracy=0.5)
+    words = (
+        "^The budget, 90 s, ended the reward model at step 2 of 1,000. The reward model agrees with people on 55.0% "
+    )
+    with pytest.raises(ModelError, match=words):
+        tune(tiny_model)
+    start = shutil.copytree(tiny_model, tmp_path / "start")
+    keep_record(start, adapter_dir=reward, made_from={})
+    assert tune(start) == {"stopped_by_budget": 1.0, "seconds_before": 0.0}
+    assert "so the supervised model is returned as it is" in capsys.readouterr().out
+    assert "agrees with people on 55.0%" in json.loads((tmp_path / "rl/adapter/budget.json").read_text())["reason"]
+    (returned, began) = (load_file(folder / "model.safetensors") for folder in (tmp_path / "rl/model", start))
+    assert all(torch.equal(returned[name], weight) for name, weight in began.items())
