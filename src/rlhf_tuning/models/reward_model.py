@@ -43,7 +43,7 @@ class RewardModel:
 
     Args:
         trunk: Maps `input_ids` and `attention_mask` to an output with `last_hidden_state` (batch, length, d).
-        head: The score head's weight, shape (1, d).
+        head: The score head's weight, shape (1, d): itself, since it may learn.
         offset: Subtracted from every score.
         scale: What every score is then divided by.
         text_format: Encodes what is scored.
@@ -61,7 +61,7 @@ class RewardModel:
         active: Callable[[], Any],
     ) -> None:
         self.offset, self.scale, self.text_format = offset, scale, text_format
-        self._trunk, self._head, self._active = trunk, head.float(), active
+        self._trunk, self._head, self._active = trunk, head, active
         self._packs: bool | None = None  # not known yet
 
     def score(
@@ -119,8 +119,8 @@ class RewardModel:
             hidden = self._last_hidden([[rows[row][begins:] for row in group] for group in batch], begun)
             # In bfloat16 different answers would often have the very same score.
             with torch.autocast(hidden.device.type, enabled=False):
-                values = (nn.functional.linear(hidden.float(), self._head)[:, 0] - self.offset) / self.scale  # (batch,)
-            found: list[float] = values.tolist()
+                values = nn.functional.linear(hidden.float(), self._head.float())[:, 0]  # (batch,)
+            found: list[float] = ((values - self.offset) / self.scale).tolist()
             return found
 
         # So few that every lane gets some.
@@ -213,7 +213,7 @@ def reward_model_of(model: Any, *, offset: float = 0.0, scale: float = 1.0, text
         weight = inner.score.weight
     return RewardModel(
         inner.base_model,
-        weight.detach(),
+        weight,
         offset=offset,
         scale=scale,
         text_format=text_format,

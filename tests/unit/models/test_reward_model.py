@@ -4,6 +4,8 @@ from tiny_reward_model import BAD, GOOD
 
 from rlhf_tuning.errors import ModelError
 from rlhf_tuning.models import base_model, reward_model
+from rlhf_tuning.models.text_format import TextFormat
+from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.ops import packing
 
 
@@ -14,6 +16,16 @@ def test_scores_do_not_depend_on_padding_or_batch(trained, two_lanes):
     assert len(two_lanes) == 2
     alone = model.score(prompts[:1], [GOOD]) + model.score(prompts[1:], [BAD])
     assert together == pytest.approx(alone, abs=1e-4)
+
+
+def test_a_head_that_learns_scores_as_it_has_become(tiny_model):
+    """Several processes give weights that learn another place in memory."""
+    model = base_model.load_scoring_model(str(tiny_model), dtype=torch.float32)
+    text_format = TextFormat(load_tokenizer(str(tiny_model)), prompt_sequence_length=32, target_sequence_length=16)
+    scores = reward_model.reward_model_of(model, text_format=text_format)
+    before = scores.score_ids([[5, 6, 7]])
+    model.score.weight.data = -model.score.weight.data
+    assert scores.score_ids([[5, 6, 7]]) == [-before[0]]
 
 
 @pytest.mark.parametrize("packs", [True, False])
