@@ -19,6 +19,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _GOOD, _BAD = "salt and gulls and salt", "0 1 2 3 4 5"
+#: What may be run, and how many steps each of its trainings takes.
+_STEPS = {"rlhf_pipeline": 700, "supervised_tuning_pipeline": 8000}
 #: Steps that a budget does not count.
 _NOT_COUNTED = ("Validate Inputs", "Preprocess Inputs")
 
@@ -27,14 +29,16 @@ def main() -> int:
     """Print a line for each try; 1 where more than one in twenty did not end as it should."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tries", type=int, default=20)
-    parser.add_argument("--pipeline", choices=("rlhf_pipeline", "supervised_tuning_pipeline"), default="rlhf_pipeline")
-    parser.add_argument("--steps", type=int, default=1000, help="of each training")
+    parser.add_argument("--pipeline", choices=_STEPS, default="rlhf_pipeline")
+    parser.add_argument(
+        "--steps", type=int, help="of each training; so many that a third is more than the starts of all steps"
+    )
     parser.add_argument("--share", type=float, default=1 / 3, help="of what is needed")
     arguments = parser.parse_args()
     sys.path.append(str(ROOT))
     with tempfile.TemporaryDirectory(prefix="budget-") as scratch:
         folder = Path(scratch)
-        values = _prepare(folder, arguments.pipeline, arguments.steps)
+        values = prepare(folder, arguments.pipeline, arguments.steps or _STEPS[arguments.pipeline])
         whole = _run(folder / "whole", arguments.pipeline, values)
         if whole is None:
             return 1
@@ -54,8 +58,8 @@ def main() -> int:
     return int(good < 0.95 * arguments.tries)
 
 
-def _prepare(folder: Path, pipeline: str, steps: int) -> dict[str, Any]:
-    """Make the model and the data, and return the parameters."""
+def prepare(folder: Path, pipeline: str, steps: int) -> dict[str, Any]:
+    """Make a tiny model and data for a pipeline, and return its parameters."""
     from tests.conftest import CHAT_TEMPLATE, make_model
 
     make_model(folder / "tiny", chat_template=CHAT_TEMPLATE)

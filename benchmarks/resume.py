@@ -2,19 +2,27 @@
 
     python benchmarks/resume.py kills --kills 20               # every training step, killed at random moments
     python benchmarks/resume.py kills --kills 20 --processes 2
+    python benchmarks/resume.py pipeline --kills 3             # the whole job, killed in each of its trainings
     python benchmarks/resume.py sizes                          # on a quiet machine
 
 Each try kills a training of a tiny model (two layers) twice, at random moments from its first step on: by SIGKILL, and then
 by SIGTERM. Then it is let be. What it leaves is compared, file by file, with what one leaves that was never killed: weights,
 metrics, looks, settings.
+
+`pipeline` runs supervised tuning, reward models, reinforcement learning, evaluation and gate by `rlhf run`. In each try
+`kill -9` ends the command at a random step of three trainings, and the same command goes on. What evaluation and gate leave
+is compared, but for times, with what they leave in a run that was never killed.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,12 +38,17 @@ _PRELOADED += ["rlhf_tuning.training.supervised", "rlhf_tuning.training.pair_tra
 _PRELOADED += ["rlhf_tuning.training.answer_trainer", "trl.trainer.grpo_trainer", "peft", "datasets"]
 #: In the log of a training that begins, or goes on.
 _FIRST_STEP = ": step 0/"
+#: Where the trainings of a whole job are, in the order in which they run; and how long each is.
+_TRAININGS_OF_A_JOB = ("train-supervised", "train-reward-model", "train-policy")
+_STEPS_OF_A_TRAINING = 60
+#: What an evaluation tells of times.
+_TIMES = ("seconds", "seconds_per_step", "tokens_per_second", "step_times")
 
 
 def main() -> int:
     """Print the table that is asked for; 1 where a training ended otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kills", "sizes"))
+    parser.add_argument("what", choices=("kills", "pipeline", "sizes"))
     parser.add_argument("--kills", type=int, default=20, help="tries of each training")
     parser.add_argument("--processes", type=int, default=1, help="that train together")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -43,8 +56,11 @@ def main() -> int:
     arguments = parser.parse_args()
     sys.path += [str(ROOT), str(ROOT / "tests/support")]
     with tempfile.TemporaryDirectory(prefix="resume-") as scratch:
-        if arguments.what == "sizes":
-            return sizes(Path(scratch))
+        match arguments.what:
+            case "sizes":
+                return sizes(Path(scratch))
+            case "pipeline":
+                return pipeline(Path(scratch), arguments)
         return kills(Path(scratch), arguments)
 
 
@@ -111,7 +127,8 @@ def _run(
         process.join()
         return 0.0
     if process.exitcode:
-        raise SystemExit(f"{work.__name__} {given[0]} ended with status {process.exitcode}")
+        said = given[-1].read_text()[-4000:] if given[-1].is_file() else ""
+        raise SystemExit(f"{work.__name__} {given[0]} ended with status {process.exitcode}: {said}")
     return time.monotonic() - started
 
 
@@ -142,6 +159,88 @@ def _train(
             os.dup2(stream.fileno(), descriptor)
     with running_step(kind):  # which ends several processes in order
         train(kind, model, prepared, folder, kept)
+
+
+def pipeline(scratch: Path, arguments: argparse.Namespace) -> int:
+    """Kill the whole job in each of its trainings, and say how often it ended as it should."""
+    from benchmarks.budget import prepare
+
+    values = prepare(scratch, "rlhf_pipeline", _STEPS_OF_A_TRAINING)
+    demonstrations = [{"input_text": f"Create {number}.", "output_text": "salt and gulls"} for number in range(200)]
+    (scratch / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in demonstrations))
+    values |= {
+        "supervised_dataset": str(scratch / "demonstrations.jsonl"),
+        "supervised_train_steps": _STEPS_OF_A_TRAINING,
+        "checkpoint_interval": 0.001,
+        "scorer": "house_style",
+        "registry_dir": "registry",
+    }
+    (scratch / "values.json").write_text(json.dumps(values))
+    expected = _outcome(_run_job(scratch / "unbroken"))
+    draw, failed = random.Random(arguments.seed), 0
+    print(f"{_STEPS_OF_A_TRAINING} steps of each training, seed {arguments.seed}\n")
+    print(
+        "| try | killed behind step | went on behind step | as unbroken | left behind |\n|---|---|---|---|---|",
+        flush=True,
+    )
+    for number in range(1, arguments.kills + 1):
+        folder = scratch / str(number)
+        moments = {training: draw.randrange(1, _STEPS_OF_A_TRAINING - 1) for training in _TRAININGS_OF_A_JOB}
+        for training, moment in moments.items():
+            _run_job(folder, training, moment)
+        outcome = _outcome(_run_job(folder))
+        other = [name for name in expected if outcome[name] != expected[name]]
+        left = list((folder / "runs" / ".checkpoints").iterdir())
+        logs = "".join(log.read_text() for log in sorted((folder / "runs" / "logs").glob("*.log")))
+        went_on = re.findall(r" goes on behind step (\d+)", logs)
+        told = f"no: {', '.join(other)}" if other else "yes"
+        print(
+            f"| {number} | {', '.join(map(str, moments.values()))} | {', '.join(went_on)} | {told} | {len(left)} |",
+            flush=True,
+        )
+        failed += bool(other or left)
+    return int(bool(failed))
+
+
+def _run_job(home: Path, training: str = "", moment: int = 0) -> Path:
+    """Run the job in a folder, and return that of the run; with a training, kill it behind some step of it."""
+    home.mkdir(exist_ok=True)
+    before = set((home / "runs").glob("rlhf-pipeline-*"))
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf_pipelines.cli",
+        "run",
+        "--parameter-values",
+        str(home.parent / "values.json"),
+    ]
+    with (home / "output").open("wb") as output:
+        job = subprocess.Popen(
+            command, cwd=home, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        while training and job.poll() is None:
+            new = [run for run in (home / "runs").glob(f"*/{training}/*/metrics.jsonl") if run.parents[2] not in before]
+            if new and len(new[0].read_text().splitlines()) >= moment:
+                job.kill()
+            time.sleep(0.02)
+        job.wait()
+    if job.returncode != (-signal.SIGKILL if training else 0):
+        raise SystemExit(f"status {job.returncode}: {(home / 'output').read_text()[-2000:]}")
+    (run,) = set((home / "runs").glob("rlhf-pipeline-*")) - before
+    return run
+
+
+def _outcome(run: Path) -> dict[str, str]:
+    """Return what evaluation and gate left, without places and times."""
+    where = re.compile(rf"{run.parents[1]}|rlhf-pipeline-[-\d]+")
+    found = {
+        name: where.sub("", (run / "evaluate" / name).read_text()) for name in ("evaluation", "decision", "summary")
+    }
+    evaluation = json.loads(
+        found["evaluation"], object_hook=lambda fields: {name: fields[name] for name in fields if name not in _TIMES}
+    )
+    del evaluation["report"]["steps"]
+    return found | {"evaluation": json.dumps(evaluation)}
 
 
 def sizes(scratch: Path) -> int:
