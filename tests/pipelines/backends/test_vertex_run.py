@@ -14,7 +14,7 @@ from vertex_service import LOCATION, PROJECT, Reply
 
 from rlhf_pipelines.backends.backend import Connection, State, Submission, connect
 from rlhf_pipelines.compile import compile_for_submission
-from rlhf_pipelines.parameters import check_parameters
+from rlhf_pipelines.parameters import PIPELINES, check_parameters
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +23,22 @@ GOOD, BAD = "salt and gulls and salt", "0 1 2 3 4 5"
 
 def rows(rows_):
     return "".join(json.dumps(row) + "\n" for row in rows_).encode()
+
+
+def preferences(count, first=0):
+    return [
+        {
+            "input_text": f"Create {number}.",
+            "candidate_0": GOOD if number % 2 else BAD,
+            "candidate_1": BAD if number % 2 else GOOD,
+            "choice": (number + 1) % 2,
+        }
+        for number in range(first, first + count)
+    ]
+
+
+def prompts(count, word="now"):
+    return [{"input_text": f"Create {number} {word}."} for number in range(count)]
 
 
 def submit(server, values, pipeline="rlhf_pipeline"):
@@ -100,21 +116,12 @@ def more_letters(question: str) -> str:
 
 def test_the_submitted_job_tunes_registers_deploys_and_calls_a_model(place, tmp_path):
     storage, server, mount = place.storage, place.server, place.mount
-    preferences = [
-        {
-            "input_text": f"Create {number}.",
-            "candidate_0": GOOD if number % 2 else BAD,
-            "candidate_1": BAD if number % 2 else GOOD,
-            "choice": (number + 1) % 2,
-        }
-        for number in range(60)
-    ]
     with judge_server(more_letters) as judge:
         storage.put("rubric.md", b"Longer is better.")
-        storage.put("data/part-1.jsonl", rows(preferences[:30]))
-        storage.put("data/part-2.jsonl", rows(preferences[30:]))
-        storage.put("prompts.jsonl", rows({"input_text": f"Create {number}, please."} for number in range(40)))
-        storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(150)))
+        storage.put("data/part-1.jsonl", rows(preferences(30)))
+        storage.put("data/part-2.jsonl", rows(preferences(30, first=30)))
+        storage.put("prompts.jsonl", rows(prompts(40, "please")))
+        storage.put("eval.jsonl", rows(prompts(150)))
         values = {
             "preference_dataset": "gs://bucket/data/*.jsonl",
             "supervise_on_preferred": True,
@@ -218,17 +225,8 @@ def test_the_submitted_supervised_job_learns_from_demonstrations_and_deploys_the
 
 def test_the_submitted_preference_tuning_needs_no_reward_model_to_learn_from_and_deploys_the_model(place):
     storage = place.storage
-    preferences = [
-        {
-            "input_text": f"Create {number}.",
-            "candidate_0": GOOD if number % 2 else BAD,
-            "candidate_1": BAD if number % 2 else GOOD,
-            "choice": (number + 1) % 2,
-        }
-        for number in range(80)
-    ]
-    storage.put("preferences.jsonl", rows(preferences))
-    storage.put("eval.jsonl", rows({"input_text": f"Create {number} now."} for number in range(80)))
+    storage.put("preferences.jsonl", rows(preferences(80)))
+    storage.put("eval.jsonl", rows(prompts(80)))
     with judge_server() as judge:
         values = {
             "preference_dataset": "gs://bucket/preferences.jsonl",
@@ -257,3 +255,104 @@ def test_the_submitted_preference_tuning_needs_no_reward_model_to_learn_from_and
     assert job.outputs["endpoint_resource_name"]
     folder = place.mount / version.artifact_uri.removeprefix("gs://")
     assert json.loads((folder / "manifest.json").read_text())["method"] == "preference"
+
+
+FEEDBACK = [
+    {"prompt": f"Create {number}.", "completion": GOOD if number % 2 else BAD, "label": number % 2 > 0}
+    for number in range(24)
+]
+REWARDS = [
+    {"kind": "python", "name": "often", "function": "often.py"},
+    {"kind": "string_match", "expression": "{{references.letter}}", "operation": "partial_match"},
+]
+OFTEN = b"""
+def evaluate(example, response):
+    return response['parts'][0]['text'].count(example['references']['letter']) / 6
+"""
+#: On Cloud Storage, by name.
+DATA = {
+    "preferences.jsonl": preferences(60),
+    "feedback.jsonl": FEEDBACK,
+    "prompts.jsonl": [row | {"references": {"letter": "e"}} for row in prompts(24, "please")],
+    "eval.jsonl": [row | {"references": {"letter": "e"}} for row in prompts(8)],
+    "rewards/rewards.json": [REWARDS],
+}
+REWARD_MODELS = {"reward_model_train_steps": 2, "min_reward_model_accuracy": 0.0, "held_out_reward_model_share": 0.5}
+REINFORCEMENT = {"reinforcement_learning_train_steps": 1, "num_generations": 2, "watch_prompts": 0}
+#: Pipeline to its settings, and to the method that the registered model tells of.
+SHORT = {
+    "preference_tuning_pipeline": (
+        {"feedback_dataset": "gs://bucket/feedback.jsonl", "loss_type": "kto", "watch_prompts": 0, **REWARD_MODELS},
+        "preference",
+    ),
+    "reward_tuning_pipeline": (
+        {"prompt_dataset": "gs://bucket/prompts.jsonl", "rewards": "gs://bucket/rewards/rewards.json", **REINFORCEMENT},
+        "reinforcement",
+    ),
+    "distillation_pipeline": (
+        {"dataset_uri": "gs://bucket/prompts.jsonl", "student_model_reference": "gs://bucket/base", "train_steps": 1},
+        "supervised",
+    ),
+    "rlaif_pipeline": (
+        {
+            "prompt_dataset": "gs://bucket/prompts.jsonl",
+            "preference_prompt_dataset": "gs://bucket/prompts.jsonl",
+            "task_type": "question_answering@001",
+            **REWARD_MODELS,
+            **REINFORCEMENT,
+        },
+        "reinforcement",
+    ),
+    "method_comparison_pipeline": (
+        {
+            "preference_dataset": "gs://bucket/preferences.jsonl",
+            "prompt_dataset": "gs://bucket/prompts.jsonl",
+            "supervised_train_steps": 1,
+            "best_of": 2,
+            **REWARD_MODELS,
+            **REINFORCEMENT,
+        },
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("pipeline", SHORT)
+def test_every_other_pipeline_runs_as_it_was_submitted(place, pipeline):
+    settings, method = SHORT[pipeline]
+    for name, content in DATA.items():
+        place.storage.put(name, rows(content))
+    place.storage.put("rewards/often.py", OFTEN)
+    with judge_server(
+        lambda question: GOOD if pipeline == "distillation_pipeline" else more_letters(question)
+    ) as server:
+        endpoint = {"endpoint": f"{server.url}/v1", "key_secret": SECRET}
+        given = {
+            **settings,
+            "eval_dataset": "gs://bucket/eval.jsonl",
+            "evaluation_data_uri": "gs://bucket/eval.jsonl",
+            "large_model_reference": "gs://bucket/base",
+            "model_display_name": "tiny",
+            "prompt_sequence_length": 48,
+            "target_sequence_length": 8,
+            "batch_size": 4,
+            "gate_min_prompts": 8,
+            "dtype": "float32",
+            "judge": "language_model",
+            "judge_model": "judge-1",
+            "teacher": "language_model",
+            "teacher_model_reference": "teacher-1",
+            **{f"{who}_{name}": value for who in ("judge", "teacher") for name, value in endpoint.items()},
+        }
+        taken = {parameter.name for parameter in PIPELINES[pipeline]}
+        job = submit(place.server, {name: value for name, value in given.items() if name in taken}, pipeline)
+    (made,) = place.server.of_kind(v1.PipelineJob)
+    assert job.state is State.SUCCEEDED, made.error.message
+    if method:
+        ((version,),) = place.server.versions.values()
+        assert job.outputs["model_resource_name"] == f"{version.name}@1"
+        manifest = json.loads((place.mount / version.artifact_uri.removeprefix("gs://") / "manifest.json").read_text())
+        assert (manifest["method"], manifest["base_model"]) == (method, "gs://bucket/base")
+    else:
+        (found,) = (place.mount / "outputs" / "runs").glob("**/compare-methods/results")
+        assert list(json.loads(found.read_text())["methods"]) == ["base", "supervised", "dpo", "rlhf", "best_of_n"]
