@@ -82,10 +82,10 @@ def read_bases(values: Mapping[str, Value]) -> tuple[Architecture, Architecture]
     reference = str(values["large_model_reference"])
     parameter = "teacher_model_reference" if values.get("on_policy") else "reward_model_reference"
     other = str(values.get(parameter, "")) or reference
+    if values.get("on_policy"):
+        other = folder_if_registered(other, str(values.get("registry_dir", "")))
     model = read_architecture(reference)
-    reward_base = model
-    if other != reference:
-        reward_base = read_architecture(folder_if_registered(other), parameter=parameter)
+    reward_base = model if other == reference else read_architecture(other, parameter=parameter)
     for base in (model, reward_base):
         check_context(
             base.positions,

@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from rlhf_tuning import registry
 from rlhf_tuning.data.importer import import_preferences
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.parameters import PARAMETERS
@@ -130,6 +132,15 @@ def test_a_student_that_answers_by_itself_has_its_teacher_beside_it(values, tmp_
     assert found.hours["held-out answers"] > 0
     alone, model, _ = expectation.plan_of_data(given)
     assert [phase.name for phase in forecast(alone, model, CPU).phases] == ["supervised tuning"]
+
+
+def test_a_teacher_is_looked_up_in_the_registry_of_the_run(values, tmp_path, tiny_model, tiny_plain_model):
+    registry.register_model(
+        model_dir=str(tiny_plain_model), adapter_dir="", name="teacher", manifest={}, registry_dir=tmp_path / "registry"
+    )
+    asked = {"teacher_model_reference": "teacher@1", "on_policy": True, "registry_dir": str(tmp_path / "registry")}
+    _, teacher = expectation.read_bases(DEFAULTS | values | asked)
+    assert Path(teacher.name).is_relative_to(tmp_path / "registry")
 
 
 def test_what_cannot_be_forecast_is_an_error(values, tmp_path):
