@@ -224,11 +224,12 @@ def _by_server(
             f"{len(prompts) - len(missing):,} answers of the teacher are there already, from a run that was stopped"
         )
     price = config.teacher_price / 1e6
+    paid = sum(reply.tokens for reply in known.values())
     asker = Asker(
         TEACHER,
         source=source,
         max_calls=config.teacher_max_calls,
-        max_tokens=config.teacher_max_cost / price if config.teacher_max_cost else math.inf,
+        max_tokens=config.teacher_max_cost / price - paid if config.teacher_max_cost else math.inf,
     )
     progress = step.Progress("answers of the teacher", len(prompts), "answer")
     done = len(prompts) - len(missing)
@@ -257,7 +258,7 @@ def _by_server(
 
     new = iter(asker.each(missing, answer))
     replies = [known.get(encode_prompt(prompt)) or next(new) for prompt in prompts]
-    labels.refusal, labels.cost = asker.refusal, asker.tokens * price
+    labels.refusal, labels.cost = asker.refusal, (paid + asker.tokens) * price
     if replies.count("refused") == len(replies):
         raise ParameterError(
             f"The teacher at {source} refuses every prompt: {asker.refusal}. Check teacher_model_reference and "
@@ -287,7 +288,7 @@ class _KeptReplies:
             record = json.loads(line)
         except ValueError:
             return
-        self._known[record["prompt"]] = Reply(record["text"], cut=record["cut"])
+        self._known[record["prompt"]] = Reply(record["text"], cut=record["cut"], tokens=record.get("tokens", 0))
 
     def get(self, prompt: Conversation) -> Reply | None:
         """Return the reply to a prompt, if there was one."""
@@ -298,7 +299,7 @@ class _KeptReplies:
         key = self._key(prompt)
         append_record(
             self._folder / f"{len(self._known) // _REPLIES_A_FILE:06}.jsonl",
-            {"prompt": key, "text": reply.text, "cut": reply.cut},
+            {"prompt": key, "text": reply.text, "cut": reply.cut, "tokens": reply.tokens},
         )
         self._known[key] = reply
 

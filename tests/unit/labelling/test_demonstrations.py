@@ -159,6 +159,18 @@ def test_no_more_is_asked_once_the_money_is_spent(teacher, tmp_path: Path, tiny_
     assert "The teacher's server cost 0.01" in found.lines()
 
 
+def test_what_a_stopped_run_spent_on_answers_counts(tmp_path: Path, tiny_model: Path) -> None:
+    rows = [row(str(number)) for number in range(4)]
+    with judge_server(lambda question: "salt") as server:
+        server.tokens = 1000
+        settings = behind(server, teacher_price=2.0, teacher_max_cost=0.006)
+        label(tmp_path, tiny_model, rows[1:3], rows[:1], **settings)
+        found = label(tmp_path, tiny_model, rows[1:], rows[:1], **settings)
+        assert len(server.questions) == 3
+    assert (found.labelled, found.left_out) == (3, {"spent": 1})
+    assert found.cost == pytest.approx(0.006)
+
+
 def test_a_server_that_counts_no_tokens_cannot_be_limited_by_cost(tmp_path: Path, tiny_model: Path) -> None:
     with judge_server(lambda question: "salt") as server:
         settings = behind(server, teacher_price=2.0, teacher_max_cost=1.0)
