@@ -56,7 +56,6 @@ def rewards_as_judges(config: EvaluationConfig, predictions_paths: tuple[str, st
     if not config.true_rewards or config.scorer:
         return []
     first, second = map(read_predictions, predictions_paths)
-    answers = list(
-        zip(first, second, strict=False)
-    )  # that they answer the same prompts is checked before they are judged
+    # That they answer the same prompts is checked before they are judged.
+    answers = list(zip(first, second, strict=False))
     return [RewardsJudge(config.true_rewards, answers, most_tokens=config.target_sequence_length)]

@@ -3,7 +3,7 @@
     {"kind": "json_schema", "schema": {"type": "object", "required": ["city"]}, "correct": 1, "wrong": 0}
 
 `schema` may be the name of a file. What it refers to on other hosts is not fetched, and its regular expressions have a limit
-of time.
+of time, so that what would go around that is refused.
 """
 
 import json
@@ -37,7 +37,7 @@ class Options(rewards.Options, frozen=True, kw_only=True):
             validators.validator_for(self.schema).check_schema(self.schema)
         except SchemaError as error:
             return f"schema is no JSON schema: {error.message[:200]}."
-        return ""
+        return _without_limit(list(_objects(self.schema)))
 
     def with_files(self, read: Callable[[str], str | None]) -> "Options":
         """Return the options with the schema in the place of its file's name.
@@ -58,6 +58,27 @@ class Options(rewards.Options, frozen=True, kw_only=True):
                 f"rewards, json_schema: the file {self.schema} holds no JSON schema. {found.problem()}"
             )
         return found
+
+
+def _objects(part: object) -> Iterator[Mapping[str, Any]]:
+    """Yield all objects of a schema, itself first, but for values that answers are held against."""
+    if isinstance(part, dict):
+        yield part
+        for name, inside in part.items():
+            if name not in ("const", "enum", "default", "examples"):
+                yield from _objects(inside)
+    elif isinstance(part, list):
+        for inside in part:
+            yield from _objects(inside)
+
+
+def _without_limit(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Return by what regular expressions of a schema would have no limit of time; or an empty string."""
+    if any(isinstance(part.get("$schema"), str) for part in parts[1:]):
+        return "schema has a $schema below its top. Leave that out: one holds for all."
+    if all(any(name in part for part in parts) for name in ("patternProperties", "unevaluatedProperties")):
+        return "schema has both patternProperties and unevaluatedProperties. Take additionalProperties for the latter."
+    return ""
 
 
 def _matches(pattern: str, text: str) -> bool:

@@ -50,6 +50,7 @@ HOSTILE = {
     "import os; os._exit(0)": "ended its process with status 0 on the answer",
     "import sys; sys.exit(3)": "failed with SystemExit: 3",
     "import os; os.kill(os.getpid(), 9)": "ended its process by SIGKILL",
+    "import socket; socket.socketpair()": "failed with PermissionError: [Errno 13]",
     "import socket; socket.create_connection(('127.0.0.1', 9))": "failed with PermissionError: [Errno 13]",
     "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import socket; socket.socket()'], check=True)": (
         "failed with CalledProcessError"

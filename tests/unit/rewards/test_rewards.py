@@ -69,6 +69,14 @@ def test_the_reward_model_is_the_only_one_where_nothing_else_is_named_and_its_sc
         ('[{"kind": "python"}]', "give FILE.py, FILE.py:FUNCTION or MODULE:FUNCTION"),
         ('[{"kind": "python", "function": "a.py", "code": "x"}]', "Give one of them"),
         ('[{"kind": "json_schema", "schema": {"type": "objekt"}}]', "schema is no JSON schema: 'objekt' is not valid"),
+        (
+            '[{"kind": "json_schema", "schema": {"$defs": {"a": {"$schema": "http://json-schema.org/draft-07/schema"}}}}]',
+            "below its top",
+        ),
+        (
+            '[{"kind": "json_schema", "schema": {"patternProperties": {"a": {}}, "unevaluatedProperties": false}}]',
+            "Take additionalProperties",
+        ),
         ('[{"kind": "string_match", "expression": " "}]', "expression is empty"),
         ("no such file.json", "file 'no such file.json', which cannot be read: No such file"),
     ],
