@@ -224,10 +224,12 @@ def on_policy(
                 drawn = torch.randint(len(self.train_dataset), (count,)).tolist()
                 rows = [self.train_dataset[place] for place in drawn for _ in range(size)]
                 fresh = super()._generate_and_score_completions(rows)
-                telling = [place for place in range(count) if place not in _without_spread(self._rewards, size)]
-                for old, new in zip(same, telling, strict=False):
-                    rewards[old * size : (old + 1) * size] = self._rewards[new * size : (new + 1) * size]
-                    samples = _replaced(samples, fresh, slice(old * size, (old + 1) * size), new * size)
+                dull = _without_spread(self._rewards, size)
+                telling = [place for place in range(count) if place not in dull]
+                swapped = min(len(same), len(telling))
+                old, new = (_rows_of(groups[:swapped], size) for groups in (same, telling))
+                rewards[old] = self._rewards[new]
+                samples = _replaced(samples, old, fresh, new)
             self._rewards = rewards
             for name, count in known.items():
                 del metrics[name][count:]
@@ -375,8 +377,13 @@ def _without_spread(rewards: torch.Tensor, group: int) -> list[int]:
     return flat.nonzero().flatten().tolist()
 
 
-def _replaced(samples: dict[str, Any], others: dict[str, Any], rows: slice, first: int) -> dict[str, Any]:
-    """Return samples with some rows replaced by as many of others, from the first on.
+def _rows_of(groups: Sequence[int], size: int) -> torch.Tensor:
+    """Return the rows of groups of neighbours."""
+    return torch.tensor([group * size + place for group in groups for place in range(size)], dtype=torch.long)
+
+
+def _replaced(samples: dict[str, Any], old: torch.Tensor, others: dict[str, Any], new: torch.Tensor) -> dict[str, Any]:
+    """Return samples with some rows replaced by rows of others.
 
     Prompts are padded on the left, what belongs to answers on the right; either may be the wider.
     """
@@ -384,12 +391,12 @@ def _replaced(samples: dict[str, Any], others: dict[str, Any], rows: slice, firs
     for name, value in samples.items():
         if not isinstance(value, torch.Tensor) or not value.ndim:
             continue
-        other = others[name][first : first + rows.stop - rows.start]
+        other = others[name]
         if value.ndim > 1:
             left = name.startswith("prompt")
             value, other = (_widened(each, max(value.shape[1], other.shape[1]), left=left) for each in (value, other))
         found[name] = value.clone()
-        found[name][rows] = other
+        found[name][old] = other[new]
     return found
 
 
