@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rlhf_tuning.ops import lanes, packing
-from rlhf_tuning.ops.log_probabilities import HEAD_POSITIONS, Answers, head_scale, pack
+from rlhf_tuning.ops.log_probabilities import HEAD_POSITIONS, Answers, head_cap, head_scale, pack
 
 
 def reverse_kl(
@@ -91,11 +91,7 @@ def _of_heads(student: Any, teacher: Any, answers: Answers, temperature: float) 
         theirs = _hidden(teacher, answers)
     ours = _hidden(student, answers)
     projections = [(head.weight[:shared], None if head.bias is None else head.bias[:shared]) for head in heads]
-    squeezed = [
-        value
-        for model in (student, teacher)
-        for value in (head_scale(model), model.config.get_text_config().to_dict().get("final_logit_softcapping"))
-    ]
+    squeezed = [value for model in (student, teacher) for value in (head_scale(model), head_cap(model))]
     # Compiled kernels on a GPU need no more than one tile; a CPU makes several copies of it.
     size = HEAD_POSITIONS if ours.device.type == "cpu" else max(1, len(ours))
     parts = [

@@ -233,7 +233,7 @@ def head_scale(model: Any) -> float | None:
     if model not in _scales:
         settings = model.config.get_text_config().to_dict()
         some = torch.arange(1, 13, device=model.device)[None] % settings["vocab_size"]
-        head, cap = model.get_output_embeddings(), settings.get("final_logit_softcapping")
+        head, cap = model.get_output_embeddings(), head_cap(model)
         found = None
         if type(head) is nn.Linear:  # and no adapter
             own = model(input_ids=some, use_cache=False).logits.float()
@@ -244,6 +244,11 @@ def head_scale(model: Any) -> float | None:
             found = next((scale for scale in scales if _capped(products.float() * scale, cap, own, most)), None)
         _scales[model] = found
     return _scales[model]
+
+
+def head_cap(model: Any) -> float | None:
+    """Return what a model's logits come close to and do not exceed; None where they are not held in."""
+    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)
 
 
 def _capped(logits: torch.Tensor, cap: float | None, own: torch.Tensor, most: torch.Tensor) -> bool:
@@ -263,7 +268,7 @@ def _head(
     from trl.kernels import ChunkedLogProbFunction
 
     head = model.get_output_embeddings()
-    softcap = model.config.get_text_config().to_dict().get("final_logit_softcapping")
+    softcap = head_cap(model)
     on_cpu = hidden.device.type == "cpu"
     plain = head.bias is None and softcap is None and not head.weight.requires_grad
     kept = len(targets) * len(head.weight) * head.weight.element_size() if torch.is_grad_enabled() else 0
