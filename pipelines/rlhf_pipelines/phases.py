@@ -1,5 +1,6 @@
 """The phases, as pipelines of their own that the others nest."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -142,6 +143,29 @@ def demonstration_labels(values: Values) -> DemonstrationLabelOutputs:
     )
 
 
+def _start(values: Values, condition: str, name: str, demonstrations: Callable[[], dict[str, Any]]) -> StartOutputs:
+    """Put supervised tuning under a condition into a pipeline, and say what the others start from.
+
+    Args:
+        values: Of the pipeline.
+        condition: The value that says whether there is any.
+        name: Of the condition, for people.
+        demonstrations: Puts in what comes before, and returns the demonstrations that are not among the values.
+    """
+    with dsl.If(values[condition] == True, name=name):  # noqa: E712
+        trainer = train_supervised(**values.of(train_supervised, **demonstrations(), is_start=True)).set_display_name(
+            "Supervised Trainer"
+        )
+        supervised = choose_start(**values.of(choose_start, model=trainer.outputs["model"])).set_display_name(
+            "Choose Start"
+        )
+    with dsl.Else(name="the base model is the start"):
+        base = choose_start(**values.of(choose_start)).set_display_name("Choose Start")
+    return StartOutputs(
+        **{name: dsl.OneOf(supervised.outputs[name], base.outputs[name]) for name in StartOutputs._fields}
+    )
+
+
 @dsl.pipeline(
     name="supervised-start", description="Before all else, if asked for: learn to answer as demonstrations do."
 )
@@ -161,26 +185,14 @@ def demonstration_labels(values: Values) -> DemonstrationLabelOutputs:
 )
 def supervised_start(values: Values) -> StartOutputs:
     """Tune the model on demonstrations where that is asked for, and say which model the others start from."""
-    with dsl.If(values["supervises"] == True, name="there is a supervised phase"):  # noqa: E712
+
+    def demonstrations() -> dict[str, Any]:
         data = import_supervised_dataset(**values.of(import_supervised_dataset)).set_display_name(
             "Import Supervised Dataset"
         )
-        trainer = train_supervised(
-            **values.of(
-                train_supervised,
-                demonstrations=data.outputs["demonstrations"],
-                eval_demonstrations=data.outputs["eval_demonstrations"],
-                is_start=True,
-            )
-        ).set_display_name("Supervised Trainer")
-        supervised = choose_start(**values.of(choose_start, model=trainer.outputs["model"])).set_display_name(
-            "Choose Start"
-        )
-    with dsl.Else(name="the base model is the start"):
-        base = choose_start(**values.of(choose_start)).set_display_name("Choose Start")
-    return StartOutputs(
-        **{name: dsl.OneOf(supervised.outputs[name], base.outputs[name]) for name in StartOutputs._fields}
-    )
+        return {name: data.outputs[name] for name in ("demonstrations", "eval_demonstrations")}
+
+    return _start(values, "supervises", "there is a supervised phase", demonstrations)
 
 
 @dsl.pipeline(
@@ -199,16 +211,7 @@ def supervised_start(values: Values) -> StartOutputs:
 )
 def student_start(values: Values) -> StartOutputs:
     """Tune the student on its teacher's answers, where that is not the last phase, and say from what the last one starts."""
-    with dsl.If(values["on_policy"] == True, name="the student answers by itself afterwards"):  # noqa: E712
-        trainer = train_supervised(**values.of(train_supervised, is_start=True)).set_display_name("Supervised Trainer")
-        supervised = choose_start(**values.of(choose_start, model=trainer.outputs["model"])).set_display_name(
-            "Choose Start"
-        )
-    with dsl.Else(name="the base model is the start"):
-        base = choose_start(**values.of(choose_start)).set_display_name("Choose Start")
-    return StartOutputs(
-        **{name: dsl.OneOf(supervised.outputs[name], base.outputs[name]) for name in StartOutputs._fields}
-    )
+    return _start(values, "on_policy", "the student answers by itself afterwards", dict)
 
 
 @dsl.pipeline(name="fetch-start", description="Hand on as an artifact what the other phases start from.")
