@@ -14,7 +14,7 @@ In several processes (see `processes`) each answers and learns from its share of
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -31,7 +31,7 @@ from rlhf_tuning.statistics import MeanEstimate, mean_interval, ratio_interval
 from rlhf_tuning.training.held_out_loss import check_finite
 from rlhf_tuning.training.own_answers import own_answers
 from rlhf_tuning.training.trainer_settings import MOST_SPARE_ROWS, step_order
-from rlhf_tuning.training.tuning import Tuning, TuningConfig
+from rlhf_tuning.training.tuning import HandedOn, Tuning, TuningConfig
 
 #: Multiplied by `learning_rate_multiplier`.
 BASE_LEARNING_RATE = 1e-4
@@ -74,12 +74,8 @@ def train_student(
     *,
     demonstrations_path: str,
     eval_demonstrations_path: str,
-    adapter_dir: str,
-    model_dir: str,
-    tensorboard_dir: str,
-    checkpoint_dir: str = "",
     evaluation_prompts_path: str = "",
-    budget: str = "",
+    **handed_on: Unpack[HandedOn],
 ) -> dict[str, float]:
     """Move a student towards a teacher for exactly `on_policy_train_steps` steps, unless it gets no nearer, and save it.
 
@@ -87,13 +83,9 @@ def train_student(
         config: The settings.
         demonstrations_path: Canonical demonstrations, whose prompts are answered.
         eval_demonstrations_path: Canonical demonstrations, on whose prompts it is measured.
-        adapter_dir: As of `Tuning`.
-        model_dir: Likewise.
-        tensorboard_dir: Likewise.
-        checkpoint_dir: Likewise.
         evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
             which checkpoint it is. Empty for none.
-        budget: As of `Tuning`.
+        **handed_on: To `Tuning`.
 
     Returns:
         The KL a token on held-out prompts before and after, that of training, and the steps that were taken.
@@ -117,12 +109,8 @@ def train_student(
             evaluation_prompts_path,
             str(local_folder(config.teacher_model_reference) or ""),
         ),
-        adapter_dir=adapter_dir,
-        model_dir=model_dir,
-        tensorboard_dir=tensorboard_dir,
-        checkpoint_dir=checkpoint_dir,
-        budget=budget,
         label="on-policy distillation",
+        **handed_on,
     )
 
     # 1. Encode the prompts.

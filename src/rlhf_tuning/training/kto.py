@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -36,7 +36,7 @@ from rlhf_tuning.training.held_out_loss import check_finite
 from rlhf_tuning.training.held_out_preferences import of_own_answers, warning
 from rlhf_tuning.training.preference import LOOKS_AN_EPOCH, PreferenceConfig, distinct_prompts
 from rlhf_tuning.training.trainer_settings import step_order
-from rlhf_tuning.training.tuning import Tuning, most_measured
+from rlhf_tuning.training.tuning import HandedOn, Tuning, most_measured
 
 #: Examples that one forward and backward pass holds at most on a CPU.
 _TOGETHER = 8
@@ -51,12 +51,8 @@ def train_on_feedback(
     *,
     preferences_path: str,
     eval_preferences_path: str,
-    adapter_dir: str,
-    model_dir: str,
-    tensorboard_dir: str,
-    checkpoint_dir: str = "",
     evaluation_prompts_path: str = "",
-    budget: str = "",
+    **handed_on: Unpack[HandedOn],
 ) -> dict[str, float]:
     """Tune a model on feedback until it has seen it `epoch_count` times or learns nothing more, and save it.
 
@@ -64,13 +60,9 @@ def train_on_feedback(
         config: The settings.
         preferences_path: Canonical feedback to learn from.
         eval_preferences_path: Canonical feedback to measure on, none of it learnt from.
-        adapter_dir: As of `Tuning`.
-        model_dir: Likewise.
-        tensorboard_dir: Likewise.
-        checkpoint_dir: Likewise.
         evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
             which checkpoint it is. Empty for none.
-        budget: As of `Tuning`.
+        **handed_on: To `Tuning`.
 
     Returns:
         What held-out feedback said of the model that is returned, with intervals, and the steps that were taken.
@@ -90,11 +82,7 @@ def train_on_feedback(
         method="preference",
         rank="adapter_size",
         inputs=(preferences_path, eval_preferences_path, evaluation_prompts_path),
-        adapter_dir=adapter_dir,
-        model_dir=model_dir,
-        tensorboard_dir=tensorboard_dir,
-        checkpoint_dir=checkpoint_dir,
-        budget=budget,
+        **handed_on,
     )
 
     # 1. Encode the feedback.

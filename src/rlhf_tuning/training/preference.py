@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -35,7 +35,7 @@ from rlhf_tuning.ops import packing
 from rlhf_tuning.statistics import MeanEstimate
 from rlhf_tuning.training.held_out_preferences import log_probabilities_of, of_own_answers, of_pairs, warning
 from rlhf_tuning.training.trainer_settings import step_order
-from rlhf_tuning.training.tuning import Tuning, TuningConfig, most_measured
+from rlhf_tuning.training.tuning import HandedOn, Tuning, TuningConfig, most_measured
 
 #: Multiplied by `learning_rate_multiplier`.
 BASE_LEARNING_RATE = 5e-5
@@ -120,12 +120,8 @@ def train_on_preferences(
     *,
     preferences_path: str,
     eval_preferences_path: str,
-    adapter_dir: str,
-    model_dir: str,
-    tensorboard_dir: str,
-    checkpoint_dir: str = "",
     evaluation_prompts_path: str = "",
-    budget: str = "",
+    **handed_on: Unpack[HandedOn],
 ) -> dict[str, float]:
     """Tune a model on preferences until it has seen them `epoch_count` times or learns nothing more, and save it.
 
@@ -133,13 +129,9 @@ def train_on_preferences(
         config: The settings.
         preferences_path: Canonical preferences to learn from.
         eval_preferences_path: Canonical preferences to measure on, none of them learnt from.
-        adapter_dir: As of `Tuning`.
-        model_dir: Likewise.
-        tensorboard_dir: Likewise.
-        checkpoint_dir: Likewise.
         evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
             which checkpoint it is. Empty for none.
-        budget: As of `Tuning`.
+        **handed_on: To `Tuning`.
 
     Returns:
         What held-out preferences said of the model that is returned, with intervals, and the steps that were taken.
@@ -159,11 +151,7 @@ def train_on_preferences(
         method="preference",
         rank="adapter_size",
         inputs=(preferences_path, eval_preferences_path, evaluation_prompts_path),
-        adapter_dir=adapter_dir,
-        model_dir=model_dir,
-        tensorboard_dir=tensorboard_dir,
-        checkpoint_dir=checkpoint_dir,
-        budget=budget,
+        **handed_on,
     )
 
     # 1. Encode the preferences.

@@ -10,7 +10,7 @@ In several processes (see `processes`) each learns from its share of a step's de
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -22,7 +22,7 @@ from rlhf_tuning.statistics import MeanEstimate
 from rlhf_tuning.training.given_answers import log_probabilities_of
 from rlhf_tuning.training.held_out_loss import of_answers
 from rlhf_tuning.training.trainer_settings import MOST_SPARE_ROWS, step_order
-from rlhf_tuning.training.tuning import Tuning, TuningConfig, most_measured
+from rlhf_tuning.training.tuning import HandedOn, Tuning, TuningConfig, most_measured
 
 #: Multiplied by `learning_rate_multiplier`.
 BASE_LEARNING_RATE = 2e-4
@@ -58,12 +58,8 @@ def train_supervised(
     *,
     demonstrations_path: str,
     eval_demonstrations_path: str,
-    adapter_dir: str,
-    model_dir: str,
-    tensorboard_dir: str,
-    checkpoint_dir: str = "",
     evaluation_prompts_path: str = "",
-    budget: str = "",
+    **handed_on: Unpack[HandedOn],
 ) -> dict[str, float]:
     """Tune a model on demonstrations for exactly `train_steps` steps, unless it learns nothing more, and save it.
 
@@ -71,13 +67,9 @@ def train_supervised(
         config: The settings.
         demonstrations_path: Canonical demonstrations to learn from.
         eval_demonstrations_path: Canonical demonstrations to measure on, none of them learnt from.
-        adapter_dir: As of `Tuning`.
-        model_dir: Likewise.
-        tensorboard_dir: Likewise.
-        checkpoint_dir: Likewise.
         evaluation_prompts_path: Prompts on which answers will be compared: where others are enough, they have no say in
             which checkpoint it is. Empty for none.
-        budget: As of `Tuning`.
+        **handed_on: To `Tuning`.
 
     Returns:
         The held-out loss and perplexity before and after, the training loss, and the steps that were taken.
@@ -97,11 +89,7 @@ def train_supervised(
         method="supervised",
         rank="lora_dim",
         inputs=(demonstrations_path, eval_demonstrations_path, evaluation_prompts_path),
-        adapter_dir=adapter_dir,
-        model_dir=model_dir,
-        tensorboard_dir=tensorboard_dir,
-        checkpoint_dir=checkpoint_dir,
-        budget=budget,
+        **handed_on,
     )
 
     # 1. Encode the demonstrations.

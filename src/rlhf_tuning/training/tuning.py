@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 
@@ -68,6 +68,16 @@ class TuningConfig:
         check_limits(**asdict(self))
 
 
+class HandedOn(TypedDict):
+    """What every method hands on to `Tuning` as it gets it."""
+
+    adapter_dir: str
+    model_dir: str
+    tensorboard_dir: str
+    checkpoint_dir: NotRequired[str]
+    budget: NotRequired[str]
+
+
 def most_measured(learnt: int) -> int:
     """Return on how many held-out rows a look is taken, if so many are learnt from between two looks.
 
@@ -105,8 +115,8 @@ class Tuning:
         adapter_dir: str,
         model_dir: str,
         tensorboard_dir: str,
-        checkpoint_dir: str,
-        budget: str,
+        checkpoint_dir: str = "",
+        budget: str = "",
         label: str = "",
     ) -> None:
         self._config, self._method, self._label = config, method, label or f"{method} tuning"
