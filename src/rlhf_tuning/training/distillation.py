@@ -33,11 +33,6 @@ from rlhf_tuning.training.own_answers import own_answers
 from rlhf_tuning.training.trainer_settings import MOST_SPARE_ROWS, step_order
 from rlhf_tuning.training.tuning import HandedOn, Tuning, TuningConfig
 
-#: Multiplied by `learning_rate_multiplier`.
-BASE_LEARNING_RATE = 1e-4
-#: Full fine-tuning moves every weight, so each moves less.
-FULL_BASE_LEARNING_RATE = 1e-6
-
 #: Of the student's answers: the KL is of the distributions themselves.
 _TEMPERATURE = 1.0
 #: Answers that one forward and backward pass holds at most on a CPU.
@@ -57,16 +52,14 @@ class DistillationConfig(TuningConfig):
     answers to held-out prompts.
     """
 
+    RANK = "lora_dim"
+    BASE_LEARNING_RATE = 1e-4
+    FULL_BASE_LEARNING_RATE = 1e-6
+
     teacher_model_reference: str
     on_policy_train_steps: int = 100
     evaluation_interval: int = 20
     lora_dim: int = 16
-
-    @property
-    def learning_rate(self) -> float:
-        """The peak learning rate."""
-        base = BASE_LEARNING_RATE if self.lora_dim else FULL_BASE_LEARNING_RATE
-        return base * self.learning_rate_multiplier
 
 
 def train_student(
@@ -102,7 +95,6 @@ def train_student(
     tuning = Tuning(
         config,
         method="distillation",
-        rank="lora_dim",
         inputs=(
             demonstrations_path,
             eval_demonstrations_path,
@@ -139,7 +131,6 @@ def train_student(
     curve, history = tuning.train(
         [{"prompt": prompt} for prompt in encoded],
         steps=config.on_policy_train_steps,
-        learning_rate=config.learning_rate,
         make_trainer=partial(StudentTrainer, teacher=teacher, order=order, compute=tuning.compute),
         make_arguments=partial(_arguments, config),
         most_together=_TOGETHER,

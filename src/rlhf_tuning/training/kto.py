@@ -80,7 +80,6 @@ def train_on_feedback(
     tuning = Tuning(
         config,
         method="preference",
-        rank="adapter_size",
         inputs=(preferences_path, eval_preferences_path, evaluation_prompts_path),
         **handed_on,
     )
@@ -134,7 +133,6 @@ def train_on_feedback(
     curve, _ = tuning.train(
         taken,
         steps=steps,
-        learning_rate=config.learning_rate,
         make_trainer=FeedbackTrainer,
         make_arguments=partial(
             KTOConfig,

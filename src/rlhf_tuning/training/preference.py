@@ -37,11 +37,6 @@ from rlhf_tuning.training.held_out_preferences import log_probabilities_of, of_o
 from rlhf_tuning.training.trainer_settings import step_order
 from rlhf_tuning.training.tuning import HandedOn, Tuning, TuningConfig, most_measured
 
-#: Multiplied by `learning_rate_multiplier`.
-BASE_LEARNING_RATE = 5e-5
-#: Full fine-tuning moves every weight, so each moves less.
-FULL_BASE_LEARNING_RATE = 1e-6
-
 #: So many looks at held-out preferences in an epoch; an epoch without a lower loss ends the training.
 LOOKS_AN_EPOCH = 4
 #: Pairs that one forward and backward pass holds at most: packed, and with a prompt for each answer.
@@ -62,6 +57,10 @@ class PreferenceConfig(TuningConfig):
     `held_out_reward_model_share` of the prompts are left to a held-out reward model. `watch_prompts` held-out prompts are
     answered at each look, at `temperature`.
     """
+
+    RANK = "adapter_size"
+    BASE_LEARNING_RATE = 5e-5
+    FULL_BASE_LEARNING_RATE = 1e-6
 
     beta: float = 0.1
     epoch_count: float = 1.0
@@ -86,12 +85,6 @@ class PreferenceConfig(TuningConfig):
             batch_size=self.batch_size,
         )
         check_samples(self.temperature)
-
-    @property
-    def learning_rate(self) -> float:
-        """The peak learning rate."""
-        base = BASE_LEARNING_RATE if self.adapter_size else FULL_BASE_LEARNING_RATE
-        return base * self.learning_rate_multiplier
 
     @property
     def loss(self) -> dict[str, Any]:
@@ -149,7 +142,6 @@ def train_on_preferences(
     tuning = Tuning(
         config,
         method="preference",
-        rank="adapter_size",
         inputs=(preferences_path, eval_preferences_path, evaluation_prompts_path),
         **handed_on,
     )
@@ -195,7 +187,6 @@ def train_on_preferences(
     curve, _ = tuning.train(
         rows,
         steps=steps,
-        learning_rate=config.learning_rate,
         make_trainer=partial(PreferenceTrainer, order=order, share=share),
         make_arguments=partial(
             DPOConfig,

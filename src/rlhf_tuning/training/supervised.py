@@ -24,11 +24,6 @@ from rlhf_tuning.training.held_out_loss import of_answers
 from rlhf_tuning.training.trainer_settings import MOST_SPARE_ROWS, step_order
 from rlhf_tuning.training.tuning import HandedOn, Tuning, TuningConfig, most_measured
 
-#: Multiplied by `learning_rate_multiplier`.
-BASE_LEARNING_RATE = 2e-4
-#: Full fine-tuning moves every weight, so each moves less.
-FULL_BASE_LEARNING_RATE = 1e-5
-
 #: Examples that one forward and backward pass holds at most on a CPU.
 _TOGETHER = 8
 #: So many looks in a row without a lower held-out loss end the training.
@@ -42,15 +37,13 @@ class SupervisedConfig(TuningConfig):
     `lora_dim` 0 means full fine-tuning. Every `evaluation_interval` steps the loss on held-out demonstrations is measured.
     """
 
+    RANK = "lora_dim"
+    BASE_LEARNING_RATE = 2e-4
+    FULL_BASE_LEARNING_RATE = 1e-5
+
     train_steps: int = 300
     evaluation_interval: int = 20
     lora_dim: int = 16
-
-    @property
-    def learning_rate(self) -> float:
-        """The peak learning rate."""
-        base = BASE_LEARNING_RATE if self.lora_dim else FULL_BASE_LEARNING_RATE
-        return base * self.learning_rate_multiplier
 
 
 def train_supervised(
@@ -87,7 +80,6 @@ def train_supervised(
     tuning = Tuning(
         config,
         method="supervised",
-        rank="lora_dim",
         inputs=(demonstrations_path, eval_demonstrations_path, evaluation_prompts_path),
         **handed_on,
     )
@@ -114,7 +106,6 @@ def train_supervised(
     curve, history = tuning.train(
         rows,
         steps=config.train_steps,
-        learning_rate=config.learning_rate,
         make_trainer=partial(AnswerTrainer, order=order),
         make_arguments=partial(SFTConfig, dataset_kwargs={"skip_prepare_dataset": True}),
         most_together=_TOGETHER,

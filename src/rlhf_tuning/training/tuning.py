@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NotRequired, TypedDict
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 import torch
 
@@ -52,6 +52,13 @@ class TuningConfig:
     training starts from. `checkpoint_interval` are the minutes between two checkpoints.
     """
 
+    #: Name of the setting that is the rank of the adapter; where that is 0 all weights learn.
+    RANK: ClassVar[str]
+    #: Multiplied by `learning_rate_multiplier`.
+    BASE_LEARNING_RATE: ClassVar[float]
+    #: Full fine-tuning moves every weight, so each moves less.
+    FULL_BASE_LEARNING_RATE: ClassVar[float]
+
     large_model_reference: str
     learning_rate_multiplier: float = 1.0
     enable_early_stopping: bool = True
@@ -66,6 +73,17 @@ class TuningConfig:
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))
+
+    @property
+    def rank(self) -> int:
+        """The rank of the adapter; 0 for full fine-tuning."""
+        return int(getattr(self, self.RANK))
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate."""
+        base = self.BASE_LEARNING_RATE if self.rank else self.FULL_BASE_LEARNING_RATE
+        return base * self.learning_rate_multiplier
 
 
 class HandedOn(TypedDict):
@@ -94,7 +112,6 @@ class Tuning:
     Args:
         config: The settings.
         method: Its name, as `tuning.json` has it and messages do.
-        rank: Name of the setting that is the rank of the adapter; where that is 0 all weights learn.
         inputs: Files that are learnt from or measured on; empty for one that there is not.
         adapter_dir: Gets the LoRA adapter (with full fine-tuning none), `metrics.jsonl`, `held_out_loss.json` and
             `tuning.json`.
@@ -110,7 +127,6 @@ class Tuning:
         config: TuningConfig,
         *,
         method: str,
-        rank: str,
         inputs: Sequence[str],
         adapter_dir: str,
         model_dir: str,
@@ -120,7 +136,6 @@ class Tuning:
         label: str = "",
     ) -> None:
         self._config, self._method, self._label = config, method, label or f"{method} tuning"
-        self._rank_name, self._rank = rank, getattr(config, rank)
         self._inputs, self._checkpoint_dir = inputs, checkpoint_dir
         self._adapter_dir, self._model_dir, self._tensorboard_dir = adapter_dir, model_dir, tensorboard_dir
         self._share = processes.share(config.batch_size, environment.process_count())
@@ -134,14 +149,13 @@ class Tuning:
     def load(self) -> None:
         """Load the base as `model`, and choose the dtype of matrix products, `compute`. See `load_base` for errors."""
         output, seed = Path(self._model_dir), self._config.seed
-        self.model, self.compute = load_base(self._config, rank=self._rank_name, output=output, seed=seed)
+        self.model, self.compute = load_base(self._config, rank=self._config.RANK, output=output, seed=seed)
 
     def train(
         self,
         rows: Sequence[Mapping[str, Any]],
         *,
         steps: int,
-        learning_rate: float,
         make_trainer: Callable[..., Any],
         make_arguments: Callable[..., Any],
         most_together: int,
@@ -158,7 +172,6 @@ class Tuning:
         Args:
             rows: Of the trainer.
             steps: The most optimizer steps.
-            learning_rate: The peak.
             make_trainer: Makes one of TRL's, from what every one takes.
             make_arguments: Makes its settings, likewise.
             most_together: Rows that one forward and backward pass holds at most on a CPU.
@@ -185,14 +198,14 @@ class Tuning:
             share=self._share,
             most=most_together,
             tokens=most_tokens,
-            full=not self._rank,
+            full=not config.rank,
             compute=self.compute,
         )
         with TemporaryDirectory(prefix=f"{self._method}-trainer-") as scratch:
             settings = shared_settings(
                 output_dir=scratch,
                 steps=steps,
-                learning_rate=learning_rate,
+                learning_rate=config.learning_rate,
                 seed=config.seed,
                 compute=self.compute,
                 checkpointing=together.checkpointing,
@@ -218,7 +231,7 @@ class Tuning:
                 train_dataset=Dataset.from_list(rows),
                 processing_class=self.text_format.tokenizer,
                 callbacks=[log, budget_watch],
-                peft_config=new_adapter(self.model, self._rank, warm_start=config.warm_start_adapter),
+                peft_config=new_adapter(self.model, config.rank, warm_start=config.warm_start_adapter),
             )
             drop_printing(trainer)
             started_from = continue_adapter(trainer.model, config.warm_start_adapter)
@@ -255,10 +268,10 @@ class Tuning:
         found = self._budget_watch.finish(self._adapter_dir)
         # With LoRA the base is loaded anew for it, so what trained goes first.
         trainer, self._trainer, self.model = self._trainer, None, None
-        if self._rank and environment.is_main_process():
+        if self._config.rank and environment.is_main_process():
             trainer.model.save_pretrained(self._adapter_dir)
-        tuned = None if self._rank else trainer.model
-        weights = None if self._rank else sharding.whole_weights(trainer.model)
+        tuned = None if self._config.rank else trainer.model
+        weights = None if self._config.rank else sharding.whole_weights(trainer.model)
         trainer.accelerator.free_memory()
         del trainer
         base_model.release_memory()
