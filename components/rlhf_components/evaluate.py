@@ -139,7 +139,7 @@ def evaluate(
     from rlhf_tuning.reports.run_report import data_sources, lineage, write_run_report
     from rlhf_tuning.reports.saved_report import add_report
     from rlhf_tuning.rewards.as_judge import rewards_as_judges
-    from rlhf_tuning.step import running_step, write_log
+    from rlhf_tuning.step import log_metrics, running_step, write_log
 
     learnt = [reward_model, held_out_reward_model, eval_preferences, eval_demonstrations]
     inputs = [champion_predictions, tuned_predictions, model, *learnt]
@@ -285,8 +285,6 @@ def evaluate(
             budget=ended,
         )
         add_report(run_report, evaluation.path)
-        for name, value in numbers.items():
-            metrics.log_metric(name, value)
-        metrics.log_metric("promoted", float(decided.promote))
+        log_metrics(metrics, numbers | {"promoted": float(decided.promote)})
         write_log(decision_text(decided))
     return (decided.promote,)

@@ -70,7 +70,7 @@ def label_preferences(
     from pathlib import Path
 
     from rlhf_tuning.labelling import preferences
-    from rlhf_tuning.step import running_step, say
+    from rlhf_tuning.step import log_metrics, running_step, say
 
     with running_step("Label Preferences", inputs=[prompts], outputs=[labelled_preferences, judgements]):
         config = preferences.PreferenceLabelConfig(
@@ -115,5 +115,4 @@ def label_preferences(
             model_b_fingerprint=large_model_b_fingerprint,
             prompt_fingerprint=prompts.metadata.get("fingerprint", ""),
         )
-        for name, value in found.metrics().items():
-            metrics.log_metric(name, value)
+        log_metrics(metrics, found.metrics())

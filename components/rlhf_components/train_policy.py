@@ -97,7 +97,7 @@ def train_policy(
     from rlhf_tuning.models.reward_model import saved_better_than_chance
     from rlhf_tuning.models.start_model import times_of
     from rlhf_tuning.planning.run_budget import step_budget
-    from rlhf_tuning.step import running_step
+    from rlhf_tuning.step import log_metrics, running_step
     from rlhf_tuning.training import reinforcement as phase
     from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
@@ -147,8 +147,7 @@ def train_policy(
             else "",
         )
         clock.earlier = final.pop("seconds_before", 0.0)
-        for name, value in final.items():
-            metrics.log_metric(name, value)
+        log_metrics(metrics, final)
         made_from = {
             "base_model": large_model_reference,
             "base_model_fingerprint": large_model_fingerprint,

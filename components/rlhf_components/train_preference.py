@@ -84,7 +84,6 @@ def train_preference(
             what is an input is fetched.
         budget: From Validate Inputs: what the run may take, and its plan; empty for no limit.
     """
-    import math
     import shutil
     from pathlib import Path
 
@@ -92,7 +91,7 @@ def train_preference(
     from rlhf_tuning.models.start_model import times_of
     from rlhf_tuning.planning.run_budget import step_budget
     from rlhf_tuning.registry import PREFERENCE_ROWS
-    from rlhf_tuning.step import running_step
+    from rlhf_tuning.step import log_metrics, running_step
     from rlhf_tuning.training import kto, preference
     from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
@@ -137,9 +136,7 @@ def train_preference(
         clock.earlier = found.pop("seconds_before", 0.0)
         if preference_rows:
             shutil.copyfile(preference_rows.path, Path(adapter.path) / PREFERENCE_ROWS)
-        for name, value in found.items():
-            if math.isfinite(value):
-                metrics.log_metric(name, value)
+        log_metrics(metrics, found)
         learnt = "feedback" if loss_type == "kto" else "preference"
         made_from = {
             "base_model": large_model_reference,

@@ -68,7 +68,7 @@ def train_reward_model(
     from rlhf_tuning.models.start_model import times_of
     from rlhf_tuning.planning.run_budget import step_budget
     from rlhf_tuning.registry import PREFERENCE_ROWS
-    from rlhf_tuning.step import running_step, say
+    from rlhf_tuning.step import log_metrics, running_step, say
     from rlhf_tuning.training import reward_model as phase
     from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
@@ -109,9 +109,7 @@ def train_reward_model(
         clock.earlier = evaluation.pop("seconds_before", 0.0)
         if preference_rows:
             shutil.copyfile(preference_rows.path, Path(reward_model.path) / PREFERENCE_ROWS)
-        for name, value in evaluation.items():
-            if isinstance(value, int | float):
-                metrics.log_metric(name, value)
+        log_metrics(metrics, evaluation)
         if "roc" in evaluation:
             classification.log_roc_curve(**evaluation["roc"])
         reward_model.metadata.update(

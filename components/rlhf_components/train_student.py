@@ -75,48 +75,42 @@ def train_student(
         start_model: The folder that large_model_reference names after a supervised phase, for steps that share no storage:
             what is an input is fetched.
     """
-    import math
-    from typing import Any
+    from functools import partial
 
     from rlhf_tuning.distributed import processes
     from rlhf_tuning.models.start_model import times_of
     from rlhf_tuning.planning.run_budget import step_budget
-    from rlhf_tuning.step import running_step
+    from rlhf_tuning.step import log_metrics, running_step
     from rlhf_tuning.training import distillation, supervised
     from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
     inputs = [demonstrations, eval_demonstrations, *times_of(large_model_reference)]
     with running_step("Student Trainer", inputs=inputs, outputs=[adapter, model]) as clock:
-        shared: dict[str, Any] = {
-            "large_model_reference": large_model_reference,
-            "learning_rate_multiplier": learning_rate_multiplier,
-            "evaluation_interval": evaluation_interval,
-            "enable_early_stopping": enable_early_stopping,
-            "enable_checkpoint_selection": enable_checkpoint_selection,
-            "lora_dim": lora_dim,
-            "batch_size": batch_size,
-            "prompt_sequence_length": prompt_sequence_length,
-            "target_sequence_length": target_sequence_length,
-            "seed": seed,
-            "dtype": dtype,
-            "checkpoint_interval": checkpoint_interval,
-        }
-        learn: Any
-        config: Any
-        if on_policy:
-            learn = distillation.train_student
-            config = distillation.DistillationConfig(
-                **shared,
+        configure = (
+            partial(
+                distillation.DistillationConfig,
                 teacher_model_reference=teacher_model_reference,
                 on_policy_train_steps=on_policy_train_steps,
             )
-        else:
-            learn = supervised.train_supervised
-            config = supervised.SupervisedConfig(
-                **shared, train_steps=train_steps, warm_start_adapter=warm_start_adapter
-            )
+            if on_policy
+            else partial(supervised.SupervisedConfig, train_steps=train_steps, warm_start_adapter=warm_start_adapter)
+        )
+        config = configure(
+            large_model_reference=large_model_reference,
+            learning_rate_multiplier=learning_rate_multiplier,
+            evaluation_interval=evaluation_interval,
+            enable_early_stopping=enable_early_stopping,
+            enable_checkpoint_selection=enable_checkpoint_selection,
+            lora_dim=lora_dim,
+            batch_size=batch_size,
+            prompt_sequence_length=prompt_sequence_length,
+            target_sequence_length=target_sequence_length,
+            seed=seed,
+            dtype=dtype,
+            checkpoint_interval=checkpoint_interval,
+        )
         found = processes.run(
-            learn,
+            distillation.train_student if on_policy else supervised.train_supervised,
             config,
             demonstrations_path=demonstrations.path,
             eval_demonstrations_path=eval_demonstrations.path,
@@ -128,9 +122,7 @@ def train_student(
             budget=step_budget(budget, clock),
         )
         clock.earlier = found.pop("seconds_before", 0.0)
-        for name, value in found.items():
-            if math.isfinite(value):
-                metrics.log_metric(name, value)
+        log_metrics(metrics, found)
         made_from = {
             "base_model": large_model_reference,
             "base_model_fingerprint": large_model_fingerprint,

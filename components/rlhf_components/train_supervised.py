@@ -67,12 +67,10 @@ def train_supervised(
         is_start: Whether another method starts from the model: then it holds the settings and metrics too, since later
             steps get nothing else.
     """
-    import math
-
     from rlhf_tuning.distributed import processes
     from rlhf_tuning.models.start_model import keep_record
     from rlhf_tuning.planning.run_budget import step_budget
-    from rlhf_tuning.step import running_step
+    from rlhf_tuning.step import log_metrics, running_step
     from rlhf_tuning.training import supervised
     from rlhf_tuning.training.checkpoint_store import beside_the_runs
 
@@ -107,9 +105,7 @@ def train_supervised(
             budget=step_budget(budget, clock),
         )
         clock.earlier = found.pop("seconds_before", 0.0)
-        for name, value in found.items():
-            if math.isfinite(value):
-                metrics.log_metric(name, value)
+        log_metrics(metrics, found)
         made_from = {
             "base_model": large_model_reference,
             "base_model_fingerprint": large_model_fingerprint,

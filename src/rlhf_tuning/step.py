@@ -1,4 +1,4 @@
-"""How a running step tells where it is, when it will end, and why it failed.
+"""How a running step tells where it is, when it will end, what it found, and why it failed.
 
 A step prints either sparse text lines (a container's log) or, when `rlhf run` started it, one JSON event a line, behind
 the marker `@rlhf `, which the command draws live. Events: `start`, `progress`, `message`, `end`, `error`.
@@ -8,6 +8,7 @@ Of several processes (see `processes`) the main one speaks.
 import errno
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import RlhfError, RunError
@@ -26,6 +28,13 @@ from rlhf_tuning.step_times import Artifact, StepClock
 EVENT_MARKER = "@rlhf "
 
 logger = logging.getLogger(__name__)
+
+
+class Metrics(Protocol):
+    """What kfp's metrics are to this library."""
+
+    def log_metric(self, metric: str, value: float) -> None:
+        """Keep one value."""
 
 
 def emit(event: str, **fields: object) -> None:
@@ -45,6 +54,13 @@ def say(message: str) -> None:
 def write_log(text: str) -> None:
     """Write into the step's log alone, whoever listens: what `rlhf run` shows at its end is not said twice."""
     print(text, flush=True)
+
+
+def log_metrics(metrics: Metrics, found: Mapping[str, object]) -> None:
+    """Log the numbers among what a step found; an end of an interval that is infinite is no JSON and is left out."""
+    for name, value in found.items():
+        if isinstance(value, int | float) and math.isfinite(value):
+            metrics.log_metric(name, value)
 
 
 def duration(seconds: float) -> str:

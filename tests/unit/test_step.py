@@ -1,15 +1,17 @@
 import errno
 import json
+import math
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rlhf_tuning import environment
 from rlhf_tuning.errors import DataError, RunError
-from rlhf_tuning.step import EVENT_MARKER, Progress, duration, running_step, say
+from rlhf_tuning.step import EVENT_MARKER, Progress, duration, log_metrics, running_step, say
 
 
 @pytest.fixture
@@ -72,6 +74,13 @@ def test_lack_of_memory_says_what_to_lower(events, error):
     with pytest.raises(SystemExit), running_step("Reinforcer"):
         raise error("CUDA out of memory. Tried to allocate 20.00 MiB.")
     assert "batch_size" in events()[-1]["text"]
+
+
+def test_metrics_are_the_numbers_that_json_has():
+    kept = {}
+    found = {"loss": 0.5, "n": 1, "loss_low": -math.inf, "loss_high": math.nan, "roc": {"fpr": [0.0]}}
+    log_metrics(SimpleNamespace(log_metric=kept.__setitem__), found)
+    assert kept == {"loss": 0.5, "n": 1}
 
 
 def test_progress_counts_and_estimates_from_the_pace_after_the_first_unit(events, monkeypatch):
