@@ -71,10 +71,11 @@ def forget_old(place: str) -> int:
     """
     forgotten = 0
     for folder in [] if place.startswith("gs://") else list(Path(place).glob("*/")):
-        newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        # A mounted bucket gives folders the time at which it was mounted.
+        newest = max(path.stat().st_mtime for path in list(folder.iterdir()) or [folder])
         if time.time() - newest > KEPT_DAYS * 24 * 3600 and (kept := _Folder(folder)).take():
             kept.clear()
-            forgotten += 1
+            forgotten += not folder.exists()
     return forgotten
 
 
@@ -130,6 +131,8 @@ class _Folder:
             return False
         except OSError:
             pass  # a file system without locks
+        # A training that goes on after long is no old one.
+        os.utime(lock.fileno())
         self._lock = lock
         return True
 

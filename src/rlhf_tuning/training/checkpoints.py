@@ -375,12 +375,14 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         _draw_from(self._loaded["draws"]["now"])
 
     def _takes(self, store: Store, place: str) -> bool:
-        taken, problem = _tried(store.take)
-        forgotten, _ = _tried(forget_old, place)
+        forgotten, problem = _tried(forget_old, place)
+        if problem:
+            step.say(f"Warning: old checkpoints cannot be removed: {problem}")
         if forgotten:
             step.say(
                 f"Checkpoints of trainings that were stopped {KEPT_DAYS} days ago and more are removed: {forgotten:,}"
             )
+        taken, problem = _tried(store.take)
         if problem:
             step.say(f"Warning: no checkpoints of {self._label} are kept: {problem}")
         elif not taken:

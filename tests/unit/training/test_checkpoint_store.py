@@ -106,7 +106,7 @@ def test_what_was_stopped_long_ago_is_given_up(tmp_path: Path) -> None:
         store = Store(str(tmp_path / name))
         assert store.take()
         add(store, 3)
-        for path in (tmp_path / name, *(tmp_path / name).iterdir()):
+        for path in (tmp_path / name).iterdir():
             os.utime(path, (time.time() - days * 86_400,) * 2)
         if name != "still-trained":
             store.leave()
