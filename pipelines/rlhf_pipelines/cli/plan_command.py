@@ -185,8 +185,7 @@ def _as_text(
 
 def _sampled_anew(found: Forecast, plan: Plan) -> str:
     """Say what dynamic sampling may cost: nobody knows before how many prompts have answers that all score the same."""
-    phase = next(phase for phase in found.phases if phase.name == "reinforcement learning")
-    once = phase.seconds["sampling"] + phase.seconds["reward"]
+    once = next(phase.sampled_seconds for phase in found.phases if phase.name == "reinforcement learning")
     return (
         f"Not in it: dynamic_sampling. A step answers up to {plan.dynamic_sampling} times as many prompts more, which "
         f"takes up to {_figure(plan.dynamic_sampling * once)} s; {_figure(once)} s for each time all are replaced."

@@ -13,6 +13,7 @@ from rlhf_tuning.data.problems import Problems
 from rlhf_tuning.data.reader import DEMONSTRATIONS, FEEDBACK, PREFERENCES, PROMPTS, TO_LABEL, FileReader
 from rlhf_tuning.data.rows import Kind
 from rlhf_tuning.data.sources import resolve
+from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.limits import check_context
 from rlhf_tuning.models.architecture import Architecture, read_architecture
 from rlhf_tuning.models.registered import folder_if_registered
@@ -83,6 +84,11 @@ def read_bases(values: Mapping[str, Value]) -> tuple[Architecture, Architecture]
     parameter = "teacher_model_reference" if values.get("on_policy") else "reward_model_reference"
     other = str(values.get(parameter, "")) or reference
     if values.get("on_policy"):
+        if values.get(parameter, "") in ("", "-"):
+            raise ParameterError(
+                "teacher_model_reference is missing: with on_policy the teacher is loaded beside the student, so its shape "
+                "has to be known."
+            )
         other = folder_if_registered(other, str(values.get("registry_dir", "")))
     model = read_architecture(reference)
     reward_base = model if other == reference else read_architecture(other, parameter=parameter)

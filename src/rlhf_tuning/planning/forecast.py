@@ -319,6 +319,11 @@ class Phase:
         return sum(self.seconds.values())
 
     @property
+    def sampled_seconds(self) -> float:
+        """Of these, what answers and their scores take: dynamic sampling may do both anew."""
+        return self.seconds.get("sampling", 0.0) + self.seconds.get("reward", 0.0)
+
+    @property
     def hours(self) -> float:
         """Hours of all steps."""
         return self.steps * self.step_seconds / 3600

@@ -396,9 +396,10 @@ class StepBudget:
         return _SURE * slower * _centring_seconds(found) if "Reward Model" in self.step else 0.0
 
     def step_seconds(self, found: Forecast) -> float:
-        """Return the seconds that an optimizer step is forecast to take."""
-        phases = {phase.name: phase.step_seconds for phase in found.phases}
-        return phases[_phase_of(self.step, phases)]
+        """Return the seconds that an optimizer step is forecast to take, with all that dynamic sampling may add."""
+        phases = {phase.name: phase for phase in found.phases}
+        phase = phases[_phase_of(self.step, phases)]
+        return phase.step_seconds + self.run.plan.dynamic_sampling * phase.sampled_seconds
 
 
 def _phase_of(step: str, phases: Collection[str]) -> str:

@@ -247,6 +247,18 @@ def test_what_the_named_pipeline_does_not_have_is_refused(capsys, flags, words):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "student",
+    [
+        ["--pipeline", "distillation_pipeline", "--student-model-reference", "smollm2-135m-instruct"],
+        ["--dataset-uri", "rows.jsonl", "--large-model-reference", "smollm2-135m-instruct"],
+    ],
+)
+def test_a_teacher_that_is_loaded_beside_the_student_is_named(capsys, student):
+    assert main(["plan", *student, "--on-policy", "--machine", "l4"]) == 2
+    assert "teacher_model_reference is missing" in capsys.readouterr().err
+
+
 def test_supervised_tuning_is_forecast_by_the_flags_of_its_run(capsys):
     assert main([*LLAMA, "--machine", "a100-80gb", "--dataset-uri", "d.jsonl", "--train-steps", "50"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
