@@ -2,7 +2,7 @@
 
     python benchmarks/resume.py kills --kills 20               # every training step, killed at random moments
     python benchmarks/resume.py kills --kills 20 --processes 2
-    python benchmarks/resume.py pipeline --kills 3             # the whole job, killed in each of its trainings
+    python benchmarks/resume.py pipeline --kills 3             # the whole job, killed in three of its trainings
     python benchmarks/resume.py sizes                          # on a quiet machine
 
 Each try kills a training of a tiny model (two layers) twice, at random moments from its first step on: by SIGKILL, and then
@@ -162,7 +162,7 @@ def _train(
 
 
 def pipeline(scratch: Path, arguments: argparse.Namespace) -> int:
-    """Kill the whole job in each of its trainings, and say how often it ended as it should."""
+    """Kill the whole job in three of its trainings, and say how often it ended as it should."""
     from benchmarks.budget import prepare
 
     values = prepare(scratch, "rlhf_pipeline", _STEPS_OF_A_TRAINING)

@@ -162,7 +162,7 @@ def _start(values: Values, condition: str, name: str, demonstrations: Callable[[
     with dsl.Else(name="the base model is the start"):
         base = choose_start(**values.of(choose_start)).set_display_name("Choose Start")
     return StartOutputs(
-        **{name: dsl.OneOf(supervised.outputs[name], base.outputs[name]) for name in StartOutputs._fields}
+        **{each: dsl.OneOf(supervised.outputs[each], base.outputs[each]) for each in StartOutputs._fields}
     )
 
 

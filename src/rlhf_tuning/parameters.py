@@ -595,7 +595,8 @@ PARAMETERS: dict[str, Parameter] = {
             "on_policy",
             bool,
             False,
-            "Then let the student answer, and learn on its own answers what the teacher, a local_model, would have said.",
+            "After supervised tuning on the teacher's answers, learn on the student's own what the teacher, a local_model, "
+            "would have said there.",
         ),
         Parameter(
             "on_policy_train_steps", int, 100, "Most optimizer steps of the student on its own answers.", Limit(1)

@@ -189,7 +189,10 @@ def _with_budget(values: dict[str, Value], pipeline: str, machine: str) -> dict[
         print(f"rlhf: price: {price.told(spot=False)}. Vertex AI and disks come on top.", file=sys.stderr)
         values = {**values, "price_per_hour": price.on_demand}
     if not machine:
-        print("rlhf: the budget is checked by the job's first step, not here.", file=sys.stderr)
+        print(
+            "rlhf: the budget is checked by the job's first training step, not here: its machine is not known.",
+            file=sys.stderr,
+        )
         return values
     defaults = {name: parameter.default for name, parameter in PARAMETERS.items() if parameter.default is not None}
     try:

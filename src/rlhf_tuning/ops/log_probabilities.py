@@ -248,6 +248,7 @@ def head_scale(model: Any) -> float | None:
 
 def head_cap(model: Any) -> float | None:
     """Return what a model's logits come close to and do not exceed; None where they are not held in."""
+    # Few configs have this; as a dict, which would tell, the whole config is copied.
     return getattr(model.config.get_text_config(), "final_logit_softcapping", None)
 
 

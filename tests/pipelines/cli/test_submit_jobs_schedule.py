@@ -85,9 +85,8 @@ def test_a_cost_has_the_list_price_of_the_machine_and_what_it_is_not_enough_for_
     assert "rlhf: price: 5.0688 USD an hour: a2-ultragpu-1g on demand in us-central1" in capsys.readouterr().err
     env = submission.spec["deploymentSpec"]["executors"]["exec-validate-inputs"]["container"]["env"]
     assert env == [{"name": "RLHF_MACHINE", "value": "a100-80gb"}]
-    assert (
-        rlhf.main(["submit", *values, *VERTEX, "--max-cost", "500"]) == 0
-    )  # of a YAML, the one that it is compiled for
+    # Of a YAML it is the machine that it is compiled for.
+    assert rlhf.main(["submit", *values, *VERTEX, "--max-cost", "500"]) == 0
     assert Recording.last.submissions[0].values["price_per_hour"] == 5.0688
     assert rlhf.main(["submit", *values, *VERTEX, "--max-cost", "5", "--price-per-hour", "4"]) == 2
     assert "The budget is 5.00 at 4 an hour" in capsys.readouterr().err

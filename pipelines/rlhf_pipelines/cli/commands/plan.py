@@ -22,6 +22,7 @@ def add(commands: Commands) -> None:
         "  rlhf plan --sample\n"
         "  rlhf plan --large-model-reference meta-llama/Llama-3.1-8B-Instruct --machine a100-80gb-x8 --price-per-hour 40\n"
         "  rlhf plan --sample --preferences 1400 --epoch-count 2\n"
+        "  rlhf plan --pipeline reward_tuning_pipeline --large-model-reference smollm2-135m-instruct\n"
         "  rlhf plan --parameter-values values.json --machine l4 --mean-prompt-tokens 120 --mean-answer-tokens 40\n\n"
         "Exit status: 0 it fits, 1 it does not fit into memory, 2 wrong inputs, or more than max_hours or max_cost.",
     )
