@@ -41,6 +41,8 @@ def compare_methods(
     judge_key_secret: str = "",
     judge_rubric: str = "",
     judge_max_calls: int = 1000,
+    judge_max_cost: float = 0.0,
+    judge_price: float = 0.0,
     dtype: str = "auto",
 ) -> None:
     """Hold each method's answers against each other's, and say in one sentence what to take.
@@ -80,6 +82,8 @@ def compare_methods(
         judge_key_secret: Secret that holds the key of that server.
         judge_rubric: What a better answer is: text, or the name of a text file; a general rubric when empty.
         judge_max_calls: Most requests to the server, for all pairs of methods together.
+        judge_max_cost: Most that they may cost, in the currency of judge_price; 0 for no limit.
+        judge_price: What a million tokens cost there, of questions and answers.
         dtype: auto, float32 or bfloat16.
     """
     import json
@@ -111,6 +115,8 @@ def compare_methods(
             judge_key_secret=judge_key_secret,
             judge_rubric=judge_rubric,
             judge_max_calls=judge_max_calls,
+            judge_max_cost=judge_max_cost,
+            judge_price=judge_price,
             dtype=dtype,
         )
         found = write_comparison(

@@ -38,6 +38,8 @@ def evaluate(
     judge_key_secret: str = "",
     judge_rubric: str = "",
     judge_max_calls: int = 1000,
+    judge_max_cost: float = 0.0,
+    judge_price: float = 0.0,
     dtype: str = "auto",
     champion: str = "",
     earlier_tries: int = 0,
@@ -98,6 +100,8 @@ def evaluate(
             environment variable RLHF_JUDGE_API_KEY when empty.
         judge_rubric: What a better answer is: text, or the name of a text file; a general rubric when empty.
         judge_max_calls: Most requests to the server, repeated ones included.
+        judge_max_cost: Most that they may cost, in the currency of judge_price; 0 for no limit.
+        judge_price: What a million tokens cost there, of questions and answers.
         dtype: auto, float32 or bfloat16.
         champion: From Find Champion.
         earlier_tries: From Find Champion; each makes the proof that is asked for stricter.
@@ -160,6 +164,8 @@ def evaluate(
             judge_key_secret=judge_key_secret,
             judge_rubric=judge_rubric,
             judge_max_calls=judge_max_calls,
+            judge_max_cost=judge_max_cost,
+            judge_price=judge_price,
             dtype=dtype,
             champion=champion,
             gate_win_rate_margin=gate_win_rate_margin,

@@ -33,6 +33,8 @@ def label_preferences(
     judge_key_secret: str = "",
     judge_rubric: str = "",
     judge_max_calls: int = 1000,
+    judge_max_cost: float = 0.0,
+    judge_price: float = 0.0,
     max_bad_rows: int = 0,
 ) -> None:
     """Let both models answer and the judge prefer, and leave out what it does not prefer in both orders.
@@ -65,6 +67,8 @@ def label_preferences(
             when empty.
         judge_rubric: What a better answer is: text, or the name of a text file; a general rubric when empty.
         judge_max_calls: Most requests to the server, repeated ones included: two for each pair.
+        judge_max_cost: Most that they may cost, in the currency of judge_price; 0 for no limit.
+        judge_price: What a million tokens cost there, of questions and answers.
         max_bad_rows: So many bad rows of the human preferences are set aside.
     """
     from pathlib import Path
@@ -91,6 +95,8 @@ def label_preferences(
             judge_key_secret=judge_key_secret,
             judge_rubric=judge_rubric,
             judge_max_calls=judge_max_calls,
+            judge_max_cost=judge_max_cost,
+            judge_price=judge_price,
         )
         found = preferences.label_preferences(
             config,

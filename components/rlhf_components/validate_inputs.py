@@ -62,6 +62,8 @@ def validate_inputs(
     judge_key_secret: str = "",
     judge_rubric: str = "",
     judge_max_calls: int = 1000,
+    judge_max_cost: float = 0.0,
+    judge_price: float = 0.0,
     dtype: str = "auto",
     max_bad_rows: int = 0,
     serving_machine: str = "",
@@ -196,6 +198,8 @@ def validate_inputs(
         judge_key_secret: Secret that holds the key of that server; read here to end the run early if it cannot be.
         judge_rubric: What a better answer is: text, or the name of a text file.
         judge_max_calls: Most requests to the server.
+        judge_max_cost: Most that they may cost, in the currency of judge_price; 0 for no limit.
+        judge_price: What a million tokens cost there, of questions and answers.
         dtype: auto, float32 or bfloat16.
         max_bad_rows: So many bad rows of each dataset are set aside.
         serving_machine: What the tuned model is to be served on; the cheapest that it fits on when empty.
@@ -390,6 +394,8 @@ def validate_inputs(
             judge_key_secret=judge_key_secret,
             judge_rubric=judge_rubric or for_task,
             judge_max_calls=judge_max_calls,
+            judge_max_cost=judge_max_cost,
+            judge_price=judge_price,
         )
         check_server(judge, judge_key_secret)
         if teacher_model_reference:

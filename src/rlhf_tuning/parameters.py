@@ -184,6 +184,20 @@ PARAMETERS: dict[str, Parameter] = {
             Limit(1),
         ),
         Parameter(
+            "judge_max_cost",
+            float,
+            0.0,
+            "Most that the server may cost in one step, by judge_price; then as after judge_max_calls; 0 for no limit.",
+            Limit(0),
+        ),
+        Parameter(
+            "judge_price",
+            float,
+            0.0,
+            "What a million tokens cost there, of questions and answers; the higher price where these have two.",
+            Limit(0),
+        ),
+        Parameter(
             "dtype",
             str,
             "auto",

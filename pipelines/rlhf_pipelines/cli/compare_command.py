@@ -35,6 +35,8 @@ class Comparison:
     judge_key_secret: str = ""
     judge_rubric: str = ""
     judge_max_calls: int = 1000
+    judge_max_cost: float = 0.0
+    judge_price: float = 0.0
     registry_dir: Path | None = None
 
 
@@ -129,6 +131,8 @@ def _answered_now(asked: Comparison, tell: Callable[[str], None]) -> tuple[Seque
         judge_key_secret=asked.judge_key_secret,
         judge_rubric=asked.judge_rubric,
         judge_max_calls=asked.judge_max_calls,
+        judge_max_cost=asked.judge_max_cost,
+        judge_price=asked.judge_price,
     )
     # First, as it reads the judge's key: a wrong one need not wait for the answers.
     judges = evaluate.judges_of(config, reward_model_dir="")

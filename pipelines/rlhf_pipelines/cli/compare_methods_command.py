@@ -44,7 +44,16 @@ from rlhf_tuning.reports.methods_report import MethodsReport, write_methods_repo
 _REWARDS_FROM = "rlhf"
 _FOLDER = "comparison"
 _JUDGE = "judge"
-_OF_A_JUDGE = ("judge", "judge_model", "judge_endpoint", "judge_key_secret", "judge_rubric", "judge_max_calls")
+_OF_A_JUDGE = (
+    "judge",
+    "judge_model",
+    "judge_endpoint",
+    "judge_key_secret",
+    "judge_rubric",
+    "judge_max_calls",
+    "judge_max_cost",
+    "judge_price",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,6 +133,10 @@ def _as_text(
     seconds = trial.total.seconds / len(asked) * count
     cost = f", and {seconds / 3600 * price:,.2f} at {price:g} an hour" if price is not None else ""
     lines.append(f"A whole run scores up to {counted(count, 'answer')}: {duration(seconds)} at this speed{cost}.")
+    if trial.total.cost_each:
+        lines.append(
+            f"What is asked of servers for them costs up to {trial.total.cost_each * count:,.2f}, by their price."
+        )
     return lines + [f"Warning: {caution}" for caution in trial.cautions]
 
 

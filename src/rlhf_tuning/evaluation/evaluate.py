@@ -83,6 +83,8 @@ class EvaluationConfig:
     judge_key_secret: str = ""
     judge_rubric: str = ""
     judge_max_calls: int = 1000
+    judge_max_cost: float = 0.0
+    judge_price: float = 0.0
     dtype: str = "auto"
     champion: str = ""
     gate_win_rate_margin: float = GateConfig.gate_win_rate_margin
@@ -110,6 +112,8 @@ class EvaluationConfig:
             judge_key_secret=self.judge_key_secret,
             judge_rubric=self.judge_rubric,
             judge_max_calls=self.judge_max_calls,
+            judge_max_cost=self.judge_max_cost,
+            judge_price=self.judge_price,
         )
 
     @property
@@ -162,6 +166,8 @@ def judges_of(config: EvaluationConfig, *, reward_model_dir: str, held_out_rewar
         judge_key_secret=config.judge_key_secret,
         judge_rubric=config.judge_rubric,
         judge_max_calls=config.judge_max_calls,
+        judge_max_cost=config.judge_max_cost,
+        judge_price=config.judge_price,
         dtype=config.dtype,
     )
     named = (

@@ -21,9 +21,9 @@ from rlhf_tuning.data.output import written_together
 from rlhf_tuning.data.rows import Conversation, encode_prompt, encode_text
 from rlhf_tuning.distributed import processes
 from rlhf_tuning.errors import DataError, ParameterError
-from rlhf_tuning.evaluation.judges.asking import Asker, NoReplyError, append_record
+from rlhf_tuning.evaluation.judges.asking import Asker, Cap, NoReplyError, Reply, append_record
 from rlhf_tuning.evaluation.judges.gemini import GeminiClient
-from rlhf_tuning.evaluation.judges.language_model import ChatCompletions, Reply
+from rlhf_tuning.evaluation.judges.language_model import ChatCompletions
 from rlhf_tuning.evaluation.judges.role import TEACHER
 from rlhf_tuning.generation.inference import InferenceConfig, read_predictions, write_predictions
 from rlhf_tuning.labelling.answers import fault_of
@@ -223,14 +223,8 @@ def _by_server(
         step.say(
             f"{len(prompts) - len(missing):,} answers of the teacher are there already, from a run that was stopped"
         )
-    price = config.teacher_price / 1e6
-    paid = sum(reply.tokens for reply in known.values())
-    asker = Asker(
-        TEACHER,
-        source=source,
-        max_calls=config.teacher_max_calls,
-        max_tokens=config.teacher_max_cost / price - paid if config.teacher_max_cost else math.inf,
-    )
+    cap = Cap(config.teacher_max_calls, config.teacher_max_cost, config.teacher_price)
+    asker = Asker(TEACHER, source=source, cap=cap, paid=sum(reply.tokens for reply in known.values()))
     progress = step.Progress("answers of the teacher", len(prompts), "answer")
     done = len(prompts) - len(missing)
 
@@ -239,12 +233,6 @@ def _by_server(
         found: Reply | str
         try:
             found = asker.reply(lambda: client.reply(prompt))
-            if config.teacher_max_cost and not found.tokens:
-                raise ParameterError(
-                    f"teacher_max_cost is {config.teacher_max_cost:g}, but the server at {source} does not tell how many "
-                    "tokens a reply took. Limit it by teacher_max_calls instead."
-                )
-            asker.count(found.tokens)
             # Some servers leave a model's thoughts in its reply.
             found = found._replace(text=found.text.rpartition("</think>")[2].strip())
             with asker.lock:
@@ -258,7 +246,7 @@ def _by_server(
 
     new = iter(asker.each(missing, answer))
     replies = [known.get(encode_prompt(prompt)) or next(new) for prompt in prompts]
-    labels.refusal, labels.cost = asker.refusal, (paid + asker.tokens) * price
+    labels.refusal, labels.cost = asker.refusal, asker.cost
     if replies.count("refused") == len(replies):
         raise ParameterError(
             f"The teacher at {source} refuses every prompt: {asker.refusal}. Check teacher_model_reference and "

@@ -71,6 +71,8 @@ class PreferenceLabelConfig:
     judge_key_secret: str = ""
     judge_rubric: str = ""
     judge_max_calls: int = 1000
+    judge_max_cost: float = 0.0
+    judge_price: float = 0.0
 
     def __post_init__(self) -> None:
         check_limits(**asdict(self))

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.evaluation.judges import check_endpoint
+from rlhf_tuning.evaluation.judges import check_cost, check_endpoint
 from rlhf_tuning.evaluation.judges.role import TEACHER
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models.model_reference import ResolvedModel
@@ -80,16 +80,7 @@ def check_teacher(
         )
     if teacher_endpoint:
         check_endpoint(teacher_endpoint, TEACHER)
-    if teacher_max_cost and teacher == LOCAL:
-        raise ParameterError(
-            f"teacher_max_cost is {teacher_max_cost:g}, but teacher is '{LOCAL}', for which no server is paid. Leave it "
-            "out; max_cost limits the run."
-        )
-    if teacher_max_cost and not teacher_price:
-        raise ParameterError(
-            f"teacher_max_cost is {teacher_max_cost:g}, and there is no teacher_price: what a million of the teacher's "
-            "tokens cost is not known. Say it, in the same currency."
-        )
+    check_cost(teacher_max_cost, teacher_price, asked=teacher != LOCAL, role=TEACHER)
 
 
 def check_calls(to_label: int, teacher_max_calls: int) -> None:

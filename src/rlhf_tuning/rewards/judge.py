@@ -4,8 +4,8 @@
     {"kind": "judge", "judge": "gemini", "model": "gemini-2.5-flash", "reference": "answer"}
 
 With `reference` it is shown the row's text of that name, a good answer. Every score that was had is kept on the disk and not
-asked for again. `max_calls` requests are sent at most: then the run ends, as it does where an answer gets no score, unless
-`no_score` says what such answers are worth.
+asked for again. `max_calls` requests are sent at most, and none once their tokens cost `max_cost`, at `price` for a million:
+then the run ends, as it does where an answer gets no score, unless `no_score` says what such answers are worth.
 """
 
 import json
@@ -21,7 +21,7 @@ from rlhf_tuning import environment, rewards
 from rlhf_tuning import step as progress
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges import check_judge, check_server
-from rlhf_tuning.evaluation.judges.asking import REASONS, Asker, Cache, NoReplyError
+from rlhf_tuning.evaluation.judges.asking import REASONS, Asker, Cache, Cap, NoReplyError, Reply
 from rlhf_tuning.evaluation.judges.role import JUDGE, Role
 from rlhf_tuning.evaluation.judges.rubric import framed, rubric_file
 from rlhf_tuning.rewards import Answer, Example
@@ -59,6 +59,8 @@ class Options(rewards.Options, frozen=True, kw_only=True):
     rubric: str = ""
     reference: str = ""
     max_calls: int = 10_000
+    max_cost: float = 0.0
+    price: float = 0.0
     concurrency: int = 8
     no_score: float | None = None
 
@@ -82,6 +84,8 @@ class Options(rewards.Options, frozen=True, kw_only=True):
                 judge_key_secret=self.key_secret,
                 judge_rubric="",
                 judge_max_calls=self.max_calls,
+                judge_max_cost=self.max_cost,
+                judge_price=self.price,
             )
         except ParameterError as error:
             return str(error).replace("judge_", "")  # which the options have not in their names
@@ -99,10 +103,8 @@ class Options(rewards.Options, frozen=True, kw_only=True):
     @property
     def role(self) -> Role:
         """The judge's, with the names that its settings have here."""
-        model, endpoint, key_secret = (
-            f"{option} of the reward {self.name or self.kind}" for option in ("model", "endpoint", "key_secret")
-        )
-        return JUDGE._replace(model=model, endpoint=endpoint, key_secret=key_secret)
+        options = ("model", "endpoint", "key_secret", "max_calls", "max_cost", "price")
+        return JUDGE._replace(**{option: f"{option} of the reward {self.name or self.kind}" for option in options})
 
 
 class JudgeScorer:
@@ -113,9 +115,9 @@ class JudgeScorer:
         self._ask = _client(options)
         source = options.endpoint or "Google"
         # Of several processes each has its share.
-        self._asker = Asker(
-            options.role, source=source, max_calls=max(1, options.max_calls // environment.process_count())
-        )
+        processes = environment.process_count()
+        cap = Cap(max(1, options.max_calls // processes), options.max_cost / processes, options.price)
+        self._asker = Asker(options.role, source=source, cap=cap)
         identity = json.dumps(["reward", options.judge, source, options.model])
         self._cache: Cache[float] = Cache(identity, lambda value: isinstance(value, float) and 0 <= value <= _MOST)
         self._pool = ThreadPoolExecutor(options.concurrency)
@@ -133,7 +135,7 @@ class JudgeScorer:
             try:
                 found = self._cache.read_once(self._question(example, answer), read_score, self._reply)
             except NoReplyError as error:
-                if self._options.no_score is None or str(error) == "capped":
+                if self._options.no_score is None or str(error) in ("capped", "spent"):
                     raise self._error(str(error), answer) from None
                 missing[str(error)] += 1
                 return self._options.no_score
@@ -152,8 +154,13 @@ class JudgeScorer:
             )
         return found
 
+    @property
+    def cost_each(self) -> float:
+        """What a request has cost on average, by `price`; 0 where none was sent, or its price is not known."""
+        return self._asker.cost / max(self._asker.calls, 1)
+
     def _reply(self, asked: str) -> str:
-        return self._asker.reply(lambda: self._ask(asked))
+        return self._asker.reply(lambda: self._ask(asked)).text
 
     def _question(self, example: Example, answer: Answer) -> str:
         parts = [(turn["role"], turn["content"]) for turn in example["prompt"]]
@@ -167,6 +174,11 @@ class JudgeScorer:
                 f"The reward {self._name} has sent the {self._options.max_calls:,} requests of its max_calls. Raise that, "
                 "or train fewer steps; scores that were had are kept."
             )
+        if reason == "spent":
+            return ParameterError(
+                f"The requests of the reward {self._name} have cost its max_cost {self._options.max_cost:g}. Raise that, or "
+                "train fewer steps; scores that were had are kept."
+            )
         return ParameterError(
             f"The reward {self._name} has no score for the answer {answer.text[:80]!r}: {REASONS[reason]}. To go on all the "
             "same, say with no_score what such answers are worth."
@@ -177,7 +189,7 @@ class JudgeScorer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _client(options: Options) -> Callable[[str], str]:
+def _client(options: Options) -> Callable[[str], Reply]:
     if options.judge == "gemini":
         from rlhf_tuning.evaluation.judges.gemini import GeminiClient
 

@@ -22,6 +22,7 @@ class Tried:
         weight: Of its part.
         scores: Before the weight, one for each answer.
         seconds: That it took, for all.
+        cost_each: What a request to a server cost on average, where its price is known; otherwise 0.
         agreement: How often it prefers the answer that people chose; None where nobody did.
     """
 
@@ -29,6 +30,7 @@ class Tried:
     weight: float
     scores: Sequence[float]
     seconds: float
+    cost_each: float
     agreement: Agreement | None
 
     @property
@@ -86,11 +88,11 @@ def try_rewards(
         for (example, first), (_, second) in zip(asked[: 2 * choices : 2], asked[1 : 2 * choices : 2], strict=True)
     ]
 
-    def tried(name: str, weight: float, scores: Sequence[float], seconds: float) -> Tried:
+    def tried(name: str, weight: float, scores: Sequence[float], seconds: float, cost_each: float) -> Tried:
         pairs = zip(scores[: 2 * choices : 2], scores[1 : 2 * choices : 2], strict=True)
         verdicts = [Verdict(scores=pair) for pair in pairs]
         found = agreement(comparisons, verdicts)
-        return Tried(name=name, weight=weight, scores=scores, seconds=seconds, agreement=found)
+        return Tried(name=name, weight=weight, scores=scores, seconds=seconds, cost_each=cost_each, agreement=found)
 
     with closing(load_rewards(written(options), most_tokens=most_tokens)) as loaded:
         loaded.check_references(examples)
@@ -98,12 +100,14 @@ def try_rewards(
         for part in loaded.parts:
             started = time.perf_counter()
             scores = part.score(examples, answers, step=0)
-            parts.append(tried(part.name, part.weight, scores, time.perf_counter() - started))
+            seconds = time.perf_counter() - started
+            parts.append(tried(part.name, part.weight, scores, seconds, getattr(part.scorer, "cost_each", 0.0)))
     sums = [
         sum(part.weight * score for part, score in zip(parts, row, strict=True))
         for row in zip(*(part.scores for part in parts), strict=True)
     ]
-    return Trial(parts=tuple(parts), total=tried("all together", 1.0, sums, sum(part.seconds for part in parts)))
+    seconds, cost_each = (sum(getattr(part, name) for part in parts) for name in ("seconds", "cost_each"))
+    return Trial(parts=tuple(parts), total=tried("all together", 1.0, sums, seconds, cost_each))
 
 
 def needs_tokens(rewards: str) -> bool:

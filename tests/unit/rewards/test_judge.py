@@ -57,6 +57,17 @@ def test_no_more_requests_are_sent_than_may_be():
         assert len(server.questions) == 2
 
 
+def test_no_more_requests_are_sent_once_they_have_cost_enough():
+    with judge_server(by_length) as server:
+        server.tokens = 500_000
+        with pytest.raises(ParameterError, match=r"requests of the reward judge have cost its max_cost 1\."):
+            scores(judging(server, max_cost=1, price=1, no_score=0.0, concurrency=1), *map(answer, "abcd"))
+        assert len(server.questions) == 2
+        server.tokens = 0
+        with pytest.raises(ParameterError, match="max_cost of the reward judge is 1, but the server at"):
+            scores(judging(server, max_cost=1, price=1), answer("e"))
+
+
 def test_an_answer_without_a_score_ends_the_run_unless_it_is_said_what_it_is_worth(capsys):
     with judge_server(lambda question: "Nice!") as server:
         rewards = loaded(judging(server))
@@ -91,6 +102,7 @@ def test_a_score_is_read_or_not_at_all(reply, score):
         ({"model": "m", "endpoint": "http://host", "key_secret": "sk-1"}, "is no name of a secret"),
         ({"model": "m", "endpoint": "http://host", "max_calls": 0}, r"\(judge\): max_calls is 0"),
         ({"model": "m", "endpoint": "http://host", "concurrency": 0}, "concurrency is 0"),
+        ({"model": "m", "endpoint": "http://host", "max_cost": 5}, r"\(judge\): max_cost is 5, and there is no price"),
     ],
 )
 def test_what_cannot_be_asked_is_told_before(options, words):

@@ -1,8 +1,10 @@
 import json
 
 import pytest
+from judge_server import judge_server
 from tests.unit.rewards.scoring import answer
 
+from rlhf_tuning import environment
 from rlhf_tuning.rewards.trial import known_answers, needs_tokens, try_rewards
 
 LISTED = [
@@ -41,6 +43,15 @@ def test_where_rewards_need_references_these_are_what_is_tried():
     asked, choices = known_answers(listed, PREFERENCES, PROMPTS, answer)
     assert [(found.text, choices) for _, found in asked] == [("42", 0)]
     assert try_rewards(listed, asked, most_tokens=8).total.scores == [1.0]
+
+
+def test_what_a_request_to_a_judge_costs_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "CACHE_DIR", tmp_path / "cache")
+    with judge_server(lambda question: "Score: 7") as server:
+        server.tokens = 500
+        listed = json.dumps([{"kind": "judge", "model": "m", "endpoint": f"{server.url}/v1", "price": 4}])
+        asked, choices = known_answers(listed, PREFERENCES, [], answer)
+        assert try_rewards(listed, asked, choices=choices, most_tokens=8).total.cost_each == pytest.approx(0.002)
 
 
 def test_the_reward_model_alone_cannot_be_tried():

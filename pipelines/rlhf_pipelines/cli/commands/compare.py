@@ -72,6 +72,8 @@ def _compare(options: argparse.Namespace) -> int:
             judge_key_secret=options.judge_key_secret,
             judge_rubric=options.judge_rubric,
             judge_max_calls=options.judge_max_calls,
+            judge_max_cost=options.judge_max_cost,
+            judge_price=options.judge_price,
             registry_dir=options.registry_dir,
         ),
         options.output,

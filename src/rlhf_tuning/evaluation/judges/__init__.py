@@ -59,6 +59,8 @@ class JudgeSettings:
         judge_key_secret: Name of the secret that holds the key of that server; the environment has it when empty.
         judge_rubric: What a better answer is, as text or the name of a text file; the default rubric when empty.
         judge_max_calls: Most requests to a server in one evaluation, repeated ones included.
+        judge_max_cost: What they may cost; 0 for no limit.
+        judge_price: What a million tokens cost there.
         dtype: Of local models.
     """
 
@@ -70,6 +72,8 @@ class JudgeSettings:
     judge_key_secret: str = ""
     judge_rubric: str = ""
     judge_max_calls: int = 1000
+    judge_max_cost: float = 0.0
+    judge_price: float = 0.0
     dtype: str = "auto"
 
 
@@ -103,7 +107,15 @@ def check_server(judge: str, judge_key_secret: str, role: Role = JUDGE) -> None:
 
 
 def check_judge(
-    *, judge: str, judge_model: str, judge_endpoint: str, judge_key_secret: str, judge_rubric: str, judge_max_calls: int
+    *,
+    judge: str,
+    judge_model: str,
+    judge_endpoint: str,
+    judge_key_secret: str,
+    judge_rubric: str,
+    judge_max_calls: int,
+    judge_max_cost: float,
+    judge_price: float,
 ) -> str:
     """Check the parameters of a language-model judge together, and return its rubric in words; none without a judge.
 
@@ -114,7 +126,14 @@ def check_judge(
     """
     from rlhf_tuning.evaluation.judges.rubric import read_rubric
 
-    check_limits(judge=judge, judge_key_secret=judge_key_secret, judge_max_calls=judge_max_calls)
+    check_limits(
+        judge=judge,
+        judge_key_secret=judge_key_secret,
+        judge_max_calls=judge_max_calls,
+        judge_max_cost=judge_max_cost,
+        judge_price=judge_price,
+    )
+    check_cost(judge_max_cost, judge_price, asked=judge in ("language_model", "gemini"), role=JUDGE)
     of_server = {"judge_endpoint": judge_endpoint, "judge_key_secret": judge_key_secret}
     given = {"judge_model": judge_model, **of_server, "judge_rubric": judge_rubric}
     if not judge:
@@ -138,6 +157,30 @@ def check_judge(
     if judge_endpoint:
         check_endpoint(judge_endpoint, JUDGE)
     return read_rubric(judge_rubric)
+
+
+def check_cost(max_cost: float, price: float, *, asked: bool, role: Role) -> None:
+    """Check that what a server may cost can be counted.
+
+    Args:
+        max_cost: The most; 0 for no limit.
+        price: Of a million tokens; 0 where it is not known.
+        asked: Whether a server is asked at all.
+        role: Whose.
+
+    Raises:
+        ParameterError: If it cannot.
+    """
+    if max_cost and not asked:
+        raise ParameterError(
+            f"{role.max_cost} is {max_cost:g}, but no server of a {role.name} is asked and paid. Leave it out; max_cost "
+            "limits the run."
+        )
+    if max_cost and not price:
+        raise ParameterError(
+            f"{role.max_cost} is {max_cost:g}, and there is no {role.price}: what a million of the {role.name}'s tokens "
+            "cost is not known. Say it, in the same currency."
+        )
 
 
 def check_endpoint(endpoint: str, role: Role) -> None:

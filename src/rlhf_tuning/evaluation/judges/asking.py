@@ -6,7 +6,6 @@ pays for nothing a second time.
 
 import hashlib
 import json
-import math
 import random
 import threading
 import time
@@ -14,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from rlhf_tuning import environment, step
 from rlhf_tuning.errors import ParameterError, RunError
@@ -36,6 +35,35 @@ FIRST_WAIT = 1.0
 MOST_WAIT = 120.0
 #: So many questions given up one after the other mean that the server is down.
 MOST_UNANSWERED = 3
+
+
+class Reply(NamedTuple):
+    """What a model replied.
+
+    Attributes:
+        text: What it said.
+        cut: Whether a limit of tokens cut it off.
+        tokens: Of question and answer, as the server counts them; 0 where it does not tell.
+    """
+
+    text: str
+    cut: bool = False
+    tokens: int = 0
+
+
+class Cap(NamedTuple):
+    """What a server may be asked; then no more is sent.
+
+    Attributes:
+        calls: Most requests, repeated ones included.
+        cost: The most that its tokens may cost, beside those of requests under way; 0 for no limit.
+        price: Of a million tokens.
+    """
+
+    calls: int
+    cost: float = 0.0
+    price: float = 0.0
+
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -68,19 +96,23 @@ class Asker:
     Args:
         role: Whose server it is.
         source: Where it is, such as its URL.
-        max_calls: Most requests in one `each`, repeated ones included.
-        max_tokens: Most tokens in one `each`, of those that `count` is told; the requests under way come on top.
+        cap: Of one `each`.
+        paid: Tokens that were paid for before.
     """
 
-    def __init__(self, role: Role, *, source: str, max_calls: int, max_tokens: float = math.inf) -> None:
-        self.calls, self.tokens = 0, 0
-        self._max_tokens = max_tokens
+    def __init__(self, role: Role, *, source: str, cap: Cap, paid: int = 0) -> None:
+        self.calls, self._tokens, self._paid = 0, 0, paid
         self.refusal = ""
         self.lock = threading.Lock()
-        self._role, self._source, self._max_calls = role, source, max_calls
+        self._role, self._source, self._cap = role, source, cap
         self._stop = threading.Event()
         self._not_before = 0.0
         self._unanswered = 0
+
+    @property
+    def cost(self) -> float:
+        """What the replies have cost, those before included."""
+        return (self._paid + self._tokens) * self._cap.price / 1e6
 
     def each(self, items: Iterable[Item], work: Callable[[Item], Found]) -> list[Found]:
         """Return what `work`, which may call `reply`, gives for each item; some are worked on at a time.
@@ -89,7 +121,7 @@ class Asker:
             UserError: If the server cannot be used as it is set.
             RunError: If it is down.
         """
-        self.calls, self.tokens = 0, 0
+        self.calls, self._tokens = 0, 0
         self._stop.clear()
         pool = ThreadPoolExecutor(WORKERS)
         try:
@@ -98,12 +130,7 @@ class Asker:
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def count(self, tokens: int) -> None:
-        """Take note of the tokens that a reply took."""
-        with self.lock:
-            self.tokens += tokens
-
-    def reply(self, send: Callable[[], Found]) -> Found:
+    def reply(self, send: Callable[[], Reply]) -> Reply:
         """Send one question, and again while the server is busy or fails.
 
         Args:
@@ -111,6 +138,7 @@ class Asker:
 
         Raises:
             NoReplyError: If there is no reply to this one.
+            ParameterError: If its cost is limited and the server does not tell it.
             RunError: If there was none to several in a row.
         """
         failure = UnansweredError("it was not asked")
@@ -133,8 +161,14 @@ class Asker:
                     self._unanswered, self.refusal = 0, str(error)
                 raise NoReplyError("refused") from None
             else:
+                if self._cap.cost and not reply.tokens:
+                    raise ParameterError(
+                        f"{self._role.max_cost} is {self._cap.cost:g}, but the server at {self._source} does not tell how "
+                        f"many tokens a reply took. Limit it by {self._role.max_calls} instead."
+                    )
                 with self.lock:
                     self._unanswered = 0
+                    self._tokens += reply.tokens
                 return reply
         with self.lock:
             self._unanswered += 1
@@ -155,9 +189,9 @@ class Asker:
                 if self._stop.is_set():
                     raise NoReplyError("unanswered")
                 left = self._not_before - time.monotonic()
-                if self.calls >= self._max_calls:
+                if self.calls >= self._cap.calls:
                     raise NoReplyError("capped")
-                if self.tokens >= self._max_tokens:
+                if self._cap.cost and self.cost >= self._cap.cost:
                     raise NoReplyError("spent")
                 if left <= 0:
                     self.calls += 1
@@ -171,6 +205,7 @@ REASONS = {
     "refused": "the judge refused the question",
     "unanswered": "the judge did not answer",
     "capped": "judge_max_calls was reached",
+    "spent": "judge_max_cost was reached",
 }
 
 
@@ -183,18 +218,18 @@ class AskingJudge:
         source: Where it is, such as its URL; a part of what identifies a verdict.
         rubric: What a better answer is.
         ask: Sends one question and returns the reply; raises UnansweredError, RefusedError, or an error for the person.
-        max_calls: Most requests, repeated ones included.
+        cap: Of the requests for one `compare`.
     """
 
     def __init__(
-        self, *, name: str, model: str, source: str, rubric: str, ask: Callable[[str], str], max_calls: int
+        self, *, name: str, model: str, source: str, rubric: str, ask: Callable[[str], Reply], cap: Cap
     ) -> None:
         self.name, self.label = name, f"judge {model}"
         # At most half of the calls go into the judge's own examination.
-        self.most_human_choices = min(MOST_HUMAN_CHOICES, max_calls // 4)
+        self.most_human_choices = min(MOST_HUMAN_CHOICES, cap.calls // 4)
         self.notes: list[str] = []
         self._source, self._rubric, self._ask = source, rubric, ask
-        self._asker = Asker(JUDGE, source=source, max_calls=max_calls)
+        self._asker = Asker(JUDGE, source=source, cap=cap)
         identity = json.dumps([name, source, model, rubric])
         self._cache: Cache[Choice] = Cache(identity, lambda value: value in ("A", "B", "tie"))
         self._finished = 0
@@ -215,6 +250,8 @@ class AskingJudge:
         self.notes, self._finished, self._missing = [], 0, Counter()
         progress = step.Progress(f"asking {self.label}", len(comparisons), "pair")
         verdicts = self._asker.each(comparisons, lambda comparison: self._judge(comparison, progress))
+        if self._asker.cost:
+            self.notes.append(f"{self.label} was asked {self.calls:,} times, which cost {self._asker.cost:,.2f}")
         count = len(comparisons)
         if self._missing["refused"] == count > 0:
             raise ParameterError(
@@ -245,7 +282,7 @@ class AskingJudge:
         return verdict
 
     def _choice(self, asked: str) -> Choice:
-        return self._cache.read_once(asked, read_choice, lambda text: self._asker.reply(lambda: self._ask(text)))
+        return self._cache.read_once(asked, read_choice, lambda text: self._asker.reply(lambda: self._ask(text)).text)
 
 
 class Cache(Generic[Found]):

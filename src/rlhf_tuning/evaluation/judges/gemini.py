@@ -6,8 +6,8 @@ from typing import Any
 from rlhf_tuning import environment
 from rlhf_tuning.errors import ModelError, ParameterError, how_to_install
 from rlhf_tuning.evaluation.judges import JudgeSettings, asking
-from rlhf_tuning.evaluation.judges.asking import AskingJudge, RefusedError, UnansweredError
-from rlhf_tuning.evaluation.judges.language_model import MOST_TOKENS, RETRIED, Reply, retry_after
+from rlhf_tuning.evaluation.judges.asking import AskingJudge, Cap, RefusedError, Reply, UnansweredError
+from rlhf_tuning.evaluation.judges.language_model import MOST_TOKENS, RETRIED, retry_after
 from rlhf_tuning.evaluation.judges.role import JUDGE, Role
 from rlhf_tuning.evaluation.judges.rubric import read_rubric
 
@@ -55,9 +55,9 @@ class GeminiClient:
             ) from None
         self._key = key
 
-    def ask(self, question: str) -> str:
+    def ask(self, question: str) -> Reply:
         """Return the reply to one question; an empty one when the model gave none."""
-        return self.reply([{"role": "user", "content": question}]).text
+        return self.reply([{"role": "user", "content": question}])
 
     def reply(self, messages: Sequence[Mapping[str, str]]) -> Reply:
         """Return the reply to a conversation, whose system turn, if any, comes first."""
@@ -106,5 +106,5 @@ def make_judge(settings: JudgeSettings) -> AskingJudge:
         source=settings.judge_endpoint or "Google",
         rubric=read_rubric(settings.judge_rubric),
         ask=client.ask,
-        max_calls=settings.judge_max_calls,
+        cap=Cap(settings.judge_max_calls, settings.judge_max_cost, settings.judge_price),
     )

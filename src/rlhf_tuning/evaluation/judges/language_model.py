@@ -4,38 +4,22 @@ import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import requests
 
 from rlhf_tuning.errors import ParameterError, RunError
 from rlhf_tuning.evaluation.judges import JudgeSettings, asking
-from rlhf_tuning.evaluation.judges.asking import AskingJudge, RefusedError, UnansweredError
+from rlhf_tuning.evaluation.judges.asking import AskingJudge, Cap, RefusedError, Reply, UnansweredError
 from rlhf_tuning.evaluation.judges.role import JUDGE, Role
 from rlhf_tuning.evaluation.judges.rubric import read_rubric
 
 #: Busy or failing for now: timeout, conflict, too early, too many requests; and every 5xx.
 RETRIED = {408, 409, 425, 429}
-
-
 #: A reply, with whatever thoughts of the model go before it, has so many tokens at most.
 MOST_TOKENS = 4096
 #: Within which a server answers that is there.
 REACHED_SECONDS = 20.0
-
-
-class Reply(NamedTuple):
-    """What a language model said, empty when it chose to say nothing.
-
-    Attributes:
-        text: What it said.
-        cut: Whether a limit of tokens cut it off.
-        tokens: Of question and answer, as the server counts them; 0 where it does not tell.
-    """
-
-    text: str
-    cut: bool = False
-    tokens: int = 0
 
 
 class ChatCompletions:
@@ -60,9 +44,9 @@ class ChatCompletions:
         self._options: dict[str, object] = {"temperature": temperature, "max_tokens": MOST_TOKENS}
         self._local = threading.local()
 
-    def ask(self, question: str) -> str:
+    def ask(self, question: str) -> Reply:
         """Return the reply to one question; an empty one when the server chose to give none."""
-        return self.reply([{"role": "user", "content": question}]).text
+        return self.reply([{"role": "user", "content": question}])
 
     def reply(self, messages: Sequence[Mapping[str, str]]) -> Reply:
         """Return the reply to a conversation."""
@@ -203,5 +187,5 @@ def make_judge(settings: JudgeSettings) -> AskingJudge:
         source=client.url,
         rubric=read_rubric(settings.judge_rubric),
         ask=client.ask,
-        max_calls=settings.judge_max_calls,
+        cap=Cap(settings.judge_max_calls, settings.judge_max_cost, settings.judge_price),
     )

@@ -16,6 +16,9 @@ class Role(NamedTuple):
         endpoint: The parameter that says where the server is.
         key_secret: The parameter that names the secret with the key.
         key_variable: The environment variable that holds the key.
+        max_calls: The parameter that limits the requests.
+        max_cost: The parameter that limits what they cost.
+        price: The parameter that says what a million tokens cost.
     """
 
     name: str
@@ -23,6 +26,9 @@ class Role(NamedTuple):
     endpoint: str
     key_secret: str
     key_variable: str
+    max_calls: str
+    max_cost: str
+    price: str
 
     def key_place(self, secret: str) -> str:
         """Return where the key comes from, in words; `secret` is the name of a secret, or empty."""
@@ -47,5 +53,23 @@ class Role(NamedTuple):
         return key
 
 
-JUDGE = Role("judge", "judge_model", "judge_endpoint", "judge_key_secret", "RLHF_JUDGE_API_KEY")
-TEACHER = Role("teacher", "teacher_model_reference", "teacher_endpoint", "teacher_key_secret", "RLHF_TEACHER_API_KEY")
+JUDGE = Role(
+    name="judge",
+    model="judge_model",
+    endpoint="judge_endpoint",
+    key_secret="judge_key_secret",
+    key_variable="RLHF_JUDGE_API_KEY",
+    max_calls="judge_max_calls",
+    max_cost="judge_max_cost",
+    price="judge_price",
+)
+TEACHER = Role(
+    name="teacher",
+    model="teacher_model_reference",
+    endpoint="teacher_endpoint",
+    key_secret="teacher_key_secret",
+    key_variable="RLHF_TEACHER_API_KEY",
+    max_calls="teacher_max_calls",
+    max_cost="teacher_max_cost",
+    price="teacher_price",
+)

@@ -15,6 +15,8 @@ GOOD = {
     "judge_key_secret": "projects/p/secrets/s",
     "judge_rubric": "",
     "judge_max_calls": 10,
+    "judge_max_cost": 0.0,
+    "judge_price": 0.0,
 }
 
 
@@ -26,8 +28,9 @@ def test_every_judge_and_every_scorer_may_be_named():
 def test_good_settings_pass():
     check_judge(**GOOD)
     check_judge(**GOOD | {"judge_key_secret": ""})
+    check_judge(**GOOD | {"judge_max_cost": 2.5, "judge_price": 1.0})
     nothing = dict.fromkeys(("judge", "judge_model", "judge_endpoint", "judge_key_secret", "judge_rubric"), "")
-    check_judge(**nothing, judge_max_calls=1000)
+    check_judge(**nothing, judge_max_calls=1000, judge_max_cost=0.0, judge_price=0.0)
 
 
 @pytest.mark.parametrize(
@@ -40,10 +43,16 @@ def test_good_settings_pass():
         ({"judge_endpoint": "localhost:8000"}, "must be a URL"),
         ({"judge_endpoint": "http://[::1/v1"}, "must be a URL"),
         ({"judge_max_calls": 0}, "judge_max_calls is 0"),
+        ({"judge_max_cost": -1.0}, "judge_max_cost is -1"),
+        ({"judge_max_cost": 2.5}, "judge_max_cost is 2.5, and there is no judge_price"),
+        ({"judge": "local_model", "judge_max_cost": 2.5}, "judge_max_cost is 2.5, but no server of a judge is asked"),
         ({"judge_rubric": "gone.txt"}, "does not exist"),
         ({"judge": "local_model"}, "judge_endpoint is .*Leave it empty"),
         ({"judge": "local_model", "judge_endpoint": ""}, "judge_key_secret is .*Leave it empty"),
-        ({"judge": "", "judge_model": "", "judge_endpoint": ""}, "judge_key_secret is .*but judge is empty"),
+        (
+            {"judge": "", "judge_model": "", "judge_endpoint": ""},
+            "judge_key_secret is .*but judge is empty",
+        ),
         ({"judge_key_secret": "projects/p"}, "judge_key_secret is 'projects/p'; it must be"),
     ],
 )

@@ -162,6 +162,21 @@ def test_the_cap_ends_the_asking_and_what_was_judged_stays():
         assert outcomes(make(server, judge_max_calls=5).compare(pairs)) == ["win"] * 5
 
 
+def test_no_more_is_asked_once_it_has_cost_enough():
+    pairs = [pair("short", f"much longer {n}") for n in range(5)]
+    with judge_server() as server:
+        server.tokens = 250_000
+        judge = make(server, judge_max_cost=2.0, judge_price=2.0)
+        assert outcomes(judge.compare(pairs)) == ["win", "win", None, None, None]
+        assert judge.notes == [
+            "judge judge-1 was asked 4 times, which cost 2.00",
+            "3 of 5 pairs, human choices included, have no verdict: judge_max_cost was reached",
+        ]
+        server.tokens = 0
+        with pytest.raises(ParameterError, match=r"judge_max_cost is 1, but .* by judge_max_calls instead"):
+            make(server, judge_max_cost=1.0, judge_price=2.0).compare(pairs)
+
+
 def test_attempts_that_fail_count_towards_the_cap():
     with judge_server(faults=[(500, {}, "")] * 9) as server:
         assert make(server, judge_max_calls=3).compare([pair("a", "bb")]) == [None]
