@@ -72,6 +72,9 @@ def sample_values(pipeline: str, sample_dir: Path) -> dict[str, object]:
     if pipeline in ("supervised_tuning_pipeline", "distillation_pipeline"):
         # There the supervised phase is all there is, and its parameters have the names of the old job.
         settings |= {name.removeprefix("supervised_"): value for name, value in settings.items()}
+    if pipeline == "compare-methods":
+        # It is as long there; the multiplier would be DPO's too.
+        settings["train_steps"] = settings["supervised_train_steps"]
     values = {
         **dict.fromkeys(_SAMPLE_MODELS, _SAMPLE_MODEL),
         "task_type": "question_answering",

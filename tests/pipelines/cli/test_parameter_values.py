@@ -91,6 +91,9 @@ def test_the_supervised_pipeline_takes_the_sample_s_settings_of_the_supervised_p
     write(tmp_path / "parameters.json", '{"supervised_train_steps": 5, "supervised_learning_rate_multiplier": 3}')
     values = sample_values("supervised_tuning_pipeline", tmp_path)
     assert (values["train_steps"], values["learning_rate_multiplier"]) == (5, 3)
+    values = sample_values("compare-methods", tmp_path)
+    assert values["train_steps"] == 5
+    assert "learning_rate_multiplier" not in values
 
 
 def test_the_sample_s_file_of_settings_can_be_given_to_a_run() -> None:
