@@ -26,6 +26,7 @@ def test_a_judge_s_key_is_read_before_any_model_answers(compare, monkeypatch, tm
     with serve_secret_manager(b"sk-from-secret") as secrets:
         secrets.use(monkeypatch, tmp_path)
         secrets.permitted = False
+        assert "there is no judge_price" in compare(*judge, "--judge-max-cost", "2.5")[1]
         status, said = compare(*judge, "--judge-key-secret", SECRET)
     assert status == 2
     assert f"judge_key_secret is '{SECRET}', but the account" in said

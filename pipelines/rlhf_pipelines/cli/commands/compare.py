@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir
@@ -42,6 +43,14 @@ def add(commands: Commands) -> None:
         parser.add_argument(f"--{name}", metavar="TEXT", default="", help=words)
     parser.add_argument("--judge-max-calls", metavar="N", type=int, default=1000, help="default: 1000")
     parser.add_argument(
+        "--judge-max-cost",
+        metavar="X",
+        type=float,
+        default=0.0,
+        help="most that the server may cost; default: no limit",
+    )
+    parser.add_argument("--judge-price", metavar="X", type=float, default=0.0, help="what a million tokens cost there")
+    parser.add_argument(
         "--output",
         metavar="FILE",
         type=Path,
@@ -55,30 +64,8 @@ def _compare(options: argparse.Namespace) -> int:
     from rlhf_pipelines.cli.compare_command import Comparison, compare
     from rlhf_pipelines.cli.run_command import shown
 
-    text = compare(
-        Comparison(
-            first=options.first,
-            second=options.second,
-            prompts=options.prompts,
-            max_prompts=options.max_prompts,
-            prompt_sequence_length=options.prompt_sequence_length,
-            target_sequence_length=options.target_sequence_length,
-            temperature=options.temperature,
-            seed=options.seed,
-            scorer=options.scorer,
-            judge=options.judge,
-            judge_model=options.judge_model,
-            judge_endpoint=options.judge_endpoint,
-            judge_key_secret=options.judge_key_secret,
-            judge_rubric=options.judge_rubric,
-            judge_max_calls=options.judge_max_calls,
-            judge_max_cost=options.judge_max_cost,
-            judge_price=options.judge_price,
-            registry_dir=options.registry_dir,
-        ),
-        options.output,
-        tell=lambda line: print(line, file=sys.stderr),
-    )
+    asked = Comparison(**{field.name: getattr(options, field.name) for field in fields(Comparison)})
+    text = compare(asked, options.output, tell=lambda line: print(line, file=sys.stderr))
     print(text, end="")
     print(f"\nReport: {shown(options.output.absolute())}")
     return 0
