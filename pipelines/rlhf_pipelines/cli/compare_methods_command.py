@@ -34,7 +34,7 @@ from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
 from rlhf_tuning.data.method_data import MethodData, data_path, write_method_data
 from rlhf_tuning.data.output import written_together
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.evaluation.judges import check_judge, check_server
+from rlhf_tuning.evaluation.judges import OF_A_JUDGE, check_judge, check_server
 from rlhf_tuning.evaluation.method_comparison import BASE, BEST_OF_N, Contestant, MethodComparison
 from rlhf_tuning.models.model_reference import content_fingerprint, local_folder, split_revision
 from rlhf_tuning.parameters import PARAMETERS, Value
@@ -44,16 +44,6 @@ from rlhf_tuning.reports.methods_report import MethodsReport, write_methods_repo
 _REWARDS_FROM = "rlhf"
 _FOLDER = "comparison"
 _JUDGE = "judge"
-_OF_A_JUDGE = (
-    "judge",
-    "judge_model",
-    "judge_endpoint",
-    "judge_key_secret",
-    "judge_rubric",
-    "judge_max_calls",
-    "judge_max_cost",
-    "judge_price",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +80,9 @@ class Asked:
             raise ParameterError(
                 f"--methods has {BEST_OF_N}, which takes the reward model of {_REWARDS_FROM}. Name that as well."
             )
-        if len(set(self.methods)) < len(self.methods) or len(set(self.seeds)) < len(self.seeds):
-            raise ParameterError("--methods and --seeds take each name and each number once.")
+        for flag, given in (("--methods", self.methods), ("--seeds", self.seeds)):
+            if twice := [each for each in given if given.count(each) > 1]:
+                raise ParameterError(f"{flag} has {twice[0]!r} twice. Give each once.")
         if self.samples < 2:
             raise ParameterError(f"--best-of is {self.samples}; it must be at least 2.")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
@@ -104,7 +95,7 @@ class Asked:
             raise ParameterError(
                 f"--set names {name}, which is not among the methods that train: {', '.join(self.trained)}."
             )
-        shared = {*METHODS[name].data, *SHARED, *_OF_A_JUDGE}
+        shared = {*METHODS[name].data, *SHARED, *OF_A_JUDGE}
         if given := [parameter for parameter in own if parameter in shared]:
             raise ParameterError(
                 f"--set gives {name} its own {given[0]}; all methods have the same base model, data and judges. Give it as "
@@ -146,7 +137,7 @@ def compare_methods(values: Mapping[str, Value], asked: Asked, display: Display)
     """
     _check_output(asked.output)
     asked.check_data(values)
-    check_judge(**{name: values[name] for name in _OF_A_JUDGE})  # type: ignore[arg-type]
+    check_judge(**{name: values[name] for name in OF_A_JUDGE})  # type: ignore[arg-type]
     root = prepare_root(asked.pipeline_root, display)
     check_early(values, in_containers=False)
     check_server(str(values["judge"]), str(values["judge_key_secret"]))
@@ -318,7 +309,7 @@ class _Comparison:
         """
         given: dict[str, Value] = {
             # No run asks a judge: the comparison does.
-            **{name: value for name, value in self.values.items() if name not in _OF_A_JUDGE},
+            **{name: value for name, value in self.values.items() if name not in OF_A_JUDGE},
             "eval_dataset": "",
             "dataset_uri": "",
             "instruction": "",  # the rows have it
@@ -465,7 +456,7 @@ _OF_THE_EVALUATION = (
     "temperature",
     "scorer",
     "dtype",
-    *_OF_A_JUDGE,
+    *OF_A_JUDGE,
 )
 
 

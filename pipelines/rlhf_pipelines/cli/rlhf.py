@@ -32,6 +32,7 @@ from rlhf_pipelines.cli.commands import (
 from rlhf_pipelines.parameters import closest
 from rlhf_tuning import __version__, environment
 from rlhf_tuning.errors import RlhfError
+from rlhf_tuning.parameters import PARAMETERS
 
 #: In the order of the help. To add a command: its module in `commands/` and its name here.
 COMMANDS = (
@@ -111,10 +112,17 @@ def _run(arguments: Sequence[str]) -> int:
         parser.print_help()
         return 2
     if unknown:
-        hints = "".join(closest(word.split("=")[0], options.takes) for word in unknown if word.startswith("--"))
+        hints = "".join(_hint(word.split("=")[0], options.takes) for word in unknown if word.startswith("--"))
         return fail(f"unrecognized arguments: {' '.join(unknown)}.{hints} See rlhf {options.command} --help.", 2)
     function: Callable[[argparse.Namespace], int] = options.function
     return function(options)
+
+
+def _hint(flag: str, takes: Sequence[str]) -> str:
+    """Return what a person may have meant by a flag that the command does not have."""
+    if flag.removeprefix("--").replace("-", "_") in PARAMETERS:
+        return f" {flag} is a parameter of pipelines, which this command does not ask for."
+    return closest(flag, takes)
 
 
 def _save_traceback() -> str:

@@ -24,7 +24,7 @@ from rlhf_pipelines.local.process_group import Ended, run_in_group
 from rlhf_pipelines.local.run_events import RunFailed, RunFollower, StepFailed, StepFinished, StepStarted, Update
 from rlhf_tuning import __version__, environment
 from rlhf_tuning.errors import ParameterError, RunError
-from rlhf_tuning.evaluation.judges import JudgeSettings, check_server, load_judge
+from rlhf_tuning.evaluation.judges import OF_A_JUDGE, JudgeSettings, check_judge, check_server, load_judge
 from rlhf_tuning.evaluation.judges.role import TEACHER
 from rlhf_tuning.labelling.teacher import LOCAL
 from rlhf_tuning.parameters import Value
@@ -55,7 +55,6 @@ _RECURRING = "recurring_rlhf_pipeline"
 #: What the loops of training count, and no others.
 _TRAINING_UNIT = "step"
 #: What a judge needs to be made.
-_OF_A_JUDGE = ("judge_model", "judge_endpoint", "judge_key_secret", "judge_rubric")
 EXAMPLE_PROMPT = "Create a description for Plantation Palms."
 
 
@@ -183,13 +182,15 @@ def check_early(arguments: Mapping[str, Value], *, in_containers: bool) -> None:
         registry_dir = str(arguments["registry_dir"])
         check_writable(Path(registry_dir).expanduser() if registry_dir else None)
     judge = str(arguments.get("judge", ""))
+    if "judge" in arguments:
+        check_judge(**{name: arguments[name] for name in OF_A_JUDGE})  # type: ignore[arg-type]
     check_server(judge, "")  # a secret is read by the first step
     if arguments.get("teacher", LOCAL) != LOCAL:
         TEACHER.key("")
     if arguments.get("inference_engine") == "vllm" and not in_containers:
         needed_vllm(needed_by="inference_engine 'vllm'")
     if judge == "gemini" and not in_containers:
-        load_judge(judge, JudgeSettings(**{name: arguments[name] for name in _OF_A_JUDGE}))  # type: ignore[arg-type]
+        load_judge(judge, JudgeSettings(**{name: arguments[name] for name in OF_A_JUDGE[1:]}))  # type: ignore[arg-type]
 
 
 @contextmanager

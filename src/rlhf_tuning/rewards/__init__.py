@@ -323,7 +323,7 @@ def read_options(rewards: str) -> Sequence[Options]:
         listed = msgspec.json.decode(rewards)
     except msgspec.DecodeError as error:
         raise ParameterError(
-            f"rewards is no JSON: {error}. Give a list such as "
+            f"rewards is no JSON: it begins with {rewards.strip()[:40]!r} ({error}). Give a list such as "
             '[{"kind": "length", "low": 20, "high": 60}]'
             ", or the name of a .json file with one."
         ) from None

@@ -156,11 +156,16 @@ class JudgeScorer:
 
     @property
     def cost_each(self) -> float:
-        """What a request has cost on average, by `price`; 0 where none was sent, or its price is not known."""
-        return self._asker.cost / max(self._asker.calls, 1)
+        """What a score costs on average, by `price`; 0 where that is not known."""
+        return self._cache.tokens_each * self._options.price / 1e6
 
-    def _reply(self, asked: str) -> str:
-        return self._asker.reply(lambda: self._ask(asked)).text
+    @property
+    def asked(self) -> int:
+        """How many scores were asked for; others were kept from before."""
+        return self._cache.asked
+
+    def _reply(self, asked: str) -> Reply:
+        return self._asker.reply(lambda: self._ask(asked))
 
     def _question(self, example: Example, answer: Answer) -> str:
         parts = [(turn["role"], turn["content"]) for turn in example["prompt"]]

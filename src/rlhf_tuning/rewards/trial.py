@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import fmean, pstdev
+from typing import Any
 
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Comparison, Verdict, agreement
 from rlhf_tuning.rewards import Answer, Example, load_rewards, read_options, written
@@ -22,7 +23,8 @@ class Tried:
         weight: Of its part.
         scores: Before the weight, one for each answer.
         seconds: That it took, for all.
-        cost_each: What a request to a server cost on average, where its price is known; otherwise 0.
+        kept: How many of the scores were there from before, so that they took no time.
+        cost_each: What a score of a server costs on average, where its price is known; otherwise 0.
         agreement: How often it prefers the answer that people chose; None where nobody did.
     """
 
@@ -30,6 +32,7 @@ class Tried:
     weight: float
     scores: Sequence[float]
     seconds: float
+    kept: int
     cost_each: float
     agreement: Agreement | None
 
@@ -58,6 +61,11 @@ class Trial:
             f"The reward {part.name} gives all {len(part.scores):,} answers {part.scores[0]:g}: it tells none from another."
             for part in self.parts
             if len(part.scores) > 1 and part.spread == 0
+        ]
+        said += [
+            f"Of the scores of {part.name} {part.kept:,} were kept from before: new ones take longer than is said here."
+            for part in self.parts
+            if part.kept
         ]
         against = [part for part in (*self.parts, self.total) if part.agreement and part.agreement.high < 0.5]
         return said + [
@@ -88,11 +96,11 @@ def try_rewards(
         for (example, first), (_, second) in zip(asked[: 2 * choices : 2], asked[1 : 2 * choices : 2], strict=True)
     ]
 
-    def tried(name: str, weight: float, scores: Sequence[float], seconds: float, cost_each: float) -> Tried:
+    def tried(name: str, scores: Sequence[float], **others: Any) -> Tried:
         pairs = zip(scores[: 2 * choices : 2], scores[1 : 2 * choices : 2], strict=True)
         verdicts = [Verdict(scores=pair) for pair in pairs]
         found = agreement(comparisons, verdicts)
-        return Tried(name=name, weight=weight, scores=scores, seconds=seconds, cost_each=cost_each, agreement=found)
+        return Tried(name=name, scores=scores, agreement=found, **others)
 
     with closing(load_rewards(written(options), most_tokens=most_tokens)) as loaded:
         loaded.check_references(examples)
@@ -100,14 +108,22 @@ def try_rewards(
         for part in loaded.parts:
             started = time.perf_counter()
             scores = part.score(examples, answers, step=0)
-            seconds = time.perf_counter() - started
-            parts.append(tried(part.name, part.weight, scores, seconds, getattr(part.scorer, "cost_each", 0.0)))
+            parts.append(
+                tried(
+                    part.name,
+                    scores,
+                    weight=part.weight,
+                    seconds=time.perf_counter() - started,
+                    kept=len(scores) - getattr(part.scorer, "asked", len(scores)),
+                    cost_each=getattr(part.scorer, "cost_each", 0.0),
+                )
+            )
     sums = [
         sum(part.weight * score for part, score in zip(parts, row, strict=True))
         for row in zip(*(part.scores for part in parts), strict=True)
     ]
-    seconds, cost_each = (sum(getattr(part, name) for part in parts) for name in ("seconds", "cost_each"))
-    return Trial(parts=tuple(parts), total=tried("all together", 1.0, sums, seconds, cost_each))
+    totals = {name: sum(getattr(part, name) for part in parts) for name in ("seconds", "kept", "cost_each")}
+    return Trial(parts=tuple(parts), total=tried("all together", sums, weight=1.0, **totals))
 
 
 def needs_tokens(rewards: str) -> bool:

@@ -54,7 +54,7 @@ def started(monkeypatch):
     [
         (("--methods", "dop"), "--methods has 'dop'; there are supervised, "),
         (("--methods", "supervised", "best_of_n"), "which takes the reward model of rlhf"),
-        (("--seeds", 1, 1), "each number once"),
+        (("--seeds", 1, 1), "--seeds has 1 twice"),
         (("--seeds", -1), "seed is -1"),
         (("--best-of", 1), "--best-of is 1"),
         (("--minutes", 0), "budget is 0 minutes"),

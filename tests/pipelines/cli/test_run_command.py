@@ -19,6 +19,8 @@ from rlhf_pipelines.cli.run_command import LocalRun, check_early, prepare_root, 
 from rlhf_pipelines.local.run_events import StepFinished
 from rlhf_tuning import environment, vllm_program
 from rlhf_tuning.errors import MachineError, ModelError, ParameterError, RunError, UserError
+from rlhf_tuning.evaluation.judges import OF_A_JUDGE
+from rlhf_tuning.parameters import PARAMETERS, Value
 
 #: Of `toy_pipelines`.
 FOLDER = Path(__file__).parents[2] / "support"
@@ -339,6 +341,14 @@ def test_root_in_a_bucket_is_refused_for_a_local_run(root: str) -> None:
         prepare_root(Path(root), quiet())
 
 
+#: What a run is given of a judge that is loaded, and of one behind a server.
+LOCAL: dict[str, Value] = {name: PARAMETERS[name].default for name in OF_A_JUDGE} | {
+    "judge": "local_model",
+    "judge_model": "m",
+}
+SERVED = LOCAL | {"judge": "language_model", "judge_endpoint": "http://localhost:1/v1"}
+
+
 def free(number: int) -> Callable[[Path], object]:
     return lambda path: shutil._ntuple_diskusage(10**12, 0, number)
 
@@ -370,18 +380,20 @@ def test_home_folder_may_be_abbreviated(tmp_path: Path, monkeypatch: pytest.Monk
             r"registered in FILE/r, where nothing .*: Not a directory\..* registry_dir, or .*RLHF_",
         ),
         ({"registry_dir": ""}, "registered in FILE/models, where nothing can be written"),
-        ({"judge": "language_model"}, "verdicts would be kept in FILE/cache.* RLHF_CACHE_DIR"),
-        ({"judge": "local_model"}, ""),
+        (SERVED, "verdicts would be kept in FILE/cache.* RLHF_CACHE_DIR"),
+        (LOCAL, ""),
     ],
 )
 def test_places_that_a_run_writes_to_at_its_end_are_tried_before_it_begins(
-    arguments: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: dict[str, Value], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setattr(environment, "REGISTRY_DIR", file / "models")
     monkeypatch.setattr(environment, "CACHE_DIR", file / "cache")
-    given = {name: value.replace("FILE", str(file)) for name, value in arguments.items()}
+    given = arguments | {
+        name: value.replace("FILE", str(file)) for name, value in arguments.items() if isinstance(value, str)
+    }
     with pytest.raises(MachineError, match=said.replace("FILE", str(file))) if said else nullcontext():
         check_early(given, in_containers=False)
 
@@ -389,14 +401,19 @@ def test_places_that_a_run_writes_to_at_its_end_are_tried_before_it_begins(
 def test_what_can_be_no_key_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "JUDGE_API_KEY", "a key\nand more")
     with pytest.raises(ParameterError, match="RLHF_JUDGE_API_KEY holds can be no key"):
-        check_early({"judge": "language_model"}, in_containers=True)
-    check_early({"judge": "local_model"}, in_containers=True)
+        check_early(SERVED, in_containers=True)
+    check_early(LOCAL, in_containers=True)
+
+
+def test_what_a_judge_lacks_is_told_before_the_run() -> None:
+    with pytest.raises(ParameterError, match="judge_max_cost is 2, and there is no judge_price"):
+        check_early(SERVED | {"judge_max_cost": 2.0}, in_containers=False)
 
 
 def test_a_gemini_judge_that_cannot_be_made_is_refused_before_a_run_of_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    judge = {"judge": "gemini", "judge_model": "g", "judge_endpoint": "", "judge_key_secret": "", "judge_rubric": ""}
+    judge = LOCAL | {"judge": "gemini"}
     monkeypatch.setitem(sys.modules, "google.genai", None)
     with pytest.raises(ModelError, match="google-genai is missing"):
         check_early(judge, in_containers=False)

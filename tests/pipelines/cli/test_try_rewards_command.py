@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+from judge_server import judge_server
 
 from rlhf_pipelines.cli.rlhf import main
+from rlhf_tuning import environment
 
 
 @pytest.fixture
@@ -50,6 +52,22 @@ def test_what_cannot_be_tried_is_a_mistake_of_the_user(
     Path("rewards.json").write_text(json.dumps(listed))
     assert main(["try-rewards", "--rewards", "rewards.json", "--preference-dataset", "preferences.jsonl"]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_what_would_end_the_run_before_it_is_done_is_told(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "CACHE_DIR", files / "cache")
+    with judge_server(lambda question: "Score: 7") as server:
+        server.tokens = 1000
+        judge = {"kind": "judge", "model": "m", "endpoint": f"{server.url}/v1", "price": 1, "max_cost": 10}
+        Path("rewards.json").write_text(json.dumps([judge]))
+        command = ["try-rewards", "--rewards", "rewards.json", "--preference-dataset", "preferences.jsonl"]
+        assert main([*command, "--batch-size", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "What is asked of servers for them costs up to 16.70, by their price." in out
+    assert "A whole run asks judge up to 16,704 times, and its max_calls 10,000 would end it before." in out
+    assert "That may cost 16.70, and the max_cost 10 of judge would end the run before." in out
 
 
 def test_a_folder_without_a_model_is_not_looked_for_on_the_hub(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,7 +134,7 @@ def test_the_embedded_sample_can_be_used(tmp_path: Path, capsys: pytest.CaptureF
         ([], "no dataset to check"),
         (["--prompt-dataset", "missing.jsonl"], "no such file or folder"),
         (["--prompt-datset", "p.jsonl"], "Did you mean --prompt-dataset?"),
-        (["--kl-coeff", "1"], "unrecognized arguments"),
+        (["--kl-coeff", "1"], "--kl-coeff is a parameter of pipelines, which this command does not ask for"),
     ],
 )
 def test_a_mistake_is_named_with_status_2(

@@ -16,7 +16,7 @@ from rlhf_tuning.registry import register_model
         ({"teacher": "language_model", "teacher_endpoint": "a/v1"}, "teacher_endpoint is 'a/v1'; it must be a URL"),
         ({"teacher": "gemini", "teacher_endpoint": "http://u:p@a"}, "RLHF_TEACHER_API_KEY"),
         ({"teacher": "gemini", "teacher_max_cost": 1.0}, "there is no teacher_price"),
-        ({"teacher_max_cost": 1.0, "teacher_price": 1.0}, "no server of a teacher is asked and paid"),
+        ({"teacher_max_cost": 1.0, "teacher_price": 1.0}, "no teacher is behind a server, so none is paid"),
     ],
 )
 def test_a_teacher_that_cannot_be_asked_is_named(values: dict[str, Any], words: str) -> None:

@@ -51,7 +51,10 @@ def test_what_a_request_to_a_judge_costs_is_told(monkeypatch, tmp_path):
         server.tokens = 500
         listed = json.dumps([{"kind": "judge", "model": "m", "endpoint": f"{server.url}/v1", "price": 4}])
         asked, choices = known_answers(listed, PREFERENCES, [], answer)
-        assert try_rewards(listed, asked, choices=choices, most_tokens=8).total.cost_each == pytest.approx(0.002)
+        first, again = (try_rewards(listed, asked, choices=choices, most_tokens=8) for _ in range(2))
+    assert first.total.cost_each == again.total.cost_each == pytest.approx(0.002)
+    assert (first.total.kept, again.total.kept) == (0, 16)
+    assert "Of the scores of judge 16 were kept from before" in again.cautions[-1]
 
 
 def test_the_reward_model_alone_cannot_be_tried():

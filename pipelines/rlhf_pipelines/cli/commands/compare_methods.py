@@ -14,7 +14,7 @@ from rlhf_pipelines.cli.command_line import (
     checked_values,
 )
 from rlhf_pipelines.methods import METHODS
-from rlhf_pipelines.parameters import COMPARED, parse_text
+from rlhf_pipelines.parameters import COMPARED, closest, parse_text
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.parameters import PARAMETERS, Value
 
@@ -113,7 +113,8 @@ def _own(given: list[str]) -> dict[str, dict[str, Value]]:
         if not (equals and dot):
             raise ParameterError(f"--set is {words!r}; give METHOD.PARAMETER=VALUE, such as supervised.lora_dim=32.")
         if name not in {parameter.name for parameter in COMPARED}:
-            raise ParameterError(f"--set is {words!r}, and there is no parameter {name!r} here.")
+            hint = closest(name, [parameter.name for parameter in COMPARED])
+            raise ParameterError(f"--set is {words!r}, and there is no parameter {name!r} here.{hint}")
         value = parse_text(PARAMETERS[name], text)
         assert isinstance(value, str | int | float)
         found.setdefault(method, {})[name] = value

@@ -25,6 +25,18 @@ JUDGES: dict[str, str] = {
     "reward_model": "rlhf_tuning.evaluation.judges.reward_model",
 }
 
+#: The parameters of a language model that judges.
+OF_A_JUDGE = (
+    "judge",
+    "judge_model",
+    "judge_endpoint",
+    "judge_key_secret",
+    "judge_rubric",
+    "judge_max_calls",
+    "judge_max_cost",
+    "judge_price",
+)
+
 
 class Judge(Protocol):
     """Says which of two answers is better.
@@ -173,8 +185,7 @@ def check_cost(max_cost: float, price: float, *, asked: bool, role: Role) -> Non
     """
     if max_cost and not asked:
         raise ParameterError(
-            f"{role.max_cost} is {max_cost:g}, but no server of a {role.name} is asked and paid. Leave it out; max_cost "
-            "limits the run."
+            f"{role.max_cost} is {max_cost:g}, but no {role.name} is behind a server, so none is paid. Leave it out."
         )
     if max_cost and not price:
         raise ParameterError(

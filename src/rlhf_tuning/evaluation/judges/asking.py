@@ -282,7 +282,7 @@ class AskingJudge:
         return verdict
 
     def _choice(self, asked: str) -> Choice:
-        return self._cache.read_once(asked, read_choice, lambda text: self._asker.reply(lambda: self._ask(text)).text)
+        return self._cache.read_once(asked, read_choice, lambda text: self._asker.reply(lambda: self._ask(text)))
 
 
 class Cache(Generic[Found]):
@@ -300,6 +300,9 @@ class Cache(Generic[Found]):
         self._identity, self._is_one = identity, is_one
         self._lock = threading.Lock()
         self._known: dict[str, Found | None] = {}
+        self._tokens: list[int] = []
+        #: How many questions were sent by this process.
+        self.asked = 0
         if self._path.is_file():
             for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
                 self._read(line)
@@ -310,12 +313,18 @@ class Cache(Generic[Found]):
             record: Any = json.loads(line)
         except ValueError:
             return
-        if isinstance(record, dict) and {"key", "verdict"} <= set(record):
-            verdict = record["verdict"]
-            if verdict is None or self._is_one(verdict):  # null for a reply that could not be read
-                self._known[str(record["key"])] = verdict
+        # Null is a reply that could not be read: by now the server may be mended.
+        if isinstance(record, dict) and {"key", "verdict"} <= set(record) and self._is_one(record["verdict"]):
+            self._known[str(record["key"])] = record["verdict"]
+            self._tokens.append(record.get("tokens", 0))
 
-    def read_once(self, asked: str, read: Callable[[str], Found | None], ask: Callable[[str], str]) -> Found:
+    @property
+    def tokens_each(self) -> float:
+        """Return how many tokens a question and its reply took on average, where the server told."""
+        told = [tokens for tokens in self._tokens if tokens]
+        return sum(told) / len(told) if told else 0.0
+
+    def read_once(self, asked: str, read: Callable[[str], Found | None], ask: Callable[[str], Reply]) -> Found:
         """Return what the reply to a question is read as; it is sent where it was not before, and then twice at most.
 
         Args:
@@ -329,14 +338,17 @@ class Cache(Generic[Found]):
         key = _digest(self._identity + "\n" + asked)
         if key not in self._known:
             reply = ask(asked)
-            found = read(reply)
+            found, tokens = read(reply.text), reply.tokens
             if found is None:
                 reply = ask(asked + REMINDER)
-                found = read(reply)
+                found, tokens = read(reply.text), tokens + reply.tokens
             # With the end of the reply that it was read from.
+            record = {"key": key, "verdict": found, "reply": reply.text[-2000:], "tokens": tokens}
             with self._lock:
                 self._known[key] = found
-                append_record(self._path, {"key": key, "verdict": found, "reply": reply[-2000:]})
+                self._tokens.append(tokens)
+                self.asked += 1
+                append_record(self._path, record)
         known = self._known[key]
         if known is None:
             raise NoReplyError("unreadable")

@@ -45,7 +45,7 @@ def test_good_settings_pass():
         ({"judge_max_calls": 0}, "judge_max_calls is 0"),
         ({"judge_max_cost": -1.0}, "judge_max_cost is -1"),
         ({"judge_max_cost": 2.5}, "judge_max_cost is 2.5, and there is no judge_price"),
-        ({"judge": "local_model", "judge_max_cost": 2.5}, "judge_max_cost is 2.5, but no server of a judge is asked"),
+        ({"judge": "local_model", "judge_max_cost": 2.5}, "judge_max_cost is 2.5, but no judge is behind a server"),
         ({"judge_rubric": "gone.txt"}, "does not exist"),
         ({"judge": "local_model"}, "judge_endpoint is .*Leave it empty"),
         ({"judge": "local_model", "judge_endpoint": ""}, "judge_key_secret is .*Leave it empty"),
