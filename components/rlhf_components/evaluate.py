@@ -213,13 +213,15 @@ def evaluate(
         suite = answer_suite(config, tuned_model_dir=model.path)
         if suite:
             asked = suite.asked_of(asked, judge)
+        # A judge's labels are no choices of people, by whom judges could be judged.
+        by_people = eval_preferences if eval_preferences and not eval_preferences.metadata.get("labelled_by") else None
         pairs, judges = comparison.evaluate_policy(
             config,
             judges=phases.asked_of(asked) if phases else asked,
             tuned_model_dir=model.path,
             base_predictions_path=champion_predictions.path,
             tuned_predictions_path=tuned_predictions.path,
-            eval_preferences_path=eval_preferences.path if eval_preferences else "",
+            eval_preferences_path=by_people.path if by_people else "",
             eval_demonstrations_path=eval_demonstrations.path if eval_demonstrations else "",
             champion_reference=champion_reference or large_model_reference,
         )

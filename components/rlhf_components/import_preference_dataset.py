@@ -84,4 +84,6 @@ def import_preference_dataset(
         both = "+".join(filter(None, (summary.fingerprint, summary.feedback_fingerprint)))
         preferences.metadata.update(rows=summary.rows, fingerprint=both)
         eval_preferences.metadata.update(rows=summary.eval_rows, fingerprint=summary.eval_fingerprint)
+        if labelled_preferences and summary.is_split:
+            eval_preferences.metadata["labelled_by"] = labelled_preferences.metadata.get("labelled_by", "a judge")
         evaluation_prompts.metadata.update(rows=summary.eval_prompts, fingerprint=summary.eval_fingerprint)

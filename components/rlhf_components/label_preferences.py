@@ -115,6 +115,7 @@ def label_preferences(
         labelled_preferences.metadata.update(
             rows=found.rows,
             warning=found.warning(),
+            labelled_by=found.judge,
             model_a=large_model_a_reference,
             model_a_fingerprint=large_model_a_fingerprint,
             model_b=large_model_b_reference,

@@ -70,3 +70,4 @@ def test_the_whole_job_learns_what_the_judge_prefers_and_labelling_alone_says_th
     assert version.manifest["method"] == "reinforcement", output
     report = artifact(tmp_path, "*/evaluate/report").read_text()
     assert "The preferences are labels by judge judge-1" in report
+    assert "No human choices were there to check it against." in report

@@ -80,6 +80,7 @@ class ImportSummary:
         files: How many files the dataset had, without those of the evaluation dataset.
         set_aside: How many bad rows `max_bad_rows` let pass.
         eval_prompts: Prompts of demonstrations, to be answered.
+        is_split: Whether the rows for evaluation were held out of the dataset, and are not an evaluation dataset's.
     """
 
     rows: int
@@ -91,6 +92,7 @@ class ImportSummary:
     set_aside: int = 0
     eval_prompts: int = 0
     feedback_fingerprint: str = ""
+    is_split: bool = False
 
 
 def import_prompts(
@@ -722,6 +724,7 @@ def _import(
         eval_fingerprint=eval_fingerprint,
         files=len(files),
         set_aside=data.set_aside,
+        is_split=needs_split,
     )
 
 

@@ -305,7 +305,7 @@ def test_evaluation_preferences_are_used_as_they_are(tmp_path: Path, write_rows:
     eval_dataset = write_rows("e.jsonl", preferences(3, "Other"))
     dataset = write_rows("p.jsonl", preferences(20))
     summary, out, eval_out = run_preferences(tmp_path, dataset, eval_dataset=eval_dataset)
-    assert (summary.rows, summary.eval_rows) == (20, 3)
+    assert (summary.rows, summary.eval_rows, summary.is_split) == (20, 3, False)
     assert contents(out) == [row["input_text"] for row in preferences(20)]
     assert contents(eval_out) == ["Other 0.", "Other 1.", "Other 2."]
 
@@ -313,7 +313,7 @@ def test_evaluation_preferences_are_used_as_they_are(tmp_path: Path, write_rows:
 def test_evaluation_prompts_without_preferences_leave_the_split_as_it_is(tmp_path: Path, write_rows: WriteRows) -> None:
     dataset = write_rows("p.jsonl", preferences(20))
     with_prompts, _, _ = run_preferences(tmp_path, dataset, eval_dataset=write_rows("e.jsonl", prompts(3, "Other")))
-    assert (with_prompts.rows, with_prompts.eval_rows) == (18, 2)
+    assert (with_prompts.rows, with_prompts.eval_rows, with_prompts.is_split) == (18, 2, True)
 
 
 @pytest.mark.parametrize(
