@@ -132,6 +132,17 @@ _OF_OTHERS = (
     + _OF_THE_SMOKE_TEST
 )
 _OF_EVERY_TUNE = tuple(name for name in PARAMETERS if name not in _OF_OTHERS)
+#: Of a language model that judges.
+OF_A_JUDGE = (
+    "judge",
+    "judge_model",
+    "judge_endpoint",
+    "judge_key_secret",
+    "judge_rubric",
+    "judge_max_calls",
+    "judge_max_cost",
+    "judge_price",
+)
 #: Of every pipeline that trains.
 OF_A_BUDGET = ("max_hours", "max_cost", "price_per_hour", "train_until_budget")
 #: Of every method, whatever it learns from.
@@ -151,14 +162,7 @@ _OF_EVERY_METHOD = (
     "seed",
     "eval_prompts",
     "scorer",
-    "judge",
-    "judge_model",
-    "judge_endpoint",
-    "judge_key_secret",
-    "judge_rubric",
-    "judge_max_calls",
-    "judge_max_cost",
-    "judge_price",
+    *OF_A_JUDGE,
     "dtype",
     "checkpoint_interval",
     *OF_A_BUDGET,
@@ -464,14 +468,7 @@ LABELLED: tuple[Parameter, ...] = tuple(
         "dtype",
         "inference_engine",
         "scorer",
-        "judge",
-        "judge_model",
-        "judge_endpoint",
-        "judge_key_secret",
-        "judge_rubric",
-        "judge_max_calls",
-        "judge_max_cost",
-        "judge_price",
+        *OF_A_JUDGE,
         "max_bad_rows",
         "registry_dir",
         large_model_reference="Model that answers where large_model_a_reference or large_model_b_reference is empty.",

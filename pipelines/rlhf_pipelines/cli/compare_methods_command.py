@@ -27,14 +27,14 @@ from rlhf_pipelines.cli.run_command import (
     shown,
 )
 from rlhf_pipelines.methods import METHODS, SHARED
-from rlhf_pipelines.parameters import PIPELINES, check_parameters
+from rlhf_pipelines.parameters import OF_A_JUDGE, PIPELINES, check_parameters
 from rlhf_tuning import __version__, step_times
 from rlhf_tuning.data.held_out import held_out_rows
 from rlhf_tuning.data.importer import MAX_EVAL_PREFERENCES
 from rlhf_tuning.data.method_data import MethodData, data_path, write_method_data
 from rlhf_tuning.data.output import written_together
 from rlhf_tuning.errors import ParameterError
-from rlhf_tuning.evaluation.judges import OF_A_JUDGE, check_judge, check_server
+from rlhf_tuning.evaluation.judges import check_judge, check_server
 from rlhf_tuning.evaluation.method_comparison import BASE, BEST_OF_N, Contestant, MethodComparison
 from rlhf_tuning.models.model_reference import content_fingerprint, local_folder, split_revision
 from rlhf_tuning.parameters import PARAMETERS, Value

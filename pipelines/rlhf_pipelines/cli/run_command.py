@@ -22,9 +22,10 @@ from rlhf_pipelines.local.failure import count_memory_kills, explain_death
 from rlhf_pipelines.local.local_run import Containers, RunRequest
 from rlhf_pipelines.local.process_group import Ended, run_in_group
 from rlhf_pipelines.local.run_events import RunFailed, RunFollower, StepFailed, StepFinished, StepStarted, Update
+from rlhf_pipelines.parameters import OF_A_JUDGE
 from rlhf_tuning import __version__, environment
 from rlhf_tuning.errors import ParameterError, RunError
-from rlhf_tuning.evaluation.judges import OF_A_JUDGE, JudgeSettings, check_judge, check_server, load_judge
+from rlhf_tuning.evaluation.judges import JudgeSettings, check_judge, check_server, load_judge
 from rlhf_tuning.evaluation.judges.role import TEACHER
 from rlhf_tuning.labelling.teacher import LOCAL
 from rlhf_tuning.parameters import Value
@@ -190,7 +191,7 @@ def check_early(arguments: Mapping[str, Value], *, in_containers: bool) -> None:
     if arguments.get("inference_engine") == "vllm" and not in_containers:
         needed_vllm(needed_by="inference_engine 'vllm'")
     if judge == "gemini" and not in_containers:
-        load_judge(judge, JudgeSettings(**{name: arguments[name] for name in OF_A_JUDGE[1:]}))  # type: ignore[arg-type]
+        load_judge(judge, JudgeSettings(**{name: arguments[name] for name in OF_A_JUDGE if name != "judge"}))  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -13,15 +13,14 @@ from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
 from rlhf_tuning.parameters import Value
 from rlhf_tuning.planning.forecast import Plan
-from rlhf_tuning.rewards import Answer, Example, read_options, read_rewards
-from rlhf_tuning.rewards.judge import Options as JudgeOptions
+from rlhf_tuning.rewards import Answer, Example, read_rewards
 from rlhf_tuning.rewards.trial import Trial, Tried, known_answers, needs_tokens, try_rewards
 from rlhf_tuning.step import counted, duration
 
 _SHOWN = 60
 
 
-def try_here(values: dict[str, Value], *, predictions: Path | None, most: int, price_per_hour: float | None) -> int:
+def try_here(values: Mapping[str, Value], *, predictions: Path | None, most: int, price_per_hour: float | None) -> int:
     """Score answers, print what the rewards say of them, and return the exit status.
 
     Args:
@@ -58,7 +57,7 @@ def try_here(values: dict[str, Value], *, predictions: Path | None, most: int, p
         raise ParameterError(
             "rewards names the reward_model alone, which is not trained yet, so there is nothing to try."
         )
-    print("\n".join(_as_text(trial, asked, values | {"rewards": rewards}, price_per_hour)))
+    print("\n".join(_as_text(trial, asked, values, price_per_hour)))
     return 0
 
 
@@ -138,28 +137,7 @@ def _as_text(
         lines.append(
             f"What is asked of servers for them costs up to {trial.total.cost_each * count:,.2f}, by their price."
         )
-    return lines + [
-        f"Warning: {caution}" for caution in [*trial.cautions, *_beyond_caps(trial, str(values["rewards"]), count)]
-    ]
-
-
-def _beyond_caps(trial: Trial, rewards: str, count: int) -> list[str]:
-    """Return which judges would end the run before it is done."""
-    caps = {each.name or each.kind: each for each in read_options(rewards) if isinstance(each, JudgeOptions)}
-    found = []
-    for part in trial.parts:
-        cap = caps.get(part.name)
-        if cap and count > cap.max_calls:
-            found.append(
-                f"A whole run asks {part.name} up to {count:,} times, and its max_calls {cap.max_calls:,} would end it "
-                "before. Raise that, or train fewer steps."
-            )
-        if cap and 0 < cap.max_cost < part.cost_each * count:
-            found.append(
-                f"That may cost {part.cost_each * count:,.2f}, and the max_cost {cap.max_cost:g} of {part.name} would end "
-                "the run before. Raise that, or train fewer steps."
-            )
-    return found
+    return lines + [f"Warning: {caution}" for caution in (*trial.cautions, *trial.beyond(count))]
 
 
 def _row(part: Tried, people: bool) -> tuple[str, ...]:

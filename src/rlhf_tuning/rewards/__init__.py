@@ -94,6 +94,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Return what is wrong with values that have the right types, or an empty string."""
         return ""
 
+    def beyond(self, scores: int, cost: float) -> list[str]:
+        """Return which limits of its own would end a run that asks for so many scores, which cost so much together."""
+        return []
+
     def problem_with(self, references: Mapping[str, str]) -> str:
         """Return why a row's references cannot be used, though none is missing; or an empty string."""
         return ""

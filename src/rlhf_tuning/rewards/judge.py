@@ -91,6 +91,21 @@ class Options(rewards.Options, frozen=True, kw_only=True):
             return str(error).replace("judge_", "")  # which the options have not in their names
         return f"concurrency is {self.concurrency}; it must be from 1 to 64." if not 1 <= self.concurrency <= 64 else ""
 
+    def beyond(self, scores: int, cost: float) -> list[str]:
+        """Return which of its two limits would end a run."""
+        name, found = self.name or self.kind, []
+        if scores > self.max_calls:
+            found.append(
+                f"A whole run asks {name} up to {scores:,} times, and its max_calls {self.max_calls:,} would end it before. "
+                "Raise that, or train fewer steps."
+            )
+        if 0 < self.max_cost < cost:
+            found.append(
+                f"That may cost {cost:,.2f}, and the max_cost {self.max_cost:g} of {name} would end the run before. Raise "
+                "that, or train fewer steps."
+            )
+        return found
+
     def with_files(self, read: Callable[[str], str | None]) -> "Options":
         """Return the options with the rubric in the place of its file's name."""
         text = read(rubric_file(self.rubric)) if rubric_file(self.rubric) else None

@@ -8,7 +8,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from rlhf_tuning.evaluation.judges.verdict import Agreement, Comparison, Verdict, agreement
-from rlhf_tuning.rewards import Answer, Example, load_rewards, read_options, written
+from rlhf_tuning.rewards import Answer, Example, Options, load_rewards, read_options, written
 
 #: What counts the tokens of an answer, or must know whether it ended.
 OF_TOKENS = ("length", "near_limit", "unfinished")
@@ -49,10 +49,16 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """All rewards that can be tried, and their weighted sum."""
+    """All rewards that can be tried, with their options, and their weighted sum."""
 
     parts: tuple[Tried, ...]
+    options: Sequence[Options]
     total: Tried
+
+    def beyond(self, scores: int) -> list[str]:
+        """Return which limits of the rewards would end a run that asks each for so many scores."""
+        parts = zip(self.parts, self.options, strict=True)
+        return [words for part, options in parts for words in options.beyond(scores, part.cost_each * scores)]
 
     @property
     def cautions(self) -> list[str]:
@@ -123,7 +129,7 @@ def try_rewards(
         for row in zip(*(part.scores for part in parts), strict=True)
     ]
     totals = {name: sum(getattr(part, name) for part in parts) for name in ("seconds", "kept", "cost_each")}
-    return Trial(parts=tuple(parts), total=tried("all together", sums, weight=1.0, **totals))
+    return Trial(parts=tuple(parts), options=options, total=tried("all together", sums, weight=1.0, **totals))
 
 
 def needs_tokens(rewards: str) -> bool:

@@ -17,9 +17,9 @@ from rlhf_pipelines.cli import run_command
 from rlhf_pipelines.cli.display import SparseDisplay
 from rlhf_pipelines.cli.run_command import LocalRun, check_early, prepare_root, run_locally
 from rlhf_pipelines.local.run_events import StepFinished
+from rlhf_pipelines.parameters import OF_A_JUDGE
 from rlhf_tuning import environment, vllm_program
 from rlhf_tuning.errors import MachineError, ModelError, ParameterError, RunError, UserError
-from rlhf_tuning.evaluation.judges import OF_A_JUDGE
 from rlhf_tuning.parameters import PARAMETERS, Value
 
 #: Of `toy_pipelines`.

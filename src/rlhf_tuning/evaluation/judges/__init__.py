@@ -25,17 +25,8 @@ JUDGES: dict[str, str] = {
     "reward_model": "rlhf_tuning.evaluation.judges.reward_model",
 }
 
-#: The parameters of a language model that judges.
-OF_A_JUDGE = (
-    "judge",
-    "judge_model",
-    "judge_endpoint",
-    "judge_key_secret",
-    "judge_rubric",
-    "judge_max_calls",
-    "judge_max_cost",
-    "judge_price",
-)
+#: Those that are asked over the network, and paid.
+_BEHIND_A_SERVER = ("language_model", "gemini")
 
 
 class Judge(Protocol):
@@ -111,7 +102,7 @@ def check_server(judge: str, judge_key_secret: str, role: Role = JUDGE) -> None:
         UserError: If the key cannot be read or can be none, or nothing can be written to the cache.
         RunError: If Secret Manager gives no answer.
     """
-    if judge in ("language_model", "gemini"):
+    if judge in _BEHIND_A_SERVER:
         role.key(judge_key_secret)
         machine.check_writable(
             environment.CACHE_DIR, what="The judge's verdicts would be kept", remedy=environment.NAME_CACHE
@@ -145,7 +136,7 @@ def check_judge(
         judge_max_cost=judge_max_cost,
         judge_price=judge_price,
     )
-    check_cost(judge_max_cost, judge_price, asked=judge in ("language_model", "gemini"), role=JUDGE)
+    check_cost(judge_max_cost, judge_price, asked=judge in _BEHIND_A_SERVER, role=JUDGE)
     of_server = {"judge_endpoint": judge_endpoint, "judge_key_secret": judge_key_secret}
     given = {"judge_model": judge_model, **of_server, "judge_rubric": judge_rubric}
     if not judge:

@@ -53,23 +53,12 @@ class Role(NamedTuple):
         return key
 
 
-JUDGE = Role(
-    name="judge",
-    model="judge_model",
-    endpoint="judge_endpoint",
-    key_secret="judge_key_secret",
-    key_variable="RLHF_JUDGE_API_KEY",
-    max_calls="judge_max_calls",
-    max_cost="judge_max_cost",
-    price="judge_price",
-)
-TEACHER = Role(
-    name="teacher",
-    model="teacher_model_reference",
-    endpoint="teacher_endpoint",
-    key_secret="teacher_key_secret",
-    key_variable="RLHF_TEACHER_API_KEY",
-    max_calls="teacher_max_calls",
-    max_cost="teacher_max_cost",
-    price="teacher_price",
-)
+def _role(name: str, model: str) -> Role:
+    """Return a role whose parameters all begin with its name."""
+    parameters = ("endpoint", "key_secret", "max_calls", "max_cost", "price")
+    names = {parameter: f"{name}_{parameter}" for parameter in parameters}
+    return Role(name=name, model=model, key_variable=f"RLHF_{name.upper()}_API_KEY", **names)
+
+
+JUDGE = _role("judge", "judge_model")
+TEACHER = _role("teacher", "teacher_model_reference")

@@ -49,10 +49,7 @@ def test_good_settings_pass():
         ({"judge_rubric": "gone.txt"}, "does not exist"),
         ({"judge": "local_model"}, "judge_endpoint is .*Leave it empty"),
         ({"judge": "local_model", "judge_endpoint": ""}, "judge_key_secret is .*Leave it empty"),
-        (
-            {"judge": "", "judge_model": "", "judge_endpoint": ""},
-            "judge_key_secret is .*but judge is empty",
-        ),
+        ({"judge": "", "judge_model": "", "judge_endpoint": ""}, "judge_key_secret is .*but judge is empty"),
         ({"judge_key_secret": "projects/p"}, "judge_key_secret is 'projects/p'; it must be"),
     ],
 )
