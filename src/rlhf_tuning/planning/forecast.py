@@ -921,13 +921,15 @@ class _Forecaster:
         measuring = self.demonstrated_seconds(measured, learns=False, divided=self.policy_divided)
         # Base or champion, tuned model, and where others start from a supervised model that one too.
         between = 1 if supervised and (plan.tunes_policy or learns_preferences or plan.on_policy_train_steps) else 0
-        evaluation = (
-            (2 + between) * self.answering_seconds(evaluated, ROWS_TOGETHER[True], divided=frozen)
-            # Both models' answers, and both answers of as many held-out preferences.
-            + (2 + between) * judges * self.scoring_seconds(evaluated, 2)
-            + (1 + between) * self.kl_seconds(evaluated, divided=frozen)
-            + 2 * self.answering_seconds(general, ROWS_TOGETHER[True], divided=frozen)
-        )
+        # Both answers of held-out preferences, which is all where there is but a reward model.
+        evaluation = judges * self.scoring_seconds(evaluated, 2)
+        if plan.tunes_policy or learns_preferences or supervised:
+            evaluation += (
+                (2 + between) * self.answering_seconds(evaluated, ROWS_TOGETHER[True], divided=frozen)
+                + (1 + between) * judges * self.scoring_seconds(evaluated, 2)
+                + (1 + between) * self.kl_seconds(evaluated, divided=frozen)
+                + 2 * self.answering_seconds(general, ROWS_TOGETHER[True], divided=frozen)
+            )
         heavy, light, _, light_start = _STARTS[self.on.cpu]
         heavy += between - (0 if plan.tunes_policy else 1 if learns_preferences else 2)
         seconds = {

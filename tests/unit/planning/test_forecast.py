@@ -255,6 +255,13 @@ def test_rewards_without_preferences_are_all_that_is_learnt_from():
     assert judged.all_hours == with_both.all_hours, "a reward model learns what the judge prefers"
 
 
+def test_a_reward_model_alone_compares_no_answers():
+    both = replace(PLAN, held_out_reward_model_share=0.0)
+    alone = forecast(replace(both, reinforcement_learning_train_steps=0), LLAMA_1B, A100)
+    # It scores held-out preferences.
+    assert 0 < alone.hours["evaluation"] < forecast(both, LLAMA_1B, A100).hours["evaluation"] / 5
+
+
 def test_preference_tuning_takes_its_own_steps_and_no_reward_model_but_the_one_that_judges():
     values = {
         "loss_type": "sigmoid",
