@@ -26,7 +26,7 @@ tune: $(VENV)/.train  ## Tune the sample model with the sample preferences (it s
 
 test: $(VENV)/.dev  ## Run every test that can run on this machine
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
-	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "slow and not docker and not gpu and not vllm"
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile --durations 15 -m "slow and not docker and not gpu and not vllm"
 	$(AVX2) $(VENV)/bin/python -m pytest -q -n auto --dist worksteal $(NUMERICS)
 
 check: $(VENV)/.dev  ## Lint, check formatting, types and imports, hold the compiled pipelines current, build the documents

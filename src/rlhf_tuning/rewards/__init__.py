@@ -42,6 +42,9 @@ MOST_REWARDS = 16
 #: Google's contracts clip what a function or a service returns.
 UNIT = (-1.0, 1.0)
 
+#: What msgspec calls the types of JSON, and people do.
+_TYPES = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "array": "a list"}
+_TYPES |= {"object": "an object"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 #: A canonical prompt row: `prompt`, and where its row has them `references`.
@@ -342,26 +345,34 @@ def read_options(rewards: str) -> Sequence[Options]:
 
 def _one(item: dict[str, Any], number: int) -> Options:
     kind = item.get("kind")
-    if kind not in REWARDS:
-        raise ParameterError(f"rewards, number {number}: its kind is {kind!r}; it must be one of {', '.join(REWARDS)}.")
+    if not isinstance(kind, str) or kind not in REWARDS:
+        found = f"its kind is {kind!r}" if kind else "kind is missing"
+        raise ParameterError(f"rewards, number {number}: {found}; it must be one of {', '.join(REWARDS)}.")
     try:
         options = msgspec.convert(item, _module(kind).Options)
     except msgspec.ValidationError as error:
-        said = str(error).replace(" - at `$.", " at `")
-        raise ParameterError(f"rewards, number {number} ({kind}): {said}{_accepted(kind, said)}.") from None
+        raise ParameterError(f"rewards, number {number} ({kind}): {_in_words(str(error), item)}.") from None
     problem = _problem(options) or options.problem()
     if problem:
         raise ParameterError(f"rewards, number {number} ({kind}): {problem}")
     return options
 
 
-def _accepted(kind: str, said: str) -> str:
-    """Return what msgspec leaves unsaid of a mistake: which options there are, or which values one has."""
-    fields = {field.name: field.type for field in msgspec.structs.fields(_module(kind).Options)}
-    if "unknown field" in said:
-        return f"; its options are {', '.join(fields)}"
-    values = get_args(fields.get(said.rpartition(" at `")[2].rstrip("`")))
-    return f"; it must be one of {', '.join(map(repr, values))}" if said.startswith("Invalid enum value") else ""
+def _in_words(said: str, item: Mapping[str, Any]) -> str:
+    """Return what msgspec says of a mistake as a person would, with what it leaves unsaid."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(_module(item["kind"]).Options)}
+    problem, _, place = said.partition(" - at `$.")
+    option, quoted = place.rstrip("`"), re.findall("`(.*?)`", problem)
+    if problem.startswith("Object missing"):
+        return f"{quoted[0]} is missing; its options are {', '.join(fields)}"
+    if "unknown field" in problem:
+        return f"it has no option {quoted[0]}; its options are {', '.join(fields)}"
+    if problem.startswith("Invalid enum value"):
+        return f"{option} is {item[option]!r}; it must be one of {', '.join(map(repr, get_args(fields[option])))}"
+    wanted = " or ".join(_TYPES.get(each, each) for each in quoted[0].split(" | "))
+    length = re.search(" of length [0-9]+", problem)
+    given = msgspec.json.encode(item[option.partition("[")[0]]).decode()
+    return f"{option} must be {wanted}{length[0] if length else ''}, which {given:.40} is not"
 
 
 def _problem(options: Options) -> str:
