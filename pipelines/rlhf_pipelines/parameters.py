@@ -645,7 +645,7 @@ def _converted(parameter: Parameter, value: object) -> Value | None:
     if parameter.type is int and isinstance(value, float) and value.is_integer():
         return int(value)  # JSON writers of some languages write 1000 as 1000.0
     if parameter.name == "rewards" and isinstance(value, list):
-        return json.dumps(value)  # as a file of parameter values may have it
+        return _as_json(value, _MOST_TEXT_BYTES + 1)  # as a file of parameter values may have it
     return value if isinstance(value, str | int | float) and isinstance(value, parameter.type) else None
 
 
@@ -654,8 +654,18 @@ def _type_problem(parameter: Parameter, value: object) -> str:
     if isinstance(value, str):
         hint = " Write it without quotes." if _converted(parameter, parse_text(parameter, value)) is not None else ""
         return f"{name} must be {wanted}, not the text {value!r}.{hint}"
-    shown = json.dumps(value, ensure_ascii=False, default=str)
+    shown = _as_json(value, 61)
     return f"{name} must be {wanted}, not {shown if len(shown) <= 60 else shown[:60] + '...'}."
+
+
+def _as_json(value: object, most: int) -> str:
+    """Return the first characters of JSON. A short YAML file can stand for an endless one, whose aliases repeat lists."""
+    text = ""
+    for piece in json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value):
+        text += piece
+        if len(text) >= most:
+            break
+    return text[:most]
 
 
 def _value_problem(parameter: Parameter, value: Value) -> str:

@@ -34,6 +34,20 @@ def add_command(
     return parser
 
 
+def local_path(given: str) -> Path:
+    """Return the path that a flag names, as argparse has it read; one on this machine."""
+    if not given or "://" in given:
+        raise argparse.ArgumentTypeError(f"{given!r} is no path on this machine")
+    return Path(given)
+
+
+def count(given: str) -> int:
+    """Return the number that a flag gives, as argparse has it read: 1 or more."""
+    if not given.isascii() or not given.isdecimal() or not 0 < int(given[:10]) < 10**9:
+        raise argparse.ArgumentTypeError(f"{given[:20]!r} is no whole number of 1 or more")
+    return int(given)
+
+
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
     """Add the flag that names a pipeline."""
     parser.add_argument(
@@ -45,7 +59,11 @@ def add_values_file(parser: argparse.ArgumentParser) -> None:
     """Add the flag for parameter values that come from a file."""
     parser.set_defaults(sample=False)
     parser.add_argument(
-        "--parameter-values", "--parameter_values", metavar="FILE", type=Path, help="JSON or YAML file of parameters"
+        "--parameter-values",
+        "--parameter_values",
+        metavar="FILE",
+        type=local_path,
+        help="JSON or YAML file of parameters",
     )
 
 
@@ -130,7 +148,7 @@ def add_registry_dir(parser: argparse.ArgumentParser) -> None:
     """Add the flag that names the local registry."""
     parser.add_argument(
         "--registry-dir",
-        type=Path,
+        type=local_path,
         default=None,
         metavar="DIR",
         help="folder of the registry; its usual place when absent",
@@ -164,7 +182,12 @@ def checked_values(pipeline: str, options: argparse.Namespace) -> dict[str, Valu
 
 
 def fail(message: str, status: int) -> int:
-    """Print a message as the command's last words and return the exit status."""
+    """Print a message as the command's last words and return the exit status.
+
+    It may hold what a file, a server or a model says, so nothing in it moves the terminal's cursor.
+    """
+    from rlhf_pipelines.cli.display import printable
+
     sys.stdout.flush()
-    print(f"rlhf: {message}", file=sys.stderr)
+    print("\n".join(map(printable, f"rlhf: {message}".split("\n"))), file=sys.stderr)
     return status

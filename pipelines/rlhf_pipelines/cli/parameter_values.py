@@ -19,6 +19,7 @@ _SAMPLE_FILES = {
 _SAMPLE_FILES_OF = {
     "reward_model_pipeline": {"preference_dataset": "preferences.jsonl"},
     "infer_pipeline": {"prompt_dataset": "eval_prompts.jsonl"},
+    "label": {"preference_prompt_dataset": "prompts.jsonl"},
     "rlaif_pipeline": {
         "prompt_dataset": "prompts.jsonl",
         "preference_prompt_dataset": "prompts.jsonl",
@@ -36,6 +37,13 @@ _SAMPLE_VALUES_OF = {
     "reward_tuning_pipeline": {
         "rewards": '[{"kind": "python", "function": "rlhf_tuning.sample.house_style:evaluate", "clip": null}]',
     },
+}
+#: Of a file with parameter values.
+_MOST_BYTES = 1 << 20
+#: YAML 1.1 has other numbers as well: of base 8, of base 60.
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"^[-+]?(?:0|[1-9][0-9_]*)$",
+    "tag:yaml.org,2002:float": r"^[-+]?(?:(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+|\d[\d_]*\.\d*|\.\d+)$",
 }
 _SAMPLE_MODEL = "smollm2-135m-instruct"
 _SAMPLE_MODELS = ("large_model_reference", "student_model_reference", "teacher_model_reference")
@@ -92,17 +100,23 @@ def read_values(file: Path) -> dict[str, object]:
         ParameterError: If the file cannot be read, is malformed, names a parameter twice, or holds something else.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with file.open("rb") as stream:
+            read = stream.read(_MOST_BYTES + 1)
+        text = read.decode("utf-8-sig")
     except OSError as error:
         raise ParameterError(f"Cannot read the parameter values in {file}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ParameterError(f"{file} is not UTF-8 text.") from None
+    if len(read) > _MOST_BYTES:
+        raise ParameterError(f"{file} is no file of parameter values: it has more than {_MOST_BYTES >> 20} MiB.")
     try:
         values = _from_json(text) if file.suffix.lower() == ".json" else _from_yaml(text)
     except _RepeatedNameError as error:
         raise ParameterError(f"{file} gives {error} more than once.") from None
     except ValueError as error:
         raise ParameterError(f"{file} is malformed: {error}") from None
+    except RecursionError:
+        raise ParameterError(f"{file} is malformed: it is nested too deep.") from None
     if not isinstance(values, dict):
         raise ParameterError(f"{file} must hold one object of parameter names and values.")
     return {str(name): value for name, value in values.items()}
@@ -115,6 +129,8 @@ class _RepeatedNameError(Exception):
 def _without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for name, value in pairs:
+        if isinstance(name, list | dict):
+            raise ValueError(f"{name} stands where a name should.")
         if name in found:
             raise _RepeatedNameError(name)
         found[name] = value
@@ -131,7 +147,7 @@ def _from_yaml(text: str) -> object:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML as people mean it: `1e-4` is a number, `None` is null, and a name may occur only once."""
+        """YAML as people mean it: `1e-4` is a number, `010` and `1:30` are none, `None` is null, names occur only once."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             self.flatten_mapping(node)
@@ -146,11 +162,12 @@ def _from_yaml(text: str) -> object:
             return self.construct_mapping(node)
 
     Loader.add_constructor("tag:yaml.org,2002:map", Loader.construct_map)
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-        list("-+.0123456789"),
-    )
+    Loader.yaml_implicit_resolvers = {
+        first: [resolver for resolver in resolvers if resolver[0] not in _NUMBERS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for tag, pattern in _NUMBERS.items():
+        Loader.add_implicit_resolver(tag, re.compile(pattern), list("-+.0123456789"))
     Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^None$"), ["N"])
     try:
         return yaml.load(text, Loader=Loader)

@@ -126,7 +126,7 @@ def _hardware(name: str, plan: Plan, model: Architecture, dtype: str) -> Hardwar
     offered = {key: found for key, found in machines("kubeflow").items() if found.gpu.gpu_memory}
     wanted = name.lower().removesuffix("-x1")
     for key, found in offered.items():
-        if wanted in (key, found.machine_type):
+        if wanted and wanted in (key, found.machine_type):
             kind = key.removesuffix(f"-x{found.count}")
             return gpu_hardware(kind, found.gpu, found.count, dtype=dtype)
     raise ParameterError(

@@ -143,8 +143,6 @@ def run_locally(run: LocalRun, display: Display) -> int:
 
 def prepare_root(pipeline_root: Path, display: Display) -> Path:
     """Make the pipeline root and check that it can be written to, now rather than after hours; return its full path."""
-    if "://" in str(pipeline_root) or str(pipeline_root).startswith(("gs:/", "s3:/")):
-        raise ParameterError(f"--pipeline-root is {str(pipeline_root)!r}; a run on this machine needs a local folder.")
     root = pipeline_root.expanduser().absolute()
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_pipelines.backends.backend import BACKENDS, Backend, Connection, Submission, connect
-from rlhf_pipelines.cli.command_line import add_image, add_parameters, add_pipeline, add_values_file, given_values
+from rlhf_pipelines.cli.command_line import (
+    add_image,
+    add_parameters,
+    add_pipeline,
+    add_values_file,
+    given_values,
+    local_path,
+)
 from rlhf_pipelines.parameters import PIPELINES, check_parameters
 from rlhf_tuning.errors import ParameterError, RlhfError
 from rlhf_tuning.models.base_model_check import check_models_at_hand
@@ -40,7 +47,7 @@ def add_submission_flags(parser: argparse.ArgumentParser) -> None:
     add_pipeline(parser)
     parser.add_argument(
         "--template-path",
-        type=Path,
+        type=local_path,
         default=None,
         metavar="FILE",
         help="a YAML that `rlhf compile` wrote for the target, in place of --pipeline, --machine and --image",

@@ -41,7 +41,17 @@ def test_refuses_a_folder(tmp_path: Path) -> None:
     assert "Is a directory" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.json", '{"seed": }'), ("a.yaml", "seed: [1")])
+DEEP = "[" * 20_000
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("a.json", '{"seed": }'), ("a.yaml", "seed: [1"), ("a.yaml", "[1, 2]: 3"), ("a.yaml", "? {a: 1}\n: 2")),
+        *(("a.json", DEEP), ("a.yaml", DEEP)),
+    ],
+    ids=range(6),
+)
 def test_refuses_malformed_text_in_one_line(tmp_path: Path, name: str, text: str) -> None:
     message = refusal(write(tmp_path / name, text))
     assert "is malformed" in message
@@ -56,6 +66,25 @@ def test_refuses_a_name_given_twice(tmp_path: Path, name: str, text: str) -> Non
 @pytest.mark.parametrize(("name", "text"), [("a.json", "[1]"), ("a.yaml", ""), ("a.yaml", "just text")])
 def test_refuses_anything_but_an_object(tmp_path: Path, name: str, text: str) -> None:
     assert "must hold one object" in refusal(write(tmp_path / name, text))
+
+
+@pytest.mark.parametrize("file", [Path("/dev/zero"), None])
+def test_refuses_what_is_too_large(tmp_path: Path, file: Path | None) -> None:
+    assert "more than 1 MiB" in refusal(file or write(tmp_path / "a.yaml", "#" * 2_000_000))
+
+
+@pytest.mark.parametrize("number", ["1:30", "010", "0x10", "1:30.5", ".inf", "0b1"])
+def test_numbers_are_those_that_a_flag_takes(tmp_path: Path, number: str) -> None:
+    values = read_values(write(tmp_path / "a.yaml", f"a: {number}\nb: [1_000, -2, 0, 1e-4, 1.5, .5, 2.]"))
+    assert values == {"a": number, "b": [1000, -2, 0, 1e-4, 1.5, 0.5, 2.0]}
+
+
+@pytest.mark.parametrize("name", ["seed", "rewards"])
+def test_a_short_file_that_stands_for_an_endless_list_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    lines = ["a0: &a0 [1]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)), f"{name}: *a11"]
+    values = read_values(write(tmp_path / "a.yaml", "\n".join(lines)))
+    with pytest.raises(ParameterError, match=f"{name} (must be a whole number, not|is 32,769 characters long)"):
+        check_parameters("rlhf_pipeline", {name: values[name]})
 
 
 def test_refuses_text_that_is_not_utf8(tmp_path: Path) -> None:
@@ -81,7 +110,7 @@ def test_flag_overrides_the_file_and_the_file_overrides_the_sample(tmp_path: Pat
     assert values["seed"] == 2
 
 
-@pytest.mark.parametrize("pipeline", list(PIPELINES))
+@pytest.mark.parametrize("pipeline", [*PIPELINES, "label"])
 def test_sample_alone_is_enough_for_every_pipeline(tmp_path: Path, pipeline: str) -> None:
     values = check_parameters(pipeline, gather_values(pipeline, sample_dir=sample(tmp_path), file=None, flags={}))
     assert values.get("large_model_reference", "smollm2-135m-instruct") == "smollm2-135m-instruct"

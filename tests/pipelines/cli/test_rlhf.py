@@ -187,6 +187,36 @@ def test_flags_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unrecognized arguments: --kl 3" in capsys.readouterr().err
 
 
+def test_no_message_moves_the_cursor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "values.json").write_text('{"\\u001b[31mred": 1, "b\\u009bad": 1}')
+    assert rlhf.main(["run", "--parameter-values", str(tmp_path / "values.json")]) == 2
+    assert {c for c in capsys.readouterr().err if not c.isprintable()} == {"\n"}
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/x", ""])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("run --pipeline-root", "compile --output-dir", "validate --output-dir", "report x --output"),
+        *("convert x.csv --output", "compare x y --output", "run --parameter-values"),
+    ],
+)
+def test_what_is_written_here_has_a_path_here(command: str, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        rlhf.main([*command.split(), path])
+    assert caught.value.code == 2
+    assert f"argument {command.split()[-1]}" in (said := capsys.readouterr().err)
+    assert f"{path!r} is no path on this machine" in said
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "1" * 5000])
+def test_a_count_is_1_or_more(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        rlhf.main(["plan", "--sample", "--mean-prompt-tokens", number])
+    assert "argument --mean-prompt-tokens" in (said := capsys.readouterr().err)
+    assert "is no whole number of 1 or more" in said
+
+
 def test_unknown_pipeline_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         rlhf.main(["run", "--pipeline", "none"])

@@ -335,12 +335,6 @@ def test_root_without_permission_is_refused() -> None:
         prepare_root(Path("/proc/rlhf-runs"), quiet())
 
 
-@pytest.mark.parametrize("root", ["gs://bucket/runs", "s3://bucket/runs"])
-def test_root_in_a_bucket_is_refused_for_a_local_run(root: str) -> None:
-    with pytest.raises(ParameterError, match="needs a local folder"):
-        prepare_root(Path(root), quiet())
-
-
 #: What a run is given of a judge that is loaded, and of one behind a server.
 LOCAL: dict[str, Value] = {name: PARAMETERS[name].default for name in OF_A_JUDGE} | {
     "judge": "local_model",

@@ -5,7 +5,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir, count, local_path
 
 
 def add(commands: Commands) -> None:
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("second", metavar="B", help="likewise")
     parser.add_argument("--prompts", metavar="FILE", default="", help="prompts that both answer: a path, or gs://")
     parser.add_argument(
-        "--max-prompts", metavar="N", type=int, default=200, help="at most so many of them; default: 200"
+        "--max-prompts", metavar="N", type=count, default=200, help="at most so many of them; default: 200"
     )
     parser.add_argument("--prompt-sequence-length", metavar="N", type=int, default=512, help="default: 512")
     parser.add_argument("--target-sequence-length", metavar="N", type=int, default=128, help="default: 128")
@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        type=Path,
+        type=local_path,
         default=Path("compare.html"),
         help="the report; default: compare.html in this folder",
     )

@@ -12,6 +12,8 @@ from rlhf_pipelines.cli.command_line import (
     add_price,
     add_value_sources,
     checked_values,
+    count,
+    local_path,
 )
 from rlhf_pipelines.methods import METHODS
 from rlhf_pipelines.parameters import COMPARED, closest, parse_text
@@ -46,7 +48,7 @@ def add(commands: Commands) -> None:
         "--seeds", nargs="+", type=int, metavar="N", default=[0], help="a training for each; default: 0"
     )
     parser.add_argument(
-        "--best-of", type=int, metavar="N", default=8, help="answers that best_of_n chooses from; default: 8"
+        "--best-of", type=count, metavar="N", default=8, help="answers that best_of_n chooses from; default: 8"
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
@@ -64,14 +66,14 @@ def add(commands: Commands) -> None:
         "--pipeline-root",
         "--pipeline_root",
         metavar="DIR",
-        type=Path,
+        type=local_path,
         default=Path("runs"),
         help="folder for everything that is left behind; default: ./runs",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        type=Path,
+        type=local_path,
         default=Path("methods.html"),
         help="the page, with the results as .json and as .md beside it; default: methods.html in this folder",
     )

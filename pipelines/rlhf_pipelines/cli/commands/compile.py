@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlhf_pipelines.cli.command_line import Commands, add_command, add_image
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_image, local_path
 from rlhf_pipelines.targets import DEFAULT_MACHINES, TARGETS, cautions, choose_machine
 from rlhf_tuning.errors import ParameterError
 
@@ -35,14 +35,14 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--output-dir",
-        type=Path,
+        type=local_path,
         default=Path("compiled"),
         metavar="DIR",
         help="folder for the YAML; default: ./compiled",
     )
     parser.add_argument(
         "--components-dir",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="folder for each component as DIR/COMPONENT.yaml, for pipelines of your own; none are written when absent",
     )

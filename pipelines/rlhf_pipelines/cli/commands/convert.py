@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from rlhf_pipelines.cli.command_line import Commands, add_command
+from rlhf_pipelines.cli.command_line import Commands, add_command, local_path
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
         "  rlhf convert thumbs.jsonl --to preference --output preferences.jsonl",
     )
     parser.add_argument("files", metavar="FROM", nargs="+", help="a file, folder or glob, also on gs://")
-    parser.add_argument("--output", metavar="FILE", required=True, help="the new file, of JSON lines")
+    parser.add_argument("--output", metavar="FILE", type=local_path, required=True, help="the new file, of JSON lines")
     parser.add_argument(
         "--to",
         choices=("preference", "prompt", "demonstration", "feedback"),
@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 def _convert(options: argparse.Namespace) -> int:
     from rlhf_tuning.data.convert import convert
 
-    done = convert(options.files, options.output, to=options.to, max_bad_rows=options.max_bad_rows)
+    done = convert(options.files, str(options.output), to=options.to, max_bad_rows=options.max_bad_rows)
     print(f"{done.taken[0].upper()}{done.taken[1:]}.")
     if done.western:
         print(f"{done.western:,} lines were no UTF-8: their letters were taken for those of older Windows programs.")

@@ -1,9 +1,15 @@
 """`rlhf label`: preferences of a judge, on this machine."""
 
 import argparse
-from pathlib import Path
 
-from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, checked_values
+from rlhf_pipelines.cli.command_line import (
+    Commands,
+    add_command,
+    add_parameters,
+    add_value_sources,
+    checked_values,
+    local_path,
+)
 from rlhf_pipelines.parameters import LABELLED
 
 
@@ -22,7 +28,7 @@ def add(commands: Commands) -> None:
         "    --judge-endpoint http://localhost:8000/v1\n"
         "  rlhf label --sample --output labels.jsonl",
     )
-    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="the new file, of JSON lines")
+    parser.add_argument("--output", metavar="FILE", type=local_path, required=True, help="the new file, of JSON lines")
     add_value_sources(parser)
     add_parameters(parser, LABELLED)
 

@@ -3,7 +3,14 @@
 import argparse
 from collections.abc import Mapping
 
-from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, given_values
+from rlhf_pipelines.cli.command_line import (
+    Commands,
+    add_command,
+    add_parameters,
+    add_value_sources,
+    count,
+    given_values,
+)
 from rlhf_pipelines.parameters import FORECAST, OF_PREFERENCE_TUNING, PLANNED, check_parameters
 from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.parameters import Value
@@ -41,10 +48,10 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--spot", action="store_true", help="take the list price of a Spot machine")
     parser.add_argument(
-        "--mean-prompt-tokens", metavar="N", type=int, default=0, help="mean length; default: the most allowed"
+        "--mean-prompt-tokens", metavar="N", type=count, default=0, help="mean length; default: the most allowed"
     )
     parser.add_argument(
-        "--mean-answer-tokens", metavar="N", type=int, default=0, help="mean length; default: the most allowed"
+        "--mean-answer-tokens", metavar="N", type=count, default=0, help="mean length; default: the most allowed"
     )
     parser.add_argument(
         "--preferences",

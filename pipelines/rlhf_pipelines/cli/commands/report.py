@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rlhf_pipelines.cli.command_line import Commands, add_command, add_price
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_price, local_path
 
 
 def add(commands: Commands) -> None:
@@ -19,10 +19,14 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("run", metavar="RUN", help="the run's folder, or its name under the pipeline root")
     parser.add_argument(
-        "--pipeline-root", metavar="DIR", type=Path, default=Path("runs"), help="where named runs are; default: ./runs"
+        "--pipeline-root",
+        metavar="DIR",
+        type=local_path,
+        default=Path("runs"),
+        help="where named runs are; default: ./runs",
     )
     add_price(parser)
-    parser.add_argument("--output", metavar="FILE", type=Path, help="default: report.html in the run's folder")
+    parser.add_argument("--output", metavar="FILE", type=local_path, help="default: report.html in the run's folder")
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from rlhf_pipelines.cli.command_line import (
     add_value_sources,
     checked_values,
     fail,
+    local_path,
 )
 from rlhf_tuning.parameters import PARAMETERS
 
@@ -39,7 +40,7 @@ def add(commands: Commands) -> None:
         "--pipeline-root",
         "--pipeline_root",
         metavar="DIR",
-        type=Path,
+        type=local_path,
         default=Path("runs"),
         help="folder for everything the run leaves behind; default: ./runs",
     )

@@ -1,7 +1,6 @@
 """`rlhf try-rewards`: what rewards of one's own say of answers that are there already."""
 
 import argparse
-from pathlib import Path
 
 from rlhf_pipelines.cli.command_line import (
     Commands,
@@ -10,6 +9,8 @@ from rlhf_pipelines.cli.command_line import (
     add_price,
     add_value_sources,
     checked_values,
+    count,
+    local_path,
 )
 from rlhf_pipelines.parameters import TRIED
 
@@ -31,8 +32,10 @@ def add(commands: Commands) -> None:
     )
     parser.usage = "rlhf try-rewards [--parameter-values FILE] [--PARAMETER VALUE ...] [option ...]"
     add_value_sources(parser)
-    parser.add_argument("--predictions", metavar="FILE", type=Path, help="answers, as infer_pipeline writes them")
-    parser.add_argument("--most", metavar="N", type=int, default=200, help="rows that are tried at most; default: 200")
+    parser.add_argument("--predictions", metavar="FILE", type=local_path, help="answers, as infer_pipeline writes them")
+    parser.add_argument(
+        "--most", metavar="N", type=count, default=200, help="rows that are tried at most; default: 200"
+    )
     add_price(parser)
     add_parameters(parser, TRIED)
 

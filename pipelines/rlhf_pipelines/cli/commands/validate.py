@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from rlhf_pipelines.cli.command_line import Commands, add_command, add_parameters, add_value_sources, given_values
+from rlhf_pipelines.cli.command_line import (
+    Commands,
+    add_command,
+    add_parameters,
+    add_value_sources,
+    given_values,
+    local_path,
+)
 from rlhf_pipelines.parameters import OF_A_BUDGET, PIPELINES, VALIDATED, check_parameters
 from rlhf_tuning.parameters import PARAMETERS
 
@@ -32,7 +39,7 @@ def add(commands: Commands) -> None:
         "--output-dir",
         "--output_dir",
         metavar="DIR",
-        type=Path,
+        type=local_path,
         default=Path("data-report"),
         help="folder for report.html, problems.jsonl and bad_rows.jsonl; default: ./data-report",
     )
