@@ -393,10 +393,15 @@ def _made(
             yield from _made_of(layout.rows, record, layout.kind, done)
         except UNFIT as error:
             unlike = "" if isinstance(error, ValueError) or layout.together else _unlike(record, usual)
-            bad(
-                place,
-                unlike or (f"no field, or no known value, {error}" if isinstance(error, KeyError) else str(error)),
-            )
+            if isinstance(error, KeyError):
+                said = f"no field, or no known value, {error}"
+            else:  # what Python says of types would tell a person nothing
+                said = (
+                    str(error)
+                    if isinstance(error, ValueError)
+                    else "a value in it is of another kind than it should be"
+                )
+            bad(place, unlike or said)
 
 
 def _how_many(max_bad_rows: int) -> str:

@@ -358,6 +358,13 @@ def test_a_score_beyond_its_scale_makes_a_row_of_another_dataset(tmp_path: Path)
         converted([*content * 200, strange], tmp_path)
 
 
+def test_a_value_of_another_kind_is_told_in_words(tmp_path: Path) -> None:
+    content = CASES["Nectar"][0][:1]
+    strange = {**content[0], "answers": [{**answer, "rank": [1]} for answer in content[0]["answers"]]}
+    with pytest.raises(DataError, match="row 201: a value in it is of another kind than it should be"):
+        converted([*content * 200, strange], tmp_path)
+
+
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Yield every object or array in a value, with each of its keys or places."""
     for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
