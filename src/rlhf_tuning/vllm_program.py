@@ -110,7 +110,12 @@ def find_vllm(python: str = "") -> Vllm | None:
             return None
     try:
         probe = subprocess.run(
-            [found, "-c", _PROBE], env=_environment(), capture_output=True, text=True, timeout=_PROBE_SECONDS
+            [found, "-c", _PROBE],
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PROBE_SECONDS,
         )
     except OSError as error:
         raise UserError(f"{found} cannot be run ({error.strerror}). Name the Python that has vLLM.") from None
@@ -121,7 +126,11 @@ def find_vllm(python: str = "") -> Vllm | None:
             f"{found} cannot import vLLM: {(probe.stderr.strip().splitlines() or ['no reason given'])[-1]}. Install it "
             f"anew, in an environment of its own:\n{install_commands()}"
         )
-    version, device = probe.stdout.split()[-2:]
+    # vLLM may say more before; where it finds no device, it names none.
+    told = (probe.stdout.splitlines() or [""])[-1].split()
+    if len(told) != 2:
+        raise UserError(f"{found} is no Python with a vLLM for this machine. Install one:\n{install_commands()}")
+    version, device = told
     return Vllm(python=found, version=version, device=device)
 
 

@@ -38,3 +38,12 @@ def test_a_vllm_that_cannot_be_imported_says_why_and_how_to_install_it(nowhere, 
     assert f"{nowhere}/bin/pip install vllm" in str(raised.value)
     with pytest.raises(UserError, match=r"/nope cannot be run \(No such file or directory\)"):
         vllm_program.find_vllm("/nope")
+
+
+@pytest.mark.parametrize("said", ["", "-c import vllm; print(1)", "0.32.0 "])
+def test_a_program_that_tells_no_version_and_device_is_no_python_with_vllm(nowhere, tmp_path, said):
+    other = tmp_path / "other"
+    other.write_text(f"#!/bin/sh\necho '{said}'\n")
+    other.chmod(0o755)
+    with pytest.raises(UserError, match=rf"{other} is no Python with a vLLM for this machine\. Install one:"):
+        vllm_program.find_vllm(str(other))

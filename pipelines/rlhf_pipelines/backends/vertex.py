@@ -347,8 +347,6 @@ class Vertex:
         return self._ask(lambda: self._schedules.get_schedule(name=full, timeout=_SECONDS), f"schedule {name}")
 
     def _newest(self, method: Callable[..., Any], limit: int, what: str, paths: tuple[str, ...] = ()) -> Iterator[Any]:
-        if limit < 1:
-            raise ParameterError(f"--limit is {limit}; it must be at least 1.")
         request: dict[str, Any] = {"parent": self._parent, "order_by": "create_time desc", "page_size": min(limit, 100)}
         if paths:
             request["read_mask"] = {"paths": list(paths)}

@@ -12,6 +12,8 @@ from rlhf_tuning.limits import PRICE_PER_HOUR
 from rlhf_tuning.parameters import Parameter, Value
 
 _PARAMETER_PREFIX = "parameter:"
+#: More of anything is a slip, and no service takes it.
+_MOST = 10**9
 
 #: What `--pipeline` is when absent.
 DEFAULT_PIPELINE = "rlhf_pipeline"
@@ -132,6 +134,13 @@ def add_price(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="what this machine costs an hour, in any currency: the report says what each step cost",
     )
+
+
+def positive(given: str) -> int:
+    """Return the number of a flag that counts something."""
+    if not given.isdecimal() or not 1 <= int(given) <= _MOST:
+        raise argparse.ArgumentTypeError(f"{given!r} cannot be used; give a whole number of 1 to {_MOST:,}")
+    return int(given)
 
 
 def _price(given: str) -> float:

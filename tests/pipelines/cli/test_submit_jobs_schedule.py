@@ -268,12 +268,28 @@ def test_a_schedule_gets_its_plan(values, capsys):
         (["--cron", "0 3 * * 1", "--time-zone", "Zurich", "--start", "2027-01-31"], "Zurich"),
         (["--cron", "0 3 * * 1", "--start", "tomorrow"], "--start is 'tomorrow'"),
         (["--cron", "0 3 * * 1", "--start", "2027-01-02", "--end", "2027-01-01"], "--end must come after --start"),
-        (["--cron", "0 3 * * 1", "--max-concurrent-runs", "0"], "--max-concurrent-runs must be at least 1"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(values, capsys, flags, message):
     assert rlhf.main(["schedule", "create", *values, *VERTEX, *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["jobs", "list", "--limit"],
+        ["schedule", "list", "--limit"],
+        ["schedule", "create", "--cron", "0 3 * * 1", "--max-runs"],
+        ["schedule", "update", "weekly", "--max-concurrent-runs"],
+        ["serve", "palms", "--gpus"],
+    ],
+)
+@pytest.mark.parametrize("number", ["0", "-2", "1.5", "9" * 20])
+def test_what_counts_something_is_a_whole_number_of_at_least_1(capsys, command, number):
+    with pytest.raises(SystemExit, match="2"):
+        rlhf.main([*command, number])
+    assert f"argument {command[-1]}: {number!r} cannot be used; give a whole number of 1 to" in capsys.readouterr().err
 
 
 def test_an_update_changes_only_what_is_given(capsys):
