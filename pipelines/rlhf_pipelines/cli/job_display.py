@@ -66,6 +66,12 @@ def job_details(job: Job) -> str:
     return "\n".join(printable(line) for line in "\n".join(lines).split("\n"))
 
 
+def begun(how: str, job: Job) -> str:
+    """Return what is told of a job that has just begun, such as `Submitted`."""
+    lines = (f"{how} {job.display_name}", f"  job      {job.name}", f"  console  {job.link}")
+    return "\n".join(map(printable, lines))
+
+
 def schedule_details(schedule: Schedule) -> str:
     """Return one schedule."""
     plan = schedule.plan

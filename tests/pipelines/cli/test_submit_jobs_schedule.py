@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -243,6 +244,17 @@ def test_a_job_is_resumed(capsys):
     assert rlhf.main(["resume", "rlhf-1", "--project", "p", "--location", "us-central1"]) == 0
     assert "rlhf jobs follow rlhf-1 --project p --location us-central1" in capsys.readouterr().out
     assert Recording.last.calls == [("resume_job", "rlhf-1")]
+
+
+@pytest.mark.parametrize("command", [["submit"], ["resume", "rlhf-1"]])
+def test_names_that_a_server_gives_move_no_cursor(values, capsys, monkeypatch, command):
+    evil = replace(job(State.PENDING), name="jobs/\x1b[2Jrlhf-1", display_name="\x1b[31mEVIL", link="https://\x1b]0;x")
+    monkeypatch.setattr(Recording, "submit", lambda self, submission: evil)
+    monkeypatch.setattr(Recording, "resume_job", lambda self, name: evil)
+    assert rlhf.main([*command, *(values if command == ["submit"] else []), *VERTEX[:4]]) == 0
+    shown = capsys.readouterr().out
+    assert "ed [31mEVIL\n  job      jobs/[2Jrlhf-1\n  console  https://]0;x\nFollow it with: " in shown
+    assert "\x1b" not in shown
 
 
 def test_a_job_that_does_not_exist_is_the_persons_mistake(capsys):

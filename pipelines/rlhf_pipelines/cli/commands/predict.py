@@ -19,7 +19,8 @@ def add(commands: Commands) -> None:
         "ask a model of the local registry, a server, or an endpoint of Vertex AI",
         _predict,
         "Ask a model of the local registry, a server with OpenAI's API, or an endpoint of Vertex AI. The prompt is put as\n"
-        "the tuning put prompts; of a server that is known where its model is NAME@VERSION of the local registry.\n\n"
+        "the tuning put prompts; of a server that is known where its model is NAME@VERSION of the local registry.\n"
+        "A file or a program gets the answer as it is, a terminal without what would move its cursor.\n\n"
         "examples:\n"
         "  rlhf predict --model palms --prompt 'Create a description for Plantation Palms.'\n"
         "  rlhf predict --endpoint http://127.0.0.1:8000 --prompt 'Create a description for Plantation Palms.'\n"
@@ -52,16 +53,26 @@ def _predict(options: argparse.Namespace) -> int:
     prompt = _standard_input().strip() if options.prompt == "-" else options.prompt
     if not prompt.strip():
         return fail("--prompt is empty.", 2)
+    if options.endpoint == "":
+        return fail("--endpoint is empty. Give the URL of a server, or the name of an endpoint of Vertex AI.", 2)
     for name, flag in (("target_sequence_length", "max_tokens"), ("temperature", "temperature"), ("seed", "seed")):
         if problem := problem_with(name, vars(options)[flag]):
             return fail(problem.replace(name, f"--{flag.replace('_', '-')}"), 2)
-    if not options.endpoint:
-        print(_ask_model(options, prompt))
+    if options.endpoint is None:
+        answer = _ask_model(options, prompt)
     elif options.endpoint.startswith(("http://", "https://")):
-        print(_ask_server(options, prompt))
+        answer = _ask_server(options, prompt)
     else:
-        print(_ask_endpoint(options, prompt))
+        answer = _ask_endpoint(options, prompt)
+    print(_for_a_terminal(answer) if sys.stdout.isatty() else answer)
     return 0
+
+
+def _for_a_terminal(answer: str) -> str:
+    """Return an answer without what would move a terminal's cursor; a file or a program gets it as it is."""
+    from rlhf_pipelines.cli.display import printable
+
+    return "\n".join(map(printable, answer.split("\n")))
 
 
 def _standard_input() -> str:
@@ -88,7 +99,8 @@ def _ask_server(options: argparse.Namespace, prompt: str) -> str:
         try:
             parameters = named_model(model, options.registry_dir).parameters
         except ModelError as error:
-            print(f"rlhf: note: the prompt is sent without an instruction. {error}", file=sys.stderr)
+            note = f"the prompt is sent without an instruction. {error}"
+            print(f"rlhf: note: {_for_a_terminal(note)}", file=sys.stderr)
     return openai_api.ask(
         url,
         model,

@@ -24,12 +24,12 @@ def add(commands: Commands) -> None:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from rlhf_pipelines.cli.job_display import short
+    from rlhf_pipelines.cli.job_display import begun, short
 
     backend = backend_of(options, project=options.project, location=options.location)[1]
     job = backend.resume_job(options.name)
     follow = follow_command(options, short(job.name))
-    print(f"Resumed {job.display_name}\n  job      {job.name}\n  console  {job.link}", flush=True)
+    print(begun("Resumed", job), flush=True)
     if not options.wait:
         print(f"Follow it with: {follow}")
         return 0

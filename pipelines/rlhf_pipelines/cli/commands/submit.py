@@ -38,10 +38,10 @@ def _submit(options: argparse.Namespace) -> int:
         print("\nNothing was submitted. Leave --dry-run away to submit this.")
         return 0
     job = backend.submit(submission)
-    from rlhf_pipelines.cli.job_display import short
+    from rlhf_pipelines.cli.job_display import begun, short
 
     follow = follow_command(options, short(job.name))
-    print(f"Submitted {job.display_name}\n  job      {job.name}\n  console  {job.link}", flush=True)
+    print(begun("Submitted", job), flush=True)
     if not options.wait:
         print(f"Follow it with: {follow}")
         return 0
@@ -66,12 +66,14 @@ def follow_to_end(backend: Backend, name: str, command: str) -> int:
 
 def follow_command(options: argparse.Namespace, name: str) -> str:
     """Return the command that follows a job that was reached with these flags."""
+    from rlhf_pipelines.cli.display import printable
+
     words = ["rlhf", "jobs", "follow", name]
     for flag in ("target", "project", "location", "api_endpoint", "host", "namespace"):
         value = vars(options).get(flag) or vars(options).get(f"parameter:{flag}")
         if value:
             words += [f"--{flag.replace('_', '-')}", value]
-    return shlex.join(words)
+    return printable(shlex.join(words))
 
 
 def _description(target: str, submission: Submission) -> str:
