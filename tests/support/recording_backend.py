@@ -49,6 +49,9 @@ class Recording:
         self.calls.append(("resume_job", name))
         return job(State.PENDING)
 
+    def check_schedule(self, submission: Submission, plan: Plan) -> None:
+        self.calls.append(("check_schedule", submission, plan))
+
     def create_schedule(self, submission: Submission, plan: Plan) -> Schedule:
         self.submissions.append(submission)
         self.plan = plan

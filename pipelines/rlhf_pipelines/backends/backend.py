@@ -180,6 +180,9 @@ class Backend(Protocol):
     def resume_job(self, name: str) -> Job:
         """Go on with a job that failed or was cancelled, and return it, or the new one that does."""
 
+    def check_schedule(self, submission: Submission, plan: Plan) -> None:
+        """Refuse what `create_schedule` would before it sends anything."""
+
     def create_schedule(self, submission: Submission, plan: Plan) -> Schedule:
         """Start jobs again and again."""
 

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
+from rlhf_pipelines.backends.backend import Plan
 from rlhf_pipelines.parameters import closest
 from rlhf_tuning.errors import ParameterError
 
@@ -36,13 +37,19 @@ _FIELDS = (
 )
 
 
-def check_cron(cron: str, time_zone: str) -> None:
+def check_plan(plan: Plan) -> None:
     """Check when a schedule runs.
 
     Raises:
-        ParameterError: If the fields or the time zone cannot be used, or no such day ever comes.
+        ParameterError: If the fields or the time zone cannot be used, or no run ever comes.
     """
-    next_runs(cron, time_zone, after=datetime.now(UTC), count=1)
+    now = datetime.now(UTC)
+    after = max(plan.start or now, now) - timedelta(seconds=1)
+    (first,) = next_runs(plan.cron, plan.time_zone, after=after, count=1)
+    if plan.end and first > plan.end:
+        raise ParameterError(
+            f"--end is {plan.end:%Y-%m-%d %H:%M %Z}, before the first run, which would be {first:%Y-%m-%d %H:%M %Z}."
+        )
 
 
 def next_runs(cron: str, time_zone: str, *, after: datetime, count: int) -> list[datetime]:
@@ -51,7 +58,7 @@ def next_runs(cron: str, time_zone: str, *, after: datetime, count: int) -> list
     A time that a change of the clocks leaves out has no run; one that comes twice has one.
 
     Raises:
-        ParameterError: As `check_cron`.
+        ParameterError: If the fields or the time zone cannot be used, or no such day ever comes.
     """
     zone = _zone(time_zone)
     # Without a zone: in one, cronsim moves a time that the clocks leave out to the next minute, as Debian's cron does.

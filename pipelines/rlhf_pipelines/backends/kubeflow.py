@@ -27,7 +27,7 @@ from rlhf_pipelines.backends.backend import (
     Task,
     check_resumable,
 )
-from rlhf_pipelines.backends.cron import check_cron, next_runs, weekdays
+from rlhf_pipelines.backends.cron import check_plan, next_runs, weekdays
 from rlhf_pipelines.backends.kubeflow_client import KubeflowClient, NotFoundError
 from rlhf_pipelines.backends.spec_parameters import problems_with_values
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
@@ -169,6 +169,10 @@ class Kubeflow:
         self._client.ask(f"resume {job.name}", self._client.services.runs.run_service_retry_run, run_id=job.name)
         return self.job(job.name)
 
+    def check_schedule(self, submission: Submission, plan: Plan) -> None:
+        """Refuse what `create_schedule` would before it sends anything."""
+        _check_kept(plan)
+
     def create_schedule(self, submission: Submission, plan: Plan) -> Schedule:
         """Start jobs again and again."""
         self._client.check_version()
@@ -302,37 +306,9 @@ class Kubeflow:
         Raises:
             ParameterError: If Kubeflow cannot keep to the plan.
         """
-        check_cron(plan.cron, plan.time_zone)
-        zone = _installation_zone()
-        if not _agree(ZoneInfo(plan.time_zone), _zone(zone)):
-            (moment,) = next_runs(plan.cron, plan.time_zone, after=plan.start or datetime.now(UTC), count=1)
-            there = moment.astimezone(_zone(zone))
-            raise ParameterError(
-                f"--time-zone is {plan.time_zone}, but Kubeflow Pipelines reads every cron in the one time zone of its "
-                f"installation, which is {zone} unless you say otherwise. The next run, {moment:%Y-%m-%d %H:%M} in "
-                f"{plan.time_zone}, is {there:%Y-%m-%d %H:%M} in {zone}: give --cron in that zone, or, if the "
-                f"installation's {_TIME_ZONE} is {plan.time_zone}, set the environment variable of that name here too."
-            )
-        if plan.max_runs:
-            until = ""
-            if plan.max_runs <= 1000:
-                moments = next_runs(
-                    plan.cron, plan.time_zone, after=plan.start or datetime.now(UTC), count=plan.max_runs
-                )
-                until = f" --end {moments[-1]:%Y-%m-%dT%H:%M} is the time of the last of {plan.max_runs}."
-            raise ParameterError(f"--max-runs: Kubeflow Pipelines cannot count runs; give --end instead.{until}")
-        if not 1 <= plan.max_concurrent_runs <= _MOST_CONCURRENT:
-            raise ParameterError(
-                f"--max-concurrent-runs is {plan.max_concurrent_runs}; Kubeflow Pipelines takes 1 to {_MOST_CONCURRENT}."
-            )
-        now = datetime.now(UTC)
+        _check_kept(plan)
         # From a start in the past, Kubeflow would first run what it takes to have been missed since.
-        start = plan.start if plan.start and plan.start > now else None
-        (first,) = next_runs(plan.cron, plan.time_zone, after=(start or now) - timedelta(seconds=1), count=1)
-        if plan.end and first > plan.end:
-            raise ParameterError(
-                f"--end is {plan.end:%Y-%m-%d %H:%M %Z}, before the first run, which would be {first:%Y-%m-%d %H:%M %Z}."
-            )
+        start = plan.start if plan.start and plan.start > datetime.now(UTC) else None
         models = self._client.services.api_models
         return models.V2beta1Trigger(
             cron_schedule=models.V2beta1CronSchedule(cron=_with_seconds(plan.cron), start_time=start, end_time=plan.end)
@@ -523,6 +499,37 @@ def _step_names(spec: Any) -> set[str]:
             if "dag" not in components.get(task.get("componentRef", {}).get("name"), {}):
                 names |= {name, task.get("taskInfo", {}).get("name", name)}
     return names
+
+
+def _check_kept(plan: Plan) -> None:
+    """Check that Kubeflow can keep to a plan.
+
+    Raises:
+        ParameterError: If it cannot.
+    """
+    check_plan(plan)
+    zone = _installation_zone()
+    if not _agree(ZoneInfo(plan.time_zone), _zone(zone)):
+        (moment,) = next_runs(plan.cron, plan.time_zone, after=plan.start or datetime.now(UTC), count=1)
+        there = moment.astimezone(_zone(zone))
+        raise ParameterError(
+            f"--time-zone is {plan.time_zone}, but Kubeflow Pipelines reads every cron in the one time zone of its "
+            f"installation, which is {zone} unless you say otherwise. The next run, {moment:%Y-%m-%d %H:%M} in "
+            f"{plan.time_zone}, is {there:%Y-%m-%d %H:%M} in {zone}: give --cron in that zone, or, if the "
+            f"installation's {_TIME_ZONE} is {plan.time_zone}, set the environment variable of that name here too."
+        )
+    if plan.max_runs:
+        until = ""
+        if plan.max_runs <= 1000:
+            moments = next_runs(
+                plan.cron, plan.time_zone, after=plan.start or datetime.now(UTC), count=plan.max_runs
+            )
+            until = f" --end {moments[-1]:%Y-%m-%dT%H:%M} is the time of the last of {plan.max_runs}."
+        raise ParameterError(f"--max-runs: Kubeflow Pipelines cannot count runs; give --end instead.{until}")
+    if not 1 <= plan.max_concurrent_runs <= _MOST_CONCURRENT:
+        raise ParameterError(
+            f"--max-concurrent-runs is {plan.max_concurrent_runs}; Kubeflow Pipelines takes 1 to {_MOST_CONCURRENT}."
+        )
 
 
 def _installation_zone() -> str:

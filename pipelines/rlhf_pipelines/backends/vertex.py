@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from rlhf_pipelines.backends.backend import Connection, Job, Plan, Schedule, Submission, check_resumable
-from rlhf_pipelines.backends.cron import check_cron
+from rlhf_pipelines.backends.cron import check_plan
 from rlhf_pipelines.backends.vertex_checks import bucket_problems, disk_cautions, image_problems, submission_problems
 from rlhf_pipelines.backends.vertex_messages import job_id, pipeline_job, plan_fields, read_job, read_schedule
 from rlhf_tuning import environment, google_errors
@@ -144,14 +144,18 @@ class Vertex:
 
     # Schedules.
 
-    def create_schedule(self, submission: Submission, plan: Plan) -> Schedule:
-        """Start jobs again and again."""
-        check_cron(plan.cron, plan.time_zone)
+    def check_schedule(self, submission: Submission, plan: Plan) -> None:
+        """Refuse what `create_schedule` would before it sends anything."""
+        check_plan(plan)
         if submission.experiment:
             raise ParameterError(
                 "--experiment cannot be given to a schedule on Vertex: each run is added after it began, by the one who "
                 "submits it. Use --label to find the runs."
             )
+
+    def create_schedule(self, submission: Submission, plan: Plan) -> Schedule:
+        """Start jobs again and again."""
+        self.check_schedule(submission, plan)
         token = secrets.token_hex(8)
         job = pipeline_job(submission)
         job["labels"] = {**job["labels"], _SCHEDULE_LABEL: token}
@@ -200,7 +204,7 @@ class Vertex:
 
     def update_schedule(self, name: str, plan: Plan) -> Schedule:
         """Change when a schedule starts runs; what it runs stays."""
-        check_cron(plan.cron, plan.time_zone)
+        check_plan(plan)
         before = read_schedule(self._schedule(name))
         fields, old = plan_fields(plan), plan_fields(before.plan)
         # Only what differs: the service takes no start that has passed, also not the one it has.

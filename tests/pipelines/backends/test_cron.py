@@ -2,7 +2,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rlhf_pipelines.backends.cron import check_cron, next_runs
+from rlhf_pipelines.backends.backend import Plan
+from rlhf_pipelines.backends.cron import check_plan, next_runs
 from rlhf_tuning.errors import ParameterError
 
 
@@ -62,4 +63,4 @@ def test_hours_are_those_of_the_time_zone_through_changes_of_the_clocks():
 )
 def test_says_what_cannot_be_used(cron, time_zone, message):
     with pytest.raises(ParameterError, match=message.replace("?", r"\?").replace("*", r"\*")):
-        check_cron(cron, time_zone)
+        check_plan(Plan(cron=cron, time_zone=time_zone))

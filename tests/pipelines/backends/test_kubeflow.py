@@ -816,6 +816,8 @@ def test_refuses_what_a_recurring_run_cannot_do(server: KubeflowServer, changed:
     with pytest.raises(ParameterError, match=words):
         backend(server).create_schedule(SUBMISSION, replace(WEEKLY, **changed))
     assert server.recurring_runs() == []
+    with pytest.raises(ParameterError, match=words):
+        Kubeflow(Connection(host="http://nowhere.invalid")).check_schedule(SUBMISSION, replace(WEEKLY, **changed))
 
 
 def test_takes_the_time_zone_of_an_installation_that_has_it(

@@ -792,7 +792,9 @@ def test_a_schedule_that_cannot_be_is_refused_before_anything_is_sent(server, ve
     with pytest.raises(ParameterError, match="hour cannot be '25'"):
         vertex.create_schedule(SUBMISSION, replace(PLAN, cron="0 25 * * *"))
     with pytest.raises(ParameterError, match="--experiment cannot be given to a schedule"):
-        vertex.create_schedule(replace(SUBMISSION, experiment="runs"), PLAN)
+        vertex.check_schedule(replace(SUBMISSION, experiment="runs"), PLAN)
+    with pytest.raises(ParameterError, match="before the first run"):
+        vertex.create_schedule(SUBMISSION, replace(PLAN, end=datetime(2020, 1, 1, tzinfo=UTC)))
     assert not server.calls
 
 

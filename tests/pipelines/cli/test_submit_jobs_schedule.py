@@ -280,11 +280,20 @@ def test_a_schedule_gets_its_plan(values, capsys):
         (["--cron", "0 3 * * 1", "--time-zone", "Zurich", "--start", "2027-01-31"], "Zurich"),
         (["--cron", "0 3 * * 1", "--start", "tomorrow"], "--start is 'tomorrow'"),
         (["--cron", "0 3 * * 1", "--start", "2027-01-02", "--end", "2027-01-01"], "--end must come after --start"),
+        (["--cron", "0 3 * * 1", "--end", "2020-01-01"], "--end is 2020-01-01 00:00 UTC, before the first run"),
+        (["--cron", "0 3 * * 1", "--start", "9999-12-31"], "--start is '9999-12-31'"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(values, capsys, flags, message):
-    assert rlhf.main(["schedule", "create", *values, *VERTEX, *flags]) == 2
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_plan_that_cannot_be_is_refused(values, capsys, flags, message, dry):
+    assert rlhf.main(["schedule", "create", *values, *VERTEX, *flags, *dry]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_dry_run_of_a_schedule_has_the_backend_check_its_plan(values, capsys):
+    assert rlhf.main(["schedule", "create", *values, *VERTEX, "--cron", "0 3 * * 1", "--max-runs", "3", "--dry-run"]) == 0
+    ((checked, _, plan),) = Recording.last.calls
+    assert (checked, plan.max_runs, Recording.last.submissions) == ("check_schedule", 3, [])
 
 
 @pytest.mark.parametrize(

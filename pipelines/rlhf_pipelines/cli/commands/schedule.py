@@ -99,6 +99,7 @@ def _create(options: argparse.Namespace) -> int:
     _, backend, submission = submission_of(options)
     refuse_problems(backend, submission)
     if options.dry_run:
+        backend.check_schedule(submission, plan)
         print("Nothing was created. Leave --dry-run away to create this schedule.")
         return 0
     print(schedule_details(backend.create_schedule(submission, plan)))
@@ -155,7 +156,7 @@ def _delete(options: argparse.Namespace) -> int:
 
 def _changed(plan: Plan, options: argparse.Namespace) -> Plan:
     """Return the plan with what the flags change."""
-    from rlhf_pipelines.backends.cron import check_cron
+    from rlhf_pipelines.backends.cron import check_plan
 
     zone = options.time_zone or plan.time_zone
     given = {
@@ -168,9 +169,9 @@ def _changed(plan: Plan, options: argparse.Namespace) -> Plan:
         "queue": options.queue,
     }
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
-    check_cron(plan.cron, plan.time_zone)
     if plan.start and plan.end and plan.end <= plan.start:
         raise ParameterError("--end must come after --start.")
+    check_plan(plan)
     return plan
 
 
@@ -180,7 +181,9 @@ def _time(flag: str, text: str | None, zone: str) -> datetime | None:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise ParameterError(f"{flag} is {text!r}; give a time such as 2027-01-31T06:00.") from None
+        time = datetime.max
+    if not 1970 <= time.year < 3000:  # near the ends of what Python counts, no zone can be applied
+        raise ParameterError(f"{flag} is {text!r}; give a time such as 2027-01-31T06:00.")
     return time if time.tzinfo else time.replace(tzinfo=_zone(zone))
 
 
