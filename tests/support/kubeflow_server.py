@@ -58,7 +58,7 @@ class Fault:
         path: Regular expression that their path must match.
         times: How many of them.
         status: Answered; 0 closes the connection instead.
-        text: Body of the answer, as a proxy writes it; the gateway's JSON when empty.
+        text: Body of the answer, in Latin-1 as a proxy may write it; the gateway's JSON when empty.
         content_type: Of `text`.
         after: Whether the request is acted on first, so that its answer is what is lost.
         until: What the server waits for before it acts and answers.
@@ -437,7 +437,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not fault.status:
             self.close_connection = True
         elif fault.text:
-            self._answer(fault.status, fault.text.encode(), fault.content_type)
+            self._answer(fault.status, fault.text.encode("latin-1"), fault.content_type)
         else:
             self._refuse(
                 fault.status, "InternalServerError: the database is away" if fault.status == 500 else "refused"

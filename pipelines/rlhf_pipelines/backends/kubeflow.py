@@ -385,6 +385,8 @@ class Kubeflow:
         return found[:limit]
 
     def _job(self, run: Any, details: Iterable[Any] = ()) -> Job:
+        if not run.run_id:
+            raise self._client.unlike()
         tasks = _tasks(details, run.pipeline_spec)
         failed = [task for task in tasks if task.state is State.FAILED]
         error = run.error.message if run.error and run.error.message else ""
@@ -404,6 +406,8 @@ class Kubeflow:
         )
 
     def _schedule(self, recurring: Any) -> Schedule:
+        if not recurring.recurring_run_id:
+            raise self._client.unlike()
         plan = _plan(recurring)
         now = datetime.now(UTC)
         state = ScheduleState.ACTIVE if recurring.status == "ENABLED" else ScheduleState.PAUSED
@@ -521,9 +525,7 @@ def _check_kept(plan: Plan) -> None:
     if plan.max_runs:
         until = ""
         if plan.max_runs <= 1000:
-            moments = next_runs(
-                plan.cron, plan.time_zone, after=plan.start or datetime.now(UTC), count=plan.max_runs
-            )
+            moments = next_runs(plan.cron, plan.time_zone, after=plan.start or datetime.now(UTC), count=plan.max_runs)
             until = f" --end {moments[-1]:%Y-%m-%dT%H:%M} is the time of the last of {plan.max_runs}."
         raise ParameterError(f"--max-runs: Kubeflow Pipelines cannot count runs; give --end instead.{until}")
     if not 1 <= plan.max_concurrent_runs <= _MOST_CONCURRENT:

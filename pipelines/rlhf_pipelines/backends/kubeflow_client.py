@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from time import sleep
 from typing import Any, TypeVar
@@ -35,6 +35,12 @@ _WAITS = (1.0, 2.0, 4.0)
 #: Seconds to connect, and to answer.
 _TIMEOUT = (10, 60)
 
+#: In place of a status: the request succeeded, and the answer is not one of the API's.
+_UNREADABLE = 200
+
+#: A field of the answer to who it is: of the API's, or of the UI's where the UI cannot reach the API.
+_HEALTH = {"commit_sha", "tag_name", "multi_user", "apiServerReady"}
+
 Answer = TypeVar("Answer")
 
 
@@ -42,18 +48,20 @@ class _Failure(Exception):
     """A call that did not succeed, before it is put into words.
 
     Args:
-        status: HTTP status; 0 when there was no answer.
+        status: HTTP status; 0 when there was no answer, and `_UNREADABLE` when it was none of the API's.
         text: What the service, or the network, said.
         reached: Whether the request may have arrived.
         late: Whether the service may still be at it.
+        page: Whether it answered with a web page.
     """
 
-    def __init__(self, status: int, text: str, *, reached: bool = True, late: bool = False) -> None:
+    def __init__(self, status: int, text: str, *, reached: bool = True, late: bool = False, page: bool = False) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
         self.reached = reached
         self.late = late
+        self.page = page
 
     @property
     def passing(self) -> bool:
@@ -63,7 +71,7 @@ class _Failure(Exception):
     @property
     def doubtful(self) -> bool:
         """Say whether the service may have acted all the same."""
-        return self.reached and (self.status == 0 or self.status >= 500)
+        return self.reached and (self.status in (0, _UNREADABLE) or self.status >= 500)
 
 
 class KubeflowClient:
@@ -109,8 +117,8 @@ class KubeflowClient:
         class QuietClient(Client):  # type: ignore[misc]  # kfp ships no types
             """kfp's client, without its five attempts to reach a host that is not there."""
 
-            healthz: tuple[Any, int, Any] | None = None
-            healthz_text = ""
+            healthz: Any = None
+            healthz_told: Mapping[str, Any]
 
             def _load_config(self, *args: Any) -> Any:
                 config = super()._load_config(*args)
@@ -125,12 +133,14 @@ class KubeflowClient:
 
             def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
                 if self.healthz is None:
-                    self.healthz = self._healthz_api.healthz_service_get_healthz_with_http_info(
-                        _request_timeout=_TIMEOUT
-                    )
+                    api = self._healthz_api.api_client  # the one of all services
+                    api.call_api = _reading(api)
+                    self.healthz = self._healthz_api.healthz_service_get_healthz(_request_timeout=_TIMEOUT)
                     # The generated answer has no field for the version.
-                    self.healthz_text = self._healthz_api.api_client.last_response.data
-                return self.healthz[0]
+                    self.healthz_told = json.loads(api.last_response.data)
+                    if not _HEALTH & self.healthz_told.keys():
+                        raise _Failure(_UNREADABLE, "")
+                return self.healthz
 
             def set_user_namespace(self, namespace: str) -> None:
                 """Keep it here; kfp would write it into a file for every later command."""
@@ -150,20 +160,12 @@ class KubeflowClient:
             return client
 
         try:
-            client = self._repeated("say who it is", connect)
+            return self._repeated("say who it is", connect)
         except GoogleAuthError as error:
             raise ParameterError(
                 f"{self.host} needs Google credentials, and there are none that work: {_one_line(str(error))} "
                 "Run `gcloud auth application-default login`."
             ) from None
-        content_type = str(client.healthz[2].get("Content-Type", ""))
-        if "html" in content_type:
-            raise ParameterError(
-                f"{self.host} answered with a web page, not as the Kubeflow Pipelines API. If it is its login page, put "
-                f"a token into the environment variable {TOKEN}; otherwise --host must be the address of the Kubeflow "
-                "Pipelines UI or API."
-            )
-        return client
 
     @cached_property
     def namespace(self) -> str:
@@ -187,7 +189,7 @@ class KubeflowClient:
         """
         least = ".".join(map(str, LEAST_VERSION))
         trouble = "an older one refuses the run, or lets its steps wait for ever for secrets that need not be there."
-        told = json.loads(self.services.healthz_text).get("tag_name", "")
+        told = self.services.healthz_told.get("tag_name", "")
         version = re.match(r"v?(\d+)\.(\d+)", str(told))
         if version is None:
             logger.warning(
@@ -275,7 +277,19 @@ class KubeflowClient:
             sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
+    def unlike(self) -> ParameterError:
+        """Return the error of an answer that Kubeflow Pipelines would not give."""
+        return ParameterError(f"{self.host} answers, but not as Kubeflow Pipelines does. Is it the right --host?")
+
     def _explained(self, doing: str, failure: _Failure) -> RlhfError:
+        if failure.page:
+            return ParameterError(
+                f"{self.host} answered with a web page, not as the Kubeflow Pipelines API. If it is its login page, put "
+                f"a token into the environment variable {TOKEN}; otherwise --host must be the address of the Kubeflow "
+                "Pipelines UI or API."
+            )
+        if failure.status == _UNREADABLE:
+            return self.unlike()
         said = f" It said: {failure.text}" if failure.text else ""
         if failure.status == 0:
             return RunError(
@@ -323,6 +337,35 @@ def _sent(function: Callable[[], Answer]) -> Answer:
         raise _unanswered(error.reason or error) from None
     except exceptions.HTTPError as error:
         raise _unanswered(error) from None
+
+
+def _reading(api: Any) -> Callable[..., Any]:
+    """Return the `call_api` of a generated client, with one failure for every answer that is not the API's.
+
+    The client takes some of them for an answer without any field, and raises whatever comes up at others.
+    """
+    from kfp_server_api import ApiException
+    from urllib3.exceptions import HTTPError
+
+    call = api.call_api
+
+    def call_api(*arguments: Any, **named: Any) -> Any:
+        try:
+            answer = call(*arguments, **named)
+            if isinstance(json.loads(api.last_response.data), dict):
+                return answer
+        except HTTPError:
+            raise
+        except ApiException as error:
+            if not str(error.reason).startswith("Failed to parse"):
+                raise
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+            if isinstance(error.__context__, ApiException):  # the page of an error, in other letters than UTF-8
+                raise error.__context__ from None
+        page = "html" in str(api.last_response.getheader("Content-Type"))
+        raise _Failure(_UNREADABLE, "", page=page)
+
+    return call_api
 
 
 def _unanswered(error: Exception) -> _Failure:

@@ -411,6 +411,31 @@ def test_a_login_page_is_not_taken_for_an_answer(server: KubeflowServer) -> None
     assert "KF_PIPELINES_TOKEN" in words
 
 
+@pytest.mark.parametrize("answer", ["[]", "3", "null", "{}", '{"status": "ok"}', "[" * 9999, "{", "hello", "\xff"])
+def test_a_server_that_is_another_is_said_to_be(server: KubeflowServer, answer: str) -> None:
+    server.faults.append(Fault(status=200, text=answer, content_type="application/json", times=9))
+    assert message(ParameterError, server) == (
+        f"{server.url} answers, but not as Kubeflow Pipelines does. Is it the right --host?"
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("[]", "3", "null", "\xff", '{"runs": 3, "run_details": {"task_details": 3}}'),
+        '{"run_id": "1", "created_at": "x", "runs": [{"created_at": "x"}]}',
+        '{"runs": [[]]}',
+    ],
+)
+@pytest.mark.parametrize("method", ["jobs", "job", "cancel", "submit"])
+def test_an_answer_that_is_none_of_kubeflows_is_no_job(server: KubeflowServer, answer: str, method: str) -> None:
+    given = {"jobs": 1, "submit": SUBMISSION}.get(method, "1")
+    faulty = "POST" if method == "submit" else "GET"
+    server.faults.append(Fault(method=faulty, path=f"{RUNS}(/1)?$", status=200, text=answer, times=9))
+    with pytest.raises((ParameterError, RunError), match=r"not as Kubeflow Pipelines does. Is it the right --host\?"):
+        getattr(backend(server), method)(given)
+
+
 def test_an_address_without_the_api_is_named(server: KubeflowServer) -> None:
     with pytest.raises(
         UserError, match=r"nothing there to say who it is \(404\). Is --host the Kubeflow Pipelines UI or API"
@@ -439,8 +464,9 @@ def test_what_a_proxy_says_is_passed_on_in_one_harmless_line(server: KubeflowSer
     assert message(UserError, server).endswith("It said: RBAC: access denied[31m")
 
 
-def test_a_page_of_an_error_is_left_out(server: KubeflowServer) -> None:
-    server.faults.append(Fault(path=f"{RUNS}$", status=502, times=9, text="<html>Bad Gateway</html>"))
+@pytest.mark.parametrize("text", ["<html>Bad Gateway</html>", "<html>Schl\xfcssel</html>"])
+def test_a_page_of_an_error_is_left_out(server: KubeflowServer, text: str) -> None:
+    server.faults.append(Fault(path=f"{RUNS}$", status=502, times=9, text=text))
     assert message(RunError, server).endswith("failed to list runs, also when asked again (502).")
 
 

@@ -71,7 +71,9 @@ def test_a_folder_without_a_model_and_a_port_that_is_none_are_refused(tmp_path, 
     assert "'70000' is no port" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("terminal", "shown"), [(True, "[31mred\n second line\n"), (False, "\x1b[31mred\n\tsecond line\n")])
+@pytest.mark.parametrize(
+    ("terminal", "shown"), [(True, "[31mred\n second line\n"), (False, "\x1b[31mred\n\tsecond line\n")]
+)
 def test_an_answer_moves_no_cursor_of_a_terminal_and_goes_to_a_program_as_it_is(monkeypatch, capsys, terminal, shown):
     monkeypatch.setattr(openai_api, "served_model", lambda url: "m")
     monkeypatch.setattr(openai_api, "ask", lambda *_, **__: "\x1b[31mred\n\tsecond line")

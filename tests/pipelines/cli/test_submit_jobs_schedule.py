@@ -291,7 +291,9 @@ def test_a_plan_that_cannot_be_is_refused(values, capsys, flags, message, dry):
 
 
 def test_a_dry_run_of_a_schedule_has_the_backend_check_its_plan(values, capsys):
-    assert rlhf.main(["schedule", "create", *values, *VERTEX, "--cron", "0 3 * * 1", "--max-runs", "3", "--dry-run"]) == 0
+    assert (
+        rlhf.main(["schedule", "create", *values, *VERTEX, "--cron", "0 3 * * 1", "--max-runs", "3", "--dry-run"]) == 0
+    )
     ((checked, _, plan),) = Recording.last.calls
     assert (checked, plan.max_runs, Recording.last.submissions) == ("check_schedule", 3, [])
 
