@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from time import sleep
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from rlhf_pipelines.backends.backend import Connection
 from rlhf_tuning.errors import ParameterError, RlhfError, RunError, UserError
+from rlhf_tuning.web_address import check_web_address
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +93,9 @@ class KubeflowClient:
                     f"--{name.replace('_', '-')} is of Vertex, and Kubeflow Pipelines has no use for it: leave it away, "
                     "also from the parameter values."
                 )
-        self._given_host = _checked_host(connection.host or os.environ.get(_ENDPOINT, ""))
+        self._given_host = _checked_host(
+            *(("--host", connection.host) if connection.host else (_ENDPOINT, os.environ.get(_ENDPOINT, "")))
+        )
         self._given_namespace = connection.namespace
 
     @property
@@ -401,13 +405,14 @@ def _one_line(text: str) -> str:
     return line if len(line) <= 400 else f"{line[:400]}..."
 
 
-def _checked_host(host: str) -> str:
+def _checked_host(name: str, host: str) -> str:
     host = host.strip().rstrip("/")
-    if host and not host.startswith(("http://", "https://")):
-        raise ParameterError(f"--host is {host!r}; begin it with http:// or https://, such as http://localhost:8080.")
+    if not host:
+        return ""
+    check_web_address(host, name)
     if "#" in host or "?" in host:
-        raise ParameterError(f"--host is {host!r}; leave away what follows the address itself, from `#` or `?` on.")
-    return host
+        raise ParameterError(f"{name} is {host!r}; leave away what follows the address itself, from `#` or `?` on.")
+    return urlsplit(host).geturl()  # kfp takes HTTP:// for the beginning of a name
 
 
 def _token() -> str | None:

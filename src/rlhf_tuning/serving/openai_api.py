@@ -117,7 +117,8 @@ def _reply(url: str, conversation: Sequence[Turn], settings: Mapping[str, object
     try:
         chat = {"messages": [dict(turn) for turn in conversation], **settings, **({"logprobs": True} if tokens else {})}
         choice = _first_choice(post(url, "chat/completions", chat))
-        text = choice.get("message", {}).get("content")
+        message = choice.get("message")
+        text = message.get("content") if isinstance(message, dict) else None
         logs = [token["logprob"] for token in choice["logprobs"]["content"]] if tokens else []
     except _RefusedError as error:
         if _NO_TEMPLATE not in str(error):
@@ -152,10 +153,10 @@ def _answer(method: str, url: str, path: str, body: Mapping[str, object] | None)
         raise RunError(f"{url}/{path} failed with status {response.status_code}: {_said(response)}")
     if response.status_code != 200:
         raise _RefusedError(f"{url}/{path} refuses with status {response.status_code}: {_said(response)}")
-    try:
-        return response.json()
-    except ValueError:
-        raise RunError(f"{url}/{path} answers no JSON, so that is no OpenAI-compatible server.") from None
+    answer = _held(response)
+    if answer is None:
+        raise RunError(f"{url}/{path} answers no JSON, so that is no OpenAI-compatible server.")
+    return answer
 
 
 def _send(method: str, url: str, body: Mapping[str, object] | None, *, seconds: float) -> Any:
@@ -163,6 +164,14 @@ def _send(method: str, url: str, body: Mapping[str, object] | None, *, seconds: 
         # What runs here is not asked through a proxy.
         session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "::1", "localhost")
         return session.request(method, url, json=body, timeout=(min(seconds, _REACHED_SECONDS), seconds))
+
+
+def _held(response: Any) -> Any:
+    """Return the JSON of an answer; None where it is none that can be read."""
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
 
 
 def _first_choice(reply: Any) -> dict[str, Any]:
@@ -174,12 +183,10 @@ def _first_choice(reply: Any) -> dict[str, Any]:
 
 
 def _said(response: Any) -> str:
-    try:
-        error = response.json()["error"]
-        text = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError):
-        text = str(response.text)
-    return " ".join(text.split())[:500] or "nothing"
+    answer = _held(response)
+    error = answer.get("error") if isinstance(answer, dict) else None
+    said = error.get("message") if isinstance(error, dict) else error
+    return " ".join(str(said or response.text).split())[:500] or "nothing"
 
 
 def _innermost(error: BaseException) -> str:

@@ -83,6 +83,21 @@ def test_an_answer_moves_no_cursor_of_a_terminal_and_goes_to_a_program_as_it_is(
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("", "--endpoint is empty"),
+        ("http://", "name a host"),
+        ("http://u:hunter2@localhost", "a user name or a password"),
+    ],
+)
+def test_an_address_where_no_server_can_be_is_not_asked(capsys, endpoint, words):
+    assert rlhf.main(["predict", "--endpoint", endpoint, "--prompt", "Hello?"]) == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
     ("served", "turns", "note"),
     [
         ("palms@1", ["Be brief.", "Hello?"], ""),

@@ -94,7 +94,11 @@ def test_of_a_model_and_its_adapters_the_model_is_asked():
         ((401, ""), UserError, "status 401: nothing"),
         ((500, {"error": "EngineCore died"}), RunError, "failed with status 500: EngineCore died"),
         ((200, "<html>It works!</html>"), RunError, "answers no JSON, so that is no OpenAI-compatible server"),
+        ((200, "[" * 9999), RunError, "answers no JSON"),
+        ((500, "[" * 9999), RunError, r"failed with status 500: \[{500}$"),
+        ((400, {"error": {}}), UserError, 'status 400: {"error": {}}'),
         ((200, {"choices": []}), RunError, "in a form that is not OpenAI's"),
+        ((200, {"choices": [{"message": "hello"}]}), RunError, "in a form that is not OpenAI's"),
     ],
 )
 def test_a_server_that_does_not_answer_is_explained(reply, kind, words):

@@ -90,7 +90,9 @@ def _ask_server(options: argparse.Namespace, prompt: str) -> str:
     from rlhf_tuning.models.text_format import instructed
     from rlhf_tuning.registry import named_model
     from rlhf_tuning.serving import openai_api
+    from rlhf_tuning.web_address import check_web_address
 
+    check_web_address(options.endpoint, "--endpoint")
     url = openai_api.base_url(options.endpoint)
     model = openai_api.served_model(url)
     parameters: dict[str, Any] = {}
