@@ -44,9 +44,9 @@ def local_path(given: str) -> Path:
 
 
 def count(given: str) -> int:
-    """Return the number that a flag gives, as argparse has it read: 1 or more."""
-    if not given.isascii() or not given.isdecimal() or not 0 < int(given[:10]) < 10**9:
-        raise argparse.ArgumentTypeError(f"{given[:20]!r} is no whole number of 1 or more")
+    """Return the number of a flag that counts something, as argparse has it read."""
+    if not (given.isascii() and given.isdecimal() and len(given) <= 10 and 1 <= int(given) <= _MOST):
+        raise argparse.ArgumentTypeError(f"{given[:20]!r} cannot be used; give a whole number of 1 to {_MOST:,}")
     return int(given)
 
 
@@ -134,13 +134,6 @@ def add_price(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="what this machine costs an hour, in any currency: the report says what each step cost",
     )
-
-
-def positive(given: str) -> int:
-    """Return the number of a flag that counts something."""
-    if not given.isdecimal() or not 1 <= int(given) <= _MOST:
-        raise argparse.ArgumentTypeError(f"{given!r} cannot be used; give a whole number of 1 to {_MOST:,}")
-    return int(given)
 
 
 def _price(given: str) -> float:

@@ -214,7 +214,7 @@ def test_a_count_is_1_or_more(number: str, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         rlhf.main(["plan", "--sample", "--mean-prompt-tokens", number])
     assert "argument --mean-prompt-tokens" in (said := capsys.readouterr().err)
-    assert "is no whole number of 1 or more" in said
+    assert "cannot be used; give a whole number of 1 to" in said
 
 
 def test_unknown_pipeline_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from rlhf_pipelines.backends.backend import Backend
-from rlhf_pipelines.cli.command_line import Commands, add_command, positive
+from rlhf_pipelines.cli.command_line import Commands, add_command, count
 from rlhf_pipelines.cli.submission import add_connection_flags, backend_of
 
 
@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
     listing = add_command(actions, "list", "list the newest jobs", _list)
-    listing.add_argument("--limit", type=positive, default=20, metavar="N", help="at most so many; default: 20")
+    listing.add_argument("--limit", type=count, default=20, metavar="N", help="at most so many; default: 20")
     listing.add_argument("--json", action="store_true", help="print JSON")
     add_connection_flags(listing)
     show = _named(actions, "show", "show one job and its steps", _show)

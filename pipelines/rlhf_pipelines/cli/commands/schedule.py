@@ -7,7 +7,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from rlhf_pipelines.backends.backend import Backend, Plan
-from rlhf_pipelines.cli.command_line import Commands, add_command, positive
+from rlhf_pipelines.cli.command_line import Commands, add_command, count
 from rlhf_pipelines.cli.submission import (
     add_connection_flags,
     add_submission_flags,
@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
     create.add_argument("--dry-run", action="store_true", help="check everything and stop")
     add_submission_flags(create)
     listing = add_command(actions, "list", "list the newest schedules", _list)
-    listing.add_argument("--limit", type=positive, default=20, metavar="N", help="at most so many; default: 20")
+    listing.add_argument("--limit", type=count, default=20, metavar="N", help="at most so many; default: 20")
     listing.add_argument("--json", action="store_true", help="print JSON")
     add_connection_flags(listing)
     show = _named(actions, "show", "show one schedule", _show)
@@ -66,10 +66,10 @@ def _add_plan_flags(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
     group.add_argument("--end", default=None, metavar="TIME", help="no run after")
     group.add_argument(
-        "--max-runs", type=positive, default=None, metavar="N", help="ends after so many; no limit when absent"
+        "--max-runs", type=count, default=None, metavar="N", help="ends after so many; no limit when absent"
     )
     group.add_argument(
-        "--max-concurrent-runs", type=positive, default=None, metavar="N", help="runs at the same time; default: 1"
+        "--max-concurrent-runs", type=count, default=None, metavar="N", help="runs at the same time; default: 1"
     )
     group.add_argument(
         "--queue",

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir, positive
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir, count
 
 
 def add(commands: Commands) -> None:
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--port", type=_port, default=8000, metavar="N", help="default: 8000; 0 takes a free one")
     parser.add_argument(
         "--gpus",
-        type=positive,
+        type=count,
         default=1,
         metavar="N",
         help="over how many GPUs of this machine the model is split; default: 1",
