@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 import requests
 
-from rlhf_tuning.errors import RunError, UserError
+from rlhf_tuning.errors import ParameterError, RunError, UserError
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.models.text_format import Turn, plain_text
+from rlhf_tuning.web_address import WEB_ADDRESS, host_of
 
 _SECONDS = 300.0
 #: Within which a server takes a connection that is there.
@@ -35,7 +36,13 @@ class _RefusedError(UserError):
 
 
 def base_url(address: str) -> str:
-    """Return the URL under which a server has its API: `http://host:8000` becomes `http://host:8000/v1`."""
+    """Return the URL under which a server has its API: `http://host:8000` becomes `http://host:8000/v1`.
+
+    Raises:
+        ParameterError: If no server can be there.
+    """
+    if not host_of(address):
+        raise ParameterError(f"The address of the server cannot be asked: {WEB_ADDRESS}.")  # it may hold a password
     url = address.rstrip("/")
     for path in ("/chat/completions", "/completions"):
         url = url.removesuffix(path)

@@ -67,6 +67,12 @@ def test_an_address_may_be_given_with_and_without_its_path(address, url):
     assert openai_api.base_url(address) == url
 
 
+@pytest.mark.parametrize("host", ["a" * 64, "a..b", "", "host:99999", "["])
+def test_an_address_that_no_server_can_have_is_a_mistake_of_the_user(host):
+    with pytest.raises(ParameterError, match="names a host that there can be"):
+        openai_api.base_url(f"http://{host}")
+
+
 def test_a_model_with_a_template_is_sent_the_turns():
     reply = {"choices": [{"message": {"role": "assistant", "content": " An answer.\n"}}]}
     with server(chat_completions=(200, reply)) as (url, asked):

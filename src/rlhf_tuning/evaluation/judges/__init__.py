@@ -14,6 +14,7 @@ from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.judges.role import JUDGE, Role
 from rlhf_tuning.evaluation.judges.verdict import Comparison, Verdict
 from rlhf_tuning.limits import check_limits
+from rlhf_tuning.web_address import WEB_ADDRESS, host_of
 
 #: A judge's name to the module that holds it, imported only when it is used.
 JUDGES: dict[str, str] = {
@@ -195,14 +196,14 @@ def check_endpoint(endpoint: str, role: Role) -> None:
 
     try:
         parts = urlsplit(endpoint)
-        host, secret = parts.hostname, parts.username or parts.password or parts.query
+        secret = parts.username or parts.password or parts.query
     except ValueError:
-        host, secret, parts = None, None, urlsplit("")
+        secret = None
     if secret:
         # Not shown: parameters are logged and stored, and this one may hold a key.
         raise ParameterError(
             f"{role.endpoint} holds a user name, a password or a query. Give the bare URL, and the key in the environment "
             f"variable {role.key_variable}, or in a secret that {role.key_secret} names."
         )
-    if parts.scheme not in ("http", "https") or not host:
-        raise ParameterError(f"{role.endpoint} is {endpoint!r}; it must be a URL that begins with http:// or https://.")
+    if not host_of(endpoint):
+        raise ParameterError(f"{role.endpoint} is {endpoint!r}; {WEB_ADDRESS}.")
