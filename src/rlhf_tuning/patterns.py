@@ -17,6 +17,8 @@ def problem_with_pattern(pattern: str, name: str) -> str:
         regex.compile(pattern)
     except regex.error as error:
         return f"{name} is no regular expression: {error}."
+    except RecursionError:
+        return f"{name} is nested too deep for a regular expression."
     return ""
 
 

@@ -8,8 +8,8 @@ from rlhf_tuning.data.problems import Fault, describe, shorten
 _ACCEPTED = "one JSON object on each line, in UTF-8"
 
 
-class _DuplicateKeyError(ValueError):
-    pass
+class DuplicateKeyError(ValueError):
+    """A key occurs twice in one object; its text is that key."""
 
 
 class _ConstantError(ValueError):
@@ -26,7 +26,7 @@ def decode_object(raw: bytes, faults: list[Fault]) -> dict[str, object] | None:
         return None
     try:
         value = DECODER.decode(text)
-    except _DuplicateKeyError as error:
+    except DuplicateKeyError as error:
         faults.append(Fault("duplicate_key", shorten(str(error)), "it twice", "each key once"))
     except _ConstantError as error:
         faults.append(Fault("not_a_number", "", str(error), "JSON without NaN and infinities"))
@@ -50,7 +50,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _DuplicateKeyError(ascii(key)[1:-1])
+                raise DuplicateKeyError(ascii(key)[1:-1])
             seen.add(key)
     return record
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, cast, get_args
 import msgspec
 
 from rlhf_tuning.data.sources import read_object
+from rlhf_tuning.data.strict_json import DECODER, DuplicateKeyError
 from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.patterns import last_match, problem_with_pattern
 
@@ -41,6 +42,12 @@ REWARD_OF, SPREAD_OF = "reward_of_", "reward_spread_of_"
 MOST_REWARDS = 16
 #: Google's contracts clip what a function or a service returns.
 UNIT = (-1.0, 1.0)
+
+#: Of every number of a reward, and of what an answer is worth, on either side of 0: training squares and sums that in 32
+#: bits.
+MOST = 1e12
+#: A day, which no single answer takes; a socket cannot wait for ever.
+MOST_SECONDS = 86_400.0
 
 #: What msgspec calls the types of JSON, and people do.
 _TYPES = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "array": "a list"}
@@ -164,7 +171,7 @@ class Reward:
         """Return the part of each answer before it is weighted.
 
         Raises:
-            RlhfError: If an answer has no score, or none that is a finite number.
+            RlhfError: If an answer has no score, or none that can be learnt from.
         """
         if pattern := self.options.extract:
             name = f"The extract of the reward {self.name}"
@@ -176,7 +183,9 @@ class Reward:
                 f"The reward {self.name} gives {bad:,} of {len(answers):,} answers a score that is not finite, so nothing "
                 "can be learnt from it. Look at what it returns."
             )
-        return [min(max((score - self._mean) / self._std, self._low), self._high) for score in scores]
+        found = [min(max((score - self._mean) / self._std, self._low), self._high) for score in scores]
+        _check_size(found, f"The reward {self.name} gives")
+        return found
 
 
 class Rewards:
@@ -187,8 +196,24 @@ class Rewards:
 
     def score(self, examples: Sequence[Example], answers: Sequence[Answer], *, step: int) -> list[float]:
         """Return the weighted sum for each answer."""
-        columns = [[part.weight * score for score in part.score(examples, answers, step=step)] for part in self.parts]
-        return [sum(row) for row in zip(*columns, strict=True)]
+        return self.weighed([part.score(examples, answers, step=step) for part in self.parts])
+
+    def weighed(self, columns: Sequence[Sequence[float]]) -> list[float]:
+        """Return the weighted sum for each answer.
+
+        Args:
+            columns: What each part says of all answers.
+
+        Raises:
+            ParameterError: If one is too large to be learnt from.
+        """
+        weights = [part.weight for part in self.parts]
+        sums = [
+            sum(weight * score for weight, score in zip(weights, row, strict=True))
+            for row in zip(*columns, strict=True)
+        ]
+        _check_size(sums, "All rewards together, with their weights, give")
+        return sums
 
     def check_references(self, examples: Sequence[Example], *, parameter: str = "prompt_dataset") -> None:
         """Check that every row brings what some reward holds answers against, see `check_references`."""
@@ -198,6 +223,15 @@ class Rewards:
         """Let go of what they hold."""
         for part in self.parts:
             part.scorer.close()
+
+
+def _check_size(worth: Sequence[float], who: str) -> None:
+    largest = max(worth, key=abs, default=0.0)
+    if abs(largest) > MOST:
+        raise ParameterError(
+            f"{who} an answer {largest:.3g}, and beyond {MOST:g} on either side of 0 nothing can be learnt. Give clip, or "
+            "look at std and weight."
+        )
 
 
 def check_references(
@@ -327,8 +361,8 @@ def read_options(rewards: str) -> Sequence[Options]:
     if not rewards.strip():
         return []
     try:
-        listed = msgspec.json.decode(rewards)
-    except msgspec.DecodeError as error:
+        listed = read_json(rewards)
+    except ValueError as error:
         raise ParameterError(
             f"rewards is no JSON: it begins with {rewards.strip()[:40]!r} ({error}). Give a list such as "
             '[{"kind": "length", "low": 20, "high": 60}]'
@@ -343,32 +377,54 @@ def read_options(rewards: str) -> Sequence[Options]:
     return options
 
 
+def read_json(text: str) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: If it is none, or names something twice in one object, of which readers take the one or the other.
+    """
+    try:
+        DECODER.decode(text)
+        return msgspec.json.decode(text)
+    except DuplicateKeyError as error:
+        raise ValueError(f"an object has {error} twice") from None
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def _one(item: dict[str, Any], number: int) -> Options:
     kind = item.get("kind")
     if not isinstance(kind, str) or kind not in REWARDS:
         found = f"its kind is {kind!r}" if kind else "kind is missing"
         raise ParameterError(f"rewards, number {number}: {found}; it must be one of {', '.join(REWARDS)}.")
+    made = _module(kind).Options
+    fields = {field.name: field for field in msgspec.structs.fields(made)}
+    known = f"its options are {', '.join(fields)}"
+    if unknown := [name for name in item if name not in fields]:
+        raise ParameterError(f"rewards, number {number} ({kind}): it has no option {unknown[0]}; {known}.")
+    if missing := [name for name, field in fields.items() if field.required and name not in item]:
+        raise ParameterError(f"rewards, number {number} ({kind}): {missing[0]} is missing; {known}.")
     try:
-        options = msgspec.convert(item, _module(kind).Options)
+        options = msgspec.convert(item, made)
     except msgspec.ValidationError as error:
-        raise ParameterError(f"rewards, number {number} ({kind}): {_in_words(str(error), item)}.") from None
+        types = {name: field.type for name, field in fields.items()}
+        raise ParameterError(f"rewards, number {number} ({kind}): {_in_words(str(error), item, types)}.") from None
     problem = _problem(options) or options.problem()
     if problem:
         raise ParameterError(f"rewards, number {number} ({kind}): {problem}")
     return options
 
 
-def _in_words(said: str, item: Mapping[str, Any]) -> str:
-    """Return what msgspec says of a mistake as a person would, with what it leaves unsaid."""
-    fields = {field.name: field.type for field in msgspec.structs.fields(_module(item["kind"]).Options)}
-    problem, _, place = said.partition(" - at `$.")
+def _in_words(said: str, item: Mapping[str, Any], types: Mapping[str, Any]) -> str:
+    """Return what msgspec says of a value as a person would, with what it leaves unsaid."""
+    problem, _, place = said.rpartition(" - at `$.")
     option, quoted = place.rstrip("`"), re.findall("`(.*?)`", problem)
-    if problem.startswith("Object missing"):
-        return f"{quoted[0]} is missing; its options are {', '.join(fields)}"
-    if "unknown field" in problem:
-        return f"it has no option {quoted[0]}; its options are {', '.join(fields)}"
     if problem.startswith("Invalid enum value"):
-        return f"{option} is {item[option]!r}; it must be one of {', '.join(map(repr, get_args(fields[option])))}"
+        return f"{option} is {item[option]!r:.80}; it must be one of {', '.join(map(repr, get_args(types[option])))}"
+    if not quoted:
+        return f"{option} is {str(item[option])[:40]}, which is too large"
     wanted = " or ".join(_TYPES.get(each, each) for each in quoted[0].split(" | "))
     length = re.search(" of length [0-9]+", problem)
     given = msgspec.json.encode(item[option.partition("[")[0]]).decode()
@@ -376,9 +432,10 @@ def _in_words(said: str, item: Mapping[str, Any]) -> str:
 
 
 def _problem(options: Options) -> str:
-    numbers = (options.weight, options.mean, options.std, *(options.clip or ()))
-    if not all(map(math.isfinite, numbers)):
-        return "every number must be finite."
+    numbers = {**msgspec.structs.asdict(options), **dict(zip(("clip[0]", "clip[1]"), options.clip or (), strict=False))}
+    for name, value in numbers.items():
+        if isinstance(value, int | float) and not abs(value) <= MOST:
+            return f"{name} is {str(value)[:40]}; no number may be beyond {MOST:g} on either side of 0."
     if options.std <= 0:
         return f"std is {options.std:g}; it must be greater than 0."
     if options.clip and options.clip[0] >= options.clip[1]:
@@ -418,4 +475,6 @@ def _read(name: str) -> str:
         reason = "it is not UTF-8 text"
     except OSError as error:
         reason = error.strerror or type(error).__name__
+    except ValueError as error:  # such as a name with a zero byte
+        reason = str(error)
     raise ParameterError(f"rewards names the file {name!r}, which cannot be read: {reason}.")

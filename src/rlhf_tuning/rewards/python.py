@@ -72,9 +72,10 @@ class Options(rewards.Options, frozen=True, kw_only=True):
             )
         if self.code and (self._file or ":" in self.function):
             return "function names one elsewhere, and code is given too. Give one of them."
-        for name, value, low in (("timeout_s", self.timeout_s, 0), ("memory_mb", self.memory_mb, 63)):
-            if not value > low:
-                return f"{name} is {value:g}; it must be greater than {low}."
+        limits = (("timeout_s", self.timeout_s, 0, rewards.MOST_SECONDS), ("memory_mb", self.memory_mb, 63, 2**24))
+        for name, value, low, high in limits:
+            if not low < value <= high:
+                return f"{name} is {value:g}; it must be greater than {low} and at most {high:,.0f}."
         return f"workers is {self.workers}; it must be from 1 to 64." if not 1 <= self.workers <= 64 else ""
 
     @property

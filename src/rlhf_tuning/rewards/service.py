@@ -15,6 +15,7 @@ refused, or where the reply is no reward.
 
 import math
 import random
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from rlhf_tuning import step as progress
 from rlhf_tuning.errors import ParameterError, RunError
 from rlhf_tuning.rewards import Answer, Example
 from rlhf_tuning.rewards.contract import google_example, google_response
+from rlhf_tuning.web_address import WEB_ADDRESS, host_of
 
 #: Busy or failing for now: timeout, conflict, too early, too many requests; and every 5xx.
 _RETRIED = {408, 409, 425, 429}
@@ -54,16 +56,19 @@ class Options(rewards.Options, frozen=True, kw_only=True):
         """Return what is wrong with the options, or an empty string."""
         try:
             parts = urlsplit(self.url)
-            host, secret = parts.hostname, parts.username or parts.password
+            secret = parts.username or parts.password
         except ValueError:
             return "url is no URL."
         if secret:
             return "url holds a user name or a password, which would stand in logs. Give the bare URL."
-        if parts.scheme not in ("http", "https") or not host:
-            return f"url is {self.url!r}; it must begin with http:// or https://."
-        for name, value in (("timeout_s", self.timeout_s), ("wait_s", self.wait_s)):
-            if not 0 < value < math.inf:
-                return f"{name} is {value:g}; it must be greater than 0."
+        if not host_of(self.url):
+            return f"url is {self.url!r}; {WEB_ADDRESS}."
+        if not 0 < self.timeout_s <= rewards.MOST_SECONDS:
+            return (
+                f"timeout_s is {self.timeout_s:g}; it must be greater than 0 and at most {rewards.MOST_SECONDS:,.0f}."
+            )
+        if self.wait_s <= 0:
+            return f"wait_s is {self.wait_s:g}; it must be greater than 0."
         if not 1 <= self.concurrency <= 256:
             return f"concurrency is {self.concurrency}; it must be from 1 to 256."
         return ""
@@ -292,10 +297,10 @@ def _reward_in(response: requests.Response) -> float | None:
         return None
     try:
         reply = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     reward = reply.get("reward") if isinstance(reply, dict) else None
-    if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
+    if isinstance(reward, bool) or not isinstance(reward, int | float) or not abs(reward) <= sys.float_info.max:
         return None
     return float(reward)
 

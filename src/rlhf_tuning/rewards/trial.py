@@ -124,10 +124,7 @@ def try_rewards(
                     cost_each=getattr(part.scorer, "cost_each", 0.0),
                 )
             )
-    sums = [
-        sum(part.weight * score for part, score in zip(parts, row, strict=True))
-        for row in zip(*(part.scores for part in parts), strict=True)
-    ]
+        sums = loaded.weighed([part.scores for part in parts])
     totals = {name: sum(getattr(part, name) for part in parts) for name in ("seconds", "kept", "cost_each")}
     return Trial(parts=tuple(parts), options=options, total=tried("all together", sums, weight=1.0, **totals))
 

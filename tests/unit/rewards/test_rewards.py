@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 from contextlib import nullcontext
@@ -41,6 +42,9 @@ def test_the_reward_model_is_the_only_one_where_nothing_else_is_named_and_its_sc
     ("text", "words"),
     [
         ("[", "rewards is no JSON"),
+        ("[" * 3000, "rewards is no JSON"),
+        ("[" * 3000 + "]" * 3000, "it is nested too deep"),
+        ('[{"kind": "unfinished", "kind": "length"}]', "an object has kind twice"),
         ("{}", "rewards must be a list of objects"),
         ("[]", "rewards must be a list of objects"),
         (json.dumps([LENGTH] * 17), "lists 17 rewards; at most 16"),
@@ -55,6 +59,15 @@ def test_the_reward_model_is_the_only_one_where_nothing_else_is_named_and_its_sc
             '[{"kind": "string_match", "expression": "x", "operation": "contains"}]',
             "operation is 'contains'; it must be one of 'exact_match', 'partial_match', 'regex_contains'",
         ),
+        (
+            '[{"kind": "string_match", "expression": "x", "operation": "a - at `$.b"}]',
+            r"operation is 'a - at `\$.b'; it must be one of",
+        ),
+        (json.dumps([{**LENGTH, "a - at `$.b": 1}]), r"it has no option a - at `\$.b; its options are kind"),
+        (json.dumps([{**LENGTH, "a`b": 1}]), "it has no option a`b; its options are kind"),
+        (json.dumps([{**LENGTH, "weight": 1e308}]), r"weight is 1e\+308; no number may be beyond 1e\+12"),
+        (json.dumps([{**LENGTH, "weight": 10**400}]), "weight is 10*, which is too large"),
+        (json.dumps([{**LENGTH, "low": 10**400}]), "low is 10*; no number may be beyond"),
         (json.dumps([{**LENGTH, "weight": "1"}]), 'weight must be a number, which "1" is not'),
         (json.dumps([{**LENGTH, "clip": 4}]), "clip must be a list or null, which 4 is not"),
         (json.dumps([{**LENGTH, "clip": [1]}]), r"clip must be a list of length 2, which \[1\] is not"),
@@ -65,11 +78,17 @@ def test_the_reward_model_is_the_only_one_where_nothing_else_is_named_and_its_sc
         (json.dumps([{**LENGTH, "clip": [1, 1]}]), "its first number must be the lower one"),
         (json.dumps([{**LENGTH, "name": "A b"}]), "name is 'A b'; it must be a small letter"),
         (json.dumps([{**LENGTH, "extract": "("}]), "extract is no regular expression"),
+        (json.dumps([{**LENGTH, "extract": "(" * 5000 + ")" * 5000}]), "extract is nested too deep"),
         (json.dumps([{**LENGTH, "weight": 0}]), "no reward with a weight other than 0"),
         ('[{"kind": "reward_model"}]', "this run trains none"),
         ('[{"kind": "near_limit", "margin": 8}]', "an answer has at most 8 tokens"),
         ('[{"kind": "service", "url": "http://me:key@host"}]', "user name or a password"),
-        ('[{"kind": "service", "url": "ftp://host"}]', "must begin with http"),
+        ('[{"kind": "service", "url": "ftp://host"}]', "must be a URL that begins with http"),
+        (f'[{{"kind": "service", "url": "http://{"a" * 64}"}}]', "names a host that there can be"),
+        ('[{"kind": "service", "url": "http://host:99999"}]', "names a host that there can be"),
+        ('[{"kind": "service", "url": "http://host", "timeout_s": 1e10}]', r"timeout_s is 1e\+10; .* at most 86,400"),
+        ('[{"kind": "python", "code": "x", "timeout_s": 1e10}]', r"timeout_s is 1e\+10; .* at most 86,400"),
+        ('[{"kind": "python", "function": "a\\u0000.py"}]', "which cannot be read: embedded null byte"),
         ('[{"kind": "python"}]', "give FILE.py, FILE.py:FUNCTION or MODULE:FUNCTION"),
         ('[{"kind": "python", "function": "a.py", "code": "x"}]', "Give one of them"),
         ('[{"kind": "json_schema", "schema": {"type": "objekt"}}]', "schema is no JSON schema: 'objekt' is not valid"),
@@ -80,6 +99,21 @@ def test_the_reward_model_is_the_only_one_where_nothing_else_is_named_and_its_sc
         (
             '[{"kind": "json_schema", "schema": {"patternProperties": {"a": {}}, "unevaluatedProperties": false}}]',
             "Take additionalProperties",
+        ),
+        *(
+            (json.dumps([{"kind": "json_schema", "schema": schema}]), words)
+            for schema, words in [
+                ({"$schema": 3}, r"the \$schema '3', which is no draft"),
+                ({"$schema": "http://x/y"}, r"the \$schema 'http://x/y', which is no draft"),
+                ({"items": {"$ref": "#/nope"}}, "refers to '#/nope', which it lacks"),
+                ({"$ref": "#/a/x", "a": {"b": 1}}, "refers to '#/a/x', which it lacks"),
+                ({"$ref": "http://127.0.0.1:1/schema"}, "refers to 'http://127.0.0.1:1/schema', which it lacks"),
+                ({"$dynamicRef": "#x"}, "refers to '#x', which it lacks"),
+                ({"$ref": "#/x", "x": {"type": "objekt"}}, "schema is no JSON schema: 'objekt'"),
+                ({"$ref": "#"}, "refers to itself for one and the same value"),
+                ({"properties": {"a": {"anyOf": [{"$ref": "#/properties/a"}]}}}, "refers to itself for one"),
+                (functools.reduce(lambda below, _: {"not": below}, range(300), {}), "schema is nested too deep"),
+            ]
         ),
         ('[{"kind": "string_match", "expression": " "}]', "expression is empty"),
         ("no such file.json", "file 'no such file.json', which cannot be read: No such file"),
@@ -143,6 +177,14 @@ def test_a_prompt_without_the_references_that_a_reward_needs_is_found_before_any
     with pytest.raises(DataError, match=r"references.year, which prompt 1 of 1 does not have: '6 x 7\?'"):
         rewards.check_references([EXAMPLE])
     loaded({"kind": "string_match", "expression": "{{references.answer}}"}).check_references([EXAMPLE])
+
+
+def test_what_is_too_large_to_be_learnt_from_is_never_a_reward():
+    rewards = loaded({"kind": "unfinished", "weight": 1e6})
+    for worth, words in ((-1e308, r"unfinished gives an answer -1e\+308"), (1e7, r"All rewards .* an answer 1e\+13")):
+        rewards.parts[0].scorer.score = lambda examples, answers, step, worth=worth: [0.0, worth]
+        with pytest.raises(ParameterError, match=words):
+            rewards.score([EXAMPLE] * 2, [answer("a")] * 2, step=1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -252,9 +294,19 @@ def test_json_fits_a_schema_or_not(text, fits):
     assert scores({"kind": "json_schema", "schema": schema, "wrong": -1}, answer(text)) == [1.0 if fits else -1.0]
 
 
-def test_a_schema_is_not_fetched_from_elsewhere():
-    with pytest.raises(ParameterError, match=r"refers to 'http://127\.0\.0\.1:1/schema', which it lacks"):
-        scores({"kind": "json_schema", "schema": {"$ref": "http://127.0.0.1:1/schema"}}, answer("{}"))
+def test_a_schema_that_refers_to_itself_for_what_is_inside_holds_only_answers_to_account():
+    tree = {"type": "object", "properties": {"left": {"$ref": "#"}}}
+    deep = '{"left": ' * 500 + "{}" + "}" * 500
+    assert scores({"kind": "json_schema", "schema": tree}, answer('{"left": {}}'), answer(deep)) == [1.0, 0.0]
+    steps = {f"a{number}": {"$ref": f"#/$defs/a{number + 1}"} for number in range(999)}
+    schema = {"$ref": "#/$defs/a0", "$defs": {**steps, "a999": {}}}
+    with pytest.raises(ParameterError, match="leads from one reference to the next too often"):
+        scores({"kind": "json_schema", "schema": schema}, answer("1"))
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e999", "NaN"])
+def test_a_number_beyond_reckoning_does_not_fit_a_schema(number):
+    assert scores({"kind": "json_schema", "schema": {"multipleOf": 0.5}}, answer(number)) == [0.0]
 
 
 def test_length_and_form():

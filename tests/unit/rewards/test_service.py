@@ -46,7 +46,14 @@ def test_answers_are_scored_side_by_side_in_their_order():
         assert server.most_together == 4
 
 
-@pytest.mark.parametrize("fault", [(500, "oops"), (503, ""), (429, "slow down"), (200, "<html>"), "drop", 1.0])
+HUGE, DEEP = f'{{"reward": 1{"0" * 400}}}', "[" * 10**5
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [(500, "oops"), (503, ""), (429, "slow down"), (200, "<html>"), (200, HUGE), (200, DEEP), "drop", 1.0],
+    ids=lambda fault: str(fault)[:12],
+)
 def test_a_fault_is_no_reward_and_the_answer_is_asked_for_again(fault):
     with reward_server(faults=[fault]) as server:
         assert scores(asking(server, timeout_s=0.3, concurrency=2), answer("abc"), answer("ab")) == [0.3, 0.2]
