@@ -1,13 +1,17 @@
 """`rlhf try-rewards`: the answers, the table, and what a whole run of such rewards takes."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+
+from rlhf_pipelines.cli.display import printable
 from rlhf_pipelines.cli.text_table import text_table
 from rlhf_tuning.data.importer import import_preferences, import_prompts, sample_canonical
-from rlhf_tuning.errors import ParameterError
+from rlhf_tuning.errors import DataError, ParameterError
 from rlhf_tuning.models.model_reference import files_of, local_folder
 from rlhf_tuning.models.text_format import TextFormat
 from rlhf_tuning.models.tokenizer import load_tokenizer
@@ -18,6 +22,29 @@ from rlhf_tuning.rewards.trial import Trial, Tried, known_answers, needs_tokens,
 from rlhf_tuning.step import counted, duration
 
 _SHOWN = 60
+_ANSWERS = (
+    "Give the predictions that `rlhf run --pipeline infer_pipeline` leaves; a row is "
+    '{"prompt": [{"role": "user", "content": "..."}], "prediction": "...", "tokens": 12, "ended": true}.'
+)
+
+
+class _Turn(msgspec.Struct):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _Answered(msgspec.Struct):
+    """What a row of answers has at least."""
+
+    prompt: Annotated[list[_Turn], msgspec.Meta(min_length=1)]
+    prediction: str
+    tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+    ended: bool
+    references: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        if any(turn.role == "system" for turn in self.prompt[1:]):
+            raise ValueError("only the first turn may be the system's")
 
 
 def try_here(values: Mapping[str, Value], *, predictions: Path | None, most: int, price_per_hour: float | None) -> int:
@@ -38,8 +65,7 @@ def try_here(values: Mapping[str, Value], *, predictions: Path | None, most: int
     rewards = read_rewards(str(values["rewards"]))
     asked: list[tuple[Example, Answer]]
     if predictions is not None:
-        rows = sample_canonical(predictions, most=most, seed=int(values["seed"]))
-        asked, choices = [(row, Answer(row["prediction"], row["tokens"], row["ended"])) for row in rows], 0
+        asked, choices = _predicted(predictions, most=most, seed=int(values["seed"])), 0
     else:
         asked, choices = known_answers(rewards, *_rows(values, most), _answer_of(values, rewards))
     if not asked and values["preference_dataset"]:
@@ -59,6 +85,29 @@ def try_here(values: Mapping[str, Value], *, predictions: Path | None, most: int
         )
     print("\n".join(_as_text(trial, asked, values, price_per_hour)))
     return 0
+
+
+def _predicted(file: Path, *, most: int, seed: int) -> list[tuple[Example, Answer]]:
+    """Return the answers in a file, or so many of them, drawn by the seed.
+
+    Raises:
+        DataError: If the file cannot be read, or a row of it is no answer.
+    """
+    try:
+        lines = [(number, line) for number, line in enumerate(file.read_bytes().split(b"\n"), 1) if line.strip()]
+    except OSError as error:
+        raise DataError(f"--predictions: {file} cannot be read: {error.strerror}. {_ANSWERS}") from None
+    if not lines:
+        raise DataError(f"--predictions: {file} has no row. {_ANSWERS}")
+    asked: list[tuple[Example, Answer]] = []
+    for number, line in sorted(random.Random(seed).sample(lines, most)) if len(lines) > most else lines:
+        try:
+            row = msgspec.json.decode(line)
+            answered = msgspec.convert(row, _Answered)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise DataError(f"{file}:{number} is no answer of a model ({error}). {_ANSWERS}") from None
+        asked.append((row, Answer(answered.prediction, answered.tokens, answered.ended)))
+    return asked
 
 
 def _rows(values: Mapping[str, Value], most: int) -> tuple[list[Example], list[Example]]:
@@ -125,7 +174,7 @@ def _as_text(
     lines = [counted(len(asked), "answer"), "", text_table(rows), ""]
     ranked = sorted(zip(trial.total.scores, asked, strict=True), key=lambda scored: scored[0])
     for label, (score, (_, answer)) in (("Worth least", ranked[0]), ("Worth most", ranked[-1])):
-        text = " ".join(answer.text.split())
+        text = " ".join(printable(answer.text).split())
         lines.append(f"{label}, {score:.3g}: {text[:_SHOWN]}{'…' if len(text) > _SHOWN else ''}")
     plan = Plan.of({name: value for name, value in values.items() if name != "large_model_reference"})
     sampled = -(-plan.reinforcement_learning_train_steps // int(values["num_iterations"]))

@@ -7,6 +7,8 @@ from judge_server import judge_server
 from rlhf_pipelines.cli.rlhf import main
 from rlhf_tuning import environment
 
+ANSWERED = {"prompt": [{"role": "user", "content": "Ask."}], "prediction": "Sit.", "tokens": 3, "ended": True}
+
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -31,10 +33,33 @@ def test_rewards_are_tried_on_held_out_preferences(files: Path, capsys: pytest.C
 
 
 def test_rewards_are_tried_on_what_a_model_answered(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"prompt": [{"role": "user", "content": "Ask."}], "prediction": "Sit.", "tokens": 3, "ended": True}
+    row = {**ANSWERED, "prediction": "\x1b[31mSit.\x1b]0;title"}
     Path("answers.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
     assert main(["try-rewards", "--rewards", "rewards.json", "--predictions", "answers.jsonl"]) == 0
-    assert "The reward kind_word gives all 2 answers 0: it tells none from another." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "The reward kind_word gives all 2 answers 0: it tells none from another." in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "x", "answer": "y"}, "answers.jsonl:2 is no answer of a model (Expected `array`"),
+        ({"prompt": ANSWERED["prompt"]}, "missing required field `prediction`"),
+        ({**ANSWERED, "prompt": [*ANSWERED["prompt"], {"role": "system", "content": ""}]}, "only the first turn"),
+        ([], "Expected `object`, got `array`"),
+        (None, "answers.jsonl cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_holds_no_answers_is_told_with_what_it_must_hold(
+    files: Path, capsys: pytest.CaptureFixture[str], row: object, words: str
+) -> None:
+    if row is not None:
+        Path("answers.jsonl").write_text(json.dumps(ANSWERED) + "\n" + json.dumps(row) + "\n")
+    assert main(["try-rewards", "--rewards", "rewards.json", "--predictions", "answers.jsonl"]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Give the predictions that `rlhf run --pipeline infer_pipeline` leaves" in said
 
 
 @pytest.mark.parametrize(
