@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from rlhf_tuning.errors import ParameterError
 
 #: What one must be, for messages that name one.
-WEB_ADDRESS = "it must begin with http:// or https:// and name a host that there can be"
+WEB_ADDRESS = "it must be a URL that begins with http:// or https:// and names a host that there can be"
 #: A name, or an address of IPv6, which may have a zone.
 _HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+(%[\w.-]+)?")
 

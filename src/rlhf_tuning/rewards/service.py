@@ -31,7 +31,7 @@ from rlhf_tuning import step as progress
 from rlhf_tuning.errors import ParameterError, RunError
 from rlhf_tuning.rewards import Answer, Example
 from rlhf_tuning.rewards.contract import google_example, google_response
-from rlhf_tuning.web_address import WEB_ADDRESS, host_of
+from rlhf_tuning.web_address import check_web_address
 
 #: Busy or failing for now: timeout, conflict, too early, too many requests; and every 5xx.
 _RETRIED = {408, 409, 425, 429}
@@ -55,14 +55,9 @@ class Options(rewards.Options, frozen=True, kw_only=True):
     def problem(self) -> str:
         """Return what is wrong with the options, or an empty string."""
         try:
-            parts = urlsplit(self.url)
-            secret = parts.username or parts.password
-        except ValueError:
-            return "url is no URL."
-        if secret:
-            return "url holds a user name or a password, which would stand in logs. Give the bare URL."
-        if not host_of(self.url):
-            return f"url is {self.url!r}; {WEB_ADDRESS}."
+            check_web_address(self.url, "url")
+        except ParameterError as error:
+            return str(error)
         if not 0 < self.timeout_s <= rewards.MOST_SECONDS:
             return (
                 f"timeout_s is {self.timeout_s:g}; it must be greater than 0 and at most {rewards.MOST_SECONDS:,.0f}."

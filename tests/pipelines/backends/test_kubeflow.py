@@ -473,8 +473,8 @@ def test_a_page_of_an_error_is_left_out(server: KubeflowServer, text: str) -> No
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        ("localhost:8080", "--host is 'localhost:8080'; it must begin with http:// or https://"),
-        ("http://127.0.0.1:99999", "name a host that there can be"),
+        ("localhost:8080", "--host is 'localhost:8080'; it must be a URL that begins with http:// or https://"),
+        ("http://127.0.0.1:99999", "names a host that there can be"),
         ("http://me:hunter2@localhost", "--host holds a user name or a password"),
         ("http://localhost:8080/#/runs", "leave away what follows the address"),
     ],
@@ -499,7 +499,7 @@ def test_without_an_address_says_what_to_give(capfd: pytest.CaptureFixture[str])
 
 def test_takes_the_address_from_kfps_variables(server: KubeflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "localhost")
-    with pytest.raises(ParameterError, match="KF_PIPELINES_ENDPOINT is 'localhost'; it must begin with"):
+    with pytest.raises(ParameterError, match="KF_PIPELINES_ENDPOINT is 'localhost'; it must be a URL"):
         Kubeflow(Connection())
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", f"{server.url}/".replace("http", "HTTP"))
     monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "https://pipelines.example.com/")
