@@ -30,6 +30,7 @@ from typing import Any, TextIO
 
 from rlhf_tuning import environment, machine
 from rlhf_tuning.errors import ModelError, RunError
+from rlhf_tuning.manifest import damaged, manifest_fault, parsed_manifest, parsed_object
 
 DEFAULT_ALIAS = "default"
 #: The version that a new one must beat.
@@ -429,6 +430,8 @@ def _check_name(name: str, what: str) -> None:
 
 
 def _manifest_text(manifest: Mapping[str, object]) -> str:
+    if fault := manifest_fault(manifest):
+        raise ModelError(f"The model's manifest cannot be kept: {fault}.")
     try:
         return json.dumps(dict(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
@@ -489,7 +492,7 @@ def _same_content(versions: Path, fingerprint: str) -> int | None:
     """Return the newest undamaged version with this content."""
     for number in reversed(_version_numbers(versions)):
         folder = versions / str(number)
-        if _read_json(folder / "version.json").get("fingerprint") == fingerprint and not _changed_files(folder):
+        if _read_record(folder).get("fingerprint") == fingerprint and not _changed_files(folder):
             return number
     return None
 
@@ -497,7 +500,7 @@ def _same_content(versions: Path, fingerprint: str) -> int | None:
 def _changed_files(version_dir: Path) -> list[str]:
     """Return the files that are not what was registered. An unchanged time of writing saves reading the file."""
     changed = []
-    for target, known in _read_json(version_dir / "version.json")["files"].items():
+    for target, known in _read_record(version_dir)["files"].items():
         path = version_dir / target
         if not path.is_file() or (path.stat().st_mtime_ns != known["mtime_ns"] and _digest(path) != known["sha256"]):
             changed.append(target)
@@ -519,13 +522,13 @@ def _version_numbers(versions: Path) -> list[int]:
 
 def _load(folder: Path, version: int, aliases: Mapping[str, int]) -> ModelVersion:
     path = folder / "versions" / str(version)
-    record = _read_json(path / "version.json")
+    record = _read_record(path)
     return ModelVersion(
         name=folder.name,
         version=version,
         aliases=tuple(sorted(alias for alias, target in aliases.items() if target == version)),
         path=path,
-        manifest=_read_json(path / "manifest.json"),
+        manifest=parsed_manifest(_read(path / "manifest.json"), path / "manifest.json"),
         created=str(record.get("created", "")),
         fingerprint=str(record.get("fingerprint", "")),
     )
@@ -533,7 +536,23 @@ def _load(folder: Path, version: int, aliases: Mapping[str, int]) -> ModelVersio
 
 def _read_aliases(folder: Path) -> dict[str, int]:
     path = folder / "aliases.json"
-    return _read_json(path) if path.exists() else {}
+    aliases = parsed_object(_read(path), path) if path.exists() else {}
+    for alias, number in aliases.items():
+        if type(number) is not int:
+            raise damaged(f"in {path} {alias} is {number!r}, which is no number of a version")
+    return aliases
+
+
+def _read_record(version_dir: Path) -> dict[str, Any]:
+    """Return when a version was registered, and what is known of every file."""
+    path = version_dir / "version.json"
+    record = parsed_object(_read(path), path)
+    files = record.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(known, dict) and known.keys() >= {"mtime_ns", "sha256"} for known in files.values()
+    ):
+        raise damaged(f"{path} does not list the files of the version with their digests")
+    return record
 
 
 def _write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
@@ -552,14 +571,11 @@ def _replace(path: Path, text: str) -> None:
         Path(staging).unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> str:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
-        raise ModelError(f"The registry is damaged: {path} is missing or not JSON ({error}).") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"The registry is damaged: {path} does not hold a JSON object.")
-    return value
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+        raise damaged(f"{path} is missing or not JSON ({error})") from error
 
 
 @contextmanager

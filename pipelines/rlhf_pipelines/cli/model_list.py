@@ -66,7 +66,7 @@ def as_details(model: "ModelVersion") -> str:
         else "",
     }
     lines = [f"{name:<12}{printable(value)}" for name, value in known.items() if value]
-    return "\n".join([f"{_name(model)}@{model.version}", *lines])
+    return "\n".join([printable(f"{_name(model)}@{model.version}"), *lines])
 
 
 def as_json(models: Sequence["ModelVersion"]) -> str:
@@ -108,7 +108,8 @@ def _win_rate(manifest: Mapping[str, object]) -> str:
     if not isinstance(evaluation, dict):
         return "-"
     for measure, words in _MEASURES.items():
-        if f"{measure}_win_rate" in evaluation:
-            rate, low, high = (evaluation[f"{measure}_win_rate{end}"] for end in ("", "_low", "_high"))
+        names = [f"{measure}_win_rate{end}" for end in ("", "_low", "_high")]
+        if all(name in evaluation for name in names):
+            rate, low, high = (evaluation[name] for name in names)
             return f"{rate:.0%} ({low:.0%} to {high:.0%}) by {words}"
     return "-"

@@ -28,6 +28,7 @@ from rlhf_tuning import cloud_storage, environment
 from rlhf_tuning.errors import ModelError, UserError
 from rlhf_tuning.google_cloud.vertex_api import Json, VertexApi
 from rlhf_tuning.google_errors import persistently
+from rlhf_tuning.manifest import parsed_manifest
 from rlhf_tuning.models.model_reference import content_fingerprint
 from rlhf_tuning.registry import CHAMPION_ALIAS, CHAMPIONS, PREFERENCE_ROWS
 from rlhf_tuning.serving import vllm
@@ -212,12 +213,12 @@ def read_manifest(version: Mapping[str, Any]) -> Json:
     """Return what made a version, and what was decided of it.
 
     Raises:
-        UserError: If Cloud Storage refuses, or has none.
+        UserError: If Cloud Storage refuses, or has none, or it is damaged.
     """
     address = f"{version['artifactUri']}/{MANIFEST}"
     with _storage(address):
-        found: Json = json.loads(cloud_storage.read_text(address))
-    return found
+        text = cloud_storage.read_text(address)
+    return parsed_manifest(text, address)
 
 
 def write_manifest(version: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:

@@ -15,12 +15,9 @@ from rlhf_tuning.errors import ModelError
 from rlhf_tuning.google_cloud import vertex_registry
 from rlhf_tuning.google_cloud.vertex_api import VertexApi
 from rlhf_tuning.google_cloud.vertex_endpoint import deploy_to_vertex
+from rlhf_tuning.manifest import APPROVAL, APPROVED, PENDING, REJECTED
 from rlhf_tuning.registry import ModelVersion
 from rlhf_tuning.step import say
-
-#: The part of a manifest, and its possible statuses.
-APPROVAL = "approval"
-PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 
 #: What a promoted version is called.
 PROMOTED = (registry.CHAMPION_ALIAS, registry.DEFAULT_ALIAS)

@@ -3,12 +3,12 @@
 Each target keeps its models elsewhere; a line in `FINDERS` says which function finds the champion there.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_tuning import cloud_storage, registry
+from rlhf_tuning.manifest import parsed_manifest
 from rlhf_tuning.promotion.upload import generated_name
 
 
@@ -114,7 +114,7 @@ def vertex_champion(model_display_name: str, large_model_reference: str, place: 
         return None
     folder = cloud_storage.mounted(str(version["artifactUri"])) or Path()
     rows, manifest = folder / registry.PREFERENCE_ROWS, folder / vertex_registry.MANIFEST
-    made_from = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    made_from = parsed_manifest(manifest.read_text(encoding="utf-8"), manifest) if manifest.is_file() else {}
     promoted = registry.CHAMPION_ALIAS in version.get("versionAliases", [])
     with api.explaining(f"model {name}", sought=False):
         beaten = vertex_registry.count_versions(api, version, after=int(version["versionId"]) if promoted else 0)

@@ -1,3 +1,7 @@
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from rlhf_pipelines.cli.rlhf import main
@@ -62,3 +66,65 @@ def test_what_cannot_be_decided_ends_with_status_2(registry_dir, capsys, monkeyp
     monkeypatch.setattr("getpass.getuser", unknown)
     assert main(["reject", *arguments, "--registry-dir", registry_dir]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "fault"),
+    [
+        ("manifest.json", "[" * 100_000, "is missing or not JSON"),
+        (
+            "manifest.json",
+            '{"evaluation": {"true_win_rate": null}}',
+            "evaluation.true_win_rate is null, which is no number",
+        ),
+        ("manifest.json", '{"evaluation": {"true_win_rate_low": 1e308}}', "is 1e+308, which is no number from 0 to 1"),
+        ("manifest.json", '{"approval": null}', "approval is null, which is no object"),
+        ("manifest.json", '{"approval": {}}', "approval.status is null"),
+        ("manifest.json", '{"approval": {"status": ["x"]}}', 'approval.status is ["x"], which is not pending'),
+        ("manifest.json", '{"approval": {"status": "pending"}}', "approval.champion is null, which is no text"),
+        ("manifest.json", '{"approval": {"status": "rejected", "champion": ""}}', "approval.by is null"),
+        (
+            "manifest.json",
+            '{"approval": {"status": "pending", "champion": "", "deployment": 1}}',
+            "approval.deployment is 1, which is no object",
+        ),
+        ("version.json", "", "is missing or not JSON"),
+        ("version.json", '{"files": null}', "does not list the files"),
+        ("version.json", '{"files": {"model/config.json": []}}', "does not list the files"),
+    ],
+)
+def test_a_damaged_version_is_named_and_the_others_are_listed(registry_dir, capsys, file, content, fault):
+    main(["approve", "palms@1", "--reason", "x", "--by", "anna", "--registry-dir", registry_dir])
+    there = Path(registry_dir) / "palms"
+    shutil.copytree(there / "versions/1", there / "versions/2")
+    path = there / "versions/2" / file
+    path.write_text(content)
+    capsys.readouterr()
+    assert main(["models", "--registry-dir", registry_dir]) == 0
+    listed = capsys.readouterr()
+    assert "approved by anna" in listed.out
+    assert "rlhf: warning: The registry is damaged" in listed.err
+    for words in (["models", "palms@2"], ["approve", "palms@2", "--reason", "x", "--by", "anna"]):
+        assert main([*words, "--registry-dir", registry_dir]) == 2
+        told = capsys.readouterr().err
+        assert str(path) in told
+        assert fault in told
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", '{"default": null}'])
+def test_damaged_aliases_are_named(registry_dir, capsys, content):
+    path = Path(registry_dir) / "palms/aliases.json"
+    path.write_text(content)
+    assert main(["models", "palms@1", "--registry-dir", registry_dir]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_text_of_others_does_not_steer_the_terminal(registry_dir, capsys):
+    manifest = Path(registry_dir) / "palms/versions/1/manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "display_name": "\x1b[31mpalms"}))
+    reject = ["reject", "palms@1", "--reason", "\x1b[31mRed", "--by", "\x9b31manna", "--registry-dir", registry_dir]
+    assert main(["models", "palms@1", "--registry-dir", registry_dir]) == 0
+    assert [main(reject), main(reject)] == [0, 2]
+    told = capsys.readouterr()
+    assert "[31mRed. That stays so" in told.err
+    assert not {"\x1b", "\x9b"} & set(told.out + told.err)
