@@ -184,12 +184,14 @@ def checked_values(pipeline: str, options: argparse.Namespace) -> dict[str, Valu
 
 
 def fail(message: str, status: int) -> int:
-    """Print a message as the command's last words and return the exit status.
+    """Print a message as the command's last words and return the exit status."""
+    sys.stdout.flush()
+    tell(message)
+    return status
 
-    It may hold what a file, a server or a model says, so nothing in it moves the terminal's cursor.
-    """
+
+def tell(message: str) -> None:
+    """Print a message that may quote text from outside, which must not steer the terminal."""
     from rlhf_pipelines.cli.display import printable
 
-    sys.stdout.flush()
     print("\n".join(map(printable, f"rlhf: {message}".split("\n"))), file=sys.stderr)
-    return status

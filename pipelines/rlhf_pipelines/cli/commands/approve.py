@@ -75,21 +75,23 @@ def _rule(options: argparse.Namespace) -> int:
 
 
 def _rule_locally(options: argparse.Namespace, ruling: "Ruling") -> None:
+    from rlhf_pipelines.cli.display import printable
     from rlhf_tuning.promotion.approval import described, rule_locally
     from rlhf_tuning.registry import resolve_model
 
     version = rule_locally(resolve_model(options.model, options.registry_dir), ruling)
-    print(described(version.resource_name, version.manifest))
+    print(printable(described(version.resource_name, version.manifest)))
     print(f"Its aliases: {', '.join(version.aliases) or 'none'}")
 
 
 def _rule_on_vertex(options: argparse.Namespace, ruling: "Ruling", *, project: str, location: str) -> None:
+    from rlhf_pipelines.cli.display import printable
     from rlhf_tuning.google_cloud.vertex_api import VertexApi
     from rlhf_tuning.promotion.approval import rule_on_vertex
 
     api = VertexApi(project=project, location=location, api_endpoint=options.api_endpoint)
     ruled, endpoint = rule_on_vertex(api, options.model, ruling)
-    print(ruled)
+    print(printable(ruled))
     if endpoint:
         print(f"It is deployed to {endpoint}")
 

@@ -1,9 +1,8 @@
 """`rlhf models`: what is in the local registry."""
 
 import argparse
-import sys
 
-from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir
+from rlhf_pipelines.cli.command_line import Commands, add_command, add_registry_dir, tell
 from rlhf_tuning.errors import ModelError
 
 
@@ -28,7 +27,7 @@ def _list_models(options: argparse.Namespace) -> int:
         models = [resolve_model(options.model, options.registry_dir)]
         print(as_json(models) if options.json else as_details(models[0]))
         return 0
-    models = list_models(options.registry_dir, lambda message: print(f"rlhf: warning: {message}", file=sys.stderr))
+    models = list_models(options.registry_dir, lambda message: tell(f"warning: {message}"))
     if options.model:
         name = registry_name(options.model.removeprefix("models/"))
         there = sorted({model.name for model in models})
