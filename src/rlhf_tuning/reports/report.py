@@ -603,7 +603,7 @@ def _held_out(curve: Mapping[str, Any], history: Sequence[Mapping[str, float]]) 
         if name == "Returned" or look is not returned
     )
     names = ("Step", *(heading for _, heading, _ in shown), "Examples")
-    heads = '<th scope="col">Held out</th>' + "".join(f'<th scope="col" class="n">{name}</th>' for name in names)
+    heads = '<th scope="col">Held out</th>' + "".join(f'<th scope="col" class="n">{text(name)}</th>' for name in names)
     table = f'<div class="card scroll gap"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     return f"<p>{text(curve['reason'])}</p>{table}", charts
 

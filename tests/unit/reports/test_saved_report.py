@@ -145,7 +145,7 @@ def test_supervised_tuning_is_shown_by_its_held_out_loss_and_read_back(tmp_path:
         for step, loss in ((0, 3.0), (20, 2.0), (40, 2.5))
     ]
     reason = "The checkpoint, step 20, is returned: it has the lowest loss."
-    held_out = {"unit": "nats a token", "looks": looks, "best_step": 20, "reason": reason}
+    held_out = {"unit": "nats a <token>", "looks": looks, "best_step": 20, "reason": reason}
     history = [{"step": step, "loss": 3 - step / 40, "learning_rate": 1e-4} for step in range(1, 41)]
     report = RunReport(
         title="Supervised",
@@ -155,5 +155,7 @@ def test_supervised_tuning_is_shown_by_its_held_out_loss_and_read_back(tmp_path:
     assert 'id="supervised"' in html
     assert reason in html
     assert html.count('<th scope="row">Before</th>') == html.count('<th scope="row">Last</th>') == 1
+    assert ">Loss, nats a &lt;token&gt;</th>" in html
+    assert "<token>" not in html
     assert "7.39" in html  # the perplexity of what is returned
     assert render_report(read_back(report, tmp_path)) == html
