@@ -12,7 +12,7 @@ from rlhf_tuning.errors import ParameterError
 from rlhf_tuning.evaluation.comparison import AnswerPair, JudgeRecord, ScoredAnswer, summary_text
 from rlhf_tuning.limits import check_limits
 from rlhf_tuning.reports.report import RunReport, write_report
-from rlhf_tuning.reports.saved_report import read_report
+from rlhf_tuning.reports.saved_report import read_drawable_report
 from rlhf_tuning.step import counted
 
 
@@ -89,7 +89,7 @@ def _answered_before(asked: Comparison) -> tuple[Sequence[AnswerPair], Sequence[
             )
     if asked.scorer or asked.judge:
         raise ParameterError("--scorer and --judge judge new answers: give --prompts FILE as well.")
-    first, second = (read_report(Path(name) / EVALUATION) for name in (asked.first, asked.second))
+    first, second = (read_drawable_report(Path(name) / EVALUATION) for name in (asked.first, asked.second))
     answers = {_key(pair): pair.tuned for pair in first.pairs}
     shared = [pair for pair in second.pairs if _key(pair) in answers]
     if not shared:

@@ -1,7 +1,8 @@
 """A run's report as data, inside the run's evaluation file, so that it can be made again, or beside another's."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rlhf_tuning.reports.report import (
     RunReport,
     StepTime,
     SupervisedPart,
+    render_report,
 )
 from rlhf_tuning.statistics import MeanEstimate, WinRate
 
@@ -54,9 +56,9 @@ def read_report(evaluation_path: Path) -> RunReport:
     """Return the report of a run from its evaluation file.
 
     Raises:
-        DataError: If the file is missing, or was written by something else.
+        DataError: If the file is missing, damaged, or was written by something else.
     """
-    try:
+    with reading(evaluation_path, "Run the pipeline again."):
         content = json.loads(evaluation_path.read_text(encoding="utf-8"))
         kept = content["report"]
         parts = {
@@ -74,12 +76,42 @@ def read_report(evaluation_path: Path) -> RunReport:
             "steps": [StepTime(**step) for step in kept["steps"]],
         }
         return RunReport(**{**kept, **parts})
+
+
+def read_drawable_report(evaluation_path: Path) -> RunReport:
+    """Return the report of a run of before, which can be drawn.
+
+    Drawing is what tells whether each value is of the kind that it should be. A run that draws its own report does not
+    come here, so that no mistake of ours is taken for a damaged file.
+
+    Raises:
+        DataError: If the file is missing, damaged, or was written by something else.
+    """
+    report = read_report(evaluation_path)
+    with reading(evaluation_path, "Run the pipeline again."):
+        render_report(report)
+    return report
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Let whatever goes wrong with the content of a file be told as damage to it.
+
+    Args:
+        path: The file.
+        remedy: What a person can do.
+
+    Raises:
+        DataError: If the file cannot be read, or what is done with its content fails.
+    """
+    try:
+        yield
     except OSError as error:
-        raise DataError(f"Cannot read {evaluation_path}: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError):
+        raise DataError(f"Cannot read {path}: {error.strerror}.") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise DataError(
-            f"{evaluation_path} is no evaluation by this version of rlhf-pipelines. Run the pipeline again."
-        ) from None
+            f"{path} is damaged, or not by this version of rlhf-pipelines ({type(error).__name__}: {error}). {remedy}"
+        ) from error
 
 
 def _pair(answer: Mapping[str, Any]) -> AnswerPair:

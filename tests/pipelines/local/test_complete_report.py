@@ -8,7 +8,7 @@ import pytest
 from tests.unit.reports.test_report import full_report, one_pair
 
 from rlhf_pipelines.cli.rlhf import main
-from rlhf_pipelines.local.complete_report import write_run_file
+from rlhf_pipelines.local.complete_report import write_complete_report, write_run_file
 from rlhf_tuning.evaluation.evaluate import EvaluationConfig, write_evaluation
 from rlhf_tuning.reports.report import StepTime
 from rlhf_tuning.reports.saved_report import add_report, read_report
@@ -110,7 +110,51 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path, capsys, broken):
     (folder / "evaluate").mkdir(parents=True)
     (folder / "evaluate" / "evaluation").write_text(broken)
     assert main(["report", str(folder)]) == 2
-    assert "is no evaluation by this version" in capsys.readouterr().err
+    assert "is damaged, or not by this version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["", "[]", "{}", "[" * 100_000, b"\xff", {"steps": [{"name": "R", "seconds": "x"}]}])
+def test_a_damaged_file_of_a_run_is_named(tmp_path, capsys, broken):
+    write_run(tmp_path, full_report())
+    write_run_file(tmp_path, pipeline="rlhf_pipeline", arguments={}, steps=[], model="", call="", ended="")
+    path = tmp_path / "run.json"
+    if isinstance(broken, dict):
+        broken = json.dumps({**json.loads(path.read_text()), **broken})
+    path.write_bytes(broken if isinstance(broken, bytes) else broken.encode())
+    assert main(["report", str(tmp_path)]) == 2
+    assert f"{path} is damaged" in capsys.readouterr().err
+    path.unlink()
+    assert main(["report", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept: kept["answers"][0]["tuned"].update(text=1e308),
+        lambda kept: kept["report"].update(files=-1),
+        lambda kept: kept["report"]["watch"].update(best_step=None),
+        lambda kept: kept["report"].update(supervised={"history": [], "held_out": {"looks": []}}),
+    ],
+)
+def test_a_value_of_another_kind_is_damage_and_no_crash(tmp_path, capsys, monkeypatch, damage):
+    monkeypatch.chdir(tmp_path)
+    path = write_run(tmp_path / "run", full_report())
+    kept = json.loads(path.read_text())
+    damage(kept)
+    path.write_text(json.dumps(kept))
+    for words in (["report", "run"], ["compare", "run", "run"]):
+        assert main(words) == 2
+        assert "run/evaluate/evaluation is damaged" in capsys.readouterr().err
+
+
+def test_a_run_that_ends_takes_no_mistake_of_ours_for_damage(tmp_path, monkeypatch):
+    def mistaken(report):
+        raise TypeError("ours")
+
+    write_run(tmp_path, full_report())
+    monkeypatch.setattr("rlhf_tuning.reports.report.render_report", mistaken)
+    with pytest.raises(TypeError, match="ours"):
+        write_complete_report(tmp_path, tmp_path / "page.html")
 
 
 def test_two_runs_are_compared_by_the_answers_that_they_left(tmp_path, capsys, monkeypatch):

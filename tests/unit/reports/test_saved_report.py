@@ -75,7 +75,7 @@ def test_no_text_is_changed_on_the_way_to_the_file_and_back(tmp_path: Path, text
 def test_another_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "evaluation"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match="evaluation is no evaluation by this version"):
+    with pytest.raises(DataError, match="evaluation is damaged, or not by this version"):
         read_report(path)
     with pytest.raises(DataError, match=r"Cannot read .*absent: No such file"):
         read_report(tmp_path / "absent")

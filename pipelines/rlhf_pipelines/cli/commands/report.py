@@ -31,11 +31,11 @@ def add(commands: Commands) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from rlhf_pipelines.cli.run_command import shown
-    from rlhf_pipelines.local.complete_report import write_complete_report
+    from rlhf_pipelines.local.complete_report import write_report_again
 
     named = options.pipeline_root / options.run
     folder = named if named.is_dir() else Path(options.run)
     page = options.output or folder / "report.html"
-    write_complete_report(folder, page, options.price_per_hour)
+    write_report_again(folder, page, options.price_per_hour)
     print(f"Report: {shown(page.absolute())}")
     return 0
