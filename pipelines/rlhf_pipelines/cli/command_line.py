@@ -194,4 +194,6 @@ def tell(message: str) -> None:
     """Print a message that may quote text from outside, which must not steer the terminal."""
     from rlhf_pipelines.cli.display import printable
 
-    print("\n".join(map(printable, f"rlhf: {message}".split("\n"))), file=sys.stderr)
+    # Bytes of a file's name that are no text are shown as such, for the name to be known again.
+    shown = f"rlhf: {message}".encode("utf-8", "backslashreplace").decode("utf-8")
+    print("\n".join(map(printable, shown.split("\n"))), file=sys.stderr)
