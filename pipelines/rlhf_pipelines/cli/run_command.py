@@ -385,20 +385,27 @@ def _complete_report(
     folder: Path, page: Path, run: LocalRun, finished: Sequence[StepFinished], model: str, call: str
 ) -> None:
     """Make the report with what only the whole run knows; where an earlier run evaluated, with what is known of that one."""
-    from rlhf_pipelines.local.complete_report import RUN_FILE, write_complete_report, write_run_file
+    from rlhf_pipelines.local.complete_report import (
+        RUN_FILE,
+        write_complete_report,
+        write_report_again,
+        write_run_file,
+    )
     from rlhf_tuning.reports.report import StepTime
 
-    if not (folder / RUN_FILE).exists():
-        write_run_file(
-            folder,
-            pipeline=run.name,
-            arguments=run.arguments,
-            steps=[StepTime(name=step.step, seconds=step.seconds, cached=step.cached) for step in finished],
-            model=model,
-            call=call,
-            ended=time.strftime("%Y-%m-%d %H:%M"),
-            price_per_hour=run.price_per_hour,
-        )
+    if (folder / RUN_FILE).exists():
+        write_report_again(folder, page, run.price_per_hour)
+        return
+    write_run_file(
+        folder,
+        pipeline=run.name,
+        arguments=run.arguments,
+        steps=[StepTime(name=step.step, seconds=step.seconds, cached=step.cached) for step in finished],
+        model=model,
+        call=call,
+        ended=time.strftime("%Y-%m-%d %H:%M"),
+        price_per_hour=run.price_per_hour,
+    )
     write_complete_report(folder, page, run.price_per_hour)
 
 

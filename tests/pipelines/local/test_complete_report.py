@@ -3,12 +3,15 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from tests.unit.reports.test_report import full_report, one_pair
 
+from rlhf_pipelines.cli import run_command
 from rlhf_pipelines.cli.rlhf import main
 from rlhf_pipelines.local.complete_report import write_complete_report, write_run_file
+from rlhf_tuning.errors import DataError
 from rlhf_tuning.evaluation.evaluate import EvaluationConfig, write_evaluation
 from rlhf_tuning.reports.report import StepTime
 from rlhf_tuning.reports.saved_report import add_report, read_report
@@ -123,6 +126,8 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path, capsys, broken):
     path.write_bytes(broken if isinstance(broken, bytes) else broken.encode())
     assert main(["report", str(tmp_path)]) == 2
     assert f"{path} is damaged" in capsys.readouterr().err
+    with pytest.raises(DataError, match="is damaged"):  # where a run takes that evaluation from the cache
+        run_command._complete_report(tmp_path, tmp_path / "page.html", SimpleNamespace(price_per_hour=None), [], "", "")
     path.unlink()
     assert main(["report", str(tmp_path)]) == 0
 
