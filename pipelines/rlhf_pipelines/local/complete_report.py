@@ -109,7 +109,7 @@ def _completed(report: RunReport, run_folder: Path, price_per_hour: float | None
 def _pinned(arguments: Mapping[str, Value], base_model: str) -> dict[str, Value]:
     """Return a run's arguments with the commit of the hub that it took its base model from."""
     name = "student_model_reference" if "student_model_reference" in arguments else "large_model_reference"
-    return {**arguments, name: base_model} if split_revision(base_model)[1] else dict(arguments)
+    return {**arguments, name: base_model} if base_model and split_revision(base_model)[1] else dict(arguments)
 
 
 def _command(pipeline: str, arguments: Mapping[str, Value]) -> str:
