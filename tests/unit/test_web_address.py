@@ -45,7 +45,7 @@ def test_takes_where_a_server_can_be(url):
     ],
 )
 def test_names_an_address_where_none_can_be(url):
-    with pytest.raises(ParameterError, match=r"^--host is .*; it must be a URL that begins with http:// or https:// and names"):
+    with pytest.raises(ParameterError, match=r"^--host is .*; it must be a URL that begins with http:// or"):
         check_web_address(url, "--host")
 
 

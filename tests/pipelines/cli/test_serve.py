@@ -86,7 +86,7 @@ def test_an_answer_moves_no_cursor_of_a_terminal_and_goes_to_a_program_as_it_is(
     ("endpoint", "words"),
     [
         ("", "--endpoint is empty"),
-        ("http://", "name a host"),
+        ("http://", "names a host"),
         ("http://u:hunter2@localhost", "a user name or a password"),
     ],
 )
